@@ -1,0 +1,51 @@
+"""Everything streamseg raises on purpose, each for the person who can act on it."""
+
+from __future__ import annotations
+
+
+class StreamsegError(Exception):
+    """Base of all errors that streamseg raises on purpose; the command line prints them as one line."""
+
+    exit_code = 1
+
+
+class UsageError(StreamsegError, ValueError):
+    """The caller asked for something that cannot be; `streamseg` exits with 2."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """One or several settings are wrong; `problems` holds one line for each, beginning with its full key."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class SourceError(StreamsegError, OSError):
+    """A camera, stream or file cannot be opened or read. The text carries no password."""
+
+
+class SourceEnded(SourceError):
+    """A live source ended or went silent; worth another try."""
+
+
+class EngineError(StreamsegError, RuntimeError):
+    """An engine is unknown, damaged, or cannot run on this machine."""
+
+
+class WireError(StreamsegError, ValueError):
+    """A message does not follow the protocol (docs/protocol.md)."""
+
+
+class PublishError(StreamsegError, OSError):
+    """The publishing socket cannot be had or has failed."""
+
+
+class CrfError(StreamsegError, ValueError):
+    """Arrays or parameters do not fit the CRF."""
+
+
+class TrainingError(StreamsegError, RuntimeError):
+    """A data set or a checkpoint cannot be used."""
