@@ -1,0 +1,174 @@
+"""What travels along the route: Frame → Scores → Mask, with Refined joining from the side.
+
+All are frozen and own their arrays: whoever receives one may keep it and must not write into it. Sizes are
+(height, width). dtype, dimensions and contiguity are checked once, here, so that no stage checks again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+IGNORE = 255
+"""The label that counts nowhere: unlabelled in ground truth, outside the picture in a mask."""
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+Clock = Literal["camera", "arrival"]
+"""Where captured_unix_ns comes from: the camera's clock (RTCP), or the moment the frame was decoded here."""
+
+U8 = npt.NDArray[np.uint8]
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One decoded picture.
+
+    epoch counts the connections of a stream (PTS may restart with each), seq the decoded frames of an epoch
+    from 0. pts is in units of time_base and exactly the container's; None where the container has none.
+    """
+
+    stream: str
+    epoch: int
+    seq: int
+    pts: int | None
+    time_base: Fraction
+    captured_unix_ns: int
+    clock: Clock
+    rgb: U8  # (H, W, 3)
+    decoded_ns: int  # monotonic, when the picture was ready
+    decode_us: int = 0
+
+    def __post_init__(self) -> None:
+        _check("Frame.rgb", self.rgb, np.uint8, (None, None, 3))
+
+    @property
+    def size(self) -> Size:
+        return self.rgb.shape[0], self.rgb.shape[1]
+
+    @property
+    def pts_ns(self) -> int | None:
+        """Presentation time in nanoseconds, rounded to the nearest."""
+        return None if self.pts is None else round(self.pts * self.time_base * 1_000_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How a frame became a network input: scaled to input_size as a whole, without borders.
+
+    Pixel centres line up: x_input = (x_frame + 0.5) · w_input / w_frame − 0.5, and the same for y.
+    """
+
+    frame_size: Size
+    input_size: Size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """What the network said about one frame: logits before softmax, on the grid of its output stride."""
+
+    frame: Frame
+    logits: F32  # (C, h, w)
+    geometry: Geometry
+    stage_us: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check("Scores.logits", self.logits, np.float32, (None, None, None))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refined:
+    """The dense CRF's answer to one keyframe."""
+
+    scores: Scores  # of the keyframe
+    log_probabilities: F32  # (C, h, w), at the size they were asked for
+    took_s: float
+
+    def __post_init__(self) -> None:
+        _check("Refined.log_probabilities", self.log_probabilities, np.float32, (None, None, None))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mask:
+    """One published label mask.
+
+    n counts the published masks of a stream: a gap in n was lost on the way to you, a gap in seq alone was
+    skipped by us. revision 0 is the mask that comes at once, 1 the same frame after the dense CRF.
+    refined_seq is the keyframe whose refinement went into this mask, None when there was none.
+    """
+
+    stream: str
+    epoch: int
+    seq: int
+    n: int
+    revision: Literal[0, 1]
+    refined_seq: int | None
+    pts: int | None
+    time_base: Fraction
+    captured_unix_ns: int
+    clock: Clock
+    labels: U8  # (H, W), class ids, IGNORE where nothing is known
+    label_set: str
+    engine: str
+    confidence: U8 | None = None  # (H, W), highest probability, 0..255 for 0..1
+    stage_us: dict[str, int] = field(default_factory=dict)
+    published_unix_ns: int = 0
+
+    def __post_init__(self) -> None:
+        _check("Mask.labels", self.labels, np.uint8, (None, None))
+        if self.confidence is not None:
+            _check("Mask.confidence", self.confidence, np.uint8, self.labels.shape)
+
+    @property
+    def size(self) -> Size:
+        return self.labels.shape[0], self.labels.shape[1]
+
+    @property
+    def pts_ns(self) -> int | None:
+        """Presentation time in nanoseconds, rounded to the nearest."""
+        return None if self.pts is None else round(self.pts * self.time_base * 1_000_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassInfo:
+    """One class of a label set; its id is its position."""
+
+    name: str
+    colour: tuple[int, int, int]  # RGB
+    thin: bool = False  # narrower than the CRF's kernels: fusion keeps it from the raw network
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSet:
+    """The classes that labels refer to."""
+
+    id: str
+    classes: tuple[ClassInfo, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.classes)
+
+    def palette(self) -> U8:
+        """RGB for each of the 256 label values, (256, 3); black where there is no class."""
+        table = np.zeros((256, 3), np.uint8)
+        for i, c in enumerate(self.classes):
+            table[i] = c.colour
+        return table
+
+
+def _check(name: str, array: Any, dtype: type[np.generic], shape: tuple[int | None, ...]) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        raise TypeError(f"{name}: must be {np.dtype(dtype).name}, is {getattr(array, 'dtype', type(array))}")
+    if array.ndim != len(shape) or any(
+        want is not None and have != want for have, want in zip(array.shape, shape, strict=True)
+    ):
+        raise ValueError(f"{name}: must be {shape}, is {array.shape}")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name}: must be C-contiguous")
