@@ -1,0 +1,152 @@
+"""engine.toml: what a folder under engines/ holds, and where such folders are looked for."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from streamseg.config import Settings, build_settings
+from streamseg.errors import ConfigError, EngineError
+from streamseg.types import ClassInfo, LabelSet, Size
+
+Precision = Literal["fp32", "int8"]
+
+
+class Normalisation(Settings, frozen=True):
+    """How RGB levels become the network's input: (level − mean) / std, in 0..255."""
+
+    mean: Annotated[tuple[float, float, float], Meta(description="Of each RGB channel, in levels.")]
+    std: Annotated[tuple[float, float, float], Meta(description="Of each RGB channel, in levels.")]
+    in_graph: Annotated[
+        bool, Meta(description="The graph takes uint8 RGB (N, H, W, 3) and does this itself.")
+    ]
+
+
+class Weights(Settings, frozen=True):
+    """One file of weights."""
+
+    file: Annotated[str, Meta(pattern=r"^[^/\\]+$", description="Its name, in the engine's folder.")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="Its SHA-256, in hexadecimal.")]
+
+
+class ClassEntry(Settings, frozen=True):
+    """One class; its id is its position."""
+
+    name: Annotated[str, Meta(min_length=1, description="Its name.")]
+    colour: Annotated[tuple[int, int, int], Meta(description="Its colour, RGB.")]
+    thin: Annotated[bool, Meta(description="Narrower than the CRF's kernels.")] = False
+
+
+class CrfDefaults(Settings, frozen=True):
+    """The CRF parameters tuned for this engine (Krähenbühl & Koltun 2011, as DeepLab uses them)."""
+
+    smoothness_weight: Annotated[float, Meta(ge=0, description="w2, of the smoothness kernel.")] = 3.0
+    smoothness_sigma: Annotated[float, Meta(gt=0, description="σγ in pixels.")] = 1.0
+    appearance_weight: Annotated[float, Meta(ge=0, description="w1, of the appearance kernel.")] = 4.0
+    appearance_sigma_xy: Annotated[float, Meta(gt=0, description="σα in pixels.")] = 20.0
+    appearance_sigma_rgb: Annotated[float, Meta(gt=0, description="σβ in colour levels.")] = 3.0
+    iterations: Annotated[int, Meta(ge=0, le=100, description="Mean-field iterations.")] = 5
+
+
+class EngineSpec(Settings, frozen=True):
+    """One engine's folder, as its engine.toml describes it."""
+
+    name: Annotated[str, Meta(min_length=1, description="The engine's name.")]
+    network: Annotated[str, Meta(min_length=1, description="The network it is an instance of.")]
+    licence: Annotated[str, Meta(min_length=1, description="The licence of the weights.")]
+    label_set: Annotated[str, Meta(min_length=1, description="Id of the classes.")]
+    input_size: Annotated[tuple[int, int], Meta(description="(height, width) it was trained for.")]
+    normalisation: Normalisation
+    weights: Annotated[dict[str, Weights], Meta(description="Files of weights, by precision.")]
+    classes: Annotated[tuple[ClassEntry, ...], Meta(description="The classes, in order of their ids.")]
+    size_multiple: Annotated[int, Meta(ge=1, description="Input sides are multiples of this.")] = 8
+    output_stride: Annotated[int, Meta(ge=1, description="Input pixels for each logit.")] = 8
+    crf: CrfDefaults = CrfDefaults()
+
+    @property
+    def labels(self) -> LabelSet:
+        return LabelSet(self.label_set, tuple(ClassInfo(c.name, c.colour, c.thin) for c in self.classes))
+
+
+def engine_folders() -> list[Path]:
+    """Where engines are looked for: $STREAMSEG_ENGINES, ./engines, the package's own, a checkout's."""
+    package = Path(__file__).resolve().parents[1]
+    named = [Path(p) for p in os.environ.get("STREAMSEG_ENGINES", "").split(os.pathsep) if p]
+    folders = [*named, Path("engines"), package / "_engines", package.parent / "engines"]
+    return [f for f in folders if f.is_dir()]
+
+
+def list_engines() -> Iterator[tuple[Path, EngineSpec]]:
+    """Every engine that can be found, nearest first; of two with one name the first."""
+    seen: set[str] = set()
+    for folder in engine_folders():
+        for toml in sorted(folder.glob("*/engine.toml")):
+            if toml.parent.name not in seen:
+                seen.add(toml.parent.name)
+                yield toml.parent, read_spec(toml.parent)
+
+
+def find_engine(name: str) -> tuple[Path, EngineSpec]:
+    """The engine with this name, or in this folder; raises EngineError with the nearest known name."""
+    if os.sep in name or (Path(name) / "engine.toml").is_file():
+        return Path(name), read_spec(Path(name))
+    for folder in engine_folders():
+        if (folder / name / "engine.toml").is_file():
+            return folder / name, read_spec(folder / name)
+    known = sorted({path.name for path, _ in list_engines()})
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
+    raise EngineError(f"engine {name!r}: there is none of this name{hint}")
+
+
+def read_spec(folder: Path) -> EngineSpec:
+    """Read FOLDER/engine.toml; raises EngineError that names the file and every wrong key."""
+    path = folder / "engine.toml"
+    try:
+        return build_settings(EngineSpec, tomllib.loads(path.read_text("utf-8")))
+    except OSError as error:
+        raise EngineError(f"engine {folder}: {path.name} cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise EngineError(f"engine {folder}: {path.name} is not valid TOML: {error}") from error
+    except ConfigError as error:
+        raise EngineError(f"engine {folder}: {path.name}: " + "; ".join(error.problems)) from error
+
+
+def read_weights(folder: Path, spec: EngineSpec, precision: str) -> bytes:
+    """The bytes of the weights in this precision, proved by their SHA-256; raises EngineError."""
+    if precision not in spec.weights:
+        raise EngineError(
+            f"engine {spec.name}: has no {precision} weights; "
+            f"choose engine.precision from {', '.join(spec.weights)}"
+        )
+    entry = spec.weights[precision]
+    try:
+        data = (folder / entry.file).read_bytes()
+    except OSError as error:
+        raise EngineError(f"engine {spec.name}: {entry.file} cannot be read ({error.strerror})") from error
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise EngineError(
+            f"engine {spec.name}: {entry.file} is damaged (its SHA-256 is not the one in engine.toml); "
+            "install it again"
+        )
+    return data
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a loaded engine tells about itself."""
+
+    id: str  # name/precision/backend: what masks carry
+    spec: EngineSpec
+    backend: str
+    precision: str
+    device: str
+    threads: int
+    input_size: Size  # the frames are scaled to about this many pixels
