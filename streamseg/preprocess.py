@@ -39,7 +39,5 @@ def scale_picture(picture: U8, size: Size) -> U8:
     if picture.shape[:2] == size:
         return picture
     shrinks = picture.shape[0] > 2 * size[0] or picture.shape[1] > 2 * size[1]
-    scaled: U8 = cv2.resize(
-        picture, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
-    return scaled
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cast(U8, cv2.resize(picture, size[::-1], interpolation=how))
