@@ -1,0 +1,62 @@
+"""Labels from logits: the fused kernel and its array fallback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+
+from streamseg.library import load_library
+from streamseg.upsample import fallback, labels_from_logits
+
+SIZES = [
+    ((11, 90, 120), (360, 480)),
+    ((21, 41, 41), (321, 321)),
+    ((2, 7, 5), (33, 31)),
+    ((3, 1, 1), (4, 5)),
+    ((5, 20, 30), (20, 30)),
+    ((4, 40, 60), (17, 23)),
+    ((255, 3, 3), (9, 40)),
+    ((1, 2, 9), (2, 2)),
+]
+
+
+def native(*args: object) -> object:
+    try:
+        load_library("_upsample")
+    except OSError as error:
+        pytest.skip(str(error))
+    return labels_from_logits(*args)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", [native, fallback])
+@pytest.mark.parametrize(("shape", "size"), SIZES)
+def test_labels_and_confidence_are_those_of_bilinear_logits(
+    form: Callable[..., tuple[np.ndarray, np.ndarray]], shape: tuple[int, ...], size: tuple[int, int]
+) -> None:
+    logits = np.random.default_rng(1).normal(0, 4, shape).astype(np.float32)
+    full = np.stack([cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR) for plane in logits])
+    odds = np.exp(full - full.max(0))
+    highest = (odds / odds.sum(0)).max(0) * 255
+    ordered = np.sort(full, axis=0)
+    clear = ordered[-1] - ordered[-2] > 1e-4 if len(full) > 1 else np.ones(size, bool)
+    labels, confidence = form(logits, size, True)
+    assert (labels == full.argmax(0))[clear].all()
+    assert np.abs(confidence - highest).max() < 0.52
+    without, none = form(logits, size, False)
+    assert none is None
+    assert (without == labels).all()
+
+
+@pytest.mark.parametrize("form", [native, fallback])
+def test_of_equal_logits_the_lower_class_wins(form: Callable[..., tuple[np.ndarray, np.ndarray]]) -> None:
+    labels, confidence = form(np.zeros((4, 6, 8), np.float32), (24, 32), True)
+    assert (labels == 0).all()
+    assert (confidence == 64).all()
+
+
+def test_impossible_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="255 classes"):
+        native(np.zeros((256, 2, 2), np.float32), (4, 4))
