@@ -1,0 +1,94 @@
+"""A folder of images and labels: `images/NAME.{jpg,png,webp}` goes with `labels/NAME.png` by its stem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from streamseg.errors import TrainingError
+
+IGNORE = 255
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+
+Image = npt.NDArray[np.uint8]
+
+
+class Sample(NamedTuple):
+    """One image with its ground truth."""
+
+    name: str
+    rgb: Image  # (H, W, 3)
+    labels: Image  # (H, W), IGNORE where nobody knows
+
+
+class LabelledFolder:
+    """The pairs of one folder, in the order of their names. Files are read when asked for, and checked then.
+
+    Raises TrainingError, here when a file lacks its partner, and on reading when a picture is damaged, its
+    labels have another size, or a label is neither below `classes` nor 255.
+    """
+
+    def __init__(self, folder: Path, classes: int) -> None:
+        self.folder = folder
+        self.classes = classes
+        images = _by_stem(folder / "images")
+        labels = _by_stem(folder / "labels")
+        for stem in sorted(images.keys() ^ labels.keys()):
+            there, lacks = ("images", "labels") if stem in images else ("labels", "images")
+            name = (images.get(stem) or labels[stem]).name
+            raise TrainingError(f"{folder}: {there}/{name} has no partner in {lacks}/")
+        if not images:
+            raise TrainingError(f"{folder}: images/ holds no {', '.join(sorted(SUFFIXES))} file")
+        self._pairs = [(images[stem], labels[stem]) for stem in sorted(images)]
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Sample:
+        image_path, label_path = self._pairs[index]
+        rgb = cv2.cvtColor(_read(image_path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        labels = _read(label_path, cv2.IMREAD_UNCHANGED)
+        if labels.ndim != 2 or labels.dtype != np.uint8:
+            raise TrainingError(
+                f"{label_path}: labels must have one channel of 8 bits, this has shape {labels.shape} "
+                f"and type {labels.dtype}"
+            )
+        if labels.shape != rgb.shape[:2]:
+            raise TrainingError(
+                f"{label_path}: is {labels.shape[1]}x{labels.shape[0]}, but its image "
+                f"{image_path.name} is {rgb.shape[1]}x{rgb.shape[0]}"
+            )
+        wrong = labels[(labels >= self.classes) & (labels != IGNORE)]
+        if wrong.size:
+            raise TrainingError(
+                f"{label_path}: label {wrong[0]} at {wrong.size} pixels; with {self.classes} classes labels "
+                f"are 0 to {self.classes - 1}, or {IGNORE} for unlabelled"
+            )
+        return Sample(image_path.stem, np.asarray(rgb, np.uint8), labels)
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise TrainingError(f"{folder}: no such folder; a data set has images/ and labels/ in it")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            if path.stem in found:
+                raise TrainingError(f"{folder}: both {found[path.stem].name} and {path.name}; one must go")
+            found[path.stem] = path
+    return found
+
+
+def _read(path: Path, mode: int) -> Image:
+    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), mode) if path.stat().st_size else None
+    if image is None:
+        raise TrainingError(f"{path}: not a picture that can be read")
+    return np.asarray(image)

@@ -1,0 +1,81 @@
+"""Mean intersection over union and pixel accuracy, from one confusion matrix over all images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from streamseg.errors import UsageError
+from streamseg.evaluation.dataset import IGNORE, LabelledFolder
+
+Labels = npt.NDArray[np.uint8]
+Predict = Callable[[npt.NDArray[np.uint8]], Labels]
+Matrix = npt.NDArray[np.int64]
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True):
+    """Scores in per cent, two decimals. A class that is neither there nor predicted has no IoU (null)."""
+
+    miou: float
+    pixel_accuracy: float
+    per_class: dict[str, float | None]
+    images: int
+    pixels: int
+
+    def to_json(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+
+def confusion_matrix(truth: Labels, predicted: Labels, classes: int) -> Matrix:
+    """Counts (classes, classes): rows are the truth, columns the prediction. Truth 255 is left out."""
+    if truth.shape != predicted.shape:
+        raise UsageError(f"labels of shape {predicted.shape} against ground truth of shape {truth.shape}")
+    counted = truth != IGNORE
+    t, p = truth[counted], predicted[counted]
+    if t.size and max(int(t.max()), int(p.max())) >= classes:
+        raise UsageError(f"label {max(int(t.max()), int(p.max()))} with {classes} classes")
+    return np.bincount(t.astype(np.int64) * classes + p, minlength=classes * classes).reshape(
+        classes, classes
+    )
+
+
+def scores_of(matrix: Matrix, names: Sequence[str], images: int) -> Scores:
+    """Scores of a confusion matrix. mIoU is the mean over classes that are in the truth or the prediction."""
+    hits = np.diag(matrix).astype(np.float64)
+    union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    iou = np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+    pixels = int(matrix.sum())
+    return Scores(
+        miou=_percent(float(iou[union > 0].mean()) if pixels else 0.0),
+        pixel_accuracy=_percent(float(hits.sum()) / pixels if pixels else 0.0),
+        per_class={
+            name: None if np.isnan(value) else _percent(float(value))
+            for name, value in zip(names, iou, strict=True)
+        },
+        images=images,
+        pixels=pixels,
+    )
+
+
+def evaluate(
+    predict: Predict, data: Path, names: Sequence[str], progress: Callable[[int, int], None] | None = None
+) -> Scores:
+    """Score `predict` (RGB (H, W, 3) uint8 to labels (H, W) uint8) on every image of the folder `data`.
+
+    `progress(done, of)` is called after each image. Raises TrainingError when the folder cannot be used.
+    """
+    folder = LabelledFolder(data, len(names))
+    matrix: Matrix = np.zeros((len(names), len(names)), np.int64)
+    for done, sample in enumerate(folder, start=1):
+        matrix += confusion_matrix(sample.labels, predict(sample.rgb), len(names))
+        if progress is not None:
+            progress(done, len(folder))
+    return scores_of(matrix, names, len(folder))
+
+
+def _percent(share: float) -> float:
+    return round(100 * share, 2)

@@ -1,0 +1,1 @@
+"""The networks, each in one file that reads top-down. They need the torch extra."""

@@ -1,0 +1,54 @@
+"""Files of a training run: written whole or not at all, read with every field checked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from streamseg.errors import TrainingError
+from streamseg.models.slim import Slim
+from streamseg.training.recipe import TrainRecipe
+
+FORMAT = 1
+Checkpoint = dict[str, Any]
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write beside `path`, then put it in its place, so that an interrupted write leaves the old one."""
+    beside = path.with_name(path.name + ".part")
+    torch.save({"format": FORMAT, **checkpoint}, beside)
+    os.replace(beside, path)
+
+
+def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> Checkpoint:
+    """Read a checkpoint. Raises TrainingError when it is missing, damaged, or from another version."""
+    try:
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise TrainingError(f"{path}: no such checkpoint") from None
+    except Exception as error:  # torch raises half a dozen kinds for a damaged file
+        raise TrainingError(f"{path}: not a checkpoint that can be read ({error})") from error
+    if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
+        raise TrainingError(f"{path}: not a checkpoint of this version of streamseg")
+    return checkpoint
+
+
+def recipe_of(checkpoint: Checkpoint) -> TrainRecipe:
+    """The recipe a checkpoint was trained with."""
+    try:
+        return msgspec.convert(checkpoint["recipe"], TrainRecipe, strict=False)
+    except (KeyError, msgspec.ValidationError) as error:
+        raise TrainingError(f"the checkpoint's recipe cannot be read: {error}") from error
+
+
+def trained_network(checkpoint: Checkpoint) -> nn.Module:
+    """The network with its averaged weights, in evaluation mode."""
+    recipe = recipe_of(checkpoint)
+    network = Slim(len(recipe.classes), recipe.width)
+    network.load_state_dict(checkpoint["ema"])
+    return network.eval()

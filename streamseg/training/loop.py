@@ -1,0 +1,224 @@
+"""The training run: epochs of steps, an average of the weights, evaluations, checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from streamseg.errors import TrainingError, UsageError
+from streamseg.evaluation import Scores, evaluate
+from streamseg.models.slim import OUTPUT_STRIDE, Slim
+from streamseg.training.checkpoint import load_checkpoint, save_checkpoint
+from streamseg.training.data import TrainingImages
+from streamseg.training.log import EpochEntry, Progress, read_log, write_log
+from streamseg.training.loss import class_weights, cross_entropy, lovasz_softmax, thin_labels
+from streamseg.training.recipe import TrainRecipe
+from streamseg.training.schedule import WeightAverage, learning_rate
+
+logger = logging.getLogger(__name__)
+
+# RGB levels 0..255: those of ImageNet, close to CamVid's and well known.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+def train(recipe: TrainRecipe, data: Path, val: Path | None, out: Path, resume: bool) -> Path:
+    """Train on the folder `data`, choose on `val`, and give the path of the chosen checkpoint.
+
+    Writes `last.pt` after every epoch, `best.pt` at the best evaluation (without `val`, at the end),
+    `log.jsonl` and `log.png` into `out`. With `resume` a run goes on from `last.pt` exactly as if it had not
+    stopped; the recipe may then name another number of epochs. Blocks until done. Raises TrainingError or
+    UsageError.
+    """
+    run = _Run(recipe, data, val, out, resume)
+    with Progress(recipe.epochs, run.epoch, run.images.steps) as progress:
+        while run.epoch < recipe.epochs:
+            run.train_epoch(progress)
+    return out / "best.pt"
+
+
+def predictor(network: nn.Module, device: torch.device, input_size: tuple[int, int]) -> _Predictor:
+    """A function from RGB (H, W, 3) uint8 to labels (H, W) uint8, through `network` at `input_size`."""
+    return _Predictor(network, device, input_size)
+
+
+def normalise(rgb: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
+    """(N, H, W, 3) uint8 to normalised float32 (N, 3, H, W), channels last in memory."""
+    x = torch.from_numpy(rgb).to(device).float()
+    x = (x - torch.tensor(MEAN, device=device)) / torch.tensor(STD, device=device)
+    return x.permute(0, 3, 1, 2)
+
+
+class _Predictor:
+    def __init__(self, network: nn.Module, device: torch.device, input_size: tuple[int, int]) -> None:
+        self._network = network
+        self._device = device
+        self._input_size = input_size
+
+    @torch.no_grad()
+    def __call__(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        x = normalise(rgb[None], self._device)
+        if x.shape[2:] != self._input_size:
+            x = F.interpolate(x, self._input_size, mode="bilinear", antialias=True)
+        logits = self._network(x.contiguous(memory_format=torch.channels_last))
+        logits = F.interpolate(logits, rgb.shape[:2], mode="bilinear", align_corners=False)
+        labels: npt.NDArray[np.uint8] = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
+        return labels
+
+
+class _Run:
+    """Everything a run carries from epoch to epoch."""
+
+    def __init__(self, recipe: TrainRecipe, data: Path, val: Path | None, out: Path, resume: bool) -> None:
+        self.recipe, self.val, self.out = recipe, val, out
+        self.epoch = 0
+        self.best_miou = -1.0
+        self.history: list[EpochEntry] = []
+        self.device = _device(recipe.device)
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        cv2.setNumThreads(1)  # crops are made beside the network; more threads would take its cores
+        torch.manual_seed(recipe.seed)
+        self.images = TrainingImages(data, recipe)
+        # Learn now, not after twenty epochs, that the validation folder is unusable.
+        if val is not None:
+            evaluate(lambda rgb: np.zeros(rgb.shape[:2], np.uint8), val, recipe.class_names)
+        self.network = Slim(len(recipe.classes), recipe.width).to(self.device)
+        self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.averaged = Slim(len(recipe.classes), recipe.width).to(self.device).eval()
+        self.average = WeightAverage(self.network, recipe.ema)
+        self.weights = class_weights(self.images.shares, recipe.class_balance).to(self.device)
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.network.parameters() if p.ndim > 1]},
+            {"params": [p for p in self.network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(
+            groups,
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        if resume:
+            self._resume()
+        elif (out / "last.pt").exists():
+            raise UsageError(f"{out}: holds a run already; resume it, or choose another folder")
+
+    def train_epoch(self, progress: Progress) -> None:
+        recipe, steps = self.recipe, self.images.steps
+        began = time.monotonic()
+        self.network.train()
+        total = torch.zeros((), device=self.device)
+        for step, (rgb, labels) in enumerate(self.images.batches(self.epoch)):
+            done = (self.epoch * steps + step) / (recipe.epochs * steps)
+            total += self._step(rgb, labels, done, phase=(self.epoch + step) % 4)
+            progress.step(self.epoch, step + 1)
+        self.epoch += 1
+        loss = float(total) / steps
+        if not np.isfinite(loss):
+            raise TrainingError(
+                f"epoch {self.epoch}: the loss is {loss}; start again with a lower learning rate "
+                f"(now {recipe.learning_rate:g})"
+            )
+        seconds = time.monotonic() - began
+        scores = self._evaluate() if self._evaluation_due() else None
+        rate = float(self.optimiser.param_groups[0]["lr"])
+        entry = EpochEntry(
+            epoch=self.epoch,
+            loss=round(loss, 5),
+            learning_rate=rate,
+            seconds=round(seconds, 2),
+            scores=scores,
+        )
+        self.history.append(entry)
+        self._save(scores)
+        write_log(self.out, self.history)
+        progress.epoch(entry)
+
+    def _step(
+        self, rgb: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], done: float, phase: int
+    ) -> Tensor:
+        recipe = self.recipe
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(recipe, done)
+        x = normalise(rgb, self.device)
+        truth = torch.from_numpy(labels).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            logits, auxiliary = self.network.supervised(x)
+        loss = cross_entropy(logits, truth, self.weights, phase)
+        loss = loss + recipe.auxiliary_weight * cross_entropy(auxiliary, truth, self.weights, phase)
+        if recipe.lovasz_weight and done >= recipe.lovasz_from:
+            thinned = thin_labels(truth, OUTPUT_STRIDE, phase)
+            loss = loss + recipe.lovasz_weight * lovasz_softmax(logits, thinned)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
+        self.optimiser.step()
+        self.average.update()
+        return loss.detach()
+
+    def _evaluation_due(self) -> bool:
+        return self.epoch % self.recipe.evaluate_every == 0 or self.epoch == self.recipe.epochs
+
+    def _evaluate(self) -> Scores | None:
+        if self.val is None:
+            return None
+        self.averaged.load_state_dict(self.average.state_dict(), strict=False)
+        predict = predictor(self.averaged, self.device, self.recipe.input_size)
+        return evaluate(predict, self.val, self.recipe.class_names)
+
+    def _save(self, scores: Scores | None) -> None:
+        best = scores is not None and scores.miou > self.best_miou
+        if best and scores is not None:
+            self.best_miou = scores.miou
+        checkpoint = {
+            "recipe": msgspec.to_builtins(self.recipe),
+            "epoch": self.epoch,
+            "steps": self.epoch * self.images.steps,
+            "best_miou": self.best_miou,
+            "network": self.network.state_dict(),
+            "ema": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        if best or (self.val is None and self.epoch == self.recipe.epochs):
+            save_checkpoint(self.out / "best.pt", checkpoint)
+        save_checkpoint(self.out / "last.pt", checkpoint)
+
+    def _resume(self) -> None:
+        path = self.out / "last.pt"
+        checkpoint = load_checkpoint(path, self.device)
+        try:
+            self.network.load_state_dict(checkpoint["network"])
+            self.average.load(checkpoint["ema"], checkpoint["steps"])
+            self.optimiser.load_state_dict(checkpoint["optimiser"])
+            self.epoch = int(checkpoint["epoch"])
+            self.best_miou = float(checkpoint["best_miou"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise TrainingError(f"{path}: does not fit this recipe ({error})") from error
+        self.history = [entry for entry in read_log(self.out) if entry.epoch <= self.epoch]
+        logger.info("resuming %s after epoch %d", self.out, self.epoch)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device: {name} is none of auto, cpu, cuda, cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device: {name} is none of auto, cpu, cuda, cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device: {name}, but torch finds no CUDA device here; use cpu")
+    return device
