@@ -102,8 +102,8 @@ class PublishConfig(Settings, frozen=True):
         ),
     ] = ""
     encoding: Annotated[
-        Literal["lz4", "png", "raw"], Meta(description="How labels are packed; every one is lossless.")
-    ] = "lz4"
+        Literal["zstd", "png", "raw"], Meta(description="How labels are packed; every one is lossless.")
+    ] = "zstd"
     queue: Annotated[
         int, Meta(ge=1, le=10000, description="Messages held for one slow subscriber before it loses some.")
     ] = 8

@@ -100,7 +100,8 @@ class Mask:
 
     n counts the published masks of a stream: a gap in n was lost on the way to you, a gap in seq alone was
     skipped by us. revision 0 is the mask that comes at once, 1 the same frame after the dense CRF.
-    refined_seq is the keyframe whose refinement went into this mask, None when there was none.
+    refined_seq is the keyframe whose refinement went into this mask, None when there was none. n and run are
+    given by the publisher; run is drawn when a publisher starts, so a new run is a restart: n begins again.
     """
 
     stream: str
@@ -119,6 +120,7 @@ class Mask:
     confidence: U8 | None = None  # (H, W), highest probability, 0..255 for 0..1
     stage_us: dict[str, int] = field(default_factory=dict)
     published_unix_ns: int = 0
+    run: int = 0  # below 2**53, so that every language's number holds it
 
     def __post_init__(self) -> None:
         _check("Mask.labels", self.labels, np.uint8, (None, None))
