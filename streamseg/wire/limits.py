@@ -1,0 +1,33 @@
+"""What a message may be at most. Everything is checked against these before memory is asked for."""
+
+from __future__ import annotations
+
+from streamseg.errors import WireError
+from streamseg.types import Size
+
+MAX_SIDE = 16384
+"""Pixels of one side of a mask."""
+
+MAX_PIXELS = 1 << 26
+"""Pixels of a mask (8192 × 8192), so also the bytes that a payload unpacks to."""
+
+MAX_PART = MAX_PIXELS + (1 << 20)
+"""Bytes of one message part; set as ZMQ_MAXMSGSIZE, so that libzmq hangs up on whoever sends more."""
+
+MAX_HEADER = 16 << 10
+"""Bytes of a header."""
+
+MAX_DOCUMENT = 4 << 20
+"""Bytes of an rle message's JSON document."""
+
+MAX_LABELS = 256 << 10
+"""Bytes of a label set."""
+
+
+def check_size(height: int, width: int) -> Size:
+    """Return (height, width) when a mask may have that size; raises WireError."""
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and height * width <= MAX_PIXELS):
+        raise WireError(
+            f"shape: {height}x{width} is outside 1x1 to {MAX_SIDE} a side and {MAX_PIXELS} pixels in all"
+        )
+    return height, width
