@@ -163,18 +163,22 @@ def settings_fields(kind: type[Settings]) -> Iterator[tuple[str, Any, Any, str]]
     hints = get_type_hints(kind, include_extras=True)
     for info in msgspec.structs.fields(kind):
         annotation = hints[info.name]
-        yield info.name, annotation, info.default, _meta(annotation).description or ""
+        made = info.default_factory is not msgspec.NODEFAULT
+        default = info.default_factory() if made else info.default
+        yield info.name, annotation, default, _meta(annotation).description or ""
 
 
 def describe(annotation: Any) -> str:
     """What a value of this type may be, in words: "a number above 0, at most 1000"."""
     meta = _meta(annotation)
-    kind = _bare(annotation)
+    kind = bare_type(annotation)
     origin = get_origin(kind)
     if origin is Literal:
         return "one of " + ", ".join(str(a) for a in get_args(kind))
     if origin is tuple:
-        return "a list of " + " and ".join(describe(a) for a in get_args(kind))
+        items = [describe(a) for a in get_args(kind)]
+        alike = len(set(items)) == 1
+        return f"a list of {len(items)}, each {items[0]}" if alike else f"a list of {' and '.join(items)}"
     if kind is bool:
         return "true or false"
     if kind is str:
@@ -206,7 +210,7 @@ def _problems(kind: type[Settings], tree: Any, prefix: str) -> Iterator[str]:
 
 
 def _value_problems(annotation: Any, value: Any, key: str) -> Iterator[str]:
-    bare = _bare(annotation)
+    bare = bare_type(annotation)
     if isinstance(bare, type) and issubclass(bare, Settings):
         yield from _problems(bare, value, f"{key}.")
     elif get_origin(bare) is dict and isinstance(value, dict):
@@ -246,11 +250,11 @@ def _meta(annotation: Any) -> Meta:
 _META_KEYS = ("gt", "ge", "lt", "le", "pattern", "min_length", "description")
 
 
-def _bare(annotation: Any) -> Any:
+def bare_type(annotation: Any) -> Any:
     """The type without its Annotated wrapping and without None."""
     if get_origin(annotation) is Annotated:
-        return _bare(annotation.__origin__)
+        return bare_type(annotation.__origin__)
     if get_origin(annotation) in (Union, UnionType):
         inside = [a for a in get_args(annotation) if a is not NoneType]
-        return _bare(inside[0]) if len(inside) == 1 else annotation
+        return bare_type(inside[0]) if len(inside) == 1 else annotation
     return annotation

@@ -1,0 +1,36 @@
+# make run  [SOURCE=…]   set up, then run on the embedded clip (or on SOURCE) with a live table
+# make test              set up what the tests need, and run them all (no GPU)
+
+PYTHON ?= python3
+SOURCE ?= demo:
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help run test lint bench gpu clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+.venv/base: pyproject.toml constraints.txt CMakeLists.txt $(shell find streamseg engines -type f -not -name '*.pyc')
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt .
+	touch $@
+
+.venv/dev: .venv/base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[dev,torch,pydensecrf]'
+	touch $@
+
+run: .venv/base
+	$(BIN)/streamseg run --source '$(SOURCE)' --realtime --loop --watch
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist

@@ -1,0 +1,81 @@
+"""The `streamseg` command: one module per command, loaded when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+
+import click
+
+from streamseg.errors import StreamsegError, UsageError
+
+COMMANDS = {
+    "run": "Decode, segment and publish streams until they end or Ctrl-C.",
+    "check": "Check a configuration file without running it.",
+    "process": "Segment recorded files: one mask for each frame.",
+    "verify": "Prove that a processed folder is whole.",
+    "subscribe": "Receive masks and show, print or save them.",
+    "engine": "List, describe and export engines.",
+    "train": "Train a network on a folder of images and labels.",
+    "eval": "Score an engine on images with ground truth.",
+    "bench": "Measure the pipeline, engines and transport.",
+    "doctor": "Tell what works here, and what installs the rest.",
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"streamseg.cli.{cmd_name}").command
+        command.name = cmd_name
+        command.short_help = COMMANDS[cmd_name]
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="streamseg")
+def cli() -> None:
+    """Real-time video segmentation: streams in, label masks out."""
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one line (or one a problem) and an exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except StreamsegError as error:
+        for line in str(error).splitlines():
+            click.echo(f"streamseg: {line}", err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has gone; keep the interpreter from flushing into the broken pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def start_logging(level: str) -> None:
+    """Log to standard error: severity first, then the text, which begins with its stream."""
+    logging.addLevelName(logging.WARNING, "WARN")
+    logging.basicConfig(format="%(levelname)-5s %(message)s", level=level.upper(), stream=sys.stderr)
+
+
+def need_torch(what: str) -> None:
+    """Raise a UsageError that says how to install torch, where it is missing."""
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError(f"{what} needs torch; install it with: pip install 'streamseg[torch]'")

@@ -1,0 +1,20 @@
+"""streamseg check"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from streamseg.config import load_config
+from streamseg.engine import find_engine, read_weights
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+def command(config: Path) -> None:
+    """Check CONFIG.toml: every key and value, and that its engine is here and whole."""
+    loaded = load_config(config)
+    folder, spec = find_engine(loaded.engine.name)
+    read_weights(folder, spec, loaded.engine.precision)
+    click.echo(f"{config}: {len(loaded.streams)} streams, engine {spec.name} ({loaded.engine.precision}): ok")

@@ -1,0 +1,86 @@
+"""streamseg run"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+
+from streamseg.cli import start_logging
+from streamseg.cli.settings import given, options_from
+from streamseg.config import (
+    Config,
+    EngineConfig,
+    PublishConfig,
+    StreamConfig,
+    build_settings,
+    load_config,
+)
+from streamseg.errors import UsageError
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path), required=False)
+@click.option("--source", "sources", multiple=True, help="A stream to run without a file; may be repeated.")
+@options_from(StreamConfig, "realtime", "loop", "max_fps", "timeout_s", "rtsp_transport", "mask_size")
+@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@options_from(EngineConfig, "precision", "input_size", "threads")
+@options_from(PublishConfig, "endpoint", "encoding")
+@click.option("--watch", is_flag=True, help="Subscribe to the own masks and show them as a live table.")
+def command(config: Path | None, sources: tuple[str, ...], watch: bool, **options: Any) -> None:
+    """Decode, segment and publish streams until they end or Ctrl-C.
+
+    Give a CONFIG.toml, or one --source for each stream.
+    """
+    if (config is None) == (not sources):
+        raise UsageError(
+            "give either CONFIG.toml or --source (demo: is the clip that streamseg draws itself)"
+        )
+    settings = load_config(config) if config is not None else None
+    written = given(**options)
+    if settings is not None and written:
+        names = ", ".join("--" + name.replace("_", "-") for name in written)
+        raise UsageError(f"{names}: write it in {config} instead")
+    if settings is None:
+        settings = _from_options(sources, written)
+    start_logging(settings.log.level)
+    _run(settings, watch)
+
+
+def _from_options(sources: tuple[str, ...], options: dict[str, Any]) -> Config:
+    def pick(kind: type, *without: str) -> dict[str, Any]:
+        return {k: v for k, v in options.items() if k in kind.__struct_fields__ and k not in without}  # type: ignore[attr-defined]
+
+    names = ["video"] if len(sources) == 1 else [f"video{i}" for i in range(len(sources))]
+    streams = {n: {"source": s, **pick(StreamConfig)} for n, s in zip(names, sources, strict=True)}
+    return build_settings(
+        Config, {"streams": streams, "engine": pick(EngineConfig), "publish": pick(PublishConfig)}
+    )
+
+
+def _run(settings: Config, watch: bool) -> None:
+    from streamseg.daemon import Daemon
+
+    daemon = Daemon(settings)
+    if not watch:
+        daemon.run()
+        return
+    from streamseg.cli.table import watch_masks
+
+    over = threading.Event()
+
+    def show() -> None:
+        while not daemon.ready.wait(0.1):
+            if over.is_set():
+                return
+        watch_masks(daemon.endpoint, over)
+
+    table = threading.Thread(target=show, name="watch", daemon=True)
+    table.start()
+    try:
+        daemon.run()
+    finally:
+        over.set()
+        table.join(3.0)

@@ -1,0 +1,31 @@
+"""Scores of an engine, by the same steps that a frame takes in the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from streamseg.config import EngineConfig
+from streamseg.engine import Engine, load_engine
+from streamseg.evaluation.metrics import Scores, evaluate
+from streamseg.fuse import labels_from_logits
+from streamseg.infer import input_size
+from streamseg.preprocess import make_batch
+from streamseg.types import U8
+
+
+def evaluate_engine(
+    config: EngineConfig, data: Path, progress: Callable[[int, int], None] | None = None
+) -> Scores:
+    """Score the engine on every image of the folder `data`; raises EngineError or TrainingError."""
+    engine = load_engine(config)
+    try:
+        return evaluate(lambda rgb: segment(engine, rgb), data, engine.info.spec.labels.names, progress)
+    finally:
+        engine.close()
+
+
+def segment(engine: Engine, rgb: U8) -> U8:
+    """One RGB picture (H, W, 3) → labels (H, W)."""
+    logits = engine(make_batch([rgb], input_size(engine, (rgb.shape[0], rgb.shape[1]))))
+    return labels_from_logits(logits[0], (rgb.shape[0], rgb.shape[1]))[0]

@@ -1,0 +1,164 @@
+"""The live route, written once: sources → board → infer → fuse → publish.
+
+decode-<stream> threads own their container; infer owns the engine and batches over streams; fuse turns logits
+into labels; the publisher's thread owns its sockets. Frames are dropped in one place only, the board, where a
+live stream's newest frame replaces the one that waits. Behind it every hand-over is bounded and waits, so the
+age of a mask is bounded by the speed of the slowest stage.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from streamseg.board import Board
+from streamseg.config import Config, StreamConfig
+from streamseg.engine import Engine
+from streamseg.fuse import labels_from_logits
+from streamseg.infer import infer, input_size
+from streamseg.mailbox import Mailbox
+from streamseg.publish import Publisher
+from streamseg.sources import SourceEvent, is_live
+from streamseg.sources.player import frames
+from streamseg.stage import Stage
+from streamseg.stats import Stats
+from streamseg.types import Frame, Mask, Scores
+
+log = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """Runs the stages until every stream has ended, one inside fails, or it is stopped."""
+
+    def __init__(self, config: Config, engine: Engine, publisher: Publisher) -> None:
+        """The engine is used by the infer thread alone from start() until the pipeline is over."""
+        self.stats = Stats()
+        self.over = threading.Event()
+        self.errors: list[BaseException] = []  # what ended it, first cause first
+        self._config = config
+        self._engine = engine
+        self._publisher = publisher
+        self._board: Board[Frame] = Board()
+        self._scores: Mailbox[Scores] = Mailbox(2)
+        self._stop = threading.Event()
+        self._lock = threading.Lock()  # guards _decoding, _running and errors
+        self._decoding: dict[str, Stage] = {}
+        self._running = set(config.streams)  # streams that have not ended
+        self._stages = [
+            Stage("infer", self._infer, self._stage_ended),
+            Stage("fuse", self._fuse, self._stage_ended),
+        ]
+
+    def start(self) -> None:
+        for stage in self._stages:
+            stage.start()
+        with self._lock:
+            for name, stream in self._config.streams.items():
+                self._decoding[name] = Stage(
+                    f"decode-{name}", self._decoder(name, stream), self._stream_ended
+                )
+            stages = list(self._decoding.values())
+        for stage in stages:
+            stage.start()
+
+    def stop(self, timeout_s: float = 5.0) -> bool:
+        """End every stage, leaving out what is still on its way; True when all threads ended in time."""
+        self._stop.set()
+        self._board.close()
+        self._scores.close(discard=True)
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            stages = [*self._decoding.values(), *self._stages]
+        for stage in stages:
+            if stage.is_alive():
+                stage.join(max(0.0, deadline - time.monotonic()))
+        return not any(stage.is_alive() for stage in stages)
+
+    def _decoder(self, name: str, stream: StreamConfig) -> Callable[[], None]:
+        stats = self.stats.of(name)
+        live = is_live(stream)
+
+        def on_event(event: SourceEvent) -> None:
+            event.count(stats)
+            event.log(log, name)
+
+        def work() -> None:
+            for frame in frames(stream, name, self._stop, on_event):
+                stats.decoded += 1
+                stats.last_capture_unix_ns = frame.captured_unix_ns
+                if not live:
+                    self._board.put(frame)
+                elif self._board.put_newest(frame) is not None:
+                    stats.drops["skipped"] += 1
+
+        return work
+
+    def _infer(self) -> None:
+        engine = self._engine
+        while True:
+            taken = self._board.take(
+                self._config.engine.max_batch, alike=lambda frame: input_size(engine, frame.size)
+            )
+            for scores in infer(engine, taken):
+                self._scores.put(scores)
+
+    def _fuse(self) -> None:
+        while True:
+            self._publisher.put(self._mask(self._scores.get()))
+
+    def _mask(self, scores: Scores) -> Mask:
+        begun = time.monotonic_ns()
+        frame = scores.frame
+        stream = self._config.streams[frame.stream]
+        size = frame.size if stream.mask_size == "frame" else scores.geometry.input_size
+        wants_confidence = self._publisher.wants("mask+confidence", frame.stream)
+        labels, confidence = labels_from_logits(scores.logits, size, wants_confidence)
+        info = self._engine.info
+        stage_us = {**scores.stage_us, "fuse": (time.monotonic_ns() - begun) // 1000}
+        stats = self.stats.of(frame.stream)
+        stats.record(stage_us)
+        stats.published += 1
+        return Mask(
+            stream=frame.stream,
+            epoch=frame.epoch,
+            seq=frame.seq,
+            n=0,  # counted by the publisher
+            revision=0,
+            refined_seq=None,
+            pts=frame.pts,
+            time_base=frame.time_base,
+            captured_unix_ns=frame.captured_unix_ns,
+            clock=frame.clock,
+            labels=labels,
+            label_set=info.spec.label_set,
+            engine=info.id,
+            confidence=confidence,
+            stage_us=stage_us,
+        )
+
+    def _stream_ended(self, stage: Stage) -> None:
+        """A stream is over: by itself (a file), or because its source cannot be had."""
+        name = stage.name.removeprefix("decode-")
+        if stage.error is not None:
+            log.error("%s: %s", name, stage.error)
+            self.stats.of(name).error = str(stage.error)
+        with self._lock:
+            if stage.error is not None:
+                self.errors.append(stage.error)
+            self._running.discard(name)
+            last = not self._running
+        if last:
+            self._board.close()  # what lies there still goes through
+
+    def _stage_ended(self, stage: Stage) -> None:
+        """infer → fuse → over: each closes what the next one reads, and what it reads itself."""
+        if stage.error is not None:
+            with self._lock:
+                self.errors.append(stage.error)
+            self._stop.set()
+        self._board.close()
+        self._scores.close()
+        if stage.name == "fuse":
+            self.over.set()

@@ -1,0 +1,90 @@
+"""Settings: read from TOML, refused with their key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streamseg.config import Config, load_config, parse_config
+from streamseg.errors import ConfigError
+from streamseg.reference import reference_toml
+
+ROOT = Path(__file__).resolve().parents[2]
+ONE = '[streams.gate]\nsource = "gate.mp4"\n'
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text)
+    return list(caught.value.problems)
+
+
+def test_the_reference_file_is_the_one_the_settings_make() -> None:
+    assert (ROOT / "configs/reference.toml").read_text() == reference_toml(), (
+        "python -m streamseg.reference > configs/reference.toml"
+    )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.name)
+def test_every_configuration_we_ship_is_accepted(path: Path) -> None:
+    if not path.name.startswith("train-"):
+        assert load_config(path).streams
+
+
+def test_the_reference_file_holds_the_defaults() -> None:
+    loaded = load_config(ROOT / "configs/reference.toml")
+    assert loaded.engine == Config().engine
+    assert loaded.publish == Config().publish
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
+    assert problems('[streams.gate]\nsource = "x"\nmaxfps = 3\n') == [
+        "streams.gate.maxfps: there is no such setting; did you mean streams.gate.max_fps?"
+    ]
+
+
+def test_a_wrong_value_says_what_it_must_be_and_what_it_is() -> None:
+    assert problems(ONE + "max_fps = -3\n") == [
+        "streams.gate.max_fps: must be a number above 0, at most 1000, is -3"
+    ]
+
+
+def test_a_misspelt_choice_names_the_nearest() -> None:
+    (line,) = problems(ONE + '[publish]\nencoding = "zst"\n')
+    assert line == "publish.encoding: must be one of zstd, png, raw, is 'zst'; did you mean 'zstd'?"
+
+
+def test_all_problems_come_at_once() -> None:
+    text = 'engin = 1\n[streams."a b"]\nsource = 7\n[engine]\nthreads = "two"\n'
+    assert [line.split(":")[0] for line in problems(text)] == [
+        "engin",
+        "streams.a b",
+        "streams.a b.source",
+        "engine.threads",
+    ]
+
+
+def test_a_missing_source_is_named() -> None:
+    assert problems("[streams.gate]\n") == ["streams.gate.source: is missing; it must be text"]
+
+
+def test_a_config_without_streams_says_how_to_add_one() -> None:
+    (line,) = problems("")
+    assert "[streams.gate]" in line
+
+
+@pytest.mark.parametrize("text", ["[streams", "streams = 3", "[[streams]]\n", "streams.gate = 4"])
+def test_what_is_no_table_is_refused(text: str) -> None:
+    assert problems(text)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read"):
+        load_config(tmp_path / "nowhere.toml")
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        load_config(tmp_path / "x.toml")
