@@ -1,0 +1,134 @@
+"""Container → Frame: every picture as contiguous RGB, upright, with the container's own time stamps."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+
+from streamseg.sources.orientation import apply_turn, turn_of
+from streamseg.sources.reading import OpenSource, Picture, pictures
+from streamseg.types import U8, Clock, Frame
+
+# ITU-T H.273 matrix coefficients, as FFmpeg numbers them, and swscale's name for each.
+_UNSPECIFIED = 2
+_MATRICES = {
+    1: Colorspace.ITU709,
+    4: Colorspace.FCC,
+    5: Colorspace.ITU601,
+    6: Colorspace.ITU601,
+    7: Colorspace.SMPTE240M,
+    9: Colorspace.BT2020,
+    10: Colorspace.BT2020,
+}
+_FULL_RANGE = 2
+_CAMERA_CLOCK_SLACK_NS = 24 * 3600 * 1_000_000_000
+
+
+def decode(
+    source: OpenSource, stream: str, epoch: int = 0, stop: threading.Event | None = None
+) -> Iterator[Frame]:
+    """Yield every frame of an open source, the decoder's last ones included; to be called once per source.
+
+    pts and time_base are the container's. Damaged packets are left out and counted in source.corrupt; a file
+    that ends before its time says so in source.damage. Ends at a file's end or when `stop` is set; raises
+    SourceEnded when a live source ends or goes silent.
+    """
+    maker = FrameMaker(source, stream, epoch)
+    for picture in pictures(source, stop if stop is not None else threading.Event()):
+        yield maker.frame(picture)
+
+
+class FrameMaker:
+    """Makes the Frames of one epoch, numbered as they come. One thread uses it."""
+
+    def __init__(self, source: OpenSource, stream: str, epoch: int) -> None:
+        self.source, self.stream, self.epoch = source, stream, epoch
+        self.seq = 0
+        self.to_rgb = RgbConverter()
+
+    def skip(self) -> None:
+        """Leave out a decoded picture: its number is used up, nothing is converted."""
+        self.seq += 1
+
+    def frame(self, picture: Picture) -> Frame:
+        started = time.monotonic_ns()
+        image = picture.image
+        rgb = apply_turn(self.to_rgb(image), turn_of(image))
+        seq, self.seq = self.seq, self.seq + 1
+        captured_unix_ns, clock = self._captured(image)
+        time_base = image.time_base or self.source.video.time_base
+        assert time_base is not None, "a decoded video frame has a time base"
+        now = time.monotonic_ns()
+        return Frame(
+            stream=self.stream,
+            epoch=self.epoch,
+            seq=seq,
+            pts=image.pts,
+            time_base=time_base,
+            captured_unix_ns=captured_unix_ns,
+            clock=clock,
+            rgb=rgb,
+            decoded_ns=now,
+            decode_us=(picture.decode_ns + now - started) // 1000,
+        )
+
+    def _captured(self, image: VideoFrame) -> tuple[int, Clock]:
+        """When the camera took the picture (RTCP ties PTS 0 to its clock), else when it came out here.
+
+        A camera without a set clock sends times since 1970 or since it was switched on: not believed.
+        """
+        arrival = time.time_ns()
+        start_us = self.source.container.start_time_realtime if self.source.endless else None
+        if start_us is not None and start_us > 0 and image.pts is not None and image.time_base is not None:
+            captured = start_us * 1000 + round(image.pts * image.time_base * 1_000_000_000)
+            if abs(captured - arrival) < _CAMERA_CLOCK_SLACK_NS:
+                return captured, "camera"
+        return arrival, "arrival"
+
+
+class RgbConverter:
+    """Turns pictures of any pixel format and size into RGB with the matrix and range they were made with.
+
+    8-bit 4:2:0 BT.601 limited goes through OpenCV, which is within one level of the exact conversion;
+    everything else through swscale, within three. Both take well under 0.1 ms at 480×360.
+    """
+
+    def __init__(self) -> None:
+        self.reformatter = VideoReformatter()
+
+    def __call__(self, image: VideoFrame) -> U8:
+        """RGB, (height, width, 3), contiguous, owned by the caller."""
+        matrix = self._matrix(image)
+        full = image.color_range == _FULL_RANGE or image.format.name.startswith("yuvj")
+        if (
+            image.format.name == "yuv420p"
+            and matrix == Colorspace.ITU601
+            and not full
+            and image.width % 2 == 0
+            and image.height % 2 == 0
+        ):
+            return np.asarray(cv2.cvtColor(image.to_ndarray(), cv2.COLOR_YUV2RGB_I420), np.uint8)
+        yuv = not image.format.is_rgb and not image.format.name.startswith(("gray", "pal", "mono"))
+        src_range = (ColorRange.JPEG if full else ColorRange.MPEG) if yuv or full else None
+        rgb = self.reformatter.reformat(
+            image,
+            format="rgb24",
+            src_colorspace=matrix if yuv else None,
+            src_color_range=src_range,
+            threads=1,  # swscale's own threads cost more than they bring at camera sizes
+        )
+        return np.ascontiguousarray(rgb.to_ndarray(), dtype=np.uint8)
+
+    @staticmethod
+    def _matrix(image: VideoFrame) -> Colorspace:
+        """The picture's matrix; not said, it is BT.709 from 1280 wide or 577 high on, as players assume."""
+        if image.colorspace == _UNSPECIFIED or image.colorspace not in _MATRICES:
+            hd = image.width >= 1280 or image.height > 576
+            return Colorspace.ITU709 if hd else Colorspace.ITU601
+        return _MATRICES[image.colorspace]

@@ -1,0 +1,164 @@
+"""FFmpeg's errors as one line each, that names the thing and the way out; never with a password."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import av
+
+from streamseg.sources.target import Target
+
+
+def explain(target: Target, error: BaseException, silent_s: float | None = None) -> str:
+    """One line for what FFmpeg said about `target`; silent_s: nothing had come for so long."""
+    if target.kind == "file":
+        return f"{target.shown}: {_file_reason(target.path, error)}"
+    if target.kind == "camera":
+        return f"{target.shown}: {_camera_reason(error)}"
+    return f"{target.shown}: {_network_reason(target, error, silent_s)}"
+
+
+def file_problem(path: Path) -> str | None:
+    """What is wrong with a file before FFmpeg sees it; None if nothing is."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        return _file_reason(path, error)
+    if stat.S_ISDIR(status.st_mode):
+        return "is a directory; name one of the videos in it"
+    if stat.S_ISREG(status.st_mode):
+        if status.st_size == 0:
+            return "is empty (0 bytes); copy or record it again"
+        try:
+            with path.open("rb"):
+                pass
+        except OSError as error:
+            return _file_reason(path, error)
+    return None
+
+
+def camera_problem(path: Path) -> str | None:
+    """What is wrong with a camera's device before FFmpeg opens it; None if nothing is."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return _camera_reason(error)
+    if not stat.S_ISCHR(mode):
+        return f"is not a camera; {_cameras_here()}"
+    if not os.access(path, os.R_OK | os.W_OK):
+        return _camera_reason(PermissionError())
+    return None
+
+
+def _file_reason(path: Path, error: BaseException) -> str:
+    match error:
+        case FileNotFoundError():
+            return "there is no such file; check the path"
+        case NotADirectoryError():
+            return "a part of this path is a file, not a folder; check the path"
+        case IsADirectoryError():
+            return "is a directory; name one of the videos in it"
+        case PermissionError():
+            return "permission denied; make it readable for the user that runs streamseg"
+        case av.error.DecoderNotFoundError():
+            return "no decoder for its codec in this build of FFmpeg; convert it to H.264"
+    if isinstance(error, av.error.InvalidDataError | av.error.EOFError):
+        return content_problem(path)
+    return f"cannot be read ({_words(error)}); check the disk and the file"
+
+
+def content_problem(path: Path) -> str:
+    """Why FFmpeg finds no video in this file, as far as its bytes tell."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+            boxes = _mp4_boxes(path) if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free") else ()
+    except OSError:
+        return "cannot be read; check the disk and the file"
+    if boxes and "moov" not in boxes:
+        return (
+            "is cut off: an MP4 without its index (moov), because recording or copying did not end; "
+            "copy it again, or record as .mkv or fragmented MP4"
+        )
+    if head and b"\0" not in head and all(b >= 32 or b in b"\t\n\r\f\x1b" for b in head):
+        return "is text, not a video, whatever its name says"
+    return "is not a video that FFmpeg can read, or its beginning is damaged; try to play it with ffplay"
+
+
+def _mp4_boxes(path: Path) -> tuple[str, ...]:
+    """Names of the top-level boxes, up to 64 of them; a moov that is cut short does not count."""
+    names: list[str] = []
+    total = path.stat().st_size
+    with path.open("rb") as file:
+        at = 0
+        while at + 8 <= total and len(names) < 64:
+            file.seek(at)
+            head = file.read(16)
+            size = int.from_bytes(head[:4], "big")
+            if size == 1:
+                size = int.from_bytes(head[8:16], "big")
+            elif size == 0:
+                size = total - at
+            name = head[4:8].decode("latin-1")
+            if size < 8 or (name == "moov" and at + size > total):
+                break
+            names.append(name)
+            at += size
+    return tuple(names)
+
+
+def _camera_reason(error: BaseException) -> str:
+    match error:
+        case FileNotFoundError():
+            return f"there is no such camera; {_cameras_here()}"
+        case PermissionError():
+            return "permission denied; add the user that runs streamseg to the group 'video'"
+    if getattr(error, "errno", None) == 16:  # EBUSY
+        return "another program uses this camera; close it"
+    if getattr(error, "errno", None) in (19, 6):  # ENODEV, ENXIO
+        return "the camera is gone; plug it in again"
+    return f"cannot be read ({_words(error)}); {_cameras_here()}"
+
+
+def _cameras_here() -> str:
+    found = sorted(str(p) for p in Path("/dev").glob("video*"))
+    return f"there is {', '.join(found)}" if found else "this machine shows none (/dev/video*); plug one in"
+
+
+def _network_reason(target: Target, error: BaseException, silent_s: float | None) -> str:
+    has_login = "@" in target.name
+    match error:
+        case av.error.HTTPUnauthorizedError():
+            return (
+                "user name or password refused (401); correct them in the address"
+                if has_login
+                else "asks for a password (401); write it as "
+                f"{target.scheme}://USER:PASSWORD@HOST/…, special letters as %XX"
+            )
+        case av.error.HTTPForbiddenError() | PermissionError():
+            return "access forbidden (403); check the user's rights there"
+        case av.error.HTTPNotFoundError():
+            return "there is nothing at this path (404); check what comes behind the host's name"
+        case av.error.HTTPClientError() | av.error.HTTPServerError():
+            return f"the server answered with an error ({_words(error)})"
+        case ConnectionRefusedError():
+            return "connection refused; is the server running, and on this port?"
+        case ConnectionError():
+            return "connection lost"
+        case TimeoutError() | av.error.ExitError():
+            return f"sent nothing for {silent_s:g} s" if silent_s else "did not answer in time"
+        case av.error.ProtocolNotFoundError():
+            return f"{target.scheme}:// is not in this build of FFmpeg"
+    if getattr(error, "errno", None) in (101, 113):  # ENETUNREACH, EHOSTUNREACH
+        return "no route to this host; check the address and the network"
+    if isinstance(error, av.error.InvalidDataError):
+        return "answers with something that is not video; check the path"
+    return f"cannot be read ({_words(error)})"
+
+
+def _words(error: BaseException) -> str:
+    """FFmpeg's or the system's words for an error, without the address that str() would add."""
+    text = getattr(error, "strerror", None) or type(error).__name__
+    return str(text).rstrip(".")

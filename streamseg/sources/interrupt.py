@@ -1,0 +1,56 @@
+"""Telling FFmpeg to give up while it opens a source.
+
+FFmpeg asks its interrupt callback about ten times a second whether to go on. PyAV's callback compares
+`time.monotonic()`, as its module av.container.core finds it, with the timeout of the call. We put a clock
+there that runs ahead in a thread whose stop flag is set, so that connecting ends within 0.1 s of the flag
+instead of at its timeout. Everywhere else the clock is the true one. Only opening uses it: the callback takes
+the GIL, which is nothing while waiting for a connection and too much for every packet read. Should a later
+PyAV look at another clock, opening still ends at its timeout; a test tells.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from av.container import core
+
+
+class _Opening(threading.local):
+    stop: threading.Event | None = None
+    jumps: int = 0
+
+
+_opening = _Opening()
+
+
+class _Clock:
+    """The `time` module, as far as av.container.core needs it, with a clock that can run ahead."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def monotonic(self) -> float:
+        now = time.monotonic()
+        stop = _opening.stop
+        if stop is not None and stop.is_set():
+            # Every call is later than the one before by more than any timeout: PyAV may take its start
+            # time from this clock too.
+            _opening.jumps += 1
+            now += 1e6 * _opening.jumps
+        return now
+
+
+@contextmanager
+def interruptible(stop: threading.Event) -> Iterator[None]:
+    """Let `stop` end FFmpeg calls of this thread that were given PyAV's `timeout`."""
+    if not isinstance(getattr(core, "time", None), _Clock):
+        core.time = _Clock()  # type: ignore[attr-defined]
+    _opening.stop, _opening.jumps = stop, 0
+    try:
+        yield
+    finally:
+        _opening.stop = None

@@ -1,0 +1,205 @@
+"""Reading an opened container: packets to pictures, with what is damaged counted and what stalls noticed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from streamseg.errors import SourceEnded
+from streamseg.sources.explain import explain
+from streamseg.sources.target import Target
+from streamseg.types import Size
+
+MAX_READ_ERRORS = 32
+"""Errors in a row after which the rest of a damaged file is given up."""
+
+CAMERA_POLL_S = 0.004
+
+
+@dataclass(slots=True, eq=False)
+class OpenSource:
+    """A source whose first picture has been decoded. Belongs to the thread that opened it.
+
+    live says that newest wins: a camera, an address, or a file played in real time. endless says that no end
+    is to come, so that an end is a disconnect: a camera or a stream, but not a whole file behind http://.
+    corrupt counts packets and pictures that were damaged and left out; damage says, in one line, that a file
+    ended before its time (None while it has not).
+    """
+
+    target: Target
+    container: InputContainer
+    video: VideoStream
+    live: bool
+    endless: bool
+    timeout_s: float
+    size: Size
+    fps: Fraction | None
+    frames_hint: int | None
+    duration_s: float | None
+    codec: str
+    corrupt: int = 0
+    damage: str | None = None
+    pending: deque[Picture] = field(default_factory=deque)
+
+    @property
+    def url(self) -> str:
+        """The source as it may be shown: without passwords."""
+        return self.target.shown
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A decoded picture as FFmpeg has it, and how long decoding took."""
+
+    image: VideoFrame
+    decode_ns: int
+
+
+def pictures(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
+    """Yield every picture from where the source stands, the decoder's last ones at its end included.
+
+    Ends at a file's end or when `stop` is set; raises SourceEnded when an endless source ends, goes silent,
+    or repeats one time stamp for `timeout_s`.
+    """
+    count, last_s = 0, 0.0
+    for picture in _pending_then_read(source, stop):
+        count += 1
+        if picture.image.time is not None:
+            last_s = picture.image.time
+        yield picture
+    if stop.is_set():
+        return
+    if source.endless:
+        raise SourceEnded(f"{source.url}: ended")
+    _note_damage(source, count, last_s)
+
+
+def _pending_then_read(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
+    while source.pending and not stop.is_set():
+        yield source.pending.popleft()
+    yield from read(source, stop)
+
+
+def read(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
+    """Decode what comes next from the container; open_source takes the first picture with it."""
+    watch = _Watch(source)
+    errors = 0
+    packets = _packets(source)
+    while not stop.is_set():
+        watch.check()
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.error.BlockingIOError:  # a camera, opened without blocking, has no picture yet
+            stop.wait(CAMERA_POLL_S)
+            packets = _packets(source)
+            continue
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            if source.endless:
+                # Not chained: FFmpeg's error text holds the address with its password.
+                raise SourceEnded(explain(source.target, error, source.timeout_s)) from None
+            source.corrupt += 1
+            errors += 1
+            if errors > MAX_READ_ERRORS:
+                yield from _decoded(source, None)
+                return
+            packets = _packets(source)
+            continue
+        errors = 0
+        if packet.stream_index != source.video.index:
+            continue
+        if packet.is_corrupt and source.endless:
+            source.corrupt += 1
+            continue
+        for picture in _decoded(source, packet):
+            watch.seen(picture.image.pts)
+            yield picture
+
+
+def _packets(source: OpenSource) -> Iterator[av.Packet[Any]]:
+    # Endless sources are demuxed whole: sound that goes on while the picture stands still must wake us too.
+    return source.container.demux() if source.endless else source.container.demux(source.video)
+
+
+def _decoded(source: OpenSource, packet: av.Packet[Any] | None) -> Iterator[Picture]:
+    """Decode one packet (None: what the decoder still holds), without a live source's damaged pictures."""
+    started = time.monotonic_ns()
+    flush = packet is None or packet.size == 0
+    context = source.video.codec_context
+    images: list[VideoFrame] = []
+    for _ in range(MAX_READ_ERRORS):
+        try:
+            images = context.decode(None if flush else packet)
+        except av.error.EOFError:
+            break
+        except (av.error.FFmpegError, OSError, ValueError):
+            source.corrupt += 1
+            if flush:
+                continue  # a damaged last picture must not take those behind it along
+        break
+    took = (time.monotonic_ns() - started) // max(1, len(images))
+    for image in images:
+        if image.is_corrupt:
+            source.corrupt += 1
+            if source.live:
+                continue
+        yield Picture(image, took)
+
+
+class _Watch:
+    """Notices an endless source that sends bytes but no new picture, or one whose clock stands still."""
+
+    def __init__(self, source: OpenSource) -> None:
+        self.source = source
+        self.last_picture = self.last_change = time.monotonic()
+        self.pts: int | None = None
+
+    def seen(self, pts: int | None) -> None:
+        self.last_picture = time.monotonic()
+        if pts is None or pts != self.pts:
+            self.pts, self.last_change = pts, self.last_picture
+
+    def check(self) -> None:
+        if not self.source.endless:
+            return
+        now, limit = time.monotonic(), self.source.timeout_s
+        if now - self.last_picture > limit:
+            raise SourceEnded(f"{self.source.url}: sent no picture for {limit:g} s")
+        if now - self.last_change > limit:
+            raise SourceEnded(f"{self.source.url}: its clock has stood still for {limit:g} s")
+
+
+def _note_damage(source: OpenSource, count: int, last_s: float) -> None:
+    """Say in source.damage that pictures of a file are missing, in it or behind the last one that came."""
+    promised_s = _promised_s(source)
+    spacing_s = float(1 / source.fps) if source.fps else 0.1
+    cut = promised_s is not None and last_s + 2.5 * spacing_s < promised_s
+    if not cut and not source.corrupt:
+        return
+    lost = (
+        source.frames_hint or 0
+    ) - count  # an edit list hides pictures too, so the index alone proves nothing
+    source.corrupt = max(source.corrupt, lost, 1)
+    source.damage = (
+        f"{source.url}: damaged; {count} pictures could be decoded, {source.corrupt} could not"
+        + (f"; it ends at {last_s:.2f} s of {promised_s:.2f} s" if cut else "")
+    )
+
+
+def _promised_s(source: OpenSource) -> float | None:
+    """When the video ends by its index; None when only other streams could have set the duration."""
+    video = source.video
+    if video.duration is not None and video.time_base is not None:
+        return float((video.duration + (video.start_time or 0)) * video.time_base)
+    return source.duration_s if len(source.container.streams) == 1 else None

@@ -1,0 +1,80 @@
+"""What a `source` setting names, decided from its text alone: nothing is opened here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote
+
+from streamseg.config import StreamConfig
+from streamseg.errors import SourceError
+
+Kind = Literal["file", "camera", "network"]
+
+NETWORK_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp")
+DEMO = "demo:"
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_CAMERA = re.compile(r"^/dev/(video\d+|v4l/.+)$")
+# Greedy up to the last '@' before the query, because people paste passwords with '@', '/' and ':' in them
+# without escaping. A URL with a port and an '@' in its path is hidden too much rather than too little.
+_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s:@?]*):[^\s?]*@")
+# A password with a '?' in it ends the authority for a URL parser, but not for the person who typed it.
+_USERINFO_QUERY = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s:@?/]*):(?!\d+[/?])[^\s]*@")
+_SECRET = re.compile(
+    r"(?P<name>[?&;#][^=&;#\s]*(?:token|passw|pwd|pass|secret|key|auth|sig|credential|session)[^=&;#\s]*=)[^&;#\s]*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A source by its kind; `name` goes to FFmpeg (it may hold a password), `shown` to people."""
+
+    kind: Kind
+    name: str
+    shown: str
+    scheme: str = ""
+
+    @property
+    def path(self) -> Path:
+        """The file or device; only for kinds "file" and "camera"."""
+        return Path(self.name)
+
+
+def redact(url: str) -> str:
+    """Return the text with passwords and the values of secret query parameters replaced by ***."""
+    url = _USERINFO.sub(r"\g<scheme>\g<user>:***@", url)
+    url = _USERINFO_QUERY.sub(r"\g<scheme>\g<user>:***@", url)
+    return _SECRET.sub(r"\g<name>***", url)
+
+
+def is_live(config: StreamConfig) -> bool:
+    """Whether the newest frame wins: a camera, an address, or a file played in real time."""
+    return config.realtime or resolve(config.source).kind != "file"
+
+
+def resolve(source: str) -> Target:
+    """Decide what `source` names; raise SourceError for an address that cannot work in this build."""
+    if source == DEMO:
+        return Target("file", DEMO, DEMO, "demo")
+    if match := _SCHEME.match(source):
+        scheme = match[1].lower()
+        if scheme == "file":
+            path = unquote(source[len("file://") :])
+            return Target("file", path, path)
+        if scheme in NETWORK_SCHEMES:
+            return Target("network", source, redact(source), scheme)
+        if scheme == "srt":
+            raise SourceError(
+                f"{redact(source)}: SRT is not in this build of FFmpeg; "
+                "send it as RTSP, or as MPEG-TS to a udp:// address"
+            )
+        known = ", ".join(f"{s}://" for s in NETWORK_SCHEMES)
+        raise SourceError(f"{redact(source)}: {scheme}:// is not known; use a file, /dev/videoN, or {known}")
+    if _CAMERA.match(source):
+        return Target("camera", source, source, "v4l2")
+    path = str(Path(source).expanduser())
+    return Target("file", path, path)
