@@ -140,7 +140,7 @@ def _decoded(source: OpenSource, packet: av.Packet[Any] | None) -> Iterator[Pict
     images: list[VideoFrame] = []
     for _ in range(MAX_READ_ERRORS):
         try:
-            images = context.decode(None if flush else packet)
+            images = context.decode(packet)
         except av.error.EOFError:
             break
         except (av.error.FFmpegError, OSError, ValueError):
@@ -150,6 +150,8 @@ def _decoded(source: OpenSource, packet: av.Packet[Any] | None) -> Iterator[Pict
         break
     took = (time.monotonic_ns() - started) // max(1, len(images))
     for image in images:
+        if image.time_base is None:  # PyAV leaves it out when it flushes without a packet
+            image.time_base = source.video.time_base
         if image.is_corrupt:
             source.corrupt += 1
             if source.live:
