@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines import tiny_engine
+
+__all__ = ["shared_data", "tiny_engine"]
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

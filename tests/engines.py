@@ -1,0 +1,89 @@
+"""A tiny engine whose answers are known beforehand: it tells red, green and blue from everything else."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TINY_CLASSES = {"other": (60, 60, 60), "red": (220, 40, 40), "green": (40, 200, 40), "blue": (40, 60, 220)}
+TINY_STRIDE = 4
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine's folder: EngineConfig(name=str(tiny_engine)). Classes: 0 other, 1 red, 2 green, 3 blue.
+
+    A picture's pure (255, 0, 0) is red, grey, black and white are other. Input 48×64, logits at a quarter of
+    it, fp32 only. Takes uint8 (N, H, W, 3) of any size whose sides are multiples of 8.
+    """
+    return write_tiny_engine(tmp_path_factory.mktemp("engines") / "tiny")
+
+
+def write_tiny_engine(folder: Path, *, name: str = "tiny", gain: float = 1 / 32) -> Path:
+    """Write engine.toml and its weights into `folder`, which is made; another gain gives other weights."""
+    folder.mkdir(parents=True)
+    graph = _graph(gain)
+    (folder / "tiny.onnx").write_bytes(graph)
+    classes = "\n".join(
+        f'[[classes]]\nname = "{n}"\ncolour = {list(colour)}' for n, colour in TINY_CLASSES.items()
+    )
+    (folder / "engine.toml").write_text(
+        f"""name = "{name}"
+network = "threshold"
+licence = "Apache-2.0"
+label_set = "tiny-4"
+input_size = [48, 64]
+size_multiple = 8
+output_stride = {TINY_STRIDE}
+
+[normalisation]
+mean = [0.0, 0.0, 0.0]
+std = [1.0, 1.0, 1.0]
+in_graph = true
+
+[weights.fp32]
+file = "tiny.onnx"
+sha256 = "{hashlib.sha256(graph).hexdigest()}"
+
+{classes}
+"""
+    )
+    return folder
+
+
+def _graph(gain: float) -> bytes:
+    """uint8 RGB (N, H, W, 3) → logits (N, 4, H/4, W/4): how far one channel lies above the other two."""
+    import onnx  # only where tests are run
+    from onnx import TensorProto, helper, numpy_helper
+
+    # (classes, channels); "other" is a constant that grey stays below and a clear colour exceeds.
+    weight = np.array([[0, 0, 0], [1, -0.5, -0.5], [-0.5, 1, -0.5], [-0.5, -0.5, 1]], np.float32) * gain
+    bias = np.array([64, 0, 0, 0], np.float32) * gain
+    nodes = [
+        helper.make_node("Cast", ["rgb"], ["levels"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["levels"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node(
+            "AveragePool",
+            ["planes"],
+            ["small"],
+            kernel_shape=[TINY_STRIDE, TINY_STRIDE],
+            strides=[TINY_STRIDE, TINY_STRIDE],
+        ),
+        helper.make_node("Conv", ["small", "weight", "bias"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "threshold",
+        [helper.make_tensor_value_info("rgb", TensorProto.UINT8, ["n", "h", "w", 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 4, None, None])],
+        [
+            numpy_helper.from_array(weight[:, :, None, None], "weight"),
+            numpy_helper.from_array(bias, "bias"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
