@@ -16,6 +16,13 @@ from streamseg.wire.message import (
     parse_message,
     topic_of,
 )
+from streamseg.wire.snapshot import (
+    default_snapshot_endpoint,
+    parse_snapshot_reply,
+    parse_snapshot_request,
+    snapshot_reply,
+    snapshot_request,
+)
 
 __all__ = [
     "KINDS",
@@ -32,11 +39,16 @@ __all__ = [
     "MaskMessage",
     "decode_array",
     "decode_message",
+    "default_snapshot_endpoint",
     "encode_array",
     "encode_labels",
     "encode_mask",
     "encode_payload",
     "labels_topic",
     "parse_message",
+    "parse_snapshot_reply",
+    "parse_snapshot_request",
+    "snapshot_reply",
+    "snapshot_request",
     "topic_of",
 ]

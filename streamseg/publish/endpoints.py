@@ -1,0 +1,94 @@
+"""Binding the two sockets, with errors that name the endpoint and the way out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import stat
+
+import zmq
+
+from streamseg.errors import PublishError, UsageError
+from streamseg.wire import default_snapshot_endpoint
+
+_WAYS_OUT = {
+    errno.EADDRINUSE: "is in use; stop the other process or choose another port",
+    errno.EADDRNOTAVAIL: "is no address of this machine; use one of its own, such as 127.0.0.1",
+    errno.ENODEV: "names no network interface of this machine; use an IP address, such as 127.0.0.1",
+    errno.EINVAL: "is no endpoint; write tcp://ADDRESS:PORT or ipc:///PATH",
+    errno.EACCES: "may not be used by this user; choose a port above 1023, or a folder that can be written",
+    errno.EPERM: "may not be used by this user; choose a port above 1023, or a folder that can be written",
+    errno.ENOENT: "lies in a folder that does not exist; make it, or choose another path",
+    errno.ENOTDIR: "lies in something that is no folder; choose another path",
+    errno.EROFS: "lies on a disk that cannot be written; choose another path",
+    errno.ENAMETOOLONG: "is too long for a socket; a path has at most 107 bytes",
+}
+
+
+def bind_pair(
+    publishing: zmq.Socket[bytes], snapshots: zmq.Socket[bytes], endpoint: str, snapshot_endpoint: str
+) -> tuple[str, str]:
+    """Bind both sockets and return where they are; raises PublishError.
+
+    An empty snapshot_endpoint means the default. A tcp port of 0 or * is chosen so that the default fits: the
+    port above it is free too.
+    """
+    any_port = re.fullmatch(r"(tcp://.+):[0*]", endpoint)
+    if not any_port:
+        first = _bind(publishing, endpoint)
+        try:
+            second = snapshot_endpoint or default_snapshot_endpoint(first)
+        except UsageError as error:
+            raise PublishError(f"{endpoint}: leaves no port above it for snapshots") from error
+        return first, _bind(snapshots, second)
+    for _ in range(50):
+        first = _bind(publishing, f"{any_port[1]}:*")
+        if snapshot_endpoint:
+            return first, _bind(snapshots, snapshot_endpoint)
+        try:
+            return first, _bind(snapshots, default_snapshot_endpoint(first))
+        except (PublishError, UsageError):
+            publishing.unbind(first)  # and try another pair
+    raise PublishError(f"{endpoint}: no two free ports in a row; name one")
+
+
+def _bind(sock: zmq.Socket[bytes], endpoint: str) -> str:
+    if endpoint.startswith("ipc://") and not endpoint.startswith("ipc://@"):
+        _look_at_path(endpoint)
+    port = re.fullmatch(r"tcp://.+:(\d+)", endpoint)
+    if port and int(port[1]) > 65535:  # libzmq would wrap it around and bind another
+        raise PublishError(f"{endpoint}: has a port above 65535")
+    sock.setsockopt(zmq.IPV6, int(endpoint.startswith("tcp://[")))
+    try:
+        sock.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise PublishError(f"{endpoint}: {_WAYS_OUT.get(error.errno or 0, error.strerror)}") from error
+    return sock.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+def _look_at_path(endpoint: str) -> None:
+    """Refuse a path that another process listens on or that is no socket: libzmq would delete either.
+
+    Two processes that start in the same instant can still both pass; the later one then has the path.
+    """
+    path = endpoint.removeprefix("ipc://")
+    if len(os.fsencode(path)) > 107:
+        raise PublishError(f"{endpoint}: {_WAYS_OUT[errno.ENAMETOOLONG]}")
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        reason = _WAYS_OUT.get(error.errno or 0, error.strerror)
+        raise PublishError(f"{endpoint}: {reason}") from error
+    if not stat.S_ISSOCK(mode):
+        raise PublishError(f"{endpoint}: is a file that is no socket; remove it or choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except OSError:
+            return  # left behind by a process that is gone
+    raise PublishError(f"{endpoint}: is in use; stop the other process or choose another path")

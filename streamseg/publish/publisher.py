@@ -1,0 +1,272 @@
+"""The thread that owns the publishing sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+import zmq
+
+from streamseg.config import PublishConfig
+from streamseg.errors import PublishError, StreamsegError, WireError
+from streamseg.mailbox import Closed, Mailbox
+from streamseg.publish.demand import Demand
+from streamseg.publish.endpoints import bind_pair
+from streamseg.publish.last import LastMasks, kinds_of
+from streamseg.types import LabelSet, Mask
+from streamseg.wire import Kind, encode_payload, parse_snapshot_request, snapshot_reply
+
+log = logging.getLogger(__name__)
+
+LINGER_MS = 1000  # how long close() waits for the last masks to leave; a stalled subscriber costs that much
+WAITING_MASKS = 4  # in the mailbox; more would only grow old there
+REQUESTS_AT_ONCE = 64  # subscriptions and snapshot requests taken between two looks at the mailbox
+KEYFRAMES_KNOWN = 4096  # masks of a stream whose n is remembered for their refinement
+
+
+@dataclass(slots=True)
+class PublisherStats:
+    """Counted by the publish thread; whoever reads sees each number whole."""
+
+    published: int = 0  # masks of revision 0
+    refined: int = 0  # masks of revision 1
+    messages: int = 0  # sent, over all kinds
+    snapshots: int = 0  # answered
+    refused: int = 0  # requests that were not understood
+
+
+class Publisher:
+    """Owns the XPUB socket and the snapshot ROUTER. Lives in the publish thread; others put() masks.
+
+    A context manager: entering binds (PublishError when that fails) and starts the thread; leaving publishes
+    what was put, waits up to LINGER_MS for subscribers to take it, and closes. When the thread fails, the
+    mailbox closes, on_fail is called from that thread, and check() raises.
+    """
+
+    def __init__(
+        self,
+        config: PublishConfig,
+        label_sets: Iterable[LabelSet] = (),
+        on_fail: Callable[[Exception], None] | None = None,
+    ) -> None:
+        self.run = secrets.randbelow(2**53 - 1) + 1
+        self.endpoint = ""  # where it really is, once started
+        self.snapshot_endpoint = ""
+        self.stats = PublisherStats()
+        self._config = config
+        self._on_fail = on_fail
+        self._mailbox: Mailbox[Mask] = Mailbox(WAITING_MASKS)
+        self._demand = Demand()
+        self._last = LastMasks(config.encoding, tuple(label_sets))
+        self._n: dict[str, int] = {}  # masks of revision 0 published, for each stream
+        self._n_of: dict[str, OrderedDict[tuple[int, int], int]] = {}  # n by (epoch, seq), the latest ones
+        self._unsendable: set[str] = set()  # streams whose failure has been logged
+        self._error: Exception | None = None
+        self._bound = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._wake_lock = threading.Lock()  # guards _wake_fd, which another file may get once it is closed
+        self._wake_fd = -1
+
+    def __enter__(self) -> Publisher:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Bind and begin; raises PublishError. `endpoint` and `snapshot_endpoint` are known afterwards."""
+        self._thread = threading.Thread(target=self._live, name="publish", daemon=True)
+        self._thread.start()
+        self._bound.wait()
+        self.check()
+
+    def put(self, mask: Mask, timeout_s: float | None = None) -> None:
+        """Leave a mask to be published, waiting for room; its n and run are set on the way out.
+
+        Raises Closed when the publisher is closed or has failed, TimeoutError after timeout_s.
+        """
+        self._mailbox.put(mask, timeout_s)
+        self._wake()
+
+    def wants(self, kind: Kind, stream: str) -> bool:
+        """Whether anybody subscribes to this kind of this stream now. Any thread; takes microseconds."""
+        return self._demand.wants(kind, stream)
+
+    def wait_wanted(self, kind: Kind, stream: str, timeout_s: float) -> bool:
+        """Wait until wants() is true; False when it is not after timeout_s."""
+        return self._demand.wait(kind, stream, timeout_s)
+
+    def check(self) -> None:
+        """Raise what the publish thread died of, if it did."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Publish what was put, give subscribers LINGER_MS to take it, and end. Closing twice is fine."""
+        self._mailbox.close()
+        self._wake()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _wake(self) -> None:
+        with self._wake_lock, contextlib.suppress(BlockingIOError):  # a full pipe wakes, too
+            if self._wake_fd >= 0:
+                os.write(self._wake_fd, b"!")
+
+    def _live(self) -> None:
+        """The life of the publish thread."""
+        try:
+            with contextlib.ExitStack() as owned:
+                self._open_and_serve(owned)
+        except StreamsegError as error:
+            self._error = error
+        except Exception as error:  # noqa: BLE001 - handed on, to check() and to on_fail
+            self._error = PublishError(f"{self._config.endpoint}: publishing failed: {error}")
+            self._error.__cause__ = error
+        started = self._bound.is_set()
+        self._bound.set()
+        if self._error is not None and started and self._on_fail is not None:
+            self._on_fail(self._error)
+
+    def _open_and_serve(self, owned: contextlib.ExitStack) -> None:
+        context = zmq.Context()
+        owned.callback(context.term)  # waits for the lingering masks
+        masks = context.socket(zmq.XPUB)
+        owned.callback(masks.close, linger=LINGER_MS)
+        snapshots = context.socket(zmq.ROUTER)
+        owned.callback(snapshots.close, linger=0)
+        wake_fd, self._wake_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        owned.callback(os.close, wake_fd)
+        owned.callback(self._stop_waking)
+        owned.callback(self._mailbox.close, discard=True)
+        _configure(masks, self._config.queue)
+        _configure(snapshots, self._config.queue)
+        masks.setsockopt(zmq.XPUB_VERBOSE, 1)  # each subscriber to labels/ is told, not only the first
+        self.endpoint, self.snapshot_endpoint = bind_pair(
+            masks, snapshots, self._config.endpoint, self._config.snapshot_endpoint
+        )
+        self._bound.set()
+        self._serve(masks, snapshots, wake_fd)
+
+    def _stop_waking(self) -> None:
+        with self._wake_lock:
+            os.close(self._wake_fd)
+            self._wake_fd = -1
+
+    def _serve(self, masks: zmq.Socket[bytes], snapshots: zmq.Socket[bytes], wake_fd: int) -> None:
+        poller = zmq.Poller()
+        poller.register(masks, zmq.POLLIN)
+        poller.register(snapshots, zmq.POLLIN)
+        poller.register(wake_fd, zmq.POLLIN)
+        while True:
+            closing = self._mailbox.closed  # read before looking, so that nothing put earlier is missed
+            if not len(self._mailbox) and not closing:
+                ready = dict(poller.poll())
+                if wake_fd in ready:
+                    os.read(wake_fd, 4096)
+            self._take_subscriptions(masks)
+            try:
+                self._publish(masks, self._mailbox.get(timeout_s=0))
+            except TimeoutError:
+                pass
+            except Closed:
+                return
+            self._answer(snapshots)
+
+    def _take_subscriptions(self, masks: zmq.Socket[bytes]) -> None:
+        asked: set[bytes] = set()
+        for parts in _received(masks):
+            prefix = self._demand.note(parts[0]) if len(parts) == 1 else None
+            if prefix is not None:
+                asked.add(prefix)
+        labels = {m[0]: m for prefix in asked for m in self._last.label_messages(prefix)}
+        for message in labels.values():
+            masks.send_multipart(message)
+
+    def _publish(self, masks: zmq.Socket[bytes], mask: Mask) -> None:
+        mask = self._numbered(mask)
+        wanted = [kind for kind in kinds_of(mask) if self._demand.wants(kind, mask.stream)]
+        try:
+            payload: list[bytes] = []
+            if set(wanted) - {"rle"}:
+                begun_ns = time.monotonic_ns()
+                confidence = "mask+confidence" in wanted
+                payload = encode_payload(mask, self._config.encoding, confidence=confidence)
+                encode_us = (time.monotonic_ns() - begun_ns) // 1000
+                mask = replace(mask, stage_us=mask.stage_us | {"encode": encode_us})
+            mask = replace(mask, published_unix_ns=time.time_ns())
+            self._last.remember(mask)
+            for kind in wanted:
+                has = payload if kind == "mask+confidence" else payload[:1]
+                masks.send_multipart(self._last.message(kind, mask.stream, has))
+                self.stats.messages += 1
+        except WireError as error:
+            self._say_once(mask, error)
+
+    def _numbered(self, mask: Mask) -> Mask:
+        """Give the mask its run and n: the next one, or for a refinement that of its keyframe.
+
+        A keyframe that was never published, or too long ago, lends its refinement the latest n.
+        """
+        known = self._n_of.setdefault(mask.stream, OrderedDict())
+        frame = (mask.epoch, mask.seq)
+        following = self._n.get(mask.stream, 0)
+        if mask.revision:
+            self.stats.refined += 1
+            return replace(mask, run=self.run, n=known.get(frame, max(following - 1, 0)))
+        self.stats.published += 1
+        self._n[mask.stream] = following + 1
+        known[frame] = following
+        if len(known) > KEYFRAMES_KNOWN:
+            known.popitem(last=False)
+        return replace(mask, run=self.run, n=following)
+
+    def _answer(self, snapshots: zmq.Socket[bytes]) -> None:
+        for parts in _received(snapshots):
+            # A REQ socket puts an empty part before its request and expects it back.
+            address = parts[:2] if parts[1:2] == [b""] else parts[:1]
+            try:
+                prefixes = parse_snapshot_request(parts[len(address) :])
+            except WireError as error:
+                self.stats.refused += 1
+                log.debug("snapshot request refused: %s", error)
+                continue
+            reply = snapshot_reply(self.run, self._last.matching(prefixes))
+            with contextlib.suppress(zmq.Again):  # the asker does not read; it may ask again
+                snapshots.send_multipart([*address, *reply], zmq.DONTWAIT)
+                self.stats.snapshots += 1
+
+    def _say_once(self, mask: Mask, error: WireError) -> None:
+        if mask.stream not in self._unsendable:
+            self._unsendable.add(mask.stream)
+            log.warning("%s: a mask of %dx%d cannot be published: %s", mask.stream, *mask.size, error)
+
+
+def _received(sock: zmq.Socket[bytes]) -> Iterable[list[bytes]]:
+    """What has arrived, up to REQUESTS_AT_ONCE messages."""
+    with contextlib.suppress(zmq.Again):
+        for _ in range(REQUESTS_AT_ONCE):
+            yield sock.recv_multipart(zmq.DONTWAIT)
+
+
+def _configure(sock: zmq.Socket[bytes], queue: int) -> None:
+    sock.setsockopt(zmq.SNDHWM, queue)
+    sock.setsockopt(zmq.RCVHWM, 1000)  # subscriptions and requests, each of at most MAXMSGSIZE
+    sock.setsockopt(zmq.MAXMSGSIZE, 4096)  # of what comes in: a topic prefix each
+    sock.setsockopt(zmq.SNDBUF, 64 << 10)  # what the kernel holds back makes a slow reader's masks older
+    sock.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
+    sock.setsockopt(zmq.HEARTBEAT_IVL, 2_000)
+    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6_000)
+    sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    sock.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
