@@ -91,7 +91,7 @@ class Pipeline:
                 if not live:
                     self._board.put(frame)
                 elif self._board.put_newest(frame) is not None:
-                    stats.drops["skipped"] += 1
+                    stats.drops["slow engine"] += 1
 
         return work
 

@@ -1,0 +1,1 @@
+"""Measurements, each as a typed result that prints as a table or as JSON."""

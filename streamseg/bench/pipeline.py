@@ -1,0 +1,110 @@
+"""The whole daemon, measured from outside: a subscriber in a process of its own times every mask."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import msgspec
+
+from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
+from streamseg.config import Config
+from streamseg.daemon import Daemon
+from streamseg.errors import StreamsegError
+from streamseg.stage import Stage
+
+
+class Received(msgspec.Struct, frozen=True, kw_only=True):
+    """What the subscriber saw of one mask."""
+
+    stream: str
+    n: int
+    latency_ms: float  # decoded until received and unpacked
+    stage_us: dict[str, int]
+
+
+class PipelineResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Frames per second and where the time of a frame goes."""
+
+    sources: list[str]
+    engine: str
+    realtime: bool
+    seconds: float
+    fps: float  # masks per second at the subscriber, all streams
+    fps_of_stream: dict[str, float]
+    lost: int  # gaps in n: published, not received
+    skipped: int  # frames a live stream skipped
+    latency: Spread  # decoded frame → subscriber
+    stages: dict[str, Spread]
+    machine: Machine
+
+
+def bench_pipeline(config: Config, seconds: float, warm_up_s: float = 2.0) -> PipelineResult:
+    """Run `config` for so many seconds after a warm-up and measure; raises StreamsegError."""
+    daemon = Daemon(config)
+    thread = Stage("daemon", daemon.run, lambda _: daemon.ready.set())
+    thread.start()
+    daemon.ready.wait()
+    received: list[Received] = []
+    try:
+        if thread.error is None:
+            received = _receive(daemon.endpoint, seconds, warm_up_s)
+    finally:
+        daemon.stop()
+        thread.join()
+    if thread.error is not None:
+        raise thread.error
+    if not received:
+        raise StreamsegError("bench: not one mask came; give a longer --seconds, or a source that lasts")
+    streams = sorted({r.stream for r in received})
+    of = {s: [r.n for r in received if r.stream == s] for s in streams}
+    stages = {k for r in received for k in r.stage_us}
+    pipeline = daemon.pipeline
+    assert pipeline is not None
+    return PipelineResult(
+        sources=[s.source for s in config.streams.values()],
+        engine=f"{config.engine.name}/{config.engine.precision}",
+        realtime=all(s.realtime for s in config.streams.values()),
+        seconds=seconds,
+        fps=round(len(received) / seconds, 2),
+        fps_of_stream={s: round(len(n) / seconds, 2) for s, n in of.items()},
+        lost=sum(max(n) - min(n) + 1 - len(n) for n in of.values()),
+        skipped=sum(s.drops["slow engine"] for s in pipeline.stats.all().values()),
+        latency=spread_of([r.latency_ms for r in received]),
+        stages={
+            k: spread_of([r.stage_us[k] / 1000 for r in received if k in r.stage_us]) for k in sorted(stages)
+        },
+        machine=this_machine("onnxruntime", "av", "pyzmq", "numpy"),
+    )
+
+
+def _receive(endpoint: str, seconds: float, warm_up_s: float) -> list[Received]:
+    command = [sys.executable, "-m", "streamseg.bench.pipeline", endpoint, str(seconds), str(warm_up_s)]
+    child = subprocess.run(command, stdout=subprocess.PIPE, timeout=seconds + warm_up_s + 60, check=True)
+    return msgspec.json.decode(child.stdout, type=list[Received])
+
+
+def receive(endpoint: str, seconds: float, warm_up_s: float) -> list[Received]:
+    """Subscribe to every mask for so many seconds after a warm-up that begins with the first mask."""
+    from streamseg.client import subscribe
+
+    received: list[Received] = []
+    begin_s: float | None = None
+    with subscribe(endpoint, newest=False, snapshot=False, timeout_s=30.0) as masks:
+        for mask in masks:
+            unix_ns = time.time_ns()
+            now_s = time.monotonic()
+            begin_s = now_s + warm_up_s if begin_s is None else begin_s
+            if now_s >= begin_s + seconds:
+                break
+            if now_s >= begin_s:
+                latency_ms = (unix_ns - mask.captured_unix_ns) / 1e6
+                received.append(
+                    Received(stream=mask.stream, n=mask.n, latency_ms=latency_ms, stage_us=mask.stage_us)
+                )
+    return received
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(msgspec.json.encode(receive(sys.argv[1], *map(float, sys.argv[2:4]))))

@@ -1,0 +1,88 @@
+"""streamseg bench pipeline | engine | transport | crf"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from streamseg.cli import start_logging
+from streamseg.cli.settings import given, options_from
+from streamseg.config import Config, EngineConfig, PublishConfig, StreamConfig, build_settings
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def command() -> None:
+    """Measure the pipeline, engines and transport. Close other programs first: they share the cores."""
+
+
+@command.command()
+@click.option("--source", "sources", multiple=True, required=True, help="A stream; may be repeated.")
+@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@options_from(EngineConfig, "precision", "threads")
+@options_from(StreamConfig, "realtime", "max_fps", "mask_size")
+@options_from(PublishConfig, "encoding")
+@click.option("--seconds", type=click.FloatRange(1), default=15.0, help="How long to measure.")
+@as_json
+def pipeline(sources: tuple[str, ...], seconds: float, as_json: bool, **options: Any) -> None:
+    """The whole daemon with a subscriber in another process: fps, latency, and the time of each stage."""
+    from streamseg.bench.pipeline import bench_pipeline
+
+    start_logging("warning")
+    written = given(**options)
+
+    def pick(kind: Any) -> dict[str, Any]:
+        return {k: v for k, v in written.items() if k in kind.__struct_fields__}
+
+    tree = {
+        "streams": {
+            f"s{i}": {"source": s, "loop": True, **pick(StreamConfig)} for i, s in enumerate(sources)
+        },
+        "engine": pick(EngineConfig),
+        "publish": {"endpoint": "tcp://127.0.0.1:0", **pick(PublishConfig)},
+    }
+    result = bench_pipeline(build_settings(Config, tree), seconds)
+    if as_json:
+        click.echo(msgspec.json.encode(result))
+        return
+    table = Table("", "p50 ms", "p95 ms", "p99 ms", title=f"{result.engine}: {result.fps} masks/s")
+    for stage, times in {"decoded → subscriber": result.latency, **result.stages}.items():
+        table.add_row(stage, f"{times.p50_ms:.2f}", f"{times.p95_ms:.2f}", f"{times.p99_ms:.2f}")
+    Console().print(table)
+    click.echo(f"skipped {result.skipped}, lost {result.lost}, {result.machine.processor}")
+
+
+@command.command()
+@click.argument("names", nargs=-1)
+@click.option("--source", default="demo:", help="Where the frames come from.")
+@click.option(
+    "--batch", "batches", multiple=True, type=int, default=(1,), help="Batch size; may be repeated."
+)
+@options_from(EngineConfig, "threads")
+@click.option("--repeats", type=click.IntRange(5), default=50, help="Calls of each form.")
+@as_json
+def engine(
+    names: tuple[str, ...], source: str, batches: tuple[int, ...], threads: int, repeats: int, as_json: bool
+) -> None:
+    """Each form of the engines NAMES (unset: all) on real frames, side by side."""
+    from streamseg.bench.engine import bench_engines
+    from streamseg.engine import list_engines
+
+    chosen = names or tuple(spec.name for _, spec in list_engines())
+    result = bench_engines(chosen, source, batches=batches, threads=threads, repeats=repeats)
+    if as_json:
+        click.echo(msgspec.json.encode(result))
+        return
+    table = Table("engine", "threads", "batch", "input", "p50 ms", "p99 ms", "frames/s", "agreement %")
+    for row in result.rows:
+        height, width = row.input_size
+        table.add_row(
+            row.engine, str(row.threads), str(row.batch), f"{width}x{height}", f"{row.time.p50_ms:.2f}",
+            f"{row.time.p99_ms:.2f}", f"{row.fps:.1f}", f"{row.agreement:.2f}",
+        )  # fmt: skip
+    Console().print(table)
