@@ -153,7 +153,7 @@ def _blur(rng: np.random.Generator, rgb: Image) -> Image:
 def _grain(rng: np.random.Generator, rgb: Image) -> Image:
     grain = np.empty(rgb.shape, np.int16)
     cv2.setRNGSeed(int(rng.integers(2**31)))  # OpenCV keeps one generator for each thread
-    cv2.randn(grain, np.zeros(1), np.array([rng.uniform(2, 12)]))
+    cv2.randn(grain, np.zeros(3), np.full(3, rng.uniform(2, 12)))
     return _bytes(cv2.add(rgb, grain, dtype=cv2.CV_8U))
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import nn
 
-from streamseg.errors import TrainingError
+from streamseg.config import build_settings
+from streamseg.errors import ConfigError, TrainingError
 from streamseg.models.slim import Slim
 from streamseg.training.recipe import TrainRecipe
 
@@ -41,12 +41,12 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> Checkpoin
 def recipe_of(checkpoint: Checkpoint) -> TrainRecipe:
     """The recipe a checkpoint was trained with."""
     try:
-        return msgspec.convert(checkpoint["recipe"], TrainRecipe, strict=False)
-    except (KeyError, msgspec.ValidationError) as error:
+        return build_settings(TrainRecipe, msgspec.json.decode(msgspec.json.encode(checkpoint["recipe"])))
+    except (KeyError, ConfigError) as error:
         raise TrainingError(f"the checkpoint's recipe cannot be read: {error}") from error
 
 
-def trained_network(checkpoint: Checkpoint) -> nn.Module:
+def trained_network(checkpoint: Checkpoint) -> Slim:
     """The network with its averaged weights, in evaluation mode."""
     recipe = recipe_of(checkpoint)
     network = Slim(len(recipe.classes), recipe.width)

@@ -6,39 +6,31 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
 
+from streamseg.config import Settings, build_settings
+from streamseg.engine.spec import ClassEntry
 from streamseg.errors import ConfigError
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
-Byte = Annotated[int, Meta(ge=0, le=255)]
-
-
-class ClassInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One class; its number is its place in the list."""
-
-    name: Annotated[str, Meta(min_length=1, description="The class's name.")]
-    colour: Annotated[tuple[Byte, Byte, Byte], Meta(description="RGB colour in overlays.")]
-    thin: Annotated[bool, Meta(description="A thin thing, such as a pole, that smoothing would eat.")] = False
 
 
 CAMVID_CLASSES = (
-    ClassInfo("sky", (128, 128, 128)),
-    ClassInfo("building", (128, 0, 0)),
-    ClassInfo("pole", (192, 192, 128), thin=True),
-    ClassInfo("road", (128, 64, 128)),
-    ClassInfo("pavement", (60, 40, 222)),
-    ClassInfo("tree", (128, 128, 0)),
-    ClassInfo("sign_symbol", (192, 128, 128), thin=True),
-    ClassInfo("fence", (64, 64, 128)),
-    ClassInfo("car", (64, 0, 128)),
-    ClassInfo("pedestrian", (64, 64, 0)),
-    ClassInfo("bicyclist", (0, 128, 192)),
+    ClassEntry(name="sky", colour=(128, 128, 128)),
+    ClassEntry(name="building", colour=(128, 0, 0)),
+    ClassEntry(name="pole", colour=(192, 192, 128), thin=True),
+    ClassEntry(name="road", colour=(128, 64, 128)),
+    ClassEntry(name="pavement", colour=(60, 40, 222)),
+    ClassEntry(name="tree", colour=(128, 128, 0)),
+    ClassEntry(name="sign_symbol", colour=(192, 128, 128), thin=True),
+    ClassEntry(name="fence", colour=(64, 64, 128)),
+    ClassEntry(name="car", colour=(64, 0, 128)),
+    ClassEntry(name="pedestrian", colour=(64, 64, 0)),
+    ClassEntry(name="bicyclist", colour=(0, 128, 192)),
 )
 
 
-class AugmentRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AugmentRecipe(Settings, frozen=True):
     """How each training picture is changed before the network sees it."""
 
     crop_size: Annotated[
@@ -67,7 +59,7 @@ class AugmentRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     jpeg: Annotated[Fraction, Meta(description="Share compressed as JPEG of low quality.")] = 0.12
 
 
-class TrainRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TrainRecipe(Settings, frozen=True):
     """A training run: the same recipe, data and machine give the same weights."""
 
     network: Annotated[Literal["slim"], Meta(description="The network to train, from scratch.")] = "slim"
@@ -75,8 +67,11 @@ class TrainRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         int, Meta(ge=12, le=512, multiple_of=12, description="Channels of the network at 1/8.")
     ] = 96
     label_set: Annotated[str, Meta(min_length=1, description="Name of the set of classes.")] = "camvid-11"
+    licence: Annotated[
+        str, Meta(min_length=1, description="Licence of the weights, as the licence of the data demands.")
+    ] = "not stated; ask whoever trained it"
     classes: Annotated[
-        tuple[ClassInfo, ...], Meta(min_length=2, max_length=255, description="The classes, in order.")
+        tuple[ClassEntry, ...], Meta(min_length=2, max_length=255, description="The classes, in order.")
     ] = CAMVID_CLASSES
     input_size: Annotated[
         tuple[Annotated[int, Meta(ge=32, multiple_of=8)], Annotated[int, Meta(ge=32, multiple_of=8)]],
@@ -120,11 +115,10 @@ class TrainRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def load_recipe(path: Path) -> TrainRecipe:
-    """Read a recipe from TOML. Raises ConfigError naming the key that is wrong."""
+    """Read a recipe from TOML. Raises ConfigError naming every key that is wrong."""
     try:
-        with path.open("rb") as file:
-            return msgspec.convert(tomllib.load(file), TrainRecipe)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such recipe") from None
-    except (msgspec.ValidationError, tomllib.TOMLDecodeError, OSError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+        return build_settings(TrainRecipe, tomllib.loads(path.read_text("utf-8")))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from error

@@ -1,0 +1,100 @@
+"""The model card: what is known about an engine, written into its README.md between two markers."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from streamseg.evaluation import Scores
+from streamseg.models.slim import Slim, count_macs
+from streamseg.training.quantise import Quantised
+from streamseg.training.recipe import TrainRecipe
+
+BEGIN = "<!-- written by the export: what is between the markers is replaced -->"
+END = "<!-- end of what the export writes -->"
+
+
+class CardFacts(NamedTuple):
+    """What the export knows."""
+
+    name: str
+    recipe: TrainRecipe
+    epoch: int
+    network: Slim
+    quantised: Quantised | None
+    calibrated_on: int
+    scores: dict[str, Scores]
+    megabytes: dict[str, float]
+
+
+def write_card(path: Path, facts: CardFacts) -> None:
+    """Write the facts into `path`; text outside the markers stays as it is."""
+    card = f"{BEGIN}\n{card_text(facts)}\n{END}"
+    before, after = f"# {facts.name}\n\n", "\n"
+    if path.exists():
+        text = path.read_text("utf-8")
+        head, begin, rest = text.partition(BEGIN)
+        _, end, tail = rest.partition(END)
+        before, after = (head, tail) if begin and end else (f"{text.rstrip()}\n\n", "\n")
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(before + card + after, "utf-8")
+    os.replace(beside, path)
+
+
+def card_text(facts: CardFacts) -> str:
+    """The card in Markdown."""
+    recipe = facts.recipe
+    height, width = recipe.input_size
+    parameters = sum(p.numel() for p in facts.network.parameters()) - sum(
+        p.numel() for p in facts.network.auxiliary.parameters()
+    )
+    macs = count_macs(facts.network, recipe.input_size)
+    sections = [
+        f"Network `{recipe.network}`, {parameters / 1e6:.2f} M parameters, {macs / 1e9:.2f} GMAC at "
+        f"{width}x{height}. Label set `{recipe.label_set}`, {len(recipe.classes)} classes. "
+        f"Licence of the weights: {recipe.licence}.",
+        "Files: " + ", ".join(f"{p} {size:.1f} MB" for p, size in facts.megabytes.items()) + ".",
+        f"Trained from scratch with seed {recipe.seed}; these are the averaged weights after epoch "
+        f"{facts.epoch} of {recipe.epochs}.",
+    ]
+    if facts.quantised is not None:
+        tried = ", ".join(f"{name} {share:.2f}" for name, share in facts.quantised.agreement.items())
+        sections.append(
+            f"int8: calibrated on {facts.calibrated_on} training images ({facts.quantised.calibration}), by "
+            f"the share of labels that are those of fp32 on other training images, in %: {tried}."
+        )
+    if facts.scores:
+        sections.append(_score_table(facts.scores))
+    sections.append(f"The whole recipe:\n\n```toml\n{recipe_toml(recipe)}\n```")
+    return "\n\n".join(sections)
+
+
+def recipe_toml(recipe: TrainRecipe) -> str:
+    """The recipe as TOML, without the classes, which engine.toml tells."""
+    settings: dict[str, Any] = msgspec.to_builtins(recipe)
+    augment = settings.pop("augment")
+    del settings["classes"]
+    lines = [f"{key} = {_toml(value)}" for key, value in settings.items()]
+    return "\n".join(
+        [*lines, "", "[augment]", *(f"{key} = {_toml(value)}" for key, value in augment.items())]
+    )
+
+
+def _toml(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)  # TOML writes numbers, texts and lists as JSON does
+
+
+def _score_table(scores: dict[str, Scores]) -> str:
+    first = next(iter(scores.values()))
+    rows = [f"| IoU on {first.images} validation images, % | {' | '.join(scores)} |"]
+    rows.append("|---" * (len(scores) + 1) + "|")
+    for name in first.per_class:
+        values = (s.per_class[name] for s in scores.values())
+        rows.append(f"| {name} | {' | '.join('–' if v is None else f'{v:.2f}' for v in values)} |")
+    rows.append(f"| **mIoU** | {' | '.join(f'**{s.miou:.2f}**' for s in scores.values())} |")
+    rows.append(f"| pixel accuracy | {' | '.join(f'{s.pixel_accuracy:.2f}' for s in scores.values())} |")
+    return "\n".join(rows)
