@@ -17,6 +17,7 @@ from streamseg.wire.message import (
     topic_of,
 )
 from streamseg.wire.snapshot import (
+    MAX_PREFIXES,
     default_snapshot_endpoint,
     parse_snapshot_reply,
     parse_snapshot_request,
@@ -31,6 +32,7 @@ __all__ = [
     "MAX_LABELS",
     "MAX_PART",
     "MAX_PIXELS",
+    "MAX_PREFIXES",
     "MAX_SIDE",
     "VERSION",
     "Encoding",

@@ -1,0 +1,208 @@
+"""What has reached a subscriber: merged, counted, and handed out newest first. No sockets.
+
+The receiving thread puts messages in as they come and never waits; the reader takes them out and unpacks them
+in its own time. A reader that is slower than the stream skips masks and stays fresh.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+from streamseg.errors import WireError
+from streamseg.mailbox import Closed
+from streamseg.types import LabelSet, Mask
+from streamseg.wire import Kind, MaskMessage, parse_message
+
+MOST_TOPICS = 4096  # streams and kinds a subscriber keeps apart; more come from nobody who means well
+MOST_LABEL_SETS = 256
+
+Topic = tuple[str, Kind]
+
+
+@dataclass(slots=True)
+class ClientStats:
+    """Counted since the subscription began."""
+
+    received: int = 0  # masks that arrived, whatever became of them
+    skipped: int = 0  # masks that a newer one replaced before they were read
+    lost: int = 0  # masks published but never received, by the gaps in n
+    repeated: int = 0  # masks known already, as a snapshot brings them
+    restarts: int = 0  # times that a stream came from a new run of its publisher
+    bad: int = 0  # messages that break the protocol
+
+
+@dataclass(slots=True)
+class _Track:
+    """What is known of one topic."""
+
+    newest: MaskMessage
+    arrived: int  # counts all arrivals, so that topics can be put in order
+    from_snapshot: bool
+    ended_runs: deque[int] = field(default_factory=lambda: deque(maxlen=8))
+    served: int = -1  # the turn at which a mask of this topic was last handed out
+
+
+class Inbox:
+    """Masks on their way to the reader; any thread may put and any may take.
+
+    newest: keep one waiting mask for each topic, and serve the topic that has waited longest for its turn.
+    Otherwise keep up to `queue` masks in order, and let the oldest go. on_arrival is called by the putting
+    thread, without a lock, when there is something to take.
+    """
+
+    def __init__(
+        self,
+        streams: Collection[str] | None,
+        *,
+        newest: bool,
+        queue: int,
+        on_arrival: Callable[[], None] | None = None,
+    ) -> None:
+        self.stats = ClientStats()
+        self._streams = None if streams is None else frozenset(streams)
+        self._newest = newest
+        self._queue = queue
+        self._on_arrival = on_arrival
+        self._arrivals = 0
+        self._turn = 0
+        self._tracks: dict[Topic, _Track] = {}
+        self._slots: dict[Topic, MaskMessage] = {}  # waiting masks, when newest
+        self._line: deque[MaskMessage] = deque()  # waiting masks, when not
+        self._label_sets: dict[str, LabelSet] = {}
+        self._closed = False
+        self._changed = threading.Condition()  # guards everything above
+
+    def put(self, parts: Sequence[bytes], *, snapshot: bool = False) -> None:
+        """Take in a message as it came from the network; one that breaks the protocol is counted."""
+        try:
+            message = parse_message(parts)
+        except WireError:
+            self.put_bad()
+            return
+        with self._changed:
+            if isinstance(message, LabelSet):
+                if len(self._label_sets) < MOST_LABEL_SETS or message.id in self._label_sets:
+                    self._label_sets[message.id] = message
+            elif self._merge(message, snapshot):
+                self._hold(message)
+            self._changed.notify_all()
+        if self._on_arrival is not None:
+            self._on_arrival()
+
+    def put_bad(self) -> None:
+        """Count something that is no message."""
+        with self._changed:
+            self.stats.bad += 1
+
+    def take(self, timeout_s: float | None = None) -> Mask:
+        """The next mask, unpacked here and now; raises Closed, or TimeoutError after timeout_s."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            message = self._next(deadline)
+            try:
+                return message.decode()
+            except WireError:
+                self.put_bad()
+
+    def latest(self, stream: str) -> Mask | None:
+        """The newest mask of a stream that has come, read or not; the refined one of the same frame first."""
+        with self._changed:
+            found = [track for (name, _), track in self._tracks.items() if name == stream]
+            if not found:
+                return None
+            run = max(found, key=lambda t: t.arrived).newest.header.run
+            here = [t.newest for t in found if t.newest.header.run == run]
+            newest = max(here, key=lambda m: (*_place(m), m.header.revision))
+        try:
+            return newest.decode()
+        except WireError:
+            return None  # counted when it was to be read
+
+    def label_set(self, id: str, timeout_s: float) -> LabelSet:
+        """A label set by its id, waiting for it; raises Closed, or TimeoutError after timeout_s."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while id not in self._label_sets:
+                self._wait(deadline, f"no label set {id!r} came")
+            return self._label_sets[id]
+
+    def close(self) -> None:
+        """Wake whoever waits; what has arrived can still be taken."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._on_arrival is not None:
+            self._on_arrival()
+
+    def _merge(self, message: MaskMessage, snapshot: bool) -> bool:
+        """Whether this is news; counts what lies between it and the last of its topic."""
+        header = message.header
+        if self._streams is not None and header.stream not in self._streams:
+            return False
+        topic = (header.stream, header.kind)
+        track = self._tracks.get(topic)
+        self.stats.received += 1
+        self._arrivals += 1
+        if track is None:
+            if len(self._tracks) >= MOST_TOPICS:
+                self.stats.bad += 1
+                return False
+            self._tracks[topic] = _Track(message, self._arrivals, snapshot)
+            return True
+        known = track.newest.header
+        if header.run == known.run:
+            if _place(message) <= _place(track.newest):
+                self.stats.repeated += 1
+                return False
+            if header.revision == 0 and not track.from_snapshot:
+                self.stats.lost += header.n - known.n - 1
+        elif snapshot and header.run in track.ended_runs:
+            self.stats.repeated += 1  # the answer of a publisher that has since been replaced
+            return False
+        else:
+            self.stats.restarts += 1
+            track.ended_runs.append(known.run)
+        track.newest, track.arrived, track.from_snapshot = message, self._arrivals, snapshot
+        return True
+
+    def _hold(self, message: MaskMessage) -> None:
+        """Put a message where the reader finds it."""
+        if self._newest:
+            topic = (message.header.stream, message.header.kind)
+            self.stats.skipped += topic in self._slots
+            self._slots[topic] = message
+            return
+        if len(self._line) >= self._queue:
+            self._line.popleft()
+            self.stats.skipped += 1
+        self._line.append(message)
+
+    def _next(self, deadline: float | None) -> MaskMessage:
+        with self._changed:
+            while not self._slots and not self._line:
+                self._wait(deadline, "no mask came")
+            if not self._newest:
+                return self._line.popleft()
+            topic = min(self._slots, key=lambda t: self._tracks[t].served)
+            self._turn += 1
+            self._tracks[topic].served = self._turn
+            return self._slots.pop(topic)
+
+    def _wait(self, deadline: float | None, what: str) -> None:
+        """Wait for a change; the lock is held on entry and on return."""
+        if self._closed:
+            raise Closed
+        left_s = None if deadline is None else deadline - time.monotonic()
+        if left_s is not None and left_s <= 0:
+            raise TimeoutError(what)
+        self._changed.wait(left_s)
+
+
+def _place(message: MaskMessage) -> tuple[int, int, int]:
+    """Where a mask stands among those of its topic and run. A refinement has its keyframe's n."""
+    header = message.header
+    return header.n, header.epoch, header.seq

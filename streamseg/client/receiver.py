@@ -1,0 +1,147 @@
+"""The thread behind a subscription: it owns the sockets and empties them into the inbox."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Sequence
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from streamseg.client.inbox import Inbox
+from streamseg.errors import StreamsegError, UsageError, WireError
+from streamseg.wire import (
+    MAX_PART,
+    MAX_PREFIXES,
+    default_snapshot_endpoint,
+    parse_snapshot_reply,
+    snapshot_request,
+)
+
+MESSAGES_AT_ONCE = 256  # taken from the socket between two looks at the others
+
+
+class Receiver:
+    """The thread that owns the SUB socket and the DEALER that asks for snapshots."""
+
+    def __init__(self, endpoint: str, topics: Sequence[bytes], snapshot: bool | str, inbox: Inbox) -> None:
+        self.endpoint = endpoint
+        self.inbox = inbox
+        self.connected = False
+        self._topics = topics
+        kinds = sorted({topic.partition(b"/")[0] + b"/" for topic in topics})
+        self._request = snapshot_request(topics if len(topics) <= MAX_PREFIXES else kinds)
+        default = default_snapshot_endpoint(endpoint)  # looks at the endpoint's form in any case
+        self._ask_at = snapshot if isinstance(snapshot, str) else default if snapshot else None
+        self._error: StreamsegError | None = None
+        self._begun = threading.Event()
+        self._wake_lock = threading.Lock()  # guards _wake_fd, which another file may get once it is closed
+        self._wake_fd = -1
+        self._thread = threading.Thread(target=self._live, name="subscribe", daemon=True)
+        self._thread.start()
+        self._begun.wait()
+        self.check()
+
+    def check(self) -> None:
+        """Raise what the thread died of, if it did."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        with self._wake_lock:
+            if self._wake_fd >= 0:
+                os.write(self._wake_fd, b"!")
+        self._thread.join()
+
+    def _live(self) -> None:
+        try:
+            with contextlib.ExitStack() as owned:
+                self._open_and_receive(owned)
+        except StreamsegError as error:
+            self._error = error
+        except Exception as error:  # noqa: BLE001 - handed on to the reader, through check()
+            self._error = StreamsegError(f"{self.endpoint}: receiving failed: {error}")
+            self._error.__cause__ = error
+        self.connected = False
+        self.inbox.close()
+        self._begun.set()
+
+    def _open_and_receive(self, owned: contextlib.ExitStack) -> None:
+        context = zmq.Context()
+        owned.callback(context.term)
+        masks = context.socket(zmq.SUB)
+        owned.callback(masks.close, linger=0)
+        _configure(masks)
+        monitor = masks.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        owned.callback(monitor.close, linger=0)
+        owned.callback(masks.disable_monitor)
+        snapshots = context.socket(zmq.DEALER)
+        owned.callback(snapshots.close, linger=0)
+        _configure(snapshots)
+        wake_fd, self._wake_fd = os.pipe2(os.O_CLOEXEC)
+        owned.callback(os.close, wake_fd)
+        owned.callback(self._stop_waking)
+        for topic in self._topics:
+            masks.subscribe(topic)
+        _connect(masks, self.endpoint)
+        if self._ask_at is not None:
+            _connect(snapshots, self._ask_at)
+        self._begun.set()
+        poller = zmq.Poller()
+        for source in (masks, monitor, snapshots, wake_fd):
+            poller.register(source, zmq.POLLIN)
+        while True:
+            ready = dict(poller.poll())
+            if wake_fd in ready:
+                return
+            if monitor in ready:
+                event = recv_monitor_message(monitor)["event"]
+                self.connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+                if self.connected and self._ask_at is not None:
+                    with contextlib.suppress(zmq.Again):  # earlier requests still wait to be sent
+                        snapshots.send_multipart(self._request, zmq.DONTWAIT)
+            if snapshots in ready:
+                self._merge_snapshot(snapshots.recv_multipart())
+            if masks in ready:
+                self._drain(masks)
+
+    def _drain(self, masks: zmq.Socket[bytes]) -> None:
+        with contextlib.suppress(zmq.Again):
+            for _ in range(MESSAGES_AT_ONCE):
+                self.inbox.put(masks.recv_multipart(zmq.DONTWAIT))
+
+    def _merge_snapshot(self, parts: list[bytes]) -> None:
+        try:
+            messages = parse_snapshot_reply(parts)
+        except WireError:
+            self.inbox.put_bad()
+            return
+        for message in messages:
+            self.inbox.put(message, snapshot=True)
+
+    def _stop_waking(self) -> None:
+        with self._wake_lock:
+            os.close(self._wake_fd)
+            self._wake_fd = -1
+
+
+def _connect(sock: zmq.Socket[bytes], endpoint: str) -> None:
+    sock.setsockopt(zmq.IPV6, int(endpoint.startswith("tcp://[")))
+    try:
+        sock.connect(endpoint)
+    except zmq.ZMQError as error:
+        raise UsageError(f"endpoint: must be tcp://HOST:PORT or ipc://PATH, is {endpoint!r}") from error
+
+
+def _configure(sock: zmq.Socket[bytes]) -> None:
+    sock.setsockopt(zmq.RCVHWM, 16)  # freshness comes from draining; this bounds memory while we are stopped
+    sock.setsockopt(zmq.SNDHWM, 4)
+    sock.setsockopt(zmq.RCVBUF, 64 << 10)
+    sock.setsockopt(zmq.MAXMSGSIZE, MAX_PART)
+    sock.setsockopt(zmq.RECONNECT_IVL, 100)
+    sock.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
+    sock.setsockopt(zmq.HEARTBEAT_IVL, 2_000)
+    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6_000)
+    sock.setsockopt(zmq.TCP_KEEPALIVE, 1)

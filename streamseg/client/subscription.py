@@ -1,0 +1,181 @@
+"""The two forms of a subscription, for threads and for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from types import TracebackType
+
+from streamseg.client.inbox import ClientStats, Inbox
+from streamseg.client.receiver import Receiver
+from streamseg.mailbox import Closed
+from streamseg.types import LabelSet, Mask
+
+
+def subscribe(
+    endpoint: str,
+    streams: Sequence[str] | None = None,
+    *,
+    refined: bool = False,
+    confidence: bool = False,
+    newest: bool = True,
+    snapshot: bool | str = True,
+    queue: int = 64,
+    timeout_s: float | None = None,
+) -> Subscription:
+    """Receive the masks of these streams (all, when None) from a daemon.
+
+    Raises UsageError for a bad endpoint. A daemon that is not there yet, goes away or restarts is waited for.
+    refined adds revision 1 of keyframes; confidence fills Mask.confidence. newest hands out only the newest mask of each stream; otherwise all come
+    in order, and of more than `queue` waiting ones the oldest are dropped and counted. snapshot asks for the
+    last masks on connecting; a text is the endpoint to ask at, when it is not the default one. Reading raises
+    TimeoutError when no mask comes for timeout_s.
+    """
+    inbox = Inbox(streams, newest=newest, queue=queue)
+    topics = _topics(streams, refined=refined, confidence=confidence)
+    return Subscription(Receiver(endpoint, topics, snapshot, inbox), timeout_s)
+
+
+def subscribe_async(
+    endpoint: str,
+    streams: Sequence[str] | None = None,
+    *,
+    refined: bool = False,
+    confidence: bool = False,
+    newest: bool = True,
+    snapshot: bool | str = True,
+    queue: int = 64,
+    timeout_s: float | None = None,
+) -> AsyncSubscription:
+    """subscribe() for asyncio: `async for mask in subscribe_async(…)`; the event loop must be running."""
+    loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+
+    def on_arrival() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has closed, so nobody reads any more
+            loop.call_soon_threadsafe(arrived.set)
+
+    inbox = Inbox(streams, newest=newest, queue=queue, on_arrival=on_arrival)
+    topics = _topics(streams, refined=refined, confidence=confidence)
+    return AsyncSubscription(Receiver(endpoint, topics, snapshot, inbox), timeout_s, arrived)
+
+
+class _Subscription:
+    """What both forms have in common."""
+
+    def __init__(self, receiver: Receiver, timeout_s: float | None) -> None:
+        self._receiver = receiver
+        self._inbox = receiver.inbox
+        self._timeout_s = timeout_s
+
+    @property
+    def stats(self) -> ClientStats:
+        return self._inbox.stats
+
+    @property
+    def connected(self) -> bool:
+        """Whether the daemon is connected now."""
+        return self._receiver.connected
+
+    def latest(self, stream: str) -> Mask | None:
+        """The newest mask of a stream that has come, whether it was read or not; does not use it up."""
+        return self._inbox.latest(stream)
+
+    @staticmethod
+    def age_s(mask: Mask) -> float:
+        """Seconds since the frame was captured, by this machine's clock against mask.clock."""
+        return (time.time_ns() - mask.captured_unix_ns) / 1e9
+
+    def close(self) -> None:
+        """Stop receiving; whoever waits for a mask is woken, and reading ends. Closing twice is fine."""
+        self._receiver.close()
+
+
+class Subscription(_Subscription):
+    """An iterator of masks, and a context manager. Reading waits; it ends when close() is called."""
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Mask]:
+        return self
+
+    def __next__(self) -> Mask:
+        try:
+            return self.read(self._timeout_s)
+        except Closed:
+            raise StopIteration from None
+
+    def read(self, timeout_s: float | None = None) -> Mask:
+        """The next mask; raises TimeoutError after timeout_s, Closed once closed and empty."""
+        try:
+            return self._inbox.take(timeout_s)
+        except TimeoutError as error:
+            raise TimeoutError(f"{self._receiver.endpoint}: no mask came for {timeout_s:g} s") from error
+        except Closed:
+            self._receiver.check()
+            raise
+
+    def label_set(self, id: str, timeout_s: float = 5.0) -> LabelSet:
+        """The names and colours of mask.label_set, waiting for them; raises TimeoutError or Closed."""
+        return self._inbox.label_set(id, timeout_s)
+
+
+class AsyncSubscription(_Subscription):
+    """Masks for `async for`; `async with` closes it at a known moment. Belongs to one event loop."""
+
+    def __init__(self, receiver: Receiver, timeout_s: float | None, arrived: asyncio.Event) -> None:
+        super().__init__(receiver, timeout_s)
+        self._arrived = arrived
+
+    async def __aenter__(self) -> AsyncSubscription:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aiter__(self) -> AsyncIterator[Mask]:
+        """Yield masks until closed; leaving the loop early closes the subscription, too."""
+        try:
+            while True:
+                try:
+                    mask = await self.read(self._timeout_s)
+                except Closed:
+                    return
+                yield mask
+        finally:
+            self.close()
+
+    async def read(self, timeout_s: float | None = None) -> Mask:
+        """The next mask; raises TimeoutError after timeout_s, Closed once closed and empty."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    self._arrived.clear()  # before looking, so that nothing is missed in between
+                    with contextlib.suppress(TimeoutError):
+                        return self._inbox.take(timeout_s=0)
+                    await self._arrived.wait()
+        except TimeoutError as error:
+            raise TimeoutError(f"{self._receiver.endpoint}: no mask came for {timeout_s:g} s") from error
+        except Closed:
+            self._receiver.check()
+            raise
+
+    async def label_set(self, id: str, timeout_s: float = 5.0) -> LabelSet:
+        """The names and colours of mask.label_set, waiting for them; raises TimeoutError or Closed."""
+        return await asyncio.to_thread(self._inbox.label_set, id, timeout_s)
+
+
+def _topics(streams: Sequence[str] | None, *, refined: bool, confidence: bool) -> list[bytes]:
+    """The topic prefixes to subscribe to and to ask a snapshot of; label sets always."""
+    kinds = ["mask+confidence" if confidence else "mask"] + ["refined"] * refined
+    names = [""] if streams is None else [f"{stream}/" for stream in streams]
+    return [b"labels/", *(f"{kind}/{name}".encode() for kind in kinds for name in names)]
