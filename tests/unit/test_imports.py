@@ -14,11 +14,40 @@ import streamseg
 PACKAGE = Path(streamseg.__file__).parent
 
 # The route, in order: a module may import those before it, never those after it.
-ORDER = (
-    "errors types config reference library stats wire mailbox board stage sources decode demo preprocess models "
-    "upsample engine infer crf refine fuse publish client pipeline recorded daemon evaluation training doctor bench "
-    "cli"
-).split()
+ORDER = [
+    "errors",
+    "types",
+    "config",
+    "reference",
+    "library",
+    "stats",
+    "wire",
+    "mailbox",
+    "board",
+    "stage",
+    "demo",
+    "sources",
+    "decode",
+    "player",
+    "preprocess",
+    "models",
+    "upsample",
+    "engine",
+    "infer",
+    "crf",
+    "refine",
+    "fuse",
+    "publish",
+    "client",
+    "pipeline",
+    "recorded",
+    "daemon",
+    "evaluation",
+    "training",
+    "doctor",
+    "bench",
+    "cli",
+]
 
 
 @pytest.mark.parametrize("module", ["streamseg", "streamseg.client", "streamseg.wire", "streamseg.config"])

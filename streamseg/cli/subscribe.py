@@ -1,0 +1,89 @@
+"""streamseg subscribe"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from pathlib import Path
+
+import click
+
+from streamseg.cli.table import class_shares, label_set_of, watch_masks
+from streamseg.client import Subscription, subscribe
+from streamseg.config import PublishConfig
+from streamseg.errors import UsageError
+from streamseg.types import Mask
+
+
+@click.command()
+@click.argument("endpoint", default=PublishConfig().endpoint)
+@click.option("--stream", "streams", multiple=True, help="Only this stream; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each mask.")
+@click.option("--count", type=click.IntRange(1), help="End after so many masks.")
+@click.option("--save", type=click.Path(path_type=Path), help="Save label maps as PNG into this folder.")
+def command(
+    endpoint: str, streams: tuple[str, ...], as_json: bool, count: int | None, save: Path | None
+) -> None:
+    """Receive masks from ENDPOINT: show a live table, print JSON, or save them. Always the newest mask."""
+    wanted = list(streams) or None
+    try:
+        if as_json or save is not None:
+            _each(endpoint, wanted, as_json, count, save)
+        else:
+            watch_masks(endpoint, threading.Event(), streams=wanted, count=count)
+    except KeyboardInterrupt:
+        pass
+
+
+def _each(
+    endpoint: str, streams: list[str] | None, as_json: bool, count: int | None, save: Path | None
+) -> None:
+    if save is not None:
+        try:
+            save.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--save {save}: cannot be made ({error.strerror})") from error
+    with subscribe(endpoint, streams) as masks:
+        for mask in itertools.islice(masks, count):
+            if as_json:
+                click.echo(_json(mask, masks))
+            if save is not None:
+                _save(mask, save)
+
+
+def _json(mask: Mask, masks: Subscription) -> str:
+    shares = class_shares(mask, label_set_of(mask, masks))
+    return json.dumps(
+        {
+            "stream": mask.stream,
+            "epoch": mask.epoch,
+            "seq": mask.seq,
+            "n": mask.n,
+            "revision": mask.revision,
+            "pts": mask.pts,
+            "pts_ns": mask.pts_ns,
+            "captured_unix_ns": mask.captured_unix_ns,
+            "clock": mask.clock,
+            "age_ms": round(masks.age_s(mask) * 1000, 2),
+            "size": list(mask.size),
+            "label_set": mask.label_set,
+            "engine": mask.engine,
+            "shares": {name: round(share, 4) for name, share, _ in shares},
+            "stage_us": mask.stage_us,
+        }
+    )
+
+
+def _save(mask: Mask, folder: Path) -> None:
+    import cv2
+
+    path = folder / f"{mask.stream}-{mask.epoch:03}-{mask.seq:08}.png"
+    _, png = cv2.imencode(".png", mask.labels)
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_bytes(png.tobytes())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UsageError(f"--save {path}: cannot be written ({error.strerror})") from error
