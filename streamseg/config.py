@@ -56,6 +56,10 @@ class StreamConfig(Settings, frozen=True):
         float, Meta(gt=0, le=300, description="A live source silent for this long (s) is reconnected.")
     ] = 5.0
     rtsp_transport: Annotated[Literal["tcp", "udp"], Meta(description="How RTSP carries its media.")] = "tcp"
+    keep_trying: Annotated[
+        bool,
+        Meta(description="Keep trying a live source that cannot be had at the start; off ends the stream."),
+    ] = True
     mask_size: Annotated[
         Literal["frame", "input"],
         Meta(description="Size of the masks: the frame's own, or the network input's."),

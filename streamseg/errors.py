@@ -35,6 +35,10 @@ class EngineError(StreamsegError, RuntimeError):
     """An engine is unknown, damaged, or cannot run on this machine."""
 
 
+class OutputError(StreamsegError, OSError):
+    """A result cannot be written, or what lies in its place is not what it should be."""
+
+
 class WireError(StreamsegError, ValueError):
     """A message does not follow the protocol (docs/protocol.md)."""
 

@@ -141,14 +141,15 @@ class Pipeline:
     def _stream_ended(self, stage: Stage) -> None:
         """A stream is over: by itself (a file), or because its source cannot be had."""
         name = stage.name.removeprefix("decode-")
-        if stage.error is not None:
-            log.error("%s: %s", name, stage.error)
-            self.stats.of(name).error = str(stage.error)
         with self._lock:
-            if stage.error is not None:
-                self.errors.append(stage.error)
             self._running.discard(name)
             last = not self._running
+            if stage.error is not None:
+                self.errors.append(stage.error)
+        if stage.error is not None:
+            self.stats.of(name).error = str(stage.error)
+            if not last:  # else it is what the daemon ends with, and says
+                log.error("%s: %s", name, stage.error)
         if last:
             self._board.close()  # what lies there still goes through
 

@@ -25,6 +25,9 @@ from streamseg.errors import UsageError
 @click.argument("config", type=click.Path(path_type=Path), required=False)
 @click.option("--source", "sources", multiple=True, help="A stream to run without a file; may be repeated.")
 @options_from(StreamConfig, "realtime", "loop", "max_fps", "timeout_s", "rtsp_transport", "mask_size")
+@click.option(
+    "--keep-trying", is_flag=True, help="Keep trying a camera or address that cannot be had at the start."
+)
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @options_from(EngineConfig, "precision", "input_size", "threads")
 @options_from(PublishConfig, "endpoint", "encoding")
@@ -54,7 +57,10 @@ def _from_options(sources: tuple[str, ...], options: dict[str, Any]) -> Config:
         return {k: v for k, v in options.items() if k in kind.__struct_fields__ and k not in without}  # type: ignore[attr-defined]
 
     names = ["video"] if len(sources) == 1 else [f"video{i}" for i in range(len(sources))]
-    streams = {n: {"source": s, **pick(StreamConfig)} for n, s in zip(names, sources, strict=True)}
+    streams = {
+        n: {"source": s, "keep_trying": False, **pick(StreamConfig)}
+        for n, s in zip(names, sources, strict=True)
+    }
     return build_settings(
         Config, {"streams": streams, "engine": pick(EngineConfig), "publish": pick(PublishConfig)}
     )

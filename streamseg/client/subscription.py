@@ -30,8 +30,8 @@ def subscribe(
     Raises UsageError for a bad endpoint. A daemon that is not there yet, goes away or restarts is waited for.
     refined adds revision 1 of keyframes; confidence fills Mask.confidence. newest hands out only the newest
     mask of each stream; otherwise all come in order, and of more than `queue` waiting ones the oldest are
-    dropped and counted. snapshot asks for the last masks on connecting; a text is the endpoint to ask at, when
-    it is not the default one. Reading raises TimeoutError when no mask comes for timeout_s.
+    dropped and counted. snapshot asks for the last masks on connecting; a text is the endpoint to ask at,
+    when it is not the default one. Reading raises TimeoutError when no mask comes for timeout_s.
     """
     inbox = Inbox(streams, newest=newest, queue=queue)
     topics = _topics(streams, refined=refined, confidence=confidence)

@@ -56,7 +56,7 @@ def frames(
         except SourceError as error:
             if stop.is_set():
                 return
-            if not restarts:
+            if not restarts or (not config.keep_trying and epoch == 0 and not good):
                 raise
             epoch += good > 0
             rounds = 0
