@@ -19,9 +19,9 @@ from streamseg.engine import Engine
 from streamseg.fuse import labels_from_logits
 from streamseg.infer import infer, input_size
 from streamseg.mailbox import Mailbox
+from streamseg.player import frames
 from streamseg.publish import Publisher
 from streamseg.sources import SourceEvent, is_live
-from streamseg.sources.player import frames
 from streamseg.stage import Stage
 from streamseg.stats import Stats
 from streamseg.types import Frame, Mask, Scores
@@ -101,12 +101,27 @@ class Pipeline:
             taken = self._board.take(
                 self._config.engine.max_batch, alike=lambda frame: input_size(engine, frame.size)
             )
-            for scores in infer(engine, taken):
-                self._scores.put(scores)
+            fresh = [frame for frame in taken if not self._stale(frame)]
+            if fresh:
+                for scores in infer(engine, fresh):
+                    self._scores.put(scores)
 
     def _fuse(self) -> None:
         while True:
-            self._publisher.put(self._mask(self._scores.get()))
+            mask = self._mask(scores := self._scores.get())
+            if not self._stale(scores.frame):
+                stats = self.stats.of(mask.stream)
+                stats.record(mask.stage_us)
+                stats.published += 1
+                self._publisher.put(mask)
+
+    def _stale(self, frame: Frame) -> bool:
+        """Whether a frame has grown too old to be published; it is counted then."""
+        limit_ms = self._config.streams[frame.stream].max_age_ms
+        if limit_ms is None or time.time_ns() - frame.captured_unix_ns <= limit_ms * 1e6:
+            return False
+        self.stats.of(frame.stream).drops["stale"] += 1
+        return True
 
     def _mask(self, scores: Scores) -> Mask:
         begun = time.monotonic_ns()
@@ -117,9 +132,6 @@ class Pipeline:
         labels, confidence = labels_from_logits(scores.logits, size, wants_confidence)
         info = self._engine.info
         stage_us = {**scores.stage_us, "fuse": (time.monotonic_ns() - begun) // 1000}
-        stats = self.stats.of(frame.stream)
-        stats.record(stage_us)
-        stats.published += 1
         return Mask(
             stream=frame.stream,
             epoch=frame.epoch,
