@@ -55,6 +55,12 @@ class StreamConfig(Settings, frozen=True):
     timeout_s: Annotated[
         float, Meta(gt=0, le=300, description="A live source silent for this long (s) is reconnected.")
     ] = 5.0
+    max_age_ms: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(
+            description="No mask older than this (ms since its frame was captured) is published; unset: any."
+        ),
+    ] = None
     rtsp_transport: Annotated[Literal["tcp", "udp"], Meta(description="How RTSP carries its media.")] = "tcp"
     keep_trying: Annotated[
         bool,

@@ -52,12 +52,17 @@ def info(name: str, as_json: bool) -> None:
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Labelled images (training ones) that calibrate int8."
 )
-def export(checkpoint: Path, out: Path, data: Path | None) -> None:
+@click.option(
+    "--val",
+    type=click.Path(path_type=Path),
+    help="Labelled images on which the model card's scores are taken.",
+)
+def export(checkpoint: Path, out: Path, data: Path | None, val: Path | None) -> None:
     """Make an engine of a CHECKPOINT of streamseg train; int8 as well when --data is given."""
     from streamseg.cli import need_torch
 
     need_torch("export")
     from streamseg.training.export import export_engine
 
-    export_engine(checkpoint, out, data)
+    export_engine(checkpoint, out, data, val)
     click.echo(f"{out}: written")

@@ -24,7 +24,9 @@ from streamseg.errors import UsageError
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path), required=False)
 @click.option("--source", "sources", multiple=True, help="A stream to run without a file; may be repeated.")
-@options_from(StreamConfig, "realtime", "loop", "max_fps", "timeout_s", "rtsp_transport", "mask_size")
+@options_from(
+    StreamConfig, "realtime", "loop", "max_fps", "max_age_ms", "timeout_s", "rtsp_transport", "mask_size"
+)
 @click.option(
     "--keep-trying", is_flag=True, help="Keep trying a camera or address that cannot be had at the start."
 )

@@ -180,3 +180,26 @@ def test_no_thread_is_left_behind(clip: Path, tiny_engine: Path) -> None:
         ):
             masks.read(DEADLINE_S)
     assert {t.name for t in set(threading.enumerate()) - before} == set()
+
+
+def test_a_mask_older_than_its_limit_is_counted_and_not_published(
+    clip: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import streamseg.pipeline as pipeline
+
+    original = pipeline.infer
+    slow = threading.Event()
+
+    def infer(*args: Any) -> Any:
+        scores = original(*args)
+        slow.wait(0.08)  # longer than the limit
+        return scores
+
+    monkeypatch.setattr(pipeline, "infer", infer)
+    stream = StreamConfig(source=str(clip), max_age_ms=50)
+    with running(tiny_engine, gate=stream) as (daemon, _):
+        assert daemon.pipeline is not None
+        assert daemon.pipeline.over.wait(DEADLINE_S)
+        stats = daemon.pipeline.stats.of("gate")
+    assert stats.published == 0
+    assert stats.drops["stale"] == 30
