@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from streamseg.errors import TrainingError
 from streamseg.evaluation.dataset import IGNORE, LabelledFolder
+from streamseg.models.slim import SIZE_MULTIPLE
+from streamseg.preprocess import fit_size, scale_picture
 from streamseg.training import augment
 from streamseg.training.recipe import TrainRecipe
 
@@ -33,12 +35,12 @@ class TrainingImages:
         self._recipe = recipe
         self._images: list[tuple[Image, Image]] = []
         counts = np.zeros(256, np.int64)
-        size_wh = (recipe.input_size[1], recipe.input_size[0])
         for sample in LabelledFolder(folder, len(recipe.classes)):
-            rgb, labels = sample.rgb, sample.labels
-            if labels.shape != recipe.input_size:
-                rgb = np.asarray(cv2.resize(rgb, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
-                labels = np.asarray(cv2.resize(labels, size_wh, interpolation=cv2.INTER_NEAREST), np.uint8)
+            size = fit_size(sample.labels.shape, recipe.input_size, SIZE_MULTIPLE)  # as when it is served
+            rgb = scale_picture(sample.rgb, size)
+            labels = sample.labels
+            if labels.shape != size:
+                labels = np.asarray(cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
             counts += np.bincount(labels.ravel(), minlength=256)
             self._images.append((rgb, labels))
         if len(self._images) < recipe.batch_size:
@@ -85,14 +87,14 @@ class TrainingImages:
             # One of the classes first, then one of its pixels: a bicyclist counts as much as a fence.
             places = self._places[index][rng.integers(len(self._places[index]))]
             centre = tuple(places[rng.integers(len(places))])
-        view = augment.random_view(rng, recipe, self._recipe.input_size, centre)
+        view = augment.random_view(rng, recipe, labels.shape, centre)
         rgb, labels = augment.warp(rgb, labels, view, recipe.crop_size)
         if len(self._donors) and rng.random() < recipe.paste:
-            donor = int(rng.choice(self._donors))
+            donor, donor_labels = self._images[int(rng.choice(self._donors))]
             wanted = np.zeros(256, np.bool_)
             wanted[self._rare] = rng.random(len(self._rare)) < 0.7
-            view = augment.random_view(rng, recipe, self._recipe.input_size, None)
-            augment.paste(rgb, labels, *augment.warp(*self._images[donor], view, recipe.crop_size), wanted)
+            view = augment.random_view(rng, recipe, donor_labels.shape, None)
+            augment.paste(rgb, labels, *augment.warp(donor, donor_labels, view, recipe.crop_size), wanted)
         return augment.change_light(rng, recipe, rgb), labels
 
     def _find_places(self, index: int) -> list[npt.NDArray[np.int64]]:

@@ -12,18 +12,21 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from streamseg.errors import TrainingError, UsageError
 from streamseg.evaluation import Scores, evaluate
-from streamseg.models.slim import OUTPUT_STRIDE, Slim
+from streamseg.evaluation.metrics import Predict
+from streamseg.models.slim import OUTPUT_STRIDE, SIZE_MULTIPLE, Slim
+from streamseg.preprocess import fit_size, make_batch
 from streamseg.training.checkpoint import load_checkpoint, save_checkpoint
 from streamseg.training.data import TrainingImages
 from streamseg.training.log import EpochEntry, Progress, read_log, write_log
 from streamseg.training.loss import class_weights, cross_entropy, lovasz_softmax, thin_labels
 from streamseg.training.recipe import TrainRecipe
 from streamseg.training.schedule import WeightAverage, learning_rate
+from streamseg.types import Size
+from streamseg.upsample import labels_from_logits
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +50,17 @@ def train(recipe: TrainRecipe, data: Path, val: Path | None, out: Path, resume: 
     return out / "best.pt"
 
 
-def predictor(network: nn.Module, device: torch.device, input_size: tuple[int, int]) -> _Predictor:
-    """A function from RGB (H, W, 3) uint8 to labels (H, W) uint8, through `network` at `input_size`."""
-    return _Predictor(network, device, input_size)
+def predictor(network: nn.Module, device: torch.device, input_size: Size) -> Predict:
+    """A function from RGB (H, W, 3) uint8 to labels (H, W) uint8, by the steps an engine takes."""
+
+    @torch.no_grad()
+    def predict(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        size = (rgb.shape[0], rgb.shape[1])
+        x = normalise(make_batch([rgb], fit_size(size, input_size, SIZE_MULTIPLE)), device)
+        logits = network(x.contiguous(memory_format=torch.channels_last))
+        return labels_from_logits(logits[0].float().cpu().numpy(), size)[0]
+
+    return predict
 
 
 def normalise(rgb: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
@@ -57,23 +68,6 @@ def normalise(rgb: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
     x = torch.from_numpy(rgb).to(device).float()
     x = (x - torch.tensor(MEAN, device=device)) / torch.tensor(STD, device=device)
     return x.permute(0, 3, 1, 2)
-
-
-class _Predictor:
-    def __init__(self, network: nn.Module, device: torch.device, input_size: tuple[int, int]) -> None:
-        self._network = network
-        self._device = device
-        self._input_size = input_size
-
-    @torch.no_grad()
-    def __call__(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        x = normalise(rgb[None], self._device)
-        if x.shape[2:] != self._input_size:
-            x = F.interpolate(x, self._input_size, mode="bilinear", antialias=True)
-        logits = self._network(x.contiguous(memory_format=torch.channels_last))
-        logits = F.interpolate(logits, rgb.shape[:2], mode="bilinear", align_corners=False)
-        labels: npt.NDArray[np.uint8] = logits.argmax(1)[0].to(torch.uint8).cpu().numpy()
-        return labels
 
 
 class _Run:

@@ -75,7 +75,9 @@ class TrainRecipe(Settings, frozen=True):
     ] = CAMVID_CLASSES
     input_size: Annotated[
         tuple[Annotated[int, Meta(ge=32, multiple_of=8)], Annotated[int, Meta(ge=32, multiple_of=8)]],
-        Meta(description="[height, width] the network is meant for; images are scaled to it."),
+        Meta(
+            description="[height, width] the network is meant for; images are scaled to about as many pixels."
+        ),
     ] = (360, 480)
     seed: Annotated[int, Meta(ge=0, le=2**31, description="Seed of everything random.")] = 1
     epochs: Annotated[int, Meta(ge=1, le=100_000, description="Passes over the training images.")] = 400

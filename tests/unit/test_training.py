@@ -123,6 +123,19 @@ def test_crops_do_not_depend_on_the_number_of_threads(drawn: Path) -> None:
     assert not np.array_equal(other, next(iter(one.batches(5)))[0])
 
 
+def test_pictures_of_other_sizes_are_scaled_as_an_engine_would_scale_them(tmp_path: Path) -> None:
+    for sub, shape in (("images", (90, 300, 3)), ("labels", (90, 300))):
+        (tmp_path / sub).mkdir()
+        for name in "abcd":
+            cv2.imwrite(str(tmp_path / sub / f"{name}.png"), np.ones(shape, np.uint8))
+    images = TrainingImages(tmp_path, RECIPE)
+    (rgb, labels) = next(iter(images.batches(0)))
+    assert rgb.shape == (4, 64, 96, 3)  # the crop's size
+    seen = (labels == 1).mean((1, 2))
+    assert (seen > 0.2).all()  # 40x144 at a scale of 0.65 or more, in 64x96
+    assert images.shares.tolist() == [0, 1, 0]
+
+
 def test_a_run_is_not_overwritten_unless_it_is_resumed(drawn: Path, finished: Path) -> None:
     with pytest.raises(UsageError, match="holds a run already; resume it"):
         train(RECIPE, drawn, None, finished, resume=False)
