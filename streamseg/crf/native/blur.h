@@ -1,0 +1,137 @@
+// The (1/2, 1, 1/2) blur along one lattice axis, in place along chains of neighbours (Adams et al. 2010, section 3.3).
+#pragma once
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace {
+
+template <int NV>
+struct Row {
+  VF v[NV];
+};
+
+template <int NV>
+inline Row<NV> get(const float* p) {
+  Row<NV> r;
+  for (int i = 0; i < NV; ++i) r.v[i] = load(p + i * W);
+  return r;
+}
+template <int NV>
+inline void put(float* p, const Row<NV>& r) {
+  for (int i = 0; i < NV; ++i) store(p + i * W, r.v[i]);
+}
+
+constexpr size_t kBlurAhead = 12;
+
+// One chunk of NV vectors of every row, `stride` floats apart. No branch on chain ends: a chain ends in a row of zeros,
+// and what would be written there goes to the part's own sink.
+template <int NV>
+void blur_rows(const ss::BlurChain& c, float* values, size_t stride) {
+  Row<NV> before{}, here = get<NV>(values + size_t{c.stream[c.begin]} * stride);
+  for (size_t t = c.begin; t < c.end; ++t) {
+    const uint32_t at = c.stream[t];
+    if (t + kBlurAhead < c.end) {
+      const float* soon = values + size_t{c.stream[t + kBlurAhead]} * stride;
+      for (int i = 0; i < NV * W * 4; i += 64) __builtin_prefetch(soon + i / 4, 1);
+    }
+    const Row<NV> after = t + 1 < c.end ? get<NV>(values + size_t{c.stream[t + 1]} * stride) : Row<NV>{};
+    Row<NV> out;
+    for (int i = 0; i < NV; ++i) out.v[i] = here.v[i] + 0.5f * (before.v[i] + after.v[i]);
+    put<NV>(values + size_t{at == c.zero_row ? c.sink_row : at} * stride, out);
+    before = here;
+    here = after;
+  }
+}
+
+template <int NV>
+inline Row<NV> take(const ss::BlurChain& c, float* sums, uint32_t at, size_t stride, const uint32_t* shared,
+                    const uint32_t* shared_row) {
+  const Row<NV> zero{};
+  Row<NV> r = get<NV>(sums + size_t{at} * stride);
+  put<NV>(sums + size_t{at == c.zero_row ? c.sink_row : at} * stride, zero);
+  if (shared && (shared[at >> 5] >> (at & 31) & 1)) {
+    for (const uint32_t* copy = shared_row; *copy != ss::kNone; copy += 2) {
+      if (at >= copy[0]) continue;
+      float* q = sums + (size_t{at} + copy[1]) * stride;
+      const Row<NV> more = get<NV>(q);
+      put<NV>(q, zero);
+      for (int i = 0; i < NV; ++i) r.v[i] += more.v[i];
+    }
+  }
+  return r;
+}
+
+template <int NV>
+void blur_first_rows(const ss::BlurChain& c, float* sums, float* values, size_t stride, const float* factor,
+                     const uint32_t* shared, const uint32_t* shared_row) {
+  const Row<NV> by = get<NV>(factor);
+  Row<NV> before{}, here = take<NV>(c, sums, c.stream[c.begin], stride, shared, shared_row);
+  for (size_t t = c.begin; t < c.end; ++t) {
+    const uint32_t at = c.stream[t];
+    if (t + kBlurAhead < c.end) {
+      const size_t soon = size_t{c.stream[t + kBlurAhead]} * stride;
+      for (int i = 0; i < NV * W * 4; i += 64) {
+        __builtin_prefetch(sums + soon + i / 4, 1);
+        __builtin_prefetch(values + soon + i / 4, 1);
+      }
+    }
+    const Row<NV> after = t + 1 < c.end ? take<NV>(c, sums, c.stream[t + 1], stride, shared, shared_row) : Row<NV>{};
+    Row<NV> out;
+    for (int i = 0; i < NV; ++i) out.v[i] = by.v[i] * (here.v[i] + 0.5f * (before.v[i] + after.v[i]));
+    put<NV>(values + size_t{at == c.zero_row ? c.sink_row : at} * stride, out);
+    before = here;
+    here = after;
+  }
+}
+
+// Rows of more than four vectors go through in chunks.
+void blur(const ss::BlurChain& c, float* values, int row) {
+  int at = 0;
+  for (; at + 4 * W <= row; at += 4 * W) blur_rows<4>(c, values + at, row);
+  switch ((row - at) / W) {
+    case 1: blur_rows<1>(c, values + at, row); break;
+    case 2: blur_rows<2>(c, values + at, row); break;
+    case 3: blur_rows<3>(c, values + at, row); break;
+    default: break;
+  }
+}
+
+void blur_first(const ss::BlurChain& c, float* sums, float* values, int row, const float* factor,
+                const uint32_t* shared, const uint32_t* shared_row) {
+  int at = 0;
+  for (; at + 4 * W <= row; at += 4 * W)
+    blur_first_rows<4>(c, sums + at, values + at, row, factor + at, shared, shared_row);
+  switch ((row - at) / W) {
+    case 1: blur_first_rows<1>(c, sums + at, values + at, row, factor + at, shared, shared_row); break;
+    case 2: blur_first_rows<2>(c, sums + at, values + at, row, factor + at, shared, shared_row); break;
+    case 3: blur_first_rows<3>(c, sums + at, values + at, row, factor + at, shared, shared_row); break;
+    default: break;
+  }
+}
+
+void blur_scalar(const ss::BlurChain& c, float* values) {
+  float before = 0.0f, here = values[c.stream[c.begin]];
+  for (size_t t = c.begin; t < c.end; ++t) {
+    const uint32_t at = c.stream[t];
+    const float after = t + 1 < c.end ? values[c.stream[t + 1]] : 0.0f;
+    values[at == c.zero_row ? c.sink_row : at] = here + 0.5f * (before + after);
+    before = here;
+    here = after;
+  }
+}
+
+// row <- row * matrix, for the full-matrix compatibility: done on lattice rows, because it commutes with the filter.
+void mix(float* rows, size_t begin, size_t end, int lanes_used, int row, const float* matrix, float* scratch) {
+  for (size_t p = begin; p < end; ++p) {
+    float* r = rows + p * row;
+    for (int at = 0; at < row; at += W) {
+      VF sum{};
+      for (int l = 0; l < lanes_used; ++l) sum += r[l] * load(matrix + static_cast<size_t>(l) * row + at);
+      store(scratch + at, sum);
+    }
+    std::memcpy(r, scratch, static_cast<size_t>(row) * sizeof(float));
+  }
+}
+
+}  // namespace

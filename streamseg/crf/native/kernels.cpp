@@ -1,0 +1,21 @@
+// Compiled once per instruction set, with its own flags, SS_WIDTH and SS_TABLE.
+#include "kernels.h"
+
+#include "blur.h"
+#include "embed.h"
+#include "finish.h"
+#include "pass.h"
+#include "rows.h"
+
+#define SS_TEXT_(x) #x
+#define SS_TEXT(x) SS_TEXT_(x)
+
+namespace ss {
+
+const Kernels* SS_TABLE() {
+  static const Kernels table = {SS_TEXT(SS_NAME), W,           embed, pass,       finish,  blur_first, blur,
+                                blur_scalar,      mix, rows_from_planes, planes_from_rows};
+  return &table;
+}
+
+}  // namespace ss

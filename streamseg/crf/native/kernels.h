@@ -1,0 +1,105 @@
+// The inner loops, as plain functions over plain memory, in one table per instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace ss {
+
+constexpr int kPad = 16;        // lanes that per-pixel arrays are padded to, whatever the instruction set
+constexpr int kMaxDims = 15;    // features of one pairwise term: 4 bits for a rank
+constexpr int kMaxParts = 32;   // pieces a picture is cut into
+constexpr uint32_t kNone = 0xffffffffu;
+
+// How feature vectors become packed lattice coordinates (Adams et al. 2010, section 3).
+struct EmbedPlan {
+  int dims;
+  float scale[kMaxDims];        // of the k-th feature, with the blur's own width folded in
+  int32_t low[kMaxDims];        // smallest coordinate that can occur
+  uint64_t unit[kMaxDims];      // what one step of coordinate i adds to a key
+  int rank_bits;                // of one rank in the permutation code
+};
+
+// One term as the pass over pixels sees it. Rows are `row` floats long.
+struct PassTerm {
+  int nv;                       // vertices of a simplex: dims + 1
+  float* values;                // blurred rows, read (slice)
+  float* sums;                  // rows to add to (splat), all zero outside the pass
+  const float* weights;         // main term: in group order; others: in pixel order; nv per pixel
+  const uint32_t* vertices;     // main term: per simplex; others: per pixel; nv each
+  const float* gain_out;        // per pixel, or null: multiplies what is sliced
+  const float* gain_in;         // per pixel, or null: multiplies what is splatted
+};
+
+struct Groups {                 // pixels that share a simplex of the main term, band by band
+  const uint32_t* simplex;      // per group
+  const uint32_t* first;        // per group: its first place in `pixel`, one more at the end
+  const uint32_t* pixel;
+};
+
+struct Pass {
+  int lanes_used, row;          // classes, and floats of a row
+  int terms;
+  const PassTerm* term;         // the first is the main one
+  const Groups* groups;
+  float* unary;                 // rows, log p up to a constant; on the last pass overwritten with the result
+  bool slice, splat;            // the first pass does not slice, the last does not splat
+  bool plain;                   // rows hold plain values: no soft-max
+  // Points below `shared_below` belong to an earlier part: this part adds to a copy `shared_shift` rows further.
+  const uint32_t* shared_below;  // one per term
+  const uint32_t* shared_shift;
+  uint32_t group_begin, group_end;
+  float* scratch;               // one row
+};
+
+// What the last step at another resolution reads: coordinates of its own pixels in a lattice that is there already.
+struct FinishTerm {
+  int nv;
+  const float* values;          // blurred rows
+  const float* norm_values;     // blurred ones, per point
+  const uint32_t* vertices;     // (pixels, nv), the zero row where the lattice has no such point
+  const float* weights;         // (pixels, nv) barycentric
+  int normalisation;
+  float norm_factor;            // of the filter
+};
+
+struct Finish {
+  int terms, row;
+  const FinishTerm* term;
+  float* unary;                 // rows, overwritten with the result
+  size_t begin, end;            // pixels
+};
+
+struct BlurChain {
+  const uint32_t* stream;       // points of a chain in order; chains end with `zero_row`
+  size_t begin, end;
+  uint32_t zero_row;            // reads as zeros
+  uint32_t sink_row;            // takes what nobody wants; each part has its own
+};
+
+struct Kernels {
+  const char* name;
+  int width;
+  // bary: (count, dims + 1); count is a multiple of kPad.
+  void (*embed)(const EmbedPlan&, const float* const* features, size_t begin, size_t count, float* bary,
+                uint64_t* key, uint64_t* ranks);
+  void (*pass)(const Pass&);
+  void (*finish)(const Finish&);
+  // First axis: from sums (which it clears) to values, times one factor per class.
+  void (*blur_first)(const BlurChain&, float* sums, float* values, int row, const float* factor,
+                     const uint32_t* shared, const uint32_t* shared_row);
+  void (*blur)(const BlurChain&, float* values, int row);
+  void (*blur_scalar)(const BlurChain&, float* values);
+  // rows *= matrix (lanes x row), in place
+  void (*mix)(float* rows, size_t begin, size_t end, int lanes_used, int row, const float* matrix, float* scratch);
+  bool (*rows_from_planes)(const float* planes, size_t plane, int lanes, size_t begin, size_t end, float* rows,
+                           int row, float pad);
+  void (*planes_from_rows)(const float* rows, int row, int lanes, size_t plane, size_t begin, size_t end,
+                           float* probabilities, float* logs, uint8_t* labels);
+};
+
+const Kernels* kernels_portable();
+const Kernels* kernels_avx2();
+const Kernels* kernels_avx512();
+
+}  // namespace ss

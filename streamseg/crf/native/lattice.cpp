@@ -1,0 +1,216 @@
+#include "lattice.h"
+
+#include <cmath>
+
+#include "streamseg_crf.h"
+
+namespace ss {
+
+void Table::clear(int at_least_bits) {
+  if (at_least_bits > bits) bits = at_least_bits;
+  const size_t count = size_t{1} << bits;
+  std::memset(static_cast<void*>(entries.need(count)), 0xff, count * sizeof(Entry));
+  used = 0;
+}
+
+uint32_t Table::find_or_add(uint64_t key, uint32_t extra, uint32_t fresh) {
+  if (used >= (size_t{1} << bits) / 2) {
+    Buffer<Entry> old;
+    const size_t count = size_t{1} << bits;
+    std::memcpy(static_cast<void*>(old.need(count)), entries.data(), count * sizeof(Entry));
+    clear(bits + 1);
+    for (size_t i = 0; i < count; ++i)
+      if (old[i].id != kNone) find_or_add(old[i].key, old[i].extra, old[i].id);
+  }
+  const size_t mask = (size_t{1} << bits) - 1;
+  for (size_t at = slot(key, extra);; at = (at + 1) & mask) {
+    Entry& e = entries[at];
+    if (e.id == kNone) {
+      e = {key, extra, fresh};
+      ++used;
+      return fresh;
+    }
+    if (e.key == key && e.extra == extra) return e.id;
+  }
+}
+
+void Lattice::build(const Kernels& kernels, Team& team, const float* const* features, int dims, size_t count,
+                    const float* const* bounds, size_t bound_count) {
+  plan.dims = dims;
+  nv = dims + 1;
+  pixels = count;
+  padded = (count + kPad - 1) / kPad * kPad;
+  lay_out(bounds, bound_count);
+
+  bary.need(padded * nv);
+  key.need(padded);
+  ranks.need(padded);
+  const int parts = team.size() * 4;
+  const size_t share = (padded / kPad + parts - 1) / parts * kPad;
+  team.each(parts, [&](int part) {
+    const size_t begin = share * part;
+    if (begin >= padded) return;
+    const size_t some = begin + share < padded ? share : padded - begin;
+    kernels.embed(plan, features, begin, some, bary.data() + begin * nv, key.data() + begin, ranks.data() + begin);
+  });
+
+  link_simplices();
+  team.each(parts, [&](int part) {
+    link_rest(size_t{points} * part / parts, size_t{points} * (part + 1) / parts);
+  });
+  for (int axis = 0; axis < nv; ++axis) {
+    chain[axis].need(2 * size_t{points} + 2);
+    next_scratch[axis].need(points);
+    bits_scratch[axis].need((points + 63) / 64);
+  }
+  team.each(nv, [&](int axis) { string_up(axis); });
+}
+
+// Chooses offsets and units so that every coordinate that can occur has its own bits of the key; where 64 are too few,
+// random units make the key a linear fingerprint (two of a million points collide once in 10^7 pictures).
+void Lattice::lay_out(const float* const* bounds, size_t count) {
+  const int d = plan.dims;
+  double low[kMaxDims + 1] = {}, high[kMaxDims + 1] = {};
+  const double width = std::sqrt(2.0 / 3.0) * (d + 1);  // makes the blur's standard deviation 1
+  plan.rank_bits = d <= 7 ? 3 : 4;
+  for (int k = 0; k < d; ++k) {
+    plan.scale[k] = static_cast<float>(width / std::sqrt((k + 1.0) * (k + 2.0)));
+    float least = bounds[k][0], most = bounds[k][0];
+    for (size_t i = 1; i < count; ++i) {
+      least = bounds[k][i] < least ? bounds[k][i] : least;
+      most = bounds[k][i] > most ? bounds[k][i] : most;
+    }
+    // Feature k adds cf to coordinates 0..k and takes (k + 1) cf from coordinate k + 1.
+    const double a = double{least} * plan.scale[k], b = double{most} * plan.scale[k];
+    for (int i = 0; i <= k; ++i) low[i] += a, high[i] += b;
+    low[k + 1] -= (k + 1) * b;
+    high[k + 1] -= (k + 1) * a;
+  }
+  int bits = 0;
+  int shift[kMaxDims];
+  for (int i = 0; i < d; ++i) {
+    const double reach = std::fmax(std::fabs(low[i]), std::fabs(high[i]));
+    if (!(reach / (d + 1) < 2097152.0)) {
+      throw Refusal(SS_CRF_KEY, "lattice coordinates are too large: a feature spans " + std::to_string(reach) +
+                                    " lattice steps, at most " + std::to_string(2097152 * (d + 1)) +
+                                    " fit; raise the smallest sigma");
+    }
+    plan.low[i] = static_cast<int32_t>(std::floor(low[i])) - 4 * (d + 1);
+    const double range = high[i] - low[i] + 8.0 * (d + 1) + 2;
+    shift[i] = bits;
+    bits += static_cast<int>(std::ceil(std::log2(range)));
+  }
+  packed = bits <= 64;
+  uint64_t seed = 0x5851F42D4C957F2Dull;
+  for (int i = 0; i < d; ++i) {
+    seed += 0x9E3779B97F4A7C15ull;
+    uint64_t z = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    plan.unit[i] = packed ? uint64_t{1} << shift[i] : (z ^ (z >> 31)) | 1;
+  }
+  uint64_t ones = 0;
+  for (int i = 0; i < d; ++i) ones += plan.unit[i];
+  for (int i = 0; i < d; ++i) step[i] = ones - static_cast<uint64_t>(d + 1) * plan.unit[i];
+  step[d] = ones;
+}
+
+void Lattice::link_simplices() {
+  by_simplex.clear(14);
+  by_point.clear(14);
+  points = simplices = 0;
+  simplex.need(pixels);
+  constexpr size_t ahead = 12;
+  uint64_t last_key = 0, last_ranks = ~uint64_t{0};
+  uint32_t last = kNone;
+  for (size_t i = 0; i < pixels; ++i) {
+    if (i + ahead < pixels) {
+      uint64_t k;
+      uint32_t e;
+      simplex_key(key[i + ahead], ranks[i + ahead], &k, &e);
+      by_simplex.prefetch(k, e);
+    }
+    if (key[i] != last_key || ranks[i] != last_ranks) {
+      last_key = key[i];
+      last_ranks = ranks[i];
+      uint64_t k;
+      uint32_t e;
+      simplex_key(last_key, last_ranks, &k, &e);
+      last = by_simplex.find_or_add(k, e, simplices);
+      if (last == simplices) add_simplex(last_key, last_ranks);
+    }
+    simplex[i] = last;
+  }
+}
+
+// Vertex k of a simplex is the neighbour of vertex k - 1 along one axis: most of them are found by their links.
+uint32_t Lattice::add_simplex(uint64_t first_key, uint64_t order) {
+  const uint32_t id = simplices++;
+  vertices.grow(size_t{id} * nv, size_t{id + 1} * nv);
+  int axes[kMaxDims + 1];
+  axes_of(order, axes);
+  uint32_t* mine = vertices.data() + size_t{id} * nv;
+  mine[0] = point_at(first_key);
+  for (int k = 1; k < nv; ++k) {
+    const uint32_t before = mine[k - 1];
+    const size_t edge = size_t{before} * nv + axes[k - 1];
+    uint32_t next = link[edge];
+    if (next == kNone) {
+      next = point_at(point_key[before] + step[axes[k - 1]]);
+      link[edge] = next;
+    }
+    mine[k] = next;
+  }
+  link[size_t{mine[nv - 1]} * nv + axes[nv - 1]] = mine[0];
+  return id;
+}
+
+uint32_t Lattice::point_at(uint64_t at) {
+  const uint32_t id = by_point.find_or_add(at, 0, points);
+  if (id == points) {
+    point_key.grow(points, size_t{points} + 1)[points] = at;
+    uint32_t* links = link.grow(size_t{points} * nv, size_t{points + 1} * nv) + size_t{points} * nv;
+    for (int axis = 0; axis < nv; ++axis) links[axis] = kNone;
+    ++points;
+  }
+  return id;
+}
+
+// Neighbours that no simplex joins.
+void Lattice::link_rest(size_t begin, size_t end) {
+  constexpr size_t ahead = 6;
+  for (size_t p = begin; p < end; ++p) {
+    if (p + ahead < end) {
+      for (int axis = 0; axis < nv; ++axis)
+        if (link[(p + ahead) * nv + axis] == kNone) by_point.prefetch(point_key[p + ahead] + step[axis], 0);
+    }
+    for (int axis = 0; axis < nv; ++axis) {
+      uint32_t& to = link[p * nv + axis];
+      if (to == kNone) to = by_point.find(point_key[p] + step[axis], 0);
+    }
+  }
+}
+
+// Points along one axis as a stream of chains. A chain of one point blurs to itself: it is left out, except on the
+// first axis, which visits every point.
+void Lattice::string_up(int axis) {
+  uint32_t* next = next_scratch[axis].data();
+  uint64_t* has_previous = bits_scratch[axis].data();
+  std::memset(has_previous, 0, (size_t{points} + 63) / 64 * 8);
+  for (uint32_t p = 0; p < points; ++p) {
+    const uint32_t to = link[size_t{p} * nv + axis];
+    next[p] = to;
+    if (to != kNone) has_previous[to >> 6] |= uint64_t{1} << (to & 63);
+  }
+  uint32_t* out = chain[axis].data();
+  const uint32_t zero_row = points;
+  *out++ = zero_row;
+  for (uint32_t head = 0; head < points; ++head) {
+    if (has_previous[head >> 6] >> (head & 63) & 1) continue;
+    if (axis > 0 && next[head] == kNone) continue;
+    for (uint32_t p = head; p != kNone; p = next[p]) *out++ = p;
+    *out++ = zero_row;
+  }
+  chain_length[axis] = static_cast<size_t>(out - chain[axis].data());
+}
+
+}  // namespace ss

@@ -1,0 +1,211 @@
+#include "mean_field.h"
+
+#include <algorithm>
+
+namespace ss {
+namespace {
+
+struct Loop {
+  Workspace& space;
+  const ss_crf_job& job;
+  const Kernels& kernels;
+  Team& team;
+  std::vector<Part>& parts;
+  int main, row;
+
+  std::vector<PassTerm> passes;         // main term first
+  std::vector<const Term*> order;
+  Groups groups;
+
+  Loop(Workspace& space, const ss_crf_job& job, const Kernels& kernels, Team& team, std::vector<Part>& parts, int main,
+       int row)
+      : space(space), job(job), kernels(kernels), team(team), parts(parts), main(main), row(row) {
+    for (int i = 0; i < job.term_count; ++i) {
+      const int t = i == 0 ? main : (i <= main ? i - 1 : i);
+      order.push_back(space.terms[t].get());
+      passes.push_back(order.back()->as_pass(t == main));
+    }
+    const Term& first = *order[0];
+    groups = {first.group_simplex.data(), first.group_first.data(), first.group_pixel.data()};
+    space.scratch.need(size_t(row) * parts.size());
+  }
+
+  void pass(bool slice, bool splat, bool plain, float* unary) {
+    team.each(int(parts.size()), [&](int index) {
+      uint32_t below[64], shift[64];
+      for (size_t t = 0; t < order.size(); ++t) {
+        below[t] = order[t]->first_of_part[index];
+        shift[t] = order[t]->copy_of_part[index];
+      }
+      Pass p{};
+      p.lanes_used = job.classes;
+      p.row = row;
+      p.terms = int(passes.size());
+      p.term = passes.data();
+      p.groups = &groups;
+      p.unary = unary;
+      p.slice = slice;
+      p.splat = splat;
+      p.plain = plain;
+      p.shared_below = below;
+      p.shared_shift = shift;
+      p.scratch = space.scratch.data() + size_t(row) * index;
+      for (const Band& band : parts[index].bands) {
+        p.group_begin = band.group_begin;
+        p.group_end = band.group_end;
+        kernels.pass(p);
+      }
+    });
+  }
+
+  void blur() {
+    int axes = 0;
+    for (const Term* term : order) axes = std::max(axes, term->nv);
+    const int count = int(parts.size());
+    for (int axis = 0; axis < axes; ++axis) {
+      team.each(count, [&](int part) {
+        for (const Term* term : order) {
+          if (axis >= term->nv) continue;
+          const BlurChain chain = term->chain_of(axis, part);
+          if (chain.begin >= chain.end) continue;
+          auto* values = const_cast<float*>(term->values.data());
+          if (axis == 0) {
+            kernels.blur_first(chain, const_cast<float*>(term->sums.data()), values, row, term->factor.data(),
+                               term->shared.data(), term->copies.data());
+          } else {
+            kernels.blur(chain, values, row);
+          }
+        }
+      });
+    }
+    for (const Term* term : order) {
+      if (term->matrix.empty()) continue;
+      team.each(count, [&](int part) {
+        const size_t points = term->lattice.points;
+        kernels.mix(const_cast<float*>(term->values.data()), points * part / count, points * (part + 1) / count,
+                    job.classes, row, term->matrix.data(), space.scratch.data() + size_t(row) * part);
+      });
+    }
+  }
+};
+
+std::vector<Part> parts_of(size_t pixels, int count) {
+  std::vector<Part> parts(count);
+  for (int i = 0; i < count; ++i) {
+    parts[i].begin = pixels * i / count / kPad * kPad;
+    parts[i].end = i + 1 == count ? pixels : pixels * (i + 1) / count / kPad * kPad;
+  }
+  return parts;
+}
+
+// Means of probabilities over blocks of `step` x `step` lattice pixels, in place.
+void shrink(const Grid& from, const Grid& to, int row, float* rows) {
+  const int step = to.stride / from.stride;
+  for (int y = 0; y < to.height; ++y) {
+    for (int x = 0; x < to.width; ++x) {
+      float* out = rows + (size_t(y) * to.width + x) * row;
+      const int y1 = std::min((y + 1) * step, from.height), x1 = std::min((x + 1) * step, from.width);
+      const float share = 1.0f / float((y1 - y * step) * (x1 - x * step));
+      float sum[4096 / sizeof(float)];
+      for (int at = 0; at < row; at += 1024) {
+        const int some = std::min(row - at, 1024);
+        std::fill(sum, sum + some, 0.0f);
+        for (int v = y * step; v < y1; ++v)
+          for (int u = x * step; u < x1; ++u)
+            for (int c = 0; c < some; ++c) sum[c] += share * rows[(size_t(v) * from.width + u) * row + at + c];
+        std::copy(sum, sum + some, out + at);
+      }
+    }
+  }
+}
+
+void put_out(const ss_crf_job& job, const Kernels& kernels, Team& team, size_t pixels, int row, const float* rows) {
+  const int parts = 4 * team.size();
+  team.each(parts, [&](int part) {
+    kernels.planes_from_rows(rows, row, job.classes, pixels, pixels * part / parts, pixels * (part + 1) / parts,
+                             job.probabilities, job.log_probabilities, job.labels);
+  });
+}
+
+}  // namespace
+
+void run(Workspace& space, const ss_crf_job& job, const Kernels& kernels, ss_crf_stats* stats) {
+  Team team(job.threads);
+  const int width = kernels.width;
+  const int row = (job.classes + width - 1) / width * width;
+  const Grid grid(job.height, job.width, job.lattice_stride), out(job.height, job.width, job.out_stride);
+  const bool finishes = out.stride < grid.stride && job.iterations > 0;
+  const Grid& finest = finishes ? out : grid;
+
+  image_planes(job, grid, space.planes);
+  if (finishes) image_planes(job, finest, space.finest_planes);
+  float* finest_planes = finishes ? space.finest_planes.data() : space.planes.data();
+
+  std::vector<Part> parts = parts_of(grid.pixels, part_count(job.threads));
+  int main = 0, most = 0;
+  while (space.terms.size() < size_t(job.term_count)) space.terms.push_back(std::make_unique<Term>());
+  for (int t = 0; t < job.term_count; ++t) {
+    const ss_crf_term& term = job.terms[t];
+    const int dims = term.features ? term.dims : 2 + (term.sigma_channels ? job.channels : 0);
+    if (dims > most) most = dims, main = t;
+  }
+  for (int t = 0; t < job.term_count; ++t) {
+    Term& term = *space.terms[t];
+    term.prepare(job, job.terms[t], kernels, team, grid, space.planes.data(), finest, finest_planes, parts, t == main);
+    const float area = job.terms[t].normalisation == SS_CRF_NORM_NONE ? float(grid.stride * grid.stride) : 1.0f;
+    term.set_compat(job, job.terms[t], row, area);
+    term.make_rows(row, int(parts.size()));
+    if (stats && t < 8) {
+      stats->points[t] = int32_t(term.lattice.points);
+      stats->simplices[t] = int32_t(term.lattice.simplices);
+    }
+  }
+
+  float* unary = space.unary.need(grid.pixels * row);
+  bool source_ready = false;
+  Loop loop(space, job, kernels, team, parts, main, row);
+  // An error from here on would leave sums that are not zero: only memory that was taken above is used below, or the
+  // sums are declared dirty.
+  std::vector<size_t> clean;
+  for (int t = 0; t < job.term_count; ++t) {
+    clean.push_back(space.terms[t]->sums_zero);
+    space.terms[t]->sums_zero = 0;
+  }
+  if (job.flags & SS_CRF_FILTER) {
+    if (!kernels.rows_from_planes(job.logits, grid.pixels, job.classes, 0, grid.pixels, unary, row, 0.0f))
+      throw Refusal(SS_CRF_NAN, "values hold NaN");
+    loop.pass(false, true, true, unary);
+    loop.blur();
+    std::memset(unary, 0, sizeof(float) * grid.pixels * row);
+    loop.pass(true, false, true, unary);
+  } else {
+    unary_rows(job, kernels, team, grid, row, space.source, source_ready, unary);
+    if (job.iterations == 0) {
+      loop.pass(false, false, false, unary);
+    } else if (job.start) {
+      float* start = space.finest_unary.need(grid.pixels * row);
+      if (!kernels.rows_from_planes(job.start, grid.pixels, job.classes, 0, grid.pixels, start, row, 0.0f))
+        throw Refusal(SS_CRF_NAN, "start holds NaN");
+      loop.pass(false, true, true, start);
+    } else {
+      loop.pass(false, true, false, unary);
+    }
+    for (int i = 1; i <= job.iterations; ++i) {
+      loop.blur();
+      if (i < job.iterations || !finishes) loop.pass(true, i < job.iterations, false, unary);
+    }
+  }
+  for (int t = 0; t < job.term_count; ++t) space.terms[t]->sums_zero = clean[t];
+
+  if (finishes) {
+    float* rows = space.finest_unary.need(finest.pixels * row);
+    unary_rows(job, kernels, team, finest, row, space.source, source_ready, rows);
+    finish(space, job, kernels, team, finest, row);
+    unary = rows;
+  } else if (out.stride > grid.stride) {
+    shrink(grid, out, row, unary);
+  }
+  put_out(job, kernels, team, out.pixels, row, unary);
+}
+
+}  // namespace ss

@@ -1,0 +1,30 @@
+// Mean field (Krähenbühl & Koltun 2011, algorithm 1): filter, compatibility, soft-max, again.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "term.h"
+
+namespace ss {
+
+struct FinishScratch {            // of one part
+  Buffer<float> weights[8];
+  Buffer<uint32_t> vertices[8];
+  Buffer<uint64_t> key, ranks;
+};
+
+// What is kept between calls; belongs to one call at a time.
+struct Workspace {
+  std::vector<std::unique_ptr<Term>> terms;
+  Buffer<float> planes, finest_planes, unary, finest_unary, source, scratch;
+  std::vector<std::unique_ptr<FinishScratch>> finish;
+  std::vector<std::unique_ptr<Buffer<float>>> finest_features;
+};
+
+void run(Workspace&, const ss_crf_job&, const Kernels&, ss_crf_stats*);
+
+// The last iteration on a finer grid than the lattice's; see finish.cpp.
+void finish(Workspace&, const ss_crf_job&, const Kernels&, Team&, const Grid& finest, int row);
+
+}  // namespace ss

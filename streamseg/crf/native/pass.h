@@ -1,0 +1,202 @@
+// One pass over pixels: slice every term, soft-max, splat again for the next iteration.
+#pragma once
+
+#include "blur.h"
+#include "kernels.h"
+#include "simd.h"
+
+namespace {
+
+// Soft-max of one row without its maximum: log p is at most 0 and the largest is at least -log(classes), so the
+// exponentials neither overflow nor vanish unless messages are huge; then the slow way.
+template <int NV>
+inline Row<NV> soft_max(const Row<NV>& x) {
+  Row<NV> e;
+  VF sum{};
+  for (int i = 0; i < NV; ++i) {
+    e.v[i] = vexp(vmin(x.v[i], all(80.0f)));
+    sum += e.v[i];
+  }
+  float total = fold(sum)[0];
+  if (__builtin_expect(!(total > 1e-12f && total < 1e30f), 0)) {
+    VF most = x.v[0];
+    for (int i = 1; i < NV; ++i) most = vmax(most, x.v[i]);
+    most = fold_max(most);
+    sum = VF{};
+    for (int i = 0; i < NV; ++i) {
+      e.v[i] = vexp(x.v[i] - most);
+      sum += e.v[i];
+    }
+    total = fold(sum)[0];
+  }
+  const float scale = 1.0f / total;
+  for (int i = 0; i < NV; ++i) e.v[i] *= scale;
+  return e;
+}
+
+inline void soft_max_any(float* x, size_t stride) {
+  VF most = load(x), sum{};
+  for (size_t i = W; i < stride; i += W) most = vmax(most, load(x + i));
+  most = fold_max(most);
+  for (size_t i = 0; i < stride; i += W) {
+    const VF e = vexp(load(x + i) - most);
+    sum += e;
+    store(x + i, e);
+  }
+  const float scale = 1.0f / fold(sum)[0];
+  for (size_t i = 0; i < stride; i += W) store(x + i, load(x + i) * scale);
+}
+
+// NV: vectors of a row. MAIN: vertices of the main term. OTHER: vertices of the only other term, or 0 for any number.
+template <int NV, int MAIN, int OTHER, bool GAIN>
+void pass_fast(const ss::Pass& p) {
+  const ss::PassTerm& m = p.term[0];
+  constexpr size_t stride = NV * W;
+  const ss::Groups& g = *p.groups;
+  const uint32_t below = p.shared_below[0], shift = p.shared_shift[0];
+  size_t at = g.first[p.group_begin];
+  for (uint32_t group = p.group_begin; group < p.group_end; ++group) {
+    const uint32_t* vertex = m.vertices + size_t{g.simplex[group]} * MAIN;
+    const size_t end = g.first[group + 1];
+    if (group + 6 < p.group_end) {
+      const uint32_t* soon = m.vertices + size_t{g.simplex[group + 6]} * MAIN;
+      for (int k = 0; k < MAIN; ++k) {
+        for (int i = 0; i < NV * W * 4; i += 64) {
+          __builtin_prefetch(m.values + size_t{soon[k]} * stride + i / 4);
+          __builtin_prefetch(m.sums + size_t{soon[k]} * stride + i / 4, 1);
+        }
+      }
+    }
+    Row<NV> rows[MAIN], sums[MAIN];
+    for (int k = 0; k < MAIN; ++k) {
+      rows[k] = p.slice ? get<NV>(m.values + size_t{vertex[k]} * stride) : Row<NV>{};
+      sums[k] = Row<NV>{};
+    }
+    for (; at < end; ++at) {
+      const uint32_t pixel = g.pixel[at];
+      const float* w = m.weights + at * MAIN;
+      float* u = p.unary + pixel * stride;
+      Row<NV> x = get<NV>(u);
+      if (p.slice) {
+        Row<NV> message{};
+        for (int k = 0; k < MAIN; ++k)
+          for (int i = 0; i < NV; ++i) message.v[i] += w[k] * rows[k].v[i];
+        const float gain = GAIN && m.gain_out ? m.gain_out[pixel] : 1.0f;
+        for (int i = 0; i < NV; ++i) x.v[i] += GAIN ? message.v[i] * gain : message.v[i];
+        for (int t = 1; t < p.terms; ++t) {
+          const ss::PassTerm& o = p.term[t];
+          const int nv = OTHER ? OTHER : o.nv;
+          const uint32_t* from = o.vertices + size_t{pixel} * nv;
+          const float* ow = o.weights + size_t{pixel} * nv;
+          const float other_gain = GAIN && o.gain_out ? o.gain_out[pixel] : 1.0f;
+          for (int k = 0; k < nv; ++k) {
+            const Row<NV> r = get<NV>(o.values + size_t{from[k]} * stride);
+            for (int i = 0; i < NV; ++i) x.v[i] += (GAIN ? ow[k] * other_gain : ow[k]) * r.v[i];
+          }
+          if (OTHER) break;
+        }
+      }
+      const Row<NV> q = p.plain ? x : soft_max<NV>(x);
+      if (!p.splat) {
+        put<NV>(u, q);
+        continue;
+      }
+      const float gain = GAIN && m.gain_in ? m.gain_in[pixel] : 1.0f;
+      for (int k = 0; k < MAIN; ++k)
+        for (int i = 0; i < NV; ++i) sums[k].v[i] += (GAIN ? w[k] * gain : w[k]) * q.v[i];
+      for (int t = 1; t < p.terms; ++t) {
+        const ss::PassTerm& o = p.term[t];
+        const int nv = OTHER ? OTHER : o.nv;
+        const uint32_t* to = o.vertices + size_t{pixel} * nv;
+        const float* ow = o.weights + size_t{pixel} * nv;
+        const float other_gain = GAIN && o.gain_in ? o.gain_in[pixel] : 1.0f;
+        for (int k = 0; k < nv; ++k) {
+          float* s = o.sums + size_t{to[k] + (to[k] < p.shared_below[t] ? p.shared_shift[t] : 0u)} * stride;
+          Row<NV> r = get<NV>(s);
+          for (int i = 0; i < NV; ++i) r.v[i] += (GAIN ? ow[k] * other_gain : ow[k]) * q.v[i];
+          put<NV>(s, r);
+        }
+        if (OTHER) break;
+      }
+    }
+    if (!p.splat) continue;
+    for (int k = 0; k < MAIN; ++k) {
+      float* s = m.sums + size_t{vertex[k] + (vertex[k] < below ? shift : 0u)} * stride;
+      Row<NV> r = get<NV>(s);
+      for (int i = 0; i < NV; ++i) r.v[i] += sums[k].v[i];
+      put<NV>(s, r);
+    }
+  }
+}
+
+// Any number of classes, terms and dimensions: rows stay in memory.
+void pass_any(const ss::Pass& p) {
+  const size_t stride = p.row;
+  const ss::Groups& g = *p.groups;
+  float* x = p.scratch;
+  for (uint32_t group = p.group_begin; group < p.group_end; ++group) {
+    for (size_t at = g.first[group]; at < g.first[group + 1]; ++at) {
+      const uint32_t pixel = g.pixel[at];
+      float* u = p.unary + pixel * stride;
+      std::memcpy(x, u, stride * sizeof(float));
+      for (int t = 0; t < p.terms && p.slice; ++t) {
+        const ss::PassTerm& o = p.term[t];
+        const uint32_t* from = o.vertices + (t ? size_t{pixel} : size_t{g.simplex[group]}) * o.nv;
+        const float* w = o.weights + (t ? size_t{pixel} : at) * o.nv;
+        const float gain = o.gain_out ? o.gain_out[pixel] : 1.0f;
+        for (int k = 0; k < o.nv; ++k) {
+          const float* r = o.values + size_t{from[k]} * stride;
+          const float by = w[k] * gain;
+          for (size_t i = 0; i < stride; i += W) store(x + i, load(x + i) + by * load(r + i));
+        }
+      }
+      if (!p.plain) soft_max_any(x, stride);
+      if (!p.splat) {
+        std::memcpy(u, x, stride * sizeof(float));
+        continue;
+      }
+      for (int t = 0; t < p.terms; ++t) {
+        const ss::PassTerm& o = p.term[t];
+        const uint32_t* to = o.vertices + (t ? size_t{pixel} : size_t{g.simplex[group]}) * o.nv;
+        const float* w = o.weights + (t ? size_t{pixel} : at) * o.nv;
+        const float gain = o.gain_in ? o.gain_in[pixel] : 1.0f;
+        for (int k = 0; k < o.nv; ++k) {
+          float* s = o.sums + size_t{to[k] + (to[k] < p.shared_below[t] ? p.shared_shift[t] : 0u)} * stride;
+          const float by = w[k] * gain;
+          for (size_t i = 0; i < stride; i += W) store(s + i, load(s + i) + by * load(x + i));
+        }
+      }
+    }
+  }
+}
+
+template <int NV>
+bool pass_of(const ss::Pass& p, bool gain) {
+  const int main = p.term[0].nv;
+  const bool smooth = p.terms == 2 && p.term[1].nv == 3;
+  if (gain) {
+    if (main == 6) return pass_fast<NV, 6, 0, true>(p), true;
+    if (main == 3) return pass_fast<NV, 3, 0, true>(p), true;
+    return false;
+  }
+  if (main == 6 && smooth) return pass_fast<NV, 6, 3, false>(p), true;
+  if (main == 6) return pass_fast<NV, 6, 0, false>(p), true;
+  if (main == 4) return pass_fast<NV, 4, 0, false>(p), true;
+  if (main == 3) return pass_fast<NV, 3, 0, false>(p), true;
+  return false;
+}
+
+void pass(const ss::Pass& p) {
+  bool gain = false;
+  for (int t = 0; t < p.terms; ++t) gain = gain || p.term[t].gain_in || p.term[t].gain_out;
+  bool done = false;
+  switch (p.row / W) {
+    case 1: done = pass_of<1>(p, gain); break;
+    case 2: done = pass_of<2>(p, gain); break;
+    case 3: done = pass_of<3>(p, gain); break;
+    default: break;
+  }
+  if (!done) pass_any(p);
+}
+
+}  // namespace

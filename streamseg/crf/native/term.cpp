@@ -1,0 +1,271 @@
+#include "term.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace ss {
+namespace {
+
+void append(std::vector<unsigned char>& to, const void* data, size_t bytes) {
+  const auto* p = static_cast<const unsigned char*>(data);
+  to.insert(to.end(), p, p + bytes);
+}
+
+template <class T>
+void append(std::vector<unsigned char>& to, const T& value) {
+  append(to, &value, sizeof value);
+}
+
+}  // namespace
+
+void Term::prepare(const ss_crf_job& job, const ss_crf_term& term, const Kernels& kernels, Team& team, const Grid& grid,
+                   const float* planes, const Grid& finest, const float* finest_planes, std::vector<Part>& parts,
+                   bool main) {
+  const bool looks = term.features || term.sigma_channels;
+  const bool keep = !looks || (job.flags & SS_CRF_KEEP_LATTICE);
+  std::vector<unsigned char> made_from;
+  if (keep) {
+    const size_t part_total = parts.size();
+    for (int v : {grid.stride, job.height, job.width, term.normalisation, int(part_total), int(main), kernels.width,
+                  finest.stride, term.features ? term.dims : 0, term.sigma_channels ? job.channels : 0})
+      append(made_from, v);
+    append(made_from, term.sigma_x);
+    append(made_from, term.sigma_y);
+    if (term.features) append(made_from, term.features, sizeof(float) * term.dims * grid.pixels);
+    if (!term.features && term.sigma_channels) {
+      append(made_from, term.sigma_channels, sizeof(float) * job.channels);
+      append(made_from, planes, sizeof(float) * job.channels * grid.padded);
+      append(made_from, finest_planes, sizeof(float) * job.channels * finest.padded);
+    }
+    if (made_from == cached) {
+      if (main) parts = parts_kept;
+      return;
+    }
+  }
+  cached.clear();
+  normalisation = term.normalisation;
+  Buffer<float>& limits = finest_features;
+  int dims = 0;
+  const bool coarser = finest.stride != grid.stride;
+  if (coarser) dims = term_features(job, term, finest, finest_planes, limits);
+  dims = term_features(job, term, grid, planes, features);
+  const float* list[kMaxDims];
+  const float* bounds[kMaxDims];
+  for (int k = 0; k < dims; ++k) {
+    list[k] = features.data() + k * grid.padded;
+    bounds[k] = coarser ? limits.data() + k * finest.padded : list[k];
+  }
+  lattice.build(kernels, team, list, dims, grid.pixels, bounds, coarser ? finest.pixels : grid.pixels);
+  nv = lattice.nv;
+  alpha = 1.0f / (1.0f + std::pow(2.0f, -float(dims)));
+  cut(parts);
+  make_norm(kernels, team, int(parts.size()));
+  if (main) {
+    group(team, parts);
+    parts_kept = parts;
+  } else {
+    spread(team, int(parts.size()));
+  }
+  cached.swap(made_from);
+}
+
+// Each part gets about the same share of every axis' chains; the first row a part meets decides which points it shares.
+void Term::cut(const std::vector<Part>& parts) {
+  const int count = int(parts.size());
+  first_of_part.assign(count, 0);
+  copy_of_part.assign(count, 0);
+  copies.clear();
+  uint32_t most_simplex = 0, most_point = 0, simplices_seen = 0;
+  uint32_t rows = lattice.points + 1 + uint32_t(count);
+  for (int part = 1; part < count; ++part) {
+    for (size_t i = parts[part - 1].begin; i < parts[part - 1].end; ++i)
+      most_simplex = std::max(most_simplex, lattice.simplex[i] + 1);
+    const uint32_t* v = lattice.vertices.data();
+    for (size_t i = size_t(simplices_seen) * nv; i < size_t(most_simplex) * nv; ++i)
+      most_point = std::max(most_point, v[i] + 1);
+    simplices_seen = most_simplex;
+    first_of_part[part] = most_point;
+    copy_of_part[part] = rows;
+    copies.push_back(most_point);
+    copies.push_back(rows);
+    rows += most_point;
+  }
+  copies.push_back(kNone);
+  row_total = rows;
+
+  // A point is shared where a simplex of a later part touches it.
+  shared.assign(lattice.points / 32 + 1, 0);
+  for (int part = 1; part < count; ++part) {
+    const uint32_t below = first_of_part[part];
+    uint32_t last = kNone;
+    for (size_t i = parts[part].begin; i < parts[part].end; ++i) {
+      const uint32_t s = lattice.simplex[i];
+      if (s == last) continue;
+      last = s;
+      for (int k = 0; k < nv; ++k) {
+        const uint32_t v = lattice.vertices[size_t(s) * nv + k];
+        if (v < below) shared[v >> 5] |= 1u << (v & 31);
+      }
+    }
+  }
+
+  cuts.assign(nv, {});
+  for (int axis = 0; axis < nv; ++axis) {
+    const uint32_t* stream = lattice.chain[axis].data();
+    const size_t length = lattice.chain_length[axis];
+    for (int part = 0; part < count; ++part) {
+      size_t at = length * part / count;
+      while (at < length && stream[at] != zero_row()) ++at;
+      cuts[axis].push_back(part ? at : 0);
+    }
+    cuts[axis].push_back(length);
+  }
+}
+
+void Term::make_norm(const Kernels& kernels, Team& team, int parts) {
+  float* ones = norm_values.need(row_total);
+  std::memset(ones, 0, sizeof(float) * row_total);
+  for (size_t i = 0; i < lattice.pixels; ++i) {
+    const uint32_t* v = lattice.vertices.data() + size_t(lattice.simplex[i]) * nv;
+    const float* b = lattice.bary.data() + i * nv;
+    for (int k = 0; k < nv; ++k) ones[v[k]] += b[k];
+  }
+  for (int axis = 0; axis < nv; ++axis) {
+    team.each(parts, [&](int part) {
+      const BlurChain chain = chain_of(axis, part);
+      if (chain.begin < chain.end) kernels.blur_scalar(chain, ones);
+    });
+  }
+  norm.need(lattice.pixels);
+  const size_t share = lattice.pixels / parts + 1;
+  team.each(parts, [&](int part) {
+    const size_t end = std::min(share * (part + 1), lattice.pixels);
+    for (size_t i = share * part; i < end; ++i) {
+      const uint32_t* v = lattice.vertices.data() + size_t(lattice.simplex[i]) * nv;
+      const float* b = lattice.bary.data() + i * nv;
+      float sum = 0.0f;
+      for (int k = 0; k < nv; ++k) sum += b[k] * ones[v[k]];
+      sum *= alpha;
+      norm[i] = normalisation == SS_CRF_NORM_NONE        ? 1.0f
+                : normalisation == SS_CRF_NORM_SYMMETRIC ? 1.0f / std::sqrt(sum + 1e-20f)
+                                                         : 1.0f / (sum + 1e-20f);
+    }
+  });
+}
+
+// Brings pixels of one simplex together within bands that fit the second-level cache.
+void Term::group(Team& team, std::vector<Part>& parts) {
+  constexpr size_t band_pixels = 8192;
+  const int count = int(parts.size());
+  const size_t n = lattice.pixels;
+  group_simplex.need(n + count);
+  group_first.need(n + count + 1);
+  group_pixel.need(n);
+  local.need(size_t(lattice.simplices) * count);
+  weights.need(n * nv);
+  for (Part& part : parts) {
+    part.bands.clear();
+    const size_t bands = (part.end - part.begin + band_pixels - 1) / band_pixels;
+    for (size_t b = 0; b < bands; ++b)
+      part.bands.push_back({part.begin + (part.end - part.begin) * b / bands,
+                            part.begin + (part.end - part.begin) * (b + 1) / bands, 0, 0});
+  }
+  const bool fold_norm = normalisation == SS_CRF_NORM_SYMMETRIC;
+  team.each(count, [&](int index) {
+    Part& part = parts[index];
+    uint32_t* mine = local.data() + size_t(index) * lattice.simplices;
+    std::memset(mine, 0, sizeof(uint32_t) * lattice.simplices);
+    uint32_t next = uint32_t(part.begin) + uint32_t(index);
+    for (Band& band : part.bands) {
+      const uint32_t start = band.group_begin = next;
+      for (size_t i = band.pixel_begin; i < band.pixel_end; ++i) {
+        const uint32_t s = lattice.simplex[i];
+        uint32_t g = mine[s];
+        if (g < start || g >= next || group_simplex[g] != s) {
+          mine[s] = g = next++;
+          group_simplex[g] = s;
+          group_first[g] = 0;
+        }
+        ++group_first[g];
+      }
+      band.group_end = next;
+      uint32_t at = uint32_t(band.pixel_begin);
+      for (uint32_t g = start; g < next; ++g) {
+        const uint32_t size = group_first[g];
+        group_first[g] = at;
+        at += size;
+      }
+      for (size_t i = band.pixel_begin; i < band.pixel_end; ++i) {
+        const uint32_t place = group_first[mine[lattice.simplex[i]]]++;
+        group_pixel[place] = uint32_t(i);
+        const float by = fold_norm ? norm[i] : 1.0f;
+        for (int k = 0; k < nv; ++k) weights[size_t(place) * nv + k] = lattice.bary[i * nv + k] * by;
+      }
+      // Each entry now is the end of its group: shift back to beginnings.
+      for (uint32_t g = next; g-- > start + 1;) group_first[g] = group_first[g - 1];
+      group_first[start] = uint32_t(band.pixel_begin);
+      group_first[next] = uint32_t(band.pixel_end);
+    }
+  });
+}
+
+void Term::spread(Team& team, int parts) {
+  const size_t n = lattice.pixels;
+  vertices.need(n * nv);
+  weights.need(n * nv);
+  const size_t share = n / parts + 1;
+  const bool fold_norm = normalisation == SS_CRF_NORM_SYMMETRIC;
+  team.each(parts, [&](int part) {
+    const size_t end = std::min(share * (part + 1), n);
+    for (size_t i = share * part; i < end; ++i) {
+      const float by = fold_norm ? norm[i] : 1.0f;
+      for (int k = 0; k < nv; ++k) {
+        vertices[i * nv + k] = lattice.vertices[size_t(lattice.simplex[i]) * nv + k];
+        weights[i * nv + k] = lattice.bary[i * nv + k] * by;
+      }
+    }
+  });
+}
+
+void Term::set_compat(const ss_crf_job& job, const ss_crf_term& term, int row, float extra) {
+  const int lanes = job.classes;
+  factor.assign(row, 0.0f);
+  matrix.clear();
+  for (int c = 0; c < lanes; ++c) {
+    const float by = term.compat_kind == SS_CRF_POTTS       ? term.compat[0]
+                     : term.compat_kind == SS_CRF_PER_CLASS ? term.compat[c]
+                                                            : 1.0f;
+    factor[c] = alpha * by * extra;
+  }
+  if (term.compat_kind != SS_CRF_MATRIX) return;
+  matrix.assign(size_t(lanes) * row, 0.0f);
+  for (int to = 0; to < lanes; ++to)
+    for (int from = 0; from < lanes; ++from) matrix[size_t(from) * row + to] = -term.compat[to * lanes + from];
+}
+
+void Term::make_rows(int row, int parts) {
+  const size_t floats = size_t(row_total) * row;
+  if (floats > sums.capacity()) sums_zero = 0;
+  sums.need(floats);
+  if (sums_zero < floats) {
+    std::memset(sums.data() + sums_zero, 0, sizeof(float) * (floats - sums_zero));
+    sums_zero = floats;
+  }
+  values.need(size_t(lattice.points + 1 + parts) * row);
+  std::memset(values.data() + size_t(zero_row()) * row, 0, sizeof(float) * row);
+}
+
+PassTerm Term::as_pass(bool main) const {
+  const bool gains = normalisation != SS_CRF_NORM_SYMMETRIC && normalisation != SS_CRF_NORM_NONE;
+  PassTerm p{};
+  p.nv = nv;
+  p.values = const_cast<float*>(values.data());
+  p.sums = const_cast<float*>(sums.data());
+  p.weights = weights.data();
+  p.vertices = main ? lattice.vertices.data() : vertices.data();
+  p.gain_out = gains && normalisation == SS_CRF_NORM_AFTER ? norm.data() : nullptr;
+  p.gain_in = gains && normalisation == SS_CRF_NORM_BEFORE ? norm.data() : nullptr;
+  return p;
+}
+
+}  // namespace ss

@@ -1,0 +1,73 @@
+// One pairwise term made ready for a grid: its lattice, its norm, its rows, and how it is cut into parts.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "grid.h"
+#include "lattice.h"
+
+namespace ss {
+
+struct Band {
+  size_t pixel_begin, pixel_end;
+  uint32_t group_begin, group_end;
+};
+
+struct Part {
+  size_t begin, end;              // pixels
+  std::vector<Band> bands;
+};
+
+// A picture is always cut the same way for 1 and 2 threads, so that both give the same sums in the same order.
+inline int part_count(int threads) { return threads <= 2 ? 2 : (threads < kMaxParts ? threads : kMaxParts); }
+
+struct Term {
+  Lattice lattice;
+  int nv = 0;
+  int normalisation = 0;
+  float alpha = 0;                // of the lattice filter: 1 / (1 + 2^-dims)
+  std::vector<unsigned char> cached;   // what the lattice was made from; empty: not to be used again
+  std::vector<Part> parts_kept;        // with the bands that belong to the cached groups
+
+  Buffer<float> features, finest_features;
+  Buffer<float> norm_values;      // blurred ones, per point
+  Buffer<float> norm;             // per pixel: what a value is multiplied with
+  std::vector<float> factor;      // per lane: alpha, compatibility, sign; rows are multiplied with it
+  std::vector<float> matrix;      // full-matrix compatibility, (lanes, row), or empty
+
+  // The main term works in groups of pixels with one simplex, other terms pixel by pixel.
+  Buffer<uint32_t> group_simplex, group_first, group_pixel, local;
+  Buffer<float> weights;
+  Buffer<uint32_t> vertices;
+
+  Buffer<float> values, sums;
+  size_t sums_zero = 0;           // floats at the start of `sums` known to be zero
+  uint32_t row_total = 0;         // points, the row of zeros, a sink per part, and the parts' copies
+  std::vector<uint32_t> first_of_part;  // points that parts before this one touched first
+  std::vector<uint32_t> copy_of_part;   // row at which the part's copies of those start
+  std::vector<uint32_t> copies;         // (first_of_part, copy_of_part) of parts after the first, then kNone
+  std::vector<uint32_t> shared;         // bit per point: some part has a copy
+  std::vector<std::vector<size_t>> cuts;  // per axis: where each part's share of the chains begins
+
+  uint32_t zero_row() const { return lattice.points; }
+  uint32_t sink_row(int part) const { return lattice.points + 1 + uint32_t(part); }
+
+  // Builds lattice, norm and weights; or finds them still there. `finest`: the grid whose features bound the keys.
+  void prepare(const ss_crf_job&, const ss_crf_term&, const Kernels&, Team&, const Grid&, const float* planes,
+               const Grid& finest, const float* finest_planes, std::vector<Part>& parts, bool main);
+  void set_compat(const ss_crf_job&, const ss_crf_term&, int row, float extra);
+  void make_rows(int row, int parts);
+  PassTerm as_pass(bool main) const;
+  BlurChain chain_of(int axis, int part) const {
+    return {lattice.chain[axis].data(), cuts[axis][part], cuts[axis][part + 1], zero_row(), sink_row(part)};
+  }
+
+ private:
+  void make_norm(const Kernels&, Team&, int parts);
+  void cut(const std::vector<Part>& parts);
+  void group(Team&, std::vector<Part>& parts);
+  void spread(Team&, int parts);
+};
+
+}  // namespace ss
