@@ -1,5 +1,8 @@
 # make run  [SOURCE=…]   set up, then run on the embedded clip (or on SOURCE) with a live table
 # make test              set up what the tests need, and run them all (no GPU)
+# make lint              layout, imports and types
+# make bench             every figure of docs/benchmarks.md again
+# make gpu               the tests that need a CUDA GPU
 
 PYTHON ?= python3
 SOURCE ?= demo:
@@ -17,7 +20,7 @@ help:
 	touch $@
 
 .venv/dev: .venv/base
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[dev,torch,pydensecrf]'
 	touch $@
 
@@ -31,6 +34,17 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: .venv/dev
+	$(BIN)/streamseg bench pipeline --source demo:
+	$(BIN)/streamseg bench pipeline --source demo: --precision int8
+	$(BIN)/streamseg bench pipeline --source demo: --realtime
+	$(BIN)/streamseg bench engine --source demo:
+	$(BIN)/streamseg bench transport
+	$(BIN)/streamseg bench crf
+
+gpu: .venv/dev
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 clean:
 	rm -rf .venv build dist
