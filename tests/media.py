@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -35,3 +36,59 @@ def draw_clip(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def write_video(
+    path: Path | str,
+    pictures: Sequence[npt.NDArray[np.uint8]],
+    *,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    time_base: Fraction = Fraction(1, 25),
+    pts: Sequence[int] | None = None,
+    rotation: float = 0,
+    mirrored: bool = False,
+    container_format: str | None = None,
+    options: dict[str, str] | None = None,
+    setup: Callable[[av.VideoStream], None] | None = None,
+    pace: Callable[[int], None] | None = None,
+) -> None:
+    """Encode RGB pictures of one size with the given time stamps; `pace` is called before each is written."""
+    height, width = pictures[0].shape[:2]
+    with av.open(str(path), "w", format=container_format) as container:
+        stream = container.add_stream(codec, rate=25, options=options or {})
+        stream.height, stream.width, stream.pix_fmt = height, width, pix_fmt
+        stream.time_base = stream.codec_context.time_base = time_base
+        if rotation or mirrored:
+            stream.set_display_rotation(rotation, hflip=mirrored)
+        if setup:
+            setup(stream)
+        for i, rgb in enumerate(pictures):
+            if pace:
+                pace(i)
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            frame.pts, frame.time_base = pts[i] if pts else i, time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def write_audio(path: Path, seconds: float = 0.5) -> None:
+    """A file with sound and no picture."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        for i in range(int(seconds * 44100 / 1024)):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 44100, i * 1024
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def corners(size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """A picture whose four quarters are red, green / blue, white: it tells every turn and mirror apart."""
+    h, w = size
+    rgb = np.zeros((h, w, 3), np.uint8)
+    rgb[: h // 2, : w // 2] = (220, 30, 30)
+    rgb[: h // 2, w // 2 :] = (30, 220, 30)
+    rgb[h // 2 :, : w // 2] = (30, 30, 220)
+    rgb[h // 2 :, w // 2 :] = (230, 230, 230)
+    return rgb
