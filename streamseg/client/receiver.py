@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Sequence
 
 import zmq
@@ -21,6 +22,13 @@ from streamseg.wire import (
 )
 
 MESSAGES_AT_ONCE = 256  # taken from the socket between two looks at the others
+SILENT_S = 5.0  # libzmq tries again at least every 2 s; after this long without a try, we connect anew
+
+_HANDSHAKE_FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+)
 
 
 class Receiver:
@@ -74,7 +82,7 @@ class Receiver:
         masks = context.socket(zmq.SUB)
         owned.callback(masks.close, linger=0)
         _configure(masks)
-        monitor = masks.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        monitor = masks.get_monitor_socket()
         owned.callback(monitor.close, linger=0)
         owned.callback(masks.disable_monitor)
         snapshots = context.socket(zmq.DEALER)
@@ -92,20 +100,37 @@ class Receiver:
         poller = zmq.Poller()
         for source in (masks, monitor, snapshots, wake_fd):
             poller.register(source, zmq.POLLIN)
+        heard_s = time.monotonic()
         while True:
-            ready = dict(poller.poll())
+            ready = dict(poller.poll(None if self.connected else int(SILENT_S * 250)))
             if wake_fd in ready:
                 return
             if monitor in ready:
-                event = recv_monitor_message(monitor)["event"]
-                self.connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-                if self.connected and self._ask_at is not None:
-                    with contextlib.suppress(zmq.Again):  # earlier requests still wait to be sent
-                        snapshots.send_multipart(self._request, zmq.DONTWAIT)
+                heard_s = time.monotonic()
+                self._follow(recv_monitor_message(monitor)["event"], snapshots)
+            elif not self.connected and time.monotonic() - heard_s > SILENT_S:
+                # libzmq gives a connection up for good when the other side broke the protocol or MAXMSGSIZE.
+                _reconnect(masks, self.endpoint)
+                heard_s = time.monotonic()
             if snapshots in ready:
                 self._merge_snapshot(snapshots.recv_multipart())
             if masks in ready:
                 self._drain(masks)
+
+    def _follow(self, event: int, snapshots: zmq.Socket[bytes]) -> None:
+        """Note what happened to the connection, and ask for a snapshot whenever there is a new one."""
+        if event in (zmq.EVENT_DISCONNECTED, *_HANDSHAKE_FAILED):
+            self.connected = False
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self.connected = True
+            if self._ask_at is None:
+                return
+            try:
+                snapshots.send_multipart(self._request, zmq.DONTWAIT)
+            except zmq.Again:  # given up by libzmq, too, or full of requests that were never sent
+                _reconnect(snapshots, self._ask_at)
+                with contextlib.suppress(zmq.Again):
+                    snapshots.send_multipart(self._request, zmq.DONTWAIT)
 
     def _drain(self, masks: zmq.Socket[bytes]) -> None:
         with contextlib.suppress(zmq.Again):
@@ -133,6 +158,12 @@ def _connect(sock: zmq.Socket[bytes], endpoint: str) -> None:
         sock.connect(endpoint)
     except zmq.ZMQError as error:
         raise UsageError(f"endpoint: must be tcp://HOST:PORT or ipc://PATH, is {endpoint!r}") from error
+
+
+def _reconnect(sock: zmq.Socket[bytes], endpoint: str) -> None:
+    with contextlib.suppress(zmq.ZMQError):  # it may be gone already
+        sock.disconnect(endpoint)
+    sock.connect(endpoint)
 
 
 def _configure(sock: zmq.Socket[bytes]) -> None:

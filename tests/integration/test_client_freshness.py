@@ -1,0 +1,97 @@
+"""A slow reader sees fresh masks; one that stands still harms nobody; memory stays flat at both ends.
+
+STREAMSEG_FRESHNESS_S=60 makes each of them the one-minute form.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from streamseg.client import subscribe
+from tests.integration.children import child
+
+SECONDS = float(os.environ.get("STREAMSEG_FRESHNESS_S", "8"))
+FLAT = 16 << 20  # bytes: a few masks of 2 MB more or less wait at a time
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 3 * SECONDS)]
+
+
+def assert_flat(rss: list[int]) -> None:
+    """The last third uses no more than the middle one (the first is start-up)."""
+    third = len(rss) // 3
+    assert third > 3
+    assert max(rss[2 * third :]) - max(rss[third : 2 * third]) < FLAT
+
+
+def overdue_ms(published: dict[str, Any], read: dict[str, Any]) -> float:
+    """How long, at worst, a newer mask had been published when an older one was handed out.
+
+    Compared with what the publisher had really sent by then, so that a publisher held up by a busy machine is
+    not counted against the reader.
+    """
+    sent: list[int] = published["put_unix_ns"]
+    worst = 0
+    for at, seq in read["read"]:
+        if seq + 1 < len(sent) and sent[seq + 1] < at:
+            worst = max(worst, at - sent[seq + 1])
+    return worst / 1e6
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+@pytest.mark.parametrize("size", [(100, 200), (1080, 1920)], ids=["20KB", "2MB"])
+def test_a_reader_of_200_ms_sees_masks_no_older_than_250(
+    size: tuple[int, int], transport: str, tmp_path: Any
+) -> None:
+    endpoint = "tcp://127.0.0.1:*" if transport == "tcp" else f"ipc://{tmp_path}/masks"
+    with (
+        child("publish_child", endpoint, 30, *size) as publisher,
+        child("read_child", publisher.says, 0.2) as reader,
+    ):
+        time.sleep(SECONDS)
+        read = reader.end()
+        published = publisher.end()
+    assert len(read["read"]) > SECONDS * 2.5
+    seqs = [seq for _, seq in read["read"]]
+    assert seqs == sorted(set(seqs))
+    assert overdue_ms(published, read) <= 250
+    assert read["stats"]["skipped"] > SECONDS * 10
+    assert_flat(read["rss"])
+    assert_flat(published["rss"])
+
+
+def test_a_stalled_reader_neither_slows_nor_grows_the_publisher_nor_the_others() -> None:
+    with (
+        child("publish_child", "tcp://127.0.0.1:*", 30, 1080, 1920) as publisher,
+        child("read_child", publisher.says, 0.0) as stalled,
+        subscribe(publisher.says, ["gate"], timeout_s=30) as masks,
+    ):
+        next(masks)
+        stalled.process.send_signal(signal.SIGSTOP)
+        stopped_ns = time.time_ns()
+        deadline = time.monotonic() + SECONDS
+        read = []
+        while time.monotonic() < deadline:
+            mask = next(masks)
+            read.append((time.time_ns(), mask.seq))
+        stalled.process.send_signal(signal.SIGCONT)
+        woken_ns = time.time_ns()
+        time.sleep(3)
+        late = stalled.end()
+        published = publisher.end()
+    assert len(read) > SECONDS * 15
+    assert overdue_ms(published, {"read": read}) <= 250
+    assert masks.stats.lost == 0
+    assert published["slowest_put_s"] < 1
+    assert_flat(published["rss"])
+    sent = published["put_unix_ns"]
+    asleep = [at for at, _ in late["read"] if stopped_ns + 5e8 < at < woken_ns]
+    assert not asleep
+    last_at, last_seq = late["read"][-1]
+    newest = bisect.bisect_right(sent, last_at) - 1
+    assert newest - last_seq < 15  # it is up to date again
