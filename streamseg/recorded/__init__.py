@@ -1,0 +1,25 @@
+"""Recorded files: exactly one mask for each frame, with a proof of it."""
+
+from streamseg.recorded.job import (
+    Event,
+    Failed,
+    Finished,
+    JobResult,
+    Progressed,
+    Started,
+    process_file,
+    process_files,
+)
+from streamseg.recorded.settings import ProcessConfig
+
+__all__ = [
+    "Event",
+    "Failed",
+    "Finished",
+    "JobResult",
+    "ProcessConfig",
+    "Progressed",
+    "Started",
+    "process_file",
+    "process_files",
+]

@@ -1,0 +1,154 @@
+"""The manifest: what went in, what came out, and what anybody needs to check it again."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import av
+import msgspec
+
+from streamseg.engine import Engine
+from streamseg.errors import OutputError
+from streamseg.recorded.settings import ProcessConfig
+from streamseg.recorded.timeline import PtsRun
+
+SCHEMA = 1
+SUFFIX = ".manifest.json"
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides every byte of the results: with an equal one, work can go on where it stopped."""
+
+    source_sha256: str
+    source_bytes: int
+    engine: str
+    weights_sha256: str
+    settings: dict[str, Any]
+    versions: dict[str, str]
+
+
+class Output(msgspec.Struct, frozen=True):
+    """One result, by its name in the folder of results."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The proof of one input. Holds no time of day and no machine, so equal work has equal manifests."""
+
+    schema: int
+    input: str
+    identity: Identity
+    settings_sha256: str
+    container: dict[str, Any]
+    label_set: str
+    classes: tuple[str, ...]
+    licence: str  # of the engine's weights, which goes with their results
+    size: tuple[int, int]  # of the masks
+    frames_decoded: int
+    masks: int
+    dropped: int
+    resized: int
+    mended_time_stamps: int
+    corrupt: int
+    damage: str | None
+    damaged_at_s: tuple[float, ...]
+    time_base: str
+    pts_sha256: str
+    pts_runs: list[PtsRun]
+    labels_sha256: str
+    outputs: dict[str, Output]
+
+    def encode(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Raises OutputError when the file cannot be read or is no manifest."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror})") from error
+    except msgspec.DecodeError as error:
+        raise OutputError(f"{path}: is not a manifest of streamseg: {error}") from error
+
+
+def identify(
+    source: Path | None, name: str, engine: Engine, weights_sha256: str, config: ProcessConfig
+) -> Identity:
+    """Who this job is. `source` is read whole for its hash; None (an address) is known by `name` alone."""
+    if source is None:
+        sha256, size = hashlib.sha256(name.encode()).hexdigest(), 0
+    else:
+        sha256, size = file_sha256(source), source.stat().st_size
+    return Identity(
+        source_sha256=sha256,
+        source_bytes=size,
+        engine=engine.info.id,
+        weights_sha256=weights_sha256,
+        settings=result_settings(config, engine),
+        versions=versions(),
+    )
+
+
+def result_settings(config: ProcessConfig, engine: Engine) -> dict[str, Any]:
+    """The settings that decide the results; how many threads computed them does not."""
+    settings: dict[str, Any] = msgspec.to_builtins(config)
+    del settings["engine"]
+    return {**settings, "input_size": list(engine.info.input_size)}
+
+
+def settings_digest(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(settings, order="sorted")).hexdigest()
+
+
+def labels_digest(digests: Iterable[bytes]) -> str:
+    """SHA-256 over the SHA-256 of each mask's labels, row by row, in order."""
+    total = hashlib.sha256()
+    for digest in digests:
+        total.update(digest)
+    return total.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of what computes and encodes the results."""
+    found = {"python": platform.python_version()}
+    for package in ("streamseg", "av", "numpy", "onnxruntime", "opencv-python-headless"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed as a package"
+    for library in ("libavcodec", "libavformat"):
+        found[library] = ".".join(str(n) for n in av.library_versions[library])
+    return found
+
+
+def differences(old: Identity, new: Identity) -> list[str]:
+    """What tells two jobs apart, in words: "settings.scale was 1.0, is 0.5"."""
+    found = []
+    if old.source_sha256 != new.source_sha256:
+        found.append("the input's content is another")
+    if old.engine != new.engine:
+        found.append(f"engine was {old.engine}, is {new.engine}")
+    elif old.weights_sha256 != new.weights_sha256:
+        found.append(f"engine {new.engine} has other weights")
+    for group in ("settings", "versions"):
+        before, now = getattr(old, group), getattr(new, group)
+        found += [
+            f"{group}.{key} was {before.get(key)}, is {now.get(key)}"
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key)
+        ]
+    return found
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,187 @@
+"""Parts: the finished work on a stretch of a file, committed atomically and read back when all are there.
+
+A part file is a run of records, each a kind, a length and its bytes; the last record is the SHA-256 of all
+before it. It is written under another name, synced, and renamed: a part that has its name is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from streamseg.errors import OutputError
+from streamseg.recorded.picking import Account
+from streamseg.recorded.tracks import Packet, TrackName
+
+_HEAD = struct.Struct("<BI")
+_PACKET = struct.Struct("<q?")
+_FRAME, _LABELS, _CONFIDENCE, _OVERLAY, _TAIL, _SUM = range(1, 7)
+_KIND: dict[TrackName, int] = {"labels": _LABELS, "confidence": _CONFIDENCE, "overlay": _OVERLAY}
+
+
+class FrameRecord(msgspec.Struct, frozen=True, array_like=True):
+    """What is kept of one mask besides its pictures."""
+
+    seq: int
+    pts: int | None  # the source's own
+    ticks: int  # in the result videos
+    resized: bool  # the frame had another size than the file's first
+    pixels: dict[int, int]  # by class
+    digest: bytes  # SHA-256 of the labels
+
+
+class Tail(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a part; with the last part of a file, the account of the whole file."""
+
+    frames: int
+    last: bool
+    decoded: int = 0
+    taken: int = 0
+    corrupt: int = 0
+    damage: str | None = None
+    damaged_at_s: tuple[float, ...] = ()
+
+
+class PartWriter:
+    """Writes one part, in the thread that made it; ends with commit() or discard()."""
+
+    def __init__(self, folder: Path, index: int) -> None:
+        self.path = part_path(folder, index)
+        self._temporary = self.path.with_suffix(".tmp")
+        self._sum = hashlib.sha256()
+        self._frames = 0
+        self._file = self._temporary.open("wb")
+
+    def frame(self, record: FrameRecord) -> None:
+        self._frames += 1
+        self._write(_FRAME, msgspec.msgpack.encode(record))
+
+    def packet(self, track: TrackName, packet: Packet) -> None:
+        self._write(_KIND[track], _PACKET.pack(packet.ticks, packet.intra) + packet.data)
+
+    def commit(self, account: Account | None) -> int:
+        """Make the part permanent → its number of frames. account: this is the file's last part."""
+        tail = Tail(frames=self._frames, last=False)
+        if account is not None:
+            tail = Tail(
+                frames=self._frames,
+                last=True,
+                decoded=account.decoded,
+                taken=account.taken,
+                corrupt=account.corrupt,
+                damage=account.line,
+                damaged_at_s=tuple(account.at_s),
+            )
+        self._write(_TAIL, msgspec.msgpack.encode(tail))
+        self._write(_SUM, self._sum.digest())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._temporary.rename(self.path)
+        sync_folder(self.path.parent)
+        return self._frames
+
+    def discard(self) -> None:
+        """Remove what was written, unless it was committed."""
+        if not self._file.closed:
+            with contextlib.suppress(OSError):  # closing writes what is buffered, and the disk may be full
+                self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+    def _write(self, kind: int, data: bytes) -> None:
+        head = _HEAD.pack(kind, len(data))
+        self._file.write(head)
+        self._file.write(data)
+        if kind != _SUM:
+            self._sum.update(head)
+            self._sum.update(data)
+
+
+def part_path(folder: Path, index: int) -> Path:
+    return folder / f"{index:06d}.part"
+
+
+def finished_parts(folder: Path) -> tuple[int, Tail | None]:
+    """How many parts from the first on are there and whole, and the last one's tail.
+
+    A damaged part and everything behind it is removed, to be made again.
+    """
+    count, tail = 0, None
+    while part_path(folder, count).exists():
+        try:
+            tail = read_tail(folder, count)
+        except OutputError:
+            break
+        count += 1
+    for path in [*folder.glob("*.part"), *folder.glob("*.tmp")]:
+        if path.suffix == ".tmp" or int(path.stem) >= count:
+            path.unlink(missing_ok=True)
+    return count, tail
+
+
+def read_tail(folder: Path, index: int) -> Tail:
+    """A part's tail, after its whole content has been checked; raises OutputError."""
+    tail = None
+    for kind, data in _records(part_path(folder, index)):
+        if kind == _TAIL:
+            tail = msgspec.msgpack.decode(data, type=Tail)
+    assert tail is not None, "a part with a right sum has a tail"
+    return tail
+
+
+def read_frames(folder: Path, count: int) -> Iterator[FrameRecord]:
+    """The frames of the first `count` parts, in order."""
+    decoder = msgspec.msgpack.Decoder(FrameRecord)
+    for kind, data in _all(folder, count):
+        if kind == _FRAME:
+            yield decoder.decode(data)
+
+
+def read_packets(folder: Path, count: int, track: TrackName) -> Iterator[Packet]:
+    """The packets of a track, in order."""
+    wanted = _KIND[track]
+    for kind, data in _all(folder, count):
+        if kind == wanted:
+            ticks, intra = _PACKET.unpack_from(data)
+            yield Packet(ticks, intra, data[_PACKET.size :])
+
+
+def _all(folder: Path, count: int) -> Iterator[tuple[int, bytes]]:
+    for index in range(count):
+        yield from _records(part_path(folder, index))
+
+
+def _records(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Every record; raises OutputError at the end when the sum is wrong, or where the file is cut off."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while True:
+            head = file.read(_HEAD.size)
+            if len(head) < _HEAD.size:
+                raise OutputError(f"{path}: is cut off")
+            kind, length = _HEAD.unpack(head)
+            data = file.read(length) if length <= os.fstat(file.fileno()).st_size else b""
+            if len(data) < length:
+                raise OutputError(f"{path}: is cut off")
+            if kind == _SUM:
+                if data != total.digest():
+                    raise OutputError(f"{path}: is damaged; remove it and run the same command again")
+                return
+            total.update(head)
+            total.update(data)
+            yield kind, data
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

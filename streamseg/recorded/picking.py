@@ -1,0 +1,111 @@
+"""Which decoded pictures are taken, and where the work is cut into parts. Decided from the source alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from streamseg.recorded.settings import ProcessConfig
+from streamseg.sources.reading import OpenSource, Picture, pictures
+
+LONGEST_PART = 4
+"""In part_frames: a part is cut here even where no intra frame has come."""
+
+MAX_PLACES = 1000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pick:
+    """A picture that gets a mask: the seq-th decoded of the file, in part `part`."""
+
+    picture: Picture
+    seq: int
+    part: int
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """What came of a source, what was lost, and where; complete when its pictures have ended."""
+
+    decoded: int = 0
+    taken: int = 0
+    corrupt: int = 0
+    line: str | None = None
+    at_s: list[float] = field(default_factory=list)  # times of the pictures after each loss, up to MAX_PLACES
+
+
+def picks(
+    source: OpenSource, config: ProcessConfig, account: Account, stop: threading.Event | None = None
+) -> Iterator[Pick]:
+    """Yield the pictures that `config` takes, each with its part; `account` is filled in on the way.
+
+    A part ends before the first intra frame after part_frames pictures, or after four times as many. Nothing
+    but the source and `config` decides, so a second run cuts at the same places.
+    """
+    _seek(source, config.start_s)
+    select = _Selection(source, config)
+    part = taken = 0
+    for picture in pictures(source, stop if stop is not None else threading.Event()):
+        seq, account.decoded = account.decoded, account.decoded + 1
+        time_s = time_of(picture, source, seq)
+        if source.corrupt > account.corrupt:
+            account.corrupt = source.corrupt
+            if len(account.at_s) < MAX_PLACES:
+                account.at_s.append(round(float(time_s), 3))
+        if config.end_s is not None and time_s >= config.end_s and picture.image.pts is not None:
+            return  # pictures come in order of their time stamps
+        if not select(seq, time_s):
+            continue
+        full = taken >= config.part_frames and picture.image.key_frame
+        if full or taken >= LONGEST_PART * config.part_frames:
+            part, taken = part + 1, 0
+        taken += 1
+        account.taken += 1
+        yield Pick(picture, seq, part)
+    account.corrupt, account.line = source.corrupt, source.damage
+
+
+def time_of(picture: Picture, source: OpenSource, seq: int) -> Fraction:
+    """Presentation time in seconds; by counting where the container has none."""
+    image = picture.image
+    if image.pts is None or image.time_base is None:
+        return seq / (source.fps or Fraction(25))
+    return image.pts * image.time_base
+
+
+def _seek(source: OpenSource, start_s: float) -> None:
+    """Go to the intra frame before start_s, so that what lies far before it is not decoded."""
+    if start_s <= 0:
+        return
+    begin = source.container.start_time or 0  # µs
+    source.pending.clear()
+    source.container.seek(max(begin, int(start_s * 1_000_000)), backward=True)
+
+
+class _Selection:
+    """start_s, every and max_fps: whether a picture is taken. Rates count from the first picture taken."""
+
+    def __init__(self, source: OpenSource, config: ProcessConfig) -> None:
+        self.config = config
+        self.eligible = 0  # pictures since start_s
+        self.spacing = None if config.max_fps is None else 1 / Fraction(config.max_fps)
+        self.next_s: Fraction | None = None
+        # Time stamps are rounded: half a tick, or a 30 fps video asked for at 30 loses every other frame.
+        self.slack = (source.video.time_base or Fraction(0)) / 2
+
+    def __call__(self, seq: int, time_s: Fraction) -> bool:
+        if time_s < self.config.start_s:
+            return False
+        self.eligible += 1
+        if (self.eligible - 1) % self.config.every:
+            return False
+        if self.spacing is not None:
+            if self.next_s is not None and time_s + self.slack < self.next_s:
+                return False
+            # On a grid from the first picture, so that rounding does not add up.
+            self.next_s = time_s if self.next_s is None else self.next_s
+            while self.next_s <= time_s + self.slack:
+                self.next_s += self.spacing
+        return True

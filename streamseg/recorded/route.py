@@ -1,0 +1,159 @@
+"""The route of a recorded frame: the same pure steps as live, as generators for a plain loop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import msgspec
+
+from streamseg.config import StreamConfig
+from streamseg.decode import FrameMaker
+from streamseg.engine import Engine
+from streamseg.fuse import labels_from_logits
+from streamseg.infer import infer
+from streamseg.recorded.picking import Account, picks
+from streamseg.recorded.settings import ProcessConfig
+from streamseg.sources import OpenSource, open_source
+from streamseg.types import Frame, Mask, Scores, Size
+
+
+@dataclass(frozen=True, slots=True)
+class PartEnd:
+    """All frames of a part have come; account with the last part only."""
+
+    index: int
+    account: Account | None = None
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found out about a file when it was opened."""
+
+    container: str
+    codec: str
+    pixel_format: str
+    track: int
+    size: Size  # of the first picture, upright
+    fps: Fraction | None
+    time_base: Fraction
+    frames_hint: int | None
+    duration_s: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmented:
+    """A frame and its mask."""
+
+    frame: Frame
+    mask: Mask
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """What a run over one file shares between its steps."""
+
+    path: str
+    name: str
+    config: ProcessConfig
+    engine: Engine
+    stop: threading.Event = field(default_factory=threading.Event)
+    skip_parts: int = 0
+    on_open: Callable[[Facts], None] = lambda facts: None
+    _facts: Facts | None = None  # set by the decoding thread before its first frame
+
+    @property
+    def facts(self) -> Facts:
+        """What the file is; only for who has got a frame of it."""
+        assert self._facts is not None, "a frame has come"
+        return self._facts
+
+    def frames(self) -> Iterator[Frame | PartEnd]:
+        """Decode; the first skip_parts parts are decoded as well, so that cuts and numbers stay the same."""
+        with open_source(StreamConfig(source=self.path), self.name, stop=self.stop) as source:
+            self._facts = facts_of(source)
+            self.on_open(self._facts)
+            maker = FrameMaker(source, self.name, 0)
+            account = Account()
+            part = 0
+            for pick in picks(source, self.config, account, self.stop):
+                if pick.part != part:
+                    if part >= self.skip_parts:
+                        yield PartEnd(part)
+                    part = pick.part
+                if pick.part < self.skip_parts:
+                    continue
+                maker.seq = pick.seq
+                yield maker.frame(pick.picture)
+            if not self.stop.is_set():
+                yield PartEnd(part, account)
+
+    def scores(self, frames: Iterator[Frame | PartEnd]) -> Iterator[Scores | PartEnd]:
+        """Run the engine over `batch` frames at once, cut where a part or a frame size ends.
+
+        How frames are grouped does not depend on timing: a network may round differently in another batch.
+        """
+        waiting: list[Frame] = []
+        for item in frames:
+            ends = isinstance(item, PartEnd) or bool(waiting and waiting[0].size != item.size)
+            if waiting and (ends or len(waiting) == self.config.batch):
+                yield from infer(self.engine, waiting)
+                waiting = []
+            if isinstance(item, PartEnd):
+                yield item
+            else:
+                waiting.append(item)
+
+    def masks(self, scores: Iterator[Scores | PartEnd]) -> Iterator[Segmented | PartEnd]:
+        """Scale the logits to the result's size and take the best class of each pixel."""
+        info = self.engine.info
+        for item in scores:
+            if isinstance(item, PartEnd):
+                yield item
+                continue
+            begun = time.monotonic_ns()
+            frame, size = item.frame, result_size(self.facts.size, self.config.scale)
+            labels, confidence = labels_from_logits(item.logits, size, self.config.confidence)
+            yield Segmented(
+                frame,
+                Mask(
+                    stream=frame.stream,
+                    epoch=frame.epoch,
+                    seq=frame.seq,
+                    n=frame.seq,
+                    revision=0,
+                    refined_seq=None,
+                    pts=frame.pts,
+                    time_base=frame.time_base,
+                    captured_unix_ns=frame.captured_unix_ns,
+                    clock=frame.clock,
+                    labels=labels,
+                    label_set=info.spec.label_set,
+                    engine=info.id,
+                    confidence=confidence,
+                    stage_us={**item.stage_us, "fuse": (time.monotonic_ns() - begun) // 1000},
+                ),
+            )
+
+
+def result_size(frame_size: Size, scale: float) -> Size:
+    """(height, width) of the masks of frames of this size."""
+    return max(1, round(frame_size[0] * scale)), max(1, round(frame_size[1] * scale))
+
+
+def facts_of(source: OpenSource) -> Facts:
+    video = source.video
+    assert video.time_base is not None, "an opened video has a time base"
+    return Facts(
+        container=source.container.format.name,
+        codec=source.codec,
+        pixel_format=video.codec_context.pix_fmt or "",
+        track=video.index,
+        size=source.size,
+        fps=source.fps,
+        time_base=video.time_base,
+        frames_hint=source.frames_hint,
+        duration_s=source.duration_s,
+    )

@@ -1,0 +1,139 @@
+"""The tracks of the result videos: how each is encoded, and how packets become a file.
+
+Every part is encoded by itself and begins with an intra frame, so a file is its parts' packets one after the
+other: the same bytes whether the work was interrupted or not. Without B-frames, decoding order is
+presentation order and no packet reaches over a part's border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import cv2
+import numpy as np
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from streamseg.types import U8, Size
+
+TrackName = Literal["labels", "confidence", "overlay"]
+
+# Slices carry checksums, so that a damaged label video says so. Two x264 threads, because their number
+# changes its bytes and the machine must not.
+_FFV1 = {"level": "3", "g": "1", "slices": "4", "slicecrc": "1", "coder": "range_def", "context": "0"}
+_H264 = {"preset": "veryfast", "crf": "21", "bf": "0", "threads": "2", "g": "250"}
+
+_SMPTE170M = 6  # BT.601's matrix, which cv2 converts with (ITU-T H.273)
+_LIMITED = 1
+
+MAX_GAP = 2**31 - 1
+"""Ticks between two frames that MP4 can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """A video track; times are ticks of time_base, a Fraction with numerator 1."""
+
+    name: TrackName
+    size: Size
+    time_base: Fraction
+    fps: Fraction
+
+    @property
+    def codec(self) -> str:
+        return "libx264" if self.name == "overlay" else "ffv1"
+
+    @property
+    def pixel_format(self) -> str:
+        return "yuv420p" if self.name == "overlay" else "gray"
+
+    def configure(self, context: VideoCodecContext) -> None:
+        context.height, context.width = self.size
+        context.time_base = self.time_base
+        context.framerate = self.fps
+        context.pix_fmt = self.pixel_format
+        if self.name == "overlay":
+            context.colorspace = _SMPTE170M
+            context.color_range = _LIMITED
+            context.options = dict(_H264)
+        else:
+            context.options = dict(_FFV1)
+            context.thread_count = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """An encoded picture. ticks is its presentation time."""
+
+    ticks: int
+    intra: bool
+    data: bytes
+
+
+class Encoder:
+    """Encodes one part of a track. Belongs to one thread; releases the GIL while it computes."""
+
+    def __init__(self, track: Track) -> None:
+        self.track = track
+        context = av.CodecContext.create(track.codec, "w")
+        assert isinstance(context, VideoCodecContext)
+        track.configure(context)
+        # MP4 keeps the parameter sets beside the pictures.
+        context.flags |= av.codec.context.Flags.global_header.value
+        self._context = context
+
+    def encode(self, picture: U8, ticks: int) -> list[Packet]:
+        """Encode grey (H, W) or RGB (H, W, 3); packets may come later than their picture."""
+        if picture.ndim == 3:
+            picture = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420), np.uint8)
+        frame = VideoFrame.from_ndarray(picture, format=self.track.pixel_format)
+        frame.pts, frame.time_base = ticks, self.track.time_base
+        return self._packets(frame)
+
+    def flush(self) -> list[Packet]:
+        """The packets that are still to come; nothing can be encoded afterwards."""
+        return self._packets(None)
+
+    def _packets(self, frame: VideoFrame | None) -> list[Packet]:
+        made = []
+        for packet in self._context.encode(frame):
+            assert packet.pts is not None, "encoders keep the time stamps they were given"
+            made.append(Packet(packet.pts, packet.is_keyframe, bytes(packet)))
+        return made
+
+
+def write_video(path: Path, track: Track, packets: Iterable[Packet]) -> int:
+    """Mux packets into an MP4 whose time stamps are exactly theirs → number of packets.
+
+    MP4, because it is the common container that keeps any time base of a source: Matroska rounds to ms as
+    FFmpeg writes it. Both timescales are set: FFmpeg would multiply a small one, and round the first time
+    stamp to the movie's.
+    """
+    scale = str(track.time_base.denominator)
+    options = {
+        "video_track_timescale": scale,
+        "movie_timescale": scale,
+        "fflags": "+bitexact",
+        "movflags": "+faststart",
+    }
+    count = 0
+    with av.open(str(path), "w", format="mp4", options=options) as container:
+        stream = container.add_stream(track.codec, rate=track.fps)
+        assert isinstance(stream, VideoStream)
+        track.configure(stream.codec_context)
+        stream.time_base = track.time_base
+        for one in packets:
+            packet: av.Packet[Any] = av.Packet(one.data)
+            packet.stream = stream
+            packet.pts = packet.dts = one.ticks
+            packet.time_base = track.time_base
+            packet.is_keyframe = one.intra
+            container.mux_one(packet)
+            count += 1
+    return count
