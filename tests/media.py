@@ -50,12 +50,13 @@ def write_video(
     mirrored: bool = False,
     container_format: str | None = None,
     options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
     setup: Callable[[av.VideoStream], None] | None = None,
     pace: Callable[[int], None] | None = None,
 ) -> None:
     """Encode RGB pictures of one size with the given time stamps; `pace` is called before each is written."""
     height, width = pictures[0].shape[:2]
-    with av.open(str(path), "w", format=container_format) as container:
+    with av.open(str(path), "w", format=container_format, options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
         stream.height, stream.width, stream.pix_fmt = height, width, pix_fmt
         stream.time_base = stream.codec_context.time_base = time_base

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -92,7 +92,7 @@ def _pending_then_read(source: OpenSource, stop: threading.Event) -> Iterator[Pi
 
 def read(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
     """Decode what comes next from the container; open_source takes the first picture with it."""
-    watch = _Watch(source)
+    watch = Watch(source)
     errors = 0
     packets = _packets(source)
     while not stop.is_set():
@@ -159,23 +159,23 @@ def _decoded(source: OpenSource, packet: av.Packet[Any] | None) -> Iterator[Pict
         yield Picture(image, took)
 
 
-class _Watch:
+class Watch:
     """Notices an endless source that sends bytes but no new picture, or one whose clock stands still."""
 
-    def __init__(self, source: OpenSource) -> None:
-        self.source = source
-        self.last_picture = self.last_change = time.monotonic()
+    def __init__(self, source: OpenSource, clock: Callable[[], float] = time.monotonic) -> None:
+        self.source, self.clock = source, clock
+        self.last_picture = self.last_change = clock()
         self.pts: int | None = None
 
     def seen(self, pts: int | None) -> None:
-        self.last_picture = time.monotonic()
+        self.last_picture = self.clock()
         if pts is None or pts != self.pts:
             self.pts, self.last_change = pts, self.last_picture
 
     def check(self) -> None:
         if not self.source.endless:
             return
-        now, limit = time.monotonic(), self.source.timeout_s
+        now, limit = self.clock(), self.source.timeout_s
         if now - self.last_picture > limit:
             raise SourceEnded(f"{self.source.url}: sent no picture for {limit:g} s")
         if now - self.last_change > limit:
