@@ -80,7 +80,7 @@ def engine_folders() -> list[Path]:
     """Where engines are looked for: $STREAMSEG_ENGINES, ./engines, the package's own, a checkout's."""
     package = Path(__file__).resolve().parents[1]
     named = [Path(p) for p in os.environ.get("STREAMSEG_ENGINES", "").split(os.pathsep) if p]
-    folders = [*named, Path("engines"), package / "_engines", package.parent / "engines"]
+    folders = [*named, Path("engines"), package / "engines", package.parent / "engines"]
     return [f for f in folders if f.is_dir()]
 
 
