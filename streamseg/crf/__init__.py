@@ -1,0 +1,36 @@
+"""The fully connected CRF, DeepLab's second half: arrays in, arrays out.
+
+Krähenbühl & Koltun, "Efficient inference in fully connected CRFs with Gaussian edge potentials", 2011, on
+the lattice of Adams, Baek & Davis, "Fast high-dimensional filtering using the permutohedral lattice", 2010.
+docs/design/0003-dense-crf.md tells how, and what was measured.
+"""
+
+from __future__ import annotations
+
+from streamseg.crf.exact import exact_mean_field
+from streamseg.crf.inference import gaussian_filter, mean_field, mean_field_batch, mean_field_outputs
+from streamseg.crf.job import Outputs
+from streamseg.crf.native import Workspace
+from streamseg.crf.native import available as native_available
+from streamseg.crf.native import missing_reason as native_missing_reason
+from streamseg.crf.params import QUALITIES, CrfParams, Normalisation, PairwiseTerm, Quality
+from streamseg.crf.presets import PRESETS, preset
+
+__all__ = [
+    "PRESETS",
+    "QUALITIES",
+    "CrfParams",
+    "Normalisation",
+    "Outputs",
+    "PairwiseTerm",
+    "Quality",
+    "Workspace",
+    "exact_mean_field",
+    "gaussian_filter",
+    "mean_field",
+    "mean_field_batch",
+    "mean_field_outputs",
+    "native_available",
+    "native_missing_reason",
+    "preset",
+]

@@ -1,0 +1,225 @@
+"""The compiled mean field (native/), through ctypes, which releases the GIL while it runs."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from types import TracebackType
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+
+from streamseg.crf.job import Job, Outputs
+from streamseg.crf.params import PairwiseTerm
+from streamseg.errors import CrfError
+from streamseg.library import load_library
+from streamseg.types import F32
+
+InstructionSet = Literal["auto", "portable", "avx2", "avx512"]
+_INSTRUCTION_SETS: tuple[InstructionSet, ...] = ("auto", "portable", "avx2", "avx512")
+_ABI = 1
+_KEEP_LATTICE, _ALIGN_CORNERS, _FILTER = 1, 2, 4
+_MOST_STATS = 8
+_MEMORY, _INTERNAL = 4, 5
+
+_pointer, _int, _float = ctypes.c_void_p, ctypes.c_int32, ctypes.c_float
+
+
+class _Term(ctypes.Structure):
+    _fields_ = (
+        ("features", _pointer),
+        ("dims", _int),
+        ("sigma_x", _float),
+        ("sigma_y", _float),
+        ("sigma_channels", _pointer),
+        ("compat", _pointer),
+        ("compat_kind", _int),
+        ("normalisation", _int),
+    )
+
+
+class _Job(ctypes.Structure):
+    _fields_ = (
+        ("classes", _int),
+        ("height", _int),
+        ("width", _int),
+        ("channels", _int),
+        ("logits_height", _int),
+        ("logits_width", _int),
+        ("logits", _pointer),
+        ("start", _pointer),
+        ("image", _pointer),
+        ("image_type", _int),
+        ("term_count", _int),
+        ("terms", _pointer),
+        ("iterations", _int),
+        ("lattice_stride", _int),
+        ("out_stride", _int),
+        ("threads", _int),
+        ("instruction_set", _int),
+        ("flags", _int),
+        ("probabilities", _pointer),
+        ("log_probabilities", _pointer),
+        ("labels", _pointer),
+    )
+
+
+class _Stats(ctypes.Structure):
+    _fields_ = (
+        ("points", _int * _MOST_STATS),
+        ("simplices", _int * _MOST_STATS),
+        ("instruction_set", _int),
+    )
+
+
+class LatticeStats(NamedTuple):
+    """What the last call built."""
+
+    points: tuple[int, ...]  # lattice points, per term
+    simplices: tuple[int, ...]  # simplices with a pixel in them, per term
+    instruction_set: InstructionSet
+
+
+def available() -> bool:
+    """Whether the compiled library is there."""
+    return not missing_reason()
+
+
+@functools.cache
+def missing_reason() -> str:
+    """Why the compiled library cannot be used; empty if it can."""
+    try:
+        _library()
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def best_instruction_set() -> InstructionSet:
+    """The fastest instruction set of this machine that the library has kernels for; needs the library."""
+    return _INSTRUCTION_SETS[int(_library().ss_crf_instruction_set())]
+
+
+class Workspace:
+    """Memory that calls of any size take turns in, and the lattices of kernels that see only positions.
+
+    Used by one thread at a time. Grows to what the largest call needed; `close` gives it back, and so does
+    dropping the last reference. A context manager.
+    """
+
+    def __init__(self) -> None:
+        self._library = _library()
+        self._handle: int | None = self._library.ss_crf_workspace_new()
+        if not self._handle:
+            raise MemoryError("no memory for a CRF workspace")
+        self.stats: LatticeStats | None = None
+
+    def run(self, job: Job, instruction_set: InstructionSet = "auto") -> Outputs:
+        """Run one job, whose arrays job.py has checked; raises CrfError, or MemoryError. Releases the GIL."""
+        if not self._handle:
+            raise CrfError("this CRF workspace is closed")
+        terms, alive = _terms_of(job)
+        outputs = job.empty_outputs()
+        height, width = job.size
+        image = job.image
+        call = _Job(
+            job.classes,
+            height,
+            width,
+            1 if image is None else image.shape[2],
+            *job.logits.shape[1:],
+            job.logits.ctypes.data,
+            None if job.start is None else job.start.ctypes.data,
+            None if image is None else image.ctypes.data,
+            0 if image is None else 1 if image.dtype == np.uint8 else 2,
+            len(job.terms),
+            ctypes.addressof(terms),
+            job.iterations,
+            job.lattice_stride,
+            job.out_stride,
+            job.threads,
+            _INSTRUCTION_SETS.index(instruction_set),
+            (_KEEP_LATTICE if job.keep_lattice else 0)
+            | (_ALIGN_CORNERS if job.align_corners else 0)
+            | (_FILTER if job.filter_only else 0),
+            *(None if array is None else array.ctypes.data for array in outputs),
+        )
+        stats = _Stats()
+        message = ctypes.create_string_buffer(512)
+        code = self._library.ss_crf_run(
+            self._handle, ctypes.byref(call), ctypes.byref(stats), message, len(message)
+        )
+        del alive  # kept what the structures point to until here
+        if code == _MEMORY:
+            raise MemoryError(f"CRF on {job.classes} classes, {height}x{width}: out of memory")
+        if code:
+            text = message.value.decode(errors="replace")
+            raise CrfError(f"internal error: {text}" if code == _INTERNAL else text)
+        count = min(len(job.terms), _MOST_STATS)
+        self.stats = LatticeStats(
+            tuple(stats.points[:count]),
+            tuple(stats.simplices[:count]),
+            _INSTRUCTION_SETS[stats.instruction_set],
+        )
+        return outputs
+
+    def close(self) -> None:
+        """Free the memory; closing twice is fine."""
+        if self._handle:
+            self._library.ss_crf_workspace_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self.close()
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    library = load_library("_crf")
+    if library.ss_crf_abi() != _ABI:
+        raise OSError(
+            f"_crf.so speaks ABI {library.ss_crf_abi()}, this streamseg speaks {_ABI}: build it again"
+        )
+    library.ss_crf_workspace_new.restype = _pointer
+    library.ss_crf_workspace_free.argtypes = (_pointer,)
+    library.ss_crf_workspace_free.restype = None
+    library.ss_crf_run.argtypes = (_pointer, _pointer, _pointer, ctypes.c_char_p, ctypes.c_size_t)
+    return library
+
+
+def _terms_of(job: Job) -> tuple[ctypes.Array[_Term], list[F32]]:
+    """The terms as C structures, and the arrays they point into."""
+    alive: list[F32] = []
+
+    def keep(array: F32 | None) -> int | None:
+        if array is None:
+            return None
+        alive.append(array)
+        return array.ctypes.data
+
+    def convert(term: PairwiseTerm) -> _Term:
+        compat = term.compatibility_array(job.classes)
+        channels = 0 if job.image is None else job.image.shape[2]
+        features = None if term.features is None else np.ascontiguousarray(term.features, np.float32)
+        sigma_x, sigma_y = term.sigma_x_y() if features is None else (0.0, 0.0)
+        return _Term(
+            keep(features),
+            0 if features is None else features.shape[0],
+            sigma_x,
+            sigma_y,
+            keep(term.channel_sigmas(channels)),
+            keep(compat),
+            compat.ndim,
+            int(term.normalisation),
+        )
+
+    return (_Term * len(job.terms))(*map(convert, job.terms)), alive
