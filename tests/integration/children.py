@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +37,22 @@ class Child:
         if self.process.poll() is None:
             self.process.kill()
         self.process.communicate()
+
+
+class HeldUp:
+    """A thread that notes when this process did not get to run: (unix ns, how many ns late), 20 ms and above."""
+
+    def __init__(self) -> None:
+        self.times: list[tuple[int, int]] = []
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            begun_ns = time.monotonic_ns()
+            time.sleep(0.005)
+            late_ns = time.monotonic_ns() - begun_ns - 5_000_000
+            if late_ns > 20_000_000:
+                self.times.append((time.time_ns(), late_ns))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from streamseg.client import Subscription, subscribe, subscribe_async
 from streamseg.config import PublishConfig
 from streamseg.errors import UsageError
 from streamseg.publish import Publisher
-from tests.integration.children import Child
+from tests.integration.children import ROOT, Child
 from tests.masks import STREET, make_mask, same
 
 WAIT_S = 20.0
@@ -226,18 +227,17 @@ def test_a_program_that_forgets_to_close_ends_all_the_same(publisher: Publisher)
         "print(next(masks).seq)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
     )
     assert (done.stdout, done.stderr) == ("3\n", "")
 
 
 def test_the_five_line_subscriber_in_examples_prints_masks() -> None:
-    from tests.integration.children import ROOT
-
     with Publisher(PublishConfig(endpoint="tcp://127.0.0.1:*"), [STREET]) as publisher:
         publisher.put(make_mask(3))
         command = [sys.executable, str(ROOT / "examples/subscribe.py"), publisher.endpoint]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        here = os.environ | {"PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=here) as process:
             assert process.stdout is not None
             line = process.stdout.readline()
             process.terminate()

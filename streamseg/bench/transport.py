@@ -1,0 +1,219 @@
+"""What it costs to pack masks and to send them: encodings on label maps, and the way to a subscriber."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import cv2
+import msgspec
+import numpy as np
+import zstandard
+
+from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
+from streamseg.config import PublishConfig
+from streamseg.demo import draw_scene
+from streamseg.errors import UsageError
+from streamseg.publish import Publisher
+from streamseg.types import U8, Mask, Size
+from streamseg.wire import Encoding, decode_array, encode_array
+from streamseg.wire.rle import decode_labels, encode_labels
+
+FULL_HD: Size = (1080, 1920)
+
+
+class EncodingRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to pack label maps of one size."""
+
+    encoding: str
+    ours: bool  # part of the protocol; the others are there to compare with
+    size: Size
+    encode: Spread
+    decode: Spread
+    bytes: int  # the mean
+    encode_ratio: float  # time against zstd's, as we use it
+    decode_ratio: float
+    bytes_ratio: float
+
+
+class LatencyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Masks over one transport, to a subscriber in another process."""
+
+    transport: str
+    encoding: str
+    size: Size
+    bytes: int
+    latency: Spread  # from just before sending to the labels in the reader's hands
+
+
+class TransportResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The tables of `streamseg bench transport`."""
+
+    labels: str
+    encodings: list[EncodingRow]
+    latencies: list[LatencyRow]
+    machine: Machine
+
+
+def bench_transport(
+    labels_folder: Path | None = None, *, maps: int = 17, repeats: int = 7, masks: int = 200, fps: float = 60
+) -> TransportResult:
+    """Measure on `maps` label maps of a folder of 8-bit pictures, or of the demo street when there is none.
+
+    The encodings are timed in turn, over and over, so that their ratios hold on a busy machine too.
+    """
+    labels = _folder_labels(labels_folder, maps) if labels_folder else _demo_labels(maps)
+    large = [cv2.resize(one, FULL_HD[::-1], interpolation=cv2.INTER_NEAREST) for one in labels[:6]]
+    large_u8 = [np.ascontiguousarray(one, np.uint8) for one in large]
+    encodings = _encoding_rows(labels, repeats) + _encoding_rows(large_u8, repeats)
+    latencies = []
+    for transport in ("tcp", "ipc"):
+        for encoding, some in (("zstd", labels), ("zstd", large_u8), ("raw", large_u8)):
+            latencies.append(_latency_row(transport, encoding, some, masks, fps))  # type: ignore[arg-type]
+    return TransportResult(
+        labels=str(labels_folder or "demo:"),
+        encodings=encodings,
+        latencies=latencies,
+        machine=this_machine("pyzmq", "zstandard", "opencv-python-headless", "numpy"),
+    )
+
+
+Codec = tuple[Callable[[U8], bytes], Callable[[bytes], object]]
+
+
+def _codecs(size: Size) -> dict[str, Codec]:
+    """Our encodings, and general compressors to compare them with, those that are installed."""
+    ours: tuple[Encoding, ...] = get_args(Encoding)
+    found: dict[str, Codec] = {
+        name: (partial(encode_array, encoding=name), partial(decode_array, encoding=name, size=size))
+        for name in ours
+    }
+    found["coco-rle"] = (
+        lambda labels: json.dumps([(value, text) for value, _, text in encode_labels(labels)]).encode(),
+        lambda data: decode_labels(json.loads(data), size),
+    )
+    pixels = size[0] * size[1]
+    for level in (-5, 3):
+        found[f"zstd level {level}"] = (
+            lambda labels, level=level: zstandard.ZstdCompressor(level=level).compress(labels.data),  # type: ignore[misc]
+            lambda data: zstandard.ZstdDecompressor().decompress(data, max_output_size=pixels),
+        )
+    found["zlib level 1"] = (lambda labels: zlib.compress(labels.data, 1), zlib.decompress)
+    if importlib.util.find_spec("lz4") is not None:
+        frame, block = importlib.import_module("lz4.frame"), importlib.import_module("lz4.block")
+        found["lz4 frame"] = (lambda labels: bytes(frame.compress(labels.data)), frame.decompress)
+        found["lz4 block"] = (
+            lambda labels: bytes(block.compress(labels.data, store_size=False)),
+            lambda data: block.decompress(data, uncompressed_size=pixels),
+        )
+    return found
+
+
+def _encoding_rows(labels: Sequence[U8], repeats: int) -> list[EncodingRow]:
+    size = (labels[0].shape[0], labels[0].shape[1])
+    codecs = _codecs(size)
+    packing: dict[str, list[float]] = {name: [] for name in codecs}
+    unpacking: dict[str, list[float]] = {name: [] for name in codecs}
+    sizes: dict[str, list[int]] = {name: [] for name in codecs}
+    for _ in range(repeats):
+        for one in labels:
+            for name, (encode, decode) in codecs.items():
+                begun = time.perf_counter()
+                packed = encode(one)
+                between = time.perf_counter()
+                decode(packed)
+                packing[name].append((between - begun) * 1000)
+                unpacking[name].append((time.perf_counter() - between) * 1000)
+                sizes[name].append(len(packed))
+    base = "zstd"
+    return [
+        EncodingRow(
+            encoding=name,
+            ours=name in get_args(Encoding) or name == "coco-rle",
+            size=size,
+            encode=spread_of(packing[name]),
+            decode=spread_of(unpacking[name]),
+            bytes=round(float(np.mean(sizes[name]))),
+            encode_ratio=_ratio(packing[name], packing[base]),
+            decode_ratio=_ratio(unpacking[name], unpacking[base]),
+            bytes_ratio=round(sum(sizes[name]) / sum(sizes[base]), 2),
+        )
+        for name in codecs
+    ]
+
+
+def _latency_row(
+    transport: str, encoding: Encoding, labels: Sequence[U8], count: int, fps: float
+) -> LatencyRow:
+    with tempfile.TemporaryDirectory() as folder:
+        endpoint = "tcp://127.0.0.1:*" if transport == "tcp" else f"ipc://{folder}/masks"
+        with Publisher(PublishConfig(endpoint=endpoint, encoding=encoding)) as publisher:
+            command = [sys.executable, "-m", "streamseg.bench.reader", publisher.endpoint, str(count)]
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as reader:
+                try:
+                    publisher.wait_wanted("mask", "bench", 60)
+                    seq, due = 0, time.monotonic()
+                    while reader.poll() is None:
+                        publisher.put(_mask(seq, labels[seq % len(labels)]))
+                        seq, due = seq + 1, max(due + 1 / fps, time.monotonic() - 0.1)
+                        time.sleep(max(0.0, due - time.monotonic()))
+                finally:
+                    reader.kill()
+                out = reader.stdout.read() if reader.stdout else b""
+    return LatencyRow(
+        transport=transport,
+        encoding=encoding,
+        size=(labels[0].shape[0], labels[0].shape[1]),
+        bytes=round(float(np.mean([len(encode_array(one, encoding)) for one in labels]))),
+        latency=spread_of(json.loads(out or b"[]")),
+    )
+
+
+def _mask(seq: int, labels: U8) -> Mask:
+    return Mask(
+        stream="bench",
+        epoch=0,
+        seq=seq,
+        n=0,
+        revision=0,
+        refined_seq=None,
+        pts=seq,
+        time_base=Fraction(1, 60),
+        captured_unix_ns=time.time_ns(),
+        clock="arrival",
+        labels=labels,
+        label_set="bench",
+        engine="none",
+    )
+
+
+def _demo_labels(count: int) -> list[U8]:
+    return [np.ascontiguousarray(draw_scene(k * 0.5)[1], np.uint8) for k in range(count)]
+
+
+def _folder_labels(folder: Path, count: int) -> list[U8]:
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    if not paths:
+        raise UsageError(f"{folder}: must be a folder of label maps (8-bit pictures)")
+    found = []
+    for path in paths[:: max(1, len(paths) // count)][:count]:
+        picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if picture is None:
+            raise UsageError(f"{path}: is no picture")
+        found.append(np.ascontiguousarray(picture, np.uint8))
+    return found
+
+
+def _ratio(times: Sequence[float], base: Sequence[float]) -> float:
+    return round(float(np.median(times) / np.median(base)), 2)

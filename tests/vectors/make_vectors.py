@@ -1,0 +1,167 @@
+"""Write the conformance vectors: python -m tests.vectors.make_vectors [FOLDER]
+
+Each vector is NAME.bin, the parts of one message (each a 4-byte big-endian length and the bytes), and
+NAME.json, what a reader must make of it. Everything in them is fixed, so that the same code writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from streamseg import wire
+from streamseg.errors import WireError
+from streamseg.types import IGNORE, ClassInfo, LabelSet, Mask
+
+HERE = Path(__file__).resolve().parent
+
+LABELS = LabelSet(
+    "street3",
+    (
+        ClassInfo("road", (128, 64, 128)),
+        ClassInfo("car", (64, 0, 128)),
+        ClassInfo("pole", (192, 192, 128), thin=True),
+    ),
+)
+
+
+def example_mask() -> Mask:
+    """4 rows of 6 pixels: unknown above, road below, a car and a pole on it."""
+    labels = np.array(
+        [[255, 255, 255, 255, 2, 255], [0, 0, 0, 0, 2, 0], [0, 1, 1, 0, 2, 0], [0, 1, 1, 0, 0, 0]], np.uint8
+    )
+    return Mask(
+        stream="gate",
+        epoch=1,
+        seq=42,
+        n=40,
+        revision=0,
+        refined_seq=37,
+        pts=21504,
+        time_base=Fraction(1, 15360),
+        captured_unix_ns=1_700_000_000_123_456_789,
+        clock="arrival",
+        labels=labels,
+        label_set="street3",
+        engine="camvid-slim",
+        stage_us={"infer": 9000, "encode": 40},
+        published_unix_ns=1_700_000_000_135_000_000,
+        run=5_577_006_791_947_779,
+    )
+
+
+def vectors() -> Iterator[tuple[str, list[bytes], Any]]:
+    """(name, parts, what a reader makes of them: a dict, or None where it must refuse)."""
+    mask = example_mask()
+    for encoding in ("raw", "png", "zstd"):
+        yield f"mask-{encoding}", wire.encode_mask(mask, encoding), told(mask, "mask", encoding)
+    confidence = (np.arange(24, dtype=np.uint8) * 10).reshape(4, 6)
+    sure = replace(mask, confidence=confidence)
+    parts = wire.encode_mask(sure, "zstd", kind="mask+confidence")
+    yield "mask+confidence-zstd", parts, told(sure, "mask+confidence", "zstd")
+    refined = replace(mask, revision=1, refined_seq=42)
+    yield "refined-zstd", wire.encode_mask(refined, "zstd", kind="refined"), told(refined, "refined", "zstd")
+    parts = wire.encode_mask(mask, "zstd", kind="rle", label_set=LABELS)
+    yield "rle", parts, told(mask, "rle", "coco-rle")
+    bare = replace(mask, pts=None, refined_seq=None, stage_us={}, clock="camera", epoch=0)
+    yield "mask-nulls", wire.encode_mask(bare, "raw"), told(bare, "mask", "raw")
+    tall = replace(mask, labels=np.full((301, 3), IGNORE, np.uint8))
+    yield "mask-301x3-zstd", wire.encode_mask(tall, "zstd"), told(tall, "mask", "zstd")
+    parts = wire.encode_mask(mask, "raw")
+    header = msgspec.msgpack.decode(parts[1])
+    grown = [parts[0], msgspec.msgpack.encode(header | {"weather": {"rain": [1, None]}}), parts[2]]
+    yield "mask-unknown-field", grown, told(mask, "mask", "raw")
+    classes = [
+        {"id": i, "name": c.name, "colour": c.colour, "thin": c.thin} for i, c in enumerate(LABELS.classes)
+    ]
+    told_labels = {"kind": "labels", "id": LABELS.id, "classes": classes}
+    yield "labels", wire.encode_labels(LABELS), told_labels
+    both = [wire.encode_labels(LABELS), wire.encode_mask(mask, "zstd")]
+    yield (
+        "snapshot-request",
+        wire.snapshot_request([b"labels/", b"mask/gate/"]),
+        {"prefixes": ["labels/", "mask/gate/"]},
+    )
+    yield (
+        "snapshot-reply",
+        wire.snapshot_reply(mask.run, both),
+        {
+            "run": mask.run,
+            "messages": [told_labels, told(mask, "mask", "zstd")],
+        },
+    )
+    future = [parts[0], msgspec.msgpack.encode(header | {"version": 2}), parts[2]]
+    yield "refuse-version-2", future, None
+    yield "refuse-short-payload", [*parts[:2], parts[2][:-1]], None
+    wide = [parts[0], msgspec.msgpack.encode(header | {"shape": [16385, 1]}), bytes(16385)]
+    yield "refuse-shape", wide, None
+    packed = wire.encode_mask(tall, "zstd")[2]
+    zheader = msgspec.msgpack.encode(header | {"encoding": "zstd"})
+    yield "refuse-zstd-of-other-size", [parts[0], zheader, packed], None
+    yield "refuse-topic", [b"mask/yard/", *parts[1:]], None
+
+
+def told(mask: Mask, kind: str, encoding: str) -> dict[str, Any]:
+    """What a reader must find in a message, as plain JSON values."""
+    plain = (
+        "stream",
+        "run",
+        "epoch",
+        "seq",
+        "n",
+        "revision",
+        "refined_seq",
+        "pts",
+        "captured_unix_ns",
+        "clock",
+    )
+    plain += ("published_unix_ns", "label_set", "engine", "stage_us")
+    found = {"kind": kind, "encoding": encoding, **{name: getattr(mask, name) for name in plain}}
+    found["time_base"] = list(mask.time_base.as_integer_ratio())
+    found["shape"] = list(mask.size)
+    found["labels"] = mask.labels.tolist()
+    if mask.confidence is not None:
+        found["confidence"] = mask.confidence.tolist()
+    return found
+
+
+def pack(parts: Sequence[bytes]) -> bytes:
+    return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+
+
+def unpack(data: bytes) -> list[bytes]:
+    parts, at = [], 0
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        parts.append(data[at + 4 : at + 4 + length])
+        at += 4 + length
+    return parts
+
+
+def must_be_refused(parts: Sequence[bytes]) -> bool:
+    try:
+        wire.decode_message(parts)
+    except WireError:
+        return True
+    return False
+
+
+def main(folder: Path) -> None:
+    for name, parts, expected in vectors():
+        (folder / f"{name}.bin").write_bytes(pack(parts))
+        document = {"refuse": True} if expected is None else expected
+        rows = json.dumps(document, indent=1)
+        (folder / f"{name}.json").write_text(rows + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE)
