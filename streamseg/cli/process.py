@@ -1,0 +1,62 @@
+"""streamseg process"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+
+from streamseg.cli.settings import options_from
+from streamseg.config import EngineConfig, build_settings, settings_fields
+from streamseg.recorded.settings import ProcessConfig
+
+HELP = {name: sentence for name, _, _, sentence in settings_fields(ProcessConfig)}
+ASIDE = ("engine", "start_s", "end_s")  # options of their own
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="The folder of results; it is made."
+)
+@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@options_from(EngineConfig, "precision", "input_size", "threads")
+@options_from(ProcessConfig, *(name for name in HELP if name not in ASIDE))
+@click.option("--start", "start_s", type=float, default=0.0, help=HELP["start_s"])
+@click.option("--end", "end_s", type=float, help=HELP["end_s"])
+@click.option("--overwrite", is_flag=True, help="Begin anew, whatever lies in the folder of results.")
+def command(inputs: tuple[str, ...], out: Path, name: str, overwrite: bool, **options: Any) -> None:
+    """Segment recorded files: exactly one mask for each frame, with a manifest as proof.
+
+    INPUT is a video, a folder of videos, a pattern such as 'day*/*.mp4', an http(s) address, or - for a list
+    of these on standard input, one a line. Run again, the same command goes on where it was interrupted, and
+    leaves alone what is finished.
+    """
+    from streamseg.cli.report import Report
+    from streamseg.recorded import process_files
+
+    engine = {"name": name} | {
+        key: options.pop(key) for key in ("precision", "input_size", "threads") if key in options
+    }
+    tree = {key: value for key, value in options.items() if value is not None}
+    config = build_settings(
+        ProcessConfig, {**tree, "engine": {key: v for key, v in engine.items() if v is not None}}
+    )
+    stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        with Report() as report:
+            result = process_files(inputs, out, config, on_event=report.event, overwrite=overwrite, stop=stop)
+    except KeyboardInterrupt:
+        stop.set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if stop.is_set():
+        click.echo("streamseg: stopped; the same command goes on where it stopped", err=True)
+        raise click.Abort
+    if not result.whole:
+        sys.exit(1)

@@ -1,0 +1,338 @@
+"""`process` on real files: one mask for each frame, the source's time stamps, nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from streamseg.cli import cli
+from streamseg.config import EngineConfig
+from streamseg.errors import OutputError, SourceError, UsageError
+from streamseg.recorded import (
+    Event,
+    Failed,
+    Finished,
+    ProcessConfig,
+    Progressed,
+    Started,
+    process_file,
+    process_files,
+    work,
+)
+from streamseg.recorded.manifest import read_manifest
+from tests.media import BLUE, GREEN, RED, draw_clip, picture, write_audio, write_video
+
+
+@pytest.fixture
+def config(tiny_engine: Path) -> ProcessConfig:
+    return ProcessConfig(engine=EngineConfig(name=str(tiny_engine), threads=1))
+
+
+def stamps(path: Path) -> tuple[list[int | None], Fraction | None]:
+    with av.open(str(path)) as container:
+        return [f.pts for f in container.decode(video=0)], container.streams.video[0].time_base
+
+
+def grey_pictures(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+        assert {f.format.name for f in frames} == {"gray"}
+        return [f.to_ndarray() for f in frames]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_mask_comes_for_each_frame_in_order(tmp_path: Path, config: ProcessConfig) -> None:
+    clip = draw_clip(tmp_path / "clip.mp4", frames=9, size=(96, 128))
+    with process_file(clip, config) as masks:
+        found = list(masks)
+    assert [(m.n, m.seq, m.run) for m in found] == [(i, i, 0) for i in range(9)]
+    assert [m.pts for m in found] == stamps(clip)[0]
+    shares = [float((m.labels == 1).mean()) for m in found]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_leaving_early_ends_the_threads(tmp_path: Path, config: ProcessConfig) -> None:
+    clip = draw_clip(tmp_path / "clip.mp4", frames=60)
+    with process_file(clip, config) as masks:
+        assert [m.n for m in itertools.islice(masks, 3)] == [0, 1, 2]
+    alive = {t.name for t in threading.enumerate()}
+    assert not alive & {"decode", "infer", "fuse"}
+
+
+@pytest.mark.parametrize(
+    ("time_base", "pts"),
+    [
+        (Fraction(1, 15360), [777, 1801, 2830, 2831, 99999]),
+        (Fraction(1, 200000), [0, 20001, 40003, 60000, 80000]),
+        (Fraction(1, 1000), [5, 38, 72, 105, 4000]),
+    ],
+)
+def test_the_result_videos_have_the_sources_time_stamps(
+    tmp_path: Path, config: ProcessConfig, time_base: Fraction, pts: list[int]
+) -> None:
+    clip = tmp_path / "clip.mp4"
+    scale = str(time_base.denominator)
+    write_video(
+        clip,
+        [picture((48, 64), i / 5) for i in range(5)],
+        time_base=time_base,
+        pts=pts,
+        options={"bf": "0"},
+        container_options={"video_track_timescale": scale, "movie_timescale": scale},
+    )
+    assert stamps(clip) == (pts, time_base)
+    process_files([clip], tmp_path / "out", config)
+    for name in ("labels", "overlay"):
+        assert stamps(tmp_path / "out" / f"clip.{name}.mp4") == (pts, time_base)
+
+
+def test_labels_keep_an_odd_size_and_read_the_same_in_common_tools(
+    tmp_path: Path, config: ProcessConfig
+) -> None:
+    clip = tmp_path / "clip.mkv"
+    pictures = [picture((49, 65), 0.2 * i, c) for i, c in enumerate([RED, GREEN, BLUE, RED, GREEN])]
+    write_video(clip, pictures, codec="ffv1", pix_fmt="bgr0")
+    process_files([clip], tmp_path / "out", config)
+    path = tmp_path / "out" / "clip.labels.mp4"
+    with process_file(clip, config) as masks:
+        wanted = [m.labels for m in masks]
+    found = grey_pictures(path)
+    assert [f.shape for f in found] == [(49, 65)] * 5
+    assert all((a == b).all() for a, b in zip(found, wanted, strict=True))
+    capture = cv2.VideoCapture(str(path))
+    for labels in wanted:
+        read, image = capture.read()
+        assert read
+        assert (image == labels[..., None]).all()
+    capture.release()
+    with av.open(str(tmp_path / "out" / "clip.overlay.mp4")) as overlay:
+        frame = next(overlay.decode(video=0))
+        assert (frame.format.name, frame.width) == ("yuv420p", 66)
+        assert frame.height > 50  # the legend lies below the picture
+        assert frame.height % 2 == 0
+
+
+def test_the_overlay_shows_the_picture_in_the_colours_of_its_classes(
+    tmp_path: Path, config: ProcessConfig
+) -> None:
+    clip = tmp_path / "clip.mkv"
+    write_video(clip, [picture((96, 128), 1.0, BLUE)], codec="ffv1", pix_fmt="bgr0")
+    process_files([clip], tmp_path / "out", config)
+    with av.open(str(tmp_path / "out" / "clip.overlay.mp4")) as overlay:
+        rgb = next(overlay.decode(video=0)).to_ndarray(format="rgb24")
+    mixed = (np.array([40, 60, 220]) + np.array([0, 0, 255])) / 2
+    assert np.abs(rgb[20:76, 20:108].reshape(-1, 3).mean(0) - mixed).max() < 6
+    assert rgb[98:].std() > 10  # swatches and names
+
+
+def test_the_summary_tells_class_shares_over_time(tmp_path: Path, config: ProcessConfig) -> None:
+    clip = tmp_path / "clip.mkv"
+    pictures = [picture((48, 64), 1.0, RED)] * 25 + [picture((48, 64), 1.0, GREEN)] * 50
+    write_video(clip, pictures, codec="ffv1", pix_fmt="bgr0")
+    process_files([clip], tmp_path / "out", config)
+    summary = json.loads((tmp_path / "out" / "clip.summary.json").read_text())
+    assert summary["frames"] == 75
+    assert [c["share"] for c in summary["classes"]] == pytest.approx([0, 1 / 3, 2 / 3, 0], abs=1e-6)
+    assert (summary["classes"][2]["first_s"], summary["classes"][2]["last_s"]) == (1.0, 2.96)
+    assert [b["shares"] for b in summary["over_time"]] == [{"red": 1.0}, {"green": 1.0}, {"green": 1.0}]
+
+
+def test_several_files_are_told_apart_and_events_tell_of_each(tmp_path: Path, config: ProcessConfig) -> None:
+    (tmp_path / "b").mkdir()
+    clips = [tmp_path / "a.mp4", tmp_path / "b" / "a.mp4", tmp_path / "nothing.mp4"]
+    for clip in clips[:2]:
+        draw_clip(clip, frames=4)
+    events: list[Event] = []
+    result = process_files(clips, tmp_path / "out", config, on_event=events.append)
+    assert [type(e) for e in events] == [Started, *[Progressed] * 4, Finished] * 2 + [Failed]
+    assert len({f.path for f in result.finished}) == 2
+    assert "no such file" in str(result.failed[0].error)
+    assert not result.whole
+
+
+def test_results_are_the_same_bytes_however_threads_ran(
+    tmp_path: Path, config: ProcessConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = draw_clip(tmp_path / "clip.mp4", frames=30)
+    process_files([clip], tmp_path / "one", config)
+    monkeypatch.setattr(work, "Ahead", lambda name, items: _InPlace(items))
+    process_files([clip], tmp_path / "two", config)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+class _InPlace:
+    """A step in the plain loop, without a thread."""
+
+    def __init__(self, items: object) -> None:
+        self.items = items
+
+    def __iter__(self) -> object:
+        return iter(self.items)  # type: ignore[call-overload]
+
+    def close(self) -> None:
+        self.items.close()  # type: ignore[attr-defined]
+
+
+def test_a_finished_job_is_left_alone_and_another_setting_begins_anew(
+    tmp_path: Path, config: ProcessConfig
+) -> None:
+    clip, out = draw_clip(tmp_path / "clip.mp4", frames=4), tmp_path / "out"
+    process_files([clip], out, config)
+    before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    events: list[Event] = []
+    process_files([clip], out, config, on_event=events.append)
+    assert [e.again for e in events if isinstance(e, Finished)] == [True]
+    assert {p.name: p.stat().st_mtime_ns for p in out.iterdir()} == before
+
+    events.clear()
+    half = ProcessConfig(engine=config.engine, scale=0.5, overlay=False)
+    process_files([clip], out, half, on_event=events.append)
+    (started,) = [e for e in events if isinstance(e, Started)]
+    assert "settings.scale was 1.0, is 0.5" in started.why
+    assert grey_pictures(out / "clip.labels.mp4")[0].shape == (24, 32)
+    assert names(out) == ["clip.labels.mp4", "clip.manifest.json", "clip.summary.json"]
+
+
+def test_files_of_somebody_else_are_not_overwritten_unasked(tmp_path: Path, config: ProcessConfig) -> None:
+    clip, out = draw_clip(tmp_path / "clip.mp4", frames=4), tmp_path / "out"
+    out.mkdir()
+    (out / "clip.overlay.mp4").write_text("mine")
+    result = process_files([clip], out, config)
+    assert "clip.overlay.mp4: is there already" in str(result.failed[0].error)
+    assert names(out) == ["clip.overlay.mp4"]
+    assert process_files([clip], out, config, overwrite=True).whole
+    assert stamps(out / "clip.overlay.mp4") == stamps(clip)
+
+
+def bad_inputs(folder: Path) -> dict[str, Path]:
+    (folder / "folder").mkdir()
+    (folder / "text.mp4").write_text("not a video\n" * 50)
+    (folder / "empty.mp4").touch()
+    write_audio(folder / "sound.m4a")
+    whole = draw_clip(folder / "whole.mp4", frames=30).read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    return {
+        "no such file": folder / "missing.mp4",
+        "text, not a video": folder / "text.mp4",
+        "is empty": folder / "empty.mp4",
+        "no video in it": folder / "sound.m4a",
+        "cut off": folder / "cut.mp4",
+    }
+
+
+def test_what_is_no_video_gives_one_line_and_no_result(tmp_path: Path, tiny_engine: Path) -> None:
+    for words, path in bad_inputs(tmp_path).items():
+        out = tmp_path / "out"
+        ran = CliRunner().invoke(cli, ["process", str(path), "--out", str(out), "--engine", str(tiny_engine)])
+        lines = ran.stderr.splitlines()
+        assert (ran.exit_code, len(lines)) == (1, 1), ran.stderr
+        assert lines[0].startswith(f"streamseg: {path}: ")
+        assert words in lines[0]
+        assert names(out) == []
+
+
+def test_a_truncated_file_gives_what_can_be_decoded_and_says_so(tmp_path: Path, tiny_engine: Path) -> None:
+    whole = tmp_path / "whole.mkv"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 48, 64, 3), np.uint8)
+    write_video(whole, list(noise), codec="mpeg4", options={"g": "5"})
+    data = whole.read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) * 2 // 3])
+    args = ["process", str(tmp_path / "cut.mkv"), "--out", str(tmp_path), "--engine", str(tiny_engine)]
+    ran = CliRunner().invoke(cli, args)
+    assert ran.exit_code == 1
+    assert "cut.mkv: damaged; " in ran.stderr
+    manifest = read_manifest(tmp_path / "cut.manifest.json")
+    assert 0 < manifest.masks == manifest.frames_decoded < 40
+    assert manifest.damage is not None
+    assert len(grey_pictures(tmp_path / "cut.labels.mp4")) == manifest.masks
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, config: ProcessConfig) -> None:
+    clip = draw_clip(tmp_path / "clip.mp4", frames=4)
+    with pytest.raises(OutputError, match=r"clip\.mp4: is a file, not a folder"):
+        process_files([clip], clip, config)
+    if os.geteuid():  # root may write anywhere
+        (tmp_path / "shut").mkdir(mode=0o500)
+        with pytest.raises(OutputError, match="cannot be written to; choose another folder"):
+            process_files([clip], tmp_path / "shut", config)
+
+
+def test_a_full_disk_ends_the_job_and_the_same_command_goes_on(
+    tmp_path: Path, config: ProcessConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, out = draw_clip(tmp_path / "clip.mp4", frames=12), tmp_path / "out"
+    config = ProcessConfig(engine=config.engine, part_frames=1)  # the clip's one intra frame: parts of 4
+    process_files([clip], tmp_path / "whole", config)
+    write, left = work.PartWriter.frame, itertools.count()
+
+    def frame(self: work.PartWriter, record: object) -> None:
+        if next(left) == 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, record)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(work.PartWriter, "frame", frame)
+    with pytest.raises(OutputError, match="the disk is full; make room"):
+        process_files([clip], out, config)
+    monkeypatch.setattr(work.PartWriter, "frame", write)
+    assert names(out) == [".clip.parts"]
+    events: list[Event] = []
+    process_files([clip], out, config, on_event=events.append)
+    assert [e.why for e in events if isinstance(e, Started)] == ["goes on from frame 4"]
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (out / path.name).read_bytes(), path.name
+
+
+def test_wrong_settings_are_refused_before_anything_is_read(tmp_path: Path, config: ProcessConfig) -> None:
+    with pytest.raises(UsageError, match="nothing to process"):
+        process_files([], tmp_path, config)
+    with pytest.raises(UsageError, match="end_s: must be above start_s"):
+        process_files(["a.mp4"], tmp_path, ProcessConfig(engine=config.engine, start_s=3, end_s=2))
+    with pytest.raises(SourceError, match="no such file"), process_file(tmp_path / "a.mp4", config) as masks:
+        next(masks)
+
+
+def test_the_command_prints_a_line_for_each_file(tmp_path: Path, tiny_engine: Path) -> None:
+    clip = draw_clip(tmp_path / "clip.mp4", frames=4)
+    command = [sys.executable, "-m", "streamseg", "process", clip, "--out", tmp_path, "--engine", tiny_engine]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (ran.returncode, ran.stdout) == (0, "")
+    assert ran.stderr.startswith(f"{clip}: 4 masks in ")
+    assert len(ran.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("clip", "frames"),
+    [
+        ("camvid_0016E5_15hz.mp4", 101),
+        ("car-detection.mp4", 377),
+        ("one-by-one-person-detection.mp4", 1394),
+    ],
+)
+@pytest.mark.slow
+def test_every_frame_of_the_real_clips_has_its_mask(
+    shared_data: Path, tmp_path: Path, config: ProcessConfig, clip: str, frames: int
+) -> None:
+    path = shared_data / "video" / clip
+    process_files([path], tmp_path, ProcessConfig(engine=config.engine, overlay=frames < 200))
+    found, time_base = stamps(path)
+    assert len(found) == frames
+    assert stamps(tmp_path / f"{path.stem}.labels.mp4") == (found, time_base)
+    assert read_manifest(tmp_path / f"{path.stem}.manifest.json").masks == frames
