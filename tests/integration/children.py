@@ -40,7 +40,7 @@ class Child:
 
 
 class HeldUp:
-    """A thread that notes when this process did not get to run: (unix ns, how many ns late), 20 ms and above."""
+    """Notes, in a thread, when this process did not get to run: (unix ns, ns late), 20 ms and above."""
 
     def __init__(self) -> None:
         self.times: list[tuple[int, int]] = []

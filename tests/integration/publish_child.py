@@ -1,7 +1,7 @@
 """A publisher in a process of its own: python -m tests.integration.publish_child ENDPOINT FPS H W [COUNT].
 
 Prints its endpoint, publishes raw masks at that pace until its input ends or COUNT are out, then prints one
-JSON line: when each mask had been put (unix ns), the slowest put, its resident memory, and when it was held up.
+JSON line: when each mask had been put (unix ns), the slowest put, resident memory, and when it was held up.
 """
 
 from __future__ import annotations

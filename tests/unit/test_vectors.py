@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from streamseg import wire
@@ -77,3 +78,26 @@ def test_the_protocol_document_shows_the_bytes_of_the_vectors(name: str) -> None
     shown = "".join((HERE.parents[1] / "docs/protocol.md").read_text().split())
     for part in unpack((HERE / f"{name}.bin").read_bytes()):
         assert part.hex() in shown
+
+
+def test_the_protocol_document_shows_the_run_lengths_of_the_vector() -> None:
+    shown = (HERE.parents[1] / "docs/protocol.md").read_text()
+    document = msgspec.json.decode(reading("rle")[0][1])
+    assert len(document["segments"]) == 3
+    for segment in document["segments"]:
+        assert f'"counts": "{segment["segmentation"]["counts"]}"' in shown
+        assert f'"area": {segment["area"]}' in shown
+
+
+def test_the_protocol_document_states_the_limits() -> None:
+    shown = (HERE.parents[1] / "docs/protocol.md").read_text()
+    most = (
+        wire.MAX_SIDE,
+        wire.MAX_PIXELS,
+        wire.MAX_HEADER,
+        wire.MAX_DOCUMENT,
+        wire.MAX_LABELS,
+        wire.MAX_PART,
+    )
+    for number in most:
+        assert f"{number:,}".replace(",", " ") in shown
