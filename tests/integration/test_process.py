@@ -33,6 +33,7 @@ from streamseg.recorded import (
     work,
 )
 from streamseg.recorded.manifest import read_manifest
+from streamseg.recorded.parts import PartWriter
 from tests.media import BLUE, GREEN, RED, draw_clip, picture, write_audio, write_video
 
 
@@ -281,17 +282,17 @@ def test_a_full_disk_ends_the_job_and_the_same_command_goes_on(
     clip, out = draw_clip(tmp_path / "clip.mp4", frames=12), tmp_path / "out"
     config = ProcessConfig(engine=config.engine, part_frames=1)  # the clip's one intra frame: parts of 4
     process_files([clip], tmp_path / "whole", config)
-    write, left = work.PartWriter.frame, itertools.count()
+    write, left = PartWriter.frame, itertools.count()
 
-    def frame(self: work.PartWriter, record: object) -> None:
+    def frame(self: PartWriter, record: object) -> None:
         if next(left) == 6:
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, record)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(work.PartWriter, "frame", frame)
+    monkeypatch.setattr(PartWriter, "frame", frame)
     with pytest.raises(OutputError, match="the disk is full; make room"):
         process_files([clip], out, config)
-    monkeypatch.setattr(work.PartWriter, "frame", write)
+    monkeypatch.setattr(PartWriter, "frame", write)
     assert names(out) == [".clip.parts"]
     events: list[Event] = []
     process_files([clip], out, config, on_event=events.append)
@@ -311,7 +312,8 @@ def test_wrong_settings_are_refused_before_anything_is_read(tmp_path: Path, conf
 
 def test_the_command_prints_a_line_for_each_file(tmp_path: Path, tiny_engine: Path) -> None:
     clip = draw_clip(tmp_path / "clip.mp4", frames=4)
-    command = [sys.executable, "-m", "streamseg", "process", clip, "--out", tmp_path, "--engine", tiny_engine]
+    options = ["--out", str(tmp_path), "--engine", str(tiny_engine)]
+    command = [sys.executable, "-m", "streamseg", "process", str(clip), *options]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert (ran.returncode, ran.stdout) == (0, "")
     assert ran.stderr.startswith(f"{clip}: 4 masks in ")

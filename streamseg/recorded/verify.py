@@ -1,0 +1,209 @@
+"""Checks a folder of results against its manifests: every hash, every time stamp, every label."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import msgspec
+import numpy as np
+
+from streamseg.config import StreamConfig
+from streamseg.errors import OutputError, StreamsegError, UsageError
+from streamseg.recorded.inputs import is_address
+from streamseg.recorded.manifest import (
+    SCHEMA,
+    SUFFIX,
+    Manifest,
+    file_sha256,
+    labels_digest,
+    read_manifest,
+    settings_digest,
+)
+from streamseg.recorded.parts import FrameRecord
+from streamseg.recorded.picking import Account, picks
+from streamseg.recorded.settings import ProcessConfig
+from streamseg.recorded.summary import Summary
+from streamseg.recorded.timeline import Timeline, from_runs, pts_digest
+from streamseg.sources import open_source
+from streamseg.types import U8
+
+
+@dataclass(slots=True, eq=False)
+class Verdict:
+    """What was found out about one input's results; whole when there are no problems."""
+
+    path: Path  # of the manifest
+    masks: int = 0
+    source_checked: bool = False  # False: the source was not at hand
+    problems: list[str] = field(default_factory=list)
+
+
+def verify_folder(
+    out: str | Path,
+    sources: str | Path | None = None,
+    on_verdict: Callable[[Verdict], None] = lambda verdict: None,
+) -> list[Verdict]:
+    """Check every manifest in a folder, one verdict each, in order of their names.
+
+    Sources are looked for where the manifest says, or by their file names in the folder `sources`; each that
+    is found is hashed and decoded again. Raises UsageError where there is nothing to check.
+    """
+    out = Path(out).expanduser()
+    manifests = sorted(out.glob(f"*{SUFFIX}"))
+    unfinished = [p for p in sorted(out.glob(".*.parts")) if p.is_dir()]
+    if not manifests and not unfinished:
+        raise UsageError(f"{out}: holds no results of streamseg process (no *{SUFFIX})")
+    verdicts = []
+    for path in manifests:
+        verdicts.append(_verify(path, Path(sources).expanduser() if sources is not None else None))
+        on_verdict(verdicts[-1])
+    for folder in unfinished:
+        stem = folder.name[1 : -len(".parts")]
+        problem = f"{stem}: unfinished; run the same `streamseg process` again"
+        verdicts.append(Verdict(out / (stem + SUFFIX), problems=[problem]))
+        on_verdict(verdicts[-1])
+    return verdicts
+
+
+def _verify(path: Path, sources: Path | None) -> Verdict:
+    verdict = Verdict(path)
+    try:
+        manifest = read_manifest(path)
+    except OutputError as error:
+        verdict.problems.append(str(error))
+        return verdict
+    verdict.masks = manifest.masks
+    source = _find_source(manifest, sources)
+    verdict.source_checked = source is not None
+    for check in (_check_manifest, _check_outputs, _check_videos, _check_labels):
+        verdict.problems += check(path, manifest)
+    if source is not None:
+        verdict.problems += _check_source(source, manifest)
+    return verdict
+
+
+def _check_manifest(path: Path, manifest: Manifest) -> Iterator[str]:
+    if manifest.schema != SCHEMA:
+        yield f"{path.name}: has schema {manifest.schema}, this streamseg knows {SCHEMA}"
+    if settings_digest(manifest.identity.settings) != manifest.settings_sha256:
+        yield f"{path.name}: its settings are not those of settings_sha256"
+    stamps = from_runs(manifest.pts_runs)
+    if len(stamps) != manifest.masks:
+        yield f"{path.name}: has {len(stamps)} time stamps for {manifest.masks} masks"
+    if pts_digest(stamps) != manifest.pts_sha256:
+        yield f"{path.name}: its time stamps are not those of pts_sha256"
+    if manifest.dropped:
+        yield f"{path.name}: {manifest.dropped} frames have no mask"
+
+
+def _check_outputs(path: Path, manifest: Manifest) -> Iterator[str]:
+    for output in manifest.outputs.values():
+        file = path.parent / output.file
+        try:
+            if file_sha256(file) != output.sha256:
+                yield f"{output.file}: has been changed (another SHA-256 than in the manifest)"
+        except OSError as error:
+            yield f"{output.file}: cannot be read ({error.strerror})"
+
+
+def _check_videos(path: Path, manifest: Manifest) -> Iterator[str]:
+    """Every video has one picture for each mask, at the source's time stamp."""
+    wanted = _wanted_times(manifest)
+    for output in manifest.outputs.values():
+        if not output.file.endswith(".mp4"):
+            continue
+        try:
+            with av.open(str(path.parent / output.file)) as container:
+                video = container.streams.video[0]
+                base = video.time_base or Fraction(0)
+                found = [p.pts * base for p in container.demux(video) if p.pts is not None]
+        except (av.error.FFmpegError, OSError, IndexError) as error:
+            yield f"{output.file}: cannot be read as video ({type(error).__name__})"
+            continue
+        if len(found) != len(wanted):
+            yield f"{output.file}: has {len(found)} pictures for {len(wanted)} masks"
+        elif found != wanted:
+            first = next(i for i, pair in enumerate(zip(found, wanted, strict=True)) if pair[0] != pair[1])
+            yield f"{output.file}: picture {first} is not at its frame's time"
+
+
+def _wanted_times(manifest: Manifest) -> list[Fraction]:
+    fps = manifest.container["fps"]
+    line = Timeline(Fraction(manifest.time_base), Fraction(fps) if fps else None)
+    return [line(pts) * line.tick for pts in from_runs(manifest.pts_runs)]
+
+
+def _check_labels(path: Path, manifest: Manifest) -> Iterator[str]:
+    """The labels are those of labels_sha256, and the summary is theirs."""
+    if "labels" not in manifest.outputs:
+        return
+    tick = Fraction(1, Fraction(manifest.time_base).denominator)
+    summary = Summary(manifest.classes, tick)
+    digests = []
+    try:
+        for ticks, labels in read_labels(path.parent / manifest.outputs["labels"].file):
+            digests.append(hashlib.sha256(labels.data).digest())
+            counts = np.bincount(labels.reshape(-1), minlength=256)
+            pixels = {int(i): int(counts[i]) for i in np.flatnonzero(counts)}
+            summary.add(FrameRecord(len(digests), None, ticks, False, pixels, digests[-1]))
+    except (av.error.FFmpegError, OSError, IndexError):
+        return  # said already, with its hash
+    if labels_digest(digests) != manifest.labels_sha256:
+        yield f"{manifest.outputs['labels'].file}: its labels are not those of labels_sha256"
+    try:
+        told = json.loads((path.parent / manifest.outputs["summary"].file).read_bytes())
+    except (OSError, ValueError, KeyError):
+        return  # said already
+    if any(told.get(key) != value for key, value in _plain(summary.result()).items()):
+        yield f"{manifest.outputs['summary'].file}: is not the summary of these labels"
+
+
+def read_labels(path: Path) -> Iterator[tuple[int, U8]]:
+    """The (ticks, labels) of a label video, one by one."""
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        video.thread_type = "AUTO"
+        for frame in container.decode(video):
+            assert frame.pts is not None, "our videos have time stamps"
+            yield frame.pts, np.ascontiguousarray(frame.to_ndarray(format="gray"), np.uint8)
+
+
+def _find_source(manifest: Manifest, sources: Path | None) -> Path | None:
+    if is_address(manifest.input):
+        return None
+    told = Path(manifest.input).expanduser()
+    path = told if sources is None else sources / told.name
+    return path if path.is_file() else None
+
+
+def _check_source(source: Path, manifest: Manifest) -> Iterator[str]:
+    """The source is the same file, and decoding it again gives the same frames."""
+    if file_sha256(source) != manifest.identity.source_sha256:
+        yield f"{source}: is not the file that was processed (another SHA-256)"
+        return
+    names = set(ProcessConfig.__struct_fields__)
+    settings = {k: v for k, v in manifest.identity.settings.items() if k in names - {"engine"}}
+    try:
+        config = msgspec.convert(settings, ProcessConfig)
+        account = Account()
+        with open_source(StreamConfig(source=str(source)), "verify") as opened:
+            stamps = [pick.picture.image.pts for pick in picks(opened, config, account)]
+    except (StreamsegError, msgspec.ValidationError) as error:
+        yield f"{source}: cannot be decoded again: {error}"
+        return
+    if account.decoded != manifest.frames_decoded:
+        yield f"{source}: {account.decoded} frames decoded, the manifest has {manifest.frames_decoded}"
+    if stamps != from_runs(manifest.pts_runs):
+        yield f"{source}: its frames have other time stamps than the manifest"
+
+
+def _plain(value: Any) -> Any:
+    """As it looks once it has been through JSON."""
+    return json.loads(msgspec.json.encode(value))
