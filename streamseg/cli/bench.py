@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -84,5 +85,38 @@ def engine(
         table.add_row(
             row.engine, str(row.threads), str(row.batch), f"{width}x{height}", f"{row.time.p50_ms:.2f}",
             f"{row.time.p99_ms:.2f}", f"{row.fps:.1f}", f"{row.agreement:.2f}",
+        )  # fmt: skip
+    Console().print(table)
+
+
+@command.command()
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="A folder of label maps (PNG); unset: those of the demo clip.",
+)
+@as_json
+def transport(labels: Path | None, as_json: bool) -> None:
+    """Encodings against each other, and the way from publishing to a reader in another process."""
+    from streamseg.bench.transport import bench_transport
+
+    result = bench_transport(labels)
+    if as_json:
+        click.echo(msgspec.json.encode(result))
+        return
+    table = Table(
+        "encoding", "size", "bytes", "encode p50 ms", "decode p50 ms", title=f"label maps: {result.labels}"
+    )
+    for row in result.encodings:
+        table.add_row(
+            row.encoding if row.ours else f"({row.encoding})", f"{row.size[1]}x{row.size[0]}", f"{row.bytes:,}",
+            f"{row.encode.p50_ms:.2f}", f"{row.decode.p50_ms:.2f}",
+        )  # fmt: skip
+    Console().print(table)
+    table = Table("transport", "encoding", "size", "bytes", "p50 ms", "p95 ms", "p99 ms")
+    for way in result.latencies:
+        table.add_row(
+            way.transport, way.encoding, f"{way.size[1]}x{way.size[0]}", f"{way.bytes:,}",
+            f"{way.latency.p50_ms:.2f}", f"{way.latency.p95_ms:.2f}", f"{way.latency.p99_ms:.2f}",
         )  # fmt: skip
     Console().print(table)
