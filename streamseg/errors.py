@@ -39,6 +39,10 @@ class OutputError(StreamsegError, OSError):
     """A result cannot be written, or what lies in its place is not what it should be."""
 
 
+class WeightsError(StreamsegError, ValueError):
+    """A file of weights is damaged, does not fit the network, or cannot be fetched."""
+
+
 class WireError(StreamsegError, ValueError):
     """A message does not follow the protocol (docs/protocol.md)."""
 

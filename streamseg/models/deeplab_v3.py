@@ -1,7 +1,7 @@
-"""DeepLab v3 (Chen et al. 2017, arXiv 1706.05587) and LR-ASPP (Howard et al. 2019), as torchvision releases them.
+"""DeepLab v3 (Chen et al. 2017, arXiv 1706.05587) and LR-ASPP (Howard et al. 2019), as torchvision has them.
 
-State-dict keys are torchvision's. The released files also hold an auxiliary head that only training uses; it is
-built on request (`auxiliary`), to count what the files hold.
+State-dict keys are torchvision's. The released files also hold an auxiliary head that only training uses; it
+is built on request (`auxiliary`), to count what the files hold.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class DeepLabV3(nn.Module):
         self.grid = grid
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, 3, H, W) normalised RGB to logits (N, classes, H/s, W/s), s = 8 for ResNet, 16 for MobileNetV3."""
+        """(N, 3, H, W) normalised RGB to logits (N, classes, H/s, W/s), s = 8, or 16 for MobileNetV3."""
         _, features = self.backbone(image)
         logits: Tensor = self.classifier(features)
         return logits

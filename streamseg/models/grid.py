@@ -1,4 +1,4 @@
-"""Where the logits of a network lie in the picture, and how that is brought into line with everything else."""
+"""Where the logits of a network lie in the picture, and how that is brought into line with the pipeline."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 
 class Grid(NamedTuple):
-    """Where a network's logits lie, and how a picture is padded so that they lie in the middle of their cells.
+    """Where a network's logits lie, and the border that brings them to the middle of their cells.
 
-    The pipeline takes logit i of a network with output stride s as the middle of the pixels s·i … s·i + s − 1.
+    The pipeline takes logit i of a network with output stride s as the middle of pixels s·i … s·i + s − 1.
     torchvision's networks were trained that way. The Caffe networks were trained with corners in line: their
     logit i lies at pixel `first` + s·i. A border of the mean colour moves the grid to where it should be,
     within half a pixel, and `skip` logits on each side are dropped.

@@ -1,4 +1,4 @@
-"""MobileNetV3-Large, dilated, as torchvision's segmentation networks use it: logits at 1/16 (Howard et al. 2019).
+"""MobileNetV3-Large, dilated, as torchvision's networks use it: logits at 1/16 (Howard et al. 2019).
 
 State-dict keys are torchvision's, so that its released files load key for key.
 """
@@ -13,7 +13,7 @@ BN_EPS = 1e-3
 
 
 class Block(NamedTuple):
-    """One inverted residual: kernel, expanded and output channels, attention, nonlinearity, stride, dilation."""
+    """One inverted residual; `hard` is its nonlinearity, hard swish in place of ReLU."""
 
     kernel: int
     expanded: int

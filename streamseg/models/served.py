@@ -15,8 +15,8 @@ from streamseg.models.zoo import Normalisation
 class Served(nn.Module):
     """uint8 RGB (N, H, W, 3) to float32 logits (N, C, H/s, W/s), s the network's output stride.
 
-    H and W are multiples of the zoo's size_multiple. Normalises, swaps to BGR for the Caffe networks, and pads
-    with the mean so that logits lie where the pipeline takes them to be (see Grid). Copies the network.
+    H and W are multiples of the zoo's size_multiple. Normalises, swaps to BGR for the Caffe networks, and
+    pads with the mean so that logits lie where the pipeline takes them to be (see Grid). Copies the network.
     """
 
     def __init__(self, network: nn.Module, normalisation: Normalisation) -> None:

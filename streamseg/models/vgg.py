@@ -1,7 +1,7 @@
 """VGG16 as DeepLab uses it: pooling stops at 1/8, and conv5 is dilated instead (the hole algorithm).
 
-Simonyan & Zisserman 2014; Chen et al. 2015, section 3.1. Modules carry the names of the layers in the released
-Caffe files, so a state dict's keys are those names with .weight and .bias.
+Simonyan & Zisserman 2014; Chen et al. 2015, section 3.1. Modules carry the names of the layers in the
+released Caffe files, so a state dict's keys are those names with .weight and .bias.
 """
 
 from __future__ import annotations

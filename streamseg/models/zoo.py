@@ -24,22 +24,12 @@ class Normalisation(NamedTuple):
     bgr: bool
 
 
-class Crf(NamedTuple):
-    """The released model's CRF parameters, for 10 mean-field iterations."""
-
-    appearance_weight: float  # w1
-    appearance_sigma_xy: float  # in pixels
-    appearance_sigma_rgb: float  # in colour levels
-    smoothness_weight: float  # w2
-    smoothness_sigma: float  # in pixels
-    iterations: int = 10
-
-
 CAFFE = Normalisation((122.675, 116.669, 104.008), (1.0, 1.0, 1.0), bgr=True)
 TORCHVISION = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), bgr=False)
 
 VOC_SIZE = (376, 504)  # VOC's pictures are about 375x500, and the Caffe networks saw them unscaled
 SHORT_SIDE_520 = (520, 696)  # torchvision scales the short side to 520
+SHORT_SIDE_528 = (528, 704)  # the same in multiples of 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +46,6 @@ class Network:
     input_size: tuple[int, int] = VOC_SIZE
     classes: int = 21  # PASCAL VOC's
     crf_preset: str | None = None  # its name in streamseg.crf.presets
-    crf: Crf | None = None
 
     def build(self, **changes: Any) -> nn.Module:
         """Make the network, untrained; `changes` go to its constructor (classes, widths). Needs torch."""
@@ -65,96 +54,56 @@ class Network:
         return cast("nn.Module", make(**{"classes": self.classes, **changes}))
 
 
-def _v1(
-    name: str, function: str, parameters: int, gmac: tuple[float, float], preset: str, crf: Crf
-) -> Network:
-    full_size = function.startswith("deeplab_msc")
-    return Network(
-        name,
-        f"deeplab_v1:{function}",
-        CAFFE,
-        parameters,
-        {(321, 321): gmac[0], (513, 513): gmac[1]},
-        output_stride=1 if full_size else 8,
-        crf_preset=preset,
-        crf=crf,
-    )
-
-
-def _v2(
-    name: str, function: str, parameters: int, gmac: tuple[float, float], preset: str, crf: Crf
+def _caffe(
+    name: str,
+    constructor: str,
+    parameters: int,
+    gmac: tuple[float, float],
+    *,
+    preset: str | None = None,
+    stride: int = 8,
 ) -> Network:
     return Network(
         name,
-        f"deeplab_v2:{function}",
+        constructor,
         CAFFE,
         parameters,
         {(321, 321): gmac[0], (513, 513): gmac[1]},
-        crf_preset=preset,
-        crf=crf,
-    )
-
-
-def _v3(name: str, function: str, parameters: int, stride: int = 8, multiple: int = 8) -> Network:
-    return Network(
-        name,
-        f"deeplab_v3:{function}",
-        TORCHVISION,
-        parameters,
-        {},
         output_stride=stride,
-        size_multiple=multiple,
-        input_size=SHORT_SIDE_520 if multiple == 8 else (528, 704),
+        crf_preset=preset or name.replace("-v1", ""),
     )
 
 
-_RESNET101 = Crf(4, 67, 3, 3, 1)
+def _torchvision(name: str, function: str, parameters: int, stride: int = 8, multiple: int = 8) -> Network:
+    size = SHORT_SIDE_520 if multiple == 8 else SHORT_SIDE_528
+    return Network(name, f"deeplab_v3:{function}", TORCHVISION, parameters, {}, stride, multiple, size)
+
 
 # The 2x2 pools of the first two give 42 cells at 321 and 66 at 513, one more each way than the others' 41 and
 # 65; on 41 and 65 cells they would take 125.9 / 316.9 and 242.3 / 610.3 GMAC.
 NETWORKS: dict[str, Network] = {
     network.name: network
     for network in (
-        _v1("deeplab-v1", "deeplab", 65_140_565, (130.7, 324.7), "deeplab", Crf(5, 50, 10, 3, 3)),
-        _v1("deeplab-v1-7x7", "deeplab_7x7", 134_346_581, (252.8, 626.1), "deeplab", Crf(5, 50, 10, 3, 3)),
-        _v1("deeplab-v1-msc", "deeplab_msc", 66_346_686, (133.3, 335.9), "msc", Crf(3, 95, 3, 3, 3)),
-        _v1(
-            "deeplab-v1-largefov",
-            "deeplab_largefov",
-            20_505_429,
-            (50.9, 128.6),
-            "largefov",
-            Crf(4, 121, 5, 3, 3),
+        _caffe("deeplab-v1", "deeplab_v1:deeplab", 65_140_565, (130.7, 324.7)),
+        _caffe("deeplab-v1-7x7", "deeplab_v1:deeplab_7x7", 134_346_581, (252.8, 626.1), preset="deeplab"),
+        _caffe("deeplab-v1-msc", "deeplab_v1:deeplab_msc", 66_346_686, (133.3, 335.9), stride=1),
+        _caffe("deeplab-v1-largefov", "deeplab_v1:deeplab_largefov", 20_505_429, (50.9, 128.6)),
+        _caffe(
+            "deeplab-v1-msc-largefov", "deeplab_v1:deeplab_msc_largefov", 21_711_550, (58.3, 147.3), stride=1
         ),
-        _v1(
-            "deeplab-v1-msc-largefov",
-            "deeplab_msc_largefov",
-            21_711_550,
-            (58.3, 147.3),
-            "msc-largefov",
-            Crf(4, 83, 5, 3, 3),
-        ),
-        _v2("deeplab-v2-vgg16", "DeepLabV2Vgg16", 37_877_652, (80.1, 202.0), "v2-vgg16", Crf(4, 65, 3, 2, 2)),
-        _v2(
-            "deeplab-v2-resnet101",
-            "DeepLabV2ResNet101",
-            44_048_532,
-            (75.1, 188.9),
-            "v2-resnet101",
-            _RESNET101,
-        ),
-        _v2(
+        _caffe("deeplab-v2-vgg16", "deeplab_v2:DeepLabV2Vgg16", 37_877_652, (80.1, 202.0)),
+        _caffe("deeplab-v2-resnet101", "deeplab_v2:DeepLabV2ResNet101", 44_048_532, (75.1, 188.9)),
+        _caffe(
             "deeplab-v2-resnet101-3scale",
-            "DeepLabV2ThreeScales",
+            "deeplab_v2:DeepLabV2ThreeScales",
             44_048_532,
             (137.8, 344.9),
-            "v2-resnet101",
-            _RESNET101,
+            preset="deeplab-v2-resnet101",
         ),
-        _v3("deeplabv3-mobilenet-v3-large", "deeplabv3_mobilenet", 11_029_328, 16, 16),
-        _v3("deeplabv3-resnet50", "deeplabv3_resnet50", 42_004_074),
-        _v3("deeplabv3-resnet101", "deeplabv3_resnet101", 60_996_202),
-        _v3("lraspp-mobilenet-v3-large", "Lraspp", 3_221_538, 8, 16),
+        _torchvision("deeplabv3-mobilenet-v3-large", "deeplabv3_mobilenet", 11_029_328, 16, 16),
+        _torchvision("deeplabv3-resnet50", "deeplabv3_resnet50", 42_004_074),
+        _torchvision("deeplabv3-resnet101", "deeplabv3_resnet101", 60_996_202),
+        _torchvision("lraspp-mobilenet-v3-large", "Lraspp", 3_221_538, 8, 16),
     )
 }
 
