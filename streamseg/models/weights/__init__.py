@@ -1,0 +1,29 @@
+"""Published weights: fetched, read from Caffe's and torch's files, matched by name, written as engines.
+
+`fetch` needs nothing heavy; importing and writing need the torch extra and load it when they are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from streamseg.models.weights.fetch import fetch
+from streamseg.models.weights.sources import SOURCES, Source, find_source
+
+if TYPE_CHECKING:
+    from streamseg.models.weights.engine import write_engine
+    from streamseg.models.weights.files import import_weights
+
+__all__ = ["SOURCES", "Source", "fetch", "find_source", "import_weights", "write_engine"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "import_weights":
+        from streamseg.models.weights.files import import_weights
+
+        return import_weights
+    if name == "write_engine":
+        from streamseg.models.weights.engine import write_engine
+
+        return write_engine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

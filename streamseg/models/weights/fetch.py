@@ -1,0 +1,154 @@
+"""Downloads published weights into a cache: resumed where it broke off, and proved by their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from streamseg.errors import WeightsError
+from streamseg.models.weights.sources import Source, find_source
+
+Progress = Callable[[int, int | None], None]  # bytes that are there, bytes of the whole file where known
+
+CHUNK = 1 << 18
+TIMEOUT_S = 20.0
+ATTEMPTS = 4
+FIRST_PAUSE_S = 0.5
+MOST_BYTES = 2 << 30
+
+
+class _Broken(Exception):
+    """The connection ended before the file did; what has come is kept."""
+
+
+def fetch(
+    name: str, cache_dir: Path, progress: Progress | None = None, *, source: Source | None = None
+) -> Path:
+    """Download the published weights of the zoo's network `name` into `cache_dir` and give the file.
+
+    A file that is there and proves right is not downloaded again. A download that breaks is kept as .part and
+    resumed, now or by a later call. Blocks; silence of 20 s counts as broken. Raises WeightsError that says
+    what to download and where to put it, when it cannot be had from here.
+    """
+    source = source or find_source(name)
+    path = cache_dir / source.file
+    if path.is_file():
+        _prove(path, source)
+        return path
+    if source.url is None:
+        raise WeightsError(_by_hand(source, path, "is to be downloaded by hand"))
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        _download(source.url, part, progress or _silent)
+        _prove(part, source)
+        os.replace(part, path)
+    except WeightsError as error:
+        raise WeightsError(_by_hand(source, path, str(error))) from error
+    except OSError as error:
+        raise WeightsError(f"{cache_dir}: cannot be written ({error.strerror})") from error
+    return path
+
+
+def _by_hand(source: Source, path: Path, reason: str) -> str:
+    what = source.note or source.url or source.file
+    return (
+        f"{source.file}: {reason}\n"
+        f"download {what} (see {source.page}; licence: {source.licence})\n"
+        f"and put it at {path}"
+    )
+
+
+def _download(url: str, part: Path, progress: Progress) -> None:
+    pause_s = FIRST_PAUSE_S
+    for attempt in range(1, ATTEMPTS + 1):
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _continue(url, part, progress)
+            return
+        except _Broken as error:
+            came = part.stat().st_size if part.exists() else 0
+            if attempt == ATTEMPTS:
+                raise WeightsError(f"{url}: {error}; {came} bytes are kept to go on from") from error
+            if came == before:
+                time.sleep(pause_s)
+                pause_s *= 2
+
+
+def _continue(url: str, part: Path, progress: Progress) -> None:
+    """Ask for what `part` lacks and append it; raises _Broken where another try may help."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            start, whole = _extent(answer, have)
+            if start != have:
+                part.unlink()  # the server sends the file from its beginning
+                have = 0
+            if whole is not None and whole > MOST_BYTES:
+                raise WeightsError(f"{url}: has {whole} bytes, too many for weights")
+            progress(have, whole)
+            with part.open("ab") as file:
+                while chunk := answer.read(CHUNK):
+                    file.write(chunk)
+                    have += len(chunk)
+                    if have > MOST_BYTES:
+                        raise WeightsError(f"{url}: sends more than {MOST_BYTES} bytes")
+                    progress(have, whole)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 416 and have:
+                part.unlink()  # it does not fit the file on the server; begin again
+                raise _Broken("what was kept of an earlier try does not belong to this file") from error
+            if error.code >= 500 or error.code == 429:
+                raise _Broken(f"the server answers {error.code} {error.reason}") from error
+            raise WeightsError(f"{url}: the server answers {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise _Broken(f"no connection ({error.reason})") from error
+    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        raise _Broken(f"the connection broke ({error or type(error).__name__})") from error
+    if whole is not None and have != whole:
+        raise _Broken(f"the connection ended after {have} of {whole} bytes")
+
+
+def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
+    """Where in the file this answer begins, and how long the file is."""
+    length = answer.headers.get("Content-Length", "")
+    following = int(length) if length.isdigit() else None
+    if answer.status != 206:
+        return 0, following
+    first, _, whole = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+    start = first.partition("-")[0]
+    if not start.isdigit() or int(start) != have:
+        raise WeightsError(f"{answer.url}: the server answers with another range than was asked for")
+    return have, int(whole) if whole.isdigit() else None
+
+
+def _prove(path: Path, source: Source) -> None:
+    """Check the file's SHA-256 as far as it is known; a wrong one that we downloaded is removed."""
+    if not source.sha256_start:
+        return
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest.startswith(source.sha256_start):
+        return
+    if path.suffix == ".part":
+        path.unlink()
+        raise WeightsError(
+            f"what was downloaded is not the published file (SHA-256 {digest[:16]}…, "
+            f"expected {source.sha256_start}…); it was removed"
+        )
+    raise WeightsError(
+        f"{path}: is not the published file (SHA-256 {digest[:16]}…, expected {source.sha256_start}…); "
+        "move it away and fetch again"
+    )
+
+
+def _silent(_have: int, _whole: int | None) -> None:
+    pass
