@@ -1,0 +1,186 @@
+"""Killed at any moment, the same command finishes the job with the bytes of an uninterrupted one."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamseg.config import EngineConfig
+from streamseg.recorded import Event, ProcessConfig, Started, process_files
+from streamseg.recorded.parts import finished_parts, part_path
+from tests.media import write_video
+
+# Runs the command and kills itself at the given moment. Moments are what changes the folder of results, and
+# every record of a part. With 0 it runs through and says how many there were.
+CHILD = """
+import os, signal, sys
+from streamseg.recorded import parts
+folder, at = sys.argv[1], int(sys.argv[2])
+passed = 0
+
+def moment():
+    global passed
+    passed += 1
+    if passed == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def hook(event, args):
+    if event in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir") and folder in str(args[0]):
+        moment()
+
+write = parts.PartWriter._write
+def writes(self, kind, data):
+    moment()
+    write(self, kind, data)
+parts.PartWriter._write = writes
+sys.addaudithook(hook)
+sys.argv = ["streamseg", *sys.argv[3:]]
+from streamseg.cli import main
+try:
+    main()
+except SystemExit as end:
+    print(passed)
+    sys.exit(end.code)
+"""
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """26 frames with B-frames between intra frames 5 apart."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    noise = np.random.default_rng(1).integers(0, 255, (26, 6, 8, 3), np.uint8)
+    pictures = [np.kron(n, np.ones((8, 8, 1), np.uint8)) for n in noise]
+    write_video(path, pictures, options={"g": "5", "bf": "2", "sc_threshold": "0"})
+    return path
+
+
+def run(clip: Path, out: Path, engine: Path, at: int) -> subprocess.CompletedProcess[str]:
+    options = [
+        "--out",
+        str(out),
+        "--engine",
+        str(engine),
+        "--threads",
+        "1",
+        "--part-frames",
+        "6",
+        "--confidence",
+    ]
+    return subprocess.run(
+        [sys.executable, "-c", CHILD, str(out), str(at), "process", str(clip), *options],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
+    clip: Path, tiny_engine: Path, tmp_path: Path
+) -> None:
+    kills = int(os.environ.get("STREAMSEG_TEST_KILLS", "5"))
+    whole = run(clip, tmp_path / "whole", tiny_engine, 0)
+    assert whole.returncode == 0, whole.stderr
+    moments = int(whole.stdout)
+    wanted = contents(tmp_path / "whole")
+    assert sorted(wanted) == [
+        f"clip.{name}"
+        for name in ("confidence.mp4", "labels.mp4", "manifest.json", "overlay.mp4", "summary.json")
+    ]
+    out, chance = tmp_path / "out", random.Random(6)
+    # One in each stretch of the run, so that few kills still reach its end, where results get their names.
+    for kill in range(kills):
+        at = chance.randint(kill * moments // kills + 1, (kill + 1) * moments // kills)
+        killed = run(clip, out, tiny_engine, at)
+        assert killed.returncode == -signal.SIGKILL, f"moment {at} of {moments}"
+        resumed = run(clip, out, tiny_engine, 0)
+        assert resumed.returncode == 0, resumed.stderr
+        assert contents(out) == wanted, f"moment {at} of {moments}"
+        shutil.rmtree(out)
+
+
+def test_killed_again_and_again_it_still_gets_there(clip: Path, tiny_engine: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ends = [run(clip, out, tiny_engine, 30 * i).returncode for i in (1, 2, 3)]
+    assert ends == [-signal.SIGKILL] * 3
+    assert run(clip, out, tiny_engine, 0).returncode == 0
+    run(clip, tmp_path / "whole", tiny_engine, 0)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.fixture
+def config(tiny_engine: Path) -> ProcessConfig:
+    return ProcessConfig(engine=EngineConfig(name=str(tiny_engine), threads=1), part_frames=6)
+
+
+def stop_after(clip: Path, out: Path, config: ProcessConfig, frames: int) -> None:
+    """Work until so many masks are there, as Ctrl-C would end it."""
+
+    def on_event(event: Event) -> None:
+        if getattr(event, "done", 0) == frames:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        process_files([clip], out, config, on_event=on_event)
+
+
+def test_work_is_cut_at_intra_frames_and_ctrl_c_keeps_what_was_committed(
+    clip: Path, config: ProcessConfig, tmp_path: Path
+) -> None:
+    stop_after(clip, tmp_path, config, 23)
+    parts = tmp_path / ".clip.parts"
+    assert sorted(p.name for p in parts.iterdir()) == ["000000.part", "000001.part", "job.json", "lock"]
+    count, tail = finished_parts(parts)
+    assert (count, tail and tail.frames) == (2, 10)  # two groups of five are the first to exceed six
+    events: list[Event] = []
+    process_files([clip], tmp_path, config, on_event=events.append)
+    assert [e.why for e in events if isinstance(e, Started)] == ["goes on from frame 20"]
+
+
+def test_a_damaged_part_is_made_again(clip: Path, config: ProcessConfig, tmp_path: Path) -> None:
+    process_files([clip], tmp_path / "whole", config)
+    stop_after(clip, tmp_path, config, 23)
+    part = part_path(tmp_path / ".clip.parts", 1)
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
+    events: list[Event] = []
+    process_files([clip], tmp_path, config, on_event=events.append)
+    assert [e.why for e in events if isinstance(e, Started)] == ["goes on from frame 10"]
+    for name, wanted in contents(tmp_path / "whole").items():
+        assert (tmp_path / name).read_bytes() == wanted, name
+
+
+def test_unfinished_work_of_another_job_is_not_used(
+    clip: Path, config: ProcessConfig, tmp_path: Path
+) -> None:
+    stop_after(clip, tmp_path, config, 23)
+    other = ProcessConfig(engine=config.engine, part_frames=6, every=2)
+    events: list[Event] = []
+    process_files([clip], tmp_path, other, on_event=events.append)
+    assert [e.why for e in events if isinstance(e, Started)] == ["begins anew: settings.every was 1, is 2"]
+    process_files([clip], tmp_path / "whole", other)
+    for name, wanted in contents(tmp_path / "whole").items():
+        assert (tmp_path / name).read_bytes() == wanted, name
+
+
+def test_two_at_once_do_not_share_a_folder(clip: Path, config: ProcessConfig, tmp_path: Path) -> None:
+    inside = []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Started):
+            inside.append(process_files([clip], tmp_path, config))
+
+    assert process_files([clip], tmp_path, config, on_event=on_event).whole
+    assert "another streamseg is working on it" in str(inside[0].failed[0].error)
