@@ -26,8 +26,8 @@ def frames(
     """Yield a stream's frames until its file ends or `stop` is set; a live source is reconnected for ever.
 
     Blocks while connecting, reading and pacing; run it in the thread that may block. `stop` is noticed within
-    0.1 s while connecting, waiting and pacing, and within timeout_s while a silent source is read. Each
-    connection, and each round of a looped file, is an epoch of its own. on_event is called in this thread.
+    0.1 s while connecting, waiting and pacing, and within timeout_s while a source that fell silent is read.
+    Each connection, and each round of a looped file, is an epoch. on_event is called in this thread.
     Raises SourceError when a file cannot be opened, or an address cannot work whatever one waits for.
     """
     restarts = resolve(config.source).kind != "file"
@@ -112,10 +112,11 @@ class Thinning:
 class Pacer:
     """Holds pictures back until their PTS is due on the monotonic clock.
 
-    A PTS that jumps back, or ahead by more than JUMP_S, is taken as the new start rather than waited for.
+    A PTS that jumps back, or ahead by more than JUMP_S, is taken as the new start rather than waited for; so
+    is one that comes more than LATE_S late, because the source had stalled.
     """
 
-    JUMP_S = 10.0
+    JUMP_S, LATE_S = 10.0, 1.0
 
     def __init__(self, stop: threading.Event) -> None:
         self.stop = stop
@@ -132,6 +133,8 @@ class Pacer:
         ahead_s = self.start_s + pts_s - time.monotonic()
         if ahead_s > 0:
             self.stop.wait(ahead_s)
+        elif ahead_s < -self.LATE_S:
+            self.start_s = time.monotonic() - pts_s
 
 
 def _play(
@@ -142,8 +145,7 @@ def _play(
     on_event: Callable[[SourceEvent], None],
 ) -> Iterator[Frame]:
     thinning = Thinning(config.max_fps)
-    # A whole file behind an address is paced too: newest wins there, so haste would lose frames.
-    pacer = Pacer(stop) if source.live and not source.endless else None
+    pacer = Pacer(stop) if source.paced else None
     corrupt = 0
     try:
         for picture in pictures(source, stop):

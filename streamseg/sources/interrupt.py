@@ -3,9 +3,9 @@
 FFmpeg asks its interrupt callback about ten times a second whether to go on. PyAV's callback compares
 `time.monotonic()`, as its module av.container.core finds it, with the timeout of the call. We put a clock
 there that runs ahead in a thread whose stop flag is set, so that connecting ends within 0.1 s of the flag
-instead of at its timeout. Everywhere else the clock is the true one. Only opening uses it: the callback takes
-the GIL, which is nothing while waiting for a connection and too much for every packet read. Should a later
-PyAV look at another clock, opening still ends at its timeout; a test tells.
+instead of at its timeout. Everywhere else the clock is the true one. Only calls with a PyAV timeout ask: all
+opening, and reading where there is no other way, because the callback takes the GIL. Should a later PyAV look
+at another clock, calls still end at their timeout; a test tells.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def interruptible(stop: threading.Event) -> Iterator[None]:
     """Let `stop` end FFmpeg calls of this thread that were given PyAV's `timeout`."""
     if not isinstance(getattr(core, "time", None), _Clock):
         core.time = _Clock()  # type: ignore[attr-defined]
-    _opening.stop, _opening.jumps = stop, 0
+    before, _opening.stop = _opening.stop, stop
     try:
         yield
     finally:
-        _opening.stop = None
+        _opening.stop = before

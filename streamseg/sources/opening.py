@@ -27,6 +27,11 @@ MAX_FPS = 1000
 OPEN_EXTRA_S = 5.0
 """Beyond timeout_s, for a server that talks but whose first picture takes its time."""
 
+HLS_EXTRA_S = 15.0
+"""Beyond timeout_s, because HLS brings a whole segment at once and then nothing for as long as that lasts."""
+
+WEB = ("http", "https")
+
 
 @contextmanager
 def open_source(
@@ -44,14 +49,9 @@ def open_source(
         container = _open_container(target, config, stop)
         try:
             source = _first_picture(_describe(target, config, container), stop)
-        except BaseException:
+            yield source
+        finally:
             container.close()
-            raise
-    try:
-        yield source
-    finally:
-        source.pending.clear()
-        container.close()
 
 
 def _ready(target: Target, stop: threading.Event) -> Target:
@@ -75,8 +75,13 @@ def _ready(target: Target, stop: threading.Event) -> Target:
 def _open_container(target: Target, config: StreamConfig, stop: threading.Event) -> InputContainer:
     started = time.monotonic()
     limit_s = config.timeout_s + OPEN_EXTRA_S
-    # PyAV's own read timeout takes the GIL at every read; RTMP alone has no timeout of its own in FFmpeg.
-    read_limit = config.timeout_s if target.scheme in ("rtmp", "rtmps") else None
+    # PyAV's own read timeout takes the GIL at every read. Only where FFmpeg's is not enough: RTMP has none,
+    # and HLS goes on asking for new segments, inside one read, long after the last one.
+    read_limit = None
+    if target.scheme in ("rtmp", "rtmps"):
+        read_limit = config.timeout_s
+    elif target.scheme in WEB:
+        read_limit = config.timeout_s + HLS_EXTRA_S
     try:
         return av.open(
             f"file:{target.name}" if target.kind == "file" else target.name,
@@ -106,9 +111,9 @@ def _options(target: Target, config: StreamConfig) -> dict[str, str]:
     options = {"rw_timeout": timeout_us}
     if target.scheme not in ("rtmp", "rtmps"):  # there, `timeout` means: wait for somebody to call us
         options["timeout"] = timeout_us
-    if target.scheme in ("http", "https"):
+    if target.scheme in WEB:
         return options  # may be a whole file, or HLS: FFmpeg's own probing is right for both
-    options |= {"fflags": "nobuffer", "flags": "low_delay", "probesize": "1000000"}
+    options |= {"fflags": "nobuffer", "probesize": "1000000"}
     # Without the last one, a second of pictures is looked at for the rate, and thrown away: 0.8 s lost.
     options |= {"analyzeduration": "1000000", "fpsprobesize": "0"}
     if target.scheme in ("rtsp", "rtsps"):
@@ -122,16 +127,19 @@ def _describe(target: Target, config: StreamConfig, container: InputContainer) -
     video = _best_video(target, container)
     duration_s = container.duration / 1e6 if container.duration else None
     endless = target.kind == "camera" or (
-        target.kind == "network" and (duration_s is None or target.scheme not in ("http", "https"))
+        target.kind == "network" and (duration_s is None or target.scheme not in WEB)
     )
+    bursts = endless and container.format.name.startswith("hls")
+    live = target.kind != "file" or config.realtime
     video.thread_type = "SLICE" if endless else "AUTO"  # frame threads hold pictures back
     return OpenSource(
         target=target,
         container=container,
         video=video,
-        live=target.kind != "file" or config.realtime,
+        live=live,
         endless=endless,
-        timeout_s=config.timeout_s,
+        paced=bursts or (live and not endless),
+        timeout_s=config.timeout_s + (HLS_EXTRA_S if bursts else 0.0),
         size=(video.height, video.width),
         fps=_fps(video),
         frames_hint=video.frames or None,
@@ -167,7 +175,7 @@ def _fps(video: VideoStream) -> Fraction | None:
 def _first_picture(source: OpenSource, stop: threading.Event) -> OpenSource:
     """Decode up to the first picture and keep it for the reader: only now is the size known for certain."""
     for picture in read(source, stop):
-        source.pending.append(picture)
+        source.pending.appendleft(picture)  # before those that one packet, or the file's end, gave with it
         source.size = oriented_size(picture.image)
         return source
     if stop.is_set():

@@ -32,6 +32,7 @@ class OpenSource:
 
     live says that newest wins: a camera, an address, or a file played in real time. endless says that no end
     is to come, so that an end is a disconnect: a camera or a stream, but not a whole file behind http://.
+    paced says that pictures come faster than their time and are to be held back until it: newest would win.
     corrupt counts packets and pictures that were damaged and left out; damage says, in one line, that a file
     ended before its time (None while it has not).
     """
@@ -41,6 +42,7 @@ class OpenSource:
     video: VideoStream
     live: bool
     endless: bool
+    paced: bool
     timeout_s: float
     size: Size
     fps: Fraction | None
@@ -85,8 +87,8 @@ def pictures(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
 
 
 def _pending_then_read(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
-    while source.pending and not stop.is_set():
-        yield source.pending.popleft()
+    if not stop.is_set():
+        yield from _pending(source)
     yield from read(source, stop)
 
 
@@ -97,6 +99,7 @@ def read(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
     packets = _packets(source)
     while not stop.is_set():
         watch.check()
+        asked = time.monotonic()
         try:
             packet = next(packets)
         except StopIteration:
@@ -107,15 +110,18 @@ def read(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
             continue
         except (av.error.FFmpegError, OSError, ValueError) as error:
             if source.endless:
+                cause: BaseException = TimeoutError() if watch.silent(asked) else error
                 # Not chained: FFmpeg's error text holds the address with its password.
-                raise SourceEnded(explain(source.target, error, source.timeout_s)) from None
+                raise SourceEnded(explain(source.target, cause, source.timeout_s)) from None
             source.corrupt += 1
             errors += 1
             if errors > MAX_READ_ERRORS:
-                yield from _decoded(source, None)
+                source.pending.extend(_decoded(source, None))
+                yield from _pending(source)
                 return
             packets = _packets(source)
             continue
+        watch.silent(asked)
         errors = 0
         if packet.stream_index != source.video.index:
             continue
@@ -124,7 +130,14 @@ def read(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
             continue
         for picture in _decoded(source, packet):
             watch.seen(picture.image.pts)
-            yield picture
+            source.pending.append(picture)
+        yield from _pending(source)
+
+
+def _pending(source: OpenSource) -> Iterator[Picture]:
+    """Hand over what has been decoded; the rest stays for the next reader when this one is left."""
+    while source.pending:
+        yield source.pending.popleft()
 
 
 def _packets(source: OpenSource) -> Iterator[av.Packet[Any]]:
@@ -166,11 +179,22 @@ class Watch:
         self.source, self.clock = source, clock
         self.last_picture = self.last_change = clock()
         self.pts: int | None = None
+        self.last_silence = -1e9
 
     def seen(self, pts: int | None) -> None:
         self.last_picture = self.clock()
         if pts is None or pts != self.pts:
             self.pts, self.last_change = pts, self.last_picture
+
+    def silent(self, asked: float) -> bool:
+        """Whether the read begun at `asked`, or the one just before it, took as long as FFmpeg waits for data.
+
+        FFmpeg has as many errors for silence as it has protocols, and first hands out what it still held.
+        """
+        now = self.clock()
+        if now - asked >= 0.95 * self.source.timeout_s:
+            self.last_silence = now
+        return now - self.last_silence < 0.5
 
     def check(self) -> None:
         if not self.source.endless:

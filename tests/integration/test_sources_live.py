@@ -1,0 +1,275 @@
+"""Live sources on real servers: they are read, and come back after every kind of failure."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import psutil
+import pytest
+
+from streamseg.config import StreamConfig
+from streamseg.errors import SourceError
+from streamseg.sources import Connected, Disconnected, Ended, open_source
+from tests.integration.live import RtspServer, Watched, rtsp
+from tests.media import corners, write_video
+
+__all__ = ["rtsp"]  # the fixture
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def test_an_rtsp_camera_is_read_with_its_own_clock(rtsp: RtspServer) -> None:
+    with Watched(StreamConfig(source=rtsp.url("/live"))) as watched:
+        watched.wait(lambda: any(f.clock == "camera" for f in watched.frames))
+        frame = next(f for f in watched.frames if f.clock == "camera")
+        assert frame.size == (120, 160)
+        assert abs(frame.captured_unix_ns - time.time_ns()) < 3e9  # the same machine's clock, through RTCP
+        connected = watched.wait_event(Connected)
+        assert (connected.live, connected.codec, connected.fps) == (True, "h264", 25)
+        pts = [f.pts for f in watched.frames]
+        assert pts == sorted(set(pts))
+        assert watched.seconds_to_stop() < 2
+
+
+def test_rtsp_over_udp_is_read_too(rtsp: RtspServer) -> None:
+    with Watched(StreamConfig(source=rtsp.url("/live"), rtsp_transport="udp")) as watched:
+        watched.wait_frames(5)
+
+
+@pytest.mark.parametrize(
+    ("path", "login", "reason"),
+    [
+        ("/secret", "", "asks for a password (401); write it as rtsp://USER:PASSWORD@HOST/"),
+        ("/secret", "eye:wr0ng@", "user name or password refused (401); correct them in the address"),
+        ("/nothing", "eye:wr0ng@", "user name or password refused (401)"),
+        ("/nothing", "", "there is nothing at this path (404); check what comes behind the host's name"),
+    ],
+)
+def test_a_refusal_is_told_without_the_password(rtsp: RtspServer, path: str, login: str, reason: str) -> None:
+    with pytest.raises(SourceError) as caught, open_source(StreamConfig(source=rtsp.url(path, login)), "s"):
+        pass
+    assert reason in str(caught.value) or (path == "/nothing" and "(404)" in str(caught.value))
+    assert "wr0ng" not in repr(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_the_right_password_opens(rtsp: RtspServer) -> None:
+    with open_source(StreamConfig(source=rtsp.url("/secret", "eye:s3cret@")), "s") as source:
+        assert source.url == rtsp.url("/secret", "eye:***@")
+
+
+def test_a_camera_that_is_switched_off_and_on_comes_back_in_a_new_epoch(rtsp: RtspServer) -> None:
+    with Watched(StreamConfig(source=rtsp.url("/live", "eye:s3cret@"), timeout_s=2)) as watched:
+        for epoch in range(3):
+            watched.wait_frames(5, epoch)
+            rtsp.kill()
+            watched.wait(lambda epoch=epoch: sum(map(is_loss, watched.events)) > epoch)
+            rtsp.start()
+        watched.wait_frames(30, 3)
+        of_last = [f.seq for f in watched.frames if f.epoch == 3]
+        assert of_last == list(range(len(of_last)))
+        assert "s3cret" not in repr(watched.events)
+
+
+def is_loss(event: object) -> bool:
+    return isinstance(event, Disconnected)
+
+
+def test_a_camera_that_stalls_is_noticed_within_its_timeout_and_comes_back(rtsp: RtspServer) -> None:
+    with Watched(StreamConfig(source=rtsp.url("/live"), timeout_s=1)) as watched:
+        watched.wait_frames(5)
+        rtsp.freeze()
+        frozen = time.monotonic()
+        lost = watched.wait_event(Disconnected)
+        assert time.monotonic() - frozen < 4
+        assert lost.reason == f"{rtsp.url('/live')}: sent nothing for 1 s"
+        rtsp.thaw()
+        watched.wait_frames(5, epoch=1)
+
+
+def test_a_stream_that_ends_is_a_disconnect(rtsp: RtspServer) -> None:
+    with Watched(StreamConfig(source=rtsp.url("/ends"), timeout_s=2)) as watched:
+        lost = watched.wait_event(Disconnected)
+        assert lost.reason == f"{rtsp.url('/ends')}: ended"
+        assert 0 <= lost.retry_in_s <= 0.5
+        watched.wait_event(Connected, 2)
+
+
+def test_reconnecting_leaks_no_thread_and_no_file_descriptor() -> None:
+    me = psutil.Process()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        config = StreamConfig(source=f"rtsp://127.0.0.1:{server.getsockname()[1]}/x")
+        with Watched(config) as watched:
+            before: tuple[int, int] | None = None
+            for _ in range(6):
+                connection, _ = server.accept()
+                connection.close()
+                if before is None:
+                    watched.wait_event(Disconnected)
+                    before = me.num_fds(), me.num_threads()
+            watched.wait_event(Disconnected, 6)
+            assert before is not None
+            assert me.num_fds() <= before[0]
+            assert me.num_threads() <= before[1]
+
+
+def test_stopping_takes_no_time_while_a_server_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        config = StreamConfig(source=f"rtsp://127.0.0.1:{server.getsockname()[1]}/x", timeout_s=60)
+        with Watched(config) as watched:
+            connection, _ = server.accept()
+            with connection:
+                assert watched.seconds_to_stop() < 2
+
+
+def test_stopping_takes_no_time_while_a_host_cannot_be_reached() -> None:
+    # 192.0.2.0/24 is kept for documentation: nobody answers, at most a router refuses.
+    with Watched(StreamConfig(source="rtsp://192.0.2.1/x", timeout_s=60)) as watched:
+        assert watched.seconds_to_stop() < 2
+
+
+def test_stopping_takes_no_time_in_a_pause() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with Watched(StreamConfig(source=f"http://127.0.0.1:{port}/x")) as watched:
+        watched.wait(lambda: any(is_loss(e) and e.retry_in_s > 2 for e in watched.events), 60)
+        assert watched.seconds_to_stop() < 1
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """A web server on tmp_path; its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_whole_file_behind_http_is_played_at_its_pace_and_ends(tmp_path: Path, web: str) -> None:
+    write_video(tmp_path / "clip.mp4", [corners((48, 64))] * 20)
+    begun = time.monotonic()
+    with Watched(StreamConfig(source=f"{web}/clip.mp4")) as watched:
+        watched.wait_event(Ended)
+        assert len(watched.frames) == 20
+        assert time.monotonic() - begun >= 19 / 25
+        assert not any(map(is_loss, watched.events))
+
+
+def hls(folder: Path, endless: bool) -> Path:
+    """Write an HLS playlist with its segments; `endless`: without the line that says it is complete."""
+    playlist = folder / "live.m3u8"
+    write_video(
+        playlist, [corners((48, 64))] * 50, container_format="hls", options={"g": "25", "bf": "0"},
+        container_options={"hls_time": "1", "hls_list_size": "0"},
+    )  # fmt: skip
+    if endless:
+        text = playlist.read_text()
+        assert "#EXT-X-ENDLIST" in text
+        playlist.write_text(text.replace("#EXT-X-ENDLIST", ""))
+    return playlist
+
+
+def test_recorded_hls_is_played_to_its_end(tmp_path: Path, web: str) -> None:
+    hls(tmp_path, endless=False)
+    with Watched(StreamConfig(source=f"{web}/live.m3u8")) as watched:
+        watched.wait_event(Ended)
+        assert len(watched.frames) == 50
+
+
+def test_live_hls_is_paced_and_its_silence_noticed(
+    tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamseg.sources.opening.HLS_EXTRA_S", 0.5)
+    hls(tmp_path, endless=True)
+    with Watched(StreamConfig(source=f"{web}/live.m3u8", timeout_s=1.5)) as watched:
+        lost = watched.wait_event(Disconnected)
+        assert lost.reason in [f"{web}/live.m3u8: sent {what} for 2 s" for what in ("nothing", "no picture")]
+        first = [f for f in watched.frames if f.epoch == 0]
+        assert first[30].decoded_ns - first[0].decoded_ns >= 29 / 25 * 1e9
+
+
+def test_stopping_takes_no_time_while_hls_waits_for_a_segment(tmp_path: Path, web: str) -> None:
+    hls(tmp_path, endless=True)
+    with Watched(StreamConfig(source=f"{web}/live.m3u8")) as watched:
+        watched.wait_frames(40)
+        assert watched.seconds_to_stop() < 2
+
+
+def test_http_refusals_are_told() -> None:
+    class Refuse(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(int(self.path[1:4]))
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    reasons = {
+        401: "user name or password refused (401)",
+        403: "access forbidden (403)",
+        404: "(404)",
+        500: "server",
+    }
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for code, reason in reasons.items():
+            url = f"http://eye:s3cret@127.0.0.1:{server.server_port}/{code}"
+            with pytest.raises(SourceError) as caught, open_source(StreamConfig(source=url), "s"):
+                pass
+            assert reason in str(caught.value)
+            assert "s3cret" not in str(caught.value)
+        server.shutdown()
+
+
+def test_mpeg_ts_over_udp_is_read_and_its_silence_noticed() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    done = threading.Event()
+
+    def pace(i: int) -> None:
+        done.wait(0.04)
+        if done.is_set():
+            raise EOFError
+
+    def send() -> None:
+        url = f"udp://127.0.0.1:{port}?pkt_size=1316"
+        options = {"g": "10", "bf": "0", "tune": "zerolatency"}
+        with contextlib.suppress(EOFError):
+            write_video(
+                url, [corners((48, 64))] * 1500, pace=pace, container_format="mpegts", options=options
+            )
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        with Watched(StreamConfig(source=f"udp://127.0.0.1:{port}", timeout_s=1)) as watched:
+            watched.wait_frames(10)
+            assert watched.frames[0].size == (48, 64)
+            done.set()
+            lost = watched.wait_event(Disconnected)
+            assert lost.reason.endswith("sent nothing for 1 s")
+    finally:
+        done.set()
+        sender.join()
+
+
+def test_one_process_reads_while_another_source_is_dead(rtsp: RtspServer) -> None:
+    dead = Watched(StreamConfig(source="rtsp://192.0.2.1/x", timeout_s=2))
+    with dead, Watched(StreamConfig(source=rtsp.url("/live"))) as watched:
+        watched.wait_frames(50)
+        assert not any(map(is_loss, watched.events))
