@@ -24,10 +24,13 @@ _LONGEST = 7  # groups of five bits that one count may take: 35 bits, far above 
 
 def encode_labels(labels: U8) -> Iterator[tuple[int, int, str]]:
     """Yield (class id, pixels, counts) for each class in an (H, W) label mask, IGNORE left out."""
-    down = labels.T.reshape(-1)  # column-major
-    starts = np.concatenate(([0], np.flatnonzero(down[1:] != down[:-1]) + 1))
-    ends = np.append(starts[1:], down.size)
-    values = down[starts]
+    height, width = labels.shape
+    # Where a pixel differs from the one above it, or from the foot of the column before.
+    above, column = np.divmod(np.flatnonzero(labels[1:] != labels[:-1]), width)
+    wrap = np.flatnonzero(labels[0, 1:] != labels[-1, :-1]) + 1
+    starts = np.sort(np.concatenate(([0], column * height + above + 1, wrap * height)))
+    ends = np.append(starts[1:], labels.size)
+    values = labels[starts % height, starts // height]
     for value in np.unique(values):
         if value == IGNORE:
             continue
@@ -35,8 +38,8 @@ def encode_labels(labels: U8) -> Iterator[tuple[int, int, str]]:
         first, last = starts[inside], ends[inside]
         bounds = np.stack([first, last], axis=1).reshape(-1)  # outside … first, inside … last
         counts = np.diff(bounds, prepend=0)
-        if last[-1] < down.size:
-            counts = np.append(counts, down.size - last[-1])
+        if last[-1] < labels.size:
+            counts = np.append(counts, labels.size - last[-1])
         yield int(value), int((last - first).sum()), counts_to_string(counts)
 
 
