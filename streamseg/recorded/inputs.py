@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import glob
+import re
+import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TextIO
 from urllib.parse import urlsplit
 
 from streamseg.errors import UsageError
+from streamseg.recorded.manifest import SUFFIX
 from streamseg.sources import redact
+
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".avi", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m2ts", ".m4v", ".mjpeg", ".mjpg", ".mkv"}
+    | {".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".obu", ".ogv", ".ts", ".webm", ".wmv"}
+    | {".y4m"}
+)
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+_PRINTF = re.compile(r"%0?\d*d")
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A file or an http(s) address; `stem` begins the names of its results."""
+    """A file, an http(s) address or a sequence of images; `stem` begins the names of its results."""
 
     source: str
     stem: str
+    images: tuple[Path, ...] = ()  # of a sequence: one suffix, in the order of their names
 
     @property
     def path(self) -> Path | None:
-        """The file; None for an address."""
+        """The file; None for an address. For images, their folder or pattern."""
         return None if is_address(self.source) else Path(self.source).expanduser()
 
     @property
@@ -29,30 +44,98 @@ class Input:
         return redact(self.source)
 
 
-def find_inputs(sources: Iterable[str]) -> list[Input]:
-    """Give each source a name of its own: its stem, with suffix where two have one stem, then with folder.
+def find_inputs(sources: Iterable[str], stdin: TextIO | None = None) -> list[Input]:
+    """Files, folders, patterns, addresses, '-' for a list on standard input → inputs with names of their own.
 
-    Named twice is done once. Raises UsageError where nothing tells two of them apart.
+    A folder or a pattern stands for the videos in it, in order of their names; with images and no video in
+    it, for one sequence of images. A name is the stem; with suffix where two have one stem, then with folder.
+    One that comes twice is done once. Raises UsageError for what stands for nothing.
     """
-    found = list(dict.fromkeys(sources))
-    for name in (_stem, _full_name, _with_folder):
-        names = {source: name(source) for source in found}
+    found: dict[str, tuple[Path, ...]] = {}
+    for source in _lines(sources, stdin or sys.stdin):
+        found.update(_expand(source))
+    naming: Callable[[str], str]
+    for naming in (_stem, _full_name, _with_folder):
+        names = {source: naming(source) for source in found}
         if len(set(names.values())) == len(found):
-            return [Input(source, names[source]) for source in found]
-    twice = [n for n, count in Counter(names.values()).items() if count > 1]
-    raise UsageError(f"several inputs would be called {twice[0]}; process them into different folders")
+            return [Input(source, names[source], images) for source, images in found.items()]
+    twice = next(n for n, count in Counter(names.values()).items() if count > 1)
+    raise UsageError(f"several inputs would be called {twice}; process them into different folders")
 
 
 def is_address(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
+def number_pattern(name: str) -> re.Pattern[str] | None:
+    """What a name like frame%04d.png fits, with the number as its group; None for other names."""
+    before, *after = _PRINTF.split(name)
+    if len(after) != 1:
+        return None
+    return re.compile(f"{re.escape(before)}([0-9]+){re.escape(after[0])}")
+
+
+def _lines(sources: Iterable[str], stdin: TextIO) -> Iterator[str]:
+    for source in sources:
+        if source == "-":
+            yield from (line.strip() for line in stdin if line.strip())
+        else:
+            yield source
+
+
+def _expand(source: str) -> dict[str, tuple[Path, ...]]:
+    """Sources, each with its images where it is a sequence."""
+    if is_address(source) or "://" in source:
+        return {source: ()}
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
+    elif (numbered := number_pattern(path.name)) is not None and not path.exists():
+        matches = [(m, p) for p in path.parent.glob("*") if (m := numbered.fullmatch(p.name))]
+        files = [p for _, p in sorted(matches, key=lambda pair: int(pair[0][1]))]
+    elif glob.has_magic(source) and not path.exists():
+        files = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+    else:
+        return {source: ()}  # a file, or nothing: opening it says which
+    if videos := [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES and not _is_result(p)]:
+        return {str(p): () for p in videos}
+    if images := [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]:
+        return {source: _sequence(source, images)}
+    what = "in this folder" if path.is_dir() else "that fits this pattern"
+    raise UsageError(f"{source}: there is no video {what}")
+
+
+def _sequence(source: str, images: list[Path]) -> tuple[Path, ...]:
+    kinds = sorted({(str(p.parent), p.suffix) for p in images})
+    if len(kinds) > 1:
+        folder, suffix = kinds[0]
+        raise UsageError(
+            f"{source}: holds images of several kinds or folders; name one sequence, "
+            f"such as {folder}/*{suffix}"
+        )
+    return tuple(images)
+
+
+def _is_result(path: Path) -> bool:
+    """Whether this is a video that we made, with its manifest beside it."""
+    stem, dot, _ = path.stem.rpartition(".")
+    return bool(dot) and (path.parent / (stem + SUFFIX)).exists()
+
+
+def _hidden(relative: Path) -> bool:
+    return any(part.startswith(".") for part in relative.parts)
+
+
 def _pure(source: str) -> PurePosixPath:
-    return PurePosixPath(urlsplit(source).path or "/video") if is_address(source) else PurePosixPath(source)
+    path = PurePosixPath((urlsplit(source).path or "/") if is_address(source) else source)
+    # A pattern's results are named after the folder of its images.
+    magic = glob.has_magic(path.name) or number_pattern(path.name)
+    return path.parent if magic and not Path(source).exists() else path
 
 
 def _stem(source: str) -> str:
-    return _pure(source).stem or "video"
+    path = _pure(source)
+    return (path.name if Path(source).is_dir() else path.stem) or "video"
 
 
 def _full_name(source: str) -> str:
@@ -61,4 +144,4 @@ def _full_name(source: str) -> str:
 
 def _with_folder(source: str) -> str:
     path = _pure(source)
-    return f"{path.parent.name}-{path.name}".strip("-")
+    return f"{path.parent.name}-{path.name}".strip("-") or "video"

@@ -13,21 +13,19 @@ from pathlib import Path
 
 import av
 
-from streamseg.config import StreamConfig
 from streamseg.engine import Engine, load_engine
 from streamseg.errors import OutputError, SourceError, StreamsegError, UsageError
 from streamseg.recorded.ahead import Ahead
 from streamseg.recorded.finish import finish
 from streamseg.recorded.inputs import Input, find_inputs
 from streamseg.recorded.manifest import Identity, Manifest, identify
+from streamseg.recorded.opening import content_digest, open_input
 from streamseg.recorded.parts import finished_parts, read_frames
 from streamseg.recorded.place import FolderError, Place, folder_error, open_folder
 from streamseg.recorded.route import Facts, PartEnd, Route, facts_of
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.timeline import Timeline
 from streamseg.recorded.work import Work
-from streamseg.sources import open_source
-from streamseg.sources.explain import file_problem
 from streamseg.types import Mask
 
 log = logging.getLogger(__name__)
@@ -93,8 +91,12 @@ def process_file(path: str | Path, config: ProcessConfig | None = None) -> Itera
     Decoding and inference run ahead in threads, which end on leaving. Raises SourceError, EngineError.
     """
     config = config or ProcessConfig()
+    found = find_inputs([str(path)])
+    if len(found) != 1:
+        raise UsageError(f"{path}: holds {len(found)} videos; use process_files, or name one of them")
+    one = found[0]
     engine = load_engine(config.engine)
-    route = Route(str(path), Path(path).stem or "video", config, engine)
+    route = Route(one, config, engine)
     with (
         closing(engine),
         closing(Ahead("decode", route.frames())) as frames,
@@ -171,7 +173,7 @@ class _FileJob:
         begun = time.monotonic()
         facts = self._probe()
         try:
-            identity = self._identity()
+            identity = identify(*content_digest(self.input), self.engine, self.config)
             manifest, reasons = (None, []) if self.overwrite else self.place.finished(identity)
             again = manifest is not None
             if manifest is None:
@@ -193,18 +195,8 @@ class _FileJob:
 
     def _probe(self) -> Facts:
         """Open the source once, so that nothing is made for one that cannot be read."""
-        with open_source(StreamConfig(source=self.input.source), self.input.stem, stop=self.stop) as source:
+        with open_input(self.input, self.config, self.stop) as source:
             return facts_of(source)
-
-    def _identity(self) -> Identity:
-        info = self.engine.info
-        weights = info.spec.weights[info.precision].sha256
-        path = self.input.path
-        try:
-            return identify(path, self.input.source, self.engine, weights, self.config)
-        except OSError as error:
-            assert path is not None, "only files are read here"
-            raise SourceError(f"{path}: {file_problem(path) or error.strerror}") from error
 
     def _make(self, facts: Facts, identity: Identity, reasons: list[str]) -> Manifest | None:
         place = self.place
@@ -237,7 +229,7 @@ class _FileJob:
             self.done += 1
             self.on_event(Progressed(self.input.shown, self.done))
 
-        route = Route(self.input.source, self.input.stem, self.config, self.engine, self.stop, parts)
+        route = Route(self.input, self.config, self.engine, self.stop, parts)
         return Work(route, self.place.parts, timeline, on_frame).run()
 
 

@@ -80,19 +80,14 @@ def read_manifest(path: Path) -> Manifest:
         raise OutputError(f"{path}: is not a manifest of streamseg: {error}") from error
 
 
-def identify(
-    source: Path | None, name: str, engine: Engine, weights_sha256: str, config: ProcessConfig
-) -> Identity:
-    """Who this job is. `source` is read whole for its hash; None (an address) is known by `name` alone."""
-    if source is None:
-        sha256, size = hashlib.sha256(name.encode()).hexdigest(), 0
-    else:
-        sha256, size = file_sha256(source), source.stat().st_size
+def identify(sha256: str, size: int, engine: Engine, config: ProcessConfig) -> Identity:
+    """Who this job is: an input of this content through this engine with these settings."""
+    info = engine.info
     return Identity(
         source_sha256=sha256,
         source_bytes=size,
-        engine=engine.info.id,
-        weights_sha256=weights_sha256,
+        engine=info.id,
+        weights_sha256=info.spec.weights[info.precision].sha256,
         settings=result_settings(config, engine),
         versions=versions(),
     )

@@ -10,14 +10,15 @@ from fractions import Fraction
 
 import msgspec
 
-from streamseg.config import StreamConfig
 from streamseg.decode import FrameMaker
 from streamseg.engine import Engine
 from streamseg.fuse import labels_from_logits
 from streamseg.infer import infer
+from streamseg.recorded.inputs import Input
+from streamseg.recorded.opening import open_input
 from streamseg.recorded.picking import Account, picks
 from streamseg.recorded.settings import ProcessConfig
-from streamseg.sources import OpenSource, open_source
+from streamseg.sources import OpenSource
 from streamseg.types import Frame, Mask, Scores, Size
 
 
@@ -55,8 +56,7 @@ class Segmented:
 class Route:
     """What a run over one file shares between its steps."""
 
-    path: str
-    name: str
+    input: Input
     config: ProcessConfig
     engine: Engine
     stop: threading.Event = field(default_factory=threading.Event)
@@ -72,10 +72,10 @@ class Route:
 
     def frames(self) -> Iterator[Frame | PartEnd]:
         """Decode; the first skip_parts parts are decoded as well, so that cuts and numbers stay the same."""
-        with open_source(StreamConfig(source=self.path), self.name, stop=self.stop) as source:
+        with open_input(self.input, self.config, self.stop) as source:
             self._facts = facts_of(source)
             self.on_open(self._facts)
-            maker = FrameMaker(source, self.name, 0)
+            maker = FrameMaker(source, self.input.stem, 0)
             account = Account()
             part = 0
             for pick in picks(source, self.config, account, self.stop):

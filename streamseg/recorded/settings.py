@@ -27,6 +27,13 @@ class ProcessConfig(Settings, frozen=True):
         bool,
         Meta(description="Write NAME.confidence.mp4: the highest probability in 1/255, lossless grey video."),
     ] = False
+    track: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(description="Which of several video tracks, from 0; unset takes the one a player would."),
+    ] = None
+    image_fps: Annotated[
+        float, Meta(gt=0, le=1000, description="Rate of a sequence of images (frames/s).")
+    ] = 25.0
     every: Annotated[int, Meta(ge=1, description="Take every N-th decoded frame only.")] = 1
     max_fps: Annotated[
         Annotated[float, Meta(gt=0, le=1000)] | None,

@@ -14,9 +14,8 @@ import av
 import msgspec
 import numpy as np
 
-from streamseg.config import StreamConfig
 from streamseg.errors import OutputError, StreamsegError, UsageError
-from streamseg.recorded.inputs import is_address
+from streamseg.recorded.inputs import Input, find_inputs, is_address
 from streamseg.recorded.manifest import (
     SCHEMA,
     SUFFIX,
@@ -26,12 +25,12 @@ from streamseg.recorded.manifest import (
     read_manifest,
     settings_digest,
 )
+from streamseg.recorded.opening import content_digest, open_input
 from streamseg.recorded.parts import FrameRecord
 from streamseg.recorded.picking import Account, picks
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.summary import Summary
 from streamseg.recorded.timeline import Timeline, from_runs, pts_digest
-from streamseg.sources import open_source
 from streamseg.types import U8
 
 
@@ -175,33 +174,39 @@ def read_labels(path: Path) -> Iterator[tuple[int, U8]]:
             yield frame.pts, np.ascontiguousarray(frame.to_ndarray(format="gray"), np.uint8)
 
 
-def _find_source(manifest: Manifest, sources: Path | None) -> Path | None:
+def _find_source(manifest: Manifest, sources: Path | None) -> Input | None:
+    """The source where it was, or under its last name in `sources`; None where it is not at hand."""
     if is_address(manifest.input):
         return None
     told = Path(manifest.input).expanduser()
-    path = told if sources is None else sources / told.name
-    return path if path.is_file() else None
-
-
-def _check_source(source: Path, manifest: Manifest) -> Iterator[str]:
-    """The source is the same file, and decoding it again gives the same frames."""
-    if file_sha256(source) != manifest.identity.source_sha256:
-        yield f"{source}: is not the file that was processed (another SHA-256)"
-        return
-    names = set(ProcessConfig.__struct_fields__)
-    settings = {k: v for k, v in manifest.identity.settings.items() if k in names - {"engine"}}
+    place = str(told if sources is None else sources / told.name)
     try:
+        found = find_inputs([place])
+    except UsageError:
+        return None
+    one = found[0]
+    return one if len(found) == 1 and (one.images or Path(one.source).is_file()) else None
+
+
+def _check_source(source: Input, manifest: Manifest) -> Iterator[str]:
+    """The source has the same content, and decoding it again gives the same frames."""
+    names = set(ProcessConfig.__struct_fields__)
+    settings = {k: v for k, v in manifest.identity.settings.items() if k in names}
+    try:
+        if content_digest(source)[0] != manifest.identity.source_sha256:
+            yield f"{source.shown}: is not what was processed (another SHA-256)"
+            return
         config = msgspec.convert(settings, ProcessConfig)
         account = Account()
-        with open_source(StreamConfig(source=str(source)), "verify") as opened:
+        with open_input(source, config) as opened:
             stamps = [pick.picture.image.pts for pick in picks(opened, config, account)]
     except (StreamsegError, msgspec.ValidationError) as error:
-        yield f"{source}: cannot be decoded again: {error}"
+        yield f"{source.shown}: cannot be decoded again: {error}"
         return
     if account.decoded != manifest.frames_decoded:
-        yield f"{source}: {account.decoded} frames decoded, the manifest has {manifest.frames_decoded}"
+        yield f"{source.shown}: {account.decoded} frames decoded, the manifest has {manifest.frames_decoded}"
     if stamps != from_runs(manifest.pts_runs):
-        yield f"{source}: its frames have other time stamps than the manifest"
+        yield f"{source.shown}: its frames have other time stamps than the manifest"
 
 
 def _plain(value: Any) -> Any:

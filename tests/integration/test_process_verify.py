@@ -90,7 +90,7 @@ def swap_labels(out: Path, made: Path) -> None:
         (lambda m: {"frames_decoded": 13}, "12 frames decoded, the manifest has 13"),
         (
             lambda m: {"identity": msgspec.structs.replace(m.identity, source_sha256="0" * 64)},
-            "is not the file that was processed",
+            "is not what was processed",
         ),
     ],
 )
