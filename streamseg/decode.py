@@ -96,7 +96,7 @@ class RgbConverter:
     """Turns pictures of any pixel format and size into RGB with the matrix and range they were made with.
 
     8-bit 4:2:0 BT.601 limited goes through OpenCV, which is within one level of the exact conversion;
-    everything else through swscale, within three. Both take well under 0.1 ms at 480×360.
+    everything else through swscale, within three.
     """
 
     def __init__(self) -> None:

@@ -32,7 +32,7 @@ def demo_clip() -> Path:
             return path
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_clip(path)
+            write_clip(path, DEMO_SECONDS)
         except OSError as error:
             refused.append(f"{folder} ({error.strerror or error})")
             continue
@@ -40,7 +40,7 @@ def demo_clip() -> Path:
     raise SourceError(f"demo: the clip cannot be written to {' or '.join(refused)}; set XDG_CACHE_HOME")
 
 
-def write_clip(path: Path, seconds: float = DEMO_SECONDS) -> None:
+def write_clip(path: Path, seconds: float) -> None:
     """Draw the street into an MP4 file; `path` appears whole or not at all. Raises OSError."""
     handle, unfinished = tempfile.mkstemp(suffix=".mp4", prefix=".street-", dir=path.parent)
     os.close(handle)

@@ -131,7 +131,9 @@ def read(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
         for picture in _decoded(source, packet):
             watch.seen(picture.image.pts)
             source.pending.append(picture)
+        handed_over = time.monotonic()
         yield from _pending(source)
+        watch.excuse(time.monotonic() - handed_over)
 
 
 def _pending(source: OpenSource) -> Iterator[Picture]:
@@ -186,8 +188,13 @@ class Watch:
         if pts is None or pts != self.pts:
             self.pts, self.last_change = pts, self.last_picture
 
+    def excuse(self, seconds: float) -> None:
+        """Leave out the time that the pictures' reader took for himself."""
+        self.last_picture += seconds
+        self.last_change += seconds
+
     def silent(self, asked: float) -> bool:
-        """Whether the read begun at `asked`, or the one just before it, took as long as FFmpeg waits for data.
+        """Whether the read begun at `asked`, or one just before it, took as long as FFmpeg waits for data.
 
         FFmpeg has as many errors for silence as it has protocols, and first hands out what it still held.
         """

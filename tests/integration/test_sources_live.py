@@ -89,8 +89,10 @@ def test_a_camera_that_stalls_is_noticed_within_its_timeout_and_comes_back(rtsp:
         rtsp.freeze()
         frozen = time.monotonic()
         lost = watched.wait_event(Disconnected)
-        assert time.monotonic() - frozen < 4
-        assert lost.reason == f"{rtsp.url('/live')}: sent nothing for 1 s"
+        assert time.monotonic() - frozen < 5
+        assert lost.reason in [
+            f"{rtsp.url('/live')}: sent {what} for 1 s" for what in ("nothing", "no picture")
+        ]
         rtsp.thaw()
         watched.wait_frames(5, epoch=1)
 

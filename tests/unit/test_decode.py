@@ -44,6 +44,14 @@ def test_every_frame_comes_once_with_the_containers_pts(tmp_path: Path, name: st
     assert np.abs(np.array(levels) - [5 * i for i in range(23)]).max() <= 3
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_the_shortest_clips_lose_nothing(tmp_path: Path, count: int) -> None:
+    """All of their pictures leave the decoder in one go, at the end."""
+    path = tmp_path / "short.mp4"
+    write_video(path, ramp(count), options={"bf": "2"})
+    assert [(f.pts, f.time_base) for f in all_frames(path)] == container_stamps(path)
+
+
 def test_variable_frame_rate_stays_variable(tmp_path: Path) -> None:
     path = tmp_path / "vfr.mkv"
     pts = [0, 40, 41, 200, 1000, 1033, 5000]
@@ -56,7 +64,8 @@ def test_variable_frame_rate_stays_variable(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(48, 64), (47, 63), (10, 6)])
 @pytest.mark.parametrize(
-    "pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "yuv410p", "yuv420p10le", "gray", "gray16le", "bgra", "gbrp10le"]
+    "pix_fmt",
+    ["yuv420p", "yuv422p", "yuv444p", "yuv410p", "yuv420p10le", "gray", "gray16le", "bgra", "gbrp10le"],
 )
 def test_any_pixel_format_and_size_comes_out_as_rgb(
     tmp_path: Path, pix_fmt: str, size: tuple[int, int]

@@ -163,6 +163,9 @@ def test_a_source_without_new_pictures_or_with_a_frozen_clock_is_noticed(clip: P
             watch.check()
         watch.seen(500)  # backwards is a change too
         watch.check()
+        now += 60
+        watch.excuse(60)  # a slow reader is not the source's fault
+        watch.check()
 
 
 def test_events_tell_their_story(caplog: pytest.LogCaptureFixture) -> None:
