@@ -1,7 +1,7 @@
 """Fresh logits + what the last refinement and the last frames said → scores of the present frame.
 
-Everything happens at half the resolution of the network's input, where it costs about 3 ms for 480×360 and 11
-classes. The fresh logits always enter with at least a third of the weight: a mask is never an old one, held or
+Everything happens at half the resolution of the network's input, where it costs about 3 ms for 480×360 and
+11 classes. The fresh logits always have a third of the weight or more: a mask is never an old one, held or
 moved along.
 """
 
@@ -82,7 +82,7 @@ class Fusion:
         self._anchors.clear()
 
     def refine(self, epoch: int, seq: int, log_probabilities: F32) -> bool:
-        """Take the CRF's answer to an earlier keyframe, (C, h, w); False when it comes too late to be used."""
+        """Take the CRF's answer to an earlier keyframe, (C, h, w); False when it comes too late."""
         for at, anchor in enumerate(self._anchors):
             if (anchor.epoch, anchor.seq) == (epoch, seq):
                 anchor.log_posterior = self._softened(log_probabilities, anchor.grey)
@@ -170,13 +170,15 @@ def keep_thin(refined: F32, raw: F32, thin: Sequence[bool]) -> F32:
     if not is_thin.any() or is_thin.all():
         return refined
     here = raw[is_thin].max(0) > raw[~is_thin].max(0)
-    return np.where(here, raw, refined)
+    kept: F32 = np.where(here, raw, refined)
+    return kept
 
 
 def log_softmax(logits: F32) -> F32:
     """Log-probabilities of logits (C, h, w)."""
-    shifted = logits - logits.max(0)
-    return shifted - np.log(_exp(shifted).sum(0))
+    shifted: F32 = logits - logits.max(0)
+    shifted -= np.log(_exp(shifted).sum(0))
+    return shifted
 
 
 def _normalised(log_probabilities: F32) -> F32:

@@ -1,9 +1,9 @@
-"""The live route, written once: sources → board → infer → fuse → publish.
+"""The live route, written once: sources → board → infer → fuse → publish, with refine beside it.
 
 decode-<stream> threads own their container; infer owns the engine and batches over streams; fuse turns logits
-into labels; the publisher's thread owns its sockets. Frames are dropped in one place only, the board, where a
-live stream's newest frame replaces the one that waits. Behind it every hand-over is bounded and waits, so the
-age of a mask is bounded by the speed of the slowest stage.
+into labels; refine owns the CRF's process; the publisher's thread owns its sockets. Frames are dropped in one
+place only, the board, where a live stream's newest frame replaces the one that waits. Behind it every
+hand-over is bounded and waits, so the age of a mask is bounded by the speed of the slowest stage.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from streamseg.board import Board
 from streamseg.config import Config, StreamConfig
@@ -21,10 +22,11 @@ from streamseg.infer import infer, input_size
 from streamseg.mailbox import Mailbox
 from streamseg.player import frames
 from streamseg.publish import Publisher
+from streamseg.refinement import Refinement
 from streamseg.sources import SourceEvent, is_live
 from streamseg.stage import Stage
 from streamseg.stats import Stats
-from streamseg.types import Frame, Mask, Scores
+from streamseg.types import U8, Frame, Mask, Refined, Scores, Size
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,15 @@ class Pipeline:
         self._lock = threading.Lock()  # guards _decoding, _running and errors
         self._decoding: dict[str, Stage] = {}
         self._running = set(config.streams)  # streams that have not ended
+        self.refinement = Refinement(
+            config,
+            engine.info.spec,
+            self.stats,
+            wants_refined=lambda stream: publisher.wants("refined", stream),
+            on_refined=lambda refined: publisher.put(self._refined_mask(refined)),
+        )
         self._stages = [
+            Stage("refine", self.refinement.run, self._stage_ended),
             Stage("infer", self._infer, self._stage_ended),
             Stage("fuse", self._fuse, self._stage_ended),
         ]
@@ -68,6 +78,7 @@ class Pipeline:
         self._stop.set()
         self._board.close()
         self._scores.close(discard=True)
+        self.refinement.close()
         deadline = time.monotonic() + timeout_s
         with self._lock:
             stages = [*self._decoding.values(), *self._stages]
@@ -126,19 +137,42 @@ class Pipeline:
     def _mask(self, scores: Scores) -> Mask:
         begun = time.monotonic_ns()
         frame = scores.frame
-        stream = self._config.streams[frame.stream]
-        size = frame.size if stream.mask_size == "frame" else scores.geometry.input_size
+        size = self._mask_size(scores)
+        fused, refined_seq = self.refinement.fused(scores, size)
         wants_confidence = self._publisher.wants("mask+confidence", frame.stream)
-        labels, confidence = labels_from_logits(scores.logits, size, wants_confidence)
-        info = self._engine.info
+        labels, confidence = labels_from_logits(fused, size, wants_confidence)
         stage_us = {**scores.stage_us, "fuse": (time.monotonic_ns() - begun) // 1000}
+        return self._mask_of(frame, labels, stage_us, refined_seq=refined_seq, confidence=confidence)
+
+    def _refined_mask(self, refined: Refined) -> Mask:
+        """Revision 1 of a keyframe's mask; called in the refine stage."""
+        assert refined.labels is not None
+        scores = refined.scores
+        stage_us = {**scores.stage_us, "refine": round(refined.took_s * 1e6)}
+        return self._mask_of(scores.frame, refined.labels, stage_us, revision=1, refined_seq=scores.frame.seq)
+
+    def _mask_size(self, scores: Scores) -> Size:
+        whole = self._config.streams[scores.frame.stream].mask_size == "frame"
+        return scores.frame.size if whole else scores.geometry.input_size
+
+    def _mask_of(
+        self,
+        frame: Frame,
+        labels: U8,
+        stage_us: dict[str, int],
+        *,
+        revision: Literal[0, 1] = 0,
+        refined_seq: int | None = None,
+        confidence: U8 | None = None,
+    ) -> Mask:
+        info = self._engine.info
         return Mask(
             stream=frame.stream,
             epoch=frame.epoch,
             seq=frame.seq,
             n=0,  # counted by the publisher
-            revision=0,
-            refined_seq=None,
+            revision=revision,
+            refined_seq=refined_seq,
             pts=frame.pts,
             time_base=frame.time_base,
             captured_unix_ns=frame.captured_unix_ns,
@@ -174,4 +208,5 @@ class Pipeline:
         self._board.close()
         self._scores.close()
         if stage.name == "fuse":
+            self.refinement.close()
             self.over.set()

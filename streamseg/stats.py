@@ -20,7 +20,9 @@ class StreamStats:
 
     decoded: int = 0
     published: int = 0
-    refined: int = 0
+    refined: int = 0  # keyframes that the CRF answered in time
+    unrefined: Counter[str] = field(default_factory=Counter)  # keyframes it did not, by cause
+    refine_error: str = ""  # what the CRF last refused a keyframe for
     connects: int = 0
     drops: Counter[str] = field(default_factory=Counter)  # by cause
     last_capture_unix_ns: int = 0
@@ -44,6 +46,7 @@ class Stats:
     """The counters of all streams."""
 
     def __init__(self) -> None:
+        self.crf_restarts = 0  # times the CRF's process died or hung
         self._lock = threading.Lock()  # guards the dictionary, not the counters in it
         self._streams: dict[str, StreamStats] = {}
 

@@ -87,11 +87,14 @@ class Refined:
     """The dense CRF's answer to one keyframe."""
 
     scores: Scores  # of the keyframe
-    log_probabilities: F32  # (C, h, w), at the size they were asked for
+    log_probabilities: F32  # (C, h, w), half the network's input
     took_s: float
+    labels: U8 | None = None  # (H, W), where a mask of the keyframe was wanted
 
     def __post_init__(self) -> None:
         _check("Refined.log_probabilities", self.log_probabilities, np.float32, (None, None, None))
+        if self.labels is not None:
+            _check("Refined.labels", self.labels, np.uint8, (None, None))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from streamseg.cli.settings import options_from
-from streamseg.config import EngineConfig
+from streamseg.config import CrfConfig, EngineConfig, RefineConfig
+from streamseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from streamseg.evaluation.metrics import Scores
+    from streamseg.evaluation.refinement import RefinementReport
 
 
 @click.command()
@@ -16,18 +22,123 @@ from streamseg.config import EngineConfig
     "--data", type=click.Path(path_type=Path), required=True, help="A folder with images/ and labels/."
 )
 @options_from(EngineConfig, "precision", "threads")
+@click.option("--crf", is_flag=True, help="Score the CRF beside the network alone, near boundaries too.")
+@click.option(
+    "--sequence", is_flag=True, help="The images are successive frames: score CRF and fusion over time."
+)
+@click.option(
+    "--video", type=click.Path(path_type=Path), help="Take the sequence's frames from this file, in order."
+)
+@click.option(
+    "--every", default=RefineConfig().every, help="A keyframe every so many frames of the sequence."
+)
+@click.option("--delay", default=2, help="Frames until a keyframe's refinement is there.")
+@click.option("--preset", default=CrfConfig().preset, help="The engine's own CRF parameters, or a preset's.")
+@options_from(CrfConfig, "quality", "backend")
+@click.option(
+    "--tune-crf", is_flag=True, help="Search CRF parameters on DATA (training images) and keep them."
+)
+@click.option("--images", default=40, help="Images that --tune-crf uses, spread evenly over DATA.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), help="Draw the scores near boundaries into this PNG."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
-def command(name: str, data: Path, precision: str, threads: int, as_json: bool) -> None:
-    """Score an engine on images with ground truth: mIoU, pixel accuracy, IoU of each class, in per cent."""
+def command(
+    name: str,
+    data: Path,
+    precision: str,
+    threads: int,
+    crf: bool,
+    sequence: bool,
+    video: Path | None,
+    every: int,
+    delay: int,
+    preset: str,
+    quality: str,
+    backend: str,
+    tune_crf: bool,
+    images: int,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Score an engine on images with ground truth, in per cent: mIoU, pixel accuracy, IoU of each class.
+
+    With --crf or --sequence also mIoU in bands round boundaries, agreement of contours, and over time.
+    """
+    if every < 1 or delay < 0 or images < 1:
+        raise UsageError("--every and --images must be at least 1, --delay at least 0")
+    config = EngineConfig(name=name, precision=precision, threads=threads)  # type: ignore[arg-type]
+    crf_config = CrfConfig(preset=preset, quality=quality, backend=backend)  # type: ignore[arg-type]
+    if tune_crf:
+        _tune(config, crf_config, data, images, as_json)
+    elif crf or sequence or video or plot:
+        options = {"every": every, "delay": delay, "video": video} if sequence or video else None
+        _refinement(config, crf_config, data, options, plot, as_json)
+    else:
+        _plain(config, data, as_json)
+
+
+def _plain(config: EngineConfig, data: Path, as_json: bool) -> None:
     from streamseg.cli.progress import Bar
     from streamseg.evaluation.engines import evaluate_engine
 
-    config = EngineConfig(name=name, precision=precision, threads=threads)  # type: ignore[arg-type]
     with Bar("eval") as bar:
-        scores = evaluate_engine(config, data, bar.at)
+        scores: Scores = evaluate_engine(config, data, bar.at)
     if as_json:
         click.echo(scores.to_json())
         return
     for label, iou in scores.per_class.items():
         click.echo(f"{label:16} {'  –' if iou is None else f'{iou:6.2f}'}")
     click.echo(f"{'mIoU':16} {scores.miou:6.2f}\n{'pixel accuracy':16} {scores.pixel_accuracy:6.2f}")
+
+
+def _refinement(
+    config: EngineConfig,
+    crf: CrfConfig,
+    data: Path,
+    options: dict[str, Any] | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    from streamseg.cli.progress import Bar
+    from streamseg.evaluation.plots import plot_refinement
+    from streamseg.evaluation.refinement import SequenceOptions, evaluate_refinement
+
+    sequence = None if options is None else SequenceOptions(**options)
+    with Bar("eval") as bar:
+        report = evaluate_refinement(config, crf, data, sequence, bar.at)
+    if plot is not None:
+        plot_refinement(plot, report)
+    click.echo(report.to_json() if as_json else "\n".join(_table(report)))
+
+
+def _table(report: RefinementReport) -> list[str]:
+    widths = list(next(iter(report.parts["all"].values())).trimap)
+    lines = []
+    for part, variants in report.parts.items():
+        bands = "".join(f"{f'{w} px':>7}" for w in widths)
+        lines.append(f"{part:14}{'mIoU':>7}{bands}{'cont. F':>9}{'consist.':>9}{'flicker':>9}")
+        for variant, s in variants.items():
+            values = "".join(f"{s.trimap[w]:7.2f}" for w in widths)
+            time = "" if s.consistency is None else f"{s.consistency:9.2f}{s.flicker:9.2f}"
+            lines.append(f"  {variant:12}{s.miou:7.2f}{values}{s.boundary_f:9.2f}{time}")
+    return lines
+
+
+def _tune(config: EngineConfig, crf: CrfConfig, data: Path, images: int, as_json: bool) -> None:
+    from streamseg.cli.progress import Bar
+    from streamseg.engine import find_engine
+    from streamseg.evaluation.tune import tune_crf, write_crf
+
+    folder, _ = find_engine(config.name)
+    with Bar("tune") as bar:
+        report = tune_crf(config, data, images, crf.quality, bar.at)
+    better = report.best.merit > report.raw.merit
+    if better:
+        write_crf(folder, report.best.params)
+    if as_json:
+        click.echo(report.to_json())
+        return
+    for what, trial in (("without", report.raw), ("best", report.best)):
+        click.echo(f"{what:8} mIoU {trial.miou:6.2f}   2 px {trial.trimap:6.2f}   {trial.params}")
+    click.echo(f"{folder}: " + ("[crf] written" if better else "left as it is; nothing found helps"))

@@ -7,13 +7,15 @@ chain by looking one up in the other.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TypeVar, cast
 
 import cv2
 import numpy as np
 
 from streamseg.preprocess import scale_picture
 from streamseg.types import F32, U8, Size
+
+T = TypeVar("T", U8, F32)
 
 ERROR_SCALE = 20.0  # grey levels between the two pictures at which trust has fallen to 1/e
 _OUTSIDE = -1e4  # a position in no picture
@@ -42,39 +44,27 @@ class Flow:
     """
 
     def __init__(self) -> None:
-        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def __call__(self, now: U8, then: U8) -> F32:
         """Where each pixel of `now` was in `then`; both (h, w) grey, at least 16 pixels a side."""
-        flow = self._dis.calc(now, then, None)
+        flow = self._dis.calc(now, then, None)  # type: ignore[call-overload]
         return cast(F32, flow + standing_still((now.shape[0], now.shape[1])))
 
 
 def one_thread() -> None:
-    """Let OpenCV use the calling thread alone, in the whole process: repeatable, and no rival of the network."""
+    """Let OpenCV use the calling thread alone, in all of this process: it repeats, and rivals nobody."""
     cv2.setNumThreads(1)
 
 
 def chain(step: F32, earlier: F32) -> F32:
     """Now → then (`step`) followed by then → long ago (`earlier`); outside stays outside."""
-    return cast(
-        F32,
-        cv2.remap(
-            earlier,
-            step,
-            None,
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=(_OUTSIDE, _OUTSIDE),
-        ),
-    )
+    return _looked_up(earlier, step, cv2.INTER_LINEAR, outside=_OUTSIDE)
 
 
 def carry(then: F32, where: F32) -> F32:
     """What lay at `where` in `then` (h, w, C); positions outside give the nearest border."""
-    return cast(
-        F32, cv2.remap(then, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    ).reshape(*where.shape[:2], -1)
+    return _looked_up(then, where, cv2.INTER_LINEAR).reshape(*where.shape[:2], -1)
 
 
 def trust(now: U8, then: U8, where: F32) -> F32:
@@ -82,8 +72,15 @@ def trust(now: U8, then: U8, where: F32) -> F32:
 
     The error is the difference in grey levels between a pixel and where it is said to have been.
     """
-    moved = cv2.remap(then, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    inside = cv2.remap(
-        np.ones_like(then), where, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0
-    )
-    return cast(F32, _TRUST[cv2.absdiff(now, moved)] * inside)
+    moved = _looked_up(then, where, cv2.INTER_LINEAR)
+    inside = _looked_up(np.ones_like(then), where, cv2.INTER_NEAREST, outside=0)
+    trusted: F32 = _TRUST[cv2.absdiff(now, moved)] * inside
+    return trusted
+
+
+def _looked_up(of: T, where: F32, interpolation: int, outside: float | None = None) -> T:
+    """`of` at the positions `where`; beyond its border the border, or the value `outside`."""
+    border = cv2.BORDER_REPLICATE if outside is None else cv2.BORDER_CONSTANT
+    value = (outside or 0.0,) * 4
+    found = cv2.remap(of, where, None, interpolation, borderMode=border, borderValue=value)  # type: ignore[call-overload]
+    return cast(T, found)

@@ -1,0 +1,203 @@
+"""Search for an engine's CRF parameters on training images, coarse to fine, as the DeepLab papers do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from streamseg.config import CrfConfig, EngineConfig
+from streamseg.crf import CrfParams, Quality
+from streamseg.engine import load_engine
+from streamseg.evaluation.boundaries import boundary_distance
+from streamseg.evaluation.dataset import LabelledFolder
+from streamseg.evaluation.metrics import Matrix, confusion_matrix, scores_of
+from streamseg.fuse import labels_from_logits
+from streamseg.infer import input_size
+from streamseg.preprocess import scale_picture
+from streamseg.refine.crf import CrfSetup, crf_setup, refine_picture
+from streamseg.types import F32, IGNORE, U8
+
+BAND = 2  # pixels round true boundaries, whose mIoU counts as much as that of the whole picture
+ROUNDS = 2  # over all axes: coarse, then between the best value and its neighbours
+
+AXES: dict[str, tuple[float, ...]] = {
+    "appearance_sigma_xy": (10, 20, 40, 80),
+    "appearance_sigma_rgb": (2, 3, 5, 9),
+    "appearance_weight": (1, 2, 4, 7),
+    "smoothness_weight": (1, 3, 6),
+    "smoothness_sigma": (0.7, 1, 2),
+}
+
+START = CrfParams(
+    smoothness_weight=3,
+    smoothness_sigma=1,
+    appearance_weight=4,
+    appearance_sigma_xy=20,
+    appearance_sigma_rgb=3,
+    iterations=5,
+)
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """One point of the search, in per cent."""
+
+    params: CrfParams
+    miou: float
+    trimap: float
+
+    @property
+    def merit(self) -> float:
+        return self.miou + self.trimap
+
+
+class TuneReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The search: without the CRF, the best of it, and every trial in order."""
+
+    images: list[str]
+    raw: Trial
+    best: Trial
+    trials: list[Trial]
+
+    def to_json(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Picture:
+    """A training image, and what does not change from trial to trial."""
+
+    logits: F32
+    rgb: U8  # of the network's input size
+    truth: U8
+    near: U8  # the truth in the band, IGNORE elsewhere
+
+
+def tune_crf(
+    config: EngineConfig,
+    data: Path,
+    images: int = 40,
+    quality: Quality = "balanced",
+    progress: Callable[[int, int], None] | None = None,
+) -> TuneReport:
+    """Choose CRF parameters that serve mIoU and the band at boundaries on `images` of the folder `data`.
+
+    The images are spread evenly over the folder in the order of names, so over its drives: parameters tuned
+    on a stretch of one drive do not hold elsewhere. Each axis in turn takes its best value, twice, the second
+    time between the neighbours. Raises EngineError, TrainingError.
+    """
+    engine = load_engine(config)
+    try:
+        names = engine.info.spec.labels.names
+        folder = LabelledFolder(data, len(names))
+        chosen = np.linspace(0, len(folder) - 1, min(images, len(folder))).round().astype(int)
+        samples = [folder[int(i)] for i in chosen]
+        setup = crf_setup(CrfConfig(quality=quality), engine.info.spec)
+        pictures = []
+        for sample in samples:
+            size = input_size(engine, (sample.rgb.shape[0], sample.rgb.shape[1]))
+            picture = scale_picture(sample.rgb, size)
+            near = np.where(boundary_distance(sample.labels) < BAND, sample.labels, np.uint8(IGNORE))
+            pictures.append(_Picture(engine(picture[None])[0], picture, sample.labels, near))
+    finally:
+        engine.close()
+    search = _Search(setup, pictures, names, progress)
+    raw = search.trial(None)
+    best = search.trial(START)
+    for finer in range(ROUNDS):
+        for axis, values in AXES.items():
+            best = search.along(axis, values if not finer else between(values, best.params, axis), best)
+    return TuneReport(images=[s.name for s in samples], raw=raw, best=best, trials=search.trials)
+
+
+def between(values: Sequence[float], params: CrfParams, axis: str) -> tuple[float, ...]:
+    """Halfway (as a ratio) from the value `params` has to its neighbours among `values`."""
+    own = float(getattr(params, axis))
+    below = max((v for v in values if v < own), default=own / 2)
+    above = min((v for v in values if v > own), default=own * 2)
+    return tuple(float(f"{(own * other) ** 0.5:.2g}") for other in (below, above))
+
+
+class _Search:
+    """Runs trials and remembers them."""
+
+    def __init__(
+        self,
+        setup: CrfSetup,
+        pictures: list[_Picture],
+        names: Sequence[str],
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.trials: list[Trial] = []
+        self._setup = setup
+        self._pictures = pictures
+        self._names = names
+        self._progress = progress
+        self._most = 2 + sum(len(values) + 1 for values in AXES.values())  # about
+
+    def along(self, axis: str, values: Sequence[float], best: Trial) -> Trial:
+        """The best trial when one parameter takes each of `values` and the others stay."""
+        tried = [
+            self.trial(replace(best.params, **{axis: value}))  # type: ignore[arg-type]
+            for value in values
+            if value != getattr(best.params, axis)
+        ]
+        return max([best, *tried], key=lambda trial: trial.merit)
+
+    def trial(self, params: CrfParams | None) -> Trial:
+        """Score the parameters on all pictures; None is without the CRF."""
+        classes = len(self._names)
+        whole: Matrix = np.zeros((classes, classes), np.int64)
+        near: Matrix = np.zeros((classes, classes), np.int64)
+        for picture in self._pictures:
+            labels = self._labels(picture, params)
+            whole += confusion_matrix(picture.truth, labels, classes)
+            near += confusion_matrix(picture.near, labels, classes)
+        count = len(self._pictures)
+        trial = Trial(
+            params=params or replace(START, smoothness_weight=0, appearance_weight=0, iterations=0),
+            miou=scores_of(whole, self._names, count).miou,
+            trimap=scores_of(near, self._names, count).miou,
+        )
+        self.trials.append(trial)
+        if self._progress is not None:
+            self._progress(len(self.trials), max(self._most, len(self.trials)))
+        return trial
+
+    def _labels(self, picture: _Picture, params: CrfParams | None) -> U8:
+        size = (picture.truth.shape[0], picture.truth.shape[1])
+        if params is None:
+            return labels_from_logits(picture.logits, size)[0]
+        setup = replace(self._setup, params=params)
+        labels = refine_picture(setup, picture.logits, picture.rgb, size).labels
+        assert labels is not None
+        return labels
+
+
+def write_crf(folder: Path, params: CrfParams) -> None:
+    """Put the parameters into FOLDER/engine.toml as its [crf] table, leaving the rest as it is."""
+    path = folder / "engine.toml"
+    lines = path.read_text("utf-8").splitlines()
+    begin = next((i for i, line in enumerate(lines) if line.strip() == "[crf]"), len(lines))
+    end = next((i for i in range(begin + 1, len(lines)) if lines[i].startswith("[")), len(lines))
+    table = ["[crf]  # chosen by: streamseg eval --tune-crf"]
+    table += [f"{key} = {getattr(params, key):g}" for key in (*_KEYS, "iterations")]
+    before, after = lines[:begin], lines[end:]
+    while before and not before[-1].strip():
+        before.pop()
+    text = "\n".join([*before, "", *table, *(["", *after] if after else [])]) + "\n"
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, "utf-8")
+    beside.replace(path)
+
+
+_KEYS = (
+    "smoothness_weight",
+    "smoothness_sigma",
+    "appearance_weight",
+    "appearance_sigma_xy",
+    "appearance_sigma_rgb",
+)

@@ -1,0 +1,178 @@
+"""Fusion over time: what is taken from the past, and when it is not."""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+
+from streamseg.fuse import Fusion, FusionParams, keep_thin, log_softmax
+from streamseg.refine.propagate import one_thread
+from streamseg.types import F32, U8, Frame, Geometry, Scores
+
+SIZE = (96, 128)
+CLASSES = 3
+THIN = (False, False, True)
+
+
+@pytest.fixture(autouse=True)
+def one_opencv_thread() -> None:
+    one_thread()
+
+
+def texture(seed: int = 0) -> U8:
+    """A picture that flow can follow."""
+    noise = np.random.default_rng(seed).integers(0, 256, (200, 300, 3)).astype(np.uint8)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 3)
+    return cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX)
+
+
+def scores(seq: int, shift: int = 0, logits: F32 | None = None, epoch: int = 0, seed: int = 0) -> Scores:
+    """The texture moved to the left by `shift` pixels, and flat logits where none are given."""
+    rgb = np.ascontiguousarray(texture(seed)[20 : 20 + SIZE[0], 20 + shift : 20 + shift + SIZE[1]])
+    frame = Frame("gate", epoch, seq, None, Fraction(1, 25), 0, "arrival", rgb, 0)
+    given = np.zeros((CLASSES, 24, 32), np.float32) if logits is None else logits
+    return Scores(frame, given, Geometry(SIZE, SIZE))
+
+
+def posterior_with_edge(at: int) -> F32:
+    """Log-probabilities (C, 48, 64): class 1 to the right of column `at`, class 0 to its left."""
+    p = np.full((CLASSES, 48, 64), 0.01, np.float32)
+    p[0, :, :at] = 0.98
+    p[1, :, at:] = 0.98
+    return np.log(p)
+
+
+def test_without_a_past_fusion_is_the_network_s_own_opinion() -> None:
+    logits = np.random.default_rng(1).normal(0, 2, (CLASSES, 24, 32)).astype(np.float32)
+    fused = Fusion(THIN).step(scores(0, logits=logits))
+    full = np.stack([cv2.resize(p, (64, 48), interpolation=cv2.INTER_LINEAR) for p in logits])
+    assert fused.refined_seq is None
+    np.testing.assert_allclose(fused.log_probabilities, log_softmax(full), atol=2e-4)
+
+
+def test_a_refined_keyframe_moves_along_with_the_picture() -> None:
+    fusion = Fusion(THIN, FusionParams(recursion=0))
+    fusion.step(scores(0), keyframe=True)
+    assert fusion.refine(0, 0, posterior_with_edge(40))
+    for seq in (1, 2, 3):
+        fused = fusion.step(scores(seq, shift=4 * seq))
+        assert fused.refined_seq == 0
+    labels = fused.log_probabilities.argmax(0)[8:40]
+    edge = 40 - 4 * 3 // 2  # the grid has half the resolution
+    assert (labels[:, 8 : edge - 2] == 0).mean() > 0.97
+    assert (labels[:, edge + 2 : 50] == 1).mean() > 0.97
+
+
+def test_a_keyframe_s_answer_may_come_frames_later() -> None:
+    fusion = Fusion(THIN, FusionParams(recursion=0))
+    fusion.step(scores(0), keyframe=True)
+    fusion.step(scores(1, shift=4))
+    assert fusion.step(scores(2, shift=8)).refined_seq is None
+    assert fusion.refine(0, 0, posterior_with_edge(40))
+    fused = fusion.step(scores(3, shift=12))
+    assert fused.refined_seq == 0
+    labels = fused.log_probabilities.argmax(0)[8:40]
+    assert (labels[:, 8:32] == 0).mean() > 0.97
+    assert (labels[:, 36:50] == 1).mean() > 0.97
+
+
+def test_a_newer_answer_replaces_an_older_one_and_a_late_one_is_refused() -> None:
+    fusion = Fusion(THIN)
+    for seq in range(6):
+        fusion.step(scores(seq), keyframe=seq in (0, 5))
+    assert fusion.refine(0, 5, posterior_with_edge(40))
+    assert not fusion.refine(0, 0, posterior_with_edge(10))
+    assert fusion.step(scores(6)).refined_seq == 5
+
+
+def test_where_the_flow_does_not_explain_the_picture_nothing_is_taken() -> None:
+    fusion = Fusion(THIN, FusionParams(refined_weight=0.7))
+    fusion.step(scores(0), keyframe=True)
+    fusion.refine(0, 0, posterior_with_edge(32))
+    unlike = fusion.step(scores(1, seed=9)).log_probabilities
+    still = Fusion(THIN, FusionParams(refined_weight=0.7))
+    still.step(scores(0), keyframe=True)
+    still.refine(0, 0, posterior_with_edge(32))
+    like = still.step(scores(1)).log_probabilities
+    assert np.exp(like).max(0).mean() > 0.55
+    assert np.exp(unlike).max(0).mean() < np.exp(like).max(0).mean() - 0.05
+
+
+@pytest.mark.parametrize("how", ["cut", "epoch", "size"])
+def test_a_cut_a_reconnect_and_another_size_forget_the_past(how: str) -> None:
+    fusion = Fusion(THIN)
+    sure = np.zeros((CLASSES, 24, 32), np.float32)
+    sure[1] = 9
+    fusion.step(scores(0, logits=sure))
+    fusion.step(scores(1), keyframe=True)
+    other = scores(2, epoch=how == "epoch")
+    if how == "size":
+        other = Scores(other.frame, other.logits, Geometry(SIZE, (64, 80)))
+    fused = fusion.step(other, cut=how == "cut")
+    np.testing.assert_allclose(fused.log_probabilities, np.log(1 / 3), atol=1e-3)
+    assert not fusion.refine(0, 1, posterior_with_edge(30))
+
+
+def test_fresh_logits_that_are_sure_win_against_the_whole_past_in_two_frames() -> None:
+    fusion = Fusion(THIN)
+    sure = np.zeros((CLASSES, 24, 32), np.float32)
+    sure[0] = 8
+    for seq in range(5):
+        fusion.step(scores(seq, logits=sure), keyframe=True)
+        fusion.refine(0, seq, posterior_with_edge(64))
+    changed = np.roll(sure, 1, 0)
+    fusion.step(scores(5, logits=changed))
+    assert (fusion.step(scores(6, logits=changed)).log_probabilities.argmax(0) == 1).all()
+
+
+def test_recursion_removes_flicker_of_a_still_picture() -> None:
+    def changes(recursion: float) -> float:
+        fusion = Fusion((False,) * 3, FusionParams(recursion=recursion))
+        labels = []
+        generator = np.random.default_rng(3)
+        for seq in range(8):
+            noisy = generator.normal(0, 1, (CLASSES, 24, 32)).astype(np.float32)
+            labels.append(fusion.step(scores(seq, logits=noisy)).log_probabilities.argmax(0))
+        return float(np.mean([(a != b).mean() for a, b in itertools.pairwise(labels)]))
+
+    assert changes(0.5) < 0.75 * changes(0.0)
+
+
+def test_thin_classes_stay_where_the_network_saw_them() -> None:
+    raw = np.log(np.array([0.3, 0.2, 0.5], np.float32))[:, None, None] * np.ones((1, 4, 4), np.float32)
+    refined = np.log(np.array([0.9, 0.05, 0.05], np.float32))[:, None, None] * np.ones((1, 4, 4), np.float32)
+    raw[2, 2:] = -9  # no pole here
+    kept = keep_thin(refined, raw, THIN).argmax(0)
+    assert (kept[:2] == 2).all()
+    assert (kept[2:] == 0).all()
+    assert keep_thin(refined, raw, (False,) * 3) is refined
+
+
+def test_the_same_frames_give_the_same_bytes() -> None:
+    def run() -> bytes:
+        fusion = Fusion(THIN)
+        rng = np.random.default_rng(5)
+        out = b""
+        for seq in range(6):
+            logits = rng.normal(0, 1, (CLASSES, 24, 32)).astype(np.float32)
+            fused = fusion.step(scores(seq, 3 * seq, logits), keyframe=seq % 2 == 0)
+            out += fused.log_probabilities.tobytes()
+            if seq == 3:
+                fusion.refine(0, 2, posterior_with_edge(20))
+        return out
+
+    assert run() == run()
+
+
+def test_frames_that_were_skipped_do_not_upset_it() -> None:
+    fusion = Fusion(THIN, FusionParams(recursion=0))
+    fusion.step(scores(0), keyframe=True)
+    fusion.refine(0, 0, posterior_with_edge(40))
+    fused = fusion.step(scores(9, shift=10))
+    assert fused.refined_seq == 0
+    assert np.isfinite(fused.log_probabilities).all()
+    assert (fused.log_probabilities.argmax(0)[8:40, 40:50] == 1).mean() > 0.95
