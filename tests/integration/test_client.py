@@ -23,7 +23,7 @@ from streamseg.publish import Publisher
 from tests.integration.children import ROOT, Child
 from tests.masks import STREET, make_mask, same
 
-WAIT_S = 20.0
+WAIT_S = 40.0
 
 
 @pytest.fixture
