@@ -5,17 +5,35 @@ The reader of TOML files, the command line's help and configs/reference.toml all
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from streamseg.doors import door_problems
 from streamseg.errors import ConfigError
+from streamseg.settings import Settings, bare_type, build_settings, describe, settings_fields
+
+__all__ = [
+    "Config",
+    "CrfConfig",
+    "EngineConfig",
+    "FusionConfig",
+    "LogConfig",
+    "PublishConfig",
+    "RefineConfig",
+    "Settings",
+    "StreamConfig",
+    "StreamName",
+    "bare_type",
+    "build_settings",
+    "describe",
+    "load_config",
+    "parse_config",
+    "settings_fields",
+]
 
 StreamName = Annotated[
     str,
@@ -24,13 +42,6 @@ StreamName = Annotated[
         description="letters, digits, '.', '_' and '-', at most 64, the first a letter or digit",
     ),
 ]
-
-
-T = TypeVar("T", bound="Settings")
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all groups of settings."""
 
 
 class StreamConfig(Settings, frozen=True):
@@ -117,6 +128,86 @@ class PublishConfig(Settings, frozen=True):
     queue: Annotated[
         int, Meta(ge=1, le=10000, description="Messages held for one slow subscriber before it loses some.")
     ] = 8
+    curve_secret_key_file: Annotated[
+        str, Meta(description="Our secret key (streamseg keygen); with it only listed clients get in.")
+    ] = ""
+    allowed_clients: Annotated[
+        str, Meta(description="Clients' public keys: a file with one a line, or a folder of .pub files.")
+    ] = ""
+    insecure: Annotated[bool, Meta(description="Let everybody on the network in, where no keys are set.")] = (
+        False
+    )
+    max_connections: Annotated[
+        int, Meta(ge=2, le=60000, description="Connections at most; a subscriber has two.")
+    ] = 512
+
+    def __post_init__(self) -> None:
+        endpoints = {
+            "publish.endpoint": self.endpoint,
+            "publish.snapshot_endpoint": self.snapshot_endpoint,
+        }
+        if problems := door_problems(
+            endpoints,
+            secret_key_file=self.curve_secret_key_file,
+            allowed_clients=self.allowed_clients,
+            insecure=self.insecure,
+        ):
+            raise ConfigError(*problems)
+
+
+class CrfConfig(Settings, frozen=True):
+    """The dense CRF (Krähenbühl & Koltun 2011) that refines masks."""
+
+    preset: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="engine for the engine's own parameters, or a preset such as deeplab-v2-vgg16.",
+        ),
+    ] = "engine"
+    quality: Annotated[
+        Literal["exact", "high", "balanced", "fast"],
+        Meta(description="How exactly it is inferred; each is about twice as fast as the one before."),
+    ] = "balanced"
+    threads: Annotated[int, Meta(ge=1, le=64, description="CPU threads of the CRF.")] = 1
+    backend: Annotated[
+        Literal["native", "pydensecrf"],
+        Meta(description="Our own code, or the reference implementation (extra pydensecrf, always exact)."),
+    ] = "native"
+
+
+class RefineConfig(Settings, frozen=True):
+    """Refinement of live streams: the CRF on keyframes, beside the route."""
+
+    every: Annotated[int, Meta(ge=1, description="A keyframe at least every so many decoded frames.")] = 5
+    max_age_s: Annotated[
+        float,
+        Meta(gt=0, le=60, description="A keyframe older than this (s) is not refined, nor its result used."),
+    ] = 2.0
+    budget_s: Annotated[
+        float, Meta(gt=0, le=300, description="A CRF that gives no answer for so long (s) is restarted.")
+    ] = 10.0
+    priority: Annotated[
+        Literal["idle", "low", "normal"],
+        Meta(description="CPU share of the CRF: what nothing else wants, a small one, or an equal one."),
+    ] = "idle"
+
+
+class FusionConfig(Settings, frozen=True):
+    """Fusion of each frame of a live stream with the last refinement and with the frames before."""
+
+    enabled: Annotated[
+        bool, Meta(description="Fuse: steadier masks and sharper boundaries, for about 3 ms a frame.")
+    ] = False
+    refined_weight: Annotated[
+        float, Meta(ge=0, le=0.7, description="Weight of the last refinement, where it fits perfectly.")
+    ] = 0.3
+    decay: Annotated[
+        float, Meta(gt=0, le=1, description="Factor of that weight for each frame since the keyframe.")
+    ] = 0.97
+    recursion: Annotated[
+        float, Meta(ge=0, le=0.7, description="Weight of the fused frame before, where it fits perfectly.")
+    ] = 0.5
 
 
 class LogConfig(Settings, frozen=True):
@@ -130,9 +221,14 @@ class LogConfig(Settings, frozen=True):
 class Config(Settings, frozen=True):
     """Everything that `streamseg run` needs to know."""
 
-    streams: Annotated[dict[StreamName, StreamConfig], Meta(description="The streams, by name.")] = {}
+    streams: Annotated[dict[StreamName, StreamConfig], Meta(description="The streams, by name.")] = (
+        msgspec.field(default_factory=dict)
+    )
     engine: EngineConfig = EngineConfig()
     publish: PublishConfig = PublishConfig()
+    crf: CrfConfig = CrfConfig()
+    refine: RefineConfig = RefineConfig()
+    fusion: FusionConfig = FusionConfig()
     log: LogConfig = LogConfig()
 
 
@@ -158,113 +254,3 @@ def parse_config(text: str, where: str = "config") -> Config:
     if not config.streams:
         raise ConfigError('streams: there is none; add a table such as [streams.gate] with source = "…"')
     return config
-
-
-def build_settings(kind: type[T], tree: dict[str, Any]) -> T:
-    """Make settings of `kind` from plain values, with all problems at once; raises ConfigError."""
-    problems = list(_problems(kind, tree, ""))
-    if problems:
-        raise ConfigError(*problems)
-    return msgspec.convert(tree, kind)
-
-
-def settings_fields(kind: type[Settings]) -> Iterator[tuple[str, Any, Any, str]]:
-    """Each field's (name, annotation, default or msgspec.NODEFAULT, sentence), in order."""
-    hints = get_type_hints(kind, include_extras=True)
-    for info in msgspec.structs.fields(kind):
-        annotation = hints[info.name]
-        made = info.default_factory is not msgspec.NODEFAULT
-        default = info.default_factory() if made else info.default
-        yield info.name, annotation, default, _meta(annotation).description or ""
-
-
-def describe(annotation: Any) -> str:
-    """What a value of this type may be, in words: "a number above 0, at most 1000"."""
-    meta = _meta(annotation)
-    kind = bare_type(annotation)
-    origin = get_origin(kind)
-    if origin is Literal:
-        return "one of " + ", ".join(str(a) for a in get_args(kind))
-    if origin is tuple:
-        items = [describe(a) for a in get_args(kind)]
-        alike = len(set(items)) == 1
-        return f"a list of {len(items)}, each {items[0]}" if alike else f"a list of {' and '.join(items)}"
-    if kind is bool:
-        return "true or false"
-    if kind is str:
-        return f"text ({meta.description.rstrip('.')})" if meta.pattern and meta.description else "text"
-    if kind in (int, float):
-        words = "a whole number" if kind is int else "a number"
-        bounds = [f"{word} {b:g}" for word, b in (("above", meta.gt), ("at least", meta.ge)) if b is not None]
-        bounds += [f"{word} {b:g}" for word, b in (("below", meta.lt), ("at most", meta.le)) if b is not None]
-        return f"{words} {', '.join(bounds)}".rstrip()
-    return getattr(kind, "__name__", str(kind))
-
-
-def _problems(kind: type[Settings], tree: Any, prefix: str) -> Iterator[str]:
-    if not isinstance(tree, dict):
-        yield f"{prefix.rstrip('.')}: must be a table, is {tree!r}"
-        return
-    fields = {name: (annotation, default) for name, annotation, default, _ in settings_fields(kind)}
-    for key in tree:
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
-            yield f"{prefix}{key}: there is no such setting" + (
-                f"; did you mean {prefix}{near[0]}?" if near else f" (known here: {', '.join(fields)})"
-            )
-    for name, (annotation, default) in fields.items():
-        if name in tree:
-            yield from _value_problems(annotation, tree[name], f"{prefix}{name}")
-        elif default is msgspec.NODEFAULT:
-            yield f"{prefix}{name}: is missing; it must be {describe(annotation)}"
-
-
-def _value_problems(annotation: Any, value: Any, key: str) -> Iterator[str]:
-    bare = bare_type(annotation)
-    if isinstance(bare, type) and issubclass(bare, Settings):
-        yield from _problems(bare, value, f"{key}.")
-    elif get_origin(bare) is dict and isinstance(value, dict):
-        key_type, value_type = get_args(bare)
-        for name, item in value.items():
-            try:
-                msgspec.convert(name, key_type)
-            except msgspec.ValidationError:
-                yield f"{key}.{name}: a name must be {_meta(key_type).description}"
-            yield from _value_problems(value_type, item, f"{key}.{name}")
-    else:
-        try:
-            msgspec.convert(value, annotation)
-        except msgspec.ValidationError:
-            near = ""
-            if get_origin(bare) is Literal and isinstance(value, str):
-                close = difflib.get_close_matches(value, get_args(bare), n=1)
-                near = f"; did you mean {close[0]!r}?" if close else ""
-            yield f"{key}: must be {describe(annotation)}, is {value!r}{near}"
-
-
-def _meta(annotation: Any) -> Meta:
-    """The constraints and the sentence of an annotation, merged over Optional's inside."""
-    merged: dict[str, Any] = {}
-    stack = [annotation]
-    while stack:
-        one = stack.pop()
-        if get_origin(one) is Annotated:
-            stack.append(one.__origin__)
-            for meta in one.__metadata__:
-                merged.update({k: getattr(meta, k) for k in _META_KEYS if getattr(meta, k) is not None})
-        elif get_origin(one) in (Union, UnionType):
-            stack.extend(a for a in get_args(one) if a is not NoneType)
-    return Meta(**merged)
-
-
-_META_KEYS = ("gt", "ge", "lt", "le", "pattern", "min_length", "description")
-
-
-def bare_type(annotation: Any) -> Any:
-    """The type without its Annotated wrapping and without None."""
-    if get_origin(annotation) is Annotated:
-        return bare_type(annotation.__origin__)
-    if get_origin(annotation) in (Union, UnionType):
-        inside = [a for a in get_args(annotation) if a is not NoneType]
-        return bare_type(inside[0]) if len(inside) == 1 else annotation
-    return annotation

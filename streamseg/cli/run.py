@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def _run(settings: Config, watch: bool) -> None:
         daemon.run()
         return
     from streamseg.cli.table import watch_masks
+    from streamseg.client import subscribe
 
     over = threading.Event()
 
@@ -83,7 +85,7 @@ def _run(settings: Config, watch: bool) -> None:
         while not daemon.ready.wait(0.1):
             if over.is_set():
                 return
-        watch_masks(daemon.endpoint, over)
+        watch_masks(partial(subscribe, daemon.endpoint), over)
 
     table = threading.Thread(target=show, name="watch", daemon=True)
     table.start()

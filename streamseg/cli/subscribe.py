@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
 
+from streamseg.cli import start_logging
 from streamseg.cli.table import class_shares, label_set_of, watch_masks
 from streamseg.client import Subscription, subscribe
 from streamseg.config import PublishConfig
@@ -22,29 +25,38 @@ from streamseg.types import Mask
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each mask.")
 @click.option("--count", type=click.IntRange(1), help="End after so many masks.")
 @click.option("--save", type=click.Path(path_type=Path), help="Save label maps as PNG into this folder.")
+@click.option("--server-key", help="The daemon's public key, or the file that holds it (NAME.pub).")
+@click.option("--client-key", help="The file of our own secret key (NAME.key).")
 def command(
-    endpoint: str, streams: tuple[str, ...], as_json: bool, count: int | None, save: Path | None
+    endpoint: str,
+    streams: tuple[str, ...],
+    as_json: bool,
+    count: int | None,
+    save: Path | None,
+    server_key: str | None,
+    client_key: str | None,
 ) -> None:
     """Receive masks from ENDPOINT: show a live table, print JSON, or save them. Always the newest mask."""
-    wanted = list(streams) or None
+    start_logging("warning")
+    connect = partial(
+        subscribe, endpoint, list(streams) or None, server_key=server_key, client_key_file=client_key
+    )
     try:
         if as_json or save is not None:
-            _each(endpoint, wanted, as_json, count, save)
+            _each(connect, as_json, count, save)
         else:
-            watch_masks(endpoint, threading.Event(), streams=wanted, count=count)
+            watch_masks(connect, threading.Event(), count=count)
     except KeyboardInterrupt:
         pass
 
 
-def _each(
-    endpoint: str, streams: list[str] | None, as_json: bool, count: int | None, save: Path | None
-) -> None:
+def _each(connect: Callable[[], Subscription], as_json: bool, count: int | None, save: Path | None) -> None:
     if save is not None:
         try:
             save.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"--save {save}: cannot be made ({error.strerror})") from error
-    with subscribe(endpoint, streams) as masks:
+    with connect() as masks:
         for mask in itertools.islice(masks, count):
             if as_json:
                 click.echo(_json(mask, masks))

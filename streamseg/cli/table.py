@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from streamseg.client import Subscription, subscribe
+from streamseg.client import Subscription
 from streamseg.types import LabelSet, Mask
 
 REFRESH_S = 0.25
@@ -36,12 +36,12 @@ class _Row:
 
 
 def watch_masks(
-    endpoint: str, over: threading.Event, *, streams: list[str] | None = None, count: int | None = None
+    connect: Callable[[], Subscription], over: threading.Event, *, count: int | None = None
 ) -> None:
     """Subscribe and show what comes until `over` is set, or `count` masks have come."""
     console = Console()
     rows: dict[str, _Row] = {}
-    with subscribe(endpoint, streams, timeout_s=REFRESH_S) as masks:
+    with connect() as masks:
         if console.is_terminal:
             with Live(console=console, auto_refresh=False) as live:
                 _follow(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from streamseg.client.inbox import Inbox
+from streamseg.client.keys import ClientKeys, refusal
 from streamseg.errors import StreamsegError, UsageError, WireError
 from streamseg.wire import (
     MAX_PART,
@@ -20,6 +22,8 @@ from streamseg.wire import (
     parse_snapshot_reply,
     snapshot_request,
 )
+
+log = logging.getLogger(__name__)
 
 MESSAGES_AT_ONCE = 256  # taken from the socket between two looks at the others
 SILENT_S = 5.0  # libzmq tries again at least every 2 s; after this long without a try, we connect anew
@@ -34,10 +38,19 @@ _HANDSHAKE_FAILED = (
 class Receiver:
     """The thread that owns the SUB socket and the DEALER that asks for snapshots."""
 
-    def __init__(self, endpoint: str, topics: Sequence[bytes], snapshot: bool | str, inbox: Inbox) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        topics: Sequence[bytes],
+        snapshot: bool | str,
+        inbox: Inbox,
+        keys: ClientKeys | None = None,
+    ) -> None:
         self.endpoint = endpoint
         self.inbox = inbox
         self.connected = False
+        self._keys = keys
+        self._refused = False  # said already
         self._topics = topics
         kinds = sorted({topic.partition(b"/")[0] + b"/" for topic in topics})
         self._request = snapshot_request(topics if len(topics) <= MAX_PREFIXES else kinds)
@@ -81,13 +94,13 @@ class Receiver:
         owned.callback(context.term)
         masks = context.socket(zmq.SUB)
         owned.callback(masks.close, linger=0)
-        _configure(masks)
+        _configure(masks, self._keys)
         monitor = masks.get_monitor_socket()
         owned.callback(monitor.close, linger=0)
         owned.callback(masks.disable_monitor)
         snapshots = context.socket(zmq.DEALER)
         owned.callback(snapshots.close, linger=0)
-        _configure(snapshots)
+        _configure(snapshots, self._keys)
         wake_fd, self._wake_fd = os.pipe2(os.O_CLOEXEC)
         owned.callback(os.close, wake_fd)
         owned.callback(self._stop_waking)
@@ -121,8 +134,10 @@ class Receiver:
         """Note what happened to the connection, and ask for a snapshot whenever there is a new one."""
         if event in (zmq.EVENT_DISCONNECTED, *_HANDSHAKE_FAILED):
             self.connected = False
+            self._say_refused(refusal(event, self._keys))
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.connected = True
+            self._refused = False
             if self._ask_at is None:
                 return
             try:
@@ -131,6 +146,12 @@ class Receiver:
                 _reconnect(snapshots, self._ask_at)
                 with contextlib.suppress(zmq.Again):
                     snapshots.send_multipart(self._request, zmq.DONTWAIT)
+
+    def _say_refused(self, why: str) -> None:
+        """Log why the daemon does not let us in, once until it does; connecting goes on."""
+        if why and not self._refused:
+            log.warning("%s: %s", self.endpoint, why)
+            self._refused = True
 
     def _drain(self, masks: zmq.Socket[bytes]) -> None:
         with contextlib.suppress(zmq.Again):
@@ -166,7 +187,9 @@ def _reconnect(sock: zmq.Socket[bytes], endpoint: str) -> None:
     sock.connect(endpoint)
 
 
-def _configure(sock: zmq.Socket[bytes]) -> None:
+def _configure(sock: zmq.Socket[bytes], keys: ClientKeys | None) -> None:
+    if keys is not None:
+        keys.use(sock)
     sock.setsockopt(zmq.RCVHWM, 16)  # freshness comes from draining; this bounds memory while we are stopped
     sock.setsockopt(zmq.SNDHWM, 4)
     sock.setsockopt(zmq.RCVBUF, 64 << 10)

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 
 from streamseg.client.inbox import ClientStats, Inbox
+from streamseg.client.keys import client_keys
 from streamseg.client.receiver import Receiver
 from streamseg.mailbox import Closed
 from streamseg.types import LabelSet, Mask
@@ -24,6 +26,8 @@ def subscribe(
     snapshot: bool | str = True,
     queue: int = 64,
     timeout_s: float | None = None,
+    server_key: str | Path | None = None,
+    client_key_file: str | Path | None = None,
 ) -> Subscription:
     """Receive the masks of these streams (all, when None) from a daemon.
 
@@ -32,10 +36,14 @@ def subscribe(
     mask of each stream; otherwise all come in order, and of more than `queue` waiting ones the oldest are
     dropped and counted. snapshot asks for the last masks on connecting; a text is the endpoint to ask at,
     when it is not the default one. Reading raises TimeoutError when no mask comes for timeout_s.
+
+    Where the daemon wants keys: server_key is its public key, or the file that holds it; client_key_file
+    holds our secret one. A daemon that refuses us is logged, and tried again.
     """
+    keys = client_keys(server_key, client_key_file)
     inbox = Inbox(streams, newest=newest, queue=queue)
     topics = _topics(streams, refined=refined, confidence=confidence)
-    return Subscription(Receiver(endpoint, topics, snapshot, inbox), timeout_s)
+    return Subscription(Receiver(endpoint, topics, snapshot, inbox, keys), timeout_s)
 
 
 def subscribe_async(
@@ -48,6 +56,8 @@ def subscribe_async(
     snapshot: bool | str = True,
     queue: int = 64,
     timeout_s: float | None = None,
+    server_key: str | Path | None = None,
+    client_key_file: str | Path | None = None,
 ) -> AsyncSubscription:
     """subscribe() for asyncio: `async for mask in subscribe_async(…)`; the event loop must be running."""
     loop, arrived = asyncio.get_running_loop(), asyncio.Event()
@@ -56,9 +66,10 @@ def subscribe_async(
         with contextlib.suppress(RuntimeError):  # the loop has closed, so nobody reads any more
             loop.call_soon_threadsafe(arrived.set)
 
+    keys = client_keys(server_key, client_key_file)
     inbox = Inbox(streams, newest=newest, queue=queue, on_arrival=on_arrival)
     topics = _topics(streams, refined=refined, confidence=confidence)
-    return AsyncSubscription(Receiver(endpoint, topics, snapshot, inbox), timeout_s, arrived)
+    return AsyncSubscription(Receiver(endpoint, topics, snapshot, inbox, keys), timeout_s, arrived)
 
 
 class _Subscription:

@@ -19,6 +19,7 @@ from streamseg.config import PublishConfig
 from streamseg.errors import PublishError, StreamsegError, WireError
 from streamseg.mailbox import Closed, Mailbox
 from streamseg.publish.demand import Demand
+from streamseg.publish.doors import Doors
 from streamseg.publish.endpoints import bind_pair
 from streamseg.publish.last import LastMasks, kinds_of
 from streamseg.types import LabelSet, Mask
@@ -41,6 +42,9 @@ class PublisherStats:
     messages: int = 0  # sent, over all kinds
     snapshots: int = 0  # answered
     refused: int = 0  # requests that were not understood
+    connections: int = 0  # open now, at both sockets
+    denied: int = 0  # keys that are not on the list
+    hung_up: int = 0  # connections ended by us
 
 
 class Publisher:
@@ -150,44 +154,56 @@ class Publisher:
         owned.callback(os.close, wake_fd)
         owned.callback(self._stop_waking)
         owned.callback(self._mailbox.close, discard=True)
-        _configure(masks, self._config.queue)
-        _configure(snapshots, self._config.queue)
+        doors = Doors(self._config, context)
+        owned.callback(doors.close)
+        for sock in (masks, snapshots):
+            _configure(sock, self._config.queue)
+            doors.guard(sock)
         masks.setsockopt(zmq.XPUB_VERBOSE, 1)  # each subscriber to labels/ is told, not only the first
         self.endpoint, self.snapshot_endpoint = bind_pair(
             masks, snapshots, self._config.endpoint, self._config.snapshot_endpoint
         )
         self._bound.set()
-        self._serve(masks, snapshots, wake_fd)
+        self._serve(masks, snapshots, wake_fd, doors)
 
     def _stop_waking(self) -> None:
         with self._wake_lock:
             os.close(self._wake_fd)
             self._wake_fd = -1
 
-    def _serve(self, masks: zmq.Socket[bytes], snapshots: zmq.Socket[bytes], wake_fd: int) -> None:
+    def _serve(
+        self, masks: zmq.Socket[bytes], snapshots: zmq.Socket[bytes], wake_fd: int, doors: Doors
+    ) -> None:
         poller = zmq.Poller()
+        doors.register(poller)
         poller.register(masks, zmq.POLLIN)
         poller.register(snapshots, zmq.POLLIN)
         poller.register(wake_fd, zmq.POLLIN)
         while True:
             closing = self._mailbox.closed  # read before looking, so that nothing put earlier is missed
             if not len(self._mailbox) and not closing:
-                ready = dict(poller.poll())
+                ready = dict(poller.poll(doors.poll_ms))
                 if wake_fd in ready:
                     os.read(wake_fd, 4096)
-            self._take_subscriptions(masks)
+            doors.serve()
+            self.stats.connections = doors.connections
+            self.stats.denied, self.stats.hung_up = doors.denied, doors.hung_up
+            self._take_subscriptions(masks, doors)
             try:
                 self._publish(masks, self._mailbox.get(timeout_s=0))
             except TimeoutError:
                 pass
             except Closed:
                 return
-            self._answer(snapshots)
+            self._answer(snapshots, doors)
 
-    def _take_subscriptions(self, masks: zmq.Socket[bytes]) -> None:
+    def _take_subscriptions(self, masks: zmq.Socket[bytes], doors: Doors) -> None:
         asked: set[bytes] = set()
-        for parts in _received(masks):
-            prefix = self._demand.note(parts[0]) if len(parts) == 1 else None
+        for frames in _received(masks):
+            event = frames[0].bytes
+            if len(frames) != 1 or not doors.may_ask(masks, frames[0], subscribing=event[:1] == b"\x01"):
+                continue
+            prefix = self._demand.note(event)
             if prefix is not None:
                 asked.add(prefix)
         labels = {m[0]: m for prefix in asked for m in self._last.label_messages(prefix)}
@@ -232,8 +248,11 @@ class Publisher:
             known.popitem(last=False)
         return replace(mask, run=self.run, n=following)
 
-    def _answer(self, snapshots: zmq.Socket[bytes]) -> None:
-        for parts in _received(snapshots):
+    def _answer(self, snapshots: zmq.Socket[bytes], doors: Doors) -> None:
+        for frames in _received(snapshots):
+            if not doors.may_ask(snapshots, frames[-1], subscribing=False):
+                continue
+            parts = [frame.bytes for frame in frames]
             # A REQ socket puts an empty part before its request and expects it back.
             address = parts[:2] if parts[1:2] == [b""] else parts[:1]
             try:
@@ -253,11 +272,11 @@ class Publisher:
             log.warning("%s: a mask of %dx%d cannot be published: %s", mask.stream, *mask.size, error)
 
 
-def _received(sock: zmq.Socket[bytes]) -> Iterable[list[bytes]]:
+def _received(sock: zmq.Socket[bytes]) -> Iterable[list[zmq.Frame]]:
     """What has arrived, up to REQUESTS_AT_ONCE messages."""
     with contextlib.suppress(zmq.Again):
         for _ in range(REQUESTS_AT_ONCE):
-            yield sock.recv_multipart(zmq.DONTWAIT)
+            yield sock.recv_multipart(zmq.DONTWAIT, copy=False)
 
 
 def _configure(sock: zmq.Socket[bytes], queue: int) -> None:

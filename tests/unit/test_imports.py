@@ -16,8 +16,11 @@ PACKAGE = Path(streamseg.__file__).parent
 # The route, in order: a module may import those before it, never those after it.
 ORDER = [
     "errors",
+    "doors",
     "types",
+    "settings",
     "config",
+    "keys",
     "reference",
     "library",
     "stats",
@@ -37,6 +40,7 @@ ORDER = [
     "crf",
     "refine",
     "fuse",
+    "refinement",
     "publish",
     "client",
     "pipeline",

@@ -299,7 +299,7 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 )
 def test_an_endpoint_that_cannot_be_had_is_named_with_the_way_out(endpoint: str, says: str) -> None:
     with pytest.raises(PublishError, match=says) as caught:
-        Publisher(PublishConfig(endpoint=endpoint)).start()
+        Publisher(PublishConfig(endpoint=endpoint, insecure=True)).start()
     assert str(caught.value).startswith(endpoint)
     assert "\n" not in str(caught.value)
 

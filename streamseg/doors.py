@@ -1,0 +1,43 @@
+"""Which endpoints other machines can reach, and what must then be set."""
+
+from __future__ import annotations
+
+import ipaddress
+
+_WAY_OUT = (
+    "set publish.curve_secret_key_file and publish.allowed_clients (streamseg keygen makes the keys), bind "
+    "127.0.0.1 or ipc://, or write publish.insecure = true"
+)
+
+
+def door_problems(
+    endpoints: dict[str, str], *, secret_key_file: str, allowed_clients: str, insecure: bool
+) -> list[str]:
+    """What is wrong with the doors, a line each; endpoints by the name of their setting."""
+    problems = []
+    if secret_key_file and not allowed_clients:
+        problems.append(
+            "publish.allowed_clients: is missing; without it whoever knows our public key gets in"
+        )
+    if allowed_clients and not secret_key_file:
+        problems.append("publish.curve_secret_key_file: is missing; clients cannot be told apart without it")
+    if not secret_key_file and not insecure:
+        problems += [
+            f"{name}: {endpoint} lets other machines in, and everybody with them; {_WAY_OUT}"
+            for name, endpoint in endpoints.items()
+            if not is_local(endpoint)
+        ]
+    return problems
+
+
+def is_local(endpoint: str) -> bool:
+    """Whether only this machine can connect: ipc, or tcp on a loopback address or interface."""
+    if not endpoint.startswith("tcp://"):
+        return True
+    host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]").partition("%")[0]
+    if host in ("localhost", "lo"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,112 @@
+"""CURVE keys in files: made, read, and lists of those who are allowed.
+
+A key is 40 characters of Z85 (https://rfc.zeromq.org/spec/32/). A key file holds one; lines that are empty or
+begin with '#' and a space are comments. NAME.key is secret; NAME.pub may be shown to anybody.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import string
+from pathlib import Path
+
+import zmq
+
+from streamseg.errors import ConfigError, OutputError, UsageError
+
+_Z85 = frozenset(string.digits + string.ascii_letters + ".-:+=^!/*?&<>()[]{}@%$#")
+
+
+def make_keys(name: str | Path) -> tuple[Path, Path]:
+    """Write NAME.key, which only the owner may read, and NAME.pub; existing files are never replaced.
+
+    Raises OutputError.
+    """
+    need_curve()
+    secret_path, public_path = Path(f"{name}.key"), Path(f"{name}.pub")
+    public, secret = zmq.curve_keypair()
+    what = Path(name).name
+    try:
+        _write_new(secret_path, f"# Secret key of {what}: show it to nobody.\n{secret.decode()}\n", 0o600)
+    except OSError as error:
+        raise OutputError(f"{secret_path}: cannot be written ({error.strerror})") from error
+    try:
+        _write_new(public_path, f"# Public key of {what}.\n{public.decode()}\n", 0o644)
+    except OSError as error:
+        secret_path.unlink()
+        raise OutputError(f"{public_path}: cannot be written ({error.strerror})") from error
+    return secret_path, public_path
+
+
+def public_of(secret: bytes) -> bytes:
+    """The public key that belongs to a secret one."""
+    return bytes(zmq.curve_public(secret))
+
+
+def read_key(path: str | Path, setting: str) -> bytes:
+    """The one key in a file; $VARIABLES are filled in. Raises ConfigError that begins with the setting."""
+    where = expand(str(path), setting)
+    keys, wrong = parse_keys(_read(where, setting))
+    if wrong or len(keys) != 1:
+        raise ConfigError(f"{setting}: {where} must hold one key of 40 characters; make one with: "
+                          "streamseg keygen --out NAME")  # fmt: skip
+    return next(iter(keys))
+
+
+def readable_by_all(path: str, setting: str) -> bool:
+    """Whether every user of the machine may read a key file."""
+    return bool(os.stat(expand(path, setting)).st_mode & stat.S_IROTH)
+
+
+def key_or_file(value: str, setting: str) -> bytes:
+    """A public key that was given as such, or by the file that holds it; raises ConfigError."""
+    return value.encode() if is_key(value) else read_key(value, setting)
+
+
+def parse_keys(text: str) -> tuple[dict[bytes, str], list[int]]:
+    """The keys that begin lines, each with what is said behind it; and the numbers of wrong lines."""
+    keys: dict[bytes, str] = {}
+    wrong: list[int] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        first, _, rest = line.strip().partition(" ")
+        if is_key(first):
+            keys[first.encode()] = rest.strip()
+        elif first and first != "#":
+            wrong.append(number)
+    return keys, wrong
+
+
+def is_key(text: str) -> bool:
+    """Whether this is a key of CURVE by its form."""
+    return len(text) == 40 and _Z85.issuperset(text)
+
+
+def expand(path: str, setting: str) -> str:
+    """Fill in ~ and $VARIABLES such as $CREDENTIALS_DIRECTORY; raises ConfigError for an unset one."""
+    full = os.path.expanduser(os.path.expandvars(path))
+    if "$" in full:
+        raise ConfigError(f"{setting}: {path} names a variable that is not set")
+    return full
+
+
+def need_curve() -> None:
+    """Raise a UsageError where libzmq was built without CURVE."""
+    if not zmq.has("curve"):
+        raise UsageError(
+            "this libzmq has no CURVE; install the pyzmq wheel: pip install --force-reinstall pyzmq"
+        )
+
+
+def _read(path: str, setting: str) -> str:
+    try:
+        return Path(path).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{setting}: {path} is no text") from error
+    except OSError as error:
+        raise ConfigError(f"{setting}: {path} cannot be read ({error.strerror})") from error
+
+
+def _write_new(path: Path, text: str, mode: int) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+        file.write(text)
