@@ -87,7 +87,8 @@ class Lattice:
         if sum(bits) <= 63:
             self._units = np.asarray(1 << np.cumsum([0, *bits[:-1]], dtype=np.int64), np.int64)
         else:  # random units make the key a fingerprint
-            self._units = np.random.default_rng(1).integers(0, 2**61, d, np.int64) * 2 + 1
+            odd = np.random.default_rng(1).integers(0, 2**61, d, np.int64) * 2 + 1
+            self._units = np.asarray(odd, np.int64)
         ones = self._units.sum(dtype=np.int64)
         self._steps = [*(ones - np.int64(d + 1) * unit for unit in self._units), ones]
 

@@ -7,6 +7,8 @@
 
 namespace {
 
+constexpr size_t kPixelsAhead = 14;
+
 // Soft-max of one row without its maximum: log p is at most 0 and the largest is at least -log(classes), so the
 // exponentials neither overflow nor vanish unless messages are huge; then the slow way.
 template <int NV>
@@ -48,22 +50,34 @@ inline void soft_max_any(float* x, size_t stride) {
 }
 
 // NV: vectors of a row. MAIN: vertices of the main term. OTHER: vertices of the only other term, or 0 for any number.
+// Everything used inside the loops is a local copy: the compiler must think that a store to a row may change `pass`.
 template <int NV, int MAIN, int OTHER, bool GAIN>
-void pass_fast(const ss::Pass& p) {
-  const ss::PassTerm& m = p.term[0];
+void pass_fast(const ss::Pass& pass) {
   constexpr size_t stride = NV * W;
-  const ss::Groups& g = *p.groups;
-  const uint32_t below = p.shared_below[0], shift = p.shared_shift[0];
+  constexpr int most_terms = OTHER ? 2 : 8;
+  const ss::Pass p = pass;
+  const ss::Groups g = *p.groups;
+  const ss::PassTerm m = p.term[0];
+  ss::PassTerm others[most_terms];
+  uint32_t below[most_terms], shift[most_terms];
+  const int terms = OTHER ? 2 : p.terms;
+  for (int t = 0; t < terms; ++t) {
+    others[t] = p.term[t];
+    below[t] = p.shared_below[t];
+    shift[t] = p.shared_shift[t];
+  }
+  const uint32_t group_end = p.group_end;
+  const size_t pixel_end = g.first[group_end];
   size_t at = g.first[p.group_begin];
-  for (uint32_t group = p.group_begin; group < p.group_end; ++group) {
+  for (uint32_t group = p.group_begin; group < group_end; ++group) {
     const uint32_t* vertex = m.vertices + size_t{g.simplex[group]} * MAIN;
     const size_t end = g.first[group + 1];
-    if (group + 6 < p.group_end) {
+    if (group + 6 < group_end) {
       const uint32_t* soon = m.vertices + size_t{g.simplex[group + 6]} * MAIN;
       for (int k = 0; k < MAIN; ++k) {
-        for (int i = 0; i < NV * W * 4; i += 64) {
-          __builtin_prefetch(m.values + size_t{soon[k]} * stride + i / 4);
-          __builtin_prefetch(m.sums + size_t{soon[k]} * stride + i / 4, 1);
+        for (size_t i = 0; i < stride; i += 16) {
+          __builtin_prefetch(m.values + size_t{soon[k]} * stride + i);
+          __builtin_prefetch(m.sums + size_t{soon[k]} * stride + i, 1);
         }
       }
     }
@@ -74,6 +88,22 @@ void pass_fast(const ss::Pass& p) {
     }
     for (; at < end; ++at) {
       const uint32_t pixel = g.pixel[at];
+      if (at + kPixelsAhead < pixel_end) {  // pixels of a group lie apart: the machine's own prefetch does not see them
+        const size_t soon = g.pixel[at + kPixelsAhead];
+        for (size_t i = 0; i < stride; i += 16) __builtin_prefetch(p.unary + soon * stride + i);
+        if (OTHER) {
+          __builtin_prefetch(others[1].vertices + soon * OTHER);
+          __builtin_prefetch(others[1].weights + soon * OTHER);
+          const uint32_t* next = others[1].vertices + size_t{g.pixel[at + kPixelsAhead / 2]} * OTHER;
+          for (int k = 0; k < OTHER; ++k) {
+            const size_t r = next[k];
+            for (size_t i = 0; i < stride; i += 16) {
+              __builtin_prefetch(others[1].values + r * stride + i);
+              __builtin_prefetch(others[1].sums + r * stride + i, 1);
+            }
+          }
+        }
+      }
       const float* w = m.weights + at * MAIN;
       float* u = p.unary + pixel * stride;
       Row<NV> x = get<NV>(u);
@@ -83,8 +113,8 @@ void pass_fast(const ss::Pass& p) {
           for (int i = 0; i < NV; ++i) message.v[i] += w[k] * rows[k].v[i];
         const float gain = GAIN && m.gain_out ? m.gain_out[pixel] : 1.0f;
         for (int i = 0; i < NV; ++i) x.v[i] += GAIN ? message.v[i] * gain : message.v[i];
-        for (int t = 1; t < p.terms; ++t) {
-          const ss::PassTerm& o = p.term[t];
+        for (int t = 1; t < terms; ++t) {
+          const ss::PassTerm& o = others[t];
           const int nv = OTHER ? OTHER : o.nv;
           const uint32_t* from = o.vertices + size_t{pixel} * nv;
           const float* ow = o.weights + size_t{pixel} * nv;
@@ -93,7 +123,6 @@ void pass_fast(const ss::Pass& p) {
             const Row<NV> r = get<NV>(o.values + size_t{from[k]} * stride);
             for (int i = 0; i < NV; ++i) x.v[i] += (GAIN ? ow[k] * other_gain : ow[k]) * r.v[i];
           }
-          if (OTHER) break;
         }
       }
       const Row<NV> q = p.plain ? x : soft_max<NV>(x);
@@ -104,24 +133,23 @@ void pass_fast(const ss::Pass& p) {
       const float gain = GAIN && m.gain_in ? m.gain_in[pixel] : 1.0f;
       for (int k = 0; k < MAIN; ++k)
         for (int i = 0; i < NV; ++i) sums[k].v[i] += (GAIN ? w[k] * gain : w[k]) * q.v[i];
-      for (int t = 1; t < p.terms; ++t) {
-        const ss::PassTerm& o = p.term[t];
+      for (int t = 1; t < terms; ++t) {
+        const ss::PassTerm& o = others[t];
         const int nv = OTHER ? OTHER : o.nv;
         const uint32_t* to = o.vertices + size_t{pixel} * nv;
         const float* ow = o.weights + size_t{pixel} * nv;
         const float other_gain = GAIN && o.gain_in ? o.gain_in[pixel] : 1.0f;
         for (int k = 0; k < nv; ++k) {
-          float* s = o.sums + size_t{to[k] + (to[k] < p.shared_below[t] ? p.shared_shift[t] : 0u)} * stride;
+          float* s = o.sums + size_t{to[k] + (to[k] < below[t] ? shift[t] : 0u)} * stride;
           Row<NV> r = get<NV>(s);
           for (int i = 0; i < NV; ++i) r.v[i] += (GAIN ? ow[k] * other_gain : ow[k]) * q.v[i];
           put<NV>(s, r);
         }
-        if (OTHER) break;
       }
     }
     if (!p.splat) continue;
     for (int k = 0; k < MAIN; ++k) {
-      float* s = m.sums + size_t{vertex[k] + (vertex[k] < below ? shift : 0u)} * stride;
+      float* s = m.sums + size_t{vertex[k] + (vertex[k] < below[0] ? shift[0] : 0u)} * stride;
       Row<NV> r = get<NV>(s);
       for (int i = 0; i < NV; ++i) r.v[i] += sums[k].v[i];
       put<NV>(s, r);
