@@ -1,8 +1,8 @@
 """DeepLab v1: VGG16 with the hole algorithm, five variants (Chen et al. 2015, arXiv 1412.7062).
 
 The variants differ in fc6, the old VGG16's first fully connected layer turned into a convolution: how much
-of the picture it sees (its field of view), and how much it costs. The multi-scale ones add what small branches
-on the picture and the first four pools say.
+of the picture it sees (its field of view), and how much it costs. The multi-scale ones add what small
+branches on the picture and the first four pools say.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class DeepLabV1(Vgg16):
             self.grid = SHIFTED if pool_kernel == 2 else corners()
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, 3, H, W) BGR less its mean to logits (N, classes, h, w); h = H with `msc`, else near H/8 + 1."""
+        """(N, 3, H, W) BGR less its mean to logits (N, classes, h, w); h = H with `msc`, else about H/8."""
         pools = self.stages(image)
         x = self.pool5a(pools[4])  # (N, 512, h, w), h = 41 of 321, 65 of 513
         x = self.dropout(F.relu(self.fc6(x)))

@@ -89,7 +89,8 @@ class DeepLabV2ResNet101(nn.Module):
         y = F.relu(self._normalised(f"{name}_branch2b", y))
         y = self._normalised(f"{name}_branch2c", y)
         short = self._normalised(f"{name}_branch1", x) if name.endswith("a") else x
-        return F.relu(short + y)
+        joined: Tensor = F.relu(short + y)
+        return joined
 
     def _normalised(self, name: str, x: Tensor) -> Tensor:
         y: Tensor = self.get_submodule(f"bn{name}")(self.get_submodule(f"res{name}")(x))

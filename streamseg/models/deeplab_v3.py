@@ -27,7 +27,9 @@ class ImagePooling(nn.Sequential):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = super().forward(x.mean((2, 3), keepdim=True))
+        pooled = x.mean((2, 3), keepdim=True)
+        for layer in self:
+            pooled = layer(pooled)
         return pooled.expand(-1, -1, x.shape[2], x.shape[3])
 
 

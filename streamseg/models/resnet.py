@@ -37,7 +37,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """layer3 and layer4 are dilated in place of their strides; the first block of each keeps what was before."""
+    """layer3 and layer4 are dilated in place of their strides, each after its first 3x3."""
 
     def __init__(self, blocks: tuple[int, int, int, int], width: int = 64) -> None:
         super().__init__()

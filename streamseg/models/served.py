@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -22,14 +23,7 @@ class Served(nn.Module):
     def __init__(self, network: nn.Module, normalisation: Normalisation) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).eval()
-        grid = network.grid
-        assert isinstance(grid, Grid)
-        self.grid = grid
-        for module in self.network.modules():
-            # With the border every pool's last window is whole, so that rounding up and down are the same;
-            # exporters and runtimes are surer of the latter.
-            if isinstance(module, nn.MaxPool2d):
-                module.ceil_mode = False
+        self.grid = cast(Grid, network.grid)
         self.order = nn.Buffer(torch.tensor([2, 1, 0] if normalisation.bgr else [0, 1, 2]))
         self.swap = normalisation.bgr
         self.mean = nn.Buffer(torch.tensor(normalisation.mean).view(1, 3, 1, 1))

@@ -32,8 +32,8 @@ LONGEST_NAME = 512  # bytes
 def read_caffemodel(path: Path) -> Layers:
     """The blobs of every layer that has any, by the layer's name, in the file's order.
 
-    Raises WeightsError, which begins with the file's name, for anything that is not a sound file. Takes little
-    more memory than the file's size, whatever the file claims.
+    Raises WeightsError, which begins with the file's name, for anything that is not a sound file. Takes
+    little more memory than the file's size, whatever the file claims.
     """
     try:
         size = path.stat().st_size

@@ -34,7 +34,7 @@ def write_engine(
     crf: Mapping[str, float] | None = None,
     licence: str | None = None,
 ) -> Path:
-    """Write the engine `out` (its name is the folder's) of `module`, the zoo's network `name`; give its folder.
+    """Write the engine `out` (its name is the folder's) of `module`, the zoo's `name`, and give its folder.
 
     crf: the parameters for engine.toml, as streamseg.crf's preset of the zoo's crf_preset has them. Raises
     WeightsError when the exported graph does not say what the network says; then nothing is written.
@@ -55,8 +55,8 @@ def write_engine(
 def write_onnx(module: nn.Module, entry: Network, path: Path) -> None:
     """Export `module`: uint8 RGB (N, H, W, 3) in, float32 logits (N, C, H/s, W/s) out.
 
-    N is free, H and W are any multiples of the network's size_multiple. The graph is run beside the network, on
-    a size that was not exported, before it is written under its name.
+    N is free, H and W are any multiples of the network's size_multiple. The graph is run beside the network,
+    on a size that was not exported, before it is written under its name.
     """
     served = Served(module, entry.normalisation).eval()
     multiple = entry.size_multiple

@@ -18,7 +18,7 @@ Progress = Callable[[int, int | None], None]  # bytes that are there, bytes of t
 
 CHUNK = 1 << 18
 TIMEOUT_S = 20.0
-ATTEMPTS = 4
+ATTEMPTS = 4  # that bring nothing
 FIRST_PAUSE_S = 0.5
 MOST_BYTES = 2 << 30
 
@@ -66,19 +66,21 @@ def _by_hand(source: Source, path: Path, reason: str) -> str:
 
 
 def _download(url: str, part: Path, progress: Progress) -> None:
-    pause_s = FIRST_PAUSE_S
-    for attempt in range(1, ATTEMPTS + 1):
+    pause_s, fruitless = FIRST_PAUSE_S, 0
+    while True:
         before = part.stat().st_size if part.exists() else 0
         try:
             _continue(url, part, progress)
             return
         except _Broken as error:
             came = part.stat().st_size if part.exists() else 0
-            if attempt == ATTEMPTS:
+            if came != before:
+                continue
+            fruitless += 1
+            if fruitless == ATTEMPTS:
                 raise WeightsError(f"{url}: {error}; {came} bytes are kept to go on from") from error
-            if came == before:
-                time.sleep(pause_s)
-                pause_s *= 2
+            time.sleep(pause_s)
+            pause_s *= 2
 
 
 def _continue(url: str, part: Path, progress: Progress) -> None:

@@ -21,8 +21,8 @@ WRAPPERS = ("model", "state_dict")  # checkpoints often keep the state dict unde
 def import_weights(file: Path, name: str, **changes: Any) -> nn.Module:
     """Build the network `name` of the zoo with the weights of a .caffemodel, .pth, .pt or .safetensors file.
 
-    `changes` go to the network's constructor. Gives it in eval mode. Raises UsageError for an unknown name and
-    WeightsError that lists every layer that is missing, surplus or misshapen.
+    `changes` go to the network's constructor. Gives it in eval mode. Raises UsageError for an unknown name,
+    and WeightsError that lists every layer that is missing, surplus or misshapen.
     """
     entry = find_network(name)
     with torch.device("meta"):  # its own weights would be thrown away

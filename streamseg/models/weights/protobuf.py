@@ -78,7 +78,8 @@ class Reader:
 
 def varints(window: Window, most: int) -> list[int]:
     """The packed varints that fill `window`, at most `most` of them."""
-    values, at = [], 0
+    values: list[int] = []
+    at = 0
     while at < len(window):
         if len(values) == most:
             raise WeightsError(f"more than {most} packed numbers")

@@ -9,7 +9,7 @@ from streamseg.models.zoo import find_network
 
 TORCHVISION = "https://download.pytorch.org/models/"
 COCO_LICENCE = "BSD-3-Clause (torchvision); trained on COCO, whose pictures have their own terms"
-VOC_LICENCE = "research only as far as its authors say; trained on PASCAL VOC and ImageNet"
+VOC_LICENCE = "not stated by its authors, so for research only; trained on PASCAL VOC 2012 and ImageNet"
 
 
 @dataclass(frozen=True, slots=True)

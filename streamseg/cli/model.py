@@ -1,0 +1,69 @@
+"""streamseg model list | fetch | import"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from streamseg.engine.spec import CrfDefaults
+from streamseg.models.weights import SOURCES, fetch, find_source
+from streamseg.models.zoo import NETWORKS, find_network
+
+
+def weights_cache() -> Path:
+    """Where fetched weights are kept: $XDG_CACHE_HOME/streamseg/weights."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "streamseg" / "weights"
+
+
+@click.group()
+def command() -> None:
+    """List the networks, fetch their published weights, make engines of them."""
+
+
+@command.command("list")
+def list_() -> None:
+    """List the networks, and where their published weights come from."""
+    for name, network in NETWORKS.items():
+        source = SOURCES[name]
+        how = "by hand" if source.by_hand else "fetch"
+        there = ", in the cache" if (weights_cache() / source.file).is_file() else ""
+        click.echo(f"{name:30} {network.parameters / 1e6:6.2f} M  {how:8} {source.file}{there}")
+
+
+@command.command("fetch")
+@click.argument("name")
+@click.option("--cache", type=click.Path(path_type=Path), help="The cache's folder, if another.")
+def fetch_(name: str, cache: Path | None) -> None:
+    """Download the published weights of the network NAME to the cache; goes on where it broke off."""
+    from streamseg.cli.progress import Bar
+
+    source = find_source(name)
+    with Bar(source.file) as bar:
+        path = fetch(name, cache or weights_cache(), lambda have, whole: bar.at(have, whole or have))
+    click.echo(f"{path}: there; licence: {source.licence}")
+
+
+@command.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--as", "name", required=True, help="The network (streamseg model list).")
+@click.option(
+    "--out", type=click.Path(path_type=Path), show_default="engines/NAME", help="The engine's new folder."
+)
+def import_(file: Path, name: str, out: Path | None) -> None:
+    """Make an engine of a FILE of weights: .caffemodel, .pth or .safetensors."""
+    from streamseg.cli import need_torch
+    from streamseg.crf.presets import preset
+
+    need_torch("import")
+    from streamseg.models.weights import import_weights, write_engine
+
+    network = find_network(name)
+    crf = None
+    if network.crf_preset:
+        params = preset(network.crf_preset)
+        crf = {key: getattr(params, key) for key in CrfDefaults.__struct_fields__}
+    folder = write_engine(import_weights(file, name), name, out or Path("engines") / name, crf=crf)
+    click.echo(f"{folder}: written")

@@ -1,0 +1,140 @@
+"""What an engine runs: uint8 in, logits where the pipeline takes them to be, the same in ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from torch import Tensor, nn
+
+from streamseg.config import EngineConfig
+from streamseg.engine import load_engine, read_spec
+from streamseg.models.grid import Grid
+from streamseg.models.served import Served
+from streamseg.models.weights import write_engine
+from streamseg.models.weights.engine import write_onnx
+from streamseg.models.zoo import NETWORKS
+from tests.narrow import NARROW, narrow_network
+
+
+def picture(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_served_logits_have_the_zoos_output_stride(name: str) -> None:
+    entry = NETWORKS[name]
+    served = Served(narrow_network(name), entry.normalisation)
+    multiple, stride = entry.size_multiple, entry.output_stride
+    assert served.grid.stride == stride
+    with torch.no_grad():
+        for rows, columns in ((2, 3), (5, 8)):
+            height, width = rows * multiple, columns * multiple
+            logits = served(picture(2, height, width))
+            assert logits.shape == (2, 5, height // stride, width // stride)
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_the_border_moves_logits_to_the_middle_of_their_cells(name: str) -> None:
+    grid = cast(Grid, narrow_network(name).grid)
+    first = grid.first - grid.before + grid.skip * grid.stride
+    assert abs(first - (grid.stride - 1) / 2) <= 0.5
+
+
+@pytest.mark.parametrize(("name", "roll"), [("deeplab-v1", 0), ("deeplab-v1-largefov", 1)])
+def test_a_mirrored_picture_gives_mirrored_logits(name: str, roll: int) -> None:
+    """Which they only do if each logit looks at the pixel that its grid says.
+
+    With corners in line logits are half a pixel off the middle: one pixel between a picture and its mirror.
+    """
+    network = narrow_network(name).double()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = (module.weight + module.weight.flip(2)) / 2
+            module.weight.data = (module.weight + module.weight.flip(3)) / 2
+    served = Served(network, NETWORKS[name].normalisation).double()
+    shown = picture(1, 320, 328)
+    with torch.no_grad():
+        logits = served(shown)
+        mirrored = served(shown.flip(1, 2).roll((roll, roll), (1, 2))).flip(2, 3)
+        unrolled = served(shown.flip(1, 2).roll((roll + 1, roll + 1), (1, 2))).flip(2, 3)
+    middle = (slice(None), slice(None), slice(17, 23), slice(17, 24))
+    torch.testing.assert_close(mirrored[middle], logits[middle])
+    assert not torch.allclose(unrolled[middle], logits[middle], rtol=1e-3)
+
+
+def test_the_caffe_networks_see_bgr_less_the_mean_and_torchvisions_scaled_rgb() -> None:
+    seen: list[Tensor] = []
+
+    class Eye(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.grid = Grid(1, 0.0)
+
+        def forward(self, image: Tensor) -> Tensor:
+            seen.append(image)
+            return image
+
+    shown = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 1, 1, 3)
+    Served(Eye(), NETWORKS["deeplab-v1"].normalisation)(shown)
+    torch.testing.assert_close(seen[0].flatten(), torch.tensor([30 - 104.008, 20 - 116.669, 10 - 122.675]))
+    Served(Eye(), NETWORKS["deeplabv3-resnet50"].normalisation)(shown)
+    want = [(10 / 255 - 0.485) / 0.229, (20 / 255 - 0.456) / 0.224, (30 / 255 - 0.406) / 0.225]
+    torch.testing.assert_close(seen[1].flatten(), torch.tensor(want))
+
+
+def _agree(name: str, folder: Path) -> None:
+    entry = NETWORKS[name]
+    network = narrow_network(name)
+    graph = folder / "model.onnx"
+    write_onnx(network, entry, graph)
+    assert list(folder.iterdir()) == [graph]
+    session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    served = Served(network, entry.normalisation)
+    multiple = entry.size_multiple
+    for shape in ((1, 7 * multiple, 10 * multiple), (3, 2 * multiple, 5 * multiple)):
+        shown = picture(*shape, seed=7)
+        (got,) = session.run(["logits"], {"image_u8": shown.numpy()})
+        with torch.no_grad():
+            want = served(shown).numpy()
+        assert got.shape == want.shape
+        np.testing.assert_allclose(got, want, atol=1e-3 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("name", ["deeplab-v1", "deeplab-v1-msc-largefov", "lraspp-mobilenet-v3-large"])
+def test_torch_and_onnx_runtime_agree_at_any_size_and_batch(name: str, tmp_path: Path) -> None:
+    _agree(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", sorted(set(NARROW) - {"deeplab-v1", "deeplab-v1-msc-largefov", "lraspp-mobilenet-v3-large"})
+)
+def test_torch_and_onnx_runtime_agree_for_the_other_networks(name: str, tmp_path: Path) -> None:
+    _agree(name, tmp_path)
+
+
+@pytest.mark.slow
+def test_largefov_at_full_width_becomes_an_engine_that_runs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = NETWORKS["deeplab-v1-largefov"].build().eval()
+    crf = {"appearance_weight": 4.0, "appearance_sigma_xy": 121.0, "iterations": 10}
+    folder = write_engine(network, "deeplab-v1-largefov", tmp_path / "largefov", crf=crf)
+    assert sorted(p.name for p in folder.iterdir()) == ["engine.toml", "model.onnx"]
+    spec = read_spec(folder)
+    assert (spec.name, spec.network, len(spec.classes)) == ("largefov", "deeplab-v1-largefov", 21)
+    assert spec.crf.appearance_sigma_xy == 121
+    assert spec.normalisation.in_graph
+    engine = load_engine(EngineConfig(name=str(folder), threads=1))
+    shown = picture(1, 128, 136)
+    logits = engine(shown.numpy())
+    with torch.no_grad():
+        want = Served(network, NETWORKS["deeplab-v1-largefov"].normalisation)(shown).numpy()
+    assert logits.shape == (1, 21, 16, 17)
+    np.testing.assert_allclose(logits, want, atol=1e-3 * np.abs(want).max())
+    engine.close()

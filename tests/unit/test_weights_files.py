@@ -1,0 +1,163 @@
+"""torch's and safetensors' files load key for key, and nothing else loads."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from streamseg.errors import UsageError, WeightsError
+from streamseg.models.weights import import_weights
+from streamseg.models.zoo import NETWORKS
+from tests.narrow import NARROW, narrow_network
+
+TORCHVISION = [name for name in NARROW if not name.startswith(("deeplab-v1", "deeplab-v2"))]
+
+
+def answer(network: torch.nn.Module) -> Tensor:
+    with torch.no_grad():
+        logits: Tensor = network(torch.ones(1, 3, 64, 80))
+    return logits
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_a_torchvision_file_loads_key_for_key(name: str, tmp_path: Path) -> None:
+    changes = {} if name.startswith("lraspp") else {"auxiliary": True}
+    released = narrow_network(name, **changes)
+    file = tmp_path / f"{name}.pth"
+    torch.save(released.state_dict(), file)
+    torch.testing.assert_close(answer(import_weights(file, name, **NARROW[name])), answer(released))
+
+
+@pytest.mark.parametrize("name", ["deeplab-v1-msc", "deeplab-v2-resnet101", "deeplabv3-resnet50"])
+def test_a_safetensors_file_loads_key_for_key(name: str, tmp_path: Path) -> None:
+    network = narrow_network(name)
+    file = tmp_path / "x.safetensors"
+    safetensors.torch.save_file(network.state_dict(), file)
+    torch.testing.assert_close(answer(import_weights(file, name, **NARROW[name])), answer(network))
+
+
+def test_a_checkpoint_that_wraps_its_state_dict_loads(tmp_path: Path) -> None:
+    network = narrow_network("lraspp-mobilenet-v3-large")
+    file = tmp_path / "x.pt"
+    torch.save({"epoch": 3, "model": network.state_dict()}, file)
+    loaded = import_weights(file, "lraspp-mobilenet-v3-large", **NARROW["lraspp-mobilenet-v3-large"])
+    torch.testing.assert_close(answer(loaded), answer(network))
+
+
+# Each with its shape in torchvision's file of 21 classes: names that a rewrite would get wrong first.
+KEYS = {
+    "deeplabv3-resnet50": {
+        "backbone.conv1.weight": (64, 3, 7, 7),
+        "backbone.layer1.0.downsample.0.weight": (256, 64, 1, 1),
+        "backbone.layer3.5.bn3.running_var": (1024,),
+        "backbone.layer4.2.conv2.weight": (512, 512, 3, 3),
+        "classifier.0.convs.0.0.weight": (256, 2048, 1, 1),
+        "classifier.0.convs.3.1.num_batches_tracked": (),
+        "classifier.0.convs.4.1.weight": (256, 2048, 1, 1),
+        "classifier.0.convs.4.2.bias": (256,),
+        "classifier.0.project.0.weight": (256, 1280, 1, 1),
+        "classifier.0.project.1.weight": (256,),
+        "classifier.1.weight": (256, 256, 3, 3),
+        "classifier.2.running_mean": (256,),
+        "classifier.4.bias": (21,),
+    },
+    "deeplabv3-mobilenet-v3-large": {
+        "backbone.0.0.weight": (16, 3, 3, 3),
+        "backbone.1.block.0.0.weight": (16, 1, 3, 3),
+        "backbone.4.block.1.0.weight": (72, 1, 5, 5),
+        "backbone.4.block.2.fc1.bias": (24,),
+        "backbone.11.block.2.fc2.weight": (480, 120, 1, 1),
+        "backbone.15.block.3.1.weight": (160,),
+        "backbone.16.1.running_mean": (960,),
+        "classifier.4.weight": (21, 256, 1, 1),
+    },
+    "lraspp-mobilenet-v3-large": {
+        "classifier.cbr.0.weight": (128, 960, 1, 1),
+        "classifier.cbr.1.running_var": (128,),
+        "classifier.scale.1.weight": (128, 960, 1, 1),
+        "classifier.low_classifier.weight": (21, 40, 1, 1),
+        "classifier.high_classifier.bias": (21,),
+    },
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_keys_and_shapes_are_torchvisions(name: str) -> None:
+    with torch.device("meta"):
+        state = NETWORKS[name].build().state_dict()
+    assert {key: tuple(state[key].shape) for key in KEYS[name]} == KEYS[name]
+    assert all(key.startswith(("backbone.", "classifier.")) for key in state)
+
+
+def test_what_does_not_fit_is_listed_and_long_lists_are_counted(tmp_path: Path) -> None:
+    name = "deeplabv3-resnet50"
+    state = narrow_network(name).state_dict()
+    state["head.weight"] = state.pop("classifier.4.weight")
+    state["classifier.4.bias"] = torch.zeros(3)
+    file = tmp_path / "x.pth"
+    torch.save(state, file)
+    with pytest.raises(WeightsError) as caught:
+        import_weights(file, name, **NARROW[name])
+    assert str(caught.value).splitlines()[1:] == [
+        "missing: classifier.4.weight",
+        "surplus: head.weight",
+        "misshapen: classifier.4.bias (3,) in place of (5,)",
+    ]
+    torch.save({"classifier.4.bias": torch.zeros(5)}, file)
+    with pytest.raises(WeightsError, match=r"backbone\.bn1\.weight, .* and \d+ more"):
+        import_weights(file, name, **NARROW[name])
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (print, ("this file ran code",))
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, save in (("zip.pth", torch.save), ("plain.pth", lambda e, f: f.write_bytes(pickle.dumps(e)))):
+        save({"classifier.4.bias": Evil()}, tmp_path / name)
+        with pytest.raises(WeightsError, match="not a file of weights that torch can read"):
+            import_weights(tmp_path / name, "deeplabv3-resnet50")
+    assert "ran code" not in capsys.readouterr().out
+
+
+def test_a_tensor_that_claims_terabytes_is_misshapen_and_not_allocated(tmp_path: Path) -> None:
+    name = "deeplabv3-resnet50"
+    state = narrow_network(name).state_dict()
+    state["classifier.4.bias"] = torch.zeros(1).expand(1 << 42)
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=r"misshapen: classifier\.4\.bias \(4398046511104,\)"):
+        import_weights(tmp_path / "x.pth", name, **NARROW[name])
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".caffemodel"])
+@pytest.mark.parametrize("content", [b"", b"garbage that is no file of weights at all", bytes(4096)])
+def test_garbage_is_refused_by_name(suffix: str, content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / f"x{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"x\{suffix}: "):
+        import_weights(file, "deeplabv3-resnet50")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".caffemodel"])
+def test_a_file_that_is_not_there_is_named(suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"cannot be read|No such file"):
+        import_weights(tmp_path / f"x{suffix}", "deeplabv3-resnet50")
+
+
+def test_tables_of_other_things_other_suffixes_and_unknown_names_are_refused(tmp_path: Path) -> None:
+    torch.save({"epoch": 3}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match="'epoch' is no tensor but a int"):
+        import_weights(tmp_path / "x.pth", "deeplabv3-resnet50")
+    torch.save([1], tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match="holds no table of tensors"):
+        import_weights(tmp_path / "x.pth", "deeplabv3-resnet50")
+    with pytest.raises(WeightsError, match="neither"):
+        import_weights(tmp_path / "x.h5", "deeplabv3-resnet50")
+    with pytest.raises(UsageError, match="did you mean 'deeplabv3-resnet50'"):
+        import_weights(tmp_path / "x.pth", "deeplabv3-resnet5")
