@@ -46,6 +46,12 @@ def run(job: Job) -> Outputs:
     )
 
 
+def full_unary(job: Job) -> F32:
+    """log p of every pixel of the picture up to a constant, (N, C)."""
+    _check_numbers(job)
+    return _unary(job, 1)
+
+
 class _Kernel:
     """One term on the job's lattice grid."""
 
