@@ -12,6 +12,7 @@ from streamseg.keys import expand, parse_keys
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.5
+LOOK_AGAIN_S = 0.05  # when an unknown key is shown, it may have been listed a moment ago
 
 _Look = tuple[tuple[str, int, int, int], ...]  # path, inode, size and time of change of each file
 
@@ -29,7 +30,7 @@ class AllowedClients:
         setting = "publish.allowed_clients"
         self._path = Path(expand(path, setting))
         self._names: dict[bytes, str] = {}
-        self._next_look_s = 0.0
+        self._looked_s = 0.0
         self._seen: _Look | None = None
         self._complaint = ""
         if not self._path.exists():
@@ -47,12 +48,12 @@ class AllowedClients:
     def __contains__(self, key: bytes) -> bool:
         return key in self._names
 
-    def changed(self) -> bool:
-        """Look for changes, at most every LOOK_EVERY_S; True when keys came or went."""
+    def changed(self, *, unknown_key: bool = False) -> bool:
+        """Look for changes when it is time to; True when keys came or went."""
         now_s = time.monotonic()
-        if now_s < self._next_look_s:
+        if now_s - self._looked_s < (LOOK_AGAIN_S if unknown_key else LOOK_EVERY_S):
             return False
-        self._next_look_s = now_s + LOOK_EVERY_S
+        self._looked_s = now_s
         before = set(self._names)
         try:
             self._read()

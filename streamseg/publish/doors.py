@@ -92,9 +92,7 @@ class Doors:
         for monitor, guarded in self._guarded.items():
             self._follow(monitor, guarded)
         if self._allowed is not None and self._allowed.changed():
-            for fd, (key, guarded) in list(self._who.items()):
-                if key not in self._allowed:
-                    self._hang_up(fd, guarded, "revoked")
+            self._cut_off(self._allowed)
         if self._zap is not None and self._allowed is not None:
             with contextlib.suppress(zmq.Again):
                 for _ in range(AT_ONCE):
@@ -148,13 +146,22 @@ class Doors:
         """Reply to libzmq's question whether a key may come in."""
         version, request = [*question, b"", b""][:2]
         key = z85.encode(question[6]) if len(question) == 7 and question[5] == b"CURVE" else b""
-        if self._allowed is not None and key in self._allowed:
-            return [version, request, b"200", b"OK", key, b""]
+        if self._allowed is not None:
+            if key not in self._allowed and self._allowed.changed(unknown_key=True):
+                self._cut_off(self._allowed)
+            if key in self._allowed:
+                return [version, request, b"200", b"OK", key, b""]
         self.denied += 1
         address = question[3].decode(errors="replace") if len(question) > 3 else "?"
         what = f"refused the key {key.decode()} from {address}"
         self._untold[what if len(self._untold) < 100 else "refused other keys"] += 1
         return [version, request, b"400", b"not allowed", b"", b""]
+
+    def _cut_off(self, allowed: AllowedClients) -> None:
+        """Hang up on those who are not allowed any more."""
+        for fd, (key, guarded) in list(self._who.items()):
+            if key not in allowed:
+                self._hang_up(fd, guarded, "revoked")
 
     def _hang_up(self, fd: int, guarded: _Guarded, why: str) -> None:
         """End the connection on a file descriptor, if it still is one of this socket's.
