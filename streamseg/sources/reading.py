@@ -123,11 +123,13 @@ def read(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
             continue
         watch.silent(asked)
         errors = 0
-        if packet.stream_index != source.video.index:
+        # The empty packet that ends a file says 0, whichever stream it ends.
+        if packet.size and packet.stream_index != source.video.index:
             continue
-        if packet.is_corrupt and source.endless:
+        if packet.is_corrupt:
             source.corrupt += 1
-            continue
+            if source.endless:
+                continue
         for picture in _decoded(source, packet):
             watch.seen(picture.image.pts)
             source.pending.append(picture)
