@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -222,14 +223,14 @@ def test_connections_above_the_limit_are_hung_up_and_the_others_stay() -> None:
         with subscribe(publisher.endpoint, ["gate"], timeout_s=WAIT_S) as masks:
             next(masks)
             port = int(publisher.endpoint.rpartition(":")[2])
-            crowd = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
-            until(lambda: publisher.stats.hung_up >= 18)
-            assert publisher.stats.connections <= 4
-            assert publisher.wait_wanted("mask", "gate", WAIT_S)
-            publisher.put(make_mask(2))
-            assert next(masks).seq == 2
-            for one in crowd:
-                one.close()
+            with contextlib.ExitStack() as crowd:
+                for _ in range(20):
+                    crowd.enter_context(socket.create_connection(("127.0.0.1", port)))
+                until(lambda: publisher.stats.hung_up >= 18)
+                until(lambda: publisher.stats.connections <= 4)
+                assert publisher.wait_wanted("mask", "gate", WAIT_S)
+                publisher.put(make_mask(2))
+                assert next(masks).seq == 2
             until(lambda: publisher.stats.connections == 2)
 
 
