@@ -23,7 +23,7 @@ def main(endpoint: str, read_s: str) -> None:
     rss: list[int] = []
     process = psutil.Process()
     held_up = HeldUp()
-    with subscribe(endpoint, ["gate"], timeout_s=30) as masks:
+    with subscribe(endpoint, ["gate"], timeout_s=300) as masks:
         for mask in masks:
             read.append((time.time_ns(), mask.seq))
             if len(read) == 1:
