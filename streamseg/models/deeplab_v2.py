@@ -78,7 +78,7 @@ class DeepLabV2ResNet101(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) to what the heads see, (N, 2048, h, w)."""
-        x = self.pool1(F.relu(self.bn_conv1(self.conv1(image))))  # (N, 64, H/4, W/4)
+        x: Tensor = self.pool1(F.relu(self.bn_conv1(self.conv1(image))))  # (N, 64, H/4, W/4)
         for name in self.names:
             x = self._block(name, x)
         return x
