@@ -2,7 +2,9 @@
 
 Weights are int8 for each output channel, activations uint8 with a zero point, as Q/DQ nodes that ONNX Runtime
 fuses into integer convolutions (QuantizeLinear, DequantizeLinear). The first convolution, which sees the
-picture, and the last, which gives the logits, stay fp32: together 1 % of the arithmetic.
+picture, and the last, which gives the logits, stay fp32: together 1 % of the arithmetic. Measured on AVX-512
+VNNI with one thread: 9.0 ms; with the first convolution in int8 11.2; with int8 activations 25, as slow as fp32.
+Calibration by entropy chose the same ranges as the smallest and largest value did, so it is not tried.
 """
 
 from __future__ import annotations
@@ -48,7 +50,6 @@ CALIBRATIONS = (
     Calibration("minmax", CalibrationMethod.MinMax, {}),
     Calibration("percentile 99.99", CalibrationMethod.Percentile, {"CalibPercentile": 99.99}),
     Calibration("percentile 99.999", CalibrationMethod.Percentile, {"CalibPercentile": 99.999}),
-    Calibration("entropy", CalibrationMethod.Entropy, {}),
 )
 
 
