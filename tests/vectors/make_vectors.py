@@ -1,7 +1,7 @@
 """Write the conformance vectors: python -m tests.vectors.make_vectors [FOLDER]
 
 Each vector is NAME.bin, the parts of one message (each a 4-byte big-endian length and the bytes), and
-NAME.json, what a reader must make of it. Everything in them is fixed, so that the same code writes the same bytes.
+NAME.json, what a reader must make of it. All in them is fixed: the same code writes the same bytes.
 """
 
 from __future__ import annotations
