@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from streamseg.refine.crf import labels_with_thin
 from streamseg.refine.propagate import Flow, carry, chain, grey_of, standing_still, trust
 from streamseg.types import F32, U8, Scores, Size
 from streamseg.upsample import labels_from_logits
@@ -37,10 +38,16 @@ class FusionParams:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fused:
-    """Scores after fusion; upsampling them gives the mask."""
+    """Scores after fusion."""
 
     log_probabilities: F32  # (C, h, w), half the network's input
+    logits: F32  # (C, h', w'), the network's own
+    thin: Sequence[bool]
     refined_seq: int | None  # the keyframe whose refinement went in
+
+    def labels(self, size: Size, confidence: bool = False) -> tuple[U8, U8 | None]:
+        """The frame's mask at `size`, thin classes as the network saw them; and confidence if asked for."""
+        return labels_with_thin(self.log_probabilities, self.logits, self.thin, size, confidence)
 
 
 @dataclass(slots=True)
@@ -105,8 +112,7 @@ class Fusion:
         if cut or past is None or past.epoch != frame.epoch or past.grey.shape != size:
             self.reset()
             past = None
-        raw = log_softmax(_resized(scores.logits, size))  # (C, h, w)
-        fresh = raw if refined is None else _resized(refined, size)
+        fresh = log_softmax(_resized(scores.logits if refined is None else refined, size))  # (C, h, w)
         refined_seq = None if refined is None else frame.seq
         step = None
         if past is not None:
@@ -124,7 +130,7 @@ class Fusion:
         if keyframe or refined is not None:
             self._remember(frame.epoch, frame.seq, grey, refined)
         fused = np.log(np.maximum(posterior, _LEAST))
-        return Fused(keep_thin(fused, raw, self.thin), refined_seq)
+        return Fused(fused, scores.logits, self.thin, refined_seq)
 
     def _with_anchor(self, log_probabilities: F32, grey: U8, seq: int) -> tuple[F32, int | None]:
         """The log-linear blend with the last finished keyframe, and its seq."""
@@ -159,19 +165,6 @@ class Fusion:
 def fusion_size(input_size: Size) -> Size:
     """Where fusion works: half the network's input, but no less than the flow needs."""
     return max(16, (input_size[0] + 1) // 2), max(16, (input_size[1] + 1) // 2)
-
-
-def keep_thin(refined: F32, raw: F32, thin: Sequence[bool]) -> F32:
-    """`refined`, but as in `raw` wherever that says a thin class; both are log-probabilities (C, h, w).
-
-    The CRF's appearance kernel is wider than a pole: it takes most of them away (docs/accuracy.md).
-    """
-    is_thin = np.asarray(thin, bool)
-    if not is_thin.any() or is_thin.all():
-        return refined
-    here = raw[is_thin].max(0) > raw[~is_thin].max(0)
-    kept: F32 = np.where(here, raw, refined)
-    return kept
 
 
 def log_softmax(logits: F32) -> F32:

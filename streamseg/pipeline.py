@@ -17,7 +17,6 @@ from typing import Literal
 from streamseg.board import Board
 from streamseg.config import Config, StreamConfig
 from streamseg.engine import Engine
-from streamseg.fuse import labels_from_logits
 from streamseg.infer import infer, input_size
 from streamseg.mailbox import Mailbox
 from streamseg.player import frames
@@ -138,9 +137,8 @@ class Pipeline:
         begun = time.monotonic_ns()
         frame = scores.frame
         size = self._mask_size(scores)
-        fused, refined_seq = self.refinement.fused(scores, size)
         wants_confidence = self._publisher.wants("mask+confidence", frame.stream)
-        labels, confidence = labels_from_logits(fused, size, wants_confidence)
+        labels, confidence, refined_seq = self.refinement.labels(scores, size, wants_confidence)
         stage_us = {**scores.stage_us, "fuse": (time.monotonic_ns() - begun) // 1000}
         return self._mask_of(frame, labels, stage_us, refined_seq=refined_seq, confidence=confidence)
 

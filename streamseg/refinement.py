@@ -1,7 +1,7 @@
-"""Refinement of live streams: which frames go to the CRF, and what its answers do for the frames after them.
+"""From scores to labels with the CRF and fusion: beside the live route, or inline for recorded files.
 
-The fuse stage asks fused() for every frame; run() is the refine stage. Where nobody subscribes to refined
-masks and fusion is off, nothing is computed at all.
+Live, the fuse stage asks labels() for every frame, and run() is the refine stage. Where nobody subscribes to
+refined masks and fusion is off, nothing is computed at all.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from streamseg.config import Config
+from streamseg.config import Config, CrfConfig, FusionConfig, RefineConfig
 from streamseg.engine.spec import EngineSpec
-from streamseg.fuse import Fusion, FusionParams
+from streamseg.fuse import Fused, Fusion, FusionParams, labels_from_logits
 from streamseg.mailbox import Mailbox
-from streamseg.refine.crf import crf_setup
+from streamseg.preprocess import scale_picture
+from streamseg.refine.crf import crf_setup, refine_picture
 from streamseg.refine.keyframes import Keyframes
 from streamseg.refine.propagate import one_thread
 from streamseg.refine.worker import CrfWorker, Keyframe
 from streamseg.stats import Stats
-from streamseg.types import F32, Refined, Scores, Size
+from streamseg.types import U8, Refined, Scores, Size
 
 _ANSWERS = 4  # kept for a stream whose frames do not come
 
@@ -31,6 +33,66 @@ class _Stream:
     keyframes: Keyframes
     fusion: Fusion | None
     answers: Mailbox[Refined]
+
+
+CrfMode = Literal["off", "keyframes", "all"]
+
+
+class InlineRefinement:
+    """The same steps for one recorded stream, in a plain loop: frames in order in, labels out.
+
+    The CRF runs in the caller, on no frame, on keyframes or on all; the result depends, to the byte, on
+    nothing but the arguments and the frames since the last reset(). Used by one thread.
+    """
+
+    def __init__(
+        self,
+        config: CrfConfig,
+        spec: EngineSpec,
+        mode: CrfMode,
+        *,
+        every: int = RefineConfig().every,
+        fusion: FusionConfig | None = None,
+    ) -> None:
+        """every: the interval of keyframes. fusion: None for off. Raises ConfigError.
+
+        Lets OpenCV use one thread in the whole process, because its flow depends on their number.
+        """
+        one_thread()
+        self._setup = crf_setup(config, spec)
+        self._mode = mode
+        self._every = every
+        self._fuses = fusion is not None and fusion.enabled
+        self._params = fusion_params(fusion or FusionConfig())
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, as at the start of a part that may be made again by itself."""
+        self._keyframes = Keyframes(self._every)
+        self._fusion = Fusion(self._setup.thin, self._params)
+
+    def labels(
+        self, scores: Scores, size: Size, confidence: bool = False
+    ) -> tuple[U8, U8 | None, int | None]:
+        """A frame's labels (H, W), confidence where asked for, and the seq of the refinement in them.
+
+        A frame that went through the CRF itself is its own refinement. Raises CrfError.
+        """
+        choice = self._keyframes.sees(scores)
+        through = self._mode == "all" or (self._mode == "keyframes" and choice.keyframe is not None)
+        if not through and not self._fuses:
+            return *labels_from_logits(scores.logits, size, confidence), None
+        refined = None
+        if through:
+            picture = scale_picture(scores.frame.rgb, scores.geometry.input_size)
+            own_size = None if self._fuses else size
+            refined = refine_picture(self._setup, scores.logits, picture, own_size, confidence)
+            if refined.labels is not None:
+                return refined.labels, refined.confidence, scores.frame.seq
+        fused = self._fusion.step(
+            scores, cut=choice.cut, refined=None if refined is None else refined.log_probabilities
+        )
+        return *fused.labels(size, confidence), fused.refined_seq
 
 
 class Refinement:
@@ -46,9 +108,7 @@ class Refinement:
     ) -> None:
         """on_refined gets each keyframe whose labels were wanted, in the refine stage. Raises ConfigError."""
         setup = crf_setup(config.crf, spec)
-        params = FusionParams(
-            config.fusion.refined_weight, config.fusion.decay, recursion=config.fusion.recursion
-        )
+        params = fusion_params(config.fusion)
         self._wants_refined = wants_refined
         self._on_refined = on_refined
         self._every = config.refine.every
@@ -72,27 +132,34 @@ class Refinement:
         """Refine the next frame of this stream, whatever the interval; from any thread."""
         self._of(stream).keyframes.request()
 
-    def fused(self, scores: Scores, mask_size: Size) -> tuple[F32, int | None]:
-        """What is to be upsampled to the frame's mask, (C, h, w), and the keyframe whose refinement is in it.
+    def labels(
+        self, scores: Scores, size: Size, confidence: bool = False
+    ) -> tuple[U8, U8 | None, int | None]:
+        """A frame's labels and confidence (where asked for), and the keyframe whose refinement is in them.
 
-        Sends the frame to the CRF when it is a keyframe. mask_size is that of a refined mask.
+        Sends the frame to the CRF when it is a keyframe; of its refinement the labels have this size, too.
         """
+        fused = self._fused(scores, size)
+        if fused is None:
+            return *labels_from_logits(scores.logits, size, confidence), None
+        return *fused.labels(size, confidence), fused.refined_seq
+
+    def _fused(self, scores: Scores, size: Size) -> Fused | None:
         stream = self._of(scores.frame.stream)
         wanted = self._wants_refined(scores.frame.stream)
         fusion = stream.fusion
         if not wanted and fusion is None:
-            return scores.logits, None
+            return None
         choice = stream.keyframes.sees(scores)
         if choice.keyframe:
-            self._worker.submit(Keyframe(scores, mask_size if wanted else None))
+            self._worker.submit(Keyframe(scores, size if wanted else None))
         if fusion is None:
-            return scores.logits, None
+            return None
         while len(stream.answers):
             answer = stream.answers.get()
             frame = answer.scores.frame
             fusion.refine(frame.epoch, frame.seq, answer.log_probabilities)
-        fused = fusion.step(scores, keyframe=choice.keyframe is not None, cut=choice.cut)
-        return fused.log_probabilities, fused.refined_seq
+        return fusion.step(scores, keyframe=choice.keyframe is not None, cut=choice.cut)
 
     def _of(self, name: str) -> _Stream:
         with self._lock:
@@ -108,3 +175,8 @@ class Refinement:
         stream = self._of(refined.scores.frame.stream)
         if stream.fusion is not None:
             stream.answers.put_newest(refined)
+
+
+def fusion_params(config: FusionConfig) -> FusionParams:
+    """The settings as fuse.py takes them."""
+    return FusionParams(config.refined_weight, config.decay, recursion=config.recursion)

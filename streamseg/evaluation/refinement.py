@@ -202,8 +202,8 @@ class _Run:
             self._fusion.refine(0, seq, self._answers.pop(seq))
         fused = self._fusion.step(scores, keyframe=keyframe)
         recursion = self._recursion.step(scores)
-        masks["fused"] = labels_from_logits(fused.log_probabilities, size)[0]
-        masks["recursion"] = labels_from_logits(recursion.log_probabilities, size)[0]
+        masks["fused"], _ = fused.labels(size)
+        masks["recursion"], _ = recursion.labels(size)
         return {"truth": sample.labels, **masks}
 
     def _moved(self, variant: str, labels: U8, where: Where | None, classes: int) -> Matrix | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from streamseg.config import CrfConfig
 from streamseg.crf import CrfParams, Quality, mean_field_outputs, preset
+from streamseg.crf.job import make_job
+from streamseg.crf.reference import reference_available, run_reference
 from streamseg.engine.spec import EngineSpec
 from streamseg.errors import ConfigError, CrfError
 from streamseg.types import F32, U8, Size
@@ -35,12 +37,13 @@ class Posterior:
     """What the CRF says about a picture."""
 
     log_probabilities: F32  # (C, ceil(H / 2), ceil(W / 2))
-    labels: U8 | None  # at the size they were asked for, thin classes as the network saw them
+    labels: U8 | None = None  # at the size they were asked for, thin classes as the network saw them
+    confidence: U8 | None = None  # in 1/255, where asked for
 
 
 def crf_setup(config: CrfConfig, spec: EngineSpec) -> CrfSetup:
     """The settings as they apply to an engine; raises ConfigError for what is not installed or not known."""
-    if config.backend == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
+    if config.backend == "pydensecrf" and not reference_available():
         raise ConfigError("crf.backend: pydensecrf is not installed; pip install 'streamseg[pydensecrf]'")
     own = spec.crf
     if config.preset == "engine":
@@ -61,27 +64,41 @@ def crf_setup(config: CrfConfig, spec: EngineSpec) -> CrfSetup:
     return CrfSetup(params, config.quality, config.threads, config.backend, thin)
 
 
-def refine_picture(setup: CrfSetup, logits: F32, picture: U8, labels_size: Size | None = None) -> Posterior:
+def refine_picture(
+    setup: CrfSetup, logits: F32, picture: U8, labels_size: Size | None = None, confidence: bool = False
+) -> Posterior:
     """Run mean field on logits (C, h, w) under a picture (H, W, 3) of the network's input size.
 
     Without labels_size nothing is computed at full resolution, which is cheaper. Raises CrfError.
     """
     run = _native if setup.backend == "native" else _reference
     if labels_size is None and setup.backend == "native":
-        return Posterior(run(setup, logits, picture, GRID_STRIDE), None)
+        return Posterior(run(setup, logits, picture, GRID_STRIDE))
     full = run(setup, logits, picture, 1)
     if labels_size is None:
-        return Posterior(_halved(full), None)
-    labels, _ = labels_from_logits(full, labels_size)
-    raw, _ = labels_from_logits(logits, labels_size)
-    return Posterior(_halved(full), with_thin(labels, raw, setup.thin))
+        return Posterior(_halved(full))
+    return Posterior(_halved(full), *labels_with_thin(full, logits, setup.thin, labels_size, confidence))
 
 
-def with_thin(labels: U8, raw: U8, thin: tuple[bool, ...]) -> U8:
-    """labels, but as in raw (both (H, W)) wherever that has a thin class."""
+def labels_with_thin(
+    scores: F32, logits: F32, thin: Sequence[bool], size: Size, confidence: bool = False
+) -> tuple[U8, U8 | None]:
+    """Labels of scores (C, h, w) at `size`, but the network's own wherever its logits say a thin class.
+
+    The CRF's appearance kernel is wider than a pole and takes many of them away (docs/accuracy.md). They are
+    put in at full resolution: between scores of another certainty they would not survive being scaled up.
+    confidence as in labels_from_logits.
+    """
+    labels, sure = labels_from_logits(scores, size, confidence)
+    if not any(thin):
+        return labels, sure
+    raw, raw_sure = labels_from_logits(logits, size, confidence)
     is_thin = np.zeros(256, bool)
     is_thin[: len(thin)] = thin
-    return np.where(is_thin[raw], raw, labels)
+    here = is_thin[raw]
+    if sure is not None and raw_sure is not None:
+        sure = np.where(here, raw_sure, sure)
+    return np.where(here, raw, labels), sure
 
 
 def _native(setup: CrfSetup, logits: F32, picture: U8, stride: int) -> F32:
@@ -100,28 +117,10 @@ def _native(setup: CrfSetup, logits: F32, picture: U8, stride: int) -> F32:
 
 def _reference(setup: CrfSetup, logits: F32, picture: U8, stride: int) -> F32:
     """The same through pydensecrf, which knows one quality, one thread and full resolution only."""
-    from pydensecrf import densecrf
-
     assert stride == 1, "the reference works at full resolution"
-    if not np.isfinite(logits).all():
-        raise CrfError("logits: NaN or infinity in them")
-    size = (picture.shape[0], picture.shape[1])
-    full = np.stack([cv2.resize(p, size[::-1], interpolation=cv2.INTER_LINEAR) for p in logits])
-    full -= full.max(0)
-    unary = np.log(np.exp(full).sum(0)) - full  # (C, H, W), −log p
-    classes = len(full)
-    params = setup.params
-    model = densecrf.DenseCRF2D(size[1], size[0], classes)
-    model.setUnaryEnergy(np.ascontiguousarray(unary.reshape(classes, -1), np.float32))
-    model.addPairwiseGaussian(sxy=params.smoothness_sigma, compat=params.smoothness_weight)
-    model.addPairwiseBilateral(
-        sxy=params.appearance_sigma_xy,
-        srgb=params.appearance_sigma_rgb,
-        rgbim=np.ascontiguousarray(picture),
-        compat=params.appearance_weight,
-    )
-    probabilities = np.array(model.inference(params.iterations), np.float32)
-    return np.log(np.maximum(probabilities.reshape(classes, *size), np.float32(1e-26)))
+    probabilities = run_reference(make_job(logits, picture, setup.params))
+    log_probabilities: F32 = np.log(np.maximum(probabilities, np.float32(1e-26)))
+    return log_probabilities
 
 
 def _halved(log_probabilities: F32) -> F32:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from streamseg.fuse import Fusion, FusionParams, keep_thin, log_softmax
+from streamseg.fuse import Fused, Fusion, FusionParams, labels_from_logits, log_softmax
 from streamseg.refine.propagate import one_thread
 from streamseg.types import F32, U8, Frame, Geometry, Scores
 
@@ -143,13 +143,20 @@ def test_recursion_removes_flicker_of_a_still_picture() -> None:
 
 
 def test_thin_classes_stay_where_the_network_saw_them() -> None:
-    raw = np.log(np.array([0.3, 0.2, 0.5], np.float32))[:, None, None] * np.ones((1, 4, 4), np.float32)
-    refined = np.log(np.array([0.9, 0.05, 0.05], np.float32))[:, None, None] * np.ones((1, 4, 4), np.float32)
-    raw[2, 2:] = -9  # no pole here
-    kept = keep_thin(refined, raw, THIN).argmax(0)
-    assert (kept[:2] == 2).all()
-    assert (kept[2:] == 0).all()
-    assert keep_thin(refined, raw, (False,) * 3) is refined
+    fusion = Fusion(THIN, FusionParams(refined_weight=0.7, recursion=0))
+    logits = np.zeros((CLASSES, 24, 32), np.float32)
+    logits[2, :, 8:10] = 0.5  # a pole of which the network is not sure
+    fusion.step(scores(0, logits=logits), keyframe=True)
+    fusion.refine(0, 0, posterior_with_edge(64))
+    fused = fusion.step(scores(1, logits=logits))
+    raw, _ = labels_from_logits(logits, SIZE)
+    labels, confidence = fused.labels(SIZE, confidence=True)
+    assert (raw == 2).sum() > 500
+    np.testing.assert_array_equal(labels == 2, raw == 2)
+    assert confidence is not None
+    assert confidence[raw == 2].max() < 130 < confidence[:, 100:][raw[:, 100:] == 0].max()
+    all_wide, _ = Fused(fused.log_probabilities, logits, (False,) * 3, 0).labels(SIZE)
+    assert (all_wide == 0).all()
 
 
 def test_the_same_frames_give_the_same_bytes() -> None:

@@ -1,0 +1,167 @@
+"""The CRF and fusion as recorded files and the fuse stage use them."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+
+from streamseg.config import Config, CrfConfig, FusionConfig, RefineConfig, StreamConfig
+from streamseg.engine.spec import ClassEntry, EngineSpec, Normalisation
+from streamseg.errors import ConfigError
+from streamseg.refine.crf import crf_setup, refine_picture
+from streamseg.refinement import InlineRefinement, Refinement
+from streamseg.stats import Stats
+from streamseg.types import F32, Frame, Geometry, Scores
+from streamseg.upsample import labels_from_logits
+
+SIZE = (48, 64)
+SPEC = EngineSpec(
+    name="drawn",
+    network="none",
+    licence="none",
+    label_set="three",
+    input_size=SIZE,
+    normalisation=Normalisation(mean=(0, 0, 0), std=(1, 1, 1), in_graph=True),
+    weights={},
+    classes=tuple(ClassEntry(name=n, colour=(0, 0, 0), thin=n == "pole") for n in ("sky", "road", "pole")),
+)
+
+
+def scores(seq: int, seed: int | None = None) -> Scores:
+    """A picture of two colours whose border the logits know only roughly."""
+    rng = np.random.default_rng(seq if seed is None else seed)
+    rgb = np.full((*SIZE, 3), 60, np.uint8)
+    rgb[:, 30 + seq % 3 :] = 200
+    rgb += rng.integers(0, 8, rgb.shape).astype(np.uint8)
+    logits = rng.normal(0, 1.5, (3, 12, 16)).astype(np.float32)
+    logits[0, :, :8] += 2
+    logits[1, :, 8:] += 2
+    logits[2] -= 3
+    frame = Frame("gate", 0, seq, None, Fraction(1, 25), 0, "arrival", cv2.GaussianBlur(rgb, (3, 3), 0), 0)
+    return Scores(frame, logits, Geometry(SIZE, SIZE))
+
+
+def test_inline_all_is_the_crf_of_each_frame() -> None:
+    inline = InlineRefinement(CrfConfig(quality="exact"), SPEC, "all")
+    setup = crf_setup(CrfConfig(quality="exact"), SPEC)
+    for seq in range(3):
+        one = scores(seq)
+        labels, confidence, refined_seq = inline.labels(one, SIZE, confidence=True)
+        want = refine_picture(setup, one.logits, one.frame.rgb, SIZE, confidence=True)
+        np.testing.assert_array_equal(labels, want.labels)
+        np.testing.assert_array_equal(confidence, want.confidence)
+        assert refined_seq == seq
+        network, _ = labels_from_logits(one.logits, SIZE)
+        wrong_before, wrong_after = ((x[:, :28] != 0).mean() for x in (network, labels))
+        assert wrong_before > 0.03
+        assert wrong_after < 0.7 * wrong_before
+
+
+def test_inline_keyframes_leaves_the_frames_between_as_the_network_saw_them() -> None:
+    inline = InlineRefinement(CrfConfig(), SPEC, "keyframes", every=3)
+    seqs = [inline.labels(scores(seq), SIZE)[2] for seq in range(7)]
+    assert seqs == [0, None, None, 3, None, None, 6]
+    labels, _, _ = inline.labels(scores(7), SIZE)
+    np.testing.assert_array_equal(labels, labels_from_logits(scores(7).logits, SIZE)[0])
+
+
+def test_inline_with_fusion_carries_refinements_on() -> None:
+    inline = InlineRefinement(CrfConfig(), SPEC, "keyframes", every=3, fusion=FusionConfig(enabled=True))
+    assert [inline.labels(scores(seq), SIZE)[2] for seq in range(7)] == [0, 0, 0, 3, 3, 3, 6]
+
+
+@pytest.mark.parametrize("mode", ["off", "keyframes", "all"])
+def test_inline_repeats_to_the_byte_and_from_a_reset(mode: str) -> None:
+    def run(inline: InlineRefinement) -> list[bytes]:
+        return [inline.labels(scores(seq), SIZE)[0].tobytes() for seq in range(4)]
+
+    def new() -> InlineRefinement:
+        return InlineRefinement(CrfConfig(), SPEC, mode, every=2, fusion=FusionConfig(enabled=True))  # type: ignore[arg-type]
+
+    inline = new()
+    first = run(inline)
+    inline.reset()
+    assert run(inline) == first == run(new())
+
+
+def test_the_reference_gives_what_our_crf_gives() -> None:
+    pytest.importorskip("pydensecrf")
+    one = scores(0)
+    ours, theirs = (
+        refine_picture(
+            crf_setup(CrfConfig(quality="exact", backend=b), SPEC), one.logits, one.frame.rgb, SIZE
+        )  # type: ignore[arg-type]
+        for b in ("native", "pydensecrf")
+    )
+    assert ours.labels is not None
+    assert (ours.labels == theirs.labels).mean() > 0.999
+    np.testing.assert_allclose(np.exp(ours.log_probabilities), np.exp(theirs.log_probabilities), atol=0.01)
+
+
+def test_odd_sizes_are_halved_to_what_the_crf_gives_at_half_resolution() -> None:
+    rgb = scores(0).frame.rgb[:47, :63].copy()
+    logits: F32 = scores(0).logits
+    setup = crf_setup(CrfConfig(), SPEC)
+    full = refine_picture(setup, logits, rgb, (47, 63)).log_probabilities
+    half = refine_picture(setup, logits, rgb).log_probabilities
+    assert full.shape == half.shape == (3, 24, 32)
+    assert np.abs(np.exp(full) - np.exp(half)).mean() < 0.05
+
+
+def test_a_preset_that_is_not_known_is_refused_with_its_key() -> None:
+    with pytest.raises(ConfigError, match=r"crf\.preset: .*deeplab-v2"):
+        crf_setup(CrfConfig(preset="deeplab-v2-vgg1"), SPEC)
+
+
+class Watched:
+    """A Refinement whose worker only notes what it was given."""
+
+    def __init__(self, wanted: bool, fusion: bool) -> None:
+        config = Config(
+            streams={"gate": StreamConfig(source="demo:")},
+            refine=RefineConfig(every=3),
+            fusion=FusionConfig(enabled=fusion),
+        )
+        self.refinement = Refinement(config, SPEC, Stats(), lambda stream: wanted, lambda refined: None)
+        self.submitted: list[tuple[int, object]] = []
+        self.refinement._worker.submit = lambda key: self.submitted.append(  # type: ignore[method-assign]
+            (key.scores.frame.seq, key.labels_size)
+        )
+
+    def step(self, count: int) -> None:
+        for seq in range(count):
+            self.refinement.labels(scores(seq), SIZE)
+
+
+def test_demand_decides_what_goes_to_the_crf() -> None:
+    nobody, subscriber, fusion = Watched(False, False), Watched(True, False), Watched(False, True)
+    for watched in (nobody, subscriber, fusion):
+        watched.step(5)
+    assert nobody.submitted == []
+    assert subscriber.submitted == [(0, SIZE), (3, SIZE)]
+    assert fusion.submitted == [(0, None), (3, None)]
+
+
+def test_without_fusion_a_live_mask_is_the_network_s_own() -> None:
+    watched = Watched(True, False)
+    labels, _, refined_seq = watched.refinement.labels(scores(0), SIZE)
+    np.testing.assert_array_equal(labels, labels_from_logits(scores(0).logits, SIZE)[0])
+    assert refined_seq is None
+
+
+def test_a_keyframe_can_be_asked_for() -> None:
+    watched = Watched(True, False)
+    watched.step(2)
+    watched.refinement.request_keyframe("gate")
+    watched.refinement.labels(scores(2), SIZE)
+    assert [seq for seq, _ in watched.submitted] == [0, 2]
+
+
+def test_the_settings_reach_the_crf() -> None:
+    own = msgspec.structs.replace(SPEC, crf=msgspec.structs.replace(SPEC.crf, appearance_weight=1.5))
+    assert crf_setup(CrfConfig(), own).params.appearance_weight == 1.5
+    assert crf_setup(CrfConfig(preset="deeplab-largefov"), own).params.appearance_sigma_xy == 121
