@@ -38,7 +38,7 @@ __all__ = [
 StreamName = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z",
         description="letters, digits, '.', '_' and '-', at most 64, the first a letter or digit",
     ),
 ]
