@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from streamseg.config import Config
+from streamseg.daemon.systemd import Service
 from streamseg.engine import load_engine
 from streamseg.errors import StreamsegError
 from streamseg.pipeline import Pipeline
@@ -30,6 +31,7 @@ class Daemon:
         self.ready = threading.Event()
         self.endpoint = ""  # where masks are published, once ready (a port 0 is filled in)
         self.pipeline: Pipeline | None = None
+        self._service = Service()
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -38,9 +40,11 @@ class Daemon:
         Raises the StreamsegError that ended it. Signals are taken over only when called from the main thread.
         """
         with _signals(self.stop):
-            engine = load_engine(self.config.engine)
+            with self._service.busy(f"loading the engine {self.config.engine.name}"):
+                engine = load_engine(self.config.engine)
             try:
-                took_s = engine.warm_up(engine.info.input_size)
+                with self._service.busy("running the engine for the first time"):
+                    took_s = engine.warm_up(engine.info.input_size)
                 info = engine.info
                 log.info("engine %s on %s: first run took %.0f ms", info.id, info.device, took_s * 1000)
                 log.info("engine %s: licence of the weights: %s", info.id, info.spec.licence)
@@ -62,12 +66,19 @@ class Daemon:
         report = Report(pipeline.stats, time.monotonic())
         pipeline.start()
         self.ready.set()
+        self._service.ready(pipeline.stats)
+        report_at_s = time.monotonic() + REPORT_EVERY_S
         try:
-            while not self._stopping.is_set() and not pipeline.over.wait(REPORT_EVERY_S):
+            while not self._stopping.is_set() and not pipeline.over.wait(self._service.tick_s):
                 publisher.check()
+                self._service.alive()
+                if time.monotonic() < report_at_s:
+                    continue
+                report_at_s += REPORT_EVERY_S
                 for warning, line in report.lines(time.monotonic()):
                     log.log(logging.WARNING if warning else logging.INFO, "%s", line)
         finally:
+            self._service.stopping()
             if not pipeline.stop():
                 log.warning("some threads did not stop in time")
         for _, line in report.lines(time.monotonic()):

@@ -1,0 +1,34 @@
+"""streamseg service"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def command() -> None:
+    """Run the daemon under systemd."""
+
+
+@command.command()
+@click.option("--gpu", is_flag=True, help="Let the service use NVIDIA GPUs.")
+@click.option(
+    "--units", type=click.Path(path_type=Path), default=Path("/etc/systemd/system"), help="Where units lie."
+)
+@click.option(
+    "--settings",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/streamseg"),
+    help="Where NAME.toml lies.",
+)
+def install(gpu: bool, units: Path, settings: Path) -> None:
+    """Write streamseg@.service for this installation, and make /etc/streamseg. Run it as root."""
+    from streamseg.daemon.install import install_service, reload_systemd
+
+    for path in install_service(units, settings, gpu=gpu):
+        click.echo(f"wrote {path}")
+    if not reload_systemd():
+        click.echo("systemd has not read it yet: systemctl daemon-reload")
+    click.echo(f"next: write {settings}/NAME.toml, then systemctl enable --now streamseg@NAME")
