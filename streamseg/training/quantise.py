@@ -3,7 +3,7 @@
 Weights are int8 for each output channel, activations uint8 with a zero point, as Q/DQ nodes that ONNX Runtime
 fuses into integer convolutions (QuantizeLinear, DequantizeLinear). The first convolution, which sees the
 picture, and the last, which gives the logits, stay fp32: together 1 % of the arithmetic. Measured on AVX-512
-VNNI with one thread: 9.0 ms; with the first convolution in int8 11.2; with int8 activations 25, as slow as fp32.
+VNNI with one thread: 9.0 ms; with the first convolution in int8 11.2; with int8 activations 25, as fp32.
 Calibration by entropy chose the same ranges as the smallest and largest value did, so it is not tried.
 """
 
