@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,126 +13,185 @@ import msgspec
 
 from streamseg.engine import EngineSpec
 from streamseg.errors import OutputError
+from streamseg.recorded.extras import Archive, AreaTable, EventTable, Extra, PngFolder, RleLines
+from streamseg.recorded.inputs import Input
 from streamseg.recorded.manifest import (
     SCHEMA,
     Identity,
     Manifest,
     Output,
-    file_sha256,
     labels_digest,
+    result_bytes,
+    result_sha256,
     settings_digest,
 )
 from streamseg.recorded.overlay import Overlay
-from streamseg.recorded.parts import FrameRecord, read_frames, read_packets, read_tail, sync_folder
-from streamseg.recorded.place import Place
+from streamseg.recorded.parts import FrameRecord, Tail, read_frames, read_packets, read_tail, sync_folder
+from streamseg.recorded.picking import as_written
+from streamseg.recorded.place import NAMES, Place
 from streamseg.recorded.route import Facts, result_size
 from streamseg.recorded.settings import ProcessConfig
+from streamseg.recorded.sheet import write_sheet
+from streamseg.recorded.sound import open_sound
 from streamseg.recorded.summary import Summary
 from streamseg.recorded.timeline import Timeline, pts_digest, to_runs
-from streamseg.recorded.tracks import Track, TrackName, write_video
-from streamseg.types import Size
+from streamseg.recorded.tracks import Track, TrackName, read_labels, write_video
+from streamseg.types import LabelSet
 
 
-def finish(
-    place: Place,
-    parts: int,
-    shown: str,
-    facts: Facts,
-    identity: Identity,
-    spec: EngineSpec,
-    config: ProcessConfig,
-) -> Manifest:
-    """Write the results beside the parts, check them, give them their names, the manifest last."""
-    folder = place.parts / "results"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    manifest = _write(place, folder, parts, shown, facts, identity, spec, config)
-    place.remove_results()
-    for path in sorted(folder.iterdir()):
-        target = place.out / path.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(path, target)
-    sync_folder(place.out)
-    temporary = place.parts / "manifest.tmp"
-    _write_whole(temporary, manifest.encode())
-    os.replace(temporary, place.manifest)
-    sync_folder(place.out)
-    shutil.rmtree(place.parts)
-    return manifest
+@dataclass(slots=True, eq=False)
+class Finish:
+    """Makes one file's results of its `parts`, which are all there."""
 
+    place: Place
+    parts: int
+    input: Input
+    facts: Facts
+    identity: Identity
+    spec: EngineSpec
+    config: ProcessConfig
 
-def _write(
-    place: Place,
-    folder: Path,
-    parts: int,
-    shown: str,
-    facts: Facts,
-    identity: Identity,
-    spec: EngineSpec,
-    config: ProcessConfig,
-) -> Manifest:
-    labels = spec.labels
-    size = result_size(facts.size, config.scale)
-    tick = Fraction(1, facts.time_base.denominator)
-    tally = _Tally(Timeline(facts.time_base, facts.fps), Summary(labels.names, tick))
-    for record in read_frames(place.parts, parts):
-        tally.add(record)
-    tail = read_tail(place.parts, parts - 1)
+    def run(self) -> Manifest:
+        """Write the results beside the parts, then give them their names, the manifest last."""
+        place = self.place
+        folder = place.parts / "results"
+        aside = place.parts / "aside"  # what other results are made of
+        for fresh in (folder, aside):
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
+        manifest = self._write(folder, aside)
+        place.remove_results()
+        for path in sorted(folder.iterdir()):
+            target = place.out / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(path, target)
+        sync_folder(place.out)
+        temporary = place.parts / "manifest.tmp"
+        _write_whole(temporary, manifest.encode())
+        os.replace(temporary, place.manifest)
+        sync_folder(place.out)
+        shutil.rmtree(place.parts)
+        return manifest
 
-    sizes: dict[TrackName, Size] = {}
-    if config.labels:
-        sizes["labels"] = size
-    if config.confidence:
-        sizes["confidence"] = size
-    if config.overlay:
-        sizes["overlay"] = Overlay(labels, size, config.overlay_opacity).shape
-    for name, shape in sizes.items():
-        track = Track(name, shape, tick, facts.fps or Fraction(25))
-        path = folder / place.result(name).name
-        count = write_video(path, track, read_packets(place.parts, parts, name))
-        if count != tally.masks:
-            raise OutputError(f"{path}: {count} pictures for {tally.masks} masks; please report this")
-        _sync(path)
-    summary = {
-        "input": shown,
-        "engine": identity.engine,
-        "label_set": spec.label_set,
-        "damage": tail.damage,
-        **tally.summary.result(),
-    }
-    path = folder / place.result("summary").name
-    _write_whole(path, msgspec.json.format(msgspec.json.encode(summary), indent=1) + b"\n")
+    @property
+    def labels(self) -> LabelSet:
+        return self.spec.labels
 
-    return Manifest(
-        schema=SCHEMA,
-        input=shown,
-        identity=identity,
-        settings_sha256=settings_digest(identity.settings),
-        container=msgspec.to_builtins(facts, enc_hook=str),
-        label_set=spec.label_set,
-        classes=labels.names,
-        licence=spec.licence,
-        size=size,
-        frames_decoded=tail.decoded,
-        masks=tally.masks,
-        dropped=tail.taken - tally.masks,
-        resized=tally.resized,
-        mended_time_stamps=tally.timeline.mended,
-        corrupt=tail.corrupt,
-        damage=tail.damage,
-        damaged_at_s=tail.damaged_at_s,
-        time_base=str(facts.time_base),
-        pts_sha256=pts_digest(tally.stamps()),
-        pts_runs=to_runs(tally.stamps()),
-        labels_sha256=labels_digest(tally.digests),
-        outputs={
-            p.name.removeprefix(place.stem + ".").split(".")[0]: Output(
-                p.name, p.stat().st_size, file_sha256(p)
+    @property
+    def tick(self) -> Fraction:
+        return Fraction(1, self.facts.time_base.denominator)
+
+    def _write(self, folder: Path, aside: Path) -> Manifest:
+        tally = self._tally()
+        tail = read_tail(self.place.parts, self.parts - 1)
+        videos = self._write_videos(folder, aside, tally)
+        self._write_extras(folder, videos["labels"], tally)
+        if self.config.sheet:
+            write_sheet(self._target(folder, "sheet"), videos["overlay"], tally.masks)
+        summary = {
+            "input": self.input.shown,
+            "engine": self.identity.engine,
+            "label_set": self.spec.label_set,
+            "damage": tail.damage,
+            **tally.summary.result(),
+        }
+        _write_whole(self._target(folder, "summary"), _json(summary))
+        return self._manifest(folder, tally, tail)
+
+    def _tally(self) -> _Tally:
+        tally = _Tally(Timeline(self.facts.time_base, self.facts.fps), Summary(self.labels.names, self.tick))
+        for record in read_frames(self.place.parts, self.parts):
+            tally.add(record)
+        return tally
+
+    def _write_videos(self, folder: Path, aside: Path, tally: _Tally) -> dict[str, Path]:
+        """The tracks that are results, and those that results are made of."""
+        config = self.config
+        size = result_size(self.facts.size, config.scale)
+        tracks: dict[TrackName, Path] = {"labels": folder if config.labels else aside}
+        shape = size
+        if config.confidence:
+            tracks["confidence"] = folder
+        if config.draws_overlay:
+            tracks["overlay"] = folder if config.overlay else aside
+            shape = Overlay(self.labels, size, config.overlay_opacity).shape
+        paths: dict[str, Path] = {}
+        for name, where in tracks.items():
+            path = paths[name] = self._target(where, name)
+            track = Track(
+                name, shape if name == "overlay" else size, self.tick, self.facts.fps or Fraction(25)
             )
-            for p in sorted(folder.iterdir())
-        },
-    )
+            packets = read_packets(self.place.parts, self.parts, name)
+            with ExitStack() as stack:
+                sound = None
+                if name == "overlay" and config.overlay and config.audio and not tally.timeline.mended:
+                    end_s = tally.last_ticks * self.tick + 1 / track.fps
+                    begin_s = as_written(config.start_s) if config.start_s else Fraction(-1)
+                    sound = stack.enter_context(open_sound(self.input, begin_s, end_s))
+                count = write_video(path, track, packets, sound)
+            if count != tally.masks:
+                raise OutputError(f"{path}: {count} pictures for {tally.masks} masks; please report this")
+            _sync(path)
+        return paths
+
+    def _write_extras(self, folder: Path, video: Path, tally: _Tally) -> None:
+        """Everything that is made from the labels, in one pass over them."""
+        config, labels, tick = self.config, self.labels, self.tick
+        extras: list[Extra] = []
+        if config.png:
+            extras.append(PngFolder(self._target(folder, "png"), labels))
+        if config.rle:
+            extras.append(RleLines(self._target(folder, "rle"), labels, tick))
+        if config.npz:
+            size = result_size(self.facts.size, config.scale)
+            extras.append(Archive(self._target(folder, "npz"), tally.masks, size, tick))
+        if config.areas:
+            extras.append(AreaTable(self._target(folder, "areas"), labels, tick))
+        if config.events:
+            path = self._target(folder, "events")
+            extras.append(EventTable(path, labels, tick, config.event_share, config.event_gap_s))
+        if not extras:
+            return
+        records = read_frames(self.place.parts, self.parts)
+        for record, (_, picture) in zip(records, read_labels(video), strict=True):
+            for extra in extras:
+                extra.add(record, picture)
+        for extra in extras:
+            extra.close()
+
+    def _manifest(self, folder: Path, tally: _Tally, tail: Tail) -> Manifest:
+        made = {name: path for name in NAMES if (path := self._target(folder, name)).exists()}
+        return Manifest(
+            schema=SCHEMA,
+            input=self.input.shown,
+            identity=self.identity,
+            settings_sha256=settings_digest(self.identity.settings),
+            container=msgspec.to_builtins(self.facts, enc_hook=str),
+            label_set=self.spec.label_set,
+            classes=self.labels.names,
+            licence=self.spec.licence,
+            size=result_size(self.facts.size, self.config.scale),
+            frames_decoded=tail.decoded,
+            masks=tally.masks,
+            dropped=tail.taken - tally.masks,
+            resized=tally.resized,
+            mended_time_stamps=tally.timeline.mended,
+            corrupt=tail.corrupt,
+            damage=tail.damage,
+            damaged_at_s=tail.damaged_at_s,
+            time_base=str(self.facts.time_base),
+            pts_sha256=pts_digest(tally.stamps),
+            pts_runs=to_runs(tally.stamps),
+            labels_sha256=labels_digest(tally.digests),
+            outputs={
+                name: Output(path.name, result_bytes(path), result_sha256(path))
+                for name, path in made.items()
+            },
+        )
+
+    def _target(self, folder: Path, name: str) -> Path:
+        return folder / self.place.result(name).name
 
 
 class _Tally:
@@ -139,21 +199,22 @@ class _Tally:
 
     def __init__(self, timeline: Timeline, summary: Summary) -> None:
         self.timeline, self.summary = timeline, summary
-        self.masks = self.resized = 0
+        self.masks = self.resized = self.last_ticks = 0
         self.digests: list[bytes] = []
-        self._pts: list[int | None] = []
+        self.stamps: list[int | None] = []
 
     def add(self, record: FrameRecord) -> None:
         self.masks += 1
         self.resized += record.resized
         self.digests.append(record.digest)
-        self._pts.append(record.pts)
+        self.stamps.append(record.pts)
         self.summary.add(record)
-        ticks = self.timeline(record.pts)
-        assert ticks == record.ticks, "time stamps are made from the source's alone"
+        self.last_ticks = self.timeline(record.pts)
+        assert self.last_ticks == record.ticks, "time stamps are made from the source's alone"
 
-    def stamps(self) -> Iterator[int | None]:
-        return iter(self._pts)
+
+def _json(value: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
 
 
 def _write_whole(path: Path, data: bytes) -> None:

@@ -16,7 +16,7 @@ import av
 from streamseg.engine import Engine, load_engine
 from streamseg.errors import OutputError, SourceError, StreamsegError, UsageError
 from streamseg.recorded.ahead import Ahead
-from streamseg.recorded.finish import finish
+from streamseg.recorded.finish import Finish
 from streamseg.recorded.inputs import Input, find_inputs
 from streamseg.recorded.manifest import Identity, Manifest, identify
 from streamseg.recorded.opening import content_digest, open_input
@@ -216,7 +216,7 @@ class _FileJob:
         if not self.done:
             raise UsageError(f"{self.input.shown}: has no frame between start_s and end_s")
         spec = self.engine.info.spec
-        return finish(place, parts, self.input.shown, facts, identity, spec, self.config)
+        return Finish(place, parts, self.input, facts, identity, spec, self.config).run()
 
     def _work(self, parts: int) -> int:
         def timeline(time_base: Fraction, fps: Fraction | None) -> Timeline:

@@ -33,7 +33,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Output(msgspec.Struct, frozen=True):
-    """One result, by its name in the folder of results."""
+    """One result, by its name in the folder of results; bytes and SHA-256 are its content's."""
 
     file: str
     bytes: int
@@ -144,6 +144,18 @@ def differences(old: Identity, new: Identity) -> list[str]:
     return found
 
 
-def file_sha256(path: Path) -> str:
+def result_sha256(path: Path) -> str:
+    """SHA-256 of a file; of a folder, over name and SHA-256 of each file in it, in order of their names."""
+    if path.is_dir():
+        total = hashlib.sha256()
+        for one in sorted(path.iterdir()):
+            total.update(f"{one.name}\n{result_sha256(one)}\n".encode())
+        return total.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def result_bytes(path: Path) -> int:
+    if path.is_dir():
+        return sum(one.stat().st_size for one in path.iterdir())
+    return path.stat().st_size

@@ -46,6 +46,7 @@ def picks(
     """
     _seek(source, config.start_s)
     select = _Selection(source, config)
+    end_s = None if config.end_s is None else as_written(config.end_s)
     part = taken = 0
     for picture in pictures(source, stop if stop is not None else threading.Event()):
         seq, account.decoded = account.decoded, account.decoded + 1
@@ -54,7 +55,7 @@ def picks(
             account.corrupt = source.corrupt
             if len(account.at_s) < MAX_PLACES:
                 account.at_s.append(round(float(time_s), 3))
-        if config.end_s is not None and time_s >= config.end_s and picture.image.pts is not None:
+        if end_s is not None and time_s >= end_s and picture.image.pts is not None:
             return  # pictures come in order of their time stamps
         if not select(seq, time_s):
             continue
@@ -75,6 +76,11 @@ def time_of(picture: Picture, source: OpenSource, seq: int) -> Fraction:
     return image.pts * image.time_base
 
 
+def as_written(value: float) -> Fraction:
+    """The decimal that somebody wrote: 0.4 as a float lies above 2/5, where a frame may be."""
+    return Fraction(repr(value))
+
+
 def _seek(source: OpenSource, start_s: float) -> None:
     """Go to the intra frame before start_s, so that what lies far before it is not decoded."""
     if start_s <= 0:
@@ -89,14 +95,15 @@ class _Selection:
 
     def __init__(self, source: OpenSource, config: ProcessConfig) -> None:
         self.config = config
+        self.start_s = as_written(config.start_s)
         self.eligible = 0  # pictures since start_s
-        self.spacing = None if config.max_fps is None else 1 / Fraction(config.max_fps)
+        self.spacing = None if config.max_fps is None else 1 / as_written(config.max_fps)
         self.next_s: Fraction | None = None
         # Time stamps are rounded: half a tick, or a 30 fps video asked for at 30 loses every other frame.
         self.slack = (source.video.time_base or Fraction(0)) / 2
 
     def __call__(self, seq: int, time_s: Fraction) -> bool:
-        if time_s < self.config.start_s:
+        if time_s < self.start_s:
             return False
         self.eligible += 1
         if (self.eligible - 1) % self.config.every:

@@ -14,10 +14,29 @@ from pathlib import Path
 import msgspec
 
 from streamseg.errors import OutputError
-from streamseg.recorded.manifest import SUFFIX, Identity, Manifest, differences, read_manifest
+from streamseg.recorded.manifest import (
+    SUFFIX,
+    Identity,
+    Manifest,
+    differences,
+    read_manifest,
+    result_bytes,
+)
 from streamseg.recorded.parts import sync_folder
 
-VIDEOS = ("labels", "confidence", "overlay")
+NAMES = {
+    "labels": "labels.mp4",
+    "confidence": "confidence.mp4",
+    "overlay": "overlay.mp4",
+    "summary": "summary.json",
+    "png": "labels-png",
+    "rle": "rle.jsonl",
+    "npz": "labels.npz",
+    "areas": "areas.csv",
+    "events": "events.csv",
+    "sheet": "sheet.png",
+}
+"""The results, by the setting that asks for them (the summary is always made): how their names end."""
 
 
 class FolderError(OutputError):
@@ -44,8 +63,7 @@ class Place:
         return self.out / f".{self.stem}.parts"
 
     def result(self, name: str) -> Path:
-        """The results by name: labels, overlay, confidence, summary, …"""
-        return self.out / (f"{self.stem}.{name}.mp4" if name in VIDEOS else f"{self.stem}.{name}.json")
+        return self.out / f"{self.stem}.{NAMES[name]}"
 
     def finished(self, identity: Identity) -> tuple[Manifest | None, list[str]]:
         """The manifest, where this very job is finished; else why what is there is of no use.
@@ -61,7 +79,7 @@ class Place:
             path = self.out / output.file
             if not path.exists():
                 reasons.append(f"{output.file} is gone")
-            elif path.is_file() and path.stat().st_size != output.bytes:
+            elif result_bytes(path) != output.bytes:
                 reasons.append(f"{output.file} has been changed")
         return (None if reasons else manifest), reasons
 
@@ -88,11 +106,7 @@ class Place:
         """Files that bear this job's names and are not from any job of ours."""
         if self.manifest.exists() or self.parts.exists():
             return []
-        return sorted(p.name for p in self.out.glob(f"{glob_escape(self.stem)}.*") if self._is_result(p))
-
-    def _is_result(self, path: Path) -> bool:
-        kinds = (*VIDEOS, "summary")
-        return any(path == self.result(kind) for kind in kinds)
+        return sorted(path.name for name in NAMES if (path := self.result(name)).exists())
 
     def remove_results(self) -> None:
         """Remove the manifest, and with it the results that it names."""
@@ -156,7 +170,3 @@ def folder_error(out: Path, error: OSError) -> FolderError:
         case errno.EEXIST | errno.ENOTDIR:
             return FolderError(f"{out}: is a file, not a folder; choose another name")
     return FolderError(f"{out}: cannot be written to ({error.strerror or error})")
-
-
-def glob_escape(text: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in text)

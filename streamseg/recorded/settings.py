@@ -27,6 +27,32 @@ class ProcessConfig(Settings, frozen=True):
         bool,
         Meta(description="Write NAME.confidence.mp4: the highest probability in 1/255, lossless grey video."),
     ] = False
+    audio: Annotated[bool, Meta(description="Copy the sound into the overlay, where MP4 can hold it.")] = True
+    png: Annotated[
+        bool,
+        Meta(description="Write NAME.labels-png/: an indexed PNG in the classes' colours for each frame."),
+    ] = False
+    rle: Annotated[
+        bool, Meta(description="Write NAME.rle.jsonl: a line for each frame, COCO run lengths of each class.")
+    ] = False
+    npz: Annotated[
+        bool, Meta(description="Write NAME.labels.npz: labels (N, H, W) uint8, with seq, pts and time_s.")
+    ] = False
+    areas: Annotated[
+        bool, Meta(description="Write NAME.areas.csv: the pixels of each class in each frame.")
+    ] = False
+    events: Annotated[
+        bool, Meta(description="Write NAME.events.csv: from when to when each class was there.")
+    ] = False
+    event_share: Annotated[
+        float, Meta(gt=0, le=1, description="Share of a frame from which on a class is there, for events.")
+    ] = 0.001
+    event_gap_s: Annotated[
+        float, Meta(ge=0, description="An absence shorter than this (s) does not end an event.")
+    ] = 1.0
+    sheet: Annotated[
+        bool, Meta(description="Write NAME.sheet.png: 24 overlay pictures spread over the whole, with times.")
+    ] = False
     track: Annotated[
         Annotated[int, Meta(ge=0)] | None,
         Meta(description="Which of several video tracks, from 0; unset takes the one a player would."),
@@ -56,3 +82,8 @@ class ProcessConfig(Settings, frozen=True):
     part_frames: Annotated[
         int, Meta(ge=1, le=100000, description="A part is committed at the first intra frame after so many.")
     ] = 256
+
+    @property
+    def draws_overlay(self) -> bool:
+        """Whether overlay pictures are made: as a result, or for the contact sheet."""
+        return self.overlay or self.sheet

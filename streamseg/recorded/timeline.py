@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Iterable
 from fractions import Fraction
 
-from streamseg.recorded.tracks import MAX_GAP
+MAX_GAP = 2**31 - 1
+"""Ticks between two frames that MP4 can tell."""
 
 PtsRun = tuple[int | None, int, int]
 """(first, step, count): count time stamps, each step above the one before; first None: there are none."""

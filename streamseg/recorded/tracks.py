@@ -7,7 +7,8 @@ presentation order and no packet reaches over a part's border.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,10 +17,12 @@ from typing import Any, Literal
 import av
 import cv2
 import numpy as np
+from av.container import OutputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from streamseg.recorded.sound import Sound
 from streamseg.types import U8, Size
 
 TrackName = Literal["labels", "confidence", "overlay"]
@@ -31,9 +34,6 @@ _H264 = {"preset": "veryfast", "crf": "21", "bf": "0", "threads": "2", "g": "250
 
 _SMPTE170M = 6  # BT.601's matrix, which cv2 converts with (ITU-T H.273)
 _LIMITED = 1
-
-MAX_GAP = 2**31 - 1
-"""Ticks between two frames that MP4 can tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +108,8 @@ class Encoder:
         return made
 
 
-def write_video(path: Path, track: Track, packets: Iterable[Packet]) -> int:
-    """Mux packets into an MP4 whose time stamps are exactly theirs → number of packets.
+def write_video(path: Path, track: Track, packets: Iterable[Packet], sound: Sound | None = None) -> int:
+    """Mux packets, and sound beside them, into an MP4 with exactly these time stamps → number of pictures.
 
     MP4, because it is the common container that keeps any time base of a source: Matroska rounds to ms as
     FFmpeg writes it. Both timescales are set: FFmpeg would multiply a small one, and round the first time
@@ -128,7 +128,9 @@ def write_video(path: Path, track: Track, packets: Iterable[Packet]) -> int:
         assert isinstance(stream, VideoStream)
         track.configure(stream.codec_context)
         stream.time_base = track.time_base
+        beside = _beside(container, sound)
         for one in packets:
+            beside(one.ticks * track.time_base)
             packet: av.Packet[Any] = av.Packet(one.data)
             packet.stream = stream
             packet.pts = packet.dts = one.ticks
@@ -136,4 +138,36 @@ def write_video(path: Path, track: Track, packets: Iterable[Packet]) -> int:
             packet.is_keyframe = one.intra
             container.mux_one(packet)
             count += 1
+        beside(None)
     return count
+
+
+def read_labels(path: Path) -> Iterator[tuple[int, U8]]:
+    """The (ticks, picture) of a grey video of ours, one by one."""
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        video.thread_type = "AUTO"
+        for frame in container.decode(video):
+            assert frame.pts is not None, "our videos have time stamps"
+            yield frame.pts, np.ascontiguousarray(frame.to_ndarray(format="gray"), np.uint8)
+
+
+def _beside(container: OutputContainer, sound: Sound | None) -> Callable[[Fraction | None], None]:
+    """Make a function that muxes the sound up to a time, or all that is left of it."""
+    if sound is None:
+        return lambda until: None
+    stream = container.add_stream_from_template(sound.stream)
+    packets = sound.packets()
+    waiting: list[tuple[Fraction, av.Packet[Any]]] = []
+
+    def mux(until: Fraction | None) -> None:
+        waiting.extend(itertools.islice(packets, 1 - len(waiting)))
+        while waiting:
+            at, packet = waiting[0]
+            if until is not None and at > until:
+                return
+            packet.stream = stream
+            container.mux_one(packet)
+            waiting[:] = itertools.islice(packets, 1)
+
+    return mux

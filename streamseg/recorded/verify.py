@@ -20,9 +20,9 @@ from streamseg.recorded.manifest import (
     SCHEMA,
     SUFFIX,
     Manifest,
-    file_sha256,
     labels_digest,
     read_manifest,
+    result_sha256,
     settings_digest,
 )
 from streamseg.recorded.opening import content_digest, open_input
@@ -31,7 +31,7 @@ from streamseg.recorded.picking import Account, picks
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.summary import Summary
 from streamseg.recorded.timeline import Timeline, from_runs, pts_digest
-from streamseg.types import U8
+from streamseg.recorded.tracks import read_labels
 
 
 @dataclass(slots=True, eq=False)
@@ -106,7 +106,7 @@ def _check_outputs(path: Path, manifest: Manifest) -> Iterator[str]:
     for output in manifest.outputs.values():
         file = path.parent / output.file
         try:
-            if file_sha256(file) != output.sha256:
+            if result_sha256(file) != output.sha256:
                 yield f"{output.file}: has been changed (another SHA-256 than in the manifest)"
         except OSError as error:
             yield f"{output.file}: cannot be read ({error.strerror})"
@@ -162,16 +162,6 @@ def _check_labels(path: Path, manifest: Manifest) -> Iterator[str]:
         return  # said already
     if any(told.get(key) != value for key, value in _plain(summary.result()).items()):
         yield f"{manifest.outputs['summary'].file}: is not the summary of these labels"
-
-
-def read_labels(path: Path) -> Iterator[tuple[int, U8]]:
-    """The (ticks, labels) of a label video, one by one."""
-    with av.open(str(path)) as container:
-        video = container.streams.video[0]
-        video.thread_type = "AUTO"
-        for frame in container.decode(video):
-            assert frame.pts is not None, "our videos have time stamps"
-            yield frame.pts, np.ascontiguousarray(frame.to_ndarray(format="gray"), np.uint8)
 
 
 def _find_source(manifest: Manifest, sources: Path | None) -> Input | None:

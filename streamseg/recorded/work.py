@@ -80,7 +80,7 @@ class Work:
             timeline = timeline or self.timeline(mask.time_base, self.route.facts.fps)
             ticks = timeline(mask.pts)
             packets: list[Packet] = []
-            if config.overlay:
+            if config.draws_overlay:
                 overlay = overlay or Overlay(labels, mask.size, config.overlay_opacity)
                 encoder = encoder or Encoder(self._track("overlay", overlay.shape, timeline.tick))
                 packets = encoder.encode(overlay(item.frame.rgb, mask.labels), ticks)

@@ -19,7 +19,8 @@ from streamseg.config import EngineConfig
 from streamseg.recorded import ProcessConfig, process_file, process_files
 from streamseg.recorded.manifest import Manifest, read_manifest
 from streamseg.recorded.timeline import from_runs
-from streamseg.recorded.verify import read_labels, verify_folder
+from streamseg.recorded.tracks import read_labels
+from streamseg.recorded.verify import verify_folder
 from streamseg.types import U8
 from tests.media import BLUE, GREEN, RED, draw_clip, picture, write_video
 

@@ -14,7 +14,7 @@ from streamseg.cli import cli
 from streamseg.config import EngineConfig
 from streamseg.errors import UsageError
 from streamseg.recorded import ProcessConfig, process_files
-from streamseg.recorded.manifest import Manifest, Output, file_sha256, read_manifest
+from streamseg.recorded.manifest import Manifest, Output, read_manifest, result_sha256
 from streamseg.recorded.verify import verify_folder
 from tests.media import draw_clip
 
@@ -75,7 +75,7 @@ def swap_labels(out: Path, made: Path) -> None:
     path = out / "clip.labels.mp4"
     path.write_bytes((made / "out" / "other.labels.mp4").read_bytes())
     outputs = dict(read_manifest(out / "clip.manifest.json").outputs)
-    outputs["labels"] = Output(path.name, path.stat().st_size, file_sha256(path))
+    outputs["labels"] = Output(path.name, path.stat().st_size, result_sha256(path))
     forge(out, outputs=outputs)
 
 

@@ -1,0 +1,261 @@
+"""Every kind of result says the same as the masks, and common tools read it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from streamseg.config import EngineConfig
+from streamseg.recorded import ProcessConfig, process_file, process_files
+from streamseg.recorded.manifest import read_manifest
+from streamseg.recorded.tracks import read_labels
+from streamseg.recorded.verify import verify_folder
+from streamseg.types import Mask
+from streamseg.wire.rle import decode_labels
+from tests.engines import TINY_CLASSES
+from tests.media import BLUE, GREEN, GREY, RED, picture, write_video
+
+
+@pytest.fixture(scope="module")
+def config(tiny_engine: Path) -> ProcessConfig:
+    return ProcessConfig(
+        engine=EngineConfig(name=str(tiny_engine), threads=1),
+        confidence=True,
+        png=True,
+        rle=True,
+        npz=True,
+        areas=True,
+        events=True,
+        sheet=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, config: ProcessConfig) -> Path:
+    """30 frames at 10 fps: 1 s half red, 1 s half green, 0.5 s nothing, 0.5 s half green."""
+    folder = tmp_path_factory.mktemp("outputs")
+    colours = [RED] * 10 + [GREEN] * 10 + [GREY] * 5 + [GREEN] * 5
+    pictures = [picture((48, 64), 0.5, colour) for colour in colours]
+    write_video(
+        folder / "clip.mkv",
+        pictures,
+        codec="ffv1",
+        pix_fmt="bgr0",
+        time_base=Fraction(1, 1000),
+        pts=[100 * i for i in range(30)],
+    )
+    process_files([folder / "clip.mkv"], folder / "out", config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def masks(made: Path, config: ProcessConfig) -> list[Mask]:
+    with process_file(made / "clip.mkv", config) as found:
+        return list(found)
+
+
+def test_each_png_has_the_labels_and_the_colours_of_its_classes(made: Path, masks: list[Mask]) -> None:
+    image = pytest.importorskip("PIL.Image")
+    paths = sorted((made / "out" / "clip.labels-png").iterdir())
+    assert [p.name for p in paths] == [f"{m.seq:08d}.png" for m in masks]
+    for path, mask in zip(paths, masks, strict=True):
+        with image.open(path) as opened:
+            assert opened.mode == "P"
+            assert (np.asarray(opened) == mask.labels).all()
+            assert opened.getpalette()[: 3 * 4] == [v for rgb in TINY_CLASSES.values() for v in rgb]
+    read = cv2.imread(str(paths[0]))
+    assert read is not None
+    assert read.shape == (48, 64, 3)
+
+
+def test_the_run_lengths_decode_to_the_labels(made: Path, masks: list[Mask]) -> None:
+    lines = [json.loads(line) for line in (made / "out" / "clip.rle.jsonl").read_text().splitlines()]
+    for line, mask in zip(lines, masks, strict=True):
+        segments = [(s["category_id"], s["segmentation"]["counts"]) for s in line["segments_info"]]
+        assert (decode_labels(segments, mask.size) == mask.labels).all()
+        assert (line["seq"], line["pts"], line["time_s"]) == (mask.seq, mask.pts, mask.seq / 10)
+        assert sum(s["area"] for s in line["segments_info"]) == mask.labels.size
+
+
+def test_the_arrays_are_the_labels(made: Path, masks: list[Mask]) -> None:
+    with np.load(made / "out" / "clip.labels.npz") as arrays:
+        assert (arrays["labels"] == np.stack([m.labels for m in masks])).all()
+        assert arrays["pts"].tolist() == [m.pts for m in masks]
+        assert arrays["seq"].tolist() == list(range(30))
+        assert arrays["time_s"].tolist() == [i / 10 for i in range(30)]
+
+
+def test_the_confidence_video_is_the_highest_probability(made: Path, masks: list[Mask]) -> None:
+    found = list(read_labels(made / "out" / "clip.confidence.mp4"))
+    for (ticks, confidence), mask in zip(found, masks, strict=True):
+        assert ticks == mask.pts
+        assert mask.confidence is not None
+        assert (confidence == mask.confidence).all()
+    assert found[0][1].max() > 200
+
+
+def test_the_tables_tell_areas_and_events(made: Path, masks: list[Mask]) -> None:
+    with (made / "out" / "clip.areas.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row, mask in zip(rows, masks, strict=True):
+        areas = [int(row[name]) for name in TINY_CLASSES]
+        assert areas == np.bincount(mask.labels.reshape(-1), minlength=4).tolist()
+    with (made / "out" / "clip.events.csv").open() as file:
+        events = [(e["name"], e["from_s"], e["to_s"], e["frames"]) for e in csv.DictReader(file)]
+    # Green was away for half a second, less than event_gap_s: one event.
+    assert events == [
+        ("other", "0.0", "2.9", "30"),
+        ("red", "0.0", "0.9", "10"),
+        ("green", "1.0", "2.9", "15"),
+    ]
+
+
+def test_an_absence_longer_than_the_gap_ends_an_event(
+    made: Path, config: ProcessConfig, tmp_path: Path
+) -> None:
+    short = ProcessConfig(engine=config.engine, events=True, event_gap_s=0.3, event_share=0.4)
+    process_files([made / "clip.mkv"], tmp_path, short)
+    with (tmp_path / "clip.events.csv").open() as file:
+        green = [(e["from_s"], e["to_s"]) for e in csv.DictReader(file) if e["name"] == "green"]
+    assert green == [("1.0", "1.9"), ("2.5", "2.9")]
+
+
+def test_the_contact_sheet_shows_pictures_from_the_whole(made: Path) -> None:
+    read = cv2.imread(str(made / "out" / "clip.sheet.png"))
+    assert read is not None
+    sheet = read[..., ::-1]
+    rows, columns = sheet.shape[0] // 6, sheet.shape[1] // 4
+
+    def left_half(cell: int) -> np.ndarray:
+        y, x = cell // 4 * rows + rows // 5, cell % 4 * columns + columns // 4
+        return np.asarray(sheet[y - 5 : y + 5, x - 5 : x + 5].reshape(-1, 3).mean(0))
+
+    assert left_half(2).argmax() == 0  # red in the first third
+    assert left_half(12).argmax() == 1
+    assert np.ptp(left_half(18)) < 30  # grey
+
+
+def test_everything_is_in_the_proof(made: Path) -> None:
+    (verdict,) = verify_folder(made / "out")
+    assert verdict.problems == []
+    manifest = read_manifest(made / "out" / "clip.manifest.json")
+    assert {o.file for o in manifest.outputs.values()} | {"clip.manifest.json"} == {
+        p.name for p in (made / "out").iterdir()
+    }
+    png = made / "out" / "clip.labels-png" / "00000003.png"
+    data = png.read_bytes()
+    png.write_bytes(data[:-1] + b"?")
+    (verdict,) = verify_folder(made / "out")
+    png.write_bytes(data)
+    assert ["clip.labels-png" in p for p in verdict.problems] == [True]
+
+
+def test_only_what_is_asked_for_is_left(made: Path, config: ProcessConfig, tmp_path: Path) -> None:
+    few = ProcessConfig(engine=config.engine, labels=False, overlay=False, png=True, sheet=True)
+    process_files([made / "clip.mkv"], tmp_path, few)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "clip.labels-png",
+        "clip.manifest.json",
+        "clip.sheet.png",
+        "clip.summary.json",
+    ]
+    assert [v.problems for v in verify_folder(tmp_path)] == [[]]
+
+
+def with_sound(path: Path, pictures: int, pts: list[int] | None = None) -> Path:
+    with av.open(str(path), "w", options={"movie_timescale": "1000"}) as container:
+        video = container.add_stream("libx264", rate=25, options={"bf": "0"})
+        video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+        sound = container.add_stream("aac", rate=44100)
+        for i in range(pictures):
+            frame = av.VideoFrame.from_ndarray(picture((48, 64), 0.5), format="rgb24")
+            frame.pts = i
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+        noise = np.random.default_rng(0).normal(0, 0.1, (pictures * 2, 1, 882)).astype(np.float32)
+        for i, samples in enumerate(noise):
+            wave_frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            wave_frame.sample_rate, wave_frame.pts = 44100, i * 882
+            container.mux(sound.encode(wave_frame))
+        container.mux(sound.encode())
+    return path
+
+
+def sound_packets(path: Path) -> list[tuple[float, bytes]]:
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        packets = [p for p in container.demux(stream) if p.size]
+        return [(float((p.pts or 0) * p.time_base), bytes(p)) for p in packets]
+
+
+def test_the_overlay_has_the_sources_sound_at_its_time(tmp_path: Path, config: ProcessConfig) -> None:
+    clip = with_sound(tmp_path / "clip.mp4", 25)
+    out = tmp_path / "out"
+    process_files([clip], out, ProcessConfig(engine=config.engine))
+    assert sound_packets(out / "clip.overlay.mp4") == sound_packets(clip)
+    with av.open(str(clip)) as source, av.open(str(out / "clip.overlay.mp4")) as overlay:
+        assert [f.pts for f in overlay.decode(video=0)] == [f.pts for f in source.decode(video=0)]
+    assert [v.problems for v in verify_folder(out)] == [[]]
+
+    process_files([clip], out, ProcessConfig(engine=config.engine, start_s=0.4, end_s=0.8))
+    cut = sound_packets(out / "clip.overlay.mp4")
+    assert [data for _, data in cut] == [data for at, data in sound_packets(clip) if 0.4 <= at < 0.8]
+
+    process_files([clip], out, ProcessConfig(engine=config.engine, audio=False))
+    with av.open(str(out / "clip.overlay.mp4")) as overlay:
+        assert not overlay.streams.audio
+
+
+def test_a_file_of_sound_that_mp4_cannot_hold_still_has_its_overlay(
+    tmp_path: Path, config: ProcessConfig
+) -> None:
+    path = tmp_path / "wave.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("ffv1", rate=25)
+        video.height, video.width, video.pix_fmt = 48, 64, "bgr0"
+        sound = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.VideoFrame.from_ndarray(picture((48, 64), 1.0, BLUE), format="rgb24")
+        frame.pts = 0
+        container.mux(video.encode(frame))
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 320), np.int16), format="s16", layout="mono")
+        samples.sample_rate, samples.pts = 8000, 0
+        container.mux(sound.encode(samples))
+        container.mux(video.encode())
+        container.mux(sound.encode())
+    assert process_files([path], tmp_path / "out", ProcessConfig(engine=config.engine)).whole
+    with av.open(str(tmp_path / "out" / "wave.overlay.mp4")) as overlay:
+        assert [s.type for s in overlay.streams] == ["video"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"every": 7}, [0, 7, 14, 21, 28]),
+        ({"max_fps": 3.0}, [0, 4, 7, 10, 14, 17, 20, 24, 27]),
+        ({"max_fps": 10.0}, list(range(30))),
+        ({"start_s": 1.05, "end_s": 1.4}, [11, 12, 13]),
+        ({"start_s": 0.4, "end_s": 0.8}, [4, 5, 6, 7]),
+        ({"start_s": 2.5, "every": 2}, [25, 27, 29]),
+        ({"end_s": 0.3}, [0, 1, 2]),
+    ],
+)
+def test_frames_are_chosen_by_time_and_number(
+    made: Path, config: ProcessConfig, settings: dict[str, float], wanted: list[int]
+) -> None:
+    with process_file(made / "clip.mkv", ProcessConfig(engine=config.engine, **settings)) as masks:  # type: ignore[arg-type]
+        assert [m.pts for m in masks] == [100 * i for i in wanted]
+
+
+def test_scale_changes_the_size_of_every_result(made: Path, config: ProcessConfig, tmp_path: Path) -> None:
+    process_files([made / "clip.mkv"], tmp_path, ProcessConfig(engine=config.engine, scale=0.5))
+    _, labels = next(read_labels(tmp_path / "clip.labels.mp4"))
+    assert labels.shape == (24, 32)
+    with av.open(str(tmp_path / "clip.overlay.mp4")) as overlay:
+        assert overlay.streams.video[0].width == 32
