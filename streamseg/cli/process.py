@@ -11,11 +11,12 @@ from typing import Any
 import click
 
 from streamseg.cli.settings import options_from
-from streamseg.config import EngineConfig, build_settings, settings_fields
+from streamseg.config import CrfConfig, EngineConfig, FusionConfig, build_settings, settings_fields
 from streamseg.recorded.settings import ProcessConfig
 
+FUSION = next(sentence for name, _, _, sentence in settings_fields(FusionConfig) if name == "enabled")
 HELP = {name: sentence for name, _, _, sentence in settings_fields(ProcessConfig)}
-ASIDE = ("engine", "start_s", "end_s")  # options of their own
+ASIDE = ("engine", "crf_options", "fusion", "start_s", "end_s")  # options of their own
 
 
 @click.command()
@@ -26,6 +27,8 @@ ASIDE = ("engine", "start_s", "end_s")  # options of their own
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @options_from(EngineConfig, "precision", "input_size", "threads")
 @options_from(ProcessConfig, *(name for name in HELP if name not in ASIDE))
+@options_from(CrfConfig, "preset", "quality")
+@click.option("--fusion/--no-fusion", default=False, help=FUSION)
 @click.option("--start", "start_s", type=float, default=0.0, help=HELP["start_s"])
 @click.option("--end", "end_s", type=float, help=HELP["end_s"])
 @click.option("--overwrite", is_flag=True, help="Begin anew, whatever lies in the folder of results.")
@@ -39,13 +42,13 @@ def command(inputs: tuple[str, ...], out: Path, name: str, overwrite: bool, **op
     from streamseg.cli.report import Report
     from streamseg.recorded import process_files
 
-    engine = {"name": name} | {
-        key: options.pop(key) for key in ("precision", "input_size", "threads") if key in options
+    given = {key: value for key, value in {"name": name, **options}.items() if value is not None}
+    groups: dict[str, Any] = {
+        "engine": _taken(given, "name", "precision", "input_size", "threads"),
+        "crf_options": _taken(given, "preset", "quality"),
+        "fusion": {"enabled": given.pop("fusion")},
     }
-    tree = {key: value for key, value in options.items() if value is not None}
-    config = build_settings(
-        ProcessConfig, {**tree, "engine": {key: v for key, v in engine.items() if v is not None}}
-    )
+    config = build_settings(ProcessConfig, {**given, **groups})
     stop = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
@@ -60,3 +63,7 @@ def command(inputs: tuple[str, ...], out: Path, name: str, overwrite: bool, **op
         raise click.Abort
     if not result.whole:
         sys.exit(1)
+
+
+def _taken(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: options.pop(name) for name in names if name in options}

@@ -18,6 +18,7 @@ from streamseg.recorded.inputs import Input
 from streamseg.recorded.opening import open_input
 from streamseg.recorded.picking import Account, picks
 from streamseg.recorded.settings import ProcessConfig
+from streamseg.refinement import InlineRefinement
 from streamseg.sources import OpenSource
 from streamseg.types import Frame, Mask, Scores, Size
 
@@ -107,15 +108,31 @@ class Route:
                 waiting.append(item)
 
     def masks(self, scores: Iterator[Scores | PartEnd]) -> Iterator[Segmented | PartEnd]:
-        """Scale the logits to the result's size and take the best class of each pixel."""
-        info = self.engine.info
+        """Scale the logits to the result's size and take the best class of each pixel; refined if asked.
+
+        Refinement begins anew with each part, so that a part made again by itself comes out the same.
+        """
+        config, info = self.config, self.engine.info
+        inline = (
+            InlineRefinement(
+                config.crf_options, info.spec, config.crf, every=config.crf_every, fusion=config.fusion
+            )
+            if config.refines
+            else None
+        )
         for item in scores:
             if isinstance(item, PartEnd):
+                if inline is not None:
+                    inline.reset()
                 yield item
                 continue
             begun = time.monotonic_ns()
-            frame, size = item.frame, result_size(self.facts.size, self.config.scale)
-            labels, confidence = labels_from_logits(item.logits, size, self.config.confidence)
+            frame, size = item.frame, result_size(self.facts.size, config.scale)
+            refined_seq: int | None = None
+            if inline is None:
+                labels, confidence = labels_from_logits(item.logits, size, config.confidence)
+            else:
+                labels, confidence, refined_seq = inline.labels(item, size, config.confidence)
             yield Segmented(
                 frame,
                 Mask(
@@ -123,8 +140,8 @@ class Route:
                     epoch=frame.epoch,
                     seq=frame.seq,
                     n=frame.seq,
-                    revision=0,
-                    refined_seq=None,
+                    revision=1 if refined_seq == frame.seq else 0,
+                    refined_seq=refined_seq,
                     pts=frame.pts,
                     time_base=frame.time_base,
                     captured_unix_ns=frame.captured_unix_ns,

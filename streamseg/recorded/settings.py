@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from streamseg.config import EngineConfig, Settings
+from streamseg.config import CrfConfig, EngineConfig, FusionConfig, RefineConfig, Settings
 
 
 class ProcessConfig(Settings, frozen=True):
     """Everything that `streamseg process` needs to know besides its inputs and its folder."""
 
     engine: EngineConfig = EngineConfig()
+    crf: Annotated[
+        Literal["off", "keyframes", "all"],
+        Meta(description="Refine with the dense CRF: no frame, keyframes, or every frame."),
+    ] = "off"
+    crf_every: Annotated[
+        int, Meta(ge=1, description="A keyframe at least every so many frames, and where the scene changes.")
+    ] = RefineConfig().every
+    crf_options: CrfConfig = CrfConfig()
+    fusion: FusionConfig = FusionConfig()
     labels: Annotated[
         bool, Meta(description="Write NAME.labels.mp4: class ids as lossless grey video (FFV1), same PTS.")
     ] = True
@@ -87,3 +96,8 @@ class ProcessConfig(Settings, frozen=True):
     def draws_overlay(self) -> bool:
         """Whether overlay pictures are made: as a result, or for the contact sheet."""
         return self.overlay or self.sheet
+
+    @property
+    def refines(self) -> bool:
+        """Whether labels come from more than the network's scores of their own frame."""
+        return self.crf != "off" or self.fusion.enabled

@@ -259,3 +259,18 @@ def test_scale_changes_the_size_of_every_result(made: Path, config: ProcessConfi
     assert labels.shape == (24, 32)
     with av.open(str(tmp_path / "clip.overlay.mp4")) as overlay:
         assert overlay.streams.video[0].width == 32
+
+
+@pytest.mark.parametrize(
+    ("crf", "wanted"), [("off", [None] * 30), ("keyframes", [0, 10, 20, 25]), ("all", list(range(30)))]
+)
+def test_masks_tell_which_frames_were_refined(
+    made: Path, config: ProcessConfig, crf: str, wanted: list[int | None]
+) -> None:
+    """Keyframes: every tenth, and where the scene changes: from red to green, to grey, to green."""
+    settings = ProcessConfig(engine=config.engine, crf=crf, crf_every=10)  # type: ignore[arg-type]
+    with process_file(made / "clip.mkv", settings) as masks:
+        found = list(masks)
+    refined = [m.refined_seq for m in found if m.refined_seq is not None]
+    assert refined == [seq for seq in wanted if seq is not None]
+    assert [m.seq for m in found if m.revision == 1] == refined

@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from streamseg.config import EngineConfig
+from streamseg.config import EngineConfig, FusionConfig
 from streamseg.recorded import Event, ProcessConfig, Started, process_files
 from streamseg.recorded.parts import finished_parts, part_path
 from tests.media import write_video
@@ -158,6 +160,20 @@ def test_a_damaged_part_is_made_again(clip: Path, config: ProcessConfig, tmp_pat
     events: list[Event] = []
     process_files([clip], tmp_path, config, on_event=events.append)
     assert [e.why for e in events if isinstance(e, Started)] == ["goes on from frame 10"]
+    for name, wanted in contents(tmp_path / "whole").items():
+        assert (tmp_path / name).read_bytes() == wanted, name
+
+
+@pytest.mark.parametrize(
+    "settings", [{"crf": "keyframes", "fusion": FusionConfig(enabled=True)}, {"crf": "all"}]
+)
+def test_refinement_is_the_same_whether_interrupted_or_not(
+    clip: Path, config: ProcessConfig, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    refined = msgspec.structs.replace(config, crf_every=3, overlay=False, **settings)
+    stop_after(clip, tmp_path, refined, 23)
+    process_files([clip], tmp_path, refined)
+    process_files([clip], tmp_path / "whole", refined)
     for name, wanted in contents(tmp_path / "whole").items():
         assert (tmp_path / name).read_bytes() == wanted, name
 
