@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from streamseg.models.weights.fetch import fetch
+from streamseg.models.weights.download import fetch
 from streamseg.models.weights.sources import SOURCES, Source, find_source
 
 if TYPE_CHECKING:
