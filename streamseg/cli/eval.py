@@ -133,12 +133,13 @@ def _tune(config: EngineConfig, crf: CrfConfig, data: Path, images: int, as_json
     folder, _ = find_engine(config.name)
     with Bar("tune") as bar:
         report = tune_crf(config, data, images, crf.quality, bar.at)
-    better = report.best.merit > report.raw.merit
+    better = report.kept.merit > report.raw.merit
     if better:
-        write_crf(folder, report.best.params)
+        write_crf(folder, report.kept.params, report.thin)
     if as_json:
         click.echo(report.to_json())
         return
-    for what, trial in (("without", report.raw), ("best", report.best)):
-        click.echo(f"{what:8} mIoU {trial.miou:6.2f}   2 px {trial.trimap:6.2f}   {trial.params}")
-    click.echo(f"{folder}: " + ("[crf] written" if better else "left as it is; nothing found helps"))
+    for what, trial in (("without", report.raw), ("best", report.best), ("thin kept", report.kept)):
+        click.echo(f"{what:10} mIoU {trial.miou:6.2f}   2 px {trial.trimap:6.2f}")
+    click.echo(f"{report.kept.params}\nthin: {', '.join(report.thin) or 'none'}")
+    click.echo(f"{folder}: " + ("written" if better else "left as it is; nothing found helps"))

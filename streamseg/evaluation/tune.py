@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 
 from streamseg.config import CrfConfig, EngineConfig
 from streamseg.crf import CrfParams, Quality
-from streamseg.engine import load_engine
+from streamseg.engine import load_engine, read_spec
+from streamseg.errors import EngineError
 from streamseg.evaluation.boundaries import boundary_distance
 from streamseg.evaluation.dataset import LabelledFolder
 from streamseg.evaluation.metrics import Matrix, confusion_matrix, scores_of
@@ -48,6 +50,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     params: CrfParams
     miou: float
     trimap: float
+    per_class: dict[str, float | None]
 
     @property
     def merit(self) -> float:
@@ -55,11 +58,13 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TuneReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The search: without the CRF, the best of it, and every trial in order."""
+    """The search: without the CRF, with the best parameters, then with thin classes kept; and every trial."""
 
     images: list[str]
     raw: Trial
     best: Trial
+    kept: Trial
+    thin: list[str]  # classes whose IoU the best parameters lower: they stay as the network saw them
     trials: list[Trial]
 
     def to_json(self) -> str:
@@ -104,13 +109,19 @@ def tune_crf(
             pictures.append(_Picture(engine(picture[None])[0], picture, sample.labels, near))
     finally:
         engine.close()
-    search = _Search(setup, pictures, names, progress)
+    search = _Search(replace(setup, thin=(False,) * len(names)), pictures, names, progress)
     raw = search.trial(None)
     best = search.trial(START)
     for finer in range(ROUNDS):
         for axis, values in AXES.items():
             best = search.along(axis, values if not finer else between(values, best.params, axis), best)
-    return TuneReport(images=[s.name for s in samples], raw=raw, best=best, trials=search.trials)
+    thin = [n for n in names if (best.per_class[n] or 0) < (raw.per_class[n] or 0)]
+    kept = search.trial(best.params, thin)
+    if kept.merit < best.merit:
+        thin, kept = [], best
+    return TuneReport(
+        images=[s.name for s in samples], raw=raw, best=best, kept=kept, thin=thin, trials=search.trials
+    )
 
 
 def between(values: Sequence[float], params: CrfParams, axis: str) -> tuple[float, ...]:
@@ -147,57 +158,74 @@ class _Search:
         ]
         return max([best, *tried], key=lambda trial: trial.merit)
 
-    def trial(self, params: CrfParams | None) -> Trial:
-        """Score the parameters on all pictures; None is without the CRF."""
+    def trial(self, params: CrfParams | None, thin: Sequence[str] = ()) -> Trial:
+        """Score the parameters on all pictures; None is without the CRF. thin: kept from the network."""
         classes = len(self._names)
         whole: Matrix = np.zeros((classes, classes), np.int64)
         near: Matrix = np.zeros((classes, classes), np.int64)
         for picture in self._pictures:
-            labels = self._labels(picture, params)
+            labels = self._labels(picture, params, thin)
             whole += confusion_matrix(picture.truth, labels, classes)
             near += confusion_matrix(picture.near, labels, classes)
         count = len(self._pictures)
+        total = scores_of(whole, self._names, count)
         trial = Trial(
             params=params or replace(START, smoothness_weight=0, appearance_weight=0, iterations=0),
-            miou=scores_of(whole, self._names, count).miou,
+            miou=total.miou,
             trimap=scores_of(near, self._names, count).miou,
+            per_class=total.per_class,
         )
         self.trials.append(trial)
         if self._progress is not None:
             self._progress(len(self.trials), max(self._most, len(self.trials)))
         return trial
 
-    def _labels(self, picture: _Picture, params: CrfParams | None) -> U8:
+    def _labels(self, picture: _Picture, params: CrfParams | None, thin: Sequence[str]) -> U8:
         size = (picture.truth.shape[0], picture.truth.shape[1])
         if params is None:
             return labels_from_logits(picture.logits, size)[0]
-        setup = replace(self._setup, params=params)
+        setup = replace(self._setup, params=params, thin=tuple(n in thin for n in self._names))
         labels = refine_picture(setup, picture.logits, picture.rgb, size).labels
         assert labels is not None
         return labels
 
 
-def write_crf(folder: Path, params: CrfParams) -> None:
-    """Put the parameters into FOLDER/engine.toml as its [crf] table, leaving the rest as it is."""
+def write_crf(folder: Path, params: CrfParams, thin: Sequence[str]) -> None:
+    """Put parameters and thin classes into FOLDER/engine.toml, leaving the rest as it is.
+
+    Raises EngineError when the file does not say afterwards what it should; it is then left as it was.
+    """
     path = folder / "engine.toml"
-    lines = path.read_text("utf-8").splitlines()
-    begin = next((i for i, line in enumerate(lines) if line.strip() == "[crf]"), len(lines))
-    end = next((i for i in range(begin + 1, len(lines)) if lines[i].startswith("[")), len(lines))
-    table = ["[crf]  # chosen by: streamseg eval --tune-crf"]
-    table += [f"{key} = {getattr(params, key):g}" for key in (*_KEYS, "iterations")]
-    before, after = lines[:begin], lines[end:]
-    while before and not before[-1].strip():
-        before.pop()
-    text = "\n".join([*before, "", *table, *(["", *after] if after else [])]) + "\n"
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, "utf-8")
+    before = path.read_text("utf-8")
+    tables = re.split(r"(?m)^(?=\[)", before)
+    kept = [_with_thin(table, thin) for table in tables if not re.match(r"\[crf\]", table)]
+    values = [f"{key} = {getattr(params, key):g}" for key in CRF_KEYS]
+    crf = "\n".join(["[crf]  # chosen by: streamseg eval --tune-crf", *values])
+    beside = folder / "engine.toml.part"
+    beside.write_text("".join(kept).rstrip() + f"\n\n{crf}\n", "utf-8")
     beside.replace(path)
+    spec = read_spec(folder)
+    right = {c.name for c in spec.classes if c.thin} == set(thin)
+    if not right or any(getattr(spec.crf, key) != getattr(params, key) for key in CRF_KEYS):
+        path.write_text(before, "utf-8")
+        raise EngineError(f"{path}: is not laid out so that [crf] and thin can be written into it")
 
 
-_KEYS = (
+def _with_thin(table: str, thin: Sequence[str]) -> str:
+    """The text of a [[classes]] table with `thin` set as it should be; of another one as it is."""
+    name = re.search(r'(?m)^name = "(.*)"$', table)
+    if not table.startswith("[[classes]]") or name is None:
+        return table
+    bare = re.sub(r"(?m)^thin = .*\n", "", table)
+    end = len(bare.rstrip())
+    return bare[:end] + "\nthin = true" + bare[end:] if name[1] in thin else bare
+
+
+CRF_KEYS = (
     "smoothness_weight",
     "smoothness_sigma",
     "appearance_weight",
     "appearance_sigma_xy",
     "appearance_sigma_rgb",
+    "iterations",
 )
