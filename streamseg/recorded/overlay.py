@@ -32,7 +32,7 @@ class Overlay:
         height, width = labels.shape
         if rgb.shape[:2] != labels.shape:
             rgb = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-        colours = self.palette[labels]
+        colours = np.take(self.palette, labels, axis=0)
         blend = cv2.addWeighted(rgb, 1 - self.opacity, colours, self.opacity, 0)
         unknown = labels == IGNORE
         if unknown.any():
