@@ -121,7 +121,8 @@ def read(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
                 return
             packets = _packets(source)
             continue
-        watch.silent(asked)
+        if watch.silent(asked):
+            raise SourceEnded(explain(source.target, TimeoutError(), source.timeout_s))
         errors = 0
         # The empty packet that ends a file says 0, whichever stream it ends.
         if packet.size and packet.stream_index != source.video.index:
@@ -183,7 +184,6 @@ class Watch:
         self.source, self.clock = source, clock
         self.last_picture = self.last_change = clock()
         self.pts: int | None = None
-        self.last_silence = -1e9
 
     def seen(self, pts: int | None) -> None:
         self.last_picture = self.clock()
@@ -196,14 +196,12 @@ class Watch:
         self.last_change += seconds
 
     def silent(self, asked: float) -> bool:
-        """Whether the read begun at `asked`, or one just before it, took as long as FFmpeg waits for data.
+        """Whether the read begun at `asked` took as long as FFmpeg waits for data.
 
-        FFmpeg has as many errors for silence as it has protocols, and first hands out what it still held.
+        FFmpeg has as many errors for silence as it has protocols, and none at first when it still held a
+        packet: that comes out late instead, and only the next read, after waiting once more, fails.
         """
-        now = self.clock()
-        if now - asked >= 0.95 * self.source.timeout_s:
-            self.last_silence = now
-        return now - self.last_silence < 0.5
+        return self.source.endless and self.clock() - asked >= 0.95 * self.source.timeout_s
 
     def check(self) -> None:
         if not self.source.endless:
