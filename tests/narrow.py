@@ -43,6 +43,8 @@ def narrow_network(name: str, seed: int = 0, **changes: Any) -> nn.Module:
             nn.init.uniform_(module.bias, -0.2, 0.2)
             module.running_mean.uniform_(-0.2, 0.2)
             module.running_var.uniform_(0.5, 1.5)
-        elif isinstance(module, nn.Conv2d) and module.bias is not None:
-            nn.init.uniform_(module.bias, -0.2, 0.2)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)  # the default one lets little of the picture through
+            if module.bias is not None:
+                nn.init.uniform_(module.bias, -0.2, 0.2)
     return network.eval()

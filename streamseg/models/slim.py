@@ -7,6 +7,9 @@ int8 well, and they export everywhere. Dilation keeps the picture at 1/8 while t
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -111,6 +114,28 @@ class Slim(nn.Module):
         """Only the logits at 1/8: the network without its quarter-resolution skip, to compare with."""
         logits: Tensor = self.auxiliary(self.encode(image)[1])
         return logits
+
+    def stride4(self) -> nn.Module:
+        """What is served: this network without its auxiliary head; shares the weights, is not to be trained."""
+        return _Part(self, Slim.forward, [self.auxiliary])
+
+    def stride8(self) -> nn.Module:
+        """The network of `forward_stride8`, without what only the logits at 1/4 need; shares the weights."""
+        return _Part(self, Slim.forward_stride8, [self.skip, self.skip_norm, self.refine, self.classify])
+
+
+class _Part(nn.Module):
+    def __init__(
+        self, whole: Slim, forward: Callable[[Slim, Tensor], Tensor], unused: list[nn.Module]
+    ) -> None:
+        super().__init__()
+        for name, module in whole.named_children():
+            if not any(module is other for other in unused):
+                self.add_module(name, module)
+        self._run = functools.partial(forward, whole)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self._run(image)
 
 
 def count_macs(module: nn.Module, input_size: tuple[int, int]) -> int:
