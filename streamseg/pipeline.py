@@ -72,7 +72,7 @@ class Pipeline:
         for stage in stages:
             stage.start()
 
-    def stop(self, timeout_s: float = 5.0) -> bool:
+    def stop(self, timeout_s: float = 3.0) -> bool:
         """End every stage, leaving out what is still on its way; True when all threads ended in time."""
         self._stop.set()
         self._board.close()
