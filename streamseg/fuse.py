@@ -112,7 +112,8 @@ class Fusion:
         if cut or past is None or past.epoch != frame.epoch or past.grey.shape != size:
             self.reset()
             past = None
-        fresh = log_softmax(_resized(scores.logits if refined is None else refined, size))  # (C, h, w)
+        # (C, h, w), log-probabilities up to a constant at each pixel, which no step below minds
+        fresh = _resized(scores.logits if refined is None else refined, size)
         refined_seq = None if refined is None else frame.seq
         step = None
         if past is not None:
@@ -124,25 +125,28 @@ class Fusion:
         posterior = _normalised(fresh)
         if past is not None and step is not None:
             before = _planes(carry(past.posterior, step))
-            weight = self.params.recursion * trust(grey, past.grey, step)
-            posterior += weight * (before - posterior)
+            before -= posterior
+            before *= np.float32(self.params.recursion) * trust(grey, past.grey, step)
+            posterior += before
         self._past = _Past(frame.epoch, grey, cast(F32, cv2.merge(list(posterior))))
         if keyframe or refined is not None:
             self._remember(frame.epoch, frame.seq, grey, refined)
-        fused = np.log(np.maximum(posterior, _LEAST))
+        fused = _log(np.maximum(posterior, _LEAST))
         return Fused(fused, scores.logits, self.thin, refined_seq)
 
-    def _with_anchor(self, log_probabilities: F32, grey: U8, seq: int) -> tuple[F32, int | None]:
+    def _with_anchor(self, fresh: F32, grey: U8, seq: int) -> tuple[F32, int | None]:
         """The log-linear blend with the last finished keyframe, and its seq."""
         anchor = self._anchors[0] if self._anchors else None
         if anchor is None or anchor.log_posterior is None:
-            return log_probabilities, None
+            return fresh, None
         peak = self.params.refined_weight * self.params.decay ** (seq - anchor.seq)
         if peak < 0.01:
-            return log_probabilities, None
-        weight = peak * trust(grey, anchor.grey, anchor.where)
+            return fresh, None
         moved = _planes(carry(anchor.log_posterior, anchor.where))
-        return log_probabilities + weight * (moved - log_probabilities), anchor.seq
+        moved -= fresh
+        moved *= np.float32(peak) * trust(grey, anchor.grey, anchor.where)
+        moved += fresh
+        return moved, anchor.seq
 
     def _remember(self, epoch: int, seq: int, grey: U8, refined: F32 | None) -> None:
         if refined is not None:
@@ -158,7 +162,7 @@ class Fusion:
         """(C, h, w) → log of the posterior with `soften` of it spread over all classes, (h, w, C)."""
         posterior = _normalised(_resized(log_probabilities, (grey.shape[0], grey.shape[1])))
         even = np.float32(self.params.soften / len(posterior))
-        soft = np.log(np.float32(1 - self.params.soften) * posterior + even + np.float32(1e-12))
+        soft = _log(np.float32(1 - self.params.soften) * posterior + even + np.float32(1e-12))
         return cast(F32, cv2.merge(list(soft)))
 
 
@@ -167,28 +171,26 @@ def fusion_size(input_size: Size) -> Size:
     return max(16, (input_size[0] + 1) // 2), max(16, (input_size[1] + 1) // 2)
 
 
-def log_softmax(logits: F32) -> F32:
-    """Log-probabilities of logits (C, h, w)."""
-    shifted: F32 = logits - logits.max(0)
-    shifted -= np.log(_exp(shifted).sum(0))
-    return shifted
-
-
 def _normalised(log_probabilities: F32) -> F32:
-    odds = _exp(log_probabilities - log_probabilities.max(0))
+    odds = log_probabilities - log_probabilities.max(0)
+    odds = cast(F32, cv2.exp(odds.reshape(len(odds), -1))).reshape(odds.shape)
     odds /= odds.sum(0)
     return odds
 
 
-def _exp(values: F32) -> F32:
-    return cast(F32, cv2.exp(values.reshape(len(values), -1))).reshape(values.shape)
+def _log(probabilities: F32) -> F32:
+    return cast(F32, cv2.log(probabilities.reshape(len(probabilities), -1))).reshape(probabilities.shape)
 
 
 def _resized(planes: F32, size: Size) -> F32:
-    """(C, h, w) scaled bilinearly, pixel centres in line."""
+    """(C, h, w) scaled, pixel centres in line.
+
+    Bicubic: two bilinear steps in a row, this one and that to the mask's size, cost half a point of mIoU
+    within 5 pixels of CamVid's boundaries.
+    """
     if planes.shape[1:] == size:
         return planes
-    return np.stack([cv2.resize(p, size[::-1], interpolation=cv2.INTER_LINEAR) for p in planes])
+    return np.stack([cv2.resize(p, size[::-1], interpolation=cv2.INTER_CUBIC) for p in planes])
 
 
 def _planes(interleaved: F32) -> F32:

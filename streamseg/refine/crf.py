@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import cv2
 import numpy as np
@@ -93,12 +93,13 @@ def labels_with_thin(
     if not any(thin):
         return labels, sure
     raw, raw_sure = labels_from_logits(logits, size, confidence)
-    is_thin = np.zeros(256, bool)
+    is_thin = np.zeros(256, np.uint8)
     is_thin[: len(thin)] = thin
-    here = is_thin[raw]
+    here = cast(U8, cv2.LUT(raw, is_thin)).view(bool)
+    np.copyto(labels, raw, where=here)
     if sure is not None and raw_sure is not None:
-        sure = np.where(here, raw_sure, sure)
-    return np.where(here, raw, labels), sure
+        np.copyto(sure, raw_sure, where=here)
+    return labels, sure
 
 
 def _native(setup: CrfSetup, logits: F32, picture: U8, stride: int) -> F32:
