@@ -20,41 +20,48 @@ _HIDDEN = (
 )  # from the service, by ProtectHome and PrivateTmp
 
 
-def install_service(
-    units: Path, settings: Path, *, command: Path | None = None, gpu: bool = False
-) -> list[Path]:
+def install_service(units: Path, settings: Path, *, gpu: bool = False) -> list[Path]:
     """Write streamseg@.service and its drop-ins into the folder `units`, and make the folder `settings`.
 
     Returns what was written. Raises UsageError when the service could not see the command or its Python, and
     OutputError when a file cannot be written.
     """
-    command = command or Path(sysconfig.get_path("scripts")) / "streamseg"
+    command = Path(sysconfig.get_path("scripts")).absolute() / "streamseg"
     if not command.is_file():
         raise UsageError(f"{command} does not exist; install the package first: pip install .")
-    for path in (command.absolute(), Path(sys.executable).resolve()):
-        if hidden := [folder for folder in _HIDDEN if path.is_relative_to(folder)]:
-            raise UsageError(
-                f"{path}: services cannot see {hidden[0]}; install into /opt/streamseg: "
-                "/usr/bin/python3 -m venv /opt/streamseg && /opt/streamseg/bin/pip install ."
-            )
-    source = unit_folder()
-    unit = source.joinpath("streamseg@.service").read_text()
-    unit = re.sub(r"^ExecStart=\S+", f"ExecStart={command.absolute()}", unit, flags=re.MULTILINE)
-    files = {units / "streamseg@.service": unit}
-    drop_ins = units / "streamseg@.service.d"
-    if gpu:
-        files[drop_ins / "gpu.conf"] = source.joinpath("gpu.conf").read_text()
-    if systemd_version() >= BACKOFF_SINCE:
-        files[drop_ins / "restart-backoff.conf"] = source.joinpath("restart-backoff.conf").read_text()
+    for needed in (command, Path(sys.executable).resolve()):
+        check_visible(needed)
+    written = []
     path = settings
     try:
         settings.mkdir(parents=True, exist_ok=True)
-        for path, text in files.items():
+        for name, text in unit_files(command, gpu=gpu, version=systemd_version()).items():
+            path = units / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+            written.append(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); run it as root") from error
-    return list(files)
+    return written
+
+
+def unit_files(command: Path, *, gpu: bool, version: int) -> dict[str, str]:
+    """The files for a command and a version of systemd, by their names below the folder of units."""
+    source = unit_folder()
+    unit = source.joinpath("streamseg@.service").read_text()
+    files = {"streamseg@.service": re.sub(r"(?m)^ExecStart=\S+", lambda _: f"ExecStart={command}", unit)}
+    drop_ins = ["gpu.conf"] * gpu + ["restart-backoff.conf"] * (version >= BACKOFF_SINCE)
+    return files | {f"streamseg@.service.d/{name}": source.joinpath(name).read_text() for name in drop_ins}
+
+
+def check_visible(path: Path) -> None:
+    """Raise a UsageError for a program in a folder that the service cannot see."""
+    for folder in _HIDDEN:
+        if path.is_relative_to(folder):
+            raise UsageError(
+                f"{path}: services cannot see {folder}; install into /opt/streamseg: "
+                "/usr/bin/python3 -m venv /opt/streamseg && /opt/streamseg/bin/pip install ."
+            )
 
 
 def unit_folder() -> Path:

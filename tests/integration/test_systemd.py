@@ -1,0 +1,144 @@
+"""The unit under a real systemd: ready, watched, restarted, stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streamseg.client import subscribe
+from streamseg.daemon.install import unit_files, unit_folder
+from streamseg.keys import make_keys
+from tests.integration.boot import WAIT_S, Machine, why_not
+from tests.media import draw_clip
+
+pytestmark = pytest.mark.slow
+
+WATCHDOG_S = 6
+SITE = """
+[publish]
+endpoint = "ipc:///run/streamseg/site/masks"
+[engine]
+name = "/etc/streamseg/engine"
+threads = 1
+[streams.gate]
+source = "/etc/streamseg/clip.mp4"
+realtime = true
+loop = true
+max_fps = 5
+"""
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory, tiny_engine: Path) -> Iterator[Machine]:
+    if reason := why_not():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("machine")
+    drop_in = f"WatchdogSec={WATCHDOG_S}\nTimeoutAbortSec=2\nRestartSec=100ms\n"
+    shutil.copytree(tiny_engine, folder / "root.files/etc/streamseg/engine")
+    draw_clip(folder / "root.files/etc/streamseg/clip.mp4")
+    with Machine(folder, SITE, drop_in) as machine:
+        machine.systemctl("start", "streamseg@site")
+        yield machine
+
+
+def masks_come(machine: Machine) -> None:
+    """Wait for a mask that the service publishes now."""
+    endpoint = f"ipc://{machine.path('/run/streamseg/site/masks')}"
+    with subscribe(endpoint, snapshot=False, timeout_s=WAIT_S) as masks:
+        assert next(masks).stream == "gate"
+
+
+def restarted(machine: Machine, before: int) -> None:
+    machine.until(lambda: int(machine.show("NRestarts")) > before and machine.show("ActiveState") == "active")
+    masks_come(machine)
+
+
+def test_start_returns_when_masks_are_published_and_the_status_is_in_words(machine: Machine) -> None:
+    assert machine.show("ActiveState") == "active", machine.journal()
+    masks_come(machine)
+    machine.until(lambda: "1 of 1 streams deliver" in machine.show("StatusText"))
+    assert re.search(r"deliver, \d+\.\d masks/s", machine.show("StatusText"))
+    status = Path(f"/proc/{machine.main_pid}/status").read_text()
+    assert "NoNewPrivs:\t1" in status
+    assert "CapEff:\t0000000000000000" in status
+    assert int(re.findall(r"^Uid:\t(\d+)", status, re.MULTILINE)[0]) >= 61184  # a dynamic user
+
+
+def test_a_killed_daemon_comes_back(machine: Machine) -> None:
+    before = int(machine.show("NRestarts"))
+    os.kill(machine.main_pid, signal.SIGKILL)
+    restarted(machine, before)
+
+
+def test_a_stopped_process_is_noticed_by_the_watchdog_and_replaced(machine: Machine) -> None:
+    before = int(machine.show("NRestarts"))
+    os.kill(machine.main_pid, signal.SIGSTOP)
+    restarted(machine, before)
+    assert "Fatal Python error: Aborted" in machine.journal()  # where each thread stood
+
+
+def test_the_secret_key_comes_as_a_credential_and_files_are_found_beside_the_configuration(
+    machine: Machine, tmp_path: Path
+) -> None:
+    site, robot = make_keys(tmp_path / "site"), make_keys(tmp_path / "robot")
+    store, settings = machine.path("/etc/credstore"), machine.path("/etc/streamseg")
+    store.mkdir(mode=0o700)
+    shutil.copy(site[0], store / "streamseg.secure.key")  # 0600, root's
+    (settings / "clients").mkdir()
+    shutil.copy(robot[1], settings / "clients")
+    keys = 'curve_secret_key_file = "$CREDENTIALS_DIRECTORY/curve.key"\nallowed_clients = "clients"\n'
+    (settings / "secure.toml").write_text(
+        SITE.replace("[engine]", keys + "[engine]").replace("/site/", "/secure/")
+    )
+    machine.systemctl("start", "streamseg@secure")
+    endpoint = f"ipc://{machine.path('/run/streamseg/secure/masks')}"
+    with subscribe(endpoint, server_key=site[1], client_key_file=robot[0], timeout_s=WAIT_S) as masks:
+        assert next(masks).stream == "gate"
+    machine.systemctl("stop", "streamseg@secure")
+
+
+def test_it_stops_within_five_seconds_and_leaves_nothing(machine: Machine) -> None:
+    masks_come(machine)
+    begun_s = time.monotonic()
+    machine.systemctl("stop", "streamseg@site")
+    assert time.monotonic() - begun_s < 5
+    assert machine.show("ActiveState") == "inactive"
+    assert machine.show("Result") == "success"
+    assert not machine.path("/run/streamseg/site").exists()
+
+
+def test_a_wrong_configuration_is_named_and_not_tried_again(machine: Machine) -> None:
+    machine.path("/etc/streamseg/wrong.toml").write_text(SITE.replace("max_fps = 5", "max_fps = -5"))
+    machine.systemctl("start", "streamseg@wrong")
+    assert machine.systemctl("show", "--value", "-p", "ActiveState", "streamseg@wrong") == "failed"
+    assert machine.systemctl("show", "--value", "-p", "ExecMainStatus", "streamseg@wrong") == "2"
+    assert "streams.gate.max_fps: must be a number above 0" in machine.journal()
+
+
+def test_the_unit_is_without_fault_and_its_exposure_at_most_two(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze (package systemd)")
+    unit = tmp_path / "streamseg@site.service"
+    unit.write_text(unit_files(Path("/bin/true"), gpu=False, version=252)["streamseg@.service"])
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
+    )
+    assert (verified.returncode, verified.stderr) == (0, "")
+    scored = subprocess.run(
+        ["systemd-analyze", "security", "--offline=yes", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = re.search(r"exposure level for \S+: (\d+\.\d)", scored.stdout)
+    assert found is not None, scored.stdout + scored.stderr
+    assert float(found[1]) <= 2.0
+    assert (unit_folder() / "gpu.conf").read_text().count("DeviceAllow=char-nvidia") >= 3
