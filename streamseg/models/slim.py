@@ -116,7 +116,7 @@ class Slim(nn.Module):
         return logits
 
     def stride4(self) -> nn.Module:
-        """What is served: this network without its auxiliary head; shares the weights, is not to be trained."""
+        """What is served: this network without its auxiliary head; shares the weights."""
         return _Part(self, Slim.forward, [self.auxiliary])
 
     def stride8(self) -> nn.Module:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streamseg.evaluation import Scores
-from streamseg.models.slim import Slim, count_macs
 from streamseg.training.quantise import Quantised
 from streamseg.training.recipe import TrainRecipe
 
@@ -24,7 +23,8 @@ class CardFacts(NamedTuple):
     name: str
     recipe: TrainRecipe
     epoch: int
-    network: Slim
+    parameters: int
+    macs: int
     quantised: Quantised | None
     calibrated_on: int
     scores: dict[str, Scores]
@@ -49,13 +49,9 @@ def card_text(facts: CardFacts) -> str:
     """The card in Markdown."""
     recipe = facts.recipe
     height, width = recipe.input_size
-    parameters = sum(p.numel() for p in facts.network.parameters()) - sum(
-        p.numel() for p in facts.network.auxiliary.parameters()
-    )
-    macs = count_macs(facts.network, recipe.input_size)
     sections = [
-        f"Network `{recipe.network}`, {parameters / 1e6:.2f} M parameters, {macs / 1e9:.2f} GMAC at "
-        f"{width}x{height}. Label set `{recipe.label_set}`, {len(recipe.classes)} classes. "
+        f"Network `{recipe.network}`, {facts.parameters / 1e6:.2f} M parameters, {facts.macs / 1e9:.2f} GMAC "
+        f"at {width}x{height}. Label set `{recipe.label_set}`, {len(recipe.classes)} classes. "
         f"Licence of the weights: {recipe.licence}.",
         "Files: " + ", ".join(f"{p} {size:.1f} MB" for p, size in facts.megabytes.items()) + ".",
         f"Trained from scratch with seed {recipe.seed}; these are the averaged weights after epoch "

@@ -12,7 +12,7 @@ from streamseg.engine.spec import CrfDefaults, read_spec
 from streamseg.errors import TrainingError
 from streamseg.evaluation import LabelledFolder, Scores
 from streamseg.evaluation.engines import evaluate_engine
-from streamseg.models.slim import OUTPUT_STRIDE, SIZE_MULTIPLE
+from streamseg.models.slim import AUXILIARY_STRIDE, OUTPUT_STRIDE, SIZE_MULTIPLE, count_macs
 from streamseg.preprocess import scale_picture
 from streamseg.training.card import CardFacts, write_card
 from streamseg.training.checkpoint import load_checkpoint, recipe_of, trained_network
@@ -26,7 +26,9 @@ CALIBRATION_IMAGES = 32
 COMPARED_IMAGES = 16
 
 
-def export_engine(checkpoint: Path, out: Path, data: Path | None = None, val: Path | None = None) -> Path:
+def export_engine(
+    checkpoint: Path, out: Path, data: Path | None = None, val: Path | None = None, stride8: bool = False
+) -> Path:
     """Make the engine `out` (its name is the folder's) of a checkpoint of a training run; give its folder.
 
     With `data`, a labelled folder of training images, an int8 form is calibrated on some of them. With `val`
@@ -37,22 +39,24 @@ def export_engine(checkpoint: Path, out: Path, data: Path | None = None, val: Pa
     recipe, network = recipe_of(loaded), trained_network(loaded)
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    write_graph(network, out / FP32)
+    write_graph(network, out / FP32, stride8)
     quantised = _quantise(out, recipe, data) if data is not None else None
     if quantised is None:
         (out / INT8).unlink(missing_ok=True)
-    _write_text(out / "engine.toml", engine_toml(out, recipe))
+    _write_text(out / "engine.toml", engine_toml(out, recipe, AUXILIARY_STRIDE if stride8 else OUTPUT_STRIDE))
     precisions = list(read_spec(out).weights)
     scores: dict[str, Scores] = {}
     if val is not None:
         for precision in precisions:
             config = EngineConfig(name=f"{out}{os.sep}", precision=precision)  # type: ignore[arg-type]
             scores[precision] = evaluate_engine(config, val)
+    part = network.stride8() if stride8 else network.stride4()
     facts = CardFacts(
         name=out.name,
         recipe=recipe,
         epoch=int(loaded["epoch"]),
-        network=network,
+        parameters=sum(p.numel() for p in part.parameters()),
+        macs=count_macs(part, recipe.input_size),
         quantised=quantised,
         calibrated_on=CALIBRATION_IMAGES,
         scores=scores,
@@ -62,7 +66,7 @@ def export_engine(checkpoint: Path, out: Path, data: Path | None = None, val: Pa
     return out
 
 
-def engine_toml(folder: Path, recipe: TrainRecipe) -> str:
+def engine_toml(folder: Path, recipe: TrainRecipe, output_stride: int = OUTPUT_STRIDE) -> str:
     """The text of engine.toml for the weights that lie in `folder`."""
     crf = CrfDefaults()
     lines = [
@@ -72,7 +76,7 @@ def engine_toml(folder: Path, recipe: TrainRecipe) -> str:
         f"label_set = {_quoted(recipe.label_set)}",
         f"input_size = [{recipe.input_size[0]}, {recipe.input_size[1]}]  # (height, width)",
         f"size_multiple = {SIZE_MULTIPLE}  # of the input's sides",
-        f"output_stride = {OUTPUT_STRIDE}  # of the logits",
+        f"output_stride = {output_stride}  # of the logits",
         "",
         "[normalisation]  # (level - mean) / std of RGB levels 0..255",
         f"mean = {list(MEAN)}",

@@ -8,6 +8,7 @@ import os
 import warnings
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -58,6 +59,7 @@ def write_graph(network: Slim, path: Path, stride8: bool = False) -> None:
             )
     finally:
         exporter.setLevel(level)
+    _forget_where_it_was_made(beside)
     difference = _difference(network, stride8, beside)
     if not difference < TOLERANCE:
         beside.unlink()
@@ -124,6 +126,24 @@ def _fold_sum(aspp: LightAspp) -> None:
 def _tensor(value: Tensor | None) -> Tensor:
     assert value is not None
     return value
+
+
+def _forget_where_it_was_made(path: Path) -> None:
+    """Take out the exporter's stack traces: they name the maker's folders and change with every moved line."""
+    model = onnx.load(path)
+    graph = model.graph
+    for part in (
+        model,
+        graph,
+        *graph.node,
+        *graph.initializer,
+        *graph.value_info,
+        *graph.input,
+        *graph.output,
+    ):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    onnx.save(model, path)
 
 
 def _difference(network: Slim, stride8: bool, path: Path) -> float:

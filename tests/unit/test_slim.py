@@ -56,3 +56,22 @@ def test_a_dilated_block_sees_exactly_as_far_as_its_rate_says(dilation: int) -> 
     columns = image.grad[0].abs().sum((0, 1)).nonzero().flatten()
     near = {-1, 0, 1}
     assert set((columns - 24).tolist()) == {tap + n for tap in (-dilation, 0, dilation) for n in near}
+
+
+def test_a_part_of_the_network_has_the_parameters_it_runs_and_no_others() -> None:
+    network = Slim(5, width=12).eval()
+    image = torch.rand(1, 3, 32, 64)
+    whole = sum(p.numel() for p in network.parameters())
+    for part, logits, unused in (
+        (network.stride4(), network(image), [network.auxiliary]),
+        (
+            network.stride8(),
+            network.forward_stride8(image),
+            [network.skip, network.skip_norm, network.refine, network.classify],
+        ),
+    ):
+        assert torch.equal(part(image), logits)
+        left_out = sum(p.numel() for module in unused for p in module.parameters())
+        assert sum(p.numel() for p in part.parameters()) == whole - left_out
+    assert count_macs(network.stride8(), (64, 64)) < count_macs(network, (64, 64))
+    assert count_macs(network.stride4(), (64, 64)) == count_macs(network, (64, 64))
