@@ -129,7 +129,7 @@ def _tensor(value: Tensor | None) -> Tensor:
 
 
 def _forget_where_it_was_made(path: Path) -> None:
-    """Take out the exporter's stack traces: they name the maker's folders and change with every moved line."""
+    """Take out the exporter's stack traces; they name the maker's folders and change with every line."""
     model = onnx.load(path)
     graph = model.graph
     for part in (
