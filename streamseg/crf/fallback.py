@@ -24,10 +24,11 @@ def run(job: Job) -> Outputs:
         values = _rows(job.logits)
         total = sum(kernel.message(values) for kernel in kernels)
         return Outputs(_planes(np.asarray(total), job.size), None, None)
-    size = _grid(job.size, job.lattice_stride)
-    unary = _unary(job, job.lattice_stride)
+    stride = job.lattice_stride if job.iterations else min(job.lattice_stride, job.out_stride)
+    size = _grid(job.size, stride)
+    unary = _unary(job, stride)
     q = _softmax(unary) if job.start is None else _rows(job.start)
-    finishes = job.out_stride < job.lattice_stride and job.iterations > 0
+    finishes = job.out_stride < stride
     for _ in range(job.iterations - finishes):
         q = _softmax(unary + sum(kernel.message(q) for kernel in kernels))
     if finishes:
@@ -36,7 +37,7 @@ def run(job: Job) -> Outputs:
         q = _softmax(_unary(job, job.out_stride) + messages)
     planes = _planes(q, size)
     if size != job.out_size:
-        planes = _block_means(planes, job.out_stride // job.lattice_stride)
+        planes = _block_means(planes, job.out_stride // stride)
     return Outputs(
         planes if job.probabilities else None,
         np.maximum(np.log(np.maximum(planes, 1e-30)), _LEAST_LOG, dtype=np.float32)

@@ -133,8 +133,10 @@ void run(Workspace& space, const ss_crf_job& job, const Kernels& kernels, ss_crf
   Team team(job.threads);
   const int width = kernels.width;
   const int row = (job.classes + width - 1) / width * width;
-  const Grid grid(job.height, job.width, job.lattice_stride), out(job.height, job.width, job.out_stride);
-  const bool finishes = out.stride < grid.stride && job.iterations > 0;
+  const Grid out(job.height, job.width, job.out_stride);
+  // Without iterations there is nothing to do on a coarser grid.
+  const Grid grid(job.height, job.width, job.iterations ? job.lattice_stride : std::min(job.lattice_stride, out.stride));
+  const bool finishes = out.stride < grid.stride;
   const Grid& finest = finishes ? out : grid;
 
   image_planes(job, grid, space.planes);

@@ -1,0 +1,142 @@
+// Runs the CRF's library on random jobs, good and bad ones, under AddressSanitizer and UBSan.
+//
+//   cmake -S . -B build-sanitize -DSTREAMSEG_SANITIZE=ON && cmake --build build-sanitize
+//   build-sanitize/crf_fuzz 300 1        jobs, seed
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include "streamseg_crf.h"
+
+namespace {
+
+struct Random {
+  std::mt19937 engine;
+  int whole(int low, int high) { return std::uniform_int_distribution<int>(low, high)(engine); }
+  float real(float low, float high) { return std::uniform_real_distribution<float>(low, high)(engine); }
+  bool chance(float p) { return real(0, 1) < p; }
+  int one_of(std::initializer_list<int> list) { return list.begin()[whole(0, int(list.size()) - 1)]; }
+  std::vector<float> floats(size_t count, float low, float high) {
+    std::vector<float> v(count);
+    for (float& x : v) x = real(low, high);
+    return v;
+  }
+};
+
+void fail(int job, const char* what, const char* message) {
+  std::fprintf(stderr, "job %d: %s: %s\n", job, what, message);
+  std::exit(1);
+}
+
+void one_job(Random& random, ss_crf_workspace* space, int number) {
+  const int classes = random.chance(0.1f) ? random.whole(33, 150) : random.whole(1, 32);
+  const int height = random.whole(1, 70), width = random.whole(1, 70), channels = random.whole(1, 6);
+  const size_t pixels = size_t(height) * width;
+  const bool own_features = random.chance(0.2f);
+  const int stride = own_features ? 1 : random.one_of({1, 1, 2, 4, 8});
+  const int out_stride = random.one_of({1, 1, 2, 4, 8});
+  const bool small = random.chance(0.3f);
+  const int lh = small ? random.whole(1, height) : height, lw = small ? random.whole(1, width) : width;
+  std::vector<float> logits = random.floats(size_t(classes) * lh * lw, -8, 8);
+  const bool as_bytes = random.chance(0.5f);
+  std::vector<float> picture = random.floats(pixels * channels, 0, 255);
+  std::vector<unsigned char> bytes(picture.begin(), picture.end());
+  std::vector<float> start = random.floats(size_t(classes) * pixels, 0, 1);
+
+  const bool nan = random.chance(0.05f);
+  if (nan) logits[random.whole(0, int(logits.size()) - 1)] = NAN;
+  const bool bad_picture = !as_bytes && random.chance(0.05f);
+  if (bad_picture) picture[0] = INFINITY;
+
+  const int count = random.whole(1, 4);
+  std::vector<ss_crf_term> terms(count);
+  std::vector<std::vector<float>> keep;
+  for (ss_crf_term& term : terms) {
+    term = {};
+    term.sigma_x = random.real(0.5f, 60);
+    term.sigma_y = random.chance(0.02f) ? -1.0f : random.real(0.5f, 60);
+    if (own_features) {
+      term.dims = random.whole(1, 9);
+      keep.push_back(random.floats(term.dims * pixels, -20, 20));
+      if (random.chance(0.05f)) keep.back()[0] = 1e30f;
+      if (random.chance(0.05f)) keep.back()[0] = NAN;
+      term.features = keep.back().data();
+    } else if (random.chance(0.6f)) {
+      keep.push_back(random.floats(channels, random.chance(0.1f) ? 1e-7f : 1.0f, 30));
+      term.sigma_channels = keep.back().data();
+    }
+    term.compat_kind = random.whole(0, 2);
+    const size_t weights = term.compat_kind == 0 ? 1 : term.compat_kind == 1 ? classes : size_t(classes) * classes;
+    keep.push_back(random.floats(weights, -2, 10));
+    term.compat = keep.back().data();
+    term.normalisation = random.whole(0, 3);
+  }
+
+  ss_crf_job job{};
+  job.classes = classes;
+  job.height = height;
+  job.width = width;
+  job.channels = channels;
+  job.logits_height = lh;
+  job.logits_width = lw;
+  job.logits = logits.data();
+  job.start = random.chance(0.1f) ? start.data() : nullptr;
+  job.image = as_bytes ? static_cast<const void*>(bytes.data()) : picture.data();
+  job.image_type = random.chance(0.03f) ? SS_CRF_IMAGE_NONE : as_bytes ? SS_CRF_IMAGE_U8 : SS_CRF_IMAGE_F32;
+  job.term_count = random.chance(0.02f) ? random.one_of({-1, 0, 9}) : count;
+  job.terms = terms.data();
+  job.iterations = random.whole(0, 4);
+  job.lattice_stride = stride;
+  job.out_stride = out_stride;
+  job.threads = random.one_of({1, 1, 2, 3, 5});
+  job.instruction_set = random.whole(0, ss_crf_instruction_set());
+  job.flags = (random.chance(0.3f) ? SS_CRF_KEEP_LATTICE : 0) | (random.chance(0.3f) ? SS_CRF_ALIGN_CORNERS : 0) |
+              (random.chance(0.1f) ? SS_CRF_FILTER : 0);
+  const int oh = (height + out_stride - 1) / out_stride, ow = (width + out_stride - 1) / out_stride;
+  std::vector<float> probabilities(size_t(classes) * oh * ow, -1.0f), logs(probabilities);
+  std::vector<unsigned char> labels(size_t(oh) * ow, 255);
+  job.probabilities = probabilities.data();
+  const bool filter = job.flags & SS_CRF_FILTER;
+  if (!filter && random.chance(0.5f)) job.log_probabilities = logs.data();
+  if (!filter && random.chance(0.5f)) job.labels = labels.data();
+
+  char message[256];
+  ss_crf_stats stats;
+  for (int again = random.whole(1, 2); again > 0; --again) {
+    const int code = ss_crf_run(space, &job, &stats, message, sizeof message);
+    if (code == SS_CRF_INTERNAL || code == SS_CRF_MEMORY) fail(number, "failed", message);
+    if (code != SS_CRF_OK && !message[0]) fail(number, "refused", "without a word");
+    if (nan && code == SS_CRF_OK) fail(number, "took", "NaN");
+    if (code != SS_CRF_OK || filter || job.start) continue;
+    for (size_t i = 0; i < size_t(oh) * ow; ++i) {
+      double sum = 0;
+      for (int c = 0; c < classes; ++c) sum += probabilities[size_t(c) * oh * ow + i];
+      if (!(std::fabs(sum - 1) < 1e-3)) {
+        std::snprintf(message, sizeof message, "sum to %g: %d classes, %dx%d, stride %d, out %d, %d iterations", sum,
+                      classes, height, width, stride, out_stride, job.iterations);
+        fail(number, "probabilities", message);
+      }
+      if (job.labels && labels[i] >= classes) fail(number, "labels", "out of range");
+    }
+  }
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  const int jobs = count > 1 ? std::atoi(words[1]) : 200;
+  Random random{std::mt19937(count > 2 ? std::atoi(words[2]) : 1)};
+  ss_crf_workspace* space = ss_crf_workspace_new();
+  for (int i = 0; i < jobs; ++i) {
+    one_job(random, space, i);
+    if (random.chance(0.05f)) {
+      ss_crf_workspace_free(space);
+      space = ss_crf_workspace_new();
+    }
+  }
+  ss_crf_workspace_free(space);
+  std::printf("%d jobs\n", jobs);
+  return 0;
+}
