@@ -59,7 +59,12 @@ class Finish:
         for fresh in (folder, aside):
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir()
-        manifest = self._write(folder, aside)
+        try:
+            manifest = self._write(folder, aside)
+        except BaseException:
+            for fresh in (folder, aside):  # the disk may be full
+                shutil.rmtree(fresh, ignore_errors=True)
+            raise
         place.remove_results()
         for path in sorted(folder.iterdir()):
             target = place.out / path.name

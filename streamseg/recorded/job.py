@@ -133,10 +133,10 @@ def process_files(
     if config.end_s is not None and config.end_s <= config.start_s:
         raise UsageError(f"end_s: must be above start_s ({config.start_s:g}), is {config.end_s:g}")
     out = Path(out).expanduser()
-    open_folder(out)
     stop = stop if stop is not None else threading.Event()
     result = JobResult()
     with closing(load_engine(config.engine)) as engine:
+        open_folder(out)
         for one in found:
             if stop.is_set():
                 break

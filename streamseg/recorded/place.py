@@ -169,4 +169,4 @@ def folder_error(out: Path, error: OSError) -> FolderError:
             return FolderError(f"{out}: is on a read-only disk; choose another folder")
         case errno.EEXIST | errno.ENOTDIR:
             return FolderError(f"{out}: is a file, not a folder; choose another name")
-    return FolderError(f"{out}: cannot be written to ({error.strerror or error})")
+    return FolderError(f"{out}: cannot be written to ({error.strerror or error}); choose another folder")

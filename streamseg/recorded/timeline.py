@@ -20,7 +20,7 @@ class Timeline:
     1/denominator, so a time base of 1001/30000 gives pts · 1001. What cannot be kept is mended: a negative
     beginning is moved to 0 with all that follows, a step back of less than a second becomes one tick, a
     missing time stamp one frame, and a greater jump back, or one forward beyond what MP4 holds, goes on one
-    frame later. `mended` counts the frames whose ticks are not pts.
+    frame later. `mended` counts the frames whose time is not the source's.
     """
 
     def __init__(self, time_base: Fraction, fps: Fraction | None) -> None:
