@@ -38,5 +38,6 @@ mount -t tmpfs -o mode=755 tmpfs run
 mkdir -p run/systemd
 pivot_root . old
 umount -l /old
+mount --make-rshared / # among the services; credentials reach them by it
 export container=other SYSTEMD_UNIT_PATH=/etc/systemd/system
 exec /lib/systemd/systemd --system --unit=multi-user.target --log-target=console --log-level=info --show-status=no
