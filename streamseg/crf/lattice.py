@@ -89,8 +89,8 @@ class Lattice:
         else:  # random units make the key a fingerprint
             odd = np.random.default_rng(1).integers(0, 2**61, d, np.int64) * 2 + 1
             self._units = np.asarray(odd, np.int64)
-        ones = self._units.sum(dtype=np.int64)
-        self._steps = [*(ones - np.int64(d + 1) * unit for unit in self._units), ones]
+        ones = self._units.sum(dtype=np.int64, keepdims=True)  # an array, because arrays wrap round silently
+        self._steps: list[np.int64] = [*(ones - (d + 1) * self._units), *ones]
 
     def _embed(self, features: F32) -> tuple[I64, F32]:
         """Keys and barycentric weights, (N, dims + 1) each, of the simplex round each vector."""
