@@ -1,0 +1,64 @@
+"""Whatever the sizes, classes and parameters: the library does what NumPy does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamseg import crf
+from streamseg.crf import fallback, native
+from streamseg.crf.job import make_job
+from tests.crf_scenes import scene
+
+pytestmark = pytest.mark.skipif(not native.available(), reason=native.missing_reason())
+
+sigmas = st.floats(0.6, 80)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 25), st.integers(1, 25)),
+    classes=st.integers(1, 20),
+    quality=st.sampled_from(list(crf.QUALITIES)),
+    out_stride=st.sampled_from([1, 2, 4]),
+    threads=st.integers(1, 4),
+    iterations=st.integers(0, 3),
+    smooth=sigmas,
+    xy=sigmas,
+    rgb=st.floats(2, 60),
+    shrink=st.integers(1, 4),
+    align_corners=st.booleans(),
+)
+def test_the_library_does_what_numpy_does(
+    size: tuple[int, int], classes: int, smooth: float, xy: float, rgb: float, shrink: int, **options: Any
+) -> None:
+    logits, image, _ = scene(*size, classes)
+    small = np.ascontiguousarray(logits[:, ::shrink, ::shrink])
+    params = crf.CrfParams(
+        smoothness_sigma=smooth, appearance_sigma_xy=xy, appearance_sigma_rgb=rgb, smoothness_weight=1.5
+    )
+    job = make_job(small, image, params, **options)
+    with crf.Workspace() as space:
+        ours = space.run(job).probabilities
+    theirs = fallback.run(job).probabilities
+    # A vector on the border of two simplices may fall on either side, where a point is missing that tells.
+    assert ours is not None
+    assert theirs is not None
+    assert np.quantile(np.abs(ours - theirs), 0.98) < 1e-3
+    np.testing.assert_allclose(ours.sum(0), 1.0, atol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    size=st.tuples(st.integers(2, 20), st.integers(2, 20)), classes=st.integers(2, 6), seed=st.integers(0, 99)
+)
+def test_classes_may_be_renamed(size: tuple[int, int], classes: int, seed: int) -> None:
+    logits, image, _ = scene(*size, classes, seed)
+    order = np.random.default_rng(seed).permutation(classes)
+    q = crf.mean_field(logits, image, crf.preset("camvid"))
+    renamed = crf.mean_field(np.ascontiguousarray(logits[order]), image, crf.preset("camvid"))
+    np.testing.assert_allclose(renamed, q[order], atol=1e-4)
