@@ -57,12 +57,15 @@ def info(name: str, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="Labelled images on which the model card's scores are taken.",
 )
-def export(checkpoint: Path, out: Path, data: Path | None, val: Path | None) -> None:
+@click.option(
+    "--stride8", is_flag=True, help="Logits at 1/8, without the quarter-resolution skip: to compare."
+)
+def export(checkpoint: Path, out: Path, data: Path | None, val: Path | None, stride8: bool) -> None:
     """Make an engine of a CHECKPOINT of streamseg train; int8 as well when --data is given."""
     from streamseg.cli import need_torch
 
     need_torch("export")
     from streamseg.training.export import export_engine
 
-    export_engine(checkpoint, out, data, val)
+    export_engine(checkpoint, out, data, val, stride8)
     click.echo(f"{out}: written")

@@ -24,6 +24,7 @@ from streamseg.refine.crf import CrfSetup, crf_setup, refine_picture
 from streamseg.types import F32, IGNORE, U8
 
 BAND = 2  # pixels round true boundaries, whose mIoU counts as much as that of the whole picture
+RARE = 0.02  # share of pixels below which a class may be thin: no other is narrower than the kernels
 ROUNDS = 2  # over all axes: coarse, then between the best value and its neighbours
 
 AXES: dict[str, tuple[float, ...]] = {
@@ -64,7 +65,7 @@ class TuneReport(msgspec.Struct, frozen=True, kw_only=True):
     raw: Trial
     best: Trial
     kept: Trial
-    thin: list[str]  # classes whose IoU the best parameters lower: they stay as the network saw them
+    thin: list[str]  # rare classes whose IoU the best parameters lower: they stay as the network saw them
     trials: list[Trial]
 
     def to_json(self) -> str:
@@ -115,13 +116,20 @@ def tune_crf(
     for finer in range(ROUNDS):
         for axis, values in AXES.items():
             best = search.along(axis, values if not finer else between(values, best.params, axis), best)
-    thin = [n for n in names if (best.per_class[n] or 0) < (raw.per_class[n] or 0)]
-    kept = search.trial(best.params, thin)
+    rare = _rare(pictures, names)
+    thin = [n for n in rare if (best.per_class[n] or 0) < (raw.per_class[n] or 0)]
+    kept = search.trial(best.params, thin) if thin else best
     if kept.merit < best.merit:
         thin, kept = [], best
     return TuneReport(
         images=[s.name for s in samples], raw=raw, best=best, kept=kept, thin=thin, trials=search.trials
     )
+
+
+def _rare(pictures: Sequence[_Picture], names: Sequence[str]) -> list[str]:
+    """Classes with less than RARE of the labelled pixels."""
+    counts = np.bincount(np.concatenate([p.truth.ravel() for p in pictures]), minlength=256)[: len(names)]
+    return [name for name, count in zip(names, counts, strict=True) if count < RARE * np.sum(counts)]
 
 
 def between(values: Sequence[float], params: CrfParams, axis: str) -> tuple[float, ...]:
