@@ -13,11 +13,14 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import msgspec
+import numpy as np
 
 from streamseg.errors import OutputError
 from streamseg.recorded.picking import Account
 from streamseg.recorded.tracks import Packet, TrackName
+from streamseg.types import U8
 
 _HEAD = struct.Struct("<BI")
 _PACKET = struct.Struct("<q?")
@@ -34,6 +37,15 @@ class FrameRecord(msgspec.Struct, frozen=True, array_like=True):
     resized: bool  # the frame had another size than the file's first
     pixels: dict[int, int]  # by class
     digest: bytes  # SHA-256 of the labels
+
+
+def count_pixels(labels: U8) -> dict[int, int]:
+    """Pixels of each class that is there. OpenCV's histogram takes a fifth of np.bincount's time."""
+    if labels.size < 1 << 24:  # it counts in float32
+        counts = np.asarray(cv2.calcHist([labels], [0], None, [256], [0, 256])).reshape(-1)
+    else:
+        counts = np.bincount(labels.reshape(-1), minlength=256)
+    return {int(i): int(counts[i]) for i in np.flatnonzero(counts)}
 
 
 class Tail(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,12 +139,11 @@ def finished_parts(folder: Path) -> tuple[int, Tail | None]:
 
 def read_tail(folder: Path, index: int) -> Tail:
     """A part's tail, after its whole content has been checked; raises OutputError."""
-    tail = None
+    tail = b""
     for kind, data in _records(part_path(folder, index)):
         if kind == _TAIL:
-            tail = msgspec.msgpack.decode(data, type=Tail)
-    assert tail is not None, "a part with a right sum has a tail"
-    return tail
+            tail = data
+    return msgspec.msgpack.decode(tail, type=Tail)  # behind the check: damage is no matter for a decoder
 
 
 def read_frames(folder: Path, count: int) -> Iterator[FrameRecord]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 
 import msgspec
 
@@ -18,6 +20,7 @@ from streamseg.recorded.inputs import Input
 from streamseg.recorded.opening import open_input
 from streamseg.recorded.picking import Account, picks
 from streamseg.recorded.settings import ProcessConfig
+from streamseg.recorded.spread import spread
 from streamseg.refinement import InlineRefinement
 from streamseg.sources import OpenSource
 from streamseg.types import Frame, Mask, Scores, Size
@@ -59,7 +62,7 @@ class Route:
 
     input: Input
     config: ProcessConfig
-    engine: Engine
+    engines: Sequence[Engine]  # alike; each is used by one thread
     stop: threading.Event = field(default_factory=threading.Event)
     skip_parts: int = 0
     on_open: Callable[[Facts], None] = lambda facts: None
@@ -92,7 +95,19 @@ class Route:
                 yield PartEnd(part, account)
 
     def scores(self, frames: Iterator[Frame | PartEnd]) -> Iterator[Scores | PartEnd]:
-        """Run the engine over `batch` frames at once, cut where a part or a frame size ends.
+        """Run the engines, each in a thread of its own, over groups of `batch` frames."""
+        groups = self._groups(frames)
+        with closing(
+            spread("infer", groups, [partial(_infer_group, engine) for engine in self.engines])
+        ) as results:
+            for made in results:
+                if isinstance(made, PartEnd):
+                    yield made
+                else:
+                    yield from made
+
+    def _groups(self, frames: Iterator[Frame | PartEnd]) -> Iterator[list[Frame] | PartEnd]:
+        """Frames to be run at once; a group ends where a part or a frame size does.
 
         How frames are grouped does not depend on timing: a network may round differently in another batch.
         """
@@ -100,19 +115,21 @@ class Route:
         for item in frames:
             ends = isinstance(item, PartEnd) or bool(waiting and waiting[0].size != item.size)
             if waiting and (ends or len(waiting) == self.config.batch):
-                yield from infer(self.engine, waiting)
+                yield waiting
                 waiting = []
             if isinstance(item, PartEnd):
                 yield item
             else:
                 waiting.append(item)
+        if waiting:
+            yield waiting
 
     def masks(self, scores: Iterator[Scores | PartEnd]) -> Iterator[Segmented | PartEnd]:
         """Scale the logits to the result's size and take the best class of each pixel; refined if asked.
 
         Refinement begins anew with each part, so that a part made again by itself comes out the same.
         """
-        config, info = self.config, self.engine.info
+        config, info = self.config, self.engines[0].info
         inline = (
             InlineRefinement(
                 config.crf_options, info.spec, config.crf, every=config.crf_every, fusion=config.fusion
@@ -153,6 +170,10 @@ class Route:
                     stage_us={**item.stage_us, "fuse": (time.monotonic_ns() - begun) // 1000},
                 ),
             )
+
+
+def _infer_group(engine: Engine, group: list[Frame] | PartEnd) -> list[Scores] | PartEnd:
+    return group if isinstance(group, PartEnd) else infer(engine, group)
 
 
 def result_size(frame_size: Size, scale: float) -> Size:

@@ -30,7 +30,7 @@ TrackName = Literal["labels", "confidence", "overlay"]
 # Slices carry checksums, so that a damaged label video says so. Two x264 threads, because their number
 # changes its bytes and the machine must not. x264's fastest preset, because on two cores what the overlay
 # takes is taken from the network: 1.0 ms of CPU for a 480×360 picture, veryfast 3.0 ms for half the bytes.
-_FFV1 = {"level": "3", "g": "1", "slices": "4", "slicecrc": "1", "coder": "range_def", "context": "0"}
+_FFV1 = {"level": "3", "g": "1", "slices": "4", "slicecrc": "1", "coder": "rice", "context": "0"}
 _H264 = {"preset": "ultrafast", "crf": "23", "bf": "0", "threads": "2", "g": "250"}
 
 _SMPTE170M = 6  # BT.601's matrix, which cv2 converts with (ITU-T H.273)

@@ -12,7 +12,6 @@ from typing import Any
 
 import av
 import msgspec
-import numpy as np
 
 from streamseg.errors import OutputError, StreamsegError, UsageError
 from streamseg.recorded.inputs import Input, find_inputs, is_address
@@ -26,7 +25,7 @@ from streamseg.recorded.manifest import (
     settings_digest,
 )
 from streamseg.recorded.opening import content_digest, open_input
-from streamseg.recorded.parts import FrameRecord
+from streamseg.recorded.parts import FrameRecord, count_pixels
 from streamseg.recorded.picking import Account, picks
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.summary import Summary
@@ -149,8 +148,7 @@ def _check_labels(path: Path, manifest: Manifest) -> Iterator[str]:
     try:
         for ticks, labels in read_labels(path.parent / manifest.outputs["labels"].file):
             digests.append(hashlib.sha256(labels.data).digest())
-            counts = np.bincount(labels.reshape(-1), minlength=256)
-            pixels = {int(i): int(counts[i]) for i in np.flatnonzero(counts)}
+            pixels = count_pixels(labels)
             summary.add(FrameRecord(len(digests), None, ticks, False, pixels, digests[-1]))
     except (av.error.FFmpegError, OSError, IndexError):
         return  # said already, with its hash

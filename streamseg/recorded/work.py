@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
 from streamseg.recorded.ahead import Ahead
 from streamseg.recorded.overlay import Overlay
-from streamseg.recorded.parts import FrameRecord, PartWriter
+from streamseg.recorded.parts import FrameRecord, PartWriter, count_pixels
 from streamseg.recorded.route import PartEnd, Route, Segmented
 from streamseg.recorded.timeline import Timeline
 from streamseg.recorded.tracks import Encoder, Packet, Track, TrackName
@@ -67,7 +65,7 @@ class Work:
 
     def _draw(self, items: Iterator[Segmented | PartEnd]) -> Iterator[Drawn | DrawnEnd]:
         """Overlay pictures, encoded. Runs in the draw thread, which owns the overlay's encoder."""
-        config, labels = self.route.config, self.route.engine.info.spec.labels
+        config, labels = self.route.config, self.route.engines[0].info.spec.labels
         timeline: Timeline | None = None
         overlay: Overlay | None = None
         encoder: Encoder | None = None
@@ -121,14 +119,13 @@ class Work:
                 self._encoders[name] = Encoder(self._track(name, mask.size, tick))
             for packet in self._encoders[name].encode(picture, item.ticks):
                 writer.packet(name, packet)
-        counts = np.bincount(mask.labels.reshape(-1), minlength=256)
         writer.frame(
             FrameRecord(
                 seq=mask.seq,
                 pts=mask.pts,
                 ticks=item.ticks,
                 resized=item.segmented.frame.size != self.route.facts.size,
-                pixels={int(i): int(counts[i]) for i in np.flatnonzero(counts)},
+                pixels=count_pixels(mask.labels),
                 digest=hashlib.sha256(mask.labels.data).digest(),
             )
         )
