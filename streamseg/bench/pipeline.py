@@ -20,6 +20,7 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
 
     stream: str
     n: int
+    revision: int
     latency_ms: float  # decoded until received and unpacked
     stage_us: dict[str, int]
 
@@ -33,6 +34,7 @@ class PipelineResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     fps: float  # masks per second at the subscriber, all streams
     fps_of_stream: dict[str, float]
+    refined: int | None  # refined masks received; None when nobody subscribed to them
     lost: int  # gaps in n: published, not received
     skipped: int  # frames a live stream skipped
     latency: Spread  # decoded frame → subscriber
@@ -40,8 +42,13 @@ class PipelineResult(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
 
 
-def bench_pipeline(config: Config, seconds: float, warm_up_s: float = 2.0) -> PipelineResult:
-    """Run `config` for so many seconds after a warm-up and measure; raises StreamsegError."""
+def bench_pipeline(
+    config: Config, seconds: float, warm_up_s: float = 2.0, refined: bool = False
+) -> PipelineResult:
+    """Run `config` for so many seconds after a warm-up and measure; raises StreamsegError.
+
+    refined: subscribe to refined masks, too, so that the CRF runs; all times are those of revision 0.
+    """
     daemon = Daemon(config)
     thread = Stage("daemon", daemon.run, lambda _: daemon.ready.set())
     thread.start()
@@ -49,12 +56,14 @@ def bench_pipeline(config: Config, seconds: float, warm_up_s: float = 2.0) -> Pi
     received: list[Received] = []
     try:
         if thread.error is None:
-            received = _receive(daemon.endpoint, seconds, warm_up_s)
+            received = _receive(daemon.endpoint, seconds, warm_up_s, refined)
     finally:
         daemon.stop()
         thread.join()
     if thread.error is not None:
         raise thread.error
+    refinements = sum(r.revision for r in received)
+    received = [r for r in received if not r.revision]
     if not received:
         raise StreamsegError("bench: not one mask came; give a longer --seconds, or a source that lasts")
     streams = sorted({r.stream for r in received})
@@ -68,6 +77,7 @@ def bench_pipeline(config: Config, seconds: float, warm_up_s: float = 2.0) -> Pi
         realtime=all(s.realtime for s in config.streams.values()),
         seconds=seconds,
         fps=round(len(received) / seconds, 2),
+        refined=refinements if refined else None,
         fps_of_stream={s: round(len(n) / seconds, 2) for s, n in of.items()},
         lost=sum(max(n) - min(n) + 1 - len(n) for n in of.values()),
         skipped=sum(s.drops["slow engine"] for s in pipeline.stats.all().values()),
@@ -79,19 +89,20 @@ def bench_pipeline(config: Config, seconds: float, warm_up_s: float = 2.0) -> Pi
     )
 
 
-def _receive(endpoint: str, seconds: float, warm_up_s: float) -> list[Received]:
-    command = [sys.executable, "-m", "streamseg.bench.pipeline", endpoint, str(seconds), str(warm_up_s)]
+def _receive(endpoint: str, seconds: float, warm_up_s: float, refined: bool) -> list[Received]:
+    numbers = [str(float(v)) for v in (seconds, warm_up_s, refined)]
+    command = [sys.executable, "-m", "streamseg.bench.pipeline", endpoint, *numbers]
     child = subprocess.run(command, stdout=subprocess.PIPE, timeout=seconds + warm_up_s + 60, check=True)
     return msgspec.json.decode(child.stdout, type=list[Received])
 
 
-def receive(endpoint: str, seconds: float, warm_up_s: float) -> list[Received]:
+def receive(endpoint: str, seconds: float, warm_up_s: float, refined: float) -> list[Received]:
     """Subscribe to every mask for so many seconds after a warm-up that begins with the first mask."""
     from streamseg.client import subscribe
 
     received: list[Received] = []
     begin_s: float | None = None
-    with subscribe(endpoint, newest=False, snapshot=False, timeout_s=30.0) as masks:
+    with subscribe(endpoint, refined=bool(refined), newest=False, snapshot=False, timeout_s=30.0) as masks:
         for mask in masks:
             unix_ns = time.time_ns()
             now_s = time.monotonic()
@@ -101,10 +112,16 @@ def receive(endpoint: str, seconds: float, warm_up_s: float) -> list[Received]:
             if now_s >= begin_s:
                 latency_ms = (unix_ns - mask.captured_unix_ns) / 1e6
                 received.append(
-                    Received(stream=mask.stream, n=mask.n, latency_ms=latency_ms, stage_us=mask.stage_us)
+                    Received(
+                        stream=mask.stream,
+                        n=mask.n,
+                        revision=mask.revision,
+                        latency_ms=latency_ms,
+                        stage_us=mask.stage_us,
+                    )
                 )
     return received
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(msgspec.json.encode(receive(sys.argv[1], *map(float, sys.argv[2:4]))))
+    sys.stdout.buffer.write(msgspec.json.encode(receive(sys.argv[1], *map(float, sys.argv[2:5]))))

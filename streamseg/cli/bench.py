@@ -28,9 +28,13 @@ def command() -> None:
 @options_from(EngineConfig, "precision", "threads")
 @options_from(StreamConfig, "realtime", "max_fps", "mask_size")
 @options_from(PublishConfig, "encoding")
+@click.option("--refined", is_flag=True, help="Subscribe to refined masks, too, so that the CRF runs.")
+@click.option("--fusion", is_flag=True, help="Fuse with refinements and with the frames before.")
 @click.option("--seconds", type=click.FloatRange(1), default=15.0, help="How long to measure.")
 @as_json
-def pipeline(sources: tuple[str, ...], seconds: float, as_json: bool, **options: Any) -> None:
+def pipeline(
+    sources: tuple[str, ...], refined: bool, fusion: bool, seconds: float, as_json: bool, **options: Any
+) -> None:
     """The whole daemon with a subscriber in another process: fps, latency, and the time of each stage."""
     from streamseg.bench.pipeline import bench_pipeline
 
@@ -46,8 +50,9 @@ def pipeline(sources: tuple[str, ...], seconds: float, as_json: bool, **options:
         },
         "engine": pick(EngineConfig),
         "publish": {"endpoint": "tcp://127.0.0.1:0", **pick(PublishConfig)},
+        "fusion": {"enabled": fusion},
     }
-    result = bench_pipeline(build_settings(Config, tree), seconds)
+    result = bench_pipeline(build_settings(Config, tree), seconds, refined=refined)
     if as_json:
         click.echo(msgspec.json.encode(result))
         return
@@ -55,7 +60,8 @@ def pipeline(sources: tuple[str, ...], seconds: float, as_json: bool, **options:
     for stage, times in {"decoded → subscriber": result.latency, **result.stages}.items():
         table.add_row(stage, f"{times.p50_ms:.2f}", f"{times.p95_ms:.2f}", f"{times.p99_ms:.2f}")
     Console().print(table)
-    click.echo(f"skipped {result.skipped}, lost {result.lost}, {result.machine.processor}")
+    refinements = "" if result.refined is None else f", {result.refined} refined"
+    click.echo(f"skipped {result.skipped}, lost {result.lost}{refinements}, {result.machine.processor}")
 
 
 @command.command()
