@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -148,13 +149,13 @@ def fail_at(call: int, original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("call", [0, 1, 7])
-@pytest.mark.parametrize("stage", ["infer", "labels_from_logits"])
+@pytest.mark.parametrize("stage", ["pipeline.infer", "refinement.labels_from_logits"])
 def test_a_stage_that_fails_at_any_frame_ends_the_process_and_never_hangs(
     stage: str, call: int, clip: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import streamseg.pipeline as pipeline
-
-    monkeypatch.setattr(pipeline, stage, fail_at(call, getattr(pipeline, stage)))
+    room, name = stage.split(".")
+    module = importlib.import_module(f"streamseg.{room}")
+    monkeypatch.setattr(module, name, fail_at(call, getattr(module, name)))
     with running(tiny_engine, gate=StreamConfig(source=str(clip), loop=True)) as (daemon, errors):
         assert daemon.pipeline is not None
         assert daemon.pipeline.over.wait(DEADLINE_S)
