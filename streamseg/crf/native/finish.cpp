@@ -5,84 +5,129 @@
 namespace ss {
 namespace {
 
-constexpr size_t kBand = 2048;    // pixels whose coordinates stay in the cache between look-up and slice
+constexpr int kBandPixels = 2048;  // about as many as stay in the cache between look-up, slice and output
+constexpr size_t kKnown = 2048;    // simplices remembered per part: neighbours mostly share theirs
 
 // The points round each pixel, as far as the coarse lattice has them; others read as zeros.
-void look_up(const Lattice& lattice, const uint64_t* key, const uint64_t* ranks, size_t count, uint32_t* vertices) {
+void look_up(const Lattice& lattice, const uint64_t* key, const uint64_t* ranks, size_t count, Known* known,
+             uint32_t* vertices) {
   const int nv = lattice.nv;
-  constexpr size_t ahead = 12;
   for (size_t i = 0; i < count; ++i) {
-    uint64_t k;
-    uint32_t extra;
-    if (i + ahead < count) {
-      lattice.simplex_key(key[i + ahead], ranks[i + ahead], &k, &extra);
-      lattice.by_simplex.prefetch(k, extra);
-    }
     uint32_t* mine = vertices + i * nv;
     if (i && key[i] == key[i - 1] && ranks[i] == ranks[i - 1]) {
-      std::copy(mine - nv, mine, mine);
+      for (int v = 0; v < nv; ++v) mine[v] = mine[v - nv];
       continue;
     }
+    uint64_t k;
+    uint32_t extra;
     lattice.simplex_key(key[i], ranks[i], &k, &extra);
-    const uint32_t simplex = lattice.by_simplex.find(k, extra);
-    if (simplex != kNone) {
-      const uint32_t* known = lattice.vertices.data() + size_t(simplex) * nv;
-      std::copy(known, known + nv, mine);
-      continue;
-    }
-    int axes[kMaxDims + 1];
-    lattice.axes_of(ranks[i], axes);
-    uint64_t at = key[i];
-    for (int v = 0; v < nv; ++v) {
-      const uint32_t before = v ? mine[v - 1] : lattice.points;
-      uint32_t point = kNone;
-      if (before < lattice.points) {
-        point = lattice.link[size_t(before) * nv + axes[v - 1]];
+    Known& slot = known[(k ^ (uint64_t{extra} << 40)) * 0x9E3779B97F4A7C15ull >> 53];
+    if (slot.key != key[i] || slot.ranks != ranks[i]) {
+      slot.key = key[i];
+      slot.ranks = ranks[i];
+      const uint32_t simplex = lattice.by_simplex.find(k, extra);
+      if (simplex != kNone) {
+        const uint32_t* whole = lattice.vertices.data() + size_t(simplex) * nv;
+        for (int v = 0; v < nv; ++v) slot.vertices[v] = whole[v];
       } else {
-        point = lattice.by_point.find(at, 0);
+        int axes[kMaxDims + 1];
+        lattice.axes_of(ranks[i], axes);
+        uint64_t at = key[i];
+        uint32_t point = kNone;
+        for (int v = 0; v < nv; ++v) {
+          point = point == kNone ? lattice.by_point.find(at, 0) : lattice.link[size_t(point) * nv + axes[v - 1]];
+          slot.vertices[v] = point == kNone ? lattice.points : point;
+          at += lattice.step[axes[v]];
+        }
       }
-      mine[v] = point == kNone ? lattice.points : point;
-      at += lattice.step[axes[v]];
     }
+    for (int v = 0; v < nv; ++v) mine[v] = slot.vertices[v];
   }
+}
+
+// Coordinates of the finest grid's lines [y_begin, y_end) in a term's lattice.
+void place(const ss_crf_job& job, const ss_crf_term& given, const Term& term, const Kernels& kernels,
+           const Grid& finest, int y_begin, int y_end, FinishScratch& s, Known* known, float* weights,
+           uint32_t* vertices) {
+  const size_t count = size_t(y_end - y_begin) * finest.width;
+  const size_t padded = (count + kPad - 1) / kPad * kPad;
+  const float* list[kMaxDims];
+  grid_features(job, given, finest, s.planes.data(), padded, y_begin, y_end, s.features.data(), padded);
+  for (int k = 0; k < term.nv - 1; ++k) {
+    float* f = s.features.data() + k * padded;
+    std::fill(f + count, f + padded, f[0]);
+    list[k] = f;
+  }
+  kernels.embed(term.lattice.plan, list, 0, padded, weights, s.key.data(), s.ranks.data());
+  look_up(term.lattice, s.key.data(), s.ranks.data(), count, known, vertices);
 }
 
 }  // namespace
 
 void finish(Workspace& space, const ss_crf_job& job, const Kernels& kernels, Team& team, const Grid& finest, int row) {
   const int parts = part_count(job.threads);
+  const int lines = std::max(1, kBandPixels / finest.width);
+  const size_t most = (size_t(lines) * finest.width + kPad - 1) / kPad * kPad;
   while (space.finish.size() < size_t(parts)) space.finish.push_back(std::make_unique<FinishScratch>());
   for (int part = 0; part < parts; ++part) {
     FinishScratch& s = *space.finish[part];
-    s.key.need(kBand);
-    s.ranks.need(kBand);
+    s.key.need(most);
+    s.ranks.need(most);
+    s.planes.need(most * job.channels);
+    s.features.need(most * kMaxDims);
+    s.rows.need(most * row);
     for (int t = 0; t < job.term_count; ++t) {
-      s.weights[t].need(kBand * space.terms[t]->nv);
-      s.vertices[t].need(kBand * space.terms[t]->nv);
+      s.weights[t].need(most * space.terms[t]->nv);
+      s.vertices[t].need(most * space.terms[t]->nv);
+      Known* known = s.known[t].need(kKnown);
+      for (size_t i = 0; i < kKnown; ++i) known[i].ranks = ~uint64_t{0};
     }
   }
-  const size_t bands = (finest.pixels + kBand - 1) / kBand;
-  float* rows = space.finest_unary.data();
+  for (int t = 0; t < job.term_count; ++t) {
+    Term& term = *space.terms[t];
+    if (job.terms[t].sigma_channels || term.finer_stride == finest.stride) continue;
+    // Room for a whole band more: coordinates are made for padded numbers of pixels.
+    float* weights = term.finer_weights.need((finest.pixels + kPad) * term.nv);
+    uint32_t* vertices = term.finer_vertices.need(finest.pixels * term.nv);
+    for (int y = 0; y < finest.height; y += lines) {
+      const size_t at = size_t(y) * finest.width * term.nv;
+      place(job, job.terms[t], term, kernels, finest, y, std::min(y + lines, finest.height), *space.finish[0],
+            space.finish[0]->known[t].data(), weights + at, vertices + at);
+    }
+    term.finer_stride = finest.stride;
+  }
+  space.unary.aim(job, finest, row);
+  bool fine[kMaxParts];
   team.each(parts, [&](int part) {
     FinishScratch& s = *space.finish[part];
+    fine[part] = true;
     FinishTerm list[8];
-    for (size_t band = bands * part / parts; band < bands * (part + 1) / parts; ++band) {
-      const size_t begin = band * kBand;
-      const size_t count = std::min(kBand, finest.pixels - begin);
-      const size_t padded = (count + kPad - 1) / kPad * kPad;
+    const int bands = (finest.height + lines - 1) / lines;
+    for (int band = bands * part / parts; band < bands * (part + 1) / parts; ++band) {
+      const int y = band * lines, y_end = std::min(y + lines, finest.height);
+      const size_t begin = size_t(y) * finest.width, end = size_t(y_end) * finest.width;
+      const size_t padded = (end - begin + kPad - 1) / kPad * kPad;
+      image_lines(job, finest, y, y_end, s.planes.data(), padded);
       for (int t = 0; t < job.term_count; ++t) {
         const Term& term = *space.terms[t];
-        const float* features[kMaxDims];
-        for (int k = 0; k < term.nv - 1; ++k) features[k] = term.finest_features.data() + k * finest.padded;
-        kernels.embed(term.lattice.plan, features, begin, padded, s.weights[t].data(), s.key.data(), s.ranks.data());
-        look_up(term.lattice, s.key.data(), s.ranks.data(), count, s.vertices[t].data());
-        list[t] = {term.nv, term.values.data(), term.norm_values.data(), s.vertices[t].data(), s.weights[t].data(),
-                   term.normalisation, term.alpha};
+        const uint32_t* vertices = term.finer_vertices.data() + begin * term.nv;
+        const float* weights = term.finer_weights.data() + begin * term.nv;
+        if (job.terms[t].sigma_channels) {
+          place(job, job.terms[t], term, kernels, finest, y, y_end, s, s.known[t].data(), s.weights[t].data(), s.vertices[t].data());
+          vertices = s.vertices[t].data();
+          weights = s.weights[t].data();
+        }
+        list[t] = {term.nv, term.values.data(), term.norm_values.data(), vertices, weights, term.normalisation,
+                   term.alpha};
       }
-      const Finish f = {job.term_count, row, list, rows + begin * row, 0, count};
-      kernels.finish(f);
+      fine[part] = kernels.unary_lines(space.unary.resample, y, y_end, s.rows.data()) && fine[part];
+      kernels.finish({job.term_count, row, list, s.rows.data(), 0, end - begin});
+      kernels.planes_from_rows(s.rows.data(), row, job.classes, finest.pixels, begin, end, job.probabilities,
+                               job.log_probabilities, job.labels);
     }
   });
+  for (int part = 0; part < parts; ++part)
+    if (!fine[part]) throw Refusal(SS_CRF_NAN, "unary holds NaN or infinity");
 }
 
 }  // namespace ss

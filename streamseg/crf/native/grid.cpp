@@ -10,42 +10,52 @@ namespace ss {
 namespace {
 
 template <class T>
-void planes_of(const T* image, const ss_crf_job& job, const Grid& grid, float* planes) {
+void planes_of(const T* image, const ss_crf_job& job, const Grid& grid, int y_begin, int y_end, float* planes,
+               size_t pitch) {
   const int channels = job.channels;
   const size_t line = size_t(job.width) * channels;
-  for (int y = 0; y < grid.height; ++y) {
+  for (int y = y_begin; y < y_end; ++y) {
     const int y0 = y * grid.stride, y1 = std::min(y0 + grid.stride, job.height);
+    float* out = planes + size_t(y - y_begin) * grid.width;
+    if (grid.stride == 1) {
+      const T* from = image + y0 * line;
+      for (int c = 0; c < channels; ++c)
+        for (int x = 0; x < grid.width; ++x) out[c * pitch + x] = float(from[size_t(x) * channels + c]);
+      continue;
+    }
     for (int x = 0; x < grid.width; ++x) {
       const int x0 = x * grid.stride, x1 = std::min(x0 + grid.stride, job.width);
-      float* to = planes + size_t(y) * grid.width + x;
-      if (grid.stride == 1) {
-        for (int c = 0; c < channels; ++c) to[c * grid.padded] = float(image[y0 * line + size_t(x0) * channels + c]);
-        continue;
-      }
       const float share = 1.0f / float((y1 - y0) * (x1 - x0));
       for (int c = 0; c < channels; ++c) {
         float sum = 0.0f;
         for (int v = y0; v < y1; ++v)
           for (int u = x0; u < x1; ++u) sum += float(image[v * line + size_t(u) * channels + c]);
-        to[c * grid.padded] = sum * share;
+        out[c * pitch + x] = sum * share;
       }
     }
   }
-  for (int c = 0; c < channels; ++c)
-    for (size_t i = grid.pixels; i < grid.padded; ++i) planes[c * grid.padded + i] = planes[c * grid.padded];
 }
 
 void refuse_nan(bool fine, const char* what) {
   if (!fine) throw Refusal(SS_CRF_NAN, std::string(what) + " holds NaN or infinity");
 }
 
-// Where a grid's pixel lies in an axis of `from` samples: two neighbours and the weight of the second.
-struct Tap {
-  int first, second;
-  float weight;
-};
+// Least and most of every step-th value. Throws where one of them is NaN or infinite.
+void span(const float* values, size_t count, size_t step, const char* what, float* least, float* most) {
+  float low = values[0], high = values[0], nan[4] = {};
+  for (size_t i = 0; i < count; ++i) {
+    const float v = values[i * step];
+    low = v < low ? v : low;
+    high = v > high ? v : high;
+    nan[i & 3] += v * 0.0f;  // four sums, so that one need not wait for the other
+  }
+  refuse_nan(nan[0] + nan[1] + nan[2] + nan[3] == 0.0f, what);
+  *least = low;
+  *most = high;
+}
 
-Tap tap(int at, int stride, int full, int from, bool align_corners) {
+Tap tap(int at, int stride, int full, int from, bool align_corners, bool box) {
+  if (box) return {at * stride, std::min((at + 1) * stride, from), 0.0f};
   const double centre = (at + 0.5) * stride - 0.5;
   double place = align_corners ? (full > 1 ? centre * (from - 1) / (full - 1) : 0.0)
                                : (centre + 0.5) * from / full - 0.5;
@@ -54,125 +64,114 @@ Tap tap(int at, int stride, int full, int from, bool align_corners) {
   return {first, std::min(first + 1, from - 1), float(place - first)};
 }
 
-// The largest of a row becomes 0. False where a row has no finite largest.
-bool level(float* r, int lanes) {
-  float most = r[0];
-  for (int c = 1; c < lanes; ++c) most = r[c] > most ? r[c] : most;
-  if (!(most > -3e38f && most < 3e38f)) return false;
-  for (int c = 0; c < lanes; ++c) {
-    const float v = r[c] - most;
-    r[c] = v > -1e4f ? v : -1e4f;
-  }
-  return true;
-}
-
 }  // namespace
 
-void image_planes(const ss_crf_job& job, const Grid& grid, Buffer<float>& planes) {
-  if (job.image_type == SS_CRF_IMAGE_NONE) return;
-  planes.need(grid.padded * job.channels);
+void image_lines(const ss_crf_job& job, const Grid& grid, int y_begin, int y_end, float* planes, size_t pitch) {
   if (job.image_type == SS_CRF_IMAGE_U8) {
-    planes_of(static_cast<const uint8_t*>(job.image), job, grid, planes.data());
-  } else {
-    planes_of(static_cast<const float*>(job.image), job, grid, planes.data());
+    planes_of(static_cast<const uint8_t*>(job.image), job, grid, y_begin, y_end, planes, pitch);
+  } else if (job.image_type == SS_CRF_IMAGE_F32) {
+    planes_of(static_cast<const float*>(job.image), job, grid, y_begin, y_end, planes, pitch);
   }
 }
 
-int term_features(const ss_crf_job& job, const ss_crf_term& term, const Grid& grid, const float* planes,
-                  Buffer<float>& features) {
-  const bool looks = term.features == nullptr && term.sigma_channels != nullptr;
-  const int dims = term.features ? term.dims : 2 + (looks ? job.channels : 0);
+int term_dims(const ss_crf_job& job, const ss_crf_term& term) {
+  if (term.features) return term.dims;
+  return 2 + (term.sigma_channels ? job.channels : 0);
+}
+
+void grid_features(const ss_crf_job& job, const ss_crf_term& term, const Grid& grid, const float* planes,
+                   size_t plane, int y_begin, int y_end, float* features, size_t pitch) {
+  const float shift = 0.5f * float(grid.stride - 1);
+  const size_t count = size_t(y_end - y_begin) * grid.width;
+  const int dims = term_dims(job, term);
+  float* fx = features;
+  float* fy = features + pitch;
+  for (int x = 0; x < grid.width; ++x) fx[x] = (float(x * grid.stride) + shift) / term.sigma_x;
+  for (int y = y_begin; y < y_end; ++y) {
+    const size_t line = size_t(y - y_begin) * grid.width;
+    if (line) std::copy(fx, fx + grid.width, fx + line);
+    std::fill(fy + line, fy + line + grid.width, (float(y * grid.stride) + shift) / term.sigma_y);
+  }
+  for (int c = 0; c < dims - 2; ++c) {
+    const float sigma = term.sigma_channels[c];
+    float* to = features + (2 + c) * pitch;
+    const float* from = planes + c * plane;
+    for (size_t i = 0; i < count; ++i) to[i] = from[i] / sigma;
+  }
+}
+
+void term_features(const ss_crf_job& job, const ss_crf_term& term, const Grid& grid, const float* planes,
+                   Buffer<float>& features) {
+  const int dims = term_dims(job, term);
   features.need(grid.padded * dims);
   if (term.features) {
-    float nan = 0.0f;
-    for (int k = 0; k < dims; ++k) {
-      float* to = features.data() + k * grid.padded;
-      const float* from = term.features + k * grid.pixels;
-      for (size_t i = 0; i < grid.pixels; ++i) {
-        to[i] = from[i];
-        nan += from[i] * 0.0f;
-      }
-      for (size_t i = grid.pixels; i < grid.padded; ++i) to[i] = to[0];
-    }
-    refuse_nan(nan == 0.0f, "features");
-    return dims;
+    for (int k = 0; k < dims; ++k)
+      std::copy(term.features + k * grid.pixels, term.features + (k + 1) * grid.pixels,
+                features.data() + k * grid.padded);
+  } else {
+    grid_features(job, term, grid, planes, grid.padded, 0, grid.height, features.data(), grid.padded);
   }
-  float* fx = features.data();
-  float* fy = fx + grid.padded;
-  const float shift = 0.5f * float(grid.stride - 1);
-  size_t i = 0;
-  for (int y = 0; y < grid.height; ++y) {
-    const float v = (float(y * grid.stride) + shift) / term.sigma_y;
-    for (int x = 0; x < grid.width; ++x, ++i) {
-      fx[i] = (float(x * grid.stride) + shift) / term.sigma_x;
-      fy[i] = v;
-    }
+  for (int k = 0; k < dims; ++k) {
+    float* f = features.data() + k * grid.padded;
+    for (size_t i = grid.pixels; i < grid.padded; ++i) f[i] = f[0];
   }
-  for (; i < grid.padded; ++i) fx[i] = fx[0], fy[i] = fy[0];
-  float nan = 0.0f;
-  for (int c = 0; c < dims - 2; ++c) {
-    float* to = features.data() + (2 + c) * grid.padded;
-    const float* from = planes + c * grid.padded;
-    const float sigma = term.sigma_channels[c];
-    for (size_t k = 0; k < grid.padded; ++k) {
-      to[k] = from[k] / sigma;
-      nan += to[k] * 0.0f;
-    }
-  }
-  refuse_nan(nan == 0.0f, "image");
-  return dims;
 }
 
-void unary_rows(const ss_crf_job& job, const Kernels& kernels, Team& team, const Grid& grid, int row,
-                Buffer<float>& source, bool& source_ready, float* rows) {
-  const int h = job.logits_height, w = job.logits_width, lanes = job.classes;
-  const size_t from_pixels = size_t(h) * w;
+void term_bounds(const ss_crf_job& job, const ss_crf_term& term, const Grid& grid, float* least, float* most) {
+  const int dims = term_dims(job, term);
+  const size_t pixels = size_t(job.height) * job.width;
+  for (int k = 0; k < dims; ++k) {
+    if (term.features) {
+      span(term.features + k * grid.pixels, grid.pixels, 1, "features", &least[k], &most[k]);
+    } else if (k < 2) {
+      least[k] = 0.0f;
+      most[k] = k ? float(job.height) / term.sigma_y : float(job.width) / term.sigma_x;
+    } else {
+      least[k] = 0.0f;
+      most[k] = 255.0f;
+      if (job.image_type == SS_CRF_IMAGE_F32)
+        span(static_cast<const float*>(job.image) + k - 2, pixels, size_t(job.channels), "image", &least[k], &most[k]);
+      least[k] /= term.sigma_channels[k - 2];
+      most[k] /= term.sigma_channels[k - 2];
+    }
+  }
+}
+
+void Unary::prepare(const ss_crf_job& job, const Kernels& kernels, Team& team, int row) {
+  const size_t pixels = size_t(job.logits_height) * job.logits_width;
+  rows.need(pixels * row);
   constexpr int max_parts = 2 * kMaxParts;
   const int parts = std::min(2 * team.size(), max_parts);
   bool fine[max_parts];
-  const bool direct = h == grid.height && w == grid.width;
-  if (!direct) source.need(from_pixels * row);
-  if (direct || !source_ready) {
-    float* to = direct ? rows : source.data();
-    team.each(parts, [&](int part) {
-      fine[part] = kernels.rows_from_planes(job.logits, from_pixels, lanes, from_pixels * part / parts,
-                                            from_pixels * (part + 1) / parts, to, row, -1e30f);
-    });
-    for (int part = 0; part < parts; ++part) refuse_nan(fine[part], "unary");
-    source_ready = !direct;
-  }
-  const bool box = !direct && h == job.height && w == job.width;
-  const bool corners = job.flags & SS_CRF_ALIGN_CORNERS;
   team.each(parts, [&](int part) {
-    fine[part] = true;
+    fine[part] = kernels.rows_from_planes(job.logits, pixels, job.classes, pixels * part / parts,
+                                          pixels * (part + 1) / parts, rows.data(), row, -1e30f, -1e30f);
+  });
+  for (int part = 0; part < parts; ++part) refuse_nan(fine[part], "unary");
+}
+
+void Unary::aim(const ss_crf_job& job, const Grid& grid, int row) {
+  const int h = job.logits_height, w = job.logits_width;
+  const bool corners = job.flags & SS_CRF_ALIGN_CORNERS;
+  const bool box = h == job.height && w == job.width;
+  down.resize(grid.height);
+  across.resize(grid.width);
+  for (int y = 0; y < grid.height; ++y) down[y] = tap(y, grid.stride, job.height, h, corners, box);
+  for (int x = 0; x < grid.width; ++x) across[x] = tap(x, grid.stride, job.width, w, corners, box);
+  if (!box && h == grid.height && w == grid.width) {  // the network's own grid: nothing is between its samples
+    for (int y = 0; y < h; ++y) down[y] = {y, y, 0.0f};
+    for (int x = 0; x < w; ++x) across[x] = {x, x, 0.0f};
+  }
+  resample = {rows.data(), w, row, grid.width, box, down.data(), across.data()};
+}
+
+void Unary::fill(const Kernels& kernels, Team& team, const Grid& grid, float* to) const {
+  constexpr int max_parts = 2 * kMaxParts;
+  const int parts = std::min(2 * team.size(), max_parts);
+  bool fine[max_parts];
+  team.each(parts, [&](int part) {
     const int begin = int(size_t(grid.height) * part / parts), end = int(size_t(grid.height) * (part + 1) / parts);
-    for (int y = begin; y < end; ++y) {
-      const Tap ty = tap(y, grid.stride, job.height, h, corners);
-      for (int x = 0; x < grid.width; ++x) {
-        float* to = rows + (size_t(y) * grid.width + x) * row;
-        if (box) {
-          const int y1 = std::min((y + 1) * grid.stride, h), x1 = std::min((x + 1) * grid.stride, w);
-          const float share = 1.0f / float((y1 - y * grid.stride) * (x1 - x * grid.stride));
-          for (int c = 0; c < row; ++c) to[c] = 0.0f;
-          for (int v = y * grid.stride; v < y1; ++v) {
-            for (int u = x * grid.stride; u < x1; ++u) {
-              const float* from = source.data() + (size_t(v) * w + u) * row;
-              for (int c = 0; c < row; ++c) to[c] += share * from[c];
-            }
-          }
-        } else if (!direct) {
-          const Tap tx = tap(x, grid.stride, job.width, w, corners);
-          const float* a = source.data() + (size_t(ty.first) * w + tx.first) * row;
-          const float* b = source.data() + (size_t(ty.first) * w + tx.second) * row;
-          const float* c = source.data() + (size_t(ty.second) * w + tx.first) * row;
-          const float* d = source.data() + (size_t(ty.second) * w + tx.second) * row;
-          const float wd = ty.weight * tx.weight, wc = ty.weight - wd, wb = tx.weight - wd;
-          const float wa = 1.0f - wb - wc - wd;
-          for (int l = 0; l < row; ++l) to[l] = wa * a[l] + wb * b[l] + wc * c[l] + wd * d[l];
-        }
-        fine[part] = level(to, lanes) && fine[part];
-      }
-    }
+    fine[part] = kernels.unary_lines(resample, begin, end, to + size_t(begin) * grid.width * resample.row);
   });
   for (int part = 0; part < parts; ++part) refuse_nan(fine[part], "unary");
 }

@@ -14,7 +14,7 @@ namespace ss {
 
 const Kernels* SS_TABLE() {
   static const Kernels table = {SS_TEXT(SS_NAME), W,           embed, pass,       finish,  blur_first, blur,
-                                blur_scalar,      mix, rows_from_planes, planes_from_rows};
+                                blur_scalar,      mix, rows_from_planes, planes_from_rows, unary_lines};
   return &table;
 }
 

@@ -77,6 +77,20 @@ struct BlurChain {
   uint32_t sink_row;            // takes what nobody wants; each part has its own
 };
 
+struct Tap {                    // where a grid's pixel lies among the samples of an axis
+  int first, last;              // two neighbours and the weight of the second; or, for means, a range
+  float weight;
+};
+
+struct Resample {
+  const float* rows;            // of the samples
+  int from_width, row;
+  int width;                    // of the grid
+  bool box;                     // means over the taps' ranges, instead of bilinear
+  const Tap* down;
+  const Tap* across;
+};
+
 struct Kernels {
   const char* name;
   int width;
@@ -93,9 +107,10 @@ struct Kernels {
   // rows *= matrix (lanes x row), in place
   void (*mix)(float* rows, size_t begin, size_t end, int lanes_used, int row, const float* matrix, float* scratch);
   bool (*rows_from_planes)(const float* planes, size_t plane, int lanes, size_t begin, size_t end, float* rows,
-                           int row, float pad);
+                           int row, float pad, float least);
   void (*planes_from_rows)(const float* rows, int row, int lanes, size_t plane, size_t begin, size_t end,
                            float* probabilities, float* logs, uint8_t* labels);
+  bool (*unary_lines)(const Resample&, int y_begin, int y_end, float* out);
 };
 
 const Kernels* kernels_portable();

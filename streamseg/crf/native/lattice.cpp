@@ -35,12 +35,12 @@ uint32_t Table::find_or_add(uint64_t key, uint32_t extra, uint32_t fresh) {
 }
 
 void Lattice::build(const Kernels& kernels, Team& team, const float* const* features, int dims, size_t count,
-                    const float* const* bounds, size_t bound_count) {
+                    const float* least, const float* most) {
   plan.dims = dims;
   nv = dims + 1;
   pixels = count;
   padded = (count + kPad - 1) / kPad * kPad;
-  lay_out(bounds, bound_count);
+  lay_out(least, most);
 
   bary.need(padded * nv);
   key.need(padded);
@@ -68,20 +68,15 @@ void Lattice::build(const Kernels& kernels, Team& team, const float* const* feat
 
 // Chooses offsets and units so that every coordinate that can occur has its own bits of the key; where 64 are too few,
 // random units make the key a linear fingerprint (two of a million points collide once in 10^7 pictures).
-void Lattice::lay_out(const float* const* bounds, size_t count) {
+void Lattice::lay_out(const float* least, const float* most) {
   const int d = plan.dims;
   double low[kMaxDims + 1] = {}, high[kMaxDims + 1] = {};
   const double width = std::sqrt(2.0 / 3.0) * (d + 1);  // makes the blur's standard deviation 1
   plan.rank_bits = d <= 7 ? 3 : 4;
   for (int k = 0; k < d; ++k) {
     plan.scale[k] = static_cast<float>(width / std::sqrt((k + 1.0) * (k + 2.0)));
-    float least = bounds[k][0], most = bounds[k][0];
-    for (size_t i = 1; i < count; ++i) {
-      least = bounds[k][i] < least ? bounds[k][i] : least;
-      most = bounds[k][i] > most ? bounds[k][i] : most;
-    }
     // Feature k adds cf to coordinates 0..k and takes (k + 1) cf from coordinate k + 1.
-    const double a = double{least} * plan.scale[k], b = double{most} * plan.scale[k];
+    const double a = double{least[k]} * plan.scale[k], b = double{most[k]} * plan.scale[k];
     for (int i = 0; i <= k; ++i) low[i] += a, high[i] += b;
     low[k + 1] -= (k + 1) * b;
     high[k + 1] -= (k + 1) * a;

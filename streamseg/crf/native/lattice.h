@@ -63,10 +63,10 @@ struct Lattice {
   Buffer<uint32_t> next_scratch[kMaxDims + 1];
   Buffer<uint64_t> bits_scratch[kMaxDims + 1];
 
-  // features: dims arrays of `padded` floats; bounds: all feature vectors that will ever be looked up. Throws Refusal
-  // when the coordinates do not fit.
+  // features: dims arrays of `padded` floats; least, most: bounds of whatever will be looked up. Throws Refusal when
+  // the coordinates do not fit.
   void build(const Kernels& kernels, Team& team, const float* const* features, int dims, size_t pixels,
-             const float* const* bounds, size_t bound_count);
+             const float* least, const float* most);
   void simplex_key(uint64_t key, uint64_t ranks, uint64_t* out_key, uint32_t* out_extra) const {
     if (plan.dims <= 8) {
       *out_key = key;
@@ -90,7 +90,7 @@ struct Lattice {
   }
 
  private:
-  void lay_out(const float* const* bounds, size_t count);
+  void lay_out(const float* least, const float* most);
   void link_simplices();
   uint32_t add_simplex(uint64_t key, uint64_t ranks);
   uint32_t point_at(uint64_t key);

@@ -122,7 +122,8 @@ void shrink(const Grid& from, const Grid& to, int row, float* rows) {
 void put_out(const ss_crf_job& job, const Kernels& kernels, Team& team, size_t pixels, int row, const float* rows) {
   const int parts = 4 * team.size();
   team.each(parts, [&](int part) {
-    kernels.planes_from_rows(rows, row, job.classes, pixels, pixels * part / parts, pixels * (part + 1) / parts,
+    const size_t begin = pixels * part / parts;
+    kernels.planes_from_rows(rows + begin * row, row, job.classes, pixels, begin, pixels * (part + 1) / parts,
                              job.probabilities, job.log_probabilities, job.labels);
   });
 }
@@ -137,23 +138,27 @@ void run(Workspace& space, const ss_crf_job& job, const Kernels& kernels, ss_crf
   // Without iterations there is nothing to do on a coarser grid.
   const Grid grid(job.height, job.width, job.iterations ? job.lattice_stride : std::min(job.lattice_stride, out.stride));
   const bool finishes = out.stride < grid.stride;
-  const Grid& finest = finishes ? out : grid;
-
-  image_planes(job, grid, space.planes);
-  if (finishes) image_planes(job, finest, space.finest_planes);
-  float* finest_planes = finishes ? space.finest_planes.data() : space.planes.data();
+  if (job.image_type != SS_CRF_IMAGE_NONE) {
+    float* planes = space.planes.need(grid.padded * job.channels);
+    const int shares = 4 * team.size();
+    team.each(shares, [&](int share) {
+      const int begin = grid.height * share / shares, end = grid.height * (share + 1) / shares;
+      image_lines(job, grid, begin, end, planes + size_t(begin) * grid.width, grid.padded);
+    });
+    for (int c = 0; c < job.channels; ++c)
+      std::fill(planes + c * grid.padded + grid.pixels, planes + (c + 1) * grid.padded, planes[c * grid.padded]);
+  }
 
   std::vector<Part> parts = parts_of(grid.pixels, part_count(job.threads));
   int main = 0, most = 0;
   while (space.terms.size() < size_t(job.term_count)) space.terms.push_back(std::make_unique<Term>());
   for (int t = 0; t < job.term_count; ++t) {
-    const ss_crf_term& term = job.terms[t];
-    const int dims = term.features ? term.dims : 2 + (term.sigma_channels ? job.channels : 0);
+    const int dims = term_dims(job, job.terms[t]);
     if (dims > most) most = dims, main = t;
   }
   for (int t = 0; t < job.term_count; ++t) {
     Term& term = *space.terms[t];
-    term.prepare(job, job.terms[t], kernels, team, grid, space.planes.data(), finest, finest_planes, parts, t == main);
+    term.prepare(job, job.terms[t], kernels, team, grid, space.planes.data(), parts, t == main);
     const float area = job.terms[t].normalisation == SS_CRF_NORM_NONE ? float(grid.stride * grid.stride) : 1.0f;
     term.set_compat(job, job.terms[t], row, area);
     term.make_rows(row, int(parts.size()));
@@ -163,51 +168,46 @@ void run(Workspace& space, const ss_crf_job& job, const Kernels& kernels, ss_crf
     }
   }
 
-  float* unary = space.unary.need(grid.pixels * row);
-  bool source_ready = false;
+  float* rows = space.rows.need(grid.pixels * row);
   Loop loop(space, job, kernels, team, parts, main, row);
-  // An error from here on would leave sums that are not zero: only memory that was taken above is used below, or the
-  // sums are declared dirty.
+  // If something is refused from here on, the sums may not be zero any more.
   std::vector<size_t> clean;
   for (int t = 0; t < job.term_count; ++t) {
     clean.push_back(space.terms[t]->sums_zero);
     space.terms[t]->sums_zero = 0;
   }
+  const auto plain_rows = [&](const float* planes, float* to, const char* what) {
+    if (!kernels.rows_from_planes(planes, grid.pixels, job.classes, 0, grid.pixels, to, row, 0.0f, -3e38f))
+      throw Refusal(SS_CRF_NAN, std::string(what) + " holds NaN");
+  };
   if (job.flags & SS_CRF_FILTER) {
-    if (!kernels.rows_from_planes(job.logits, grid.pixels, job.classes, 0, grid.pixels, unary, row, 0.0f))
-      throw Refusal(SS_CRF_NAN, "values hold NaN");
-    loop.pass(false, true, true, unary);
+    plain_rows(job.logits, rows, "what is to be filtered");
+    loop.pass(false, true, true, rows);
     loop.blur();
-    std::memset(unary, 0, sizeof(float) * grid.pixels * row);
-    loop.pass(true, false, true, unary);
+    std::memset(rows, 0, sizeof(float) * grid.pixels * row);
+    loop.pass(true, false, true, rows);
   } else {
-    unary_rows(job, kernels, team, grid, row, space.source, source_ready, unary);
+    space.unary.prepare(job, kernels, team, row);
+    space.unary.aim(job, grid, row);
+    space.unary.fill(kernels, team, grid, rows);
     if (job.iterations == 0) {
-      loop.pass(false, false, false, unary);
+      loop.pass(false, false, false, rows);
     } else if (job.start) {
-      float* start = space.finest_unary.need(grid.pixels * row);
-      if (!kernels.rows_from_planes(job.start, grid.pixels, job.classes, 0, grid.pixels, start, row, 0.0f))
-        throw Refusal(SS_CRF_NAN, "start holds NaN");
-      loop.pass(false, true, true, start);
+      plain_rows(job.start, space.start.need(grid.pixels * row), "start");
+      loop.pass(false, true, true, space.start.data());
     } else {
-      loop.pass(false, true, false, unary);
+      loop.pass(false, true, false, rows);
     }
     for (int i = 1; i <= job.iterations; ++i) {
       loop.blur();
-      if (i < job.iterations || !finishes) loop.pass(true, i < job.iterations, false, unary);
+      if (i < job.iterations || !finishes) loop.pass(true, i < job.iterations, false, rows);
     }
   }
   for (int t = 0; t < job.term_count; ++t) space.terms[t]->sums_zero = clean[t];
 
-  if (finishes) {
-    float* rows = space.finest_unary.need(finest.pixels * row);
-    unary_rows(job, kernels, team, finest, row, space.source, source_ready, rows);
-    finish(space, job, kernels, team, finest, row);
-    unary = rows;
-  } else if (out.stride > grid.stride) {
-    shrink(grid, out, row, unary);
-  }
-  put_out(job, kernels, team, out.pixels, row, unary);
+  if (finishes) return finish(space, job, kernels, team, out, row);
+  if (out.stride > grid.stride) shrink(grid, out, row, rows);
+  put_out(job, kernels, team, out.pixels, row, rows);
 }
 
 }  // namespace ss

@@ -8,23 +8,30 @@
 
 namespace ss {
 
+struct Known {                    // a simplex that was looked up a moment ago
+  uint64_t key, ranks;
+  uint32_t vertices[kMaxDims + 1];
+};
+
 struct FinishScratch {            // of one part
   Buffer<float> weights[8];
   Buffer<uint32_t> vertices[8];
   Buffer<uint64_t> key, ranks;
+  Buffer<float> planes, features, rows;
+  Buffer<Known> known[8];
 };
 
 // What is kept between calls; belongs to one call at a time.
 struct Workspace {
   std::vector<std::unique_ptr<Term>> terms;
-  Buffer<float> planes, finest_planes, unary, finest_unary, source, scratch;
+  Unary unary;
+  Buffer<float> planes, rows, start, scratch;
   std::vector<std::unique_ptr<FinishScratch>> finish;
-  std::vector<std::unique_ptr<Buffer<float>>> finest_features;
 };
 
 void run(Workspace&, const ss_crf_job&, const Kernels&, ss_crf_stats*);
 
-// The last iteration on a finer grid than the lattice's; see finish.cpp.
+// The last iteration on a finer grid than the lattice's, and out; see finish.cpp.
 void finish(Workspace&, const ss_crf_job&, const Kernels&, Team&, const Grid& finest, int row);
 
 }  // namespace ss

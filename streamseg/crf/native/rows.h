@@ -6,47 +6,56 @@
 
 namespace {
 
-// rows[pixel][c] = planes[c][pixel], the rest of a row `pad`. False if something is NaN.
+// rows[pixel][c] = planes[c][pixel], not below `least`, the rest of a row `pad`. False if something is NaN.
 bool rows_from_planes(const float* planes, size_t plane, int lanes, size_t begin, size_t end, float* rows, int row,
-                      float pad) {
+                      float pad, float least) {
   VI bad{};
   size_t at = begin;
   for (; at + W <= end; at += W) {
-    float* to = rows + at * row;
-    for (int c = 0; c < lanes; ++c) {
-      const VF v = load(planes + c * plane + at);
-      bad |= (VI)(v != v);
-      for (int l = 0; l < W; ++l) to[static_cast<size_t>(l) * row + c] = v[l];
+    for (int c0 = 0; c0 < row; c0 += W) {
+      VF block[W];
+      for (int i = 0; i < W; ++i) {
+        if (c0 + i >= lanes) {
+          block[i] = all(pad);
+          continue;
+        }
+        const VF v = load(planes + static_cast<size_t>(c0 + i) * plane + at);
+        bad |= (VI)(v != v);
+        block[i] = vmax(v, all(least));
+      }
+      transpose(block);
+      for (int l = 0; l < W; ++l) store(rows + (at + l) * row + c0, block[l]);
     }
-    for (int l = 0; l < W; ++l)
-      for (int c = lanes; c < row; ++c) to[static_cast<size_t>(l) * row + c] = pad;
   }
   bool fine = true;
   for (; at < end; ++at) {
     for (int c = 0; c < row; ++c) {
       const float v = c < lanes ? planes[c * plane + at] : pad;
       fine = fine && v == v;
-      rows[at * row + c] = v;
+      rows[at * row + c] = c < lanes && v < least ? least : v;
     }
   }
   for (int l = 0; l < W; ++l) fine = fine && !bad[l];
   return fine;
 }
 
-// Any of the three outputs may be null. Labels: the first of the largest.
+// rows[0] is pixel `begin`. Any of the three outputs may be null. Labels: the first of the largest.
 void planes_from_rows(const float* rows, int row, int lanes, size_t plane, size_t begin, size_t end,
                       float* probabilities, float* logs, uint8_t* labels) {
+  const VF least = all(8.7565108e-27f);  // e^-60
   size_t at = begin;
   for (; at + W <= end; at += W) {
-    const float* from = rows + at * row;
     VF most = all(-1.0f);
     VI best{};
-    for (int c = 0; c < lanes; ++c) {
-      VF v;
-      for (int l = 0; l < W; ++l) v[l] = from[static_cast<size_t>(l) * row + c];
-      if (probabilities) store(probabilities + c * plane + at, v);
-      if (logs) store(logs + c * plane + at, vlog(vmax(v, all(8.7565108e-27f))));
-      if (labels) {
+    for (int c0 = 0; c0 < lanes; c0 += W) {
+      VF block[W];
+      for (int l = 0; l < W; ++l) block[l] = load(rows + (at - begin + l) * row + c0);
+      transpose(block);
+      for (int i = 0; i < W && c0 + i < lanes; ++i) {
+        const VF v = block[i];
+        const int c = c0 + i;
+        if (probabilities) store(probabilities + c * plane + at, v);
+        if (logs) store(logs + c * plane + at, vlog(vmax(v, least)));
         const VI more = v > most;
         most = vmax(v, most);
         best = more ? all(c) : best;
@@ -56,15 +65,55 @@ void planes_from_rows(const float* rows, int row, int lanes, size_t plane, size_
       for (int l = 0; l < W; ++l) labels[at + l] = static_cast<uint8_t>(best[l]);
   }
   for (; at < end; ++at) {
-    const float* from = rows + at * row;
+    const float* from = rows + (at - begin) * row;
     int best = 0;
     for (int c = 0; c < lanes; ++c) {
       if (probabilities) probabilities[c * plane + at] = from[c];
-      if (logs) logs[c * plane + at] = vlog(vmax(all(from[c]), all(8.7565108e-27f)))[0];
+      if (logs) logs[c * plane + at] = vlog(vmax(all(from[c]), least))[0];
       if (from[c] > from[best]) best = c;
     }
     if (labels) labels[at] = static_cast<uint8_t>(best);
   }
+}
+
+// Rows of log p on lines [y_begin, y_end) of a grid, shifted so that the largest of a row is 0 and none is below -1e4.
+// `out` is the first of them. False where a row has no finite largest.
+bool unary_lines(const ss::Resample& s, int y_begin, int y_end, float* out) {
+  const size_t row = s.row;
+  bool fine = true;
+  for (int y = y_begin; y < y_end; ++y) {
+    const ss::Tap ty = s.down[y];
+    for (int x = 0; x < s.width; ++x, out += row) {
+      const ss::Tap tx = s.across[x];
+      VF most = all(-3e38f);
+      if (s.box) {
+        const float share = 1.0f / static_cast<float>((ty.last - ty.first) * (tx.last - tx.first));
+        for (size_t c = 0; c < row; c += W) {
+          VF sum{};
+          for (int v = ty.first; v < ty.last; ++v)
+            for (int u = tx.first; u < tx.last; ++u)
+              sum += load(s.rows + (static_cast<size_t>(v) * s.from_width + u) * row + c);
+          sum *= share;
+          store(out + c, sum);
+          most = vmax(most, sum);
+        }
+      } else {
+        const float* top = s.rows + static_cast<size_t>(ty.first) * s.from_width * row;
+        const float* bottom = s.rows + static_cast<size_t>(ty.last) * s.from_width * row;
+        const float wd = ty.weight * tx.weight, wc = ty.weight - wd, wb = tx.weight - wd, wa = 1.0f - wb - wc - wd;
+        for (size_t c = 0; c < row; c += W) {
+          const VF v = wa * load(top + tx.first * row + c) + wb * load(top + tx.last * row + c) +
+                       wc * load(bottom + tx.first * row + c) + wd * load(bottom + tx.last * row + c);
+          store(out + c, v);
+          most = vmax(most, v);
+        }
+      }
+      const float peak = fold_max(most)[0];
+      fine = fine && peak > -1e29f && peak < 3e38f;
+      for (size_t c = 0; c < row; c += W) store(out + c, vmax(load(out + c) - peak, all(-1e4f)));
+    }
+  }
+  return fine;
 }
 
 }  // namespace

@@ -64,6 +64,12 @@ inline VF vlog(VF x) {
 }
 
 #if SS_WIDTH == 16
+inline VF zip_low(VF a, VF b) {
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+inline VF zip_high(VF a, VF b) {
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
 inline VF fold(VF v) {
   v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
   v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
@@ -78,6 +84,8 @@ inline VF fold_max(VF v) {
   return vmax(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
 }
 #elif SS_WIDTH == 8
+inline VF zip_low(VF a, VF b) { return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+inline VF zip_high(VF a, VF b) { return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
 inline VF fold(VF v) {
   v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
   v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
@@ -90,6 +98,8 @@ inline VF fold_max(VF v) {
   return vmax(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6));
 }
 #else
+inline VF zip_low(VF a, VF b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
+inline VF zip_high(VF a, VF b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
 inline VF fold(VF v) {
   v += __builtin_shufflevector(v, v, 2, 3, 0, 1);
   v += __builtin_shufflevector(v, v, 1, 0, 3, 2);
@@ -100,5 +110,17 @@ inline VF fold_max(VF v) {
   return vmax(v, __builtin_shufflevector(v, v, 1, 0, 3, 2));
 }
 #endif
+
+// W vectors of W become their columns: as many perfect shuffles as W has bits.
+inline void transpose(VF* v) {
+  for (int round = 1; round < W; round *= 2) {
+    VF next[W];
+    for (int i = 0; i < W / 2; ++i) {
+      next[2 * i] = zip_low(v[i], v[i + W / 2]);
+      next[2 * i + 1] = zip_high(v[i], v[i + W / 2]);
+    }
+    for (int i = 0; i < W; ++i) v[i] = next[i];
+  }
+}
 
 }  // namespace

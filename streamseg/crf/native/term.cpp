@@ -19,23 +19,26 @@ void append(std::vector<unsigned char>& to, const T& value) {
 }  // namespace
 
 void Term::prepare(const ss_crf_job& job, const ss_crf_term& term, const Kernels& kernels, Team& team, const Grid& grid,
-                   const float* planes, const Grid& finest, const float* finest_planes, std::vector<Part>& parts,
-                   bool main) {
+                   const float* planes, std::vector<Part>& parts, bool main) {
+  const int dims = term_dims(job, term);
   const bool looks = term.features || term.sigma_channels;
   const bool keep = !looks || (job.flags & SS_CRF_KEEP_LATTICE);
+  float least[kMaxDims], most[kMaxDims];
+  term_bounds(job, term, grid, least, most);
   std::vector<unsigned char> made_from;
   if (keep) {
-    const size_t part_total = parts.size();
-    for (int v : {grid.stride, job.height, job.width, term.normalisation, int(part_total), int(main), kernels.width,
-                  finest.stride, term.features ? term.dims : 0, term.sigma_channels ? job.channels : 0})
+    const int part_total = int(parts.size());
+    for (int v : {grid.stride, job.height, job.width, term.normalisation, part_total, int(main), kernels.width, dims,
+                  term.features ? 1 : 0, term.sigma_channels ? job.channels : 0})
       append(made_from, v);
     append(made_from, term.sigma_x);
     append(made_from, term.sigma_y);
-    if (term.features) append(made_from, term.features, sizeof(float) * term.dims * grid.pixels);
+    append(made_from, least, sizeof(float) * dims);
+    append(made_from, most, sizeof(float) * dims);
+    if (term.features) append(made_from, term.features, sizeof(float) * dims * grid.pixels);
     if (!term.features && term.sigma_channels) {
       append(made_from, term.sigma_channels, sizeof(float) * job.channels);
       append(made_from, planes, sizeof(float) * job.channels * grid.padded);
-      append(made_from, finest_planes, sizeof(float) * job.channels * finest.padded);
     }
     if (made_from == cached) {
       if (main) parts = parts_kept;
@@ -43,19 +46,12 @@ void Term::prepare(const ss_crf_job& job, const ss_crf_term& term, const Kernels
     }
   }
   cached.clear();
+  finer_stride = 0;
   normalisation = term.normalisation;
-  Buffer<float>& limits = finest_features;
-  int dims = 0;
-  const bool coarser = finest.stride != grid.stride;
-  if (coarser) dims = term_features(job, term, finest, finest_planes, limits);
-  dims = term_features(job, term, grid, planes, features);
+  term_features(job, term, grid, planes, features);
   const float* list[kMaxDims];
-  const float* bounds[kMaxDims];
-  for (int k = 0; k < dims; ++k) {
-    list[k] = features.data() + k * grid.padded;
-    bounds[k] = coarser ? limits.data() + k * finest.padded : list[k];
-  }
-  lattice.build(kernels, team, list, dims, grid.pixels, bounds, coarser ? finest.pixels : grid.pixels);
+  for (int k = 0; k < dims; ++k) list[k] = features.data() + k * grid.padded;
+  lattice.build(kernels, team, list, dims, grid.pixels, least, most);
   nv = lattice.nv;
   alpha = 1.0f / (1.0f + std::pow(2.0f, -float(dims)));
   cut(parts);

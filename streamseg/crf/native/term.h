@@ -30,7 +30,7 @@ struct Term {
   std::vector<unsigned char> cached;   // what the lattice was made from; empty: not to be used again
   std::vector<Part> parts_kept;        // with the bands that belong to the cached groups
 
-  Buffer<float> features, finest_features;
+  Buffer<float> features;
   Buffer<float> norm_values;      // blurred ones, per point
   Buffer<float> norm;             // per pixel: what a value is multiplied with
   std::vector<float> factor;      // per lane: alpha, compatibility, sign; rows are multiplied with it
@@ -40,6 +40,11 @@ struct Term {
   Buffer<uint32_t> group_simplex, group_first, group_pixel, local;
   Buffer<float> weights;
   Buffer<uint32_t> vertices;
+
+  // Where the pixels of a finer grid lie in a lattice of positions: kept, because the picture has no say in it.
+  int finer_stride = 0;           // 0: not there
+  Buffer<uint32_t> finer_vertices;
+  Buffer<float> finer_weights;
 
   Buffer<float> values, sums;
   size_t sums_zero = 0;           // floats at the start of `sums` known to be zero
@@ -53,9 +58,9 @@ struct Term {
   uint32_t zero_row() const { return lattice.points; }
   uint32_t sink_row(int part) const { return lattice.points + 1 + uint32_t(part); }
 
-  // Builds lattice, norm and weights; or finds them still there. `finest`: the grid whose features bound the keys.
+  // Builds lattice, norm and weights; or finds them still there.
   void prepare(const ss_crf_job&, const ss_crf_term&, const Kernels&, Team&, const Grid&, const float* planes,
-               const Grid& finest, const float* finest_planes, std::vector<Part>& parts, bool main);
+               std::vector<Part>& parts, bool main);
   void set_compat(const ss_crf_job&, const ss_crf_term&, int row, float extra);
   void make_rows(int row, int parts);
   PassTerm as_pass(bool main) const;
