@@ -136,6 +136,12 @@ class Machine:
                         return int(line.split()[1])
         return 0
 
+    def kill(self, number: int) -> None:
+        """Send the daemon's process a signal."""
+        pid = self.main_pid
+        assert pid > 0, "no daemon runs"  # kill(0) would hit the tests themselves
+        os.kill(pid, number)
+
     def path(self, path: str) -> Path:
         """A path inside, as this process reaches it."""
         return Path(f"/proc/{self._pid}/root{path}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -74,13 +73,13 @@ def test_start_returns_when_masks_are_published_and_the_status_is_in_words(machi
 
 def test_a_killed_daemon_comes_back(machine: Machine) -> None:
     before = int(machine.show("NRestarts"))
-    os.kill(machine.main_pid, signal.SIGKILL)
+    machine.kill(signal.SIGKILL)
     restarted(machine, before)
 
 
 def test_a_stopped_process_is_noticed_by_the_watchdog_and_replaced(machine: Machine) -> None:
     before = int(machine.show("NRestarts"))
-    os.kill(machine.main_pid, signal.SIGSTOP)
+    machine.kill(signal.SIGSTOP)
     restarted(machine, before)
     assert "Fatal Python error: Aborted" in machine.journal()  # where each thread stood
 
