@@ -1,0 +1,185 @@
+"""Every CRF quality beside the reference implementation, interleaved in one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+
+from streamseg import crf
+from streamseg.bench.summary import Machine, this_machine
+from streamseg.config import EngineConfig
+from streamseg.crf.job import make_job
+from streamseg.crf.params import QUALITIES, CrfParams
+from streamseg.crf.reference import reference_available, run_reference
+from streamseg.engine import load_engine
+from streamseg.errors import UsageError
+from streamseg.evaluation.dataset import LabelledFolder
+from streamseg.evaluation.metrics import confusion_matrix, scores_of
+from streamseg.infer import input_size
+from streamseg.preprocess import make_batch
+from streamseg.types import F32, U8, Size
+
+
+class CrfRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One quality on one number of threads."""
+
+    quality: str  # or "pydensecrf"
+    preset: str
+    threads: int
+    ms: float  # the least of all repeats, mean over the pictures
+    factor: float | None  # how many times faster than the reference in this run
+    agreement: float | None  # share of pixels with the reference's label, in per cent
+    mean_difference: float | None  # mean |ΔQ| from the reference
+    miou: float | None  # in per cent, where labels were given
+
+
+class CrfResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The table of `streamseg bench crf`."""
+
+    size: tuple[int, int]
+    classes: int
+    pictures: int
+    rows: list[CrfRow]
+    machine: Machine
+
+
+def bench_crf(
+    logits: Sequence[F32],
+    images: Sequence[U8],
+    *,
+    presets: Sequence[str] = ("deeplab-largefov", "deeplab-v2-resnet101"),
+    threads: Sequence[int] = (1, 2),
+    repeats: int = 5,
+    labels: Sequence[U8] | None = None,
+) -> CrfResult:
+    """Time all qualities on the same pictures, in turn, so that ratios hold on a machine that is not idle.
+
+    logits: (C, h, w) each, at the picture's size or a network's own stride; every quality gets them as they
+    are, the reference after the same bilinear scaling, which is not timed. images: (H, W, 3) uint8, all of
+    one size. labels: (H, W) uint8 with 255 for no label. One workspace per form, as in the daemon, so that
+    the first call, which allocates, does not count. Agreement is with the reference, or with `exact` where
+    pydensecrf is not installed (then there is no factor).
+    """
+    if not logits or len(logits) != len(images) or (labels is not None and len(labels) != len(images)):
+        raise UsageError("bench crf: as many logits as pictures (and labels) are wanted, and at least one")
+    rows: list[CrfRow] = []
+    for name in presets:
+        rows += _rows_of(name, logits, images, threads, repeats, labels)
+    height, width = images[0].shape[:2]
+    packages = ("numpy", *(("pydensecrf2",) if reference_available() else ()))
+    return CrfResult(
+        size=(height, width),
+        classes=int(logits[0].shape[0]),
+        pictures=len(images),
+        rows=rows,
+        machine=this_machine(*packages),
+    )
+
+
+def _rows_of(
+    name: str,
+    logits: Sequence[F32],
+    images: Sequence[U8],
+    threads: Sequence[int],
+    repeats: int,
+    labels: Sequence[U8] | None,
+) -> list[CrfRow]:
+    params = crf.preset(name)
+    forms: dict[tuple[str, int], Callable[[int], F32]] = {}
+    if reference_available():
+        forms["pydensecrf", 1] = _reference(logits, images, params)
+    for quality in QUALITIES:
+        for count in threads:
+            forms[quality, count] = _ours(logits, images, params, quality, count)
+    results = {form: [run(i) for i in range(len(images))] for form, run in forms.items()}  # warms up, too
+    best = {form: [np.inf] * len(images) for form in forms}
+    for _ in range(repeats):
+        for form, run in forms.items():
+            for i in range(len(images)):
+                start_ns = time.perf_counter_ns()
+                run(i)
+                best[form][i] = min(best[form][i], (time.perf_counter_ns() - start_ns) / 1e6)
+    beside = ("pydensecrf", 1) if ("pydensecrf", 1) in forms else ("exact", threads[0])
+    took = {form: float(np.mean(times)) for form, times in best.items()}
+    return [
+        CrfRow(
+            quality=quality,
+            preset=name,
+            threads=count,
+            ms=round(took[quality, count], 3),
+            factor=round(took[beside] / took[quality, count], 2) if beside[0] == "pydensecrf" else None,
+            agreement=round(100 * _mean(_agreement, results[quality, count], results[beside]), 4),
+            mean_difference=_mean(_difference, results[quality, count], results[beside]),
+            miou=None if labels is None else _miou(results[quality, count], labels),
+        )
+        for quality, count in forms
+    ]
+
+
+def _ours(
+    logits: Sequence[F32], images: Sequence[U8], params: CrfParams, quality: crf.Quality, threads: int
+) -> Callable[[int], F32]:
+    space = crf.Workspace() if crf.native_available() else None
+    return lambda i: crf.mean_field(
+        logits[i], images[i], params, quality=quality, threads=threads, workspace=space
+    )
+
+
+def _reference(logits: Sequence[F32], images: Sequence[U8], params: CrfParams) -> Callable[[int], F32]:
+    """Runs the reference on logits that are scaled already: none of our iterations do just that."""
+    full = [
+        np.log(np.maximum(crf.mean_field(scores, image, params, iterations=0), 1e-30))
+        for scores, image in zip(logits, images, strict=True)
+    ]
+    jobs = [make_job(scores, image, params) for scores, image in zip(full, images, strict=True)]
+    return lambda i: run_reference(jobs[i])
+
+
+def _mean(measure: Callable[[F32, F32], float], ours: Sequence[F32], theirs: Sequence[F32]) -> float:
+    return float(np.mean([measure(a, b) for a, b in zip(ours, theirs, strict=True)]))
+
+
+def _agreement(a: F32, b: F32) -> float:
+    return float((a.argmax(0) == b.argmax(0)).mean())
+
+
+def _difference(a: F32, b: F32) -> float:
+    return float(np.abs(a - b).mean())
+
+
+def _miou(results: Sequence[F32], labels: Sequence[U8]) -> float:
+    classes = results[0].shape[0]
+    matrix = sum(
+        confusion_matrix(truth, q.argmax(0).astype(np.uint8), classes)
+        for q, truth in zip(results, labels, strict=True)
+    )
+    return scores_of(np.asarray(matrix), [str(c) for c in range(classes)], len(results)).miou
+
+
+def crf_pictures(
+    engine: str, data: Path, count: int = 4, size: Size | None = None
+) -> tuple[list[F32], list[U8], list[U8]]:
+    """Logits, pictures and labels for bench_crf: `count` pictures spread over a labelled folder.
+
+    They are scaled to `size` (H, W) if given; logits are the engine's own, at its output stride.
+    """
+    network = load_engine(EngineConfig(name=engine))
+    try:
+        folder = LabelledFolder(data, len(network.info.spec.classes))
+        logits, images, labels = [], [], []
+        for index in np.linspace(0, len(folder) - 1, min(count, len(folder))).astype(int):
+            _, rgb, truth = folder[int(index)]
+            if size is not None:
+                rgb = np.asarray(cv2.resize(rgb, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+                truth = np.asarray(cv2.resize(truth, size[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
+            logits.append(network(make_batch([rgb], input_size(network, (rgb.shape[0], rgb.shape[1]))))[0])
+            images.append(rgb)
+            labels.append(truth)
+        return logits, images, labels
+    finally:
+        network.close()
