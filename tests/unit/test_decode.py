@@ -62,7 +62,7 @@ def test_variable_frame_rate_stays_variable(tmp_path: Path) -> None:
     assert frames[4].pts_ns == 1_000_000_000
 
 
-@pytest.mark.parametrize("size", [(48, 64), (47, 63), (10, 6)])
+@pytest.mark.parametrize("size", [(48, 64), (47, 63), (10, 7)])  # FFV1 itself damages yuv410p 6 wide
 @pytest.mark.parametrize(
     "pix_fmt",
     ["yuv420p", "yuv422p", "yuv444p", "yuv410p", "yuv420p10le", "gray", "gray16le", "bgra", "gbrp10le"],
