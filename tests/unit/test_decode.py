@@ -62,7 +62,7 @@ def test_variable_frame_rate_stays_variable(tmp_path: Path) -> None:
     assert frames[4].pts_ns == 1_000_000_000
 
 
-@pytest.mark.parametrize("size", [(48, 64), (47, 63), (10, 7)])  # FFV1 itself damages yuv410p 6 wide
+@pytest.mark.parametrize("size", [(48, 64), (47, 63), (10, 6)])
 @pytest.mark.parametrize(
     "pix_fmt",
     ["yuv420p", "yuv422p", "yuv444p", "yuv410p", "yuv420p10le", "gray", "gray16le", "bgra", "gbrp10le"],
@@ -71,7 +71,8 @@ def test_any_pixel_format_and_size_comes_out_as_rgb(
     tmp_path: Path, pix_fmt: str, size: tuple[int, int]
 ) -> None:
     path = tmp_path / "clip.mkv"
-    write_video(path, [np.full((*size, 3), 90, np.uint8)] * 2, codec="ffv1", pix_fmt=pix_fmt)
+    codec = "rawvideo" if pix_fmt == "yuv410p" else "ffv1"  # FFV1 loses chroma of yuv410p of odd widths
+    write_video(path, [np.full((*size, 3), 90, np.uint8)] * 2, codec=codec, pix_fmt=pix_fmt)
     for frame in all_frames(path):
         assert frame.rgb.shape == (*size, 3)
         assert frame.rgb.flags.c_contiguous
