@@ -1,4 +1,4 @@
-"""streamseg bench pipeline | engine | transport | crf"""
+"""streamseg bench pipeline | refine | engine | transport | crf"""
 
 from __future__ import annotations
 
@@ -65,6 +65,35 @@ def pipeline(
 
 
 @command.command()
+@click.option("--source", default="demo:", help="A stream, played at its own pace.")
+@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@options_from(EngineConfig, "precision", "threads")
+@click.option("--seconds", type=click.FloatRange(6), default=60.0, help="How long to measure.")
+@as_json
+def refine(source: str, seconds: float, as_json: bool, **options: Any) -> None:
+    """Whether the CRF delays masks: latency while refined masks are wanted and while not, by turns."""
+    from streamseg.bench.refine import bench_refine
+
+    start_logging("warning")
+    tree = {
+        "streams": {"s0": {"source": source, "loop": True, "realtime": True}},
+        "engine": given(**options),
+        "publish": {"endpoint": "tcp://127.0.0.1:0"},
+    }
+    result = bench_refine(build_settings(Config, tree), seconds)
+    if as_json:
+        click.echo(msgspec.json.encode(result))
+        return
+    table = Table("", "p50 ms", "p95 ms", "p99 ms", "masks")
+    for what, times in {"without": result.without, "refined": result.refined}.items():
+        cells = (f"{times.p50_ms:.2f}", f"{times.p95_ms:.2f}", f"{times.p99_ms:.2f}", str(times.count))
+        table.add_row(what, *cells)
+    Console().print(table)
+    left_out = ", ".join(f"{count} {why}" for why, count in result.unrefined.items()) or "none left out"
+    click.echo(f"p99 ratio {result.p99_ratio}; {result.refinements} refined, {left_out}")
+
+
+@command.command()
 @click.argument("names", nargs=-1)
 @click.option("--source", default="demo:", help="Where the frames come from.")
 @click.option(
@@ -115,8 +144,8 @@ def transport(labels: Path | None, as_json: bool) -> None:
     )
     for row in result.encodings:
         table.add_row(
-            row.encoding if row.ours else f"({row.encoding})", f"{row.size[1]}x{row.size[0]}", f"{row.bytes:,}",
-            f"{row.encode.p50_ms:.2f}", f"{row.decode.p50_ms:.2f}",
+            row.encoding if row.ours else f"({row.encoding})", f"{row.size[1]}x{row.size[0]}",
+            f"{row.bytes:,}", f"{row.encode.p50_ms:.2f}", f"{row.decode.p50_ms:.2f}",
         )  # fmt: skip
     Console().print(table)
     table = Table("transport", "encoding", "size", "bytes", "p50 ms", "p95 ms", "p99 ms")
