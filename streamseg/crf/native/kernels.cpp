@@ -6,6 +6,7 @@
 #include "finish.h"
 #include "pass.h"
 #include "rows.h"
+#include "wave.h"
 
 #define SS_TEXT_(x) #x
 #define SS_TEXT(x) SS_TEXT_(x)
@@ -13,8 +14,8 @@
 namespace ss {
 
 const Kernels* SS_TABLE() {
-  static const Kernels table = {SS_TEXT(SS_NAME), W,           embed, pass,       finish,  blur_first, blur,
-                                blur_scalar,      mix, rows_from_planes, planes_from_rows, unary_lines};
+  static const Kernels table = {SS_TEXT(SS_NAME), W,   embed, pass, finish, blur_first, blur, wave, blur_scalar, mix,
+                                rows_from_planes, planes_from_rows, unary_lines};
   return &table;
 }
 

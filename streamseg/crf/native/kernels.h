@@ -91,6 +91,15 @@ struct Resample {
   const Tap* across;
 };
 
+struct Wave {                   // a share of a two-dimensional lattice, for all its axes at once
+  const uint32_t* near;         // per point: next and previous along each of three axes; the zero row where none is
+  int64_t points;               // also the zero row
+  int64_t reach;                // no neighbour is further than this
+  int64_t begin, end;           // points of this share
+  int64_t clear_begin, clear_end;  // sums to be zero afterwards: those that no other share reads
+  uint32_t ring;                // a power of two, above 2 * reach and two blocks
+};
+
 struct Kernels {
   const char* name;
   int width;
@@ -103,6 +112,8 @@ struct Kernels {
   void (*blur_first)(const BlurChain&, float* sums, float* values, int row, const float* factor,
                      const uint32_t* shared, const uint32_t* shared_row);
   void (*blur)(const BlurChain&, float* values, int row);
+  // From sums to values. rings: 2 (ring + 1) rows.
+  void (*wave)(const Wave&, float* sums, float* values, int row, const float* factor, float* rings);
   void (*blur_scalar)(const BlurChain&, float* values);
   // rows *= matrix (lanes x row), in place
   void (*mix)(float* rows, size_t begin, size_t end, int lanes_used, int row, const float* matrix, float* scratch);

@@ -64,6 +64,7 @@ void Lattice::build(const Kernels& kernels, Team& team, const float* const* feat
     bits_scratch[axis].need((points + 63) / 64);
   }
   team.each(nv, [&](int axis) { string_up(axis); });
+  pair_up();
 }
 
 // Chooses offsets and units so that every coordinate that can occur has its own bits of the key; where 64 are too few,
@@ -123,6 +124,7 @@ void Lattice::link_simplices() {
       uint32_t e;
       simplex_key(key[i + ahead], ranks[i + ahead], &k, &e);
       by_simplex.prefetch(k, e);
+      by_point.prefetch(key[i + ahead], 0);
     }
     if (key[i] != last_key || ranks[i] != last_ranks) {
       last_key = key[i];
@@ -206,6 +208,26 @@ void Lattice::string_up(int axis) {
     *out++ = zero_row;
   }
   chain_length[axis] = static_cast<size_t>(out - chain[axis].data());
+}
+
+void Lattice::pair_up() {
+  constexpr uint32_t most_reach = 1900;  // two rings of 4096 rows still fit a second-level cache
+  reach = 0;
+  if (nv != 3) return;
+  near.need(size_t{points} * 6);
+  for (size_t i = 0; i < size_t{points} * 6; ++i) near[i] = points;
+  uint32_t furthest = 1;
+  for (uint32_t p = 0; p < points; ++p) {
+    for (int axis = 0; axis < 3; ++axis) {
+      const uint32_t to = link[size_t{p} * 3 + axis];
+      if (to == kNone) continue;
+      near[size_t{p} * 6 + 2 * axis] = to;
+      near[size_t{to} * 6 + 2 * axis + 1] = p;
+      const uint32_t distance = to > p ? to - p : p - to;
+      furthest = distance > furthest ? distance : furthest;
+    }
+  }
+  if (furthest <= most_reach) reach = furthest;
 }
 
 }  // namespace ss

@@ -60,6 +60,9 @@ struct Lattice {
   Buffer<uint32_t> link;          // (points, nv) next point along each axis, or kNone
   Buffer<uint32_t> chain[kMaxDims + 1];   // per axis: zero_row, point, point, zero_row, point, ... , zero_row
   size_t chain_length[kMaxDims + 1] = {};
+  // Of two-dimensional lattices whose neighbours lie near one another: see Wave. reach == 0: not there.
+  Buffer<uint32_t> near;
+  uint32_t reach = 0;
   Buffer<uint32_t> next_scratch[kMaxDims + 1];
   Buffer<uint64_t> bits_scratch[kMaxDims + 1];
 
@@ -96,6 +99,7 @@ struct Lattice {
   uint32_t point_at(uint64_t key);
   void link_rest(size_t begin, size_t end);
   void string_up(int axis);
+  void pair_up();
 };
 
 }  // namespace ss

@@ -14,7 +14,8 @@ struct Loop {
   int main, row;
 
   std::vector<PassTerm> passes;         // main term first
-  std::vector<const Term*> order;
+  std::vector<Term*> order;
+  size_t ring_floats = 0;
   Groups groups;
 
   Loop(Workspace& space, const ss_crf_job& job, const Kernels& kernels, Team& team, std::vector<Part>& parts, int main,
@@ -28,6 +29,10 @@ struct Loop {
     const Term& first = *order[0];
     groups = {first.group_simplex.data(), first.group_first.data(), first.group_pixel.data()};
     space.scratch.need(size_t(row) * parts.size());
+    for (const Term* term : order)
+      if (term->lattice.reach)
+        ring_floats = std::max(ring_floats, 2 * (size_t(term->wave_of(0, 1).ring) + 1) * row);
+    space.rings.need(ring_floats * parts.size());
   }
 
   void pass(bool slice, bool splat, bool plain, float* unary) {
@@ -58,31 +63,41 @@ struct Loop {
     });
   }
 
+  // Lattices of positions go through all axes in the first phase, others one axis a phase.
   void blur() {
     int axes = 0;
-    for (const Term* term : order) axes = std::max(axes, term->nv);
     const int count = int(parts.size());
+    for (Term* term : order) {
+      axes = std::max(axes, term->lattice.reach ? 1 : term->nv);
+      if (term->lattice.reach) term->gather_copies(row);
+    }
     for (int axis = 0; axis < axes; ++axis) {
       team.each(count, [&](int part) {
-        for (const Term* term : order) {
-          if (axis >= term->nv) continue;
-          const BlurChain chain = term->chain_of(axis, part);
+        for (Term* term : order) {
+          if (term->lattice.reach) {
+            if (axis) continue;
+            kernels.wave(term->wave_of(part, count), term->sums.data(), term->values.data(), row, term->factor.data(),
+                         space.rings.data() + ring_floats * part);
+            continue;
+          }
+          const BlurChain chain = axis < term->nv ? term->chain_of(axis, part) : BlurChain{};
           if (chain.begin >= chain.end) continue;
-          auto* values = const_cast<float*>(term->values.data());
           if (axis == 0) {
-            kernels.blur_first(chain, const_cast<float*>(term->sums.data()), values, row, term->factor.data(),
+            kernels.blur_first(chain, term->sums.data(), term->values.data(), row, term->factor.data(),
                                term->shared.data(), term->copies.data());
           } else {
-            kernels.blur(chain, values, row);
+            kernels.blur(chain, term->values.data(), row);
           }
         }
       });
+      for (Term* term : order)
+        if (!axis && term->lattice.reach) term->clear_borders(row, count);
     }
-    for (const Term* term : order) {
+    for (Term* term : order) {
       if (term->matrix.empty()) continue;
       team.each(count, [&](int part) {
         const size_t points = term->lattice.points;
-        kernels.mix(const_cast<float*>(term->values.data()), points * part / count, points * (part + 1) / count,
+        kernels.mix(term->values.data(), points * part / count, points * (part + 1) / count,
                     job.classes, row, term->matrix.data(), space.scratch.data() + size_t(row) * part);
       });
     }

@@ -25,7 +25,7 @@ struct FinishScratch {            // of one part
 struct Workspace {
   std::vector<std::unique_ptr<Term>> terms;
   Unary unary;
-  Buffer<float> planes, rows, start, scratch;
+  Buffer<float> planes, rows, start, scratch, rings;
   std::vector<std::unique_ptr<FinishScratch>> finish;
 };
 

@@ -151,7 +151,7 @@ void Term::make_norm(const Kernels& kernels, Team& team, int parts) {
 
 // Brings pixels of one simplex together within bands that fit the second-level cache.
 void Term::group(Team& team, std::vector<Part>& parts) {
-  constexpr size_t band_pixels = 8192;
+  constexpr size_t band_pixels = 4096;
   const int count = int(parts.size());
   const size_t n = lattice.pixels;
   group_simplex.need(n + count);
@@ -249,6 +249,44 @@ void Term::make_rows(int row, int parts) {
   }
   values.need(size_t(lattice.points + 1 + parts) * row);
   std::memset(values.data() + size_t(zero_row()) * row, 0, sizeof(float) * row);
+}
+
+void Term::gather_copies(int row) {
+  for (uint32_t p = 0; p < lattice.points; ++p) {
+    if (!(shared[p >> 5] >> (p & 31) & 1)) {
+      if (!shared[p >> 5]) p |= 31;
+      continue;
+    }
+    float* to = sums.data() + size_t(p) * row;
+    for (const uint32_t* copy = copies.data(); *copy != kNone; copy += 2) {
+      if (p >= copy[0]) continue;
+      float* from = sums.data() + (size_t(p) + copy[1]) * row;
+      for (int i = 0; i < row; ++i) to[i] += from[i], from[i] = 0.0f;
+    }
+  }
+}
+
+Wave Term::wave_of(int part, int parts) const {
+  Wave w{};
+  w.near = lattice.near.data();
+  w.points = lattice.points;
+  w.reach = lattice.reach;
+  w.begin = w.points * part / parts;
+  w.end = w.points * (part + 1) / parts;
+  // Three steps from a border another part may read.
+  w.clear_begin = part ? w.begin + 3 * w.reach : 0;
+  w.clear_end = part + 1 < parts ? w.end - 3 * w.reach : w.end;
+  w.ring = 256;
+  while (w.ring < 2 * w.reach + 192) w.ring *= 2;
+  return w;
+}
+
+void Term::clear_borders(int row, int parts) {
+  for (int border = 1; border < parts; ++border) {
+    const int64_t at = wave_of(border, parts).begin, halo = 3 * int64_t(lattice.reach);
+    const int64_t begin = std::max<int64_t>(at - halo, 0), end = std::min<int64_t>(at + halo, lattice.points);
+    std::memset(sums.data() + size_t(begin) * row, 0, sizeof(float) * size_t(end - begin) * row);
+  }
 }
 
 PassTerm Term::as_pass(bool main) const {

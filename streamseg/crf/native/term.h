@@ -64,6 +64,12 @@ struct Term {
   void set_compat(const ss_crf_job&, const ss_crf_term&, int row, float extra);
   void make_rows(int row, int parts);
   PassTerm as_pass(bool main) const;
+  // Adds the parts' copies of shared points where they belong, and clears them.
+  void gather_copies(int row);
+  // A part's share of a lattice whose axes are blurred all at once.
+  Wave wave_of(int part, int parts) const;
+  // Zeroes the sums near borders of parts, which more than one part has been reading.
+  void clear_borders(int row, int parts);
   BlurChain chain_of(int axis, int part) const {
     return {lattice.chain[axis].data(), cuts[axis][part], cuts[axis][part + 1], zero_row(), sink_row(part)};
   }
