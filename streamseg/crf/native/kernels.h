@@ -20,13 +20,20 @@ struct EmbedPlan {
   int rank_bits;                // of one rank in the permutation code
 };
 
+struct Place {                  // a lattice point beside a pixel
+  uint32_t point;
+  float weight;
+};
+
 // One term as the pass over pixels sees it. Rows are `row` floats long.
 struct PassTerm {
   int nv;                       // vertices of a simplex: dims + 1
   float* values;                // blurred rows, read (slice)
   float* sums;                  // rows to add to (splat), all zero outside the pass
-  const float* weights;         // main term: in group order; others: in pixel order; nv per pixel
-  const uint32_t* vertices;     // main term: per simplex; others: per pixel; nv each
+  const float* weights;         // of the main term: nv per pixel, in group order
+  const uint32_t* vertices;     // of the main term: nv per simplex
+  const Place* places;          // of other terms: nv per pixel
+  bool scattered;               // rows of neighbouring pixels seldom coincide: worth fetching ahead
   const float* gain_out;        // per pixel, or null: multiplies what is sliced
   const float* gain_in;         // per pixel, or null: multiplies what is splatted
 };

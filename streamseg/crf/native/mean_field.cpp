@@ -24,7 +24,7 @@ struct Loop {
     for (int i = 0; i < job.term_count; ++i) {
       const int t = i == 0 ? main : (i <= main ? i - 1 : i);
       order.push_back(space.terms[t].get());
-      passes.push_back(order.back()->as_pass(t == main));
+      passes.push_back(order.back()->as_pass());
     }
     const Term& first = *order[0];
     groups = {first.group_simplex.data(), first.group_first.data(), first.group_pixel.data()};

@@ -50,8 +50,9 @@ inline void soft_max_any(float* x, size_t stride) {
 }
 
 // NV: vectors of a row. MAIN: vertices of the main term. OTHER: vertices of the only other term, or 0 for any number.
-// Everything used inside the loops is a local copy: the compiler must think that a store to a row may change `pass`.
-template <int NV, int MAIN, int OTHER, bool GAIN>
+// MIDDLE: neither the first pass nor the last. Everything used inside the loops is a local copy: the compiler must
+// think that a store to a row may change `pass`.
+template <int NV, int MAIN, int OTHER, bool GAIN, bool MIDDLE>
 void pass_fast(const ss::Pass& pass) {
   constexpr size_t stride = NV * W;
   constexpr int most_terms = OTHER ? 2 : 8;
@@ -66,6 +67,8 @@ void pass_fast(const ss::Pass& pass) {
     below[t] = p.shared_below[t];
     shift[t] = p.shared_shift[t];
   }
+  const bool slice = MIDDLE || p.slice, splat = MIDDLE || p.splat;
+  const bool scattered = OTHER && others[1].scattered;
   const uint32_t group_end = p.group_end;
   const size_t pixel_end = g.first[group_end];
   size_t at = g.first[p.group_begin];
@@ -83,7 +86,7 @@ void pass_fast(const ss::Pass& pass) {
     }
     Row<NV> rows[MAIN], sums[MAIN];
     for (int k = 0; k < MAIN; ++k) {
-      rows[k] = p.slice ? get<NV>(m.values + size_t{vertex[k]} * stride) : Row<NV>{};
+      rows[k] = slice ? get<NV>(m.values + size_t{vertex[k]} * stride) : Row<NV>{};
       sums[k] = Row<NV>{};
     }
     for (; at < end; ++at) {
@@ -91,12 +94,11 @@ void pass_fast(const ss::Pass& pass) {
       if (at + kPixelsAhead < pixel_end) {  // pixels of a group lie apart: the machine's own prefetch does not see them
         const size_t soon = g.pixel[at + kPixelsAhead];
         for (size_t i = 0; i < stride; i += 16) __builtin_prefetch(p.unary + soon * stride + i);
-        if (OTHER) {
-          __builtin_prefetch(others[1].vertices + soon * OTHER);
-          __builtin_prefetch(others[1].weights + soon * OTHER);
-          const uint32_t* next = others[1].vertices + size_t{g.pixel[at + kPixelsAhead / 2]} * OTHER;
+        if (OTHER) __builtin_prefetch(others[1].places + soon * OTHER);
+        if (scattered) {
+          const ss::Place* next = others[1].places + size_t{g.pixel[at + kPixelsAhead / 2]} * OTHER;
           for (int k = 0; k < OTHER; ++k) {
-            const size_t r = next[k];
+            const size_t r = next[k].point;
             for (size_t i = 0; i < stride; i += 16) {
               __builtin_prefetch(others[1].values + r * stride + i);
               __builtin_prefetch(others[1].sums + r * stride + i, 1);
@@ -107,26 +109,29 @@ void pass_fast(const ss::Pass& pass) {
       const float* w = m.weights + at * MAIN;
       float* u = p.unary + pixel * stride;
       Row<NV> x = get<NV>(u);
-      if (p.slice) {
-        Row<NV> message{};
-        for (int k = 0; k < MAIN; ++k)
-          for (int i = 0; i < NV; ++i) message.v[i] += w[k] * rows[k].v[i];
+      if (slice) {
+        // Three sums that need not wait for one another.
+        Row<NV> even{}, odd{};
+        for (int k = 0; k < MAIN; k += 2)
+          for (int i = 0; i < NV; ++i) even.v[i] += w[k] * rows[k].v[i];
+        for (int k = 1; k < MAIN; k += 2)
+          for (int i = 0; i < NV; ++i) odd.v[i] += w[k] * rows[k].v[i];
         const float gain = GAIN && m.gain_out ? m.gain_out[pixel] : 1.0f;
-        for (int i = 0; i < NV; ++i) x.v[i] += GAIN ? message.v[i] * gain : message.v[i];
         for (int t = 1; t < terms; ++t) {
           const ss::PassTerm& o = others[t];
           const int nv = OTHER ? OTHER : o.nv;
-          const uint32_t* from = o.vertices + size_t{pixel} * nv;
-          const float* ow = o.weights + size_t{pixel} * nv;
+          const ss::Place* from = o.places + size_t{pixel} * nv;
           const float other_gain = GAIN && o.gain_out ? o.gain_out[pixel] : 1.0f;
           for (int k = 0; k < nv; ++k) {
-            const Row<NV> r = get<NV>(o.values + size_t{from[k]} * stride);
-            for (int i = 0; i < NV; ++i) x.v[i] += (GAIN ? ow[k] * other_gain : ow[k]) * r.v[i];
+            const Row<NV> r = get<NV>(o.values + size_t{from[k].point} * stride);
+            const float by = GAIN ? from[k].weight * other_gain : from[k].weight;
+            for (int i = 0; i < NV; ++i) x.v[i] += by * r.v[i];
           }
         }
+        for (int i = 0; i < NV; ++i) x.v[i] += GAIN ? (even.v[i] + odd.v[i]) * gain : even.v[i] + odd.v[i];
       }
-      const Row<NV> q = p.plain ? x : soft_max<NV>(x);
-      if (!p.splat) {
+      const Row<NV> q = !MIDDLE && p.plain ? x : soft_max<NV>(x);
+      if (!splat) {
         put<NV>(u, q);
         continue;
       }
@@ -136,18 +141,19 @@ void pass_fast(const ss::Pass& pass) {
       for (int t = 1; t < terms; ++t) {
         const ss::PassTerm& o = others[t];
         const int nv = OTHER ? OTHER : o.nv;
-        const uint32_t* to = o.vertices + size_t{pixel} * nv;
-        const float* ow = o.weights + size_t{pixel} * nv;
+        const ss::Place* to = o.places + size_t{pixel} * nv;
         const float other_gain = GAIN && o.gain_in ? o.gain_in[pixel] : 1.0f;
         for (int k = 0; k < nv; ++k) {
-          float* s = o.sums + size_t{to[k] + (to[k] < below[t] ? shift[t] : 0u)} * stride;
+          const uint32_t point = to[k].point;
+          float* s = o.sums + size_t{point + (point < below[t] ? shift[t] : 0u)} * stride;
+          const float by = GAIN ? to[k].weight * other_gain : to[k].weight;
           Row<NV> r = get<NV>(s);
-          for (int i = 0; i < NV; ++i) r.v[i] += (GAIN ? ow[k] * other_gain : ow[k]) * q.v[i];
+          for (int i = 0; i < NV; ++i) r.v[i] += by * q.v[i];
           put<NV>(s, r);
         }
       }
     }
-    if (!p.splat) continue;
+    if (!splat) continue;
     for (int k = 0; k < MAIN; ++k) {
       float* s = m.sums + size_t{vertex[k] + (vertex[k] < below[0] ? shift[0] : 0u)} * stride;
       Row<NV> r = get<NV>(s);
@@ -169,12 +175,12 @@ void pass_any(const ss::Pass& p) {
       std::memcpy(x, u, stride * sizeof(float));
       for (int t = 0; t < p.terms && p.slice; ++t) {
         const ss::PassTerm& o = p.term[t];
-        const uint32_t* from = o.vertices + (t ? size_t{pixel} : size_t{g.simplex[group]}) * o.nv;
-        const float* w = o.weights + (t ? size_t{pixel} : at) * o.nv;
+        const ss::Place* place = o.places + size_t{pixel} * o.nv;
+        const uint32_t* from = o.vertices + size_t{g.simplex[group]} * o.nv;
         const float gain = o.gain_out ? o.gain_out[pixel] : 1.0f;
         for (int k = 0; k < o.nv; ++k) {
-          const float* r = o.values + size_t{from[k]} * stride;
-          const float by = w[k] * gain;
+          const float* r = o.values + size_t{t ? place[k].point : from[k]} * stride;
+          const float by = (t ? place[k].weight : o.weights[at * o.nv + k]) * gain;
           for (size_t i = 0; i < stride; i += W) store(x + i, load(x + i) + by * load(r + i));
         }
       }
@@ -185,12 +191,13 @@ void pass_any(const ss::Pass& p) {
       }
       for (int t = 0; t < p.terms; ++t) {
         const ss::PassTerm& o = p.term[t];
-        const uint32_t* to = o.vertices + (t ? size_t{pixel} : size_t{g.simplex[group]}) * o.nv;
-        const float* w = o.weights + (t ? size_t{pixel} : at) * o.nv;
+        const ss::Place* place = o.places + size_t{pixel} * o.nv;
+        const uint32_t* to = o.vertices + size_t{g.simplex[group]} * o.nv;
         const float gain = o.gain_in ? o.gain_in[pixel] : 1.0f;
         for (int k = 0; k < o.nv; ++k) {
-          float* s = o.sums + size_t{to[k] + (to[k] < p.shared_below[t] ? p.shared_shift[t] : 0u)} * stride;
-          const float by = w[k] * gain;
+          const uint32_t point = t ? place[k].point : to[k];
+          float* s = o.sums + size_t{point + (point < p.shared_below[t] ? p.shared_shift[t] : 0u)} * stride;
+          const float by = (t ? place[k].weight : o.weights[at * o.nv + k]) * gain;
           for (size_t i = 0; i < stride; i += W) store(s + i, load(s + i) + by * load(x + i));
         }
       }
@@ -203,14 +210,14 @@ bool pass_of(const ss::Pass& p, bool gain) {
   const int main = p.term[0].nv;
   const bool smooth = p.terms == 2 && p.term[1].nv == 3;
   if (gain) {
-    if (main == 6) return pass_fast<NV, 6, 0, true>(p), true;
-    if (main == 3) return pass_fast<NV, 3, 0, true>(p), true;
+    if (main == 6) return pass_fast<NV, 6, 0, true, false>(p), true;
     return false;
   }
-  if (main == 6 && smooth) return pass_fast<NV, 6, 3, false>(p), true;
-  if (main == 6) return pass_fast<NV, 6, 0, false>(p), true;
-  if (main == 4) return pass_fast<NV, 4, 0, false>(p), true;
-  if (main == 3) return pass_fast<NV, 3, 0, false>(p), true;
+  const bool middle = p.slice && p.splat && !p.plain;
+  if (main == 6 && smooth && middle) return pass_fast<NV, 6, 3, false, true>(p), true;
+  if (main == 6) return pass_fast<NV, 6, 0, false, false>(p), true;
+  if (main == 4) return pass_fast<NV, 4, 0, false, false>(p), true;
+  if (main == 3) return pass_fast<NV, 3, 0, false, false>(p), true;
   return false;
 }
 

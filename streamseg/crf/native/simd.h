@@ -34,19 +34,18 @@ inline VF vround(VF x) {
   return (x + magic) - magic;
 }
 
-// e^x to 2e-7 for x <= 88; exactly 0 below -60, so that no product of a probability becomes denormal.
+// e^x to 2e-7 for x <= 88, and e^-60 below -60, so that no product of a probability becomes denormal.
 inline VF vexp(VF x) {
-  const VI keep = x > all(-60.0f);
-  const VF t = (VF)((VI)x & keep);
-  const VF n = vround(t * 1.44269504f);
-  const VF f = t * 1.44269504f - n;
+  const VF magic = all(12582912.0f);  // the sum's low bits are then the nearest integer
+  const VF t = vmax(x, all(-60.0f));
+  const VF n = t * 1.44269504f + magic;
+  const VF f = t * 1.44269504f - (n - magic);
   VF p = f * 0.0013266970f + 0.0096754597f;
   p = p * f + 0.0555074262f;
   p = p * f + 0.2402212175f;
   p = p * f + 0.6931469492f;
   p = p * f + 1.0000000710f;
-  const VI bits = (VI)p + (__builtin_convertvector(n, VI) << 23);
-  return (VF)(bits & keep);
+  return (VF)((VI)p + ((VI)n << 23));
 }
 
 // Natural logarithm of x > 0 (normal numbers) to 1e-6.

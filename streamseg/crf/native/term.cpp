@@ -207,8 +207,7 @@ void Term::group(Team& team, std::vector<Part>& parts) {
 
 void Term::spread(Team& team, int parts) {
   const size_t n = lattice.pixels;
-  vertices.need(n * nv);
-  weights.need(n * nv);
+  places.need(n * nv);
   const size_t share = n / parts + 1;
   const bool fold_norm = normalisation == SS_CRF_NORM_SYMMETRIC;
   team.each(parts, [&](int part) {
@@ -216,8 +215,7 @@ void Term::spread(Team& team, int parts) {
     for (size_t i = share * part; i < end; ++i) {
       const float by = fold_norm ? norm[i] : 1.0f;
       for (int k = 0; k < nv; ++k) {
-        vertices[i * nv + k] = lattice.vertices[size_t(lattice.simplex[i]) * nv + k];
-        weights[i * nv + k] = lattice.bary[i * nv + k] * by;
+        places[i * nv + k] = {lattice.vertices[size_t(lattice.simplex[i]) * nv + k], lattice.bary[i * nv + k] * by};
       }
     }
   });
@@ -289,14 +287,16 @@ void Term::clear_borders(int row, int parts) {
   }
 }
 
-PassTerm Term::as_pass(bool main) const {
+PassTerm Term::as_pass() const {
   const bool gains = normalisation != SS_CRF_NORM_SYMMETRIC && normalisation != SS_CRF_NORM_NONE;
   PassTerm p{};
   p.nv = nv;
   p.values = const_cast<float*>(values.data());
   p.sums = const_cast<float*>(sums.data());
   p.weights = weights.data();
-  p.vertices = main ? lattice.vertices.data() : vertices.data();
+  p.vertices = lattice.vertices.data();
+  p.places = places.data();
+  p.scattered = lattice.points > lattice.pixels / 4;
   p.gain_out = gains && normalisation == SS_CRF_NORM_AFTER ? norm.data() : nullptr;
   p.gain_in = gains && normalisation == SS_CRF_NORM_BEFORE ? norm.data() : nullptr;
   return p;

@@ -39,7 +39,7 @@ struct Term {
   // The main term works in groups of pixels with one simplex, other terms pixel by pixel.
   Buffer<uint32_t> group_simplex, group_first, group_pixel, local;
   Buffer<float> weights;
-  Buffer<uint32_t> vertices;
+  Buffer<Place> places;
 
   // Where the pixels of a finer grid lie in a lattice of positions: kept, because the picture has no say in it.
   int finer_stride = 0;           // 0: not there
@@ -63,7 +63,7 @@ struct Term {
                std::vector<Part>& parts, bool main);
   void set_compat(const ss_crf_job&, const ss_crf_term&, int row, float extra);
   void make_rows(int row, int parts);
-  PassTerm as_pass(bool main) const;
+  PassTerm as_pass() const;
   // Adds the parts' copies of shared points where they belong, and clears them.
   void gather_copies(int row);
   // A part's share of a lattice whose axes are blurred all at once.
