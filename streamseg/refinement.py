@@ -86,7 +86,9 @@ class InlineRefinement:
         if through:
             picture = scale_picture(scores.frame.rgb, scores.geometry.input_size)
             own_size = None if self._fuses else size
-            refined = refine_picture(self._setup, scores.logits, picture, own_size, confidence)
+            refined = refine_picture(
+                self._setup, scores.logits, picture, own_size, confidence=confidence, scores=self._fuses
+            )
             if refined.labels is not None:
                 return refined.labels, refined.confidence, scores.frame.seq
         fused = self._fusion.step(
@@ -152,12 +154,13 @@ class Refinement:
             return None
         choice = stream.keyframes.sees(scores)
         if choice.keyframe:
-            self._worker.submit(Keyframe(scores, size if wanted else None))
+            self._worker.submit(Keyframe(scores, size if wanted else None, fusion is not None))
         if fusion is None:
             return None
         while len(stream.answers):
             answer = stream.answers.get()
             frame = answer.scores.frame
+            assert answer.log_probabilities is not None, "fusion asked for them"
             fusion.refine(frame.epoch, frame.seq, answer.log_probabilities)
         return fusion.step(scores, keyframe=choice.keyframe is not None, cut=choice.cut)
 

@@ -87,12 +87,13 @@ class Refined:
     """The dense CRF's answer to one keyframe."""
 
     scores: Scores  # of the keyframe
-    log_probabilities: F32  # (C, h, w), half the network's input
+    log_probabilities: F32 | None  # (C, h, w), half the network's input, where fusion wants them
     took_s: float
     labels: U8 | None = None  # (H, W), where a mask of the keyframe was wanted
 
     def __post_init__(self) -> None:
-        _check("Refined.log_probabilities", self.log_probabilities, np.float32, (None, None, None))
+        if self.log_probabilities is not None:
+            _check("Refined.log_probabilities", self.log_probabilities, np.float32, (None, None, None))
         if self.labels is not None:
             _check("Refined.labels", self.labels, np.uint8, (None, None))
 

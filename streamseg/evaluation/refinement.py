@@ -192,6 +192,7 @@ class _Run:
         picture = scale_picture(sample.rgb, scores.geometry.input_size)
         refined = refine_picture(self.setup, scores.logits, picture, size)
         assert refined.labels is not None
+        assert refined.log_probabilities is not None
         masks = {"raw": labels_from_logits(scores.logits, size)[0], "crf": refined.labels}
         if self.sequence is None:
             return masks

@@ -39,7 +39,9 @@ def _answer(setup: CrfSetup, request: Request) -> Answer:
     begun = time.perf_counter()
     posterior, problem = None, ""
     try:
-        posterior = refine_picture(setup, request.logits, request.picture, request.labels_size)
+        posterior = refine_picture(
+            setup, request.logits, request.picture, request.labels_size, scores=request.scores
+        )
     except Exception as error:  # noqa: BLE001 - told to the parent; the next keyframe may fare better
         problem = f"{type(error).__name__}: {error}"
     return Answer(posterior, problem, time.perf_counter() - begun)

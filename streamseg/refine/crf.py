@@ -36,7 +36,7 @@ class CrfSetup:
 class Posterior:
     """What the CRF says about a picture."""
 
-    log_probabilities: F32  # (C, ceil(H / 2), ceil(W / 2))
+    log_probabilities: F32 | None  # (C, ceil(H / 2), ceil(W / 2)), where asked for
     labels: U8 | None = None  # at the size they were asked for, thin classes as the network saw them
     confidence: U8 | None = None  # in 1/255, where asked for
 
@@ -65,19 +65,27 @@ def crf_setup(config: CrfConfig, spec: EngineSpec) -> CrfSetup:
 
 
 def refine_picture(
-    setup: CrfSetup, logits: F32, picture: U8, labels_size: Size | None = None, confidence: bool = False
+    setup: CrfSetup,
+    logits: F32,
+    picture: U8,
+    labels_size: Size | None = None,
+    *,
+    confidence: bool = False,
+    scores: bool = True,
 ) -> Posterior:
     """Run mean field on logits (C, h, w) under a picture (H, W, 3) of the network's input size.
 
-    Without labels_size nothing is computed at full resolution, which is cheaper. Raises CrfError.
+    labels_size: the size of the labels; without it nothing is computed at full resolution, which is cheaper.
+    scores: whether log-probabilities are wanted. Raises CrfError.
     """
     run = _native if setup.backend == "native" else _reference
     if labels_size is None and setup.backend == "native":
         return Posterior(run(setup, logits, picture, GRID_STRIDE))
     full = run(setup, logits, picture, 1)
+    half = _halved(full) if scores else None
     if labels_size is None:
-        return Posterior(_halved(full))
-    return Posterior(_halved(full), *labels_with_thin(full, logits, setup.thin, labels_size, confidence))
+        return Posterior(half)
+    return Posterior(half, *labels_with_thin(full, logits, setup.thin, labels_size, confidence))
 
 
 def labels_with_thin(

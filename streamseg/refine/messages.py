@@ -26,6 +26,7 @@ class Request:
     logits: F32  # (C, h, w)
     picture: U8  # (H, W, 3), of the network's input size
     labels_size: Size | None
+    scores: bool  # whether log-probabilities are wanted: they are two megabytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -31,10 +31,11 @@ PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Keyframe:
-    """What the stage works on: scores of the network, and the size of the labels if a mask is wanted."""
+    """What the stage works on: the network's scores, and what is wanted of the CRF."""
 
     scores: Scores
-    labels_size: Size | None
+    labels_size: Size | None  # of the refined mask
+    for_fusion: bool = True  # log-probabilities, too
 
     @property
     def stream(self) -> str:
@@ -105,7 +106,10 @@ class CrfWorker:
         try:
             child = self._running_child()
             picture = scale_picture(scores.frame.rgb, scores.geometry.input_size)
-            answer = child.ask(Request(scores.logits, picture, keyframe.labels_size), self._config.budget_s)
+            answer = child.ask(
+                Request(scores.logits, picture, keyframe.labels_size, keyframe.for_fusion),
+                self._config.budget_s,
+            )
         except (ChildLost, TimeoutError, OSError) as error:
             self._leave_out(keyframe.stream, "lost")
             self._child_failed(error)
@@ -146,17 +150,17 @@ class CrfWorker:
             why = f"gave no answer in {self._config.budget_s:g} s"
             if self._config.priority == "idle":
                 why += ", or got no CPU (refine.priority is idle)"
-        code = self._end_child()
+        code = self._end_child(gone=isinstance(error, ChildLost))
         self._stats.crf_restarts += 1
         pause_s = random.uniform(0, min(LONGEST_PAUSE_S, PAUSE_S * 2**self._failures))
         self._failures = min(self._failures + 1, 16)
         self._again_at = time.monotonic() + pause_s
         log.warning("refine: the CRF's process %s (%s); again in %.1f s", why, code, pause_s)
 
-    def _end_child(self) -> str:
+    def _end_child(self, gone: bool = False) -> str:
         child, self._child = self._child, None
         self._wakes = lambda: None
-        return "" if child is None else child.end()
+        return "" if child is None else child.end(gone)
 
 
 class _Child:
@@ -188,9 +192,14 @@ class _Child:
         answer: Answer = self.channel.receive(max(0.0, budget_s - (time.monotonic() - begun)))
         return answer
 
-    def end(self) -> str:
-        """Kill it; how it ended in words: by itself, with a code or a signal, or by us."""
-        ended = self._process.poll()
+    def end(self, gone: bool) -> str:
+        """Kill it; how it ended in words: by itself, with a code or a signal, or by us.
+
+        gone: its end of the channel is closed, so it should have ended, or be about to.
+        """
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1.0 if gone else 0.0)
+        ended = self._process.returncode
         self._process.kill()
         self._process.wait()
         self.channel.close()
