@@ -155,3 +155,49 @@ def transport(labels: Path | None, as_json: bool) -> None:
             f"{way.latency.p50_ms:.2f}", f"{way.latency.p95_ms:.2f}", f"{way.latency.p99_ms:.2f}",
         )  # fmt: skip
     Console().print(table)
+
+
+@command.command()
+@click.option("--engine", "name", default=EngineConfig().name, help="The engine whose logits are refined.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="A folder with images/ and labels/."
+)
+@click.option("--pictures", type=click.IntRange(1), default=4, help="How many of its images.")
+@click.option("--size", type=int, nargs=2, help="Scale the images to this (height, width).")
+@click.option("--threads", type=int, multiple=True, default=(1, 2), help="CPU threads; may be repeated.")
+@click.option("--repeats", type=click.IntRange(1), default=5, help="Runs of each form; the fastest counts.")
+@as_json
+def crf(
+    name: str,
+    data: Path,
+    pictures: int,
+    size: tuple[int, int] | None,
+    threads: tuple[int, ...],
+    repeats: int,
+    as_json: bool,
+) -> None:
+    """Every quality of the dense CRF beside pydensecrf, where that is installed, in one run."""
+    from streamseg.bench.crf import bench_crf, crf_pictures
+
+    logits, images, labels = crf_pictures(name, data, pictures, size)
+    result = bench_crf(logits, images, threads=threads, repeats=repeats, labels=labels)
+    if as_json:
+        click.echo(msgspec.json.encode(result))
+        return
+    height, width = result.size
+    title = (
+        f"{width}x{height}, {result.classes} classes, {result.pictures} pictures, {result.machine.processor}"
+    )
+    table = Table(
+        "preset", "quality", "threads", "ms", "factor", "agreement %", "mean |ΔQ|", "mIoU", title=title
+    )
+    for row in result.rows:
+        table.add_row(
+            row.preset, row.quality, str(row.threads), f"{row.ms:.1f}", _or_dash(row.factor, ".1f"),
+            _or_dash(row.agreement, ".3f"), _or_dash(row.mean_difference, ".1e"), _or_dash(row.miou, ".2f"),
+        )  # fmt: skip
+    Console().print(table)
+
+
+def _or_dash(value: float | None, how: str) -> str:
+    return "–" if value is None else format(value, how)
