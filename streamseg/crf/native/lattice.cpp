@@ -55,14 +55,14 @@ void Lattice::build(const Kernels& kernels, Team& team, const float* const* feat
   });
 
   link_simplices();
+  for (int axis = 0; axis < nv; ++axis) {
+    chain[axis].need(2 * size_t{points} + 2);
+    next[axis].need(points);
+    bits_scratch[axis].need((points + 63) / 64);
+  }
   team.each(parts, [&](int part) {
     link_rest(size_t{points} * part / parts, size_t{points} * (part + 1) / parts);
   });
-  for (int axis = 0; axis < nv; ++axis) {
-    chain[axis].need(2 * size_t{points} + 2);
-    next_scratch[axis].need(points);
-    bits_scratch[axis].need((points + 63) / 64);
-  }
   team.each(nv, [&](int axis) { string_up(axis); });
   pair_up();
 }
@@ -113,9 +113,13 @@ void Lattice::lay_out(const float* least, const float* most) {
 void Lattice::link_simplices() {
   by_simplex.clear(14);
   by_point.clear(14);
+  std::memset(maybe.need(size_t{1} << 15), 0, sizeof(uint64_t) << 15);
   points = simplices = 0;
   simplex.need(pixels);
   constexpr size_t ahead = 12;
+  constexpr size_t queue_size = 16;  // new simplices wait a moment, until their points' slots are in the cache
+  Fresh queue[queue_size];
+  size_t queued = 0, served = 0;
   uint64_t last_key = 0, last_ranks = ~uint64_t{0};
   uint32_t last = kNone;
   for (size_t i = 0; i < pixels; ++i) {
@@ -124,7 +128,6 @@ void Lattice::link_simplices() {
       uint32_t e;
       simplex_key(key[i + ahead], ranks[i + ahead], &k, &e);
       by_simplex.prefetch(k, e);
-      by_point.prefetch(key[i + ahead], 0);
     }
     if (key[i] != last_key || ranks[i] != last_ranks) {
       last_key = key[i];
@@ -133,38 +136,54 @@ void Lattice::link_simplices() {
       uint32_t e;
       simplex_key(last_key, last_ranks, &k, &e);
       last = by_simplex.find_or_add(k, e, simplices);
-      if (last == simplices) add_simplex(last_key, last_ranks);
+      if (last == simplices) {
+        if (queued - served == queue_size) add_simplex(queue[served++ % queue_size]);
+        const Fresh fresh = {last_key, last_ranks, simplices++};
+        announce(fresh);
+        queue[queued++ % queue_size] = fresh;
+      }
     }
     simplex[i] = last;
+  }
+  while (served < queued) add_simplex(queue[served++ % queue_size]);
+}
+
+void Lattice::announce(const Fresh& fresh) {
+  vertices.grow(size_t{fresh.id} * nv, size_t{fresh.id + 1} * nv);
+  int axes[kMaxDims + 1];
+  axes_of(fresh.ranks, axes);
+  uint64_t at = fresh.key;
+  for (int k = 0; k < nv; ++k) {
+    by_point.prefetch(at, 0);
+    at += step[axes[k]];
   }
 }
 
 // Vertex k of a simplex is the neighbour of vertex k - 1 along one axis: most of them are found by their links.
-uint32_t Lattice::add_simplex(uint64_t first_key, uint64_t order) {
-  const uint32_t id = simplices++;
-  vertices.grow(size_t{id} * nv, size_t{id + 1} * nv);
+void Lattice::add_simplex(const Fresh& fresh) {
   int axes[kMaxDims + 1];
-  axes_of(order, axes);
-  uint32_t* mine = vertices.data() + size_t{id} * nv;
-  mine[0] = point_at(first_key);
+  axes_of(fresh.ranks, axes);
+  uint32_t* mine = vertices.data() + size_t{fresh.id} * nv;
+  mine[0] = point_at(fresh.key);
   for (int k = 1; k < nv; ++k) {
     const uint32_t before = mine[k - 1];
     const size_t edge = size_t{before} * nv + axes[k - 1];
-    uint32_t next = link[edge];
-    if (next == kNone) {
-      next = point_at(point_key[before] + step[axes[k - 1]]);
-      link[edge] = next;
+    uint32_t to = link[edge];
+    if (to == kNone) {
+      to = point_at(point_key[before] + step[axes[k - 1]]);
+      link[edge] = to;
     }
-    mine[k] = next;
+    mine[k] = to;
   }
   link[size_t{mine[nv - 1]} * nv + axes[nv - 1]] = mine[0];
-  return id;
 }
 
 uint32_t Lattice::point_at(uint64_t at) {
   const uint32_t id = by_point.find_or_add(at, 0, points);
   if (id == points) {
     point_key.grow(points, size_t{points} + 1)[points] = at;
+    const size_t bit = maybe_bit(at);
+    maybe[bit >> 6] |= uint64_t{1} << (bit & 63);
     uint32_t* links = link.grow(size_t{points} * nv, size_t{points + 1} * nv) + size_t{points} * nv;
     for (int axis = 0; axis < nv; ++axis) links[axis] = kNone;
     ++points;
@@ -174,15 +193,15 @@ uint32_t Lattice::point_at(uint64_t at) {
 
 // Neighbours that no simplex joins.
 void Lattice::link_rest(size_t begin, size_t end) {
-  constexpr size_t ahead = 6;
   for (size_t p = begin; p < end; ++p) {
-    if (p + ahead < end) {
-      for (int axis = 0; axis < nv; ++axis)
-        if (link[(p + ahead) * nv + axis] == kNone) by_point.prefetch(point_key[p + ahead] + step[axis], 0);
-    }
+    const uint64_t own = point_key[p];
     for (int axis = 0; axis < nv; ++axis) {
-      uint32_t& to = link[p * nv + axis];
-      if (to == kNone) to = by_point.find(point_key[p] + step[axis], 0);
+      uint32_t to = link[p * nv + axis];
+      if (to == kNone) {
+        const size_t bit = maybe_bit(own + step[axis]);
+        if (maybe[bit >> 6] >> (bit & 63) & 1) link[p * nv + axis] = to = by_point.find(own + step[axis], 0);
+      }
+      next[axis][p] = to;
     }
   }
 }
@@ -190,12 +209,11 @@ void Lattice::link_rest(size_t begin, size_t end) {
 // Points along one axis as a stream of chains. A chain of one point blurs to itself: it is left out, except on the
 // first axis, which visits every point.
 void Lattice::string_up(int axis) {
-  uint32_t* next = next_scratch[axis].data();
+  const uint32_t* after = next[axis].data();
   uint64_t* has_previous = bits_scratch[axis].data();
   std::memset(has_previous, 0, (size_t{points} + 63) / 64 * 8);
   for (uint32_t p = 0; p < points; ++p) {
-    const uint32_t to = link[size_t{p} * nv + axis];
-    next[p] = to;
+    const uint32_t to = after[p];
     if (to != kNone) has_previous[to >> 6] |= uint64_t{1} << (to & 63);
   }
   uint32_t* out = chain[axis].data();
@@ -203,8 +221,8 @@ void Lattice::string_up(int axis) {
   *out++ = zero_row;
   for (uint32_t head = 0; head < points; ++head) {
     if (has_previous[head >> 6] >> (head & 63) & 1) continue;
-    if (axis > 0 && next[head] == kNone) continue;
-    for (uint32_t p = head; p != kNone; p = next[p]) *out++ = p;
+    if (axis > 0 && after[head] == kNone) continue;
+    for (uint32_t p = head; p != kNone; p = after[p]) *out++ = p;
     *out++ = zero_row;
   }
   chain_length[axis] = static_cast<size_t>(out - chain[axis].data());

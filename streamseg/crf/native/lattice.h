@@ -63,8 +63,9 @@ struct Lattice {
   // Of two-dimensional lattices whose neighbours lie near one another: see Wave. reach == 0: not there.
   Buffer<uint32_t> near;
   uint32_t reach = 0;
-  Buffer<uint32_t> next_scratch[kMaxDims + 1];
+  Buffer<uint32_t> next[kMaxDims + 1];    // the links once more, axis by axis
   Buffer<uint64_t> bits_scratch[kMaxDims + 1];
+  Buffer<uint64_t> maybe;         // a bit per hash of a point's key: most neighbours asked for are not there
 
   // features: dims arrays of `padded` floats; least, most: bounds of whatever will be looked up. Throws Refusal when
   // the coordinates do not fit.
@@ -95,7 +96,13 @@ struct Lattice {
  private:
   void lay_out(const float* least, const float* most);
   void link_simplices();
-  uint32_t add_simplex(uint64_t key, uint64_t ranks);
+  struct Fresh {                  // a simplex met for the first time, whose points are yet to be found
+    uint64_t key, ranks;
+    uint32_t id;
+  };
+  void announce(const Fresh& fresh);
+  void add_simplex(const Fresh& fresh);
+  static size_t maybe_bit(uint64_t key) { return (key * 0x9E3779B97F4A7C15ull) >> (64 - 21); }
   uint32_t point_at(uint64_t key);
   void link_rest(size_t begin, size_t end);
   void string_up(int axis);
