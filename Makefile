@@ -1,18 +1,19 @@
 # make run  [SOURCE=…]   set up, then run on the embedded clip (or on SOURCE) with a live table
 # make test              set up what the tests need, and run them all (no GPU)
 # make lint              layout, imports and types
-# make bench             every figure of docs/benchmarks.md again
+# make bench [DATA=…]    every figure of docs/benchmarks.md again; DATA: labelled images for the CRF
 # make gpu               the tests that need a CUDA GPU
 
 PYTHON ?= python3
 SOURCE ?= demo:
+DATA ?= ../shared/data/camvid/val
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
 .PHONY: help run test lint bench gpu clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n 's/^# //p' Makefile | head -20
 
 .venv/base: pyproject.toml constraints.txt CMakeLists.txt $(shell find streamseg engines -type f -not -name '*.pyc')
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -41,7 +42,8 @@ bench: .venv/dev
 	$(BIN)/streamseg bench pipeline --source demo: --realtime
 	$(BIN)/streamseg bench engine --source demo:
 	$(BIN)/streamseg bench transport
-	$(BIN)/streamseg bench crf
+	$(BIN)/streamseg bench refine --source demo:
+	$(BIN)/streamseg bench crf --data '$(DATA)'
 
 gpu: .venv/dev
 	$(BIN)/python -m pytest -m gpu tests/gpu
