@@ -12,9 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import TextIO
 from urllib.parse import urlsplit
 
+from streamseg.demo import demo_clip
 from streamseg.errors import UsageError
 from streamseg.recorded.manifest import SUFFIX
 from streamseg.sources import redact
+from streamseg.sources.target import DEMO
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m2ts", ".m4v", ".mjpeg", ".mjpg", ".mkv"}
@@ -85,6 +87,8 @@ def _lines(sources: Iterable[str], stdin: TextIO) -> Iterator[str]:
 
 def _expand(source: str) -> dict[str, tuple[Path, ...]]:
     """Sources, each with its images where it is a sequence."""
+    if source == DEMO:
+        return {str(demo_clip()): ()}
     if is_address(source) or "://" in source:
         return {source: ()}
     path = Path(source).expanduser()

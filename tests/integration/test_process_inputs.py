@@ -17,6 +17,7 @@ import pytest
 
 from streamseg.config import EngineConfig
 from streamseg.recorded import ProcessConfig, process_file, process_files
+from streamseg.recorded.inputs import find_inputs
 from streamseg.recorded.manifest import Manifest, read_manifest
 from streamseg.recorded.timeline import from_runs
 from streamseg.recorded.tracks import read_labels
@@ -270,3 +271,11 @@ def test_time_stamps_that_begin_again_are_mended_and_counted(tmp_path: Path, con
 
 
 STEPS = [900000 + 90000 * i for i in range(FRAMES)]
+
+
+def test_the_clip_that_streamseg_draws_itself_is_an_input_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = draw_clip(tmp_path / "street.mp4", frames=3)
+    monkeypatch.setattr("streamseg.recorded.inputs.demo_clip", lambda: clip)
+    assert [i.source for i in find_inputs(["demo:"])] == [str(clip)]
