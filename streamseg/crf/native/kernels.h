@@ -105,6 +105,7 @@ struct Wave {                   // a share of a two-dimensional lattice, for all
   int64_t begin, end;           // points of this share
   int64_t clear_begin, clear_end;  // sums to be zero afterwards: those that no other share reads
   uint32_t ring;                // a power of two, above 2 * reach and two blocks
+  int64_t at[3], clear;         // how far each axis has come
 };
 
 struct Kernels {
@@ -119,8 +120,8 @@ struct Kernels {
   void (*blur_first)(const BlurChain&, float* sums, float* values, int row, const float* factor,
                      const uint32_t* shared, const uint32_t* shared_row);
   void (*blur)(const BlurChain&, float* values, int row);
-  // From sums to values. rings: 2 (ring + 1) rows.
-  void (*wave)(const Wave&, float* sums, float* values, int row, const float* factor, float* rings);
+  // From sums to values, as far as sums below `limit` allow. rings: 2 (ring + 1) rows, kept between calls.
+  void (*wave)(Wave&, int64_t limit, float* sums, float* values, int row, const float* factor, float* rings);
   void (*blur_scalar)(const BlurChain&, float* values);
   // rows *= matrix (lanes x row), in place
   void (*mix)(float* rows, size_t begin, size_t end, int lanes_used, int row, const float* matrix, float* scratch);

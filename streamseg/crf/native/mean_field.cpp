@@ -30,14 +30,16 @@ struct Loop {
     groups = {first.group_simplex.data(), first.group_first.data(), first.group_pixel.data()};
     space.scratch.need(size_t(row) * parts.size());
     for (const Term* term : order)
-      if (term->lattice.reach)
-        ring_floats = std::max(ring_floats, 2 * (size_t(term->wave_of(0, 1).ring) + 1) * row);
-    space.rings.need(ring_floats * parts.size());
+      for (const std::vector<Wave>* list : {&term->inner, &term->outer})
+        for (const Wave& w : *list) ring_floats = std::max(ring_floats, 2 * (size_t(w.ring) + 1) * row);
+    space.rings.need(ring_floats * parts.size() * order.size());
   }
+
+  float* rings(int part, size_t term) { return space.rings.data() + ring_floats * (part * order.size() + term); }
 
   void pass(bool slice, bool splat, bool plain, float* unary) {
     team.each(int(parts.size()), [&](int index) {
-      uint32_t below[64], shift[64];
+      uint32_t below[8], shift[8];
       for (size_t t = 0; t < order.size(); ++t) {
         below[t] = order[t]->first_of_part[index];
         shift[t] = order[t]->copy_of_part[index];
@@ -55,15 +57,26 @@ struct Loop {
       p.shared_below = below;
       p.shared_shift = shift;
       p.scratch = space.scratch.data() + size_t(row) * index;
-      for (const Band& band : parts[index].bands) {
-        p.group_begin = band.group_begin;
-        p.group_end = band.group_end;
+      Wave waves[8];
+      for (size_t t = 0; t < order.size(); ++t)
+        if (!order[t]->inner.empty()) waves[t] = order[t]->inner[index];
+      const std::vector<Band>& bands = parts[index].bands;
+      for (size_t band = 0; band < bands.size(); ++band) {
+        p.group_begin = bands[band].group_begin;
+        p.group_end = bands[band].group_end;
         kernels.pass(p);
+        for (size_t t = 0; t < order.size() && splat; ++t) {  // while the sums are still in the cache
+          Term& term = *order[t];
+          if (term.inner.empty()) continue;
+          const int64_t limit = band + 1 < bands.size() ? term.ready[index][band] : term.lattice.points;
+          kernels.wave(waves[t], limit, term.sums.data(), term.values.data(), row, term.factor.data(),
+                       rings(index, t));
+        }
       }
     });
   }
 
-  // Lattices of positions go through all axes in the first phase, others one axis a phase.
+  // One axis a phase, except for lattices of positions: of those only the outer points are left.
   void blur() {
     int axes = 0;
     const int count = int(parts.size());
@@ -73,25 +86,27 @@ struct Loop {
     }
     for (int axis = 0; axis < axes; ++axis) {
       team.each(count, [&](int part) {
-        for (Term* term : order) {
-          if (term->lattice.reach) {
-            if (axis) continue;
-            kernels.wave(term->wave_of(part, count), term->sums.data(), term->values.data(), row, term->factor.data(),
-                         space.rings.data() + ring_floats * part);
+        for (size_t t = 0; t < order.size(); ++t) {
+          Term& term = *order[t];
+          if (term.lattice.reach) {
+            for (size_t i = part; i < term.outer.size() && !axis; i += count) {
+              Wave w = term.outer[i];
+              kernels.wave(w, w.points, term.sums.data(), term.values.data(), row, term.factor.data(), rings(part, t));
+            }
             continue;
           }
-          const BlurChain chain = axis < term->nv ? term->chain_of(axis, part) : BlurChain{};
+          const BlurChain chain = axis < term.nv ? term.chain_of(axis, part) : BlurChain{};
           if (chain.begin >= chain.end) continue;
           if (axis == 0) {
-            kernels.blur_first(chain, term->sums.data(), term->values.data(), row, term->factor.data(),
-                               term->shared.data(), term->copies.data());
+            kernels.blur_first(chain, term.sums.data(), term.values.data(), row, term.factor.data(),
+                               term.shared.data(), term.copies.data());
           } else {
-            kernels.blur(chain, term->values.data(), row);
+            kernels.blur(chain, term.values.data(), row);
           }
         }
       });
       for (Term* term : order)
-        if (!axis && term->lattice.reach) term->clear_borders(row, count);
+        if (!axis && term->lattice.reach) term->clear_borders(row);
     }
     for (Term* term : order) {
       if (term->matrix.empty()) continue;
@@ -104,11 +119,17 @@ struct Loop {
   }
 };
 
+// Parts of a picture, and bands within them that fit the second-level cache.
 std::vector<Part> parts_of(size_t pixels, int count) {
+  constexpr size_t band_pixels = 4096;
   std::vector<Part> parts(count);
   for (int i = 0; i < count; ++i) {
-    parts[i].begin = pixels * i / count / kPad * kPad;
-    parts[i].end = i + 1 == count ? pixels : pixels * (i + 1) / count / kPad * kPad;
+    Part& part = parts[i];
+    part.begin = pixels * i / count / kPad * kPad;
+    part.end = i + 1 == count ? pixels : pixels * (i + 1) / count / kPad * kPad;
+    const size_t some = part.end - part.begin, bands = (some + band_pixels - 1) / band_pixels;
+    for (size_t b = 0; b < bands; ++b)
+      part.bands.push_back({part.begin + some * b / bands, part.begin + some * (b + 1) / bands, 0, 0});
   }
   return parts;
 }

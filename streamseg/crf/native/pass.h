@@ -215,6 +215,7 @@ bool pass_of(const ss::Pass& p, bool gain) {
   }
   const bool middle = p.slice && p.splat && !p.plain;
   if (main == 6 && smooth && middle) return pass_fast<NV, 6, 3, false, true>(p), true;
+  if (main == 6 && smooth) return pass_fast<NV, 6, 3, false, false>(p), true;
   if (main == 6) return pass_fast<NV, 6, 0, false, false>(p), true;
   if (main == 4) return pass_fast<NV, 4, 0, false, false>(p), true;
   if (main == 3) return pass_fast<NV, 3, 0, false, false>(p), true;

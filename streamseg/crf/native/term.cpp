@@ -55,6 +55,7 @@ void Term::prepare(const ss_crf_job& job, const ss_crf_term& term, const Kernels
   nv = lattice.nv;
   alpha = 1.0f / (1.0f + std::pow(2.0f, -float(dims)));
   cut(parts);
+  plan_waves(parts);
   make_norm(kernels, team, int(parts.size()));
   if (main) {
     group(team, parts);
@@ -151,7 +152,6 @@ void Term::make_norm(const Kernels& kernels, Team& team, int parts) {
 
 // Brings pixels of one simplex together within bands that fit the second-level cache.
 void Term::group(Team& team, std::vector<Part>& parts) {
-  constexpr size_t band_pixels = 4096;
   const int count = int(parts.size());
   const size_t n = lattice.pixels;
   group_simplex.need(n + count);
@@ -159,13 +159,6 @@ void Term::group(Team& team, std::vector<Part>& parts) {
   group_pixel.need(n);
   local.need(size_t(lattice.simplices) * count);
   weights.need(n * nv);
-  for (Part& part : parts) {
-    part.bands.clear();
-    const size_t bands = (part.end - part.begin + band_pixels - 1) / band_pixels;
-    for (size_t b = 0; b < bands; ++b)
-      part.bands.push_back({part.begin + (part.end - part.begin) * b / bands,
-                            part.begin + (part.end - part.begin) * (b + 1) / bands, 0, 0});
-  }
   const bool fold_norm = normalisation == SS_CRF_NORM_SYMMETRIC;
   team.each(count, [&](int index) {
     Part& part = parts[index];
@@ -264,27 +257,71 @@ void Term::gather_copies(int row) {
   }
 }
 
-Wave Term::wave_of(int part, int parts) const {
+Wave Term::wave_over(int64_t begin, int64_t end, int64_t clear_begin, int64_t clear_end) const {
   Wave w{};
   w.near = lattice.near.data();
   w.points = lattice.points;
   w.reach = lattice.reach;
-  w.begin = w.points * part / parts;
-  w.end = w.points * (part + 1) / parts;
-  // Three steps from a border another part may read.
-  w.clear_begin = part ? w.begin + 3 * w.reach : 0;
-  w.clear_end = part + 1 < parts ? w.end - 3 * w.reach : w.end;
+  w.begin = begin;
+  w.end = end;
+  w.clear_begin = w.clear = clear_begin;
+  w.clear_end = std::max(clear_begin, clear_end);
   w.ring = 256;
   while (w.ring < 2 * w.reach + 192) w.ring *= 2;
+  w.at[0] = std::max<int64_t>(begin - 2 * w.reach, 0);
+  w.at[1] = std::max<int64_t>(begin - w.reach, 0);
+  w.at[2] = begin;
   return w;
 }
 
-void Term::clear_borders(int row, int parts) {
-  for (int border = 1; border < parts; ++border) {
-    const int64_t at = wave_of(border, parts).begin, halo = 3 * int64_t(lattice.reach);
-    const int64_t begin = std::max<int64_t>(at - halo, 0), end = std::min<int64_t>(at + halo, lattice.points);
-    std::memset(sums.data() + size_t(begin) * row, 0, sizeof(float) * size_t(end - begin) * row);
+void Term::plan_waves(const std::vector<Part>& parts) {
+  inner.clear();
+  outer.clear();
+  ready.clear();
+  if (!lattice.reach) return;
+  const int count = int(parts.size());
+  const int64_t points = lattice.points, halo = 3 * int64_t(lattice.reach);
+  ready.resize(count);
+  inner.resize(count);
+  int64_t later = points;  // the first point that parts after this one touch
+  for (int part = count - 1; part >= 0; --part) {
+    const int64_t own_begin = first_of_part[part];
+    const int64_t own_end = part + 1 < count ? std::min<int64_t>(later, first_of_part[part + 1]) : points;
+    const int64_t begin = part ? own_begin + halo : 0, end = part + 1 < count ? own_end - halo : points;
+    if (begin < end) {
+      inner[part] = wave_over(begin, end, part ? begin + halo : 0, part + 1 < count ? end - halo : points);
+    }
+    int64_t first = points;
+    ready[part].resize(parts[part].bands.size());
+    for (size_t band = parts[part].bands.size(); band-- > 0;) {
+      ready[part][band] = first;  // what bands after this one do not touch any more
+      for (size_t i = parts[part].bands[band].pixel_begin; i < parts[part].bands[band].pixel_end; ++i) {
+        const uint32_t* v = lattice.vertices.data() + size_t(lattice.simplex[i]) * nv;
+        for (int k = 0; k < nv; ++k) first = std::min<int64_t>(first, v[k]);
+      }
+    }
+    later = std::min(later, first);
   }
+  int64_t at = 0;
+  for (const Wave& w : inner) {
+    if (w.begin >= w.end) continue;
+    if (at < w.begin) outer.push_back(wave_over(at, w.begin, 0, 0));
+    at = w.end;
+  }
+  if (at < points) outer.push_back(wave_over(at, points, 0, 0));
+}
+
+void Term::clear_borders(int row) {
+  const auto clear = [&](int64_t begin, int64_t end) {
+    if (begin < end) std::memset(sums.data() + size_t(begin) * row, 0, sizeof(float) * size_t(end - begin) * row);
+  };
+  int64_t at = 0;
+  for (const Wave& w : inner) {
+    if (w.begin >= w.end) continue;
+    clear(at, w.clear_begin);
+    at = w.clear_end;
+  }
+  clear(at, lattice.points);
 }
 
 PassTerm Term::as_pass() const {

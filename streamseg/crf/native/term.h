@@ -53,6 +53,11 @@ struct Term {
   std::vector<uint32_t> copy_of_part;   // row at which the part's copies of those start
   std::vector<uint32_t> copies;         // (first_of_part, copy_of_part) of parts after the first, then kNone
   std::vector<uint32_t> shared;         // bit per point: some part has a copy
+  // Lattices of positions are blurred while the pass over pixels goes on, close behind it: `inner` are the points that
+  // one part alone adds to and reads, `ready` tells up to where their sums are complete after each band; `outer` waits
+  // for the end of the pass.
+  std::vector<Wave> inner, outer;
+  std::vector<std::vector<int64_t>> ready;
   std::vector<std::vector<size_t>> cuts;  // per axis: where each part's share of the chains begins
 
   uint32_t zero_row() const { return lattice.points; }
@@ -66,10 +71,8 @@ struct Term {
   PassTerm as_pass() const;
   // Adds the parts' copies of shared points where they belong, and clears them.
   void gather_copies(int row);
-  // A part's share of a lattice whose axes are blurred all at once.
-  Wave wave_of(int part, int parts) const;
   // Zeroes the sums near borders of parts, which more than one part has been reading.
-  void clear_borders(int row, int parts);
+  void clear_borders(int row);
   BlurChain chain_of(int axis, int part) const {
     return {lattice.chain[axis].data(), cuts[axis][part], cuts[axis][part + 1], zero_row(), sink_row(part)};
   }
@@ -77,6 +80,8 @@ struct Term {
  private:
   void make_norm(const Kernels&, Team&, int parts);
   void cut(const std::vector<Part>& parts);
+  void plan_waves(const std::vector<Part>& parts);
+  Wave wave_over(int64_t begin, int64_t end, int64_t clear_begin, int64_t clear_end) const;
   void group(Team&, std::vector<Part>& parts);
   void spread(Team&, int parts);
 };
