@@ -22,7 +22,7 @@ inline void put(float* p, const Row<NV>& r) {
   for (int i = 0; i < NV; ++i) store(p + i * W, r.v[i]);
 }
 
-constexpr size_t kBlurAhead = 12;
+constexpr size_t kBlurAhead = 28;
 
 // One chunk of NV vectors of every row, `stride` floats apart. No branch on chain ends: a chain ends in a row of zeros,
 // and what would be written there goes to the part's own sink.

@@ -94,6 +94,9 @@ void finish(Workspace& space, const ss_crf_job& job, const Kernels& kernels, Tea
       place(job, job.terms[t], term, kernels, finest, y, std::min(y + lines, finest.height), *space.finish[0],
             space.finish[0]->known[t].data(), weights + at, vertices + at);
     }
+    const FinishTerm all = {term.nv, nullptr, term.norm_values.data(), vertices, weights, term.normalisation,
+                            term.alpha, false};
+    kernels.fold_norm(all, finest.pixels, weights);
     term.finer_stride = finest.stride;
   }
   space.unary.aim(job, finest, row);
@@ -118,7 +121,7 @@ void finish(Workspace& space, const ss_crf_job& job, const Kernels& kernels, Tea
           weights = s.weights[t].data();
         }
         list[t] = {term.nv, term.values.data(), term.norm_values.data(), vertices, weights, term.normalisation,
-                   term.alpha};
+                   term.alpha, !job.terms[t].sigma_channels};
       }
       fine[part] = kernels.unary_lines(space.unary.resample, y, y_end, s.rows.data()) && fine[part];
       kernels.finish({job.term_count, row, list, s.rows.data(), 0, end - begin});

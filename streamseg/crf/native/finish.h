@@ -16,6 +16,25 @@ inline float finish_gain(const ss::FinishTerm& o, float norm, float present) {
   }
 }
 
+inline float gain_of(const ss::FinishTerm& o, const uint32_t* from, const float* w) {
+  if (o.folded) return 1.0f;
+  float norm = 0.0f, present = 0.0f;
+  for (int k = 0; k < o.nv; ++k) {
+    const float n = o.norm_values[from[k]];
+    norm += w[k] * n;
+    present += n > 0.0f ? w[k] : 0.0f;
+  }
+  return finish_gain(o, norm, present);
+}
+
+void fold_norm(const ss::FinishTerm& o, size_t count, float* weights) {
+  for (size_t pixel = 0; pixel < count; ++pixel) {
+    float* w = weights + pixel * o.nv;
+    const float gain = gain_of(o, o.vertices + pixel * o.nv, w);
+    for (int k = 0; k < o.nv; ++k) w[k] *= gain;
+  }
+}
+
 template <int NV>
 void finish_fast(const ss::Finish& f) {
   constexpr size_t stride = NV * W;
@@ -29,15 +48,12 @@ void finish_fast(const ss::Finish& f) {
       const float* w = o.weights + pixel * o.nv;
       if (pixel + ahead < f.end)
         for (int k = 0; k < o.nv; ++k) __builtin_prefetch(o.values + size_t{from[ahead * o.nv + k]} * stride);
+      const float gain = gain_of(o, from, w);
       Row<NV> message{};
-      float norm = 0.0f, present = 0.0f;
       for (int k = 0; k < o.nv; ++k) {
         const Row<NV> r = get<NV>(o.values + size_t{from[k]} * stride);
         for (int i = 0; i < NV; ++i) message.v[i] += w[k] * r.v[i];
-        norm += w[k] * o.norm_values[from[k]];
-        present += o.norm_values[from[k]] > 0.0f ? w[k] : 0.0f;
       }
-      const float gain = finish_gain(o, norm, present);
       for (int i = 0; i < NV; ++i) x.v[i] += gain * message.v[i];
     }
     put<NV>(u, soft_max<NV>(x));
@@ -52,12 +68,7 @@ void finish_any(const ss::Finish& f) {
       const ss::FinishTerm& o = f.term[t];
       const uint32_t* from = o.vertices + pixel * o.nv;
       const float* w = o.weights + pixel * o.nv;
-      float norm = 0.0f, present = 0.0f;
-      for (int k = 0; k < o.nv; ++k) {
-        norm += w[k] * o.norm_values[from[k]];
-        present += o.norm_values[from[k]] > 0.0f ? w[k] : 0.0f;
-      }
-      const float gain = finish_gain(o, norm, present);
+      const float gain = gain_of(o, from, w);
       for (int k = 0; k < o.nv; ++k) {
         const float* r = o.values + size_t{from[k]} * stride;
         const float by = w[k] * gain;

@@ -14,7 +14,7 @@
 namespace ss {
 
 const Kernels* SS_TABLE() {
-  static const Kernels table = {SS_TEXT(SS_NAME), W,   embed, pass, finish, blur_first, blur, wave, blur_scalar, mix,
+  static const Kernels table = {SS_TEXT(SS_NAME), W,   embed, pass, finish, fold_norm, blur_first, blur, wave, blur_scalar, mix,
                                 rows_from_planes, planes_from_rows, unary_lines};
   return &table;
 }

@@ -68,6 +68,7 @@ struct FinishTerm {
   const float* weights;         // (pixels, nv) barycentric
   int normalisation;
   float norm_factor;            // of the filter
+  bool folded;                  // weights hold the normalisation already
 };
 
 struct Finish {
@@ -116,6 +117,8 @@ struct Kernels {
                 uint64_t* key, uint64_t* ranks);
   void (*pass)(const Pass&);
   void (*finish)(const Finish&);
+  // Multiplies the weights of `count` pixels with their normalisation.
+  void (*fold_norm)(const FinishTerm&, size_t count, float* weights);
   // First axis: from sums (which it clears) to values, times one factor per class.
   void (*blur_first)(const BlurChain&, float* sums, float* values, int row, const float* factor,
                      const uint32_t* shared, const uint32_t* shared_row);

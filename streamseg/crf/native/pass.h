@@ -7,7 +7,7 @@
 
 namespace {
 
-constexpr size_t kPixelsAhead = 14;
+constexpr size_t kPixelsAhead = 24;
 
 // Soft-max of one row without its maximum: log p is at most 0 and the largest is at least -log(classes), so the
 // exponentials neither overflow nor vanish unless messages are huge; then the slow way.
@@ -75,8 +75,8 @@ void pass_fast(const ss::Pass& pass) {
   for (uint32_t group = p.group_begin; group < group_end; ++group) {
     const uint32_t* vertex = m.vertices + size_t{g.simplex[group]} * MAIN;
     const size_t end = g.first[group + 1];
-    if (group + 6 < group_end) {
-      const uint32_t* soon = m.vertices + size_t{g.simplex[group + 6]} * MAIN;
+    if (group + 12 < group_end) {
+      const uint32_t* soon = m.vertices + size_t{g.simplex[group + 12]} * MAIN;
       for (int k = 0; k < MAIN; ++k) {
         for (size_t i = 0; i < stride; i += 16) {
           __builtin_prefetch(m.values + size_t{soon[k]} * stride + i);

@@ -333,7 +333,7 @@ PassTerm Term::as_pass() const {
   p.weights = weights.data();
   p.vertices = lattice.vertices.data();
   p.places = places.data();
-  p.scattered = lattice.points > lattice.pixels / 4;
+  p.scattered = lattice.points > lattice.pixels / 16;
   p.gain_out = gains && normalisation == SS_CRF_NORM_AFTER ? norm.data() : nullptr;
   p.gain_in = gains && normalisation == SS_CRF_NORM_BEFORE ? norm.data() : nullptr;
   return p;
