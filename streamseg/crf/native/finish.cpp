@@ -12,7 +12,15 @@ constexpr size_t kKnown = 2048;    // simplices remembered per part: neighbours 
 void look_up(const Lattice& lattice, const uint64_t* key, const uint64_t* ranks, size_t count, Known* known,
              uint32_t* vertices) {
   const int nv = lattice.nv;
+  constexpr size_t ahead = 10;
   for (size_t i = 0; i < count; ++i) {
+    if (i + ahead < count) {
+      uint64_t soon;
+      uint32_t soon_extra;
+      lattice.simplex_key(key[i + ahead], ranks[i + ahead], &soon, &soon_extra);
+      lattice.by_simplex.prefetch(soon, soon_extra);
+      lattice.by_point.prefetch(key[i + ahead], 0);
+    }
     uint32_t* mine = vertices + i * nv;
     if (i && key[i] == key[i - 1] && ranks[i] == ranks[i - 1]) {
       for (int v = 0; v < nv; ++v) mine[v] = mine[v - nv];
