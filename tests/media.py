@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -56,7 +58,10 @@ def write_video(
 ) -> None:
     """Encode RGB pictures of one size with the given time stamps; `pace` is called before each is written."""
     height, width = pictures[0].shape[:2]
-    with av.open(str(path), "w", format=container_format, options=container_options or {}) as container:
+    with (
+        same_priority(),
+        av.open(str(path), "w", format=container_format, options=container_options or {}) as container,
+    ):
         stream = container.add_stream(codec, rate=25, options=options or {})
         stream.height, stream.width, stream.pix_fmt = height, width, pix_fmt
         stream.time_base = stream.codec_context.time_base = time_base
@@ -71,6 +76,16 @@ def write_video(
             frame.pts, frame.time_base = pts[i] if pts else i, time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+@contextmanager
+def same_priority() -> Iterator[None]:
+    """Take back the real-time priority that SVT-AV1 gives the thread which opens it, where root runs it."""
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
 
 
 def write_audio(path: Path, seconds: float = 0.5) -> None:

@@ -65,4 +65,7 @@ class LastMasks:
 
 def kinds_of(mask: Mask) -> tuple[Kind, ...]:
     """The kinds of message that a mask is published as, where somebody wants them."""
-    return ("refined",) if mask.revision else tuple(kind for kind in KINDS if kind != "refined")
+    if mask.revision:
+        return ("refined",)
+    without = {"refined"} if mask.confidence is not None else {"refined", "mask+confidence"}
+    return tuple(kind for kind in KINDS if kind not in without)

@@ -210,11 +210,12 @@ def encode_mask(
 
 
 def encode_payload(mask: Mask, encoding: Encoding, *, confidence: bool) -> list[bytes]:
-    """Pack the labels and, when asked for, the confidence (0 everywhere where the mask has none)."""
+    """Pack the labels and, when asked for, the confidence; raises WireError where the mask has none."""
     parts = [encode_array(mask.labels, encoding)]
     if confidence:
-        known = mask.labels * 0 if mask.confidence is None else mask.confidence
-        parts.append(encode_array(known, encoding))
+        if mask.confidence is None:
+            raise WireError("confidence: the mask has none")
+        parts.append(encode_array(mask.confidence, encoding))
     return parts
 
 

@@ -34,7 +34,7 @@ def running(engine: Path, **streams: StreamConfig) -> Iterator[tuple[Daemon, lis
     config = Config(
         streams=streams,
         engine=EngineConfig(name=str(engine), threads=1),
-        publish=PublishConfig(endpoint="tcp://127.0.0.1:0"),
+        publish=PublishConfig(endpoint="tcp://127.0.0.1:0", queue=10000),
     )
     daemon = Daemon(config)
     errors: list[BaseException] = []

@@ -293,3 +293,8 @@ def test_real_label_maps_come_back_exactly(shared_data: Path, kind: Kind) -> Non
             back = wire.decode_message(wire.encode_mask(mask, encoding, kind=kind))
             assert isinstance(back, Mask)
             np.testing.assert_array_equal(back.labels, labels)
+
+
+def test_a_mask_without_confidence_is_not_sent_as_if_it_had_one() -> None:
+    with pytest.raises(WireError, match="the mask has none"):
+        wire.encode_mask(make_mask(), "raw", kind="mask+confidence")
