@@ -176,6 +176,7 @@ class _Child:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
+                    start_new_session=True,  # where Linux shares the CPU among sessions, it has its own share
                     env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
                 )
         except BaseException:
