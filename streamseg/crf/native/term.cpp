@@ -289,7 +289,8 @@ void Term::plan_waves(const std::vector<Part>& parts) {
     const int64_t own_end = part + 1 < count ? std::min<int64_t>(later, first_of_part[part + 1]) : points;
     const int64_t begin = part ? own_begin + halo : 0, end = part + 1 < count ? own_end - halo : points;
     if (begin < end) {
-      inner[part] = wave_over(begin, end, part ? begin + halo : 0, part + 1 < count ? end - halo : points);
+      inner[part] = wave_over(begin, end, part ? std::min(begin + halo, end) : 0,
+                              part + 1 < count ? end - halo : points);
     }
     int64_t first = points;
     ready[part].resize(parts[part].bands.size());
