@@ -1,4 +1,4 @@
-"""streamseg bench pipeline | refine | engine | transport | crf"""
+"""streamseg bench pipeline | refine | fusion | engine | transport | crf"""
 
 from __future__ import annotations
 
@@ -91,6 +91,24 @@ def refine(source: str, seconds: float, as_json: bool, **options: Any) -> None:
     Console().print(table)
     left_out = ", ".join(f"{count} {why}" for why, count in result.unrefined.items()) or "none left out"
     click.echo(f"p99 ratio {result.p99_ratio}; {result.refinements} refined, {left_out}")
+
+
+@command.command()
+@click.option("--source", default="demo:", help="Where the frames come from.")
+@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@click.option("--frames", type=click.IntRange(10), default=60, help="How many frames.")
+@as_json
+def fusion(source: str, name: str, frames: int, as_json: bool) -> None:
+    """What fusion costs a frame: CPU time of one thread from scores to labels, with it and without."""
+    from streamseg.bench.fusion import bench_fusion
+
+    result = bench_fusion(EngineConfig(name=name), source, frames)
+    if as_json:
+        click.echo(msgspec.json.encode(result))
+        return
+    for what, times in {"plain": result.plain, "fused": result.fused}.items():
+        click.echo(f"{what:6} p50 {times.p50_ms:.2f} ms   p95 {times.p95_ms:.2f} ms of CPU time")
+    click.echo(f"fusion costs {result.costs_ms:.2f} ms a frame")
 
 
 @command.command()
