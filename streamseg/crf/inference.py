@@ -34,7 +34,7 @@ def mean_field(
     Returns probabilities (C, H, W) float32, the caller's.
 
     quality: `exact` is the reference's arithmetic; the others iterate on every second or fourth pixel and
-    take the last step on all of them (docs/design/0003-dense-crf.md says what each costs). 1 and 2 threads
+    take the last step on all of them (docs/design/0006-dense-crf.md says what each costs). 1 and 2 threads
     give the same result to the bit. Blocks, without the GIL. A `workspace` spares allocation and the lattice
     of kernels that see only positions; it belongs to one caller at a time.
 
