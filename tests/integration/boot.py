@@ -65,17 +65,18 @@ class Machine:
         ).items():
             (units / name).parent.mkdir(exist_ok=True)
             (units / name).write_text(text)
+        prefixes = {Path(sys.prefix), Path(sys.base_prefix), package}
+        self._readable = [str(p.resolve()) for p in (*prefixes, *readable) if not p.is_relative_to("/usr")]
+        temporary = [path for path in self._readable if path.startswith(("/tmp/", "/var/tmp/"))]
         drop_ins = units / "streamseg@.service.d"
         drop_ins.mkdir(exist_ok=True)
         (drop_ins / "test.conf").write_text(
             "[Service]\nStandardOutput=append:/run/streamseg.log\nStandardError=append:/run/streamseg.log\n"
-            # The Python of these tests may lie in a home folder, which an installed one must not.
-            f"ProtectHome=no\n{drop_in}"
+            # The Python of these tests may lie in a home or temporary folder; an installed one must not.
+            f"ProtectHome=no\nBindReadOnlyPaths={' '.join(temporary)}\n{drop_in}"
         )
         settings.mkdir(parents=True, exist_ok=True)
         (settings / "site.toml").write_text(site_toml)
-        prefixes = {Path(sys.prefix), Path(sys.base_prefix), package}
-        self._readable = [str(p.resolve()) for p in (*prefixes, *readable) if not p.is_relative_to("/usr")]
         self._cgroup: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
