@@ -247,6 +247,7 @@ def test_a_connection_with_endless_subscriptions_is_hung_up() -> None:
         for i in range(MOST_SUBSCRIPTIONS + 1000):
             greedy.send(b"\x01greedy/%d" % i)
         until(lambda: publisher.stats.hung_up >= 1)
+        assert publisher.wait_wanted("mask", "gate", WAIT_S)
         publisher.put(make_mask(1))
         assert next(masks).seq == 1
 
