@@ -24,9 +24,12 @@ AUXILIARY_STRIDE = 8
 class ConvBnRelu(nn.Sequential):
     """A convolution without bias, batch normalisation, ReLU; padded so that stride alone changes the size."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, *, dilation: int = 1
+    ) -> None:
+        padding = (kernel - 1) * dilation // 2
         super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False),
             nn.BatchNorm2d(outputs),
             nn.ReLU(inplace=True),
         )
@@ -65,6 +68,15 @@ class LightAspp(nn.Module):
         return F.relu(self.norm(summed))
 
 
+def initialise(network: nn.Module) -> None:
+    """Start every convolution as He et al. (2015) do, for ReLU."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 class Slim(nn.Module):
     """The network. `forward` gives logits at 1/4; `supervised` gives those at 1/8 too, for training."""
 
@@ -82,11 +94,7 @@ class Slim(nn.Module):
         self.skip_norm = nn.BatchNorm2d(half)
         self.refine = ConvBnRelu(half, third)
         self.classify = nn.Conv2d(third, classes, 1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(self)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Features at 1/4 and, with context, at 1/8."""

@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 import torch
+from torch import nn
 
 from streamseg.config import build_settings
 from streamseg.errors import ConfigError, TrainingError
-from streamseg.models.slim import Slim
+from streamseg.training.networks import build_network
 from streamseg.training.recipe import TrainRecipe
 
 FORMAT = 1
@@ -46,9 +47,9 @@ def recipe_of(checkpoint: Checkpoint) -> TrainRecipe:
         raise TrainingError(f"the checkpoint's recipe cannot be read: {error}") from error
 
 
-def trained_network(checkpoint: Checkpoint) -> Slim:
+def trained_network(checkpoint: Checkpoint) -> nn.Module:
     """The network with its averaged weights, in evaluation mode."""
     recipe = recipe_of(checkpoint)
-    network = Slim(len(recipe.classes), recipe.width)
+    network = build_network(recipe)
     network.load_state_dict(checkpoint["ema"])
     return network.eval()

@@ -12,7 +12,7 @@ from streamseg.engine.spec import CrfDefaults, read_spec
 from streamseg.errors import TrainingError
 from streamseg.evaluation import LabelledFolder, Scores
 from streamseg.evaluation.engines import evaluate_engine
-from streamseg.models.slim import AUXILIARY_STRIDE, OUTPUT_STRIDE, SIZE_MULTIPLE, count_macs
+from streamseg.models.slim import AUXILIARY_STRIDE, OUTPUT_STRIDE, SIZE_MULTIPLE, Slim, count_macs
 from streamseg.preprocess import scale_picture
 from streamseg.training.card import CardFacts, write_card
 from streamseg.training.checkpoint import load_checkpoint, recipe_of, trained_network
@@ -37,6 +37,8 @@ def export_engine(
     """
     loaded = load_checkpoint(checkpoint)
     recipe, network = recipe_of(loaded), trained_network(loaded)
+    if stride8 and not isinstance(network, Slim):
+        raise TrainingError(f"{checkpoint}: {recipe.network} has no form with logits at 1/8; slim has")
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     write_graph(network, out / FP32, stride8)
@@ -50,7 +52,9 @@ def export_engine(
         for precision in precisions:
             config = EngineConfig(name=f"{out}{os.sep}", precision=precision)  # type: ignore[arg-type]
             scores[precision] = evaluate_engine(config, val)
-    part = network.stride8() if stride8 else network.stride4()
+    part = network
+    if isinstance(network, Slim):
+        part = network.stride8() if stride8 else network.stride4()
     facts = CardFacts(
         name=out.name,
         recipe=recipe,

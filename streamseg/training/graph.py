@@ -7,6 +7,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
+from typing import cast
 
 import onnx
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from streamseg.errors import TrainingError
+from streamseg.models.ablation import Ablation
 from streamseg.models.slim import LightAspp, ResidualBlock, Slim
 from streamseg.training.loop import MEAN, STD
 
@@ -22,7 +24,7 @@ OPSET = 20
 TOLERANCE = 1e-3
 
 
-def write_graph(network: Slim, path: Path, stride8: bool = False) -> None:
+def write_graph(network: nn.Module, path: Path, stride8: bool = False) -> None:
     """Export `network` to `path`: uint8 RGB (N, H, W, 3) in, float32 logits (N, C, h, w) out.
 
     N is free, H and W are any multiples of 8. Logits are at 1/4, or with `stride8` the auxiliary ones at 1/8.
@@ -69,7 +71,7 @@ def write_graph(network: Slim, path: Path, stride8: bool = False) -> None:
     os.replace(beside, path)
 
 
-def fold_batch_norm(network: Slim) -> Slim:
+def fold_batch_norm(network: nn.Module) -> nn.Module:
     """A copy in which every batch normalisation is part of the convolution before it."""
     folded = copy.deepcopy(network).eval()
     for module in list(folded.modules()):
@@ -89,19 +91,30 @@ class _Served(nn.Module):
     division is part of the first convolution's weights. (So could the mean be, but not where the padding is.)
     """
 
-    def __init__(self, network: Slim, stride8: bool) -> None:
+    def __init__(self, network: nn.Module, stride8: bool) -> None:
         super().__init__()
         self.network = fold_batch_norm(network)
         self.stride8 = stride8
         self.mean = nn.Buffer(torch.tensor(MEAN).view(1, 3, 1, 1))
-        first = self.network.stem[0]
-        assert isinstance(first, nn.Conv2d)
-        first.weight.data /= torch.tensor(STD).view(1, 3, 1, 1)
+        for first in _first_convolutions(self.network):
+            assert isinstance(first, nn.Conv2d)
+            first.weight.data /= torch.tensor(STD).view(1, 3, 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         x = image.permute(0, 3, 1, 2).float() - self.mean  # (N, H, W, 3) uint8 -> (N, 3, H, W)
-        logits: Tensor = self.network.forward_stride8(x) if self.stride8 else self.network(x)
+        logits: Tensor = _network(self.network, x, self.stride8)
         return logits
+
+
+def _network(network: nn.Module, x: Tensor, stride8: bool) -> Tensor:
+    return cast("Slim", network).forward_stride8(x) if stride8 else cast("Tensor", network(x))
+
+
+def _first_convolutions(network: nn.Module) -> list[nn.Module]:
+    """Those that see the picture itself."""
+    assert isinstance(network, Slim | Ablation)
+    stages = [network.stem, *(network.branches[:1] if isinstance(network, Ablation) else ())]
+    return [next(module for module in stage.modules() if isinstance(module, nn.Conv2d)) for stage in stages]
 
 
 def _fused(convolution: nn.Module, norm: nn.Module) -> nn.Conv2d:
@@ -146,7 +159,7 @@ def _forget_where_it_was_made(path: Path) -> None:
     onnx.save(model, path)
 
 
-def _difference(network: Slim, stride8: bool, path: Path) -> float:
+def _difference(network: nn.Module, stride8: bool, path: Path) -> float:
     """The largest difference of logits between torch and ONNX Runtime, at a size that was not exported."""
     import onnxruntime as ort
 
@@ -157,7 +170,7 @@ def _difference(network: Slim, stride8: bool, path: Path) -> float:
     ).numpy()
     with torch.no_grad():
         x = normalise(rgb, torch.device("cpu"))
-        want = network.forward_stride8(x) if stride8 else network(x)
+        want = _network(network, x, stride8)
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     got = torch.from_numpy(session.run(None, {INPUT: rgb})[0])
     return float((got - want).abs().max())

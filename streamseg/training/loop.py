@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import msgspec
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from streamseg.errors import TrainingError, UsageError
 from streamseg.evaluation import Scores, evaluate
 from streamseg.evaluation.metrics import Predict
-from streamseg.models.slim import OUTPUT_STRIDE, SIZE_MULTIPLE, Slim
+from streamseg.models.slim import OUTPUT_STRIDE, SIZE_MULTIPLE
 from streamseg.preprocess import fit_size, make_batch
 from streamseg.training.checkpoint import load_checkpoint, save_checkpoint
 from streamseg.training.data import TrainingImages
 from streamseg.training.log import EpochEntry, Progress, read_log, write_log
 from streamseg.training.loss import class_weights, cross_entropy, lovasz_softmax, thin_labels
+from streamseg.training.networks import Trainable, build_network
 from streamseg.training.recipe import TrainRecipe
 from streamseg.training.schedule import WeightAverage, learning_rate
 from streamseg.types import Size
@@ -87,9 +88,9 @@ class _Run:
         # Learn now, not after twenty epochs, that the validation folder is unusable.
         if val is not None:
             evaluate(lambda rgb: np.zeros(rgb.shape[:2], np.uint8), val, recipe.class_names)
-        self.network = Slim(len(recipe.classes), recipe.width).to(self.device)
+        self.network = build_network(recipe).to(self.device)
         self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.averaged = Slim(len(recipe.classes), recipe.width).to(self.device).eval()
+        self.averaged = build_network(recipe).to(self.device).eval()
         self.average = WeightAverage(self.network, recipe.ema)
         self.weights = class_weights(self.images.shares, recipe.class_balance).to(self.device)
         groups: list[dict[str, Any]] = [
@@ -149,7 +150,7 @@ class _Run:
         x = normalise(rgb, self.device)
         truth = torch.from_numpy(labels).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
-            logits, auxiliary = self.network.supervised(x)
+            logits, auxiliary = cast("Trainable", self.network).supervised(x)
         loss = cross_entropy(logits, truth, self.weights, phase)
         loss = loss + recipe.auxiliary_weight * cross_entropy(auxiliary, truth, self.weights, phase)
         if recipe.lovasz_weight and done >= recipe.lovasz_from:

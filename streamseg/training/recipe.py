@@ -62,7 +62,10 @@ class AugmentRecipe(Settings, frozen=True):
 class TrainRecipe(Settings, frozen=True):
     """A training run: the same recipe, data and machine give the same weights."""
 
-    network: Annotated[Literal["slim"], Meta(description="The network to train, from scratch.")] = "slim"
+    network: Annotated[
+        Literal["slim", "deeplab", "deeplab-msc", "deeplab-largefov", "deeplab-msc-largefov"],
+        Meta(description="What to train from scratch: slim, or a head of the first paper on its backbone."),
+    ] = "slim"
     width: Annotated[
         int, Meta(ge=12, le=512, multiple_of=12, description="Channels of the network at 1/8.")
     ] = 96
