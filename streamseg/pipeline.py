@@ -1,9 +1,10 @@
-"""The live route, written once: sources → board → infer → fuse → publish, with refine beside it.
+"""The live route, written once: sources → board → infer → fuse → publish, with refine and pictures beside it.
 
 decode-<stream> threads own their container; infer owns the engine and batches over streams; fuse turns logits
-into labels; refine owns the CRF's process; the publisher's thread owns its sockets. Frames are dropped in one
-place only, the board, where a live stream's newest frame replaces the one that waits. Behind it every
-hand-over is bounded and waits, so the age of a mask is bounded by the speed of the slowest stage.
+into labels; refine owns the CRF's process; picture makes JPEGs for those who look; the publisher's thread
+owns its sockets. Frames are dropped in one place only, the board, where a live stream's newest frame replaces
+the one that waits. Behind it every hand-over is bounded and waits, so the age of a mask is bounded by the
+speed of the slowest stage.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from streamseg.config import Config, StreamConfig
 from streamseg.engine import Engine
 from streamseg.infer import infer, input_size
 from streamseg.mailbox import Mailbox
+from streamseg.pictures import Pictures
 from streamseg.player import frames
 from streamseg.publish import Publisher
 from streamseg.refinement import Refinement
@@ -54,7 +56,9 @@ class Pipeline:
             wants_refined=lambda stream: publisher.wants("refined", stream),
             on_refined=lambda refined: publisher.put(self._refined_mask(refined)),
         )
+        self._pictures = Pictures(lambda stream: publisher.wants("picture", stream), publisher.put)
         self._stages = [
+            Stage("picture", self._pictures.run, self._stage_ended),
             Stage("refine", self.refinement.run, self._stage_ended),
             Stage("infer", self._infer, self._stage_ended),
             Stage("fuse", self._fuse, self._stage_ended),
@@ -77,6 +81,7 @@ class Pipeline:
         self._stop.set()
         self._board.close()
         self._scores.close(discard=True)
+        self._pictures.close()
         self.refinement.close()
         deadline = time.monotonic() + timeout_s
         with self._lock:
@@ -124,6 +129,7 @@ class Pipeline:
                 stats.record(mask.stage_us)
                 stats.published += 1
                 self._publisher.put(mask)
+                self._pictures.offer(scores.frame)
 
     def _stale(self, frame: Frame) -> bool:
         """Whether a frame has grown too old to be published; it is counted then."""
@@ -206,5 +212,6 @@ class Pipeline:
         self._board.close()
         self._scores.close()
         if stage.name == "fuse":
+            self._pictures.close()
             self.refinement.close()
             self.over.set()

@@ -141,6 +141,25 @@ class Mask:
         return None if self.pts is None else round(self.pts * self.time_base * 1_000_000_000)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """The frame that a mask belongs to, as a small JPEG; run, epoch, seq and n are that mask's."""
+
+    stream: str
+    epoch: int
+    seq: int
+    n: int
+    pts: int | None
+    time_base: Fraction
+    captured_unix_ns: int
+    clock: Clock
+    jpeg: bytes
+    size: Size  # of the JPEG
+    frame_size: Size
+    published_unix_ns: int = 0
+    run: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class ClassInfo:
     """One class of a label set; its id is its position."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from streamseg.types import IGNORE, U8, ClassInfo, LabelSet, Mask
+from streamseg.types import IGNORE, U8, ClassInfo, LabelSet, Mask, Picture
 
 STREET = LabelSet(
     "street3",
@@ -52,6 +52,24 @@ def make_mask(seq: int = 0, *, size: tuple[int, int] = (36, 48), **fields: Any) 
         stage_us={"infer": 9000},
     )
     return replace(mask, **fields)
+
+
+def make_picture(seq: int = 0, **fields: Any) -> Picture:
+    """The picture of make_mask(seq)'s frame; `fields` replace any of it."""
+    picture = Picture(
+        stream="gate",
+        epoch=0,
+        seq=seq,
+        n=seq,
+        pts=seq * 512,
+        time_base=Fraction(1, 15360),
+        captured_unix_ns=time.time_ns(),
+        clock="arrival",
+        jpeg=b"\xff\xd8 a picture",
+        size=(36, 48),
+        frame_size=(72, 96),
+    )
+    return replace(picture, **fields)
 
 
 def same(a: Mask, b: Mask) -> bool:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 
 from streamseg.errors import WireError
 from streamseg.mailbox import Closed
-from streamseg.types import LabelSet, Mask
-from streamseg.wire import Kind, MaskMessage, parse_message
+from streamseg.types import LabelSet, Mask, Picture
+from streamseg.wire import Kind, MaskMessage, parse_message, parse_picture
 
 MOST_TOPICS = 4096  # streams and kinds a subscriber keeps apart; more come from nobody who means well
 MOST_LABEL_SETS = 256
+PICTURES_KEPT = 8  # of each stream: a reader that is this many masks behind gets none
 
 Topic = tuple[str, Kind]
 
@@ -73,18 +74,22 @@ class Inbox:
         self._slots: dict[Topic, MaskMessage] = {}  # waiting masks, when newest
         self._line: deque[MaskMessage] = deque()  # waiting masks, when not
         self._label_sets: dict[str, LabelSet] = {}
+        self._pictures: dict[str, deque[Picture]] = {}
         self._closed = False
         self._changed = threading.Condition()  # guards everything above
 
     def put(self, parts: Sequence[bytes], *, snapshot: bool = False) -> None:
         """Take in a message as it came from the network; one that breaks the protocol is counted."""
         try:
-            message = parse_message(parts)
+            is_picture = bool(parts) and parts[0].startswith(b"picture/")
+            message = parse_picture(parts) if is_picture else parse_message(parts)
         except WireError:
             self.put_bad()
             return
         with self._changed:
-            if isinstance(message, LabelSet):
+            if isinstance(message, Picture):
+                self._keep(message)
+            elif isinstance(message, LabelSet):
                 if len(self._label_sets) < MOST_LABEL_SETS or message.id in self._label_sets:
                     self._label_sets[message.id] = message
             elif self._merge(message, snapshot):
@@ -130,6 +135,20 @@ class Inbox:
                 self._wait(deadline, f"no label set {id!r} came")
             return self._label_sets[id]
 
+    def picture(self, mask: Mask, timeout_s: float) -> Picture | None:
+        """The picture of a mask's frame, waiting for it; None when it has none, or it is not here in time."""
+        deadline = time.monotonic() + timeout_s
+        place = (mask.n, mask.epoch, mask.seq)
+        with self._changed:
+            while True:
+                for picture in self._pictures.get(mask.stream, ()):
+                    if picture.run == mask.run and (picture.n, picture.epoch, picture.seq) >= place:
+                        return picture if (picture.epoch, picture.seq) == place[1:] else None
+                try:
+                    self._wait(deadline, "no picture came")
+                except (TimeoutError, Closed):
+                    return None
+
     def close(self) -> None:
         """Wake whoever waits; what has arrived can still be taken."""
         with self._changed:
@@ -137,6 +156,14 @@ class Inbox:
             self._changed.notify_all()
         if self._on_arrival is not None:
             self._on_arrival()
+
+    def _keep(self, picture: Picture) -> None:
+        if self._streams is not None and picture.stream not in self._streams:
+            return
+        if picture.stream not in self._pictures and len(self._pictures) >= MOST_TOPICS:
+            self.stats.bad += 1
+            return
+        self._pictures.setdefault(picture.stream, deque(maxlen=PICTURES_KEPT)).append(picture)
 
     def _merge(self, message: MaskMessage, snapshot: bool) -> bool:
         """Whether this is news; counts what lies between it and the last of its topic."""

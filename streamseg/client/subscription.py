@@ -13,7 +13,7 @@ from streamseg.client.inbox import ClientStats, Inbox
 from streamseg.client.keys import client_keys
 from streamseg.client.receiver import Receiver
 from streamseg.mailbox import Closed
-from streamseg.types import LabelSet, Mask
+from streamseg.types import LabelSet, Mask, Picture
 
 
 def subscribe(
@@ -22,6 +22,7 @@ def subscribe(
     *,
     refined: bool = False,
     confidence: bool = False,
+    pictures: bool = False,
     newest: bool = True,
     snapshot: bool | str = True,
     queue: int = 64,
@@ -32,17 +33,18 @@ def subscribe(
     """Receive the masks of these streams (all, when None) from a daemon.
 
     Raises UsageError for a bad endpoint. A daemon that is not there yet, goes away or restarts is waited for.
-    refined adds revision 1 of keyframes; confidence fills Mask.confidence. newest hands out only the newest
-    mask of each stream; otherwise all come in order, and of more than `queue` waiting ones the oldest are
-    dropped and counted. snapshot asks for the last masks on connecting; a text is the endpoint to ask at,
-    when it is not the default one. Reading raises TimeoutError when no mask comes for timeout_s.
+    refined adds revision 1 of keyframes; confidence fills Mask.confidence; pictures lets picture() have the
+    frames that masks belong to, as JPEG. newest hands out only the newest mask of each stream; otherwise all
+    come in order, and of more than `queue` waiting ones the oldest are dropped and counted. snapshot asks for
+    the last masks on connecting; a text is the endpoint to ask at, when it is not the default one. Reading
+    raises TimeoutError when no mask comes for timeout_s.
 
     Where the daemon wants keys: server_key is its public key, or the file that holds it; client_key_file
     holds our secret one. A daemon that refuses us is logged, and tried again.
     """
     keys = client_keys(server_key, client_key_file)
     inbox = Inbox(streams, newest=newest, queue=queue)
-    topics = _topics(streams, refined=refined, confidence=confidence)
+    topics = _topics(streams, refined=refined, confidence=confidence, pictures=pictures)
     return Subscription(Receiver(endpoint, topics, snapshot, inbox, keys), timeout_s)
 
 
@@ -52,6 +54,7 @@ def subscribe_async(
     *,
     refined: bool = False,
     confidence: bool = False,
+    pictures: bool = False,
     newest: bool = True,
     snapshot: bool | str = True,
     queue: int = 64,
@@ -68,7 +71,7 @@ def subscribe_async(
 
     keys = client_keys(server_key, client_key_file)
     inbox = Inbox(streams, newest=newest, queue=queue, on_arrival=on_arrival)
-    topics = _topics(streams, refined=refined, confidence=confidence)
+    topics = _topics(streams, refined=refined, confidence=confidence, pictures=pictures)
     return AsyncSubscription(Receiver(endpoint, topics, snapshot, inbox, keys), timeout_s, arrived)
 
 
@@ -137,6 +140,13 @@ class Subscription(_Subscription):
         """The names and colours of mask.label_set, waiting for them; raises TimeoutError or Closed."""
         return self._inbox.label_set(id, timeout_s)
 
+    def picture(self, mask: Mask, timeout_s: float = 1.0) -> Picture | None:
+        """The frame of a mask, waiting for it; needs pictures=True.
+
+        None when the daemon left it out, since newer frames came, or when it is not here in time.
+        """
+        return self._inbox.picture(mask, timeout_s)
+
 
 class AsyncSubscription(_Subscription):
     """Masks for `async for`; `async with` closes it at a known moment. Belongs to one event loop."""
@@ -184,9 +194,13 @@ class AsyncSubscription(_Subscription):
         """The names and colours of mask.label_set, waiting for them; raises TimeoutError or Closed."""
         return await asyncio.to_thread(self._inbox.label_set, id, timeout_s)
 
+    async def picture(self, mask: Mask, timeout_s: float = 1.0) -> Picture | None:
+        """The frame of a mask, waiting for it; needs pictures=True. None where it has none."""
+        return await asyncio.to_thread(self._inbox.picture, mask, timeout_s)
 
-def _topics(streams: Sequence[str] | None, *, refined: bool, confidence: bool) -> list[bytes]:
+
+def _topics(streams: Sequence[str] | None, *, refined: bool, confidence: bool, pictures: bool) -> list[bytes]:
     """The topic prefixes to subscribe to and to ask a snapshot of; label sets always."""
-    kinds = ["mask+confidence" if confidence else "mask"] + ["refined"] * refined
+    kinds = ["mask+confidence" if confidence else "mask"] + ["refined"] * refined + ["picture"] * pictures
     names = [""] if streams is None else [f"{stream}/" for stream in streams]
     return [b"labels/", *(f"{kind}/{name}".encode() for kind in kinds for name in names)]

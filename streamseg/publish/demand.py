@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from streamseg.wire import Kind, topic_of
+from streamseg.wire import TopicKind, topic_of
 
 
 class Demand:
@@ -15,12 +15,12 @@ class Demand:
         self._prefixes: frozenset[bytes] = frozenset()  # replaced whole, so readers need no lock
         self._changed = threading.Condition()
 
-    def wants(self, kind: Kind, stream: str) -> bool:
+    def wants(self, kind: TopicKind, stream: str) -> bool:
         """Whether somebody subscribes to this topic now; takes microseconds and no lock."""
         topic = topic_of(kind, stream)
         return any(topic.startswith(prefix) for prefix in self._prefixes)
 
-    def wait(self, kind: Kind, stream: str, timeout_s: float) -> bool:
+    def wait(self, kind: TopicKind, stream: str, timeout_s: float) -> bool:
         """Wait until wants() is true; False when it is not after timeout_s."""
         deadline = time.monotonic() + timeout_s
         with self._changed:

@@ -22,8 +22,14 @@ from streamseg.publish.demand import Demand
 from streamseg.publish.doors import Doors
 from streamseg.publish.endpoints import bind_pair
 from streamseg.publish.last import LastMasks, kinds_of
-from streamseg.types import LabelSet, Mask
-from streamseg.wire import Kind, encode_payload, parse_snapshot_request, snapshot_reply
+from streamseg.types import LabelSet, Mask, Picture
+from streamseg.wire import (
+    TopicKind,
+    encode_payload,
+    encode_picture,
+    parse_snapshot_request,
+    snapshot_reply,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +45,7 @@ class PublisherStats:
 
     published: int = 0  # masks of revision 0
     refined: int = 0  # masks of revision 1
+    pictures: int = 0
     messages: int = 0  # sent, over all kinds
     snapshots: int = 0  # answered
     refused: int = 0  # requests that were not understood
@@ -67,7 +74,7 @@ class Publisher:
         self.stats = PublisherStats()
         self._config = config
         self._on_fail = on_fail
-        self._mailbox: Mailbox[Mask] = Mailbox(WAITING_MASKS)
+        self._mailbox: Mailbox[Mask | Picture] = Mailbox(WAITING_MASKS)
         self._demand = Demand()
         self._last = LastMasks(config.encoding, tuple(label_sets))
         self._n: dict[str, int] = {}  # masks of revision 0 published, for each stream
@@ -95,19 +102,21 @@ class Publisher:
         self._bound.wait()
         self.check()
 
-    def put(self, mask: Mask, timeout_s: float | None = None) -> None:
+    def put(self, mask: Mask | Picture, timeout_s: float | None = None) -> None:
         """Leave a mask to be published, waiting for room; its n and run are set on the way out.
+
+        A picture comes after its mask, whose n it is given.
 
         Raises Closed when the publisher is closed or has failed, TimeoutError after timeout_s.
         """
         self._mailbox.put(mask, timeout_s)
         self._wake()
 
-    def wants(self, kind: Kind, stream: str) -> bool:
+    def wants(self, kind: TopicKind, stream: str) -> bool:
         """Whether anybody subscribes to this kind of this stream now. Any thread; takes microseconds."""
         return self._demand.wants(kind, stream)
 
-    def wait_wanted(self, kind: Kind, stream: str, timeout_s: float) -> bool:
+    def wait_wanted(self, kind: TopicKind, stream: str, timeout_s: float) -> bool:
         """Wait until wants() is true; False when it is not after timeout_s."""
         return self._demand.wait(kind, stream, timeout_s)
 
@@ -210,8 +219,11 @@ class Publisher:
         for message in labels.values():
             masks.send_multipart(message)
 
-    def _publish(self, masks: zmq.Socket[bytes], mask: Mask) -> None:
-        mask = self._numbered(mask)
+    def _publish(self, masks: zmq.Socket[bytes], item: Mask | Picture) -> None:
+        if isinstance(item, Picture):
+            self._publish_picture(masks, item)
+            return
+        mask = self._numbered(item)
         wanted = [kind for kind in kinds_of(mask) if self._demand.wants(kind, mask.stream)]
         try:
             payload: list[bytes] = []
@@ -229,6 +241,17 @@ class Publisher:
                 self.stats.messages += 1
         except WireError as error:
             self._say_once(mask, error)
+
+    def _publish_picture(self, masks: zmq.Socket[bytes], picture: Picture) -> None:
+        known = self._n_of.get(picture.stream)
+        n = known.get((picture.epoch, picture.seq)) if known is not None else None
+        if n is not None and self._demand.wants("picture", picture.stream):
+            now_ns = time.time_ns()
+            masks.send_multipart(
+                encode_picture(replace(picture, run=self.run, n=n, published_unix_ns=now_ns))
+            )
+            self.stats.pictures += 1
+            self.stats.messages += 1
 
     def _numbered(self, mask: Mask) -> Mask:
         """Give the mask its run and n: the next one, or for a refinement that of its keyframe.

@@ -1,13 +1,22 @@
 """Masks ⇄ ZeroMQ message parts: pure, no sockets. docs/protocol.md is the specification."""
 
 from streamseg.wire.codec import Encoding, decode_array, encode_array
-from streamseg.wire.limits import MAX_DOCUMENT, MAX_HEADER, MAX_LABELS, MAX_PART, MAX_PIXELS, MAX_SIDE
+from streamseg.wire.limits import (
+    MAX_DOCUMENT,
+    MAX_HEADER,
+    MAX_LABELS,
+    MAX_PART,
+    MAX_PICTURE,
+    MAX_PIXELS,
+    MAX_SIDE,
+)
 from streamseg.wire.message import (
     KINDS,
     VERSION,
     Header,
     Kind,
     MaskMessage,
+    TopicKind,
     decode_message,
     encode_labels,
     encode_mask,
@@ -16,6 +25,7 @@ from streamseg.wire.message import (
     parse_message,
     topic_of,
 )
+from streamseg.wire.picture import encode_picture, parse_picture
 from streamseg.wire.snapshot import (
     MAX_PREFIXES,
     default_snapshot_endpoint,
@@ -31,6 +41,7 @@ __all__ = [
     "MAX_HEADER",
     "MAX_LABELS",
     "MAX_PART",
+    "MAX_PICTURE",
     "MAX_PIXELS",
     "MAX_PREFIXES",
     "MAX_SIDE",
@@ -39,6 +50,7 @@ __all__ = [
     "Header",
     "Kind",
     "MaskMessage",
+    "TopicKind",
     "decode_array",
     "decode_message",
     "default_snapshot_endpoint",
@@ -46,8 +58,10 @@ __all__ = [
     "encode_labels",
     "encode_mask",
     "encode_payload",
+    "encode_picture",
     "labels_topic",
     "parse_message",
+    "parse_picture",
     "parse_snapshot_reply",
     "parse_snapshot_request",
     "snapshot_reply",

@@ -23,6 +23,9 @@ MAX_DOCUMENT = 4 << 20
 MAX_LABELS = 256 << 10
 """Bytes of a label set."""
 
+MAX_PICTURE = 4 << 20
+"""Bytes of a picture's JPEG."""
+
 
 def check_size(height: int, width: int) -> Size:
     """Return (height, width) when a mask may have that size; raises WireError."""

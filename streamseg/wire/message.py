@@ -24,6 +24,9 @@ Kind = Literal["mask", "refined", "mask+confidence", "rle"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+TopicKind = Kind | Literal["picture", "status"]
+"""All kinds of message that have a topic for each stream."""
+
 T = TypeVar("T")
 
 Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
@@ -150,7 +153,7 @@ class MaskMessage:
         )
 
 
-def topic_of(kind: Kind, stream: str) -> bytes:
+def topic_of(kind: TopicKind, stream: str) -> bytes:
     """The topic of a stream's messages of one kind; the slash ends it, since subscriptions match prefixes."""
     return f"{kind}/{stream}/".encode()
 
@@ -244,7 +247,9 @@ def parse_message(parts: Sequence[bytes]) -> MaskMessage | LabelSet:
     if len(parts) != wanted:
         raise WireError(f"message: {kind} must have {wanted} parts, has {len(parts)}")
     header: Header = (
-        _read(head, RleDocument, MAX_DOCUMENT) if kind == "rle" else _read(head, Header, MAX_HEADER)
+        read_document(head, RleDocument, MAX_DOCUMENT)
+        if kind == "rle"
+        else read_document(head, Header, MAX_HEADER)
     )
     if header.kind != kind or topic != topic_of(kind, header.stream):
         raise WireError(f"topic: {topic[:80]!r} carries {header.kind!r} of stream {header.stream!r}")
@@ -281,7 +286,7 @@ def _rle_document(header: Header, mask: Mask, label_set: LabelSet | None) -> Rle
 def _parse_labels(topic: bytes, head: bytes, parts: int) -> LabelSet:
     if parts != 2:
         raise WireError(f"message: labels must have 2 parts, has {parts}")
-    document = _read(head, LabelsDocument, MAX_LABELS)
+    document = read_document(head, LabelsDocument, MAX_LABELS)
     if topic != labels_topic(document.id):
         raise WireError(f"topic: {topic[:80]!r} carries label set {document.id!r}")
     if [c.id for c in document.classes] != list(range(len(document.classes))):
@@ -290,7 +295,7 @@ def _parse_labels(topic: bytes, head: bytes, parts: int) -> LabelSet:
     return LabelSet(document.id, classes)
 
 
-def _read(data: bytes, kind: type[T], longest: int) -> T:
+def read_document(data: bytes, kind: type[T], longest: int) -> T:
     """Read a document of a known version; JSON for rle, MessagePack for the rest."""
     if len(data) > longest:
         raise WireError(f"header: must be at most {longest} bytes, is {len(data)}")

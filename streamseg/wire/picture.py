@@ -1,0 +1,87 @@
+"""Picture ⇄ the parts of a `picture/<stream>/` message: the frame that a mask belongs to, as a JPEG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from streamseg.errors import WireError
+from streamseg.types import Clock, Picture
+from streamseg.wire.limits import MAX_HEADER, MAX_PICTURE, check_size
+from streamseg.wire.message import VERSION, Count, Side, StreamText, UnixNs, read_document, topic_of
+
+
+class PictureHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """What is said of a picture beside the JPEG; the fields are those of types.Picture."""
+
+    version: int
+    kind: Literal["picture"]
+    stream: StreamText
+    run: Count
+    epoch: Count
+    seq: Count
+    n: Count
+    pts: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None
+    time_base: tuple[Annotated[int, Meta(ge=1, le=2**31)], Annotated[int, Meta(ge=1, le=2**31)]]
+    captured_unix_ns: UnixNs
+    clock: Clock
+    published_unix_ns: UnixNs
+    shape: tuple[Side, Side]
+    frame_shape: tuple[Side, Side]
+    encoding: Literal["jpeg"]
+
+
+def encode_picture(picture: Picture) -> list[bytes]:
+    """Make the parts of the message; raises WireError for what no message may carry."""
+    check_size(*picture.size)
+    if len(picture.jpeg) > MAX_PICTURE:
+        raise WireError(f"picture: {len(picture.jpeg)} bytes of JPEG; the most is {MAX_PICTURE}")
+    header = PictureHeader(
+        version=VERSION,
+        kind="picture",
+        stream=picture.stream,
+        run=picture.run,
+        epoch=picture.epoch,
+        seq=picture.seq,
+        n=picture.n,
+        pts=picture.pts,
+        time_base=picture.time_base.as_integer_ratio(),
+        captured_unix_ns=picture.captured_unix_ns,
+        clock=picture.clock,
+        published_unix_ns=picture.published_unix_ns,
+        shape=picture.size,
+        frame_shape=picture.frame_size,
+        encoding="jpeg",
+    )
+    return [topic_of("picture", picture.stream), msgspec.msgpack.encode(header), picture.jpeg]
+
+
+def parse_picture(parts: Sequence[bytes]) -> Picture:
+    """Read a picture message, without looking into the JPEG; raises WireError, and nothing else."""
+    if len(parts) != 3:
+        raise WireError(f"message: picture must have 3 parts, has {len(parts)}")
+    topic, head, jpeg = parts
+    header = read_document(head, PictureHeader, MAX_HEADER)
+    if topic != topic_of("picture", header.stream):
+        raise WireError(f"topic: {topic[:80]!r} carries 'picture' of stream {header.stream!r}")
+    if not jpeg.startswith(b"\xff\xd8") or len(jpeg) > MAX_PICTURE:
+        raise WireError(f"payload: is no JPEG of at most {MAX_PICTURE} bytes")
+    return Picture(
+        stream=header.stream,
+        epoch=header.epoch,
+        seq=header.seq,
+        n=header.n,
+        pts=header.pts,
+        time_base=Fraction(*header.time_base),
+        captured_unix_ns=header.captured_unix_ns,
+        clock=header.clock,
+        jpeg=jpeg,
+        size=check_size(*header.shape),
+        frame_size=check_size(*header.frame_shape),
+        published_unix_ns=header.published_unix_ns,
+        run=header.run,
+    )
