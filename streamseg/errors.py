@@ -51,6 +51,15 @@ class PublishError(StreamsegError, OSError):
     """The publishing socket cannot be had or has failed."""
 
 
+class ControlError(StreamsegError, RuntimeError):
+    """A running daemon did not do what it was asked; `code` says why for programs, `problems` for people."""
+
+    def __init__(self, code: str, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.code = code
+        self.problems = problems
+
+
 class CrfError(StreamsegError, ValueError):
     """Arrays or parameters do not fit the CRF."""
 

@@ -1,0 +1,263 @@
+"""What is asked of a running daemon and what it answers: MessagePack maps, one for each message.
+
+A request has `request` (its kind), `version`, `id` (any number, which the reply repeats) and its own fields;
+a reply has `reply`, `version` and `id`. docs/protocol.md says how they travel.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+from msgspec import Meta
+
+from streamseg.errors import ControlError
+from streamseg.wire import MAX_PART
+from streamseg.wire.message import Count
+from streamseg.wire.status import StreamStatus
+
+CONTROL_VERSION = 1
+
+MAX_REQUEST = 64 << 10
+"""Bytes of a request; whoever sends more is hung up on."""
+
+MAX_REPLY = MAX_PART + (1 << 20)
+"""Bytes of a reply; only a snapshot comes near it."""
+
+StreamText = Annotated[str, Meta(min_length=1, max_length=64)]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
+
+ErrorCode = Literal[
+    "malformed",  # not a request of this protocol
+    "version",  # of another version of it
+    "starting",  # the engine is still being loaded
+    "unknown stream",
+    "stream exists",
+    "bad settings",  # every problem is named
+    "bad state",  # pausing what is paused, resuming what plays
+    "no file",  # reloading a daemon that was started without one
+    "no mask",  # a snapshot before the first mask
+    "stopping",
+    "failed",  # something inside; the log tells
+]
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="request", forbid_unknown_fields=True):
+    """Base of all requests."""
+
+    version: int = CONTROL_VERSION
+    id: Count = 0
+
+
+class GetStatus(Request, frozen=True, kw_only=True, tag="status"):
+    """How everything is. Answered by Status at any time, also while the engine is being loaded."""
+
+
+class AddStream(Request, frozen=True, kw_only=True, tag="add"):
+    """Begin a stream. It lasts until it is removed, the configuration is reloaded or the daemon ends."""
+
+    stream: StreamText
+    settings: dict[str, Any]  # as below [streams.NAME] in the configuration; source is needed
+
+
+class RemoveStream(Request, frozen=True, kw_only=True, tag="remove"):
+    """End a stream, and forget its last mask."""
+
+    stream: StreamText
+
+
+class PauseStream(Request, frozen=True, kw_only=True, tag="pause"):
+    """Close a camera or an address, hold a file at its place."""
+
+    stream: StreamText
+
+
+class ResumeStream(Request, frozen=True, kw_only=True, tag="resume"):
+    """Open the camera or address again (a new epoch), play the file on."""
+
+    stream: StreamText
+
+
+class ForceKeyframe(Request, frozen=True, kw_only=True, tag="keyframe"):
+    """Send the stream's next frame to the CRF, whatever the interval."""
+
+    stream: StreamText
+
+
+class Reload(Request, frozen=True, kw_only=True, tag="reload"):
+    """Read the configuration file again and make the daemon what it says; answered by Reloaded."""
+
+
+class SetLogLevel(Request, frozen=True, kw_only=True, tag="log_level"):
+    """Log from this severity on, until the configuration is reloaded or the daemon ends."""
+
+    level: LogLevel
+
+
+class GetSnapshot(Request, frozen=True, kw_only=True, tag="snapshot"):
+    """The last mask of a stream with its label set; answered by Snapshot."""
+
+    stream: StreamText
+    refined: bool = False  # the last refined one instead
+
+
+AnyRequest = (
+    GetStatus
+    | AddStream
+    | RemoveStream
+    | PauseStream
+    | ResumeStream
+    | ForceKeyframe
+    | Reload
+    | SetLogLevel
+    | GetSnapshot
+)
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="reply"):
+    """Base of all replies."""
+
+    version: int = CONTROL_VERSION
+    id: Count = 0
+
+
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The network that runs, or is about to."""
+
+    id: str  # name/precision/backend; the settings' name until it is loaded
+    device: str = ""
+    state: Literal["building", "loading", "fallback", "running"] = "loading"
+    text: str = ""  # in words, where there is more to say
+
+
+class PublisherStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The mask sockets. Counters begin at 0 with the run."""
+
+    run: Count
+    endpoint: str
+    snapshot_endpoint: str
+    subscribers: Count  # connections to the mask socket now
+    connections: Count  # to both sockets
+    published: Count  # masks of revision 0
+    refined: Count
+    messages: Count  # sent, over all kinds
+    snapshots: Count
+    refused: Count  # requests that were not understood
+    denied: Count  # keys that are not listed
+    hung_up: Count
+
+
+class ControlStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The control socket."""
+
+    endpoint: str
+    connections: Count = 0
+    requests: Count = 0  # understood
+    refused: Count = 0  # answered with an error
+    dropped: Count = 0  # not answered: garbage without a form, or an asker that had gone
+    denied: Count = 0
+    hung_up: Count = 0
+
+
+class Status(Reply, frozen=True, kw_only=True, tag="status"):
+    """The daemon and all its streams, by name."""
+
+    streamseg: str  # its version
+    libraries: dict[str, str] = {}  # versions of what it stands on
+    pid: Count
+    name: str  # under which `streamseg ctl --name` finds it
+    config: str = ""  # path of the file, empty without one
+    state: Literal["starting", "running", "stopping"]
+    started_unix_ns: Count
+    uptime_s: float
+    log_level: LogLevel
+    memory_bytes: Count  # resident
+    cpu_s: float
+    threads: Count
+    open_files: Count
+    children: dict[str, Count] = {}  # process ids by name: crf, web
+    crf_restarts: Count = 0
+    web_restarts: Count = 0
+    engine: EngineStatus
+    publisher: PublisherStatus | None = None  # None until the sockets are bound
+    control: ControlStatus
+    streams: dict[str, StreamStatus] = {}
+
+
+class Done(Reply, frozen=True, kw_only=True, tag="done"):
+    """It was done."""
+
+
+class Reloaded(Reply, frozen=True, kw_only=True, tag="reloaded"):
+    """What a reload changed. Streams that are in none of the lists were not touched."""
+
+    added: list[str] = []
+    removed: list[str] = []
+    restarted: list[str] = []
+    applied: list[str] = []  # other settings, by their keys
+    needs_restart: list[str] = []  # settings that stay as they were until the daemon is started again
+
+
+class Snapshot(Reply, frozen=True, kw_only=True, tag="snapshot"):
+    """Messages as the mask socket sends them (docs/protocol.md): the label set, then the mask."""
+
+    messages: list[list[bytes]]
+
+
+class Failed(Reply, frozen=True, kw_only=True, tag="failed"):
+    """It was not done, and nothing has changed."""
+
+    code: ErrorCode
+    problems: list[str]  # one line each
+
+
+AnyReply = Status | Done | Reloaded | Snapshot | Failed
+
+
+class _Version(msgspec.Struct):
+    version: int = CONTROL_VERSION
+    id: Count = 0
+
+
+_requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
+_replies: msgspec.msgpack.Decoder[AnyReply] = msgspec.msgpack.Decoder(AnyReply)
+_versions = msgspec.msgpack.Decoder(_Version)
+
+
+def encode(message: Request | Reply) -> bytes:
+    return msgspec.msgpack.encode(message)
+
+
+def parse_request(data: bytes) -> AnyRequest:
+    """Read a request; raises ControlError, and nothing else, on what is not one."""
+    if len(data) > MAX_REQUEST:
+        raise ControlError("malformed", f"a request has at most {MAX_REQUEST} bytes, this one {len(data)}")
+    try:
+        _check_version(data)
+        return _requests.decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise ControlError("malformed", f"request: {str(error)[:500]}") from error
+
+
+def id_of(data: bytes) -> int:
+    """The id of a message that may be no request otherwise; 0 where it has none."""
+    try:
+        return _versions.decode(data).id
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return 0
+
+
+def parse_reply(data: bytes) -> AnyReply:
+    """Read a reply; raises ControlError on what is not one."""
+    try:
+        _check_version(data)
+        return _replies.decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise ControlError("malformed", f"reply: {error}") from error
+
+
+def _check_version(data: bytes) -> None:
+    version = _versions.decode(data).version
+    if version != CONTROL_VERSION:
+        raise ControlError("version", f"control: this end speaks {CONTROL_VERSION}, the other {version}")
