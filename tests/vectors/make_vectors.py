@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -17,10 +18,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import zstandard
 
 from streamseg import wire
 from streamseg.errors import WireError
-from streamseg.types import IGNORE, ClassInfo, LabelSet, Mask
+from streamseg.types import IGNORE, U8, ClassInfo, LabelSet, Mask
 
 HERE = Path(__file__).resolve().parent
 
@@ -108,6 +110,47 @@ def vectors() -> Iterator[tuple[str, list[bytes], Any]]:
     zheader = msgspec.msgpack.encode(header | {"encoding": "zstd"})
     yield "refuse-zstd-of-other-size", [parts[0], zheader, packed], None
     yield "refuse-topic", [b"mask/yard/", *parts[1:]], None
+    packed = wire.encode_mask(mask, "zstd")[2]
+    yield "refuse-zstd-with-more-behind", [parts[0], zheader, packed + b"more"], None
+    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(mask.labels.tobytes())
+    yield "refuse-zstd-without-size", [parts[0], zheader, unsized], None
+    picture = filtered_png(mask.labels)
+    pheader = msgspec.msgpack.encode(header | {"encoding": "png"})
+    yield "mask-png-filtered", [parts[0], pheader, picture], told(mask, "mask", "png")
+    yield "refuse-png-crc", [parts[0], pheader, picture[:-20] + b"\x00" + picture[-19:]], None
+    yield "refuse-png-of-other-size", [parts[0], pheader, filtered_png(mask.labels.T)], None
+    document = msgspec.json.decode(wire.encode_mask(mask, "raw", kind="rle", label_set=LABELS)[1])
+    document["segments"][1]["segmentation"]["counts"] = document["segments"][0]["segmentation"]["counts"]
+    yield "refuse-rle-two-on-a-pixel", [b"rle/gate/", msgspec.json.encode(document)], None
+    document["segments"] = [document["segments"][0] | {"segmentation": {"size": [4, 6], "counts": "131"}}]
+    yield "refuse-rle-too-short", [b"rle/gate/", msgspec.json.encode(document)], None
+
+
+def filtered_png(labels: U8) -> bytes:
+    """A PNG whose rows use each of the five filters in turn, in two IDAT chunks."""
+    height, width = labels.shape
+    above, rows = [0] * width, b""
+    for y, row in enumerate(labels.tolist()):
+        left, corner = [0, *row[:-1]], [0, *above[:-1]]
+        guess = [
+            [0] * width,
+            left,
+            above,
+            [(a + b) // 2 for a, b in zip(left, above, strict=True)],
+            [paeth(a, b, c) for a, b, c in zip(left, above, corner, strict=True)],
+        ][4 - y % 5]
+        rows += bytes([4 - y % 5, *((v - g) % 256 for v, g in zip(row, guess, strict=True))])
+        above = row
+    packed = zlib.compress(rows)
+    chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)]
+    chunks += [b"IDAT" + packed[:9], b"IDAT" + packed[9:], b"IEND"]
+    written = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+def paeth(left: int, above: int, corner: int) -> int:
+    """The neighbour that is nearest to left + above - corner (PNG, 9.4)."""
+    return min((left, above, corner), key=lambda value: abs(left + above - corner - value))
 
 
 def told(mask: Mask, kind: str, encoding: str) -> dict[str, Any]:

@@ -1,0 +1,181 @@
+// From the parts of a message to what they say: docs/protocol.md without the sockets.
+
+import { decodeMulti } from "@msgpack/msgpack";
+import zlib from "node:zlib";
+import { ZSTDDecoder } from "zstddec";
+
+const zstd = new ZSTDDecoder();
+if (!zlib.zstdDecompressSync) await zstd.init(); // Node 22.15 and newer have zstd themselves
+
+const PARTS = { mask: 3, refined: 3, "mask+confidence": 4, rle: 2, labels: 2 };
+const LONGEST = { rle: 4 << 20, labels: 256 << 10 }; // bytes of a document; a header has 16 KiB
+const COUNTS = ["run", "epoch", "seq", "n", "revision"];
+const TIMES = ["captured_unix_ns", "published_unix_ns"]; // BigInt, since a double does not hold them
+
+/** Read everything but the payload; throws an Error on what is not a message of version 1. */
+export function parse(parts) {
+  const topic = Buffer.from(parts[0]).toString("latin1");
+  const kind = topic.split("/")[0];
+  must(Object.hasOwn(PARTS, kind) && parts.length === PARTS[kind], "kind or number of parts");
+  must(parts[1].length <= (LONGEST[kind] ?? 16384), "length of the header");
+  const header = kind === "rle" ? fromJson(parts[1]) : fromMsgpack(parts[1]);
+  must(header.version === 1, "version");
+  must(header.kind === kind && topic === `${kind}/${kind === "labels" ? header.id : header.stream}/`, "topic");
+  if (kind === "labels") {
+    must(Array.isArray(header.classes) && header.classes.length < 256, "classes");
+    header.classes.forEach((c, i) => must(c.id === i && c.colour.length === 3, "class"));
+    return header;
+  }
+  must(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/.test(header.stream), "stream");
+  for (const name of COUNTS) must(Number.isSafeInteger(header[name]) && header[name] >= 0, name);
+  for (const name of TIMES) header[name] = BigInt(header[name]);
+  must(header.revision === (kind === "refined" ? 1 : 0), "revision");
+  must((header.encoding === "coco-rle") === (kind === "rle"), "encoding");
+  const [height, width] = header.shape;
+  for (const side of header.shape) must(Number.isInteger(side) && side >= 1 && side <= 16384, "shape");
+  must(header.shape.length === 2 && height * width <= 2 ** 26, "shape");
+  header.stage_us ??= {};
+  return header;
+}
+
+/** The whole message: the header with `labels` (and `confidence`), bytes row by row. */
+export function decode(parts) {
+  const header = parse(parts);
+  if (header.kind === "labels") return header;
+  if (header.kind === "rle") header.labels = fromRuns(header.segments, header.shape);
+  else header.labels = unpack(parts[2], header);
+  if (header.kind === "mask+confidence") header.confidence = unpack(parts[3], header);
+  return header;
+}
+
+export const snapshotRequest = (prefixes) => ["snapshot", ...prefixes];
+
+/** The messages of a snapshot's reply, each as its parts. */
+export function parseSnapshot([word, head, ...parts]) {
+  const { version, run, parts: counts } = fromMsgpack(head);
+  must(Buffer.from(word).equals(Buffer.from("snapshot")) && version === 1, "snapshot");
+  must(counts.every((c) => Number.isInteger(c) && c > 0), "parts");
+  must(counts.reduce((sum, c) => sum + c, 0) === parts.length, "parts");
+  return { run, messages: counts.map((count) => parts.splice(0, count)) };
+}
+
+function must(right, what) {
+  if (!right) throw new Error(`not a message of version 1: ${what}`);
+}
+
+function fromMsgpack(bytes) {
+  const [value, ...more] = decodeMulti(bytes, { useBigInt64: true });
+  must(value && typeof value === "object" && !more.length, "header");
+  return JSON.parse(JSON.stringify(value, small)); // one form for both kinds of header
+}
+
+const small = (name, value) =>
+  typeof value !== "bigint" ? value : name.endsWith("_unix_ns") ? String(value) : Number(value);
+
+function fromJson(bytes) {
+  const text = Buffer.from(bytes).toString();
+  return JSON.parse(text.replace(/(?<!\\)"(captured|published)_unix_ns":\s*(\d+)/g, '"$1_unix_ns":"$2"'));
+}
+
+function unpack(bytes, { encoding, shape: [height, width] }) {
+  const size = height * width;
+  bytes = Buffer.from(bytes);
+  if (encoding === "zstd") {
+    must(zstdSize(bytes) === size, "size in the zstd frame");
+    bytes = zlib.zstdDecompressSync?.(bytes, { maxOutputLength: size }) ?? zstd.decode(bytes, size);
+  } else if (encoding === "png") bytes = fromPng(bytes, height, width);
+  else must(encoding === "raw", "encoding");
+  must(bytes.length === size, "length of the payload");
+  return bytes;
+}
+
+/** The content size that a zstd frame states (RFC 8878, 3.1.1.1), or -1. */
+function zstdSize(bytes) {
+  if (bytes.length < 6 || bytes.readUInt32LE(0) !== 0xfd2fb528) return -1;
+  const flags = bytes[4];
+  const single = (flags >> 5) & 1;
+  const at = 5 + (single ? 0 : 1) + [0, 1, 2, 4][flags & 3]; // behind the window and the dictionary's id
+  const length = [single, 2, 4, 8][flags >> 6];
+  if (!length || bytes.length < at + length) return -1;
+  if (length === 8) return Number(bytes.readBigUInt64LE(at));
+  return bytes.readUIntLE(at, length) + (length === 2 ? 256 : 0);
+}
+
+function fromPng(bytes, height, width) {
+  must(bytes.subarray(0, 8).toString("latin1") === "\x89PNG\r\n\x1a\n", "PNG");
+  const data = [];
+  let kinds = "";
+  for (let at = 8; at < bytes.length; ) {
+    const end = at + 8 + bytes.readUInt32BE(at);
+    const kind = bytes.toString("latin1", at + 4, at + 8);
+    must(end + 4 <= bytes.length && zlib.crc32(bytes.subarray(at + 4, end)) === bytes.readUInt32BE(end), "CRC");
+    const body = bytes.subarray(at + 8, end);
+    if (kind === "IHDR") {
+      must(body.readUInt32BE(0) === width && body.readUInt32BE(4) === height, "size of the PNG");
+      must(body.toString("hex", 8) === "0800000000", "8-bit grey, not interlaced");
+    }
+    if (kind === "IDAT") data.push(body);
+    kinds += kind;
+    at = end + 4;
+  }
+  must(/^IHDR(IDAT)+IEND$/.test(kinds), "chunks of the PNG");
+  const rows = zlib.inflateSync(Buffer.concat(data), { maxOutputLength: height * (width + 1) });
+  must(rows.length === height * (width + 1), "rows of the PNG");
+  const labels = Buffer.alloc(height * width);
+  for (let y = 0; y < height; y++) {
+    const filter = rows[y * (width + 1)];
+    must(filter <= 4, "filter of the PNG");
+    for (let x = 0; x < width; x++) {
+      const at = y * width + x;
+      const left = x ? labels[at - 1] : 0;
+      const above = y ? labels[at - width] : 0;
+      const corner = x && y ? labels[at - width - 1] : 0;
+      const guess = [0, left, above, (left + above) >> 1, filter === 4 ? paeth(left, above, corner) : 0][filter];
+      labels[at] = rows[y * (width + 1) + 1 + x] + guess;
+    }
+  }
+  return labels;
+}
+
+function paeth(left, above, corner) {
+  const [a, b, c] = [above - corner, left - corner, left + above - 2 * corner].map(Math.abs);
+  return a <= b && a <= c ? left : b <= c ? above : corner;
+}
+
+/** COCO's run lengths, painted into labels that are unknown (255) elsewhere. */
+function fromRuns(segments, [height, width]) {
+  const labels = Buffer.alloc(height * width, 255);
+  for (const { category_id, segmentation } of segments) {
+    must(String(segmentation.size) === String([height, width]), "size of a segment");
+    let pixel = 0;
+    for (const [i, length] of runLengths(segmentation.counts).entries()) {
+      must(length >= 0 && pixel + length <= labels.length, "run length");
+      for (const end = pixel + length; pixel < end; pixel++) {
+        if (i % 2 === 0) continue;
+        const at = (pixel % height) * width + Math.floor(pixel / height); // down the columns
+        must(labels[at] === 255, "two classes on one pixel");
+        labels[at] = category_id;
+      }
+    }
+    must(pixel === labels.length, "run lengths");
+  }
+  return labels;
+}
+
+function runLengths(text) {
+  const numbers = [];
+  let number = 0;
+  let place = 1;
+  for (const character of text) {
+    const bits = character.charCodeAt(0) - 48;
+    must(bits >= 0 && bits < 64 && place < 2 ** 35, "counts");
+    number += (bits & 31) * place;
+    place *= 32;
+    if (bits & 32) continue;
+    if (bits & 16) number -= place;
+    numbers.push(number + (numbers.length > 2 ? numbers.at(-2) : 0));
+    [number, place] = [0, 1];
+  }
+  must(place === 1, "counts end in the middle of a number");
+  return numbers;
+}

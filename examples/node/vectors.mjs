@@ -1,0 +1,41 @@
+// Read conformance vectors: node vectors.mjs ../../tests/vectors/*.bin
+// Prints a line of JSON for each: its name, and what it says or {"refuse": true}.
+
+import { readFileSync } from "node:fs";
+import { basename } from "node:path";
+import { decode, parseSnapshot } from "./decode.mjs";
+
+function partsOf(bytes) {
+  const parts = [];
+  for (let at = 0; at < bytes.length; at += 4 + parts.at(-1).length)
+    parts.push(bytes.subarray(at + 4, at + 4 + bytes.readUInt32BE(at)));
+  return parts;
+}
+
+function rows(mask) {
+  if (mask.kind === "labels") return mask;
+  const [height, width] = mask.shape;
+  for (const name of ["labels", "confidence"])
+    if (mask[name])
+      mask[name] = Array.from({ length: height }, (_, y) => [...mask[name].subarray(y * width, (y + 1) * width)]);
+  return mask;
+}
+
+function read(parts) {
+  if (parts[0].toString() !== "snapshot") return rows(decode(parts));
+  if (parts[1][0] < 0x80) return { prefixes: parts.slice(1).map(String) }; // text, so it is a request
+  const { run, messages } = parseSnapshot(parts);
+  return { run, messages: messages.map((message) => rows(decode(message))) };
+}
+
+for (const path of process.argv.slice(2)) {
+  let said;
+  try {
+    said = read(partsOf(readFileSync(path)));
+  } catch {
+    said = { refuse: true };
+  }
+  const text = JSON.stringify({ name: basename(path, ".bin"), said }, (_, value) =>
+    typeof value === "bigint" ? `${value}n` : value);
+  console.log(text.replace(/"(\d+)n"/g, "$1")); // JSON has integers of any length, JavaScript has not
+}

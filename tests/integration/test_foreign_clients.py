@@ -1,0 +1,128 @@
+"""The clients in other languages under examples/: every vector, and a live stream through a restart."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.children import ROOT
+from tests.integration.daemons import LIMIT_S, Lines, free_port, run_daemon
+from tests.media import draw_clip
+
+EXAMPLES = ROOT / "examples"
+VECTORS = sorted((ROOT / "tests/vectors").glob("*.bin"))
+PACKAGES = "apt-get install g++ libzmq3-dev cppzmq-dev nlohmann-json3-dev libzstd-dev libpng-dev"
+
+
+def node_folder() -> Path:
+    """examples/node with what npm installs for it, kept under build/; skips where that cannot be had."""
+    for tool in ("node", "npm"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"no {tool} here: apt-get install nodejs npm")
+    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
+    if tuple(map(int, version.strip("v\n").split("."))) < (20, 15):
+        pytest.skip(f"Node.js is {version.strip()}; the example needs 20.15")
+    folder = ROOT / "build/node-client"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(EXAMPLES / "node", folder, dirs_exist_ok=True, ignore=lambda *_: {"node_modules"})
+    if not (folder / "node_modules/zeromq").is_dir():
+        install = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error"]
+        done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+        if done.returncode:
+            pytest.skip(f"npm install: {done.stderr.strip()[-200:]}")
+    return folder
+
+
+def compiled(program: str) -> Path:
+    """A program of examples/cpp, compiled under build/ as its README says."""
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ here")
+    for header in ("zmq.hpp", "nlohmann/json.hpp", "zstd.h", "png.h"):
+        if not Path("/usr/include", header).exists():
+            pytest.skip(f"no {header} here: {PACKAGES}")
+    folder = ROOT / "build/cpp-client"
+    folder.mkdir(parents=True, exist_ok=True)
+    made = folder / program
+    written = max(path.stat().st_mtime for path in (EXAMPLES / "cpp").iterdir())
+    if not made.exists() or made.stat().st_mtime < written:
+        libraries = ["-lzmq", "-lzstd", "-lpng", "-pthread"]
+        compiler = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", f"{program}.cpp", "-o", str(made)]
+        subprocess.run([*compiler, *libraries], cwd=EXAMPLES / "cpp", timeout=100, check=True)
+    return made
+
+
+def program(language: str, name: str) -> list[str]:
+    if language == "node":
+        return ["node", str(node_folder() / f"{name}.mjs")]
+    return [str(compiled(name))]
+
+
+LANGUAGES = pytest.mark.parametrize("language", ["node", "cpp"])
+
+
+def plain(said: Any) -> Any:
+    """What is compared: without the version and the rle's segments, which the vectors' form leaves out."""
+    if isinstance(said, list):
+        return [plain(one) for one in said]
+    if isinstance(said, dict):
+        left_out = ("version", "segments", "weather")
+        return {name: plain(value) for name, value in said.items() if name not in left_out}
+    return said
+
+
+@LANGUAGES
+def test_every_vector_is_read_as_it_says(language: str) -> None:
+    done = subprocess.run(
+        [*program(language, "vectors"), *map(str, VECTORS)],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    said = {line["name"]: line["said"] for line in map(json.loads, done.stdout.splitlines())}
+    assert set(said) == {path.stem for path in VECTORS}
+    for path in VECTORS:
+        assert plain(said[path.stem]) == json.loads(path.with_suffix(".json").read_text()), path.stem
+
+
+@LANGUAGES
+def test_a_live_stream_is_followed_through_a_restart_of_the_daemon(
+    language: str, tiny_engine: Path, tmp_path: Path
+) -> None:
+    clip = draw_clip(tmp_path / "red.mp4", frames=30)
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    words = ("--source", clip, "--engine", tiny_engine, "--realtime", "--loop", "--endpoint", endpoint)
+    with Lines([*program(language, "subscribe"), endpoint]) as client:
+        with run_daemon(*words) as first:
+            before = [json.loads(client.more(i)) for i in range(20)]
+            first.kill()
+        seen = len(client.lines)
+        with run_daemon(*words):
+            later = [json.loads(client.more(i)) for i in range(seen, seen + 30)]
+    assert {mask["run"] for mask in before} == {before[0]["run"]}
+    after = [mask for mask in later if mask["run"] != before[0]["run"]]
+    assert len({mask["run"] for mask in after}) == 1
+    for masks in (before, after):
+        assert [m["n"] for m in masks] == sorted({m["n"] for m in masks})
+    assert after[-1]["stats"]["restarts"] == 1
+    assert after[-1]["stats"]["bad"] == 0
+    for mask in (before[-1], after[-1]):
+        assert mask["shape"] == [48, 64]
+        assert set(mask["shares"]) <= {"other", "red"}
+        assert abs(mask["shares"].get("red", 0) - (mask["seq"] + 1) / 30) < 0.08
+        assert 0 <= mask["age_s"] < LIMIT_S
+
+
+@LANGUAGES
+def test_a_slow_reader_gets_the_newest_mask(language: str, tiny_engine: Path, tmp_path: Path) -> None:
+    clip = draw_clip(tmp_path / "red.mp4", frames=30)
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    words = ("--source", clip, "--engine", tiny_engine, "--realtime", "--loop", "--endpoint", endpoint)
+    with run_daemon(*words), Lines([*program(language, "subscribe"), endpoint, "600"]) as client:
+        masks = [json.loads(client.more(i)) for i in range(6)]
+    assert masks[-1]["stats"]["skipped"] >= 20  # 25 in a second, of which fewer than two are read
+    assert masks[-1]["stats"]["lost"] == 0
+    # In order they would be a second older with each two masks. The newest is as old as the machine is slow.
+    assert min(mask["age_s"] for mask in masks[2:]) < 0.6
