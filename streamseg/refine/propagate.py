@@ -7,6 +7,7 @@ chain by looking one up in the other.
 
 from __future__ import annotations
 
+import functools
 from typing import TypeVar, cast
 
 import cv2
@@ -19,7 +20,7 @@ T = TypeVar("T", U8, F32)
 
 ERROR_SCALE = 20.0  # grey levels between the two pictures at which trust has fallen to 1/e
 _OUTSIDE = -1e4  # a position in no picture
-_TRUST = np.exp(-((np.arange(256) / ERROR_SCALE) ** 2)).astype(np.float32)
+TRUST: F32 = np.exp(-((np.arange(256) / ERROR_SCALE) ** 2)).astype(np.float32)  # by difference in grey
 
 
 def grey_of(rgb: U8, size: Size) -> U8:
@@ -27,12 +28,14 @@ def grey_of(rgb: U8, size: Size) -> U8:
     return cast(U8, cv2.cvtColor(scale_picture(rgb, size), cv2.COLOR_RGB2GRAY))
 
 
+@functools.lru_cache(maxsize=16)
 def standing_still(size: Size) -> F32:
-    """The map of a picture onto itself."""
+    """The map of a picture onto itself; shared, so read only."""
     height, width = size
     where = np.empty((height, width, 2), np.float32)
     where[..., 0] = np.arange(width, dtype=np.float32)
     where[..., 1] = np.arange(height, dtype=np.float32)[:, None]
+    where.setflags(write=False)
     return where
 
 
@@ -48,8 +51,9 @@ class Flow:
 
     def __call__(self, now: U8, then: U8) -> F32:
         """Where each pixel of `now` was in `then`; both (h, w) grey, at least 16 pixels a side."""
-        flow = self._dis.calc(now, then, None)  # type: ignore[call-overload]
-        return cast(F32, flow + standing_still((now.shape[0], now.shape[1])))
+        where = cast(F32, self._dis.calc(now, then, None))  # type: ignore[call-overload]
+        where += standing_still((now.shape[0], now.shape[1]))
+        return where
 
 
 def one_thread() -> None:
@@ -74,7 +78,7 @@ def trust(now: U8, then: U8, where: F32) -> F32:
     """
     moved = _looked_up(then, where, cv2.INTER_LINEAR)
     inside = _looked_up(np.ones_like(then), where, cv2.INTER_NEAREST, outside=0)
-    trusted: F32 = _TRUST[cv2.absdiff(now, moved)] * inside
+    trusted: F32 = TRUST[cv2.absdiff(now, moved)] * inside
     return trusted
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from streamseg.fuse import Fused, Fusion, FusionParams, labels_from_logits
-from streamseg.refine.propagate import one_thread
-from streamseg.types import F32, U8, Frame, Geometry, Scores
+from streamseg.refine.blend import Past, blend, compiled_available, softened
+from streamseg.refine.propagate import one_thread, standing_still
+from streamseg.types import F32, U8, Frame, Geometry, Scores, Size
 
 SIZE = (96, 128)
 CLASSES = 3
@@ -184,3 +185,36 @@ def test_frames_that_were_skipped_do_not_upset_it() -> None:
     assert fused.refined_seq == 0
     assert np.isfinite(fused.log_probabilities).all()
     assert (fused.log_probabilities.argmax(0)[8:40, 40:50] == 1).mean() > 0.95
+
+
+@pytest.mark.skipif(not compiled_available(), reason="built without a C++ compiler")
+@pytest.mark.parametrize("classes", [1, 3, 11, 21, 40])
+@pytest.mark.parametrize("size", [(48, 64), (45, 53), (2, 2)])
+def test_the_compiled_blend_says_the_same_as_numpy(classes: int, size: Size) -> None:
+    rng = np.random.default_rng(classes)
+    logits = rng.normal(0, 3, (classes, 24, 32)).astype(np.float32)
+    grey, grey_before = (np.clip(rng.normal(120, 4, size), 0, 255).astype(np.uint8) for _ in range(2))
+    where = standing_still(size) + rng.normal(0, 2, (*size, 2)).astype(np.float32)
+    where[0, 0] = 1e4, -1e4
+    earlier = rng.normal(0, 3, (classes, *size)).astype(np.float32)
+    results = []
+    for compiled in (True, False):
+        refined = Past(softened(earlier, size, 0.05, compiled=compiled), grey_before, where, 0.3)
+        probabilities, _ = blend(earlier, grey_before, None, None, compiled=compiled)
+        before = Past(probabilities, grey_before, where, 0.5)
+        results.append(blend(logits, grey, refined, before, compiled=compiled))
+    (rows, logs), (rows_numpy, logs_numpy) = results
+    assert (
+        np.abs(rows[..., :classes] - rows_numpy[..., :classes]).max() < 0.05
+    )  # OpenCV looks up by 1/32 pixel
+    assert np.abs(rows[..., :classes] - rows_numpy[..., :classes]).mean() < 1e-3
+    assert rows[..., classes:].max(initial=0) < 1e-9
+    np.testing.assert_allclose(np.exp(logs), rows[..., :classes].transpose(2, 0, 1), atol=2e-6)
+    np.testing.assert_allclose(np.exp(logs_numpy).sum(0), 1, atol=1e-4)
+
+
+def test_a_past_of_another_size_is_refused() -> None:
+    rows, _ = blend(np.zeros((3, 24, 32), np.float32), np.zeros((48, 64), np.uint8), None, None)
+    past = Past(rows, np.zeros((48, 64), np.uint8), standing_still((48, 64)), 0.5)
+    with pytest.raises(ValueError, match="does not fit"):
+        blend(np.zeros((3, 24, 32), np.float32), np.zeros((48, 66), np.uint8), None, past)

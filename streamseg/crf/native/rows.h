@@ -7,7 +7,7 @@
 namespace {
 
 // rows[pixel][c] = planes[c][pixel], not below `least`, the rest of a row `pad`. False if something is NaN.
-bool rows_from_planes(const float* planes, size_t plane, int lanes, size_t begin, size_t end, float* rows, int row,
+inline bool rows_from_planes(const float* planes, size_t plane, int lanes, size_t begin, size_t end, float* rows, int row,
                       float pad, float least) {
   VI bad{};
   size_t at = begin;
@@ -40,7 +40,7 @@ bool rows_from_planes(const float* planes, size_t plane, int lanes, size_t begin
 }
 
 // rows[0] is pixel `begin`. Any of the three outputs may be null. Labels: the first of the largest.
-void planes_from_rows(const float* rows, int row, int lanes, size_t plane, size_t begin, size_t end,
+inline void planes_from_rows(const float* rows, int row, int lanes, size_t plane, size_t begin, size_t end,
                       float* probabilities, float* logs, uint8_t* labels) {
   const VF least = all(8.7565108e-27f);  // e^-60
   size_t at = begin;
@@ -78,7 +78,7 @@ void planes_from_rows(const float* rows, int row, int lanes, size_t plane, size_
 
 // Rows of log p on lines [y_begin, y_end) of a grid, shifted so that the largest of a row is 0 and none is below -1e4.
 // `out` is the first of them. False where a row has no finite largest.
-bool unary_lines(const ss::Resample& s, int y_begin, int y_end, float* out) {
+inline bool unary_lines(const ss::Resample& s, int y_begin, int y_end, float* out) {
   const size_t row = s.row;
   bool fine = true;
   for (int y = y_begin; y < y_end; ++y) {
