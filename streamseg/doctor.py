@@ -71,7 +71,8 @@ def _kernels() -> Iterator[Finding]:
     from streamseg.library import load_library
 
     remedy = "install a C++ compiler (Debian: apt install g++), then pip install --force-reinstall streamseg"
-    for library, what in (("_upsample", "upsampling kernel"), ("_crf", "CRF kernel")):
+    kernels = {"_upsample": "upsampling kernel", "_blend": "fusion kernel", "_crf": "CRF kernel"}
+    for library, what in kernels.items():
         try:
             load_library(library)
             yield Finding(what, True, "compiled")
