@@ -31,8 +31,13 @@ ASIDE = ("engine", "crf_options", "fusion", "start_s", "end_s")  # options of th
 @click.option("--fusion/--no-fusion", default=False, help=FUSION)
 @click.option("--start", "start_s", type=float, default=0.0, help=HELP["start_s"])
 @click.option("--end", "end_s", type=float, help=HELP["end_s"])
+@click.option(
+    "--on", metavar="ray[://HOST:PORT]", help="Spread the work over a Ray cluster; the results are the same."
+)
 @click.option("--overwrite", is_flag=True, help="Begin anew, whatever lies in the folder of results.")
-def command(inputs: tuple[str, ...], out: Path, name: str, overwrite: bool, **options: Any) -> None:
+def command(
+    inputs: tuple[str, ...], out: Path, name: str, on: str | None, overwrite: bool, **options: Any
+) -> None:
     """Segment recorded files: exactly one mask for each frame, with a manifest as proof.
 
     INPUT is a video, a folder of videos, a pattern such as 'day*/*.mp4', an http(s) address, or - for a list
@@ -53,7 +58,9 @@ def command(inputs: tuple[str, ...], out: Path, name: str, overwrite: bool, **op
     before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
         with Report() as report:
-            result = process_files(inputs, out, config, on_event=report.event, overwrite=overwrite, stop=stop)
+            result = process_files(
+                inputs, out, config, on_event=report.event, overwrite=overwrite, stop=stop, on=on
+            )
     except KeyboardInterrupt:
         stop.set()
     finally:

@@ -1,15 +1,7 @@
 """Recorded files: exactly one mask for each frame, with a proof of it."""
 
-from streamseg.recorded.job import (
-    Event,
-    Failed,
-    Finished,
-    JobResult,
-    Progressed,
-    Started,
-    process_file,
-    process_files,
-)
+from streamseg.recorded.events import Event, Failed, Finished, JobResult, Progressed, Started
+from streamseg.recorded.job import process_file, process_files
 from streamseg.recorded.settings import ProcessConfig
 
 __all__ = [

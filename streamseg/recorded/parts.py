@@ -119,31 +119,48 @@ def part_path(folder: Path, index: int) -> Path:
     return folder / f"{index:06d}.part"
 
 
-def finished_parts(folder: Path) -> tuple[int, Tail | None]:
-    """How many parts from the first on are there and whole, and the last one's tail.
-
-    A damaged part and everything behind it is removed, to be made again.
-    """
-    count, tail = 0, None
-    while part_path(folder, count).exists():
-        try:
-            tail = read_tail(folder, count)
-        except OutputError:
-            break
-        count += 1
+def whole_parts(folder: Path) -> dict[int, Tail]:
+    """The tails of all parts that are there and whole, by their index; what is damaged is removed."""
+    whole = {}
     for path in [*folder.glob("*.part"), *folder.glob("*.tmp")]:
-        if path.suffix == ".tmp" or int(path.stem) >= count:
-            path.unlink(missing_ok=True)
-    return count, tail
+        if path.suffix == ".part":
+            with contextlib.suppress(OutputError):
+                whole[int(path.stem)] = read_tail(folder, int(path.stem))
+                continue
+        path.unlink()
+    return whole
+
+
+def only_first(folder: Path, whole: dict[int, Tail]) -> dict[int, Tail]:
+    """Remove the parts that lie behind a missing one → those before it."""
+    count = next(n for n in range(len(whole) + 1) if n not in whole)
+    for index in whole:
+        if index >= count:
+            part_path(folder, index).unlink()
+    return {index: whole[index] for index in range(count)}
+
+
+def keep_part(folder: Path, index: int, data: bytes) -> Tail:
+    """Commit a part that was made elsewhere; raises OutputError when it did not come whole."""
+    path = part_path(folder, index)
+    temporary = path.with_suffix(".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        tail = _tail_of(temporary)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    temporary.rename(path)
+    sync_folder(folder)
+    return tail
 
 
 def read_tail(folder: Path, index: int) -> Tail:
     """A part's tail, after its whole content has been checked; raises OutputError."""
-    tail = b""
-    for kind, data in _records(part_path(folder, index)):
-        if kind == _TAIL:
-            tail = data
-    return msgspec.msgpack.decode(tail, type=Tail)  # behind the check: damage is no matter for a decoder
+    return _tail_of(part_path(folder, index))
 
 
 def read_frames(folder: Path, count: int) -> Iterator[FrameRecord]:
@@ -161,6 +178,14 @@ def read_packets(folder: Path, count: int, track: TrackName) -> Iterator[Packet]
         if kind == wanted:
             ticks, intra = _PACKET.unpack_from(data)
             yield Packet(ticks, intra, data[_PACKET.size :])
+
+
+def _tail_of(path: Path) -> Tail:
+    tail = b""
+    for kind, data in _records(path):
+        if kind == _TAIL:
+            tail = data
+    return msgspec.msgpack.decode(tail, type=Tail)  # behind the check: damage is no matter for a decoder
 
 
 def _all(folder: Path, count: int) -> Iterator[tuple[int, bytes]]:

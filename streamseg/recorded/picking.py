@@ -44,7 +44,7 @@ def picks(
     A part ends before the first intra frame after part_frames pictures, or after four times as many. Nothing
     but the source and `config` decides, so a second run cuts at the same places.
     """
-    _seek(source, config.start_s)
+    go_to_start(source, config.start_s)
     select = _Selection(source, config)
     end_s = None if config.end_s is None else as_written(config.end_s)
     part = taken = 0
@@ -81,7 +81,7 @@ def as_written(value: float) -> Fraction:
     return Fraction(repr(value))
 
 
-def _seek(source: OpenSource, start_s: float) -> None:
+def go_to_start(source: OpenSource, start_s: float) -> None:
     """Go to the intra frame before start_s, so that what lies far before it is not decoded."""
     if start_s <= 0:
         return

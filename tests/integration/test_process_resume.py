@@ -17,7 +17,7 @@ import pytest
 
 from streamseg.config import EngineConfig, FusionConfig
 from streamseg.recorded import Event, ProcessConfig, Started, process_files
-from streamseg.recorded.parts import finished_parts, part_path
+from streamseg.recorded.parts import part_path, whole_parts
 from tests.media import write_video
 
 # Runs the command and kills itself at the given moment. Moments are what changes the folder of results, and
@@ -143,8 +143,10 @@ def test_work_is_cut_at_intra_frames_and_ctrl_c_keeps_what_was_committed(
     stop_after(clip, tmp_path, config, 23)
     parts = tmp_path / ".clip.parts"
     assert sorted(p.name for p in parts.iterdir()) == ["000000.part", "000001.part", "job.json", "lock"]
-    count, tail = finished_parts(parts)
-    assert (count, tail and tail.frames) == (2, 10)  # two groups of five are the first to exceed six
+    assert [tail.frames for tail in whole_parts(parts).values()] == [
+        10,
+        10,
+    ]  # two groups of five are the first to exceed six
     events: list[Event] = []
     process_files([clip], tmp_path, config, on_event=events.append)
     assert [e.why for e in events if isinstance(e, Started)] == ["goes on from frame 20"]

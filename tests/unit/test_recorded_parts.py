@@ -12,11 +12,13 @@ from streamseg.recorded.parts import (
     FrameRecord,
     PartWriter,
     count_pixels,
-    finished_parts,
+    keep_part,
+    only_first,
     part_path,
     read_frames,
     read_packets,
     read_tail,
+    whole_parts,
 )
 from streamseg.recorded.picking import Account
 from streamseg.recorded.tracks import Packet
@@ -38,9 +40,9 @@ def write(folder: Path, index: int, seqs: list[int], account: Account | None = N
 def test_what_was_written_comes_back_in_order(tmp_path: Path) -> None:
     write(tmp_path, 0, [0, 1, 2])
     write(tmp_path, 1, [3, 4], Account(decoded=5, taken=5, corrupt=1, line="a line", at_s=[0.5]))
-    count, tail = finished_parts(tmp_path)
-    assert count == 2
-    assert tail is not None
+    whole = whole_parts(tmp_path)
+    assert sorted(whole) == [0, 1]
+    tail = whole[1]
     assert (tail.last, tail.frames, tail.decoded, tail.damage, tail.damaged_at_s) == (
         True,
         2,
@@ -78,8 +80,22 @@ def test_what_lies_behind_a_missing_part_is_removed(tmp_path: Path) -> None:
     for index in (0, 2):
         write(tmp_path, index, [index])
     (tmp_path / "000001.tmp").touch()
-    assert finished_parts(tmp_path)[0] == 1
+    whole = whole_parts(tmp_path)
+    assert sorted(whole) == [0, 2]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000000.part", "000002.part"]
+    assert list(only_first(tmp_path, whole)) == [0]
     assert [p.name for p in tmp_path.iterdir()] == ["000000.part"]
+
+
+def test_a_part_from_elsewhere_is_kept_only_when_it_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    write(tmp_path / "there", 7, [3, 4])
+    data = part_path(tmp_path / "there", 7).read_bytes()
+    with pytest.raises(OutputError, match="is cut off"):
+        keep_part(tmp_path, 7, data[:-1])
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+    assert keep_part(tmp_path, 7, data).frames == 2
+    assert part_path(tmp_path, 7).read_bytes() == data
 
 
 @pytest.mark.parametrize("size", [(3, 5), (4097, 4097)])

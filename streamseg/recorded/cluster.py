@@ -1,0 +1,160 @@
+"""Parts made by the workers of a Ray cluster.
+
+Each part is a task: Ray places it, runs it again when its worker or node dies, and brings its bytes back. The
+engine is loaded once in each worker process. Who asks, the driver, writes what comes back as it would its own
+work, so it may die and go on like a job in one process.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import platform
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from streamseg.config import EngineConfig
+from streamseg.engine import Engine, load_engine
+from streamseg.errors import EngineError, OutputError, StreamsegError, UsageError
+from streamseg.recorded.cuts import Stretch, make_part
+from streamseg.recorded.inputs import Input
+from streamseg.recorded.manifest import Identity, versions
+from streamseg.recorded.settings import ProcessConfig
+
+RETRIES = 4
+"""How often a part is tried again after the death of its worker or node, before its input is given up."""
+
+AHEAD = 2
+"""Parts in the cluster for each of its workers: one at work, one that waits."""
+
+POLL_S = 0.2
+
+
+class Cluster:
+    """A connection to a Ray cluster. Any thread may use it; close() ends it, if it was made here."""
+
+    def __init__(self, on: str = "ray") -> None:
+        """Connect: "ray://HOST:PORT" to that address, "ray" to $RAY_ADDRESS or to a cluster started here.
+
+        A connection that this process already has is used as it is. Raises UsageError.
+        """
+        if on != "ray" and not on.startswith("ray://"):
+            raise UsageError(f"--on {on}: is not known; use ray or ray://HOST:PORT")
+        try:
+            import ray
+        except ImportError:
+            raise UsageError(f"--on {on}: needs Ray; pip install 'streamseg[ray]'") from None
+        self._ray: Any = ray
+        self._ours = not ray.is_initialized()
+        if self._ours:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            try:
+                with _own_signals():
+                    ray.init(None if on == "ray" else on, log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise UsageError(f"--on {on}: no Ray cluster answers there ({reason})") from error
+        self._task = ray.remote(max_retries=RETRIES)(_part)
+
+    @property
+    def cpus(self) -> int:
+        return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+
+    def parts(
+        self,
+        one: Input,
+        config: ProcessConfig,
+        identity: Identity,
+        stretches: Iterator[Stretch],
+        stop: threading.Event,
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield (index, bytes) of each stretch's part as they are made, in any order; ends early on `stop`.
+
+        Raises what making a part raised, and OutputError when its workers died too often.
+        """
+        ray = self._ray
+        threads = config.engine.threads or 1
+        settings = msgspec.structs.replace(
+            config, engine=msgspec.structs.replace(config.engine, threads=threads)
+        )
+        task = self._task.options(num_cpus=threads)
+        common = ray.put((one, settings, identity))
+        limit = AHEAD * max(1, self.cpus // threads)
+        at_work: dict[Any, int] = {}
+        try:
+            more = True
+            while (more or at_work) and not stop.is_set():
+                stretch = next(stretches, None) if more and len(at_work) < limit else None
+                more = more and (stretch is not None or len(at_work) >= limit)
+                if stretch is not None:
+                    at_work[task.remote(common, stretch)] = stretch.index
+                full = not more or len(at_work) >= limit
+                ready, _ = ray.wait(list(at_work), timeout=POLL_S if full else 0) if at_work else ([], [])
+                for reference in ready:
+                    yield at_work.pop(reference), self._result(one, reference)
+        finally:
+            for reference in at_work:
+                ray.cancel(reference, force=True)
+
+    def close(self) -> None:
+        if self._ours:
+            self._ours = False
+            self._ray.shutdown()
+
+    def _result(self, one: Input, reference: Any) -> bytes:
+        try:
+            data: bytes = self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, StreamsegError):
+                raise error.cause from None
+            raise
+        except self._ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise OutputError(
+                f"{one.shown}: the cluster could not make a part of it in {1 + RETRIES} tries ({reason}); "
+                "the same command goes on with the others"
+            ) from error
+        return data
+
+
+def _part(common: tuple[Input, ProcessConfig, Identity], stretch: Stretch) -> bytes:
+    """Runs in a worker of the cluster."""
+    one, config, identity = common
+    engine = _engine(config.engine)
+    _check_alike(engine, identity)
+    return make_part(one, config, stretch, [engine])
+
+
+@functools.lru_cache(maxsize=1)
+def _engine(config: EngineConfig) -> Engine:
+    return load_engine(config)
+
+
+_versions: Callable[[], dict[str, str]] = functools.cache(versions)
+
+
+def _check_alike(engine: Engine, identity: Identity) -> None:
+    """Another library or other weights would give other bytes; raises EngineError."""
+    node = platform.node()
+    for name, wanted in identity.versions.items():
+        if (found := _versions().get(name)) != wanted:
+            raise EngineError(f"node {node}: {name} is {found}, not {wanted}; install the same everywhere")
+    if engine.info.spec.weights[engine.info.precision].sha256 != identity.weights_sha256:
+        raise EngineError(f"node {node}: engine {identity.engine} has other weights there")
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep our answer to SIGTERM, which Ray takes over."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)

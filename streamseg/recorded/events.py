@@ -1,0 +1,62 @@
+"""What a job tells while it runs, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from streamseg.errors import StreamsegError
+from streamseg.recorded.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A file is begun, or gone on with: `done` of about `frames` masks are there (None: nobody knows)."""
+
+    input: str
+    frames: int | None
+    done: int
+    why: str  # what is to be said about it; may be empty
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """One more mask is there."""
+
+    input: str
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A file's results are whole; `again`: they had been before."""
+
+    input: str
+    manifest: Manifest
+    path: Path  # of the manifest
+    took_s: float
+    again: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A file has no results."""
+
+    input: str
+    error: StreamsegError
+
+
+Event = Started | Progressed | Finished | Failed
+
+
+@dataclass(slots=True, eq=False)
+class JobResult:
+    """What came of each input, in their order."""
+
+    finished: list[Finished] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        """Every input has results, and nothing was missing from any of them."""
+        return not self.failed and all(f.manifest.damage is None for f in self.finished)
