@@ -13,11 +13,14 @@ from streamseg.keys import key_or_file, need_curve, public_of, read_key
 
 @dataclass(frozen=True, slots=True)
 class ClientKeys:
-    """The daemon's public key and our own pair."""
+    """The daemon's public key and our own secret one, each as the 40 characters."""
 
     server: bytes
-    public: bytes
     secret: bytes
+
+    @property
+    def public(self) -> bytes:
+        return public_of(self.secret)
 
     def use(self, sock: zmq.Socket[bytes]) -> None:
         """Make a socket talk CURVE; before it connects."""
@@ -36,7 +39,7 @@ def client_keys(server_key: str | Path | None, client_key_file: str | Path | Non
         raise UsageError("client_key_file: is missing; make a pair of keys with: streamseg keygen --out NAME")
     need_curve()
     secret = read_key(client_key_file, "client_key_file")
-    return ClientKeys(key_or_file(str(server_key), "server_key"), public_of(secret), secret)
+    return ClientKeys(key_or_file(str(server_key), "server_key"), secret)
 
 
 def refusal(event: int, keys: ClientKeys | None) -> str:

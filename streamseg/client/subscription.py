@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from streamseg.client.inbox import ClientStats, Inbox
-from streamseg.client.keys import client_keys
+from streamseg.client.keys import ClientKeys, client_keys
 from streamseg.client.receiver import Receiver
 from streamseg.mailbox import Closed
 from streamseg.types import LabelSet, Mask, Picture
@@ -29,6 +29,7 @@ def subscribe(
     timeout_s: float | None = None,
     server_key: str | Path | None = None,
     client_key_file: str | Path | None = None,
+    keys: ClientKeys | None = None,
 ) -> Subscription:
     """Receive the masks of these streams (all, when None) from a daemon.
 
@@ -40,9 +41,9 @@ def subscribe(
     raises TimeoutError when no mask comes for timeout_s.
 
     Where the daemon wants keys: server_key is its public key, or the file that holds it; client_key_file
-    holds our secret one. A daemon that refuses us is logged, and tried again.
+    holds our secret one; keys gives both without files. A daemon that refuses us is logged, and tried again.
     """
-    keys = client_keys(server_key, client_key_file)
+    keys = keys or client_keys(server_key, client_key_file)
     inbox = Inbox(streams, newest=newest, queue=queue)
     topics = _topics(streams, refined=refined, confidence=confidence, pictures=pictures)
     return Subscription(Receiver(endpoint, topics, snapshot, inbox, keys), timeout_s)
@@ -61,6 +62,7 @@ def subscribe_async(
     timeout_s: float | None = None,
     server_key: str | Path | None = None,
     client_key_file: str | Path | None = None,
+    keys: ClientKeys | None = None,
 ) -> AsyncSubscription:
     """subscribe() for asyncio: `async for mask in subscribe_async(…)`; the event loop must be running."""
     loop, arrived = asyncio.get_running_loop(), asyncio.Event()
@@ -69,7 +71,7 @@ def subscribe_async(
         with contextlib.suppress(RuntimeError):  # the loop has closed, so nobody reads any more
             loop.call_soon_threadsafe(arrived.set)
 
-    keys = client_keys(server_key, client_key_file)
+    keys = keys or client_keys(server_key, client_key_file)
     inbox = Inbox(streams, newest=newest, queue=queue, on_arrival=on_arrival)
     topics = _topics(streams, refined=refined, confidence=confidence, pictures=pictures)
     return AsyncSubscription(Receiver(endpoint, topics, snapshot, inbox, keys), timeout_s, arrived)

@@ -30,6 +30,7 @@ class Daemon:
         self.config = config
         self.ready = threading.Event()
         self.endpoint = ""  # where masks are published, once ready (a port 0 is filled in)
+        self.own_keys: tuple[bytes, bytes] | None = None  # that our own subscribers need; see Publisher
         self.pipeline: Pipeline | None = None
         self._service = Service()
         self._stopping = threading.Event()
@@ -50,6 +51,7 @@ class Daemon:
                 log.info("engine %s: licence of the weights: %s", info.id, info.spec.licence)
                 with Publisher(self.config.publish, [info.spec.labels]) as publisher:
                     self.endpoint = publisher.endpoint
+                    self.own_keys = publisher.own_keys
                     log.info("publishing on %s", self.endpoint)
                     pipeline = self.pipeline = Pipeline(self.config, engine, publisher)
                     self._supervise(pipeline, publisher)

@@ -25,10 +25,11 @@ class AllowedClients:
     more, the keys of before stay, and that is said, too.
     """
 
-    def __init__(self, path: str) -> None:
-        """Raises ConfigError when there is no list."""
+    def __init__(self, path: str, own_key: bytes = b"") -> None:
+        """own_key is allowed beside the list. Raises ConfigError when there is no list."""
         setting = "publish.allowed_clients"
         self._path = Path(expand(path, setting))
+        self._own_key = own_key
         self._names: dict[bytes, str] = {}
         self._looked_s = 0.0
         self._seen: _Look | None = None
@@ -46,7 +47,7 @@ class AllowedClients:
         return len(self._names)
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._names
+        return key in self._names or (key != b"" and key == self._own_key)
 
     def changed(self, *, unknown_key: bool = False) -> bool:
         """Look for changes when it is time to; True when keys came or went."""

@@ -19,7 +19,7 @@ from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
 from streamseg.config import PublishConfig
-from streamseg.keys import need_curve, read_key, readable_by_all
+from streamseg.keys import need_curve, public_of, read_key, readable_by_all
 from streamseg.publish.allowed import LOOK_EVERY_S, AllowedClients
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class Doors:
         """Reads the keys; raises ConfigError. close() before the context is ended."""
         self.connections = 0
         self.denied = 0  # keys that are not listed
+        self.own_keys: tuple[bytes, bytes] | None = None  # see Publisher
         self.hung_up = 0  # connections ended by us: revoked, too many, or too many subscriptions
         self._secret: bytes | None = None
         self._allowed: AllowedClients | None = None
@@ -59,9 +60,15 @@ class Doors:
                 log.warning(
                     "%s: every user may read the key; chmod o= %s", setting, config.curve_secret_key_file
                 )
-            self._allowed = AllowedClients(config.allowed_clients)
+            own_public, own_secret = zmq.curve_keypair()
+            self.own_keys = (public_of(self._secret), own_secret)
+            self._allowed = AllowedClients(config.allowed_clients, own_public)
             self._zap = context.socket(zmq.REP)
             self._zap.bind(_ZAP)
+
+    def connections_of(self, sock: zmq.Socket[bytes]) -> int:
+        """Connections to one of the sockets now."""
+        return sum(len(g.open) for g in self._guarded.values() if g.sock is sock)
 
     @property
     def poll_ms(self) -> int | None:

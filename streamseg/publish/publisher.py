@@ -8,7 +8,6 @@ import os
 import secrets
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -22,11 +21,14 @@ from streamseg.publish.demand import Demand
 from streamseg.publish.doors import Doors
 from streamseg.publish.endpoints import bind_pair
 from streamseg.publish.last import LastMasks, kinds_of
+from streamseg.publish.numbers import Numbers
 from streamseg.types import LabelSet, Mask, Picture
 from streamseg.wire import (
+    StreamStatus,
     TopicKind,
     encode_payload,
     encode_picture,
+    encode_status,
     parse_snapshot_request,
     snapshot_reply,
 )
@@ -36,7 +38,6 @@ log = logging.getLogger(__name__)
 LINGER_MS = 1000  # how long close() waits for the last masks to leave; a stalled subscriber costs that much
 WAITING_MASKS = 4  # in the mailbox; more would only grow old there
 REQUESTS_AT_ONCE = 64  # subscriptions and snapshot requests taken between two looks at the mailbox
-KEYFRAMES_KNOWN = 4096  # masks of a stream whose n is remembered for their refinement
 
 
 @dataclass(slots=True)
@@ -47,11 +48,20 @@ class PublisherStats:
     refined: int = 0  # masks of revision 1
     pictures: int = 0
     messages: int = 0  # sent, over all kinds
+    statuses: int = 0
     snapshots: int = 0  # answered
     refused: int = 0  # requests that were not understood
     connections: int = 0  # open now, at both sockets
+    subscribers: int = 0  # of those, at the mask socket
     denied: int = 0  # keys that are not on the list
     hung_up: int = 0  # connections ended by us
+
+
+@dataclass(frozen=True, slots=True)
+class _Forget:
+    """Put behind the last mask of a stream that is removed."""
+
+    stream: str
 
 
 class Publisher:
@@ -71,14 +81,17 @@ class Publisher:
         self.run = secrets.randbelow(2**53 - 1) + 1
         self.endpoint = ""  # where it really is, once started
         self.snapshot_endpoint = ""
+        # Where clients need keys: our public one, and a secret one made for this run that is always let in,
+        # so that this process and its children can subscribe. None where no keys are needed.
+        self.own_keys: tuple[bytes, bytes] | None = None
         self.stats = PublisherStats()
         self._config = config
         self._on_fail = on_fail
-        self._mailbox: Mailbox[Mask | Picture] = Mailbox(WAITING_MASKS)
+        self._mailbox: Mailbox[Mask | Picture | _Forget] = Mailbox(WAITING_MASKS)
+        self._statuses: dict[str, StreamStatus] = {}  # waiting; each operation on it is whole
         self._demand = Demand()
         self._last = LastMasks(config.encoding, tuple(label_sets))
-        self._n: dict[str, int] = {}  # masks of revision 0 published, for each stream
-        self._n_of: dict[str, OrderedDict[tuple[int, int], int]] = {}  # n by (epoch, seq), the latest ones
+        self._numbers = Numbers()
         self._unsendable: set[str] = set()  # streams whose failure has been logged
         self._error: Exception | None = None
         self._bound = threading.Event()
@@ -111,6 +124,20 @@ class Publisher:
         """
         self._mailbox.put(mask, timeout_s)
         self._wake()
+
+    def put_status(self, status: StreamStatus) -> None:
+        """Leave a stream's status to be published, where somebody subscribes; never waits."""
+        self._statuses[status.stream] = status
+        self._wake()
+
+    def forget(self, stream: str) -> None:
+        """Take a removed stream out of the snapshots; n goes on if it comes again. Waits and raises like put()."""
+        self._mailbox.put(_Forget(stream))
+        self._wake()
+
+    def last(self, stream: str, *, refined: bool = False) -> Mask | None:
+        """A stream's last mask, from any thread."""
+        return self._last.mask("refined" if refined else "mask", stream)
 
     def wants(self, kind: TopicKind, stream: str) -> bool:
         """Whether anybody subscribes to this kind of this stream now. Any thread; takes microseconds."""
@@ -165,6 +192,7 @@ class Publisher:
         owned.callback(self._mailbox.close, discard=True)
         doors = Doors(self._config, context)
         owned.callback(doors.close)
+        self.own_keys = doors.own_keys
         for sock in (masks, snapshots):
             _configure(sock, self._config.queue)
             doors.guard(sock)
@@ -195,9 +223,10 @@ class Publisher:
                 if wake_fd in ready:
                     os.read(wake_fd, 4096)
             doors.serve()
-            self.stats.connections = doors.connections
+            self.stats.connections, self.stats.subscribers = doors.connections, doors.connections_of(masks)
             self.stats.denied, self.stats.hung_up = doors.denied, doors.hung_up
             self._take_subscriptions(masks, doors)
+            self._publish_statuses(masks)
             try:
                 self._publish(masks, self._mailbox.get(timeout_s=0))
             except TimeoutError:
@@ -219,7 +248,20 @@ class Publisher:
         for message in labels.values():
             masks.send_multipart(message)
 
-    def _publish(self, masks: zmq.Socket[bytes], item: Mask | Picture) -> None:
+    def _publish_statuses(self, masks: zmq.Socket[bytes]) -> None:
+        while self._statuses:
+            _, status = self._statuses.popitem()
+            if self._demand.wants("status", status.stream):
+                masks.send_multipart(encode_status(status, self.run, time.time_ns()))
+                self.stats.statuses += 1
+                self.stats.messages += 1
+
+    def _publish(self, masks: zmq.Socket[bytes], item: Mask | Picture | _Forget) -> None:
+        if isinstance(item, _Forget):
+            self._numbers.forget(item.stream)
+            self._last.forget(item.stream)
+            self._unsendable.discard(item.stream)
+            return
         if isinstance(item, Picture):
             self._publish_picture(masks, item)
             return
@@ -243,8 +285,7 @@ class Publisher:
             self._say_once(mask, error)
 
     def _publish_picture(self, masks: zmq.Socket[bytes], picture: Picture) -> None:
-        known = self._n_of.get(picture.stream)
-        n = known.get((picture.epoch, picture.seq)) if known is not None else None
+        n = self._numbers.of(picture.stream, picture.epoch, picture.seq)
         if n is not None and self._demand.wants("picture", picture.stream):
             now_ns = time.time_ns()
             masks.send_multipart(
@@ -258,18 +299,12 @@ class Publisher:
 
         A keyframe that was never published, or too long ago, lends its refinement the latest n.
         """
-        known = self._n_of.setdefault(mask.stream, OrderedDict())
-        frame = (mask.epoch, mask.seq)
-        following = self._n.get(mask.stream, 0)
         if mask.revision:
             self.stats.refined += 1
-            return replace(mask, run=self.run, n=known.get(frame, max(following - 1, 0)))
+            n = self._numbers.of(mask.stream, mask.epoch, mask.seq)
+            return replace(mask, run=self.run, n=self._numbers.latest(mask.stream) if n is None else n)
         self.stats.published += 1
-        self._n[mask.stream] = following + 1
-        known[frame] = following
-        if len(known) > KEYFRAMES_KNOWN:
-            known.popitem(last=False)
-        return replace(mask, run=self.run, n=following)
+        return replace(mask, run=self.run, n=self._numbers.give(mask.stream, mask.epoch, mask.seq))
 
     def _answer(self, snapshots: zmq.Socket[bytes], doors: Doors) -> None:
         for frames in _received(snapshots):

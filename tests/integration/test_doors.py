@@ -16,7 +16,7 @@ import pytest
 import zmq
 
 from streamseg import wire
-from streamseg.client import Subscription, subscribe
+from streamseg.client import ClientKeys, Subscription, subscribe
 from streamseg.config import PublishConfig
 from streamseg.errors import ConfigError
 from streamseg.keys import make_keys
@@ -97,6 +97,15 @@ def test_a_listed_key_gets_masks_and_label_sets(site: Site) -> None:
     assert site.publisher.stats.denied == 0
 
 
+def test_the_process_itself_is_let_in_by_a_key_that_no_list_has(site: Site) -> None:
+    assert site.publisher.own_keys is not None
+    keys = ClientKeys(*site.publisher.own_keys)
+    with subscribe(site.publisher.endpoint, timeout_s=WAIT_S, keys=keys) as masks:
+        assert next(masks).stream == "gate"
+        assert masks.label_set(STREET.id, WAIT_S) == STREET
+    assert site.publisher.stats.denied == 0
+
+
 def test_whoever_shows_no_listed_key_receives_nothing_and_disturbs_nobody(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -131,6 +140,7 @@ def test_the_snapshot_socket_asks_for_keys_too(site: Site) -> None:
         plain.send_multipart(wire.snapshot_request([b"mask/"]))
         with site.subscribe(site.keys("robot", listed=True)) as masks:
             next(masks)
+            until(lambda: site.publisher.stats.snapshots == 1)
         assert not plain.poll(500)
     assert site.publisher.stats.snapshots == 1
 
