@@ -49,6 +49,11 @@ class Pictures:
             (frame,) = self._board.take(1, alike=lambda _: 0)
             self._deliver(picture_of(frame))
 
+    def forget(self, stream: str) -> None:
+        """Drop what a removed stream left behind."""
+        self._board.forget(stream)
+        self._due_s.pop(stream, None)
+
     def close(self) -> None:
         """End run(); closing twice is fine."""
         self._board.close()

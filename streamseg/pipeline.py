@@ -1,4 +1,4 @@
-"""The live route, written once: sources → board → infer → fuse → publish, with refine and pictures beside it.
+"""The live route, written once: streams → board → infer → fuse → publish, with refine and pictures beside it.
 
 decode-<stream> threads own their container; infer owns the engine and batches over streams; fuse turns logits
 into labels; refine owns the CRF's process; picture makes JPEGs for those who look; the publisher's thread
@@ -9,52 +9,51 @@ speed of the slowest stage.
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import threading
 import time
-from collections.abc import Callable
 from typing import Literal
 
 from streamseg.board import Board
 from streamseg.config import Config, StreamConfig
 from streamseg.engine import Engine
+from streamseg.errors import ControlError
 from streamseg.infer import infer, input_size
-from streamseg.mailbox import Mailbox
+from streamseg.mailbox import Closed, Mailbox
 from streamseg.pictures import Pictures
-from streamseg.player import frames
 from streamseg.publish import Publisher
 from streamseg.refinement import Refinement
-from streamseg.sources import SourceEvent, is_live
+from streamseg.sources import is_live
 from streamseg.stage import Stage
 from streamseg.stats import Stats
+from streamseg.streams import Streams
 from streamseg.types import U8, Frame, Mask, Refined, Scores, Size
-
-log = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """Runs the stages until every stream has ended, one inside fails, or it is stopped."""
+    """Runs the stages until every stream has ended, one inside fails, or it is stopped.
+
+    Streams may be added, removed, paused and changed while it runs, from any thread; others do not notice.
+    """
 
     def __init__(self, config: Config, engine: Engine, publisher: Publisher) -> None:
         """The engine is used by the infer thread alone from start() until the pipeline is over."""
         self.stats = Stats()
         self.over = threading.Event()
-        self.errors: list[BaseException] = []  # what ended it, first cause first
+        self.streams = Streams(self.stats, self._take_in, self._streams_over)
         self._config = config
         self._engine = engine
         self._publisher = publisher
         self._board: Board[Frame] = Board()
         self._scores: Mailbox[Scores] = Mailbox(2)
-        self._stop = threading.Event()
-        self._lock = threading.Lock()  # guards _decoding, _running and errors
-        self._decoding: dict[str, Stage] = {}
-        self._running = set(config.streams)  # streams that have not ended
+        self._failures: list[BaseException] = []  # of stages, first cause first; list.append is whole
+        self._putting = threading.Lock()  # guards that no mask of a stream is put after it was forgotten
         self.refinement = Refinement(
             config,
             engine.info.spec,
             self.stats,
             wants_refined=lambda stream: publisher.wants("refined", stream),
-            on_refined=lambda refined: publisher.put(self._refined_mask(refined)),
+            on_refined=self._put_refined,
         )
         self._pictures = Pictures(lambda stream: publisher.wants("picture", stream), publisher.put)
         self._stages = [
@@ -64,51 +63,58 @@ class Pipeline:
             Stage("fuse", self._fuse, self._stage_ended),
         ]
 
+    @property
+    def errors(self) -> list[BaseException]:
+        """What ended it, first cause first; streams that could not be had come last."""
+        return [*self._failures, *self.streams.failures.values()]
+
     def start(self) -> None:
         for stage in self._stages:
             stage.start()
-        with self._lock:
-            for name, stream in self._config.streams.items():
-                self._decoding[name] = Stage(
-                    f"decode-{name}", self._decoder(name, stream), self._stream_ended
-                )
-            stages = list(self._decoding.values())
-        for stage in stages:
-            stage.start()
+        self.streams.add(self._config.streams)
 
     def stop(self, timeout_s: float = 3.0) -> bool:
         """End every stage, leaving out what is still on its way; True when all threads ended in time."""
-        self._stop.set()
+        self.streams.stop()
         self._board.close()
         self._scores.close(discard=True)
         self._pictures.close()
         self.refinement.close()
-        deadline = time.monotonic() + timeout_s
-        with self._lock:
-            stages = [*self._decoding.values(), *self._stages]
-        for stage in stages:
+        deadline_s = time.monotonic() + timeout_s
+        for stage in self._stages:
             if stage.is_alive():
-                stage.join(max(0.0, deadline - time.monotonic()))
-        return not any(stage.is_alive() for stage in stages)
+                stage.join(max(0.0, deadline_s - time.monotonic()))
+        return self.streams.join(deadline_s) and not any(stage.is_alive() for stage in self._stages)
 
-    def _decoder(self, name: str, stream: StreamConfig) -> Callable[[], None]:
-        stats = self.stats.of(name)
-        live = is_live(stream)
+    def remove(self, name: str) -> None:
+        """End a stream and forget it, but for its n and epoch, which go on if it comes again.
 
-        def on_event(event: SourceEvent) -> None:
-            event.count(stats)
-            event.log(log, name)
+        Raises ControlError.
+        """
+        with self._putting:
+            self.streams.remove(name)
+            with contextlib.suppress(Closed):
+                self._publisher.forget(name)
+        self._board.forget(name)
+        self._pictures.forget(name)
+        self.refinement.forget(name)
 
-        def work() -> None:
-            for frame in frames(stream, name, self._stop, on_event):
-                stats.decoded += 1
-                stats.last_capture_unix_ns = frame.captured_unix_ns
-                if not live:
-                    self._board.put(frame)
-                elif self._board.put_newest(frame) is not None:
-                    stats.drops["slow engine"] += 1
+    def request_keyframe(self, name: str) -> None:
+        """Send a stream's next frame to the CRF; raises ControlError where nobody would have the result."""
+        if name not in self.streams:
+            raise ControlError("unknown stream", f"{name}: there is no such stream")
+        if not self.refinement.wanted(name):
+            raise ControlError(
+                "bad state", f"{name}: nobody subscribes to its refined masks, and fusion.enabled is off"
+            )
+        self.refinement.request_keyframe(name)
 
-        return work
+    def _take_in(self, frame: Frame, config: StreamConfig) -> None:
+        """Leave a frame for the network; called in its stream's thread."""
+        if not is_live(config):
+            self._board.put(frame)
+        elif self._board.put_newest(frame) is not None:
+            self.stats.of(frame.stream).drops["slow engine"] += 1
 
     def _infer(self) -> None:
         engine = self._engine
@@ -116,28 +122,45 @@ class Pipeline:
             taken = self._board.take(
                 self._config.engine.max_batch, alike=lambda frame: input_size(engine, frame.size)
             )
-            fresh = [frame for frame in taken if not self._stale(frame)]
+            fresh = [frame for frame in taken if self._goes_on(frame)]
             if fresh:
                 for scores in infer(engine, fresh):
                     self._scores.put(scores)
 
     def _fuse(self) -> None:
         while True:
-            mask = self._mask(scores := self._scores.get())
-            if not self._stale(scores.frame):
+            scores = self._scores.get()
+            if scores.frame.stream not in self.streams:
+                continue
+            mask = self._mask(scores)
+            if self._goes_on(scores.frame) and self._put(mask):
                 stats = self.stats.of(mask.stream)
-                stats.record(mask.stage_us)
+                stats.record(mask.stage_us, age_ns(scores.frame) // 1000)
                 stats.published += 1
-                self._publisher.put(mask)
                 self._pictures.offer(scores.frame)
 
-    def _stale(self, frame: Frame) -> bool:
-        """Whether a frame has grown too old to be published; it is counted then."""
-        limit_ms = self._config.streams[frame.stream].max_age_ms
-        if limit_ms is None or time.time_ns() - frame.captured_unix_ns <= limit_ms * 1e6:
+    def _put_refined(self, refined: Refined) -> None:
+        self._put(self._refined_mask(refined))
+
+    def _put(self, mask: Mask) -> bool:
+        """Leave a mask with the publisher; False when its stream has been removed."""
+        with self._putting:
+            if mask.stream not in self.streams:
+                return False
+            self._publisher.put(mask)
+            return True
+
+    def _goes_on(self, frame: Frame) -> bool:
+        """Whether a frame's stream is still there, and it is not too old, which is counted."""
+        config = self.streams.config_of(frame.stream)
+        if config is None:
+            self._board.forget(frame.stream)
             return False
+        limit_ms = config.max_age_ms
+        if limit_ms is None or age_ns(frame) <= limit_ms * 1e6:
+            return True
         self.stats.of(frame.stream).drops["stale"] += 1
-        return True
+        return False
 
     def _mask(self, scores: Scores) -> Mask:
         begun = time.monotonic_ns()
@@ -156,7 +179,8 @@ class Pipeline:
         return self._mask_of(scores.frame, refined.labels, stage_us, revision=1, refined_seq=scores.frame.seq)
 
     def _mask_size(self, scores: Scores) -> Size:
-        whole = self._config.streams[scores.frame.stream].mask_size == "frame"
+        config = self.streams.config_of(scores.frame.stream)
+        whole = config is None or config.mask_size == "frame"
         return scores.frame.size if whole else scores.geometry.input_size
 
     def _mask_of(
@@ -188,30 +212,24 @@ class Pipeline:
             stage_us=stage_us,
         )
 
-    def _stream_ended(self, stage: Stage) -> None:
-        """A stream is over: by itself (a file), or because its source cannot be had."""
-        name = stage.name.removeprefix("decode-")
-        with self._lock:
-            self._running.discard(name)
-            last = not self._running
-            if stage.error is not None:
-                self.errors.append(stage.error)
-        if stage.error is not None:
-            self.stats.of(name).error = str(stage.error)
-            if not last:  # else it is what the daemon ends with, and says
-                log.error("%s: %s", name, stage.error)
-        if last:
-            self._board.close()  # what lies there still goes through
+    def _streams_over(self) -> None:
+        self._board.close()  # what lies there still goes through
 
     def _stage_ended(self, stage: Stage) -> None:
         """infer → fuse → over: each closes what the next one reads, and what it reads itself."""
         if stage.error is not None:
-            with self._lock:
-                self.errors.append(stage.error)
-            self._stop.set()
+            self._failures.append(stage.error)
+            self.streams.stop()
         self._board.close()
         self._scores.close()
         if stage.name == "fuse":
             self._pictures.close()
             self.refinement.close()
             self.over.set()
+
+
+def age_ns(frame: Frame) -> int:
+    """Time since a frame was captured; where that means its arrival here, setting the clock does no harm."""
+    if frame.clock == "arrival":
+        return time.monotonic_ns() - frame.decoded_ns
+    return time.time_ns() - frame.captured_unix_ns

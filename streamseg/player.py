@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -13,26 +14,34 @@ from streamseg.errors import SourceError
 from streamseg.sources.events import Connected, Corrupt, Disconnected, Ended, Skipped, SourceEvent
 from streamseg.sources.opening import open_source
 from streamseg.sources.reading import OpenSource, pictures
-from streamseg.sources.target import resolve
+from streamseg.sources.target import redact, resolve
 from streamseg.types import Frame
+
+log = logging.getLogger(__name__)
 
 GOOD_FRAMES = 25
 """Frames of one connection after which a source counts as well and the next pause is short again."""
 
 
 def frames(
-    config: StreamConfig, stream: str, stop: threading.Event, on_event: Callable[[SourceEvent], None]
+    config: StreamConfig,
+    stream: str,
+    stop: threading.Event,
+    on_event: Callable[[SourceEvent], None],
+    first_epoch: int = 0,
 ) -> Iterator[Frame]:
     """Yield a stream's frames until its file ends or `stop` is set; a live source is reconnected for ever.
 
     Blocks while connecting, reading and pacing; run it in the thread that may block. `stop` is noticed within
     0.1 s while connecting, waiting and pacing, and within timeout_s while a source that fell silent is read.
-    Each connection, and each round of a looped file, is an epoch. on_event is called in this thread.
-    Raises SourceError when a file cannot be opened, or an address cannot work whatever one waits for.
+    Each connection, and each round of a looped file, is an epoch; they count from first_epoch. on_event is
+    called in this thread.
+    Raises SourceError when a file cannot be opened, or an address cannot work whatever one waits for. What
+    fails inside on the way from a live source is treated as the source's failure: it is tried again.
     """
     restarts = resolve(config.source).kind != "file"
     backoff = Backoff()
-    epoch = 0
+    epoch = first_epoch
     rounds = 0
     while not stop.is_set():
         good = 0
@@ -53,16 +62,23 @@ def frames(
                 if not config.loop:
                     return
                 rounds += 1
+                continue
         except SourceError as error:
             if stop.is_set():
                 return
-            if not restarts or (not config.keep_trying and epoch == 0 and not good):
+            if not restarts or (not config.keep_trying and epoch == first_epoch and not good):
                 raise
-            epoch += good > 0
-            rounds = 0
-            pause_s = backoff.pause_s()
-            on_event(Disconnected(str(error), pause_s))
-            stop.wait(pause_s)
+            reason = str(error)
+        except Exception as error:
+            if stop.is_set() or not restarts:
+                raise
+            log.debug("%s: failed inside", stream, exc_info=error)
+            reason = redact(f"failed inside: {type(error).__name__}: {error}")
+        epoch += good > 0
+        rounds = 0
+        pause_s = backoff.pause_s()
+        on_event(Disconnected(reason, pause_s))
+        stop.wait(pause_s)
 
 
 def _connected(source: OpenSource, epoch: int) -> Connected:

@@ -110,17 +110,15 @@ class Refinement:
     ) -> None:
         """on_refined gets each keyframe whose labels were wanted, in the refine stage. Raises ConfigError."""
         setup = crf_setup(config.crf, spec)
-        params = fusion_params(config.fusion)
         self._wants_refined = wants_refined
         self._on_refined = on_refined
-        self._every = config.refine.every
         self._thin = setup.thin
-        self._fusion_params = params if config.fusion.enabled else None
-        self._lock = threading.Lock()  # guards the dictionary, not what is in it
+        self._lock = threading.Lock()  # guards the dictionary, not what is in it, and the two settings below
         self._streams: dict[str, _Stream] = {}
+        self._every = config.refine.every
+        self._fusion_params: FusionParams | None = None
         self._worker = CrfWorker(setup, config.refine, stats, self._answered)
-        if config.fusion.enabled:
-            one_thread()
+        self.apply(config.refine, config.fusion)
 
     def run(self) -> None:
         """Refine keyframes until close(); raises Closed then."""
@@ -129,6 +127,34 @@ class Refinement:
     def close(self) -> None:
         """End run() at once; closing twice is fine."""
         self._worker.close()
+
+    def apply(self, refine: RefineConfig, fusion: FusionConfig) -> None:
+        """Take other settings; refine.priority is that of a process that runs already, and stays.
+
+        Every stream's memory begins anew. From any thread.
+        """
+        params = fusion_params(fusion) if fusion.enabled else None
+        if params is not None:
+            one_thread()
+        self._worker.apply(refine)
+        with self._lock:
+            self._every = refine.every
+            self._fusion_params = params
+            self._streams = {}
+
+    def wanted(self, stream: str) -> bool:
+        """Whether somebody has the stream's refinement: a subscriber, or fusion."""
+        return self._fusion_params is not None or self._wants_refined(stream)
+
+    def forget(self, stream: str) -> None:
+        """Drop what is kept of a removed stream."""
+        with self._lock:
+            self._streams.pop(stream, None)
+
+    @property
+    def pid(self) -> int | None:
+        """The CRF's process, None while there is none."""
+        return self._worker.pid
 
     def request_keyframe(self, stream: str) -> None:
         """Refine the next frame of this stream, whatever the interval; from any thread."""
@@ -175,8 +201,9 @@ class Refinement:
     def _answered(self, refined: Refined) -> None:
         if refined.labels is not None:
             self._on_refined(refined)
-        stream = self._of(refined.scores.frame.stream)
-        if stream.fusion is not None:
+        with self._lock:
+            stream = self._streams.get(refined.scores.frame.stream)
+        if stream is not None and stream.fusion is not None and refined.log_probabilities is not None:
             stream.answers.put_newest(refined)
 
 

@@ -13,7 +13,7 @@ import msgspec
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from streamseg.client.keys import client_keys, refusal
+from streamseg.client.keys import ClientKeys, client_keys, refusal
 from streamseg.control.find import one_running
 from streamseg.control.messages import (
     MAX_REPLY,
@@ -57,6 +57,7 @@ class ControlClient:
         *,
         server_key: str | Path | None = None,
         client_key_file: str | Path | None = None,
+        keys: ClientKeys | None = None,
         timeout_s: float = 5.0,
     ) -> None:
         """endpoint: where the daemon's socket is; empty takes the only daemon that runs here.
@@ -64,7 +65,7 @@ class ControlClient:
         The keys are those of subscribe(). Raises UsageError.
         """
         self.endpoint = endpoint or one_running()
-        self._keys = client_keys(server_key, client_key_file)
+        self._keys = keys or client_keys(server_key, client_key_file)
         self._timeout_s = timeout_s
         self._ids = itertools.count(int.from_bytes(os.urandom(4)))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

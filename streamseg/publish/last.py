@@ -29,6 +29,16 @@ class LastMasks:
             self._masks[kind, mask.stream] = mask
             self._messages.pop((kind, mask.stream), None)
 
+    def mask(self, kind: Kind, stream: str) -> Mask | None:
+        """The last mask of a kind; may be asked by any thread, since it is one look into a dictionary."""
+        return self._masks.get((kind, stream))
+
+    def forget(self, stream: str) -> None:
+        """Drop a stream's masks."""
+        for kind in KINDS:
+            self._masks.pop((kind, stream), None)
+            self._messages.pop((kind, stream), None)
+
     def message(self, kind: Kind, stream: str, payload: list[bytes] | None = None) -> list[bytes]:
         """The parts of the last message on a topic; payload saves the packing where it was done."""
         message = self._messages.get((kind, stream))

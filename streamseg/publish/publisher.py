@@ -131,7 +131,7 @@ class Publisher:
         self._wake()
 
     def forget(self, stream: str) -> None:
-        """Take a removed stream out of the snapshots; n goes on if it comes again. Waits and raises like put()."""
+        """Take a removed stream out of the snapshots; n goes on if it comes again. Waits as put() does."""
         self._mailbox.put(_Forget(stream))
         self._wake()
 

@@ -77,6 +77,16 @@ class CrfWorker:
             if self._slots.put_newest(keyframe) is not None:
                 self._leave_out(keyframe.stream, "replaced")
 
+    @property
+    def pid(self) -> int | None:
+        """The number of the CRF's process, None while there is none. From any thread."""
+        child = self._child
+        return None if child is None else child.pid
+
+    def apply(self, config: RefineConfig) -> None:
+        """Take other settings; the priority is that of a process that runs already, and stays."""
+        self._config = config
+
     def run(self) -> None:
         """Refine what is submitted until close(); raises Closed then. Kills the process on its way out."""
         try:
@@ -182,6 +192,10 @@ class _Child:
         except BaseException:
             self.channel.close()
             raise
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def start(self, hello: Hello) -> None:
         self.channel.send(hello, START_TIMEOUT_S)

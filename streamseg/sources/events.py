@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Protocol
 
 from streamseg.types import Size
+from streamseg.wire.status import State
 
 
 class Counters(Protocol):
@@ -16,7 +17,11 @@ class Counters(Protocol):
 
     connects: int
     drops: Counter[str]
+    state: State
     error: str
+    size: Size | None
+    source_fps: float | None
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,9 @@ class Connected:
 
     def count(self, stats: Counters) -> None:
         stats.connects += 1
-        stats.error = ""
+        stats.state, stats.error = "playing", ""
+        stats.size, stats.source_fps = self.size, float(self.fps) if self.fps else None
+        stats.epoch = self.epoch
 
     def log(self, log: logging.Logger, stream: str) -> None:
         height, width = self.size
@@ -49,7 +56,7 @@ class Disconnected:
 
     def count(self, stats: Counters) -> None:
         stats.drops["disconnected"] += 1
-        stats.error = self.reason
+        stats.state, stats.error = "reconnecting", self.reason
 
     def log(self, log: logging.Logger, stream: str) -> None:
         log.warning("%s: %s; trying again in %.1f s", stream, self.reason, self.retry_in_s)

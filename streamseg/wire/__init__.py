@@ -34,6 +34,7 @@ from streamseg.wire.snapshot import (
     snapshot_reply,
     snapshot_request,
 )
+from streamseg.wire.status import StreamStatus, encode_status, parse_status, status_topic
 
 __all__ = [
     "KINDS",
@@ -50,6 +51,7 @@ __all__ = [
     "Header",
     "Kind",
     "MaskMessage",
+    "StreamStatus",
     "TopicKind",
     "decode_array",
     "decode_message",
@@ -59,12 +61,15 @@ __all__ = [
     "encode_mask",
     "encode_payload",
     "encode_picture",
+    "encode_status",
     "labels_topic",
     "parse_message",
     "parse_picture",
     "parse_snapshot_reply",
     "parse_snapshot_request",
+    "parse_status",
     "snapshot_reply",
     "snapshot_request",
+    "status_topic",
     "topic_of",
 ]
