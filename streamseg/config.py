@@ -12,21 +12,24 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from streamseg.doors import door_problems
+from streamseg.doors import door_problems, is_local
 from streamseg.errors import ConfigError
 from streamseg.settings import Settings, bare_type, build_settings, describe, settings_fields
 
 __all__ = [
+    "BackendName",
     "Config",
     "CrfConfig",
     "EngineConfig",
     "FusionConfig",
     "LogConfig",
+    "Precision",
     "PublishConfig",
     "RefineConfig",
     "Settings",
     "StreamConfig",
     "StreamName",
+    "WebConfig",
     "bare_type",
     "build_settings",
     "describe",
@@ -83,14 +86,26 @@ class StreamConfig(Settings, frozen=True):
     ] = "frame"
 
 
+BackendName = Literal["auto", "onnx", "openvino", "torch", "aoti", "tensorrt", "tensorrt-rtx"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+
 class EngineConfig(Settings, frozen=True):
     """The network and how it is run."""
 
     name: Annotated[
         str, Meta(min_length=1, description="An engine's name (streamseg engine list) or its folder.")
     ] = "camvid-slim"
+    backend: Annotated[
+        BackendName,
+        Meta(description="What runs the network; auto takes the best that works here, and says why."),
+    ] = "auto"
     precision: Annotated[
-        Literal["fp32", "int8"], Meta(description="Arithmetic of the network; int8 is about twice as fast.")
+        Precision,
+        Meta(
+            description="Arithmetic of the network. On a CPU int8 is about twice as fast as fp32, and bf16 "
+            "where the processor has it; fp16 is for GPUs."
+        ),
     ] = "fp32"
     input_size: Annotated[
         tuple[Annotated[int, Meta(ge=32, le=8192)], Annotated[int, Meta(ge=32, le=8192)]] | None,
@@ -210,6 +225,30 @@ class FusionConfig(Settings, frozen=True):
     ] = 0.5
 
 
+class WebConfig(Settings, frozen=True):
+    """The web console, health and metrics (extra `web`); whoever reaches it controls the streams."""
+
+    listen: Annotated[
+        str,
+        Meta(
+            pattern=r"^(([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.%a-z]+\]):[0-9]{1,5})?$",
+            description="HOST:PORT of the console, such as 127.0.0.1:5580; empty for none.",
+        ),
+    ] = ""
+    token_file: Annotated[
+        str, Meta(description="A file with the word that opens the console; needed beyond this machine.")
+    ] = ""
+    insecure: Annotated[bool, Meta(description="Let everybody on the network in, without a token.")] = False
+
+    def __post_init__(self) -> None:
+        if not self.listen or self.token_file or self.insecure or is_local(f"tcp://{self.listen}"):
+            return
+        raise ConfigError(
+            f"web.listen: {self.listen} lets other machines in, and everybody with them; set web.token_file, "
+            "listen on 127.0.0.1, or write web.insecure = true"
+        )
+
+
 class LogConfig(Settings, frozen=True):
     """What is logged."""
 
@@ -229,6 +268,7 @@ class Config(Settings, frozen=True):
     crf: CrfConfig = CrfConfig()
     refine: RefineConfig = RefineConfig()
     fusion: FusionConfig = FusionConfig()
+    web: WebConfig = WebConfig()
     log: LogConfig = LogConfig()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from tests.engines import tiny_engine
 
 __all__ = ["shared_data", "tiny_engine"]
+
+# Tests run on the same backend whatever is installed, child processes included; tests of others name theirs.
+os.environ.setdefault("STREAMSEG_BACKENDS", "onnx")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

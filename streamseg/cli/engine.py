@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import click
 import msgspec
 
+from streamseg.config import Precision
 from streamseg.engine import find_engine, list_engines, read_weights
 
 
@@ -32,7 +34,7 @@ def list_() -> None:
 def info(name: str, as_json: bool) -> None:
     """Describe the engine NAME, and check that its weights are whole."""
     folder, spec = find_engine(name)
-    sizes = {precision: len(read_weights(folder, spec, precision)) for precision in spec.weights}
+    sizes = {p: len(read_weights(folder, spec, p)) for p in get_args(Precision) if p in spec.weights}
     if as_json:
         click.echo(msgspec.json.encode({"folder": str(folder), "bytes": sizes, "engine": spec}))
         return

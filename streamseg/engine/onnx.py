@@ -4,57 +4,72 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-from streamseg.engine.spec import EngineInfo, EngineSpec
+from streamseg.config import Precision
+from streamseg.engine.backend import BuildSpec, Say
+from streamseg.engine.spec import Normalisation
 from streamseg.errors import EngineError
 from streamseg.types import F32, U8, Size
+
+
+class OnnxBackend:
+    """Loads the graph itself; there is nothing to build."""
+
+    name = "onnx"
+    precisions: tuple[Precision, ...] = ("fp32", "int8")
+    suffix = ""
+    device = "cpu"
+
+    def why_not(self, precision: Precision) -> str | None:
+        if precision in self.precisions:
+            return None
+        return f"runs {' and '.join(self.precisions)} on a CPU, not {precision}"
+
+    def why_not_build(self, precision: Precision, target: str) -> str | None:
+        return "loads the graph as it is; there is nothing to build"
+
+    def identity(self, spec: BuildSpec) -> dict[str, str]:
+        return {"onnxruntime": ort.__version__}
+
+    def build(self, spec: BuildSpec, out: Path, say: Say) -> None:
+        raise EngineError("backend onnx: there is nothing to build")
+
+    def load(self, spec: BuildSpec, artifact: Path | None) -> OnnxEngine:
+        return OnnxEngine(spec)
 
 
 class OnnxEngine:
     """Runs an ONNX graph on CPU threads. Belongs to one thread; releases the GIL while it computes."""
 
-    def __init__(
-        self,
-        spec: EngineSpec,
-        weights: bytes,
-        *,
-        precision: str,
-        threads: int = 0,
-        input_size: Size | None = None,
-    ) -> None:
-        """weights: the serialized graph. threads: 0 takes one for each core. Raises EngineError."""
+    def __init__(self, spec: BuildSpec) -> None:
+        """Raises EngineError for a graph that cannot be had or loaded."""
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = spec.threads or len(os.sched_getaffinity(0))
         options.inter_op_num_threads = 1
         # Threads that spin between two frames take the core from decoding and publishing.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
+        graph = spec.graph()
         try:
             self._session: ort.InferenceSession | None = ort.InferenceSession(
-                weights, options, providers=["CPUExecutionProvider"]
+                graph, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            raise EngineError(f"engine {spec.name}: ONNX Runtime cannot load the weights: {error}") from error
+            raise EngineError(
+                f"engine {spec.engine.name}: ONNX Runtime cannot load the weights: {error}"
+            ) from error
         self._input = self._session.get_inputs()[0].name
-        norm = spec.normalisation
-        self._normalises = not norm.in_graph
-        self.info = EngineInfo(
-            id=f"{spec.name}/{precision}/onnx",
-            spec=spec,
-            backend="onnx",
-            precision=precision,
-            device="cpu",
-            threads=options.intra_op_num_threads,
-            input_size=input_size or spec.input_size,
-        )
+        self._norm = spec.engine.normalisation
+        self.info = spec.info("onnx", "cpu", options.intra_op_num_threads)
 
     def __call__(self, batch: U8) -> F32:
         if self._session is None:
             raise EngineError(f"engine {self.info.id}: is closed")
-        feed = self._normalised(batch) if self._normalises else batch
+        feed = batch if self._norm.in_graph else normalised(batch, self._norm)
         try:
             (logits,) = self._session.run(None, {self._input: feed})
         except Exception as error:
@@ -71,8 +86,8 @@ class OnnxEngine:
     def close(self) -> None:
         self._session = None
 
-    def _normalised(self, batch: U8) -> F32:
-        """(N, H, W, 3) uint8 → (N, 3, H, W) float32."""
-        norm = self.info.spec.normalisation
-        scaled = (batch - np.array(norm.mean, np.float32)) / np.array(norm.std, np.float32)
-        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+
+def normalised(batch: U8, norm: Normalisation) -> F32:
+    """(N, H, W, 3) uint8 → (N, 3, H, W) float32, for a graph that does not do it itself."""
+    scaled = (batch - np.array(norm.mean, np.float32)) / np.array(norm.std, np.float32)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)

@@ -8,16 +8,14 @@ import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from streamseg.config import Settings, build_settings
+from streamseg.config import Precision, Settings, build_settings
 from streamseg.errors import ConfigError, EngineError
 from streamseg.types import ClassInfo, LabelSet, Size
-
-Precision = Literal["fp32", "int8"]
 
 
 class Normalisation(Settings, frozen=True):
@@ -71,6 +69,17 @@ class EngineSpec(Settings, frozen=True):
     output_stride: Annotated[int, Meta(ge=1, description="Input pixels for each logit.")] = 8
     crf: CrfDefaults = CrfDefaults()
 
+    def weights_of(self, precision: Precision) -> Weights:
+        """The file that a precision starts from: int8 has one, the others take fp32's; raises EngineError."""
+        file = "int8" if precision == "int8" else "fp32"
+        if file not in self.weights:
+            make = "streamseg engine quantise" if file == "int8" else "streamseg engine export"
+            raise EngineError(
+                f"engine {self.name}: has no {file} weights, only {', '.join(self.weights)}; "
+                f"make them with {make}, or choose another engine.precision"
+            )
+        return self.weights[file]
+
     @property
     def labels(self) -> LabelSet:
         return LabelSet(self.label_set, tuple(ClassInfo(c.name, c.colour, c.thin) for c in self.classes))
@@ -120,14 +129,9 @@ def read_spec(folder: Path) -> EngineSpec:
         raise EngineError(f"engine {folder}: {path.name}: " + "; ".join(error.problems)) from error
 
 
-def read_weights(folder: Path, spec: EngineSpec, precision: str) -> bytes:
-    """The bytes of the weights in this precision, proved by their SHA-256; raises EngineError."""
-    if precision not in spec.weights:
-        raise EngineError(
-            f"engine {spec.name}: has no {precision} weights; "
-            f"choose engine.precision from {', '.join(spec.weights)}"
-        )
-    entry = spec.weights[precision]
+def read_weights(folder: Path, spec: EngineSpec, precision: Precision) -> bytes:
+    """The bytes that this precision starts from, proved by their SHA-256; raises EngineError."""
+    entry = spec.weights_of(precision)
     try:
         data = (folder / entry.file).read_bytes()
     except OSError as error:
@@ -146,7 +150,12 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     id: str  # name/precision/backend: what masks carry
     spec: EngineSpec
     backend: str
-    precision: str
+    precision: Precision
     device: str
     threads: int
     input_size: Size  # the frames are scaled to about this many pixels
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the file that this precision starts from."""
+        return self.spec.weights_of(self.precision).sha256
