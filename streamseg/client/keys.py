@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -22,7 +23,7 @@ class ClientKeys:
     def public(self) -> bytes:
         return public_of(self.secret)
 
-    def use(self, sock: zmq.Socket[bytes]) -> None:
+    def use(self, sock: zmq.Socket[Any]) -> None:
         """Make a socket talk CURVE; before it connects."""
         sock.setsockopt(zmq.CURVE_SERVERKEY, self.server)
         sock.setsockopt(zmq.CURVE_PUBLICKEY, self.public)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import struct
 import zipfile
-import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Protocol
@@ -14,6 +12,7 @@ from typing import IO, Protocol
 import msgspec
 import numpy as np
 
+from streamseg.png import indexed_png
 from streamseg.recorded.parts import FrameRecord
 from streamseg.types import U8, LabelSet, Size
 from streamseg.wire.rle import encode_labels
@@ -160,24 +159,6 @@ class EventTable:
 
 def time_s(record: FrameRecord, tick: Fraction) -> float:
     return round(float(record.ticks * tick), 6)
-
-
-def indexed_png(labels: U8, palette: U8) -> bytes:
-    """An 8-bit indexed PNG (ISO/IEC 15948) of labels (H, W) with palette (256, 3)."""
-    height, width = labels.shape
-    lines = np.zeros((height, width + 1), np.uint8)  # each line begins with its filter: none
-    lines[:, 1:] = labels
-    head = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    chunks = (
-        (b"IHDR", head),
-        (b"PLTE", palette.tobytes()),
-        (b"IDAT", zlib.compress(lines.data, 6)),
-        (b"IEND", b""),
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
 
 
 def _npy_header(file: IO[bytes], dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:

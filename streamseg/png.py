@@ -1,0 +1,28 @@
+"""Label masks as pictures that any program shows in the colours of their classes."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import numpy as np
+
+from streamseg.types import U8
+
+
+def indexed_png(labels: U8, palette: U8) -> bytes:
+    """An 8-bit indexed PNG (ISO/IEC 15948) of labels (H, W) with palette (256, 3)."""
+    height, width = labels.shape
+    lines = np.zeros((height, width + 1), np.uint8)  # each line begins with its filter: none
+    lines[:, 1:] = labels
+    head = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    chunks = (
+        (b"IHDR", head),
+        (b"PLTE", palette.tobytes()),
+        (b"IDAT", zlib.compress(lines.data, 6)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )

@@ -1,0 +1,99 @@
+"""python -m streamseg.web: started by the daemon, ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from streamseg.web.server import Console
+from streamseg.web.setup import Listening, WebSetup, host_and_port
+
+log = logging.getLogger("streamseg.web")
+
+AGAIN_AFTER_S = 2.0
+NICE = 5  # whoever looks on shall not slow down what he looks at
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the daemon, which then closes our input
+    setup = msgspec.json.decode(sys.stdin.buffer.readline(), type=WebSetup)
+    logging.addLevelName(logging.WARNING, "WARN")
+    logging.basicConfig(format="%(levelname)-5s %(message)s", level=setup.log_level.upper())
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    _give_way()
+    asyncio.run(_serve(setup))
+
+
+def _give_way() -> None:
+    """Have a smaller share of the CPU than the daemon; alone in our session, as its share counts, too."""
+    os.nice(NICE)
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(NICE))
+
+
+async def _serve(setup: WebSetup) -> None:
+    """Serve until our input ends."""
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _at_input, over)
+    runner = web.AppRunner(Console(setup).app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        url = await _listen(runner, setup, over)
+        if url:
+            sys.stdout.write(msgspec.json.encode(Listening(url)).decode() + "\n")
+            sys.stdout.flush()
+            await over.wait()
+    finally:
+        await runner.cleanup()
+
+
+def _at_input(over: asyncio.Event) -> None:
+    if not os.read(sys.stdin.fileno(), 4096):
+        over.set()
+
+
+async def _listen(runner: web.AppRunner, setup: WebSetup, over: asyncio.Event) -> str:
+    """Bind, trying until it works; returns the address to open, or nothing when it is over."""
+    host, port = host_and_port(setup.listen)
+    said = False
+    while not over.is_set():
+        site = web.TCPSite(runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            if not said:
+                log.warning("web.listen: %s %s; trying again", setup.listen, _way_out(error))
+                said = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), AGAIN_AFTER_S)
+            continue
+        name, bound = runner.addresses[0][:2]
+        return f"http://{f'[{name}]' if ':' in name else name}:{bound}/"
+    return ""
+
+
+def _way_out(error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "is in use; stop the other process or choose another port"
+        case errno.EACCES:
+            return "may not be used by this user; choose a port above 1023"
+        case errno.EADDRNOTAVAIL:
+            return "is no address of this machine; use one of its own, such as 127.0.0.1"
+        case _:
+            return f"cannot be had ({error.strerror or error})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The control socket, asked from an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from streamseg.client.keys import ClientKeys
+from streamseg.control import ControlClient, Status
+from streamseg.errors import ControlError, StreamsegError
+
+T = TypeVar("T")
+
+TIMEOUT_S = 3.0
+
+
+class Link:
+    """Owns a ControlClient, in a thread of its own: a ControlClient belongs to one thread, and waits."""
+
+    def __init__(self, endpoint: str, keys: ClientKeys | None) -> None:
+        self._endpoint = endpoint
+        self._keys = keys
+        self._client: ControlClient | None = None  # of the thread
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="control")
+        self._status: Status | None = None
+        self._status_s = 0.0
+        self._asking = asyncio.Lock()  # guards _status: one asks, the others take what it got
+
+    async def ask(self, what: Callable[[ControlClient], T]) -> T:
+        """Have the daemon asked; raises ControlError, also where there is no daemon."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, what)
+
+    async def status(self, max_age_s: float) -> Status:
+        """The daemon's status, at most so old; raises ControlError."""
+        async with self._asking:
+            if self._status is None or time.monotonic() - self._status_s > max_age_s:
+                self._status = await self.ask(lambda daemon: daemon.status())
+                self._status_s = time.monotonic()
+            return self._status
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._forget)
+        self._thread.shutdown()
+
+    def _ask(self, what: Callable[[ControlClient], T]) -> T:
+        try:
+            if self._client is None:
+                self._client = ControlClient(self._endpoint, keys=self._keys, timeout_s=TIMEOUT_S)
+            return what(self._client)
+        except ControlError:
+            raise
+        except StreamsegError as error:
+            self._forget()
+            raise ControlError("no answer", str(error)) from error
+
+    def _forget(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None

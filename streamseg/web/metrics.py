@@ -1,0 +1,121 @@
+"""The daemon's status as Prometheus metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+
+from streamseg.control import Status
+from streamseg.wire.status import BOUNDS_US, STATES, Histogram, StreamStatus
+
+
+def exposition(status: Status | None, accept: str) -> tuple[bytes, str]:
+    """(body, content type) for a scraper's Accept header; without a status only that the daemon is down."""
+    encode, content_type = choose_encoder(accept)
+    return encode(_Families(status)), content_type
+
+
+class _Families:
+    """What prometheus_client takes for a registry."""
+
+    def __init__(self, status: Status | None) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge("up", "1 when the daemon answers.", self._status is not None)
+        if self._status is not None:
+            yield from _process(self._status)
+            yield from _publisher(self._status)
+            yield from _streams(self._status.streams)
+
+
+def _process(status: Status) -> Iterator[Metric]:
+    engine = status.engine
+    info = {"version": status.streamseg, "engine": engine.id, "device": engine.device}
+    yield InfoMetricFamily("streamseg", "The daemon and its engine.", value=info)
+    yield _gauge("ready", "1 when masks can be had.", status.state == "running")
+    yield _gauge("uptime_seconds", "Since the daemon was started.", status.uptime_s)
+    yield _gauge("resident_memory_bytes", "Memory of the daemon's process.", status.memory_bytes)
+    yield _counter("cpu_seconds", "CPU time of the daemon's process.", status.cpu_s)
+    yield _gauge("threads", "Threads of the daemon's process.", status.threads)
+    yield _gauge("open_files", "File descriptors of the daemon's process.", status.open_files)
+    yield _counter("crf_restarts", "Times the CRF's process died or hung.", status.crf_restarts)
+    yield _counter("web_restarts", "Times the console's process died.", status.web_restarts)
+
+
+def _publisher(status: Status) -> Iterator[Metric]:
+    publisher = status.publisher
+    if publisher is None:
+        return
+    yield _gauge("subscribers", "Connections to the mask socket.", publisher.subscribers)
+    yield _gauge("connections", "Connections to the mask and snapshot sockets.", publisher.connections)
+    yield _counter("messages_sent", "Messages sent, over all kinds.", publisher.messages)
+    yield _counter("snapshots", "Snapshot requests answered.", publisher.snapshots)
+    yield _counter("connections_denied", "Connections with keys that are not listed.", publisher.denied)
+    yield _counter("connections_hung_up", "Connections ended by the daemon.", publisher.hung_up)
+
+
+def _streams(streams: Mapping[str, StreamStatus]) -> Iterator[Metric]:
+    def of(name: str) -> list[tuple[list[str], float]]:
+        return [([s], value) for s, one in streams.items() if (value := getattr(one, name)) is not None]
+
+    yield _gauge("stream_fps", "Masks published a second, over the last 5 s.", of("fps"), ["stream"])
+    age = [([s], one.age_ms / 1000) for s, one in streams.items() if one.age_ms is not None]
+    yield _gauge("mask_age_seconds", "Age of the last mask when it was published.", age, ["stream"])
+    yield _gauge("mask_silent_seconds", "Since the last mask was published.", of("silent_s"), ["stream"])
+    states = [([s, state], one.state == state) for s, one in streams.items() for state in STATES]
+    yield _gauge("stream_state", "1 for what the stream does now.", states, ["stream", "state"])
+    yield _counter("frames_decoded", "Frames decoded.", of("decoded"), ["stream"])
+    yield _counter("masks_published", "Masks of revision 0 published.", of("published"), ["stream"])
+    drops = [([s, cause], count) for s, one in streams.items() for cause, count in one.drops.items()]
+    yield _counter("frames_dropped", "Frames without a mask, by cause.", drops, ["stream", "cause"])
+    yield _counter("keyframes_refined", "Keyframes refined by the CRF.", of("refined"), ["stream"])
+    left = [([s, cause], count) for s, one in streams.items() for cause, count in one.unrefined.items()]
+    yield _counter("keyframes_unrefined", "Keyframes left out by the CRF.", left, ["stream", "cause"])
+    yield _counter("connects", "Times the source was opened.", of("connects"), ["stream"])
+    yield _counter("reconnects", "Times the source was opened again.", of("reconnects"), ["stream"])
+    yield _times("stage_seconds", "Time of each stage.", streams, lambda stage: stage != "age")
+    yield _times("published_age_seconds", "Age of masks when published.", streams, lambda s: s == "age")
+
+
+def _times(name: str, text: str, streams: Mapping[str, StreamStatus], which: Callable[[str], bool]) -> Metric:
+    family = HistogramMetricFamily(f"streamseg_{name}", text, labels=["stream", "stage"])
+    for stream, one in streams.items():
+        for stage, histogram in one.histograms.items():
+            if which(stage):
+                family.add_metric([stream, stage], list(_buckets(histogram)), histogram.sum_us / 1e6)
+    return family
+
+
+def _buckets(histogram: Histogram) -> Iterator[tuple[str, float]]:
+    """Cumulative, by their upper bound in seconds."""
+    total = 0
+    bounds = [*(f"{bound / 1e6:g}" for bound in BOUNDS_US), "+Inf"]
+    for bound, count in zip(bounds, histogram.counts, strict=True):
+        total += count
+        yield bound, total
+
+
+_Samples = Iterable[tuple[list[str], float]]
+
+
+def _gauge(name: str, text: str, value: float | _Samples, labels: list[str] | None = None) -> Metric:
+    return _filled(GaugeMetricFamily(f"streamseg_{name}", text, labels=labels or []), value)
+
+
+def _counter(name: str, text: str, value: float | _Samples, labels: list[str] | None = None) -> Metric:
+    return _filled(CounterMetricFamily(f"streamseg_{name}", text, labels=labels or []), value)
+
+
+def _filled(family: GaugeMetricFamily | CounterMetricFamily, value: float | _Samples) -> Metric:
+    for labels, number in [([], value)] if isinstance(value, (int, float)) else value:
+        family.add_metric(labels, float(number))
+    return family

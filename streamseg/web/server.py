@@ -1,0 +1,296 @@
+"""Everything that is answered over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from aiohttp import WSMsgType, web
+
+from streamseg.client.keys import ClientKeys
+from streamseg.control import ControlClient, Status
+from streamseg.errors import ControlError
+from streamseg.png import indexed_png
+from streamseg.types import U8, LabelSet
+from streamseg.web.access import COOKIE, Access
+from streamseg.web.feed import Feed
+from streamseg.web.frames import Shown
+from streamseg.web.health import Movement, unready
+from streamseg.web.link import Link
+from streamseg.web.metrics import exposition
+from streamseg.web.setup import WebSetup
+from streamseg.web.viewer import Do, Drawn, Ping, Slow, Viewer, Watch, parse_said
+
+log = logging.getLogger(__name__)
+
+STATIC = Path(__file__).parent / "static"
+STATUS_EVERY_S = 1.0
+MOST_VIEWERS = 64
+MOST_SAID = 64 << 10  # bytes of one message from a page
+SEND_TIMEOUT_S = 20.0  # a browser that takes nothing for so long is let go
+YEAR_S = 365 * 24 * 3600
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+_OPEN = ("/healthz", "/readyz")  # without the token: they say one word
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Console:
+    """The HTTP application and what it holds: the feed, the control socket, the viewers."""
+
+    def __init__(self, setup: WebSetup) -> None:
+        keys = None
+        if setup.keys is not None:
+            keys = ClientKeys(server=setup.keys.server.encode(), secret=setup.keys.secret.encode())
+        self._setup = setup
+        self._keys = keys
+        self._access = Access(setup.token)
+        self._link = Link(setup.control, keys)
+        self._movement = Movement()
+        self._viewers: set[Viewer] = set()
+        self._feed: Feed | None = None
+        self.app = web.Application(middlewares=[self._guard], client_max_size=MOST_SAID)
+        self.app.cleanup_ctx.append(self._life)
+        self.app.add_routes(
+            [
+                web.get("/", self._page),
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+                web.get("/link", self._browser),
+                web.get("/streams/{stream}/mask.png", self._mask),
+                web.static("/static", STATIC),
+            ]
+        )
+
+    @property
+    def feed(self) -> Feed:
+        assert self._feed is not None, "made when the application starts"
+        return self._feed
+
+    async def _life(self, _: web.Application) -> Any:
+        self._feed = Feed(self._setup.masks, self._setup.snapshots, self._keys, self._show, self._tell_labels)
+        polling = asyncio.create_task(self._poll())
+        yield
+        polling.cancel()
+        await asyncio.gather(polling, return_exceptions=True)
+        await self._feed.close()
+        await self._link.close()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            response = await self._let_in(request) or await handler(request)
+        except web.HTTPException as error:
+            error.headers.update(_HEADERS)
+            raise
+        if not response.prepared:
+            response.headers.update(_HEADERS)
+        return response
+
+    async def _let_in(self, request: web.Request) -> web.StreamResponse | None:
+        """None for those who may; otherwise the answer, or raises it."""
+        if not self._access.host_is_ours(request.headers.get("Host", "")):
+            raise web.HTTPForbidden(text="this address goes by another name; use http://127.0.0.1:PORT/\n")
+        shown = request.query.get("token")
+        if shown is not None and request.path == "/" and self._access.token:
+            if not self._access.is_token(shown):
+                raise web.HTTPUnauthorized(text="this is not the token of this console\n")
+            response = web.Response(status=303, headers={"Location": "/"})
+            response.set_cookie(
+                COOKIE, self._access.session(), max_age=YEAR_S, httponly=True, samesite="Strict"
+            )
+            return response
+        if request.path in _OPEN or self._access.knows(request.headers, request.cookies):
+            return None
+        raise web.HTTPUnauthorized(
+            text="this console wants a token: open /?token=… once, or send Authorization: Bearer …\n",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+    async def _page(self, _: web.Request) -> web.StreamResponse:
+        return web.FileResponse(STATIC / "index.html")
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        """200 while the daemon answers and its route moves."""
+        try:
+            wrong = self._movement.look(await self._link.status(STATUS_EVERY_S))
+        except ControlError as error:
+            wrong = f"the daemon does not answer: {error}" if error.code == "no answer" else str(error)
+        return web.Response(text=f"{wrong or 'ok'}\n", status=503 if wrong else 200)
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        """200 when the engine is loaded and masks can be had."""
+        try:
+            wrong = unready(await self._link.status(STATUS_EVERY_S))
+        except ControlError as error:
+            wrong = str(error)
+        return web.Response(text=f"{wrong or 'ok'}\n", status=503 if wrong else 200)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        try:
+            status: Status | None = await self._link.status(STATUS_EVERY_S)
+        except ControlError:
+            status = None
+        body, content_type = exposition(status, request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _mask(self, request: web.Request) -> web.Response:
+        """The last mask of a stream as an indexed PNG, in the colours of its classes."""
+        stream = request.match_info["stream"]
+        refined = request.query.get("refined") == "1"
+        try:
+            mask, labels = await self._link.ask(lambda daemon: daemon.snapshot(stream, refined=refined))
+        except ControlError as error:
+            raise web.HTTPNotFound(text=f"{stream}: {error}\n") from error
+        palette = labels.palette() if labels is not None else _greys()
+        body = await asyncio.to_thread(indexed_png, mask.labels, palette)
+        name = f"{stream}-{mask.epoch}-{mask.seq}.png"
+        return web.Response(
+            body=body,
+            content_type="image/png",
+            headers={"Content-Disposition": f'attachment; filename="{name}"'},
+        )
+
+    async def _browser(self, request: web.Request) -> web.WebSocketResponse:
+        if not self._access.origin_is_ours(request.headers):
+            raise web.HTTPForbidden(text="only the console's own page may connect\n")
+        if len(self._viewers) >= MOST_VIEWERS:
+            raise web.HTTPServiceUnavailable(text=f"{MOST_VIEWERS} pages are open already\n")
+        sock = web.WebSocketResponse(heartbeat=10.0, max_msg_size=MOST_SAID, compress=False)
+        await sock.prepare(request)
+        viewer = Viewer(self.feed)
+        self._viewers.add(viewer)
+        sending = asyncio.create_task(_send(sock, viewer))
+        try:
+            for labels in self.feed.label_sets.values():
+                viewer.say(_labels(labels))
+            await self._tell_status({viewer})
+            async for message in sock:
+                if message.type is WSMsgType.TEXT:
+                    await self._hear(viewer, message.data)
+        except (Slow, msgspec.MsgspecError) as error:
+            log.debug("console: a page is let go: %r", error)
+        finally:
+            self._viewers.discard(viewer)
+            viewer.close()
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            await sock.close()
+        return sock
+
+    async def _hear(self, viewer: Viewer, text: str) -> None:
+        match parse_said(text):
+            case Watch() as watch:
+                was_hidden = viewer.hidden
+                viewer.watch(watch)
+                if was_hidden and not viewer.hidden:
+                    await self._tell_status({viewer})
+            case Drawn() as drawn:
+                viewer.drawn(drawn)
+            case Ping(at=at):
+                viewer.say({"say": "pong", "at": at, "unix_ms": time.time() * 1000})
+            case Do() as do:
+                await self._do(viewer, do)
+
+    async def _do(self, viewer: Viewer, do: Do) -> None:
+        def ask(daemon: ControlClient) -> None:
+            if do.what == "add":
+                daemon.add(do.stream, **do.settings)
+            else:
+                getattr(daemon, do.what)(do.stream)
+
+        problems: list[str] = []
+        try:
+            await self._link.ask(ask)
+        except ControlError as error:
+            problems = list(error.problems)
+        except TypeError as error:  # a setting by the name of one of our arguments
+            problems = [str(error)]
+        viewer.say({"say": "done", "id": do.id, "problems": problems})
+        await self._tell_status(self._viewers, max_age_s=0.0)
+
+    async def _poll(self) -> None:
+        """Tell the status, while somebody looks."""
+        while True:
+            await asyncio.sleep(STATUS_EVERY_S)
+            await self._tell_status({viewer for viewer in self._viewers if not viewer.hidden})
+
+    async def _tell_status(self, viewers: set[Viewer], max_age_s: float = 0.5) -> None:
+        if not viewers:
+            return
+        try:
+            message = _status(await self._link.status(max_age_s))
+        except ControlError as error:
+            message = {"say": "no daemon", "problems": list(error.problems)}
+        for viewer in list(viewers):
+            with contextlib.suppress(Slow):  # it is let go where it is sent to
+                viewer.say(message)
+
+    def _show(self, stream: str, shown: Shown) -> None:
+        for viewer in self._viewers:
+            viewer.show(stream, shown)
+
+    def _tell_labels(self, labels: LabelSet) -> None:
+        for viewer in list(self._viewers):
+            with contextlib.suppress(Slow):
+                viewer.say(_labels(labels))
+
+
+async def _send(sock: web.WebSocketResponse, viewer: Viewer) -> None:
+    """Send what the viewer has, as fast as the browser takes it."""
+    try:
+        while True:
+            what = await viewer.next()
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                if isinstance(what, str):
+                    await sock.send_str(what)
+                else:
+                    for message in what:
+                        await sock.send_bytes(message)
+    except (TimeoutError, ConnectionError):
+        await sock.close()
+
+
+def _greys() -> U8:
+    return np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(256, 3)
+
+
+def _labels(labels: LabelSet) -> dict[str, Any]:
+    classes = [{"name": c.name, "colour": c.colour} for c in labels.classes]
+    return {"say": "labels", "id": labels.id, "classes": classes}
+
+
+def _status(status: Status) -> dict[str, Any]:
+    """What a page needs of it."""
+    streams = []
+    for name, one in status.streams.items():
+        fields = msgspec.structs.asdict(one)
+        del fields["histograms"]
+        streams.append(fields | {"stream": name})
+    return {
+        "say": "status",
+        "version": status.streamseg,
+        "state": status.state,
+        "started_unix_ns": str(status.started_unix_ns),
+        "engine": msgspec.structs.asdict(status.engine),
+        "memory_bytes": status.memory_bytes,
+        "subscribers": status.publisher.subscribers if status.publisher else 0,
+        "crf_restarts": status.crf_restarts,
+        "streams": streams,
+    }

@@ -1,0 +1,82 @@
+"""What the console's process is told at its start, and what it says back. Without the extra `web`."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from streamseg.config import WebConfig
+from streamseg.errors import ConfigError
+from streamseg.keys import expand, readable_by_all
+
+NEEDS = ("aiohttp", "prometheus_client")
+SHORTEST_TOKEN = 16
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """The daemon's public key, and the secret one of a pair that it made for this process."""
+
+    server: str
+    secret: str
+
+
+class WebSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of JSON on the standard input, which is kept open as long as the daemon lives."""
+
+    listen: str
+    token: str = ""
+    masks: str  # endpoints, as one connects to them
+    snapshots: str
+    control: str
+    keys: Keys | None = None
+    log_level: str = "info"
+
+
+class Listening(msgspec.Struct, frozen=True):
+    """One line of JSON on the standard output, when the port is bound."""
+
+    url: str
+
+
+def missing_extra() -> str:
+    """What must be installed before the console can run; empty when all is there."""
+    missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
+    return f"{', '.join(missing)} not installed; pip install 'streamseg[web]'" if missing else ""
+
+
+def host_and_port(listen: str) -> tuple[str, int]:
+    """ "127.0.0.1:5580" or "[::1]:5580" → (host, port); the form was checked with the settings."""
+    host, _, port = listen.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def read_token(config: WebConfig) -> str:
+    """The token that opens the console, empty where none is needed; raises ConfigError."""
+    if not config.token_file:
+        return ""
+    path = expand(config.token_file, "web.token_file")
+    try:
+        token = Path(path).read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is no ASCII text"
+        raise ConfigError(f"web.token_file: {path} cannot be read ({reason})") from error
+    if len(token) < SHORTEST_TOKEN or re.search(r"\s", token):
+        raise ConfigError(
+            f"web.token_file: {path} must hold one word of at least {SHORTEST_TOKEN} characters, such as "
+            f"{secrets.token_urlsafe(24)}"
+        )
+    if readable_by_all(path, "web.token_file"):
+        raise ConfigError(f"web.token_file: every user may read it; chmod o= {path}")
+    return token
+
+
+def connectable(endpoint: str) -> str:
+    """Where to connect on this machine to what was bound as endpoint."""
+    bound = re.fullmatch(r"tcp://(\*|0\.0\.0\.0|\[::\]):(\d+)", endpoint)
+    if bound is None:
+        return endpoint
+    return f"tcp://{'[::1]' if bound[1] == '[::]' else '127.0.0.1'}:{bound[2]}"

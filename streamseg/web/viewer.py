@@ -1,0 +1,146 @@
+"""One browser: what it looks at, and what is on its way to it.
+
+The page acknowledges what it has drawn. Of each tile two frames at most are on their way, and the newest
+waits here for its turn: a slow browser sees fewer frames, never old ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from streamseg.web.feed import Feed
+from streamseg.web.frames import Shown
+
+ON_THEIR_WAY = 2  # frames of one tile
+MOST_TILES = 256
+MOST_TEXTS = 256  # waiting to be sent; a browser that reads none of them is let go
+
+Name = Annotated[str, Meta(min_length=1, max_length=64)]
+_Slot = tuple[str, int]  # stream, revision
+
+
+class Tile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tile in somebody's sight: its width in device pixels, and whether revision 1 is wanted."""
+
+    width: Annotated[int, Meta(ge=1, le=16384)] = 640
+    refined: bool = False
+
+
+class Watch(msgspec.Struct, frozen=True, tag_field="say", tag="watch"):
+    """All tiles in sight; replaces those of before."""
+
+    tiles: Annotated[dict[Name, Tile], Meta(max_length=MOST_TILES)]
+    hidden: bool = False  # nobody looks at the page at all
+
+
+class Drawn(msgspec.Struct, frozen=True, tag_field="say", tag="drawn"):
+    """A frame of a tile was drawn (or thrown away)."""
+
+    stream: Name
+    revision: Literal[0, 1] = 0
+
+
+class Ping(msgspec.Struct, frozen=True, tag_field="say", tag="ping"):
+    """Sent back at once, with our clock."""
+
+    at: float
+
+
+class Do(msgspec.Struct, frozen=True, tag_field="say", tag="do"):
+    """Something to ask the daemon for."""
+
+    id: int
+    what: Literal["add", "remove", "pause", "resume", "keyframe"]
+    stream: Name
+    settings: dict[str, Any] = {}
+
+
+Said = Watch | Drawn | Ping | Do
+_decoder: msgspec.json.Decoder[Said] = msgspec.json.Decoder(Said)
+
+
+def parse_said(text: str) -> Said:
+    """Read what the page says; raises msgspec.MsgspecError."""
+    return _decoder.decode(text)
+
+
+class Slow(Exception):
+    """The browser does not read."""
+
+
+class Viewer:
+    """What one browser looks at. Belongs to the event loop of its feed."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.hidden = False
+        self._feed = feed
+        self._tiles: dict[str, Tile] = {}
+        self._slots: dict[_Slot, Shown] = {}
+        self._on_their_way: dict[_Slot, int] = {}
+        self._turns: dict[_Slot, int] = {}  # the turn at which a slot was last served
+        self._turn = 0
+        self._texts: deque[str] = deque()
+        self._changed = asyncio.Event()
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Have a JSON text sent; raises Slow when too many wait."""
+        if len(self._texts) >= MOST_TEXTS:
+            raise Slow
+        self._texts.append(msgspec.json.encode(message).decode())
+        self._changed.set()
+
+    def show(self, stream: str, shown: Shown) -> None:
+        """Have a mask sent when it is its tile's turn; a newer one takes its place."""
+        tile = self._tiles.get(stream)
+        if tile is not None and (tile.refined or shown.mask.revision == 0):
+            self._slots[stream, shown.mask.revision] = shown
+            self._changed.set()
+
+    def watch(self, watch: Watch) -> None:
+        """Look at these tiles, and no others."""
+        self.hidden = watch.hidden
+        before, self._tiles = self._tiles, dict(watch.tiles)
+        for stream, tile in watch.tiles.items():
+            if stream not in before:
+                self._forget(stream)
+                self._feed.watch(stream, refined=tile.refined)
+            elif tile.refined != before[stream].refined:
+                self._feed.watch(stream, refined=tile.refined)
+                self._feed.unwatch(stream, refined=before[stream].refined)
+        for stream, tile in before.items():
+            if stream not in watch.tiles:
+                self._forget(stream)
+                self._feed.unwatch(stream, refined=tile.refined)
+
+    def drawn(self, drawn: Drawn) -> None:
+        slot = (drawn.stream, drawn.revision)
+        self._on_their_way[slot] = max(0, self._on_their_way.get(slot, 0) - 1)
+        self._changed.set()
+
+    def close(self) -> None:
+        self.watch(Watch(tiles={}))
+
+    async def next(self) -> str | list[bytes]:
+        """What is to be sent next: a text, or the messages of one frame."""
+        while True:
+            self._changed.clear()  # before looking, so that nothing is missed in between
+            if self._texts:
+                return self._texts.popleft()
+            ready = [slot for slot in self._slots if self._on_their_way.get(slot, 0) < ON_THEIR_WAY]
+            if ready:
+                slot = min(ready, key=lambda s: self._turns.get(s, -1))
+                self._turn += 1
+                self._turns[slot] = self._turn
+                self._on_their_way[slot] = self._on_their_way.get(slot, 0) + 1
+                return self._slots.pop(slot).messages(self._tiles[slot[0]].width)
+            await self._changed.wait()
+
+    def _forget(self, stream: str) -> None:
+        for revision in (0, 1):
+            for table in (self._slots, self._on_their_way, self._turns):
+                table.pop((stream, revision), None)
