@@ -19,6 +19,7 @@ from streamseg.settings import Settings, bare_type, build_settings, describe, se
 __all__ = [
     "BackendName",
     "Config",
+    "ControlConfig",
     "CrfConfig",
     "EngineConfig",
     "FusionConfig",
@@ -158,11 +159,44 @@ class PublishConfig(Settings, frozen=True):
 
     def __post_init__(self) -> None:
         endpoints = {
-            "publish.endpoint": self.endpoint,
-            "publish.snapshot_endpoint": self.snapshot_endpoint,
+            "endpoint": self.endpoint,
+            "snapshot_endpoint": self.snapshot_endpoint,
         }
         if problems := door_problems(
+            "publish",
             endpoints,
+            secret_key_file=self.curve_secret_key_file,
+            allowed_clients=self.allowed_clients,
+            insecure=self.insecure,
+        ):
+            raise ConfigError(*problems)
+
+
+class ControlConfig(Settings, frozen=True):
+    """Controlling the daemon while it runs (streamseg ctl); on this machine its own user always may."""
+
+    endpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^((tcp|ipc)://.+)?$",
+            description="Where others may control it, too: tcp://HOST:PORT or ipc://PATH; empty for nowhere.",
+        ),
+    ] = ""
+    curve_secret_key_file: Annotated[
+        str, Meta(description="Our secret key (streamseg keygen); may be that of [publish].")
+    ] = ""
+    allowed_clients: Annotated[
+        str, Meta(description="Public keys of those who may control: a file with one a line, or a folder.")
+    ] = ""
+    insecure: Annotated[bool, Meta(description="Let everybody on the network control it without keys.")] = (
+        False
+    )
+    max_connections: Annotated[int, Meta(ge=1, le=1000, description="Connections at most.")] = 32
+
+    def __post_init__(self) -> None:
+        if problems := door_problems(
+            "control",
+            {"endpoint": self.endpoint},
             secret_key_file=self.curve_secret_key_file,
             allowed_clients=self.allowed_clients,
             insecure=self.insecure,
@@ -265,6 +299,7 @@ class Config(Settings, frozen=True):
     )
     engine: EngineConfig = EngineConfig()
     publish: PublishConfig = PublishConfig()
+    control: ControlConfig = ControlConfig()
     crf: CrfConfig = CrfConfig()
     refine: RefineConfig = RefineConfig()
     fusion: FusionConfig = FusionConfig()

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import ipaddress
 
-_WAY_OUT = (
-    "set publish.curve_secret_key_file and publish.allowed_clients (streamseg keygen makes the keys), bind "
-    "127.0.0.1 or ipc://, or write publish.insecure = true"
-)
-
 
 def door_problems(
-    endpoints: dict[str, str], *, secret_key_file: str, allowed_clients: str, insecure: bool
+    section: str, endpoints: dict[str, str], *, secret_key_file: str, allowed_clients: str, insecure: bool
 ) -> list[str]:
-    """What is wrong with the doors, a line each; endpoints by the name of their setting."""
+    """What is wrong with a section's doors, a line each; endpoints by the name of their setting."""
+    way_out = (
+        f"set {section}.curve_secret_key_file and {section}.allowed_clients (streamseg keygen makes the "
+        f"keys), bind 127.0.0.1 or ipc://, or write {section}.insecure = true"
+    )
     problems = []
     if secret_key_file and not allowed_clients:
         problems.append(
-            "publish.allowed_clients: is missing; without it whoever knows our public key gets in"
+            f"{section}.allowed_clients: is missing; without it whoever knows our public key gets in"
         )
     if allowed_clients and not secret_key_file:
-        problems.append("publish.curve_secret_key_file: is missing; clients cannot be told apart without it")
+        problems.append(
+            f"{section}.curve_secret_key_file: is missing; clients cannot be told apart without it"
+        )
     if not secret_key_file and not insecure:
         problems += [
-            f"{name}: {endpoint} lets other machines in, and everybody with them; {_WAY_OUT}"
+            f"{section}.{name}: {endpoint} lets other machines in, and everybody with them; {way_out}"
             for name, endpoint in endpoints.items()
             if not is_local(endpoint)
         ]

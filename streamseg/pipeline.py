@@ -27,7 +27,7 @@ from streamseg.sources import is_live
 from streamseg.stage import Stage
 from streamseg.stats import Stats
 from streamseg.streams import Streams
-from streamseg.types import U8, Frame, Mask, Refined, Scores, Size
+from streamseg.types import U8, Frame, LabelSet, Mask, Refined, Scores, Size
 
 
 class Pipeline:
@@ -62,6 +62,11 @@ class Pipeline:
             Stage("infer", self._infer, self._stage_ended),
             Stage("fuse", self._fuse, self._stage_ended),
         ]
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The classes of all masks."""
+        return self._engine.info.spec.labels
 
     @property
     def errors(self) -> list[BaseException]:

@@ -100,9 +100,10 @@ def _make_private(folder: Path) -> None:
 
 def _clean(base: Path) -> None:
     """Remove what killed processes have left."""
-    for path in _sockets(base):
-        if not is_alive(path):
-            shutil.rmtree(path.parent.parent, ignore_errors=True)
+    for home in base.iterdir():
+        pid = home.name.partition("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def one_running(name: str = "", environ: Mapping[str, str] = os.environ) -> str:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from importlib.metadata import version
+from pathlib import Path
 
 from streamseg.config import Config
+from streamseg.control.find import forget_endpoint, private_endpoint
+from streamseg.control.messages import EngineStatus
+from streamseg.daemon.control import ControlServer
+from streamseg.daemon.loading import Loading
+from streamseg.daemon.operations import Operations
+from streamseg.daemon.signals import Signals
+from streamseg.daemon.status import stream_statuses
 from streamseg.daemon.systemd import Service
-from streamseg.engine import load_engine
-from streamseg.errors import StreamsegError
+from streamseg.engine import Engine
+from streamseg.errors import ConfigError, StreamsegError
 from streamseg.pipeline import Pipeline
 from streamseg.publish import Publisher
 from streamseg.stats import Report
@@ -21,42 +27,59 @@ from streamseg.stats import Report
 log = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 10.0
+STATUS_EVERY_S = 1.0  # at least, between two status messages of a stream
+LOOK_EVERY_S = 0.2  # for signals
 
 
 class Daemon:
     """Decodes, segments and publishes what a Config names. run() blocks; stop() may come from any thread."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, path: Path | None = None) -> None:
+        """path: the file that config was read from, and is read from again on reload."""
+        self.config = config  # that runs; a reload replaces it
+        self.path = path.absolute() if path is not None else None
+        self.name = ""  # by which `streamseg ctl` finds it
+        self.version = version("streamseg")
+        self.started_s = time.monotonic()
+        self.started_unix_ns = time.time_ns()
         self.ready = threading.Event()
         self.endpoint = ""  # where masks are published, once ready (a port 0 is filled in)
         self.own_keys: tuple[bytes, bytes] | None = None  # that our own subscribers need; see Publisher
+        self.engine = EngineStatus(id=f"{config.engine.name}/{config.engine.precision}")
         self.pipeline: Pipeline | None = None
-        self._service = Service()
+        self.publisher: Publisher | None = None
+        self.control: ControlServer | None = None
+        self.private_endpoint = ""  # of the control socket that only our user reaches
+        self.web_restarts = 0
+        self.abandoned = False  # a library still works in a thread that cannot be ended: leave by os._exit
+        self.service = Service()
+        self._operations = Operations(self)
         self._stopping = threading.Event()
+        self._reload_asked = threading.Event()
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
 
     def run(self) -> None:
         """Run until every stream has ended, SIGINT or SIGTERM comes, or something inside fails.
 
-        Raises the StreamsegError that ended it. Signals are taken over only when called from the main thread.
+        SIGHUP has the configuration read again. Raises the StreamsegError that ended it. Signals are taken
+        over only when called from the main thread.
         """
-        with _signals(self.stop):
-            with self._service.busy(f"loading the engine {self.config.engine.name}"):
-                engine = load_engine(self.config.engine)
-            try:
-                with self._service.busy("running the engine for the first time"):
-                    took_s = engine.warm_up(engine.info.input_size)
-                info = engine.info
-                log.info("engine %s on %s: first run took %.0f ms", info.id, info.device, took_s * 1000)
-                log.info("engine %s: licence of the weights: %s", info.id, info.spec.licence)
-                with Publisher(self.config.publish, [info.spec.labels]) as publisher:
-                    self.endpoint = publisher.endpoint
-                    self.own_keys = publisher.own_keys
-                    log.info("publishing on %s", self.endpoint)
-                    pipeline = self.pipeline = Pipeline(self.config, engine, publisher)
-                    self._supervise(pipeline, publisher)
-            finally:
-                engine.close()
+        with contextlib.ExitStack() as owned:
+            owned.enter_context(Signals(self.stop, self._reload_asked.set))
+            self._open_control(owned)
+            engine = self._load(owned)
+            if engine is None:
+                return
+            publisher = Publisher(self.config.publish, [engine.info.spec.labels])
+            self.publisher = owned.enter_context(publisher)
+            self.endpoint = publisher.endpoint
+            self.own_keys = publisher.own_keys
+            log.info("publishing on %s", self.endpoint)
+            pipeline = self.pipeline = Pipeline(self.config, engine, publisher)
+            self._supervise(pipeline, publisher)
 
     def stop(self) -> None:
         """Ask run() to end; returns at once."""
@@ -64,23 +87,61 @@ class Daemon:
         if self.pipeline is not None:
             self.pipeline.over.set()
 
+    def children(self) -> dict[str, int | None]:
+        """The processes we have started, by name, besides the CRF's."""
+        return {}
+
+    def _open_control(self, owned: contextlib.ExitStack) -> None:
+        """Let ourselves be controlled, from now until the end."""
+        try:
+            self.name, self.private_endpoint = private_endpoint()
+            owned.callback(forget_endpoint, self.private_endpoint)
+        except ConfigError as error:
+            log.warning("%s; streamseg ctl will not find this daemon", error)
+        server = ControlServer(self.config.control, self.private_endpoint, self._operations.answer)
+        self.control = owned.enter_context(server)
+        if self.config.control.endpoint:
+            log.info("control: on %s, too", server.endpoint)
+
+    def _load(self, owned: contextlib.ExitStack) -> Engine | None:
+        """Get the engine ready; None when we were stopped meanwhile."""
+        loading = Loading(self.config.engine)
+        with self.service.busy(f"loading the engine {self.config.engine.name}"):
+            engine = loading.wait(self._stopping)
+        self.abandoned = loading.abandoned
+        if engine is not None:
+            owned.callback(engine.close)
+            self.engine = EngineStatus(id=engine.info.id, device=engine.info.device, state="running")
+        return engine
+
     def _supervise(self, pipeline: Pipeline, publisher: Publisher) -> None:
         report = Report(pipeline.stats, time.monotonic())
         pipeline.start()
         self.ready.set()
-        self._service.ready(pipeline.stats)
-        report_at_s = time.monotonic() + REPORT_EVERY_S
+        self.service.ready(pipeline.stats)
+        now_s = time.monotonic()
+        alive_at_s, status_at_s, report_at_s = now_s, now_s, now_s + REPORT_EVERY_S
         try:
-            while not self._stopping.is_set() and not pipeline.over.wait(self._service.tick_s):
+            while not self._stopping.is_set() and not pipeline.over.wait(LOOK_EVERY_S):
                 publisher.check()
-                self._service.alive()
-                if time.monotonic() < report_at_s:
-                    continue
-                report_at_s += REPORT_EVERY_S
-                for warning, line in report.lines(time.monotonic()):
-                    log.log(logging.WARNING if warning else logging.INFO, "%s", line)
+                if self.control is not None:
+                    self.control.check()
+                if self._reload_asked.is_set():
+                    self._reload()
+                now_s = time.monotonic()
+                if now_s >= alive_at_s:
+                    alive_at_s = now_s + self.service.tick_s - LOOK_EVERY_S / 2
+                    self.service.alive()
+                if now_s >= status_at_s:
+                    status_at_s = now_s + STATUS_EVERY_S
+                    self._publish_statuses(pipeline, publisher)
+                if now_s >= report_at_s:
+                    report_at_s += REPORT_EVERY_S
+                    for warning, line in report.lines(now_s):
+                        log.log(logging.WARNING if warning else logging.INFO, "%s", line)
         finally:
-            self._service.stopping()
+            self._stopping.set()
+            self.service.stopping()
             if not pipeline.stop():
                 log.warning("some threads did not stop in time")
         for _, line in report.lines(time.monotonic()):
@@ -92,21 +153,16 @@ class Daemon:
                 raise error
             raise StreamsegError(f"failed inside: {type(error).__name__}: {error}") from error
 
+    def _reload(self) -> None:
+        self._reload_asked.clear()
+        try:
+            self._operations.reload()
+        except ConfigError:
+            pass  # said already, line by line
+        except StreamsegError as error:
+            log.error("%s", error)
 
-@contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call stop(); the handlers before are put back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        log.info("stopping (%s)", signal.Signals(number).name)
-        stop()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def _publish_statuses(self, pipeline: Pipeline, publisher: Publisher) -> None:
+        if any(publisher.wants("status", name) for name in pipeline.streams.configs()):
+            for status in stream_statuses(pipeline, histograms=False):
+                publisher.put_status(status)

@@ -29,7 +29,7 @@ _OVERTAKEN = "slow engine"  # a drop that happens without the engine doing anyth
 
 
 class Service:
-    """Our side of Type=notify and of the watchdog. Used by the main thread."""
+    """Our side of Type=notify and of the watchdog. Used by the main thread, but for what says otherwise."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
@@ -78,6 +78,19 @@ class Service:
         finally:
             done.set()
             thread.join()
+
+    @contextlib.contextmanager
+    def reloading(self) -> Iterator[None]:
+        """While the body runs, the configuration is read again. From any thread."""
+        self.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            yield
+        finally:
+            self.notify("READY=1")
+
+    def say(self, status: str) -> None:
+        """What `systemctl status` shows until there is something new. From any thread."""
+        self.notify(f"STATUS={status}")
 
     def ready(self, stats: Stats) -> None:
         """Masks are published from now on; `stats` is what alive() looks at."""
@@ -144,7 +157,7 @@ class _Rates:
             return ""
         streams = self._stats.all()
         published = {name: s.published for name, s in streams.items()}
-        new = {name: count - self._before.get(name, 0) for name, count in published.items()}
+        new = {name: max(0, count - self._before.get(name, 0)) for name, count in published.items()}
         self._before, self._before_s = published, now_s
         delivering = sum(count > 0 for count in new.values())
         text = f"{delivering} of {len(streams)} streams deliver, {sum(new.values()) / span_s:.1f} masks/s"

@@ -18,16 +18,15 @@ _Look = tuple[tuple[str, int, int, int], ...]  # path, inode, size and time of c
 
 
 class AllowedClients:
-    """The allow-list of `publish.allowed_clients`. Used by one thread.
+    """The allow-list of a setting such as `publish.allowed_clients`. Used by one thread.
 
     A file has a key on each line, with a name behind it; a folder has a NAME.pub for each client. A line that
     is no key is said and left out. When the list is removed, nobody is allowed; when it cannot be read any
     more, the keys of before stay, and that is said, too.
     """
 
-    def __init__(self, path: str, own_key: bytes = b"") -> None:
+    def __init__(self, path: str, own_key: bytes = b"", setting: str = "publish.allowed_clients") -> None:
         """own_key is allowed beside the list. Raises ConfigError when there is no list."""
-        setting = "publish.allowed_clients"
         self._path = Path(expand(path, setting))
         self._own_key = own_key
         self._names: dict[bytes, str] = {}
@@ -86,7 +85,7 @@ class AllowedClients:
         if wrong:
             self._complain(f"{', '.join(wrong[:5])}: no key of 40 characters; left out")
         elif not names:
-            self._complain(f"{self._path}: holds no key, so nobody may subscribe")
+            self._complain(f"{self._path}: holds no key, so nobody gets in")
 
     def _files(self) -> list[Path]:
         if self._path.is_dir():

@@ -1,4 +1,4 @@
-"""Who may come in and who is there: keys, the allow-list, and bounds on connections.
+"""Who may come in and who is there: keys, the allow-list, and bounds on connections; for any of our sockets.
 
 libzmq cannot be told to end one connection. It does say which file descriptor a message came by (ZMQ_SRCFD)
 and whose key was shown for it (User-Id), so we shut that connection down at the operating system, and libzmq
@@ -18,7 +18,7 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
-from streamseg.config import PublishConfig
+from streamseg.config import ControlConfig, PublishConfig
 from streamseg.keys import need_curve, public_of, read_key, readable_by_all
 from streamseg.publish.allowed import LOOK_EVERY_S, AllowedClients
 
@@ -34,10 +34,19 @@ _ZAP = (
 
 
 class Doors:
-    """Guards the publisher's sockets. Lives in the publish thread, which calls serve() again and again."""
+    """Guards the sockets of one thread, which calls serve() again and again."""
 
-    def __init__(self, config: PublishConfig, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        """Reads the keys; raises ConfigError. close() before the context is ended."""
+    def __init__(
+        self,
+        config: PublishConfig | ControlConfig,
+        context: zmq.Context[zmq.Socket[bytes]],
+        section: str = "publish",
+    ) -> None:
+        """Reads the keys; raises ConfigError that names the setting in `section`.
+
+        Only one of a context's doors may have keys. close() before the context is ended.
+        """
+        self._section = section
         self.connections = 0
         self.denied = 0  # keys that are not listed
         self.own_keys: tuple[bytes, bytes] | None = None  # see Publisher
@@ -54,7 +63,7 @@ class Doors:
         self._context = context
         if config.curve_secret_key_file:
             need_curve()
-            setting = "publish.curve_secret_key_file"
+            setting = f"{section}.curve_secret_key_file"
             self._secret = read_key(config.curve_secret_key_file, setting)
             if readable_by_all(config.curve_secret_key_file, setting):
                 log.warning(
@@ -62,7 +71,7 @@ class Doors:
                 )
             own_public, own_secret = zmq.curve_keypair()
             self.own_keys = (public_of(self._secret), own_secret)
-            self._allowed = AllowedClients(config.allowed_clients, own_public)
+            self._allowed = AllowedClients(config.allowed_clients, own_public, f"{section}.allowed_clients")
             self._zap = context.socket(zmq.REP)
             self._zap.bind(_ZAP)
 
@@ -84,7 +93,7 @@ class Doors:
             sock.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         monitor = self._context.socket(zmq.PAIR)
         monitor.setsockopt(zmq.RCVHWM, 0)  # libzmq's own thread would wait for room
-        address = f"inproc://doors-{len(self._guarded)}"
+        address = f"inproc://doors-{id(self)}-{len(self._guarded)}"
         sock.monitor(address, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         monitor.connect(address)
         self._guarded[monitor] = _Guarded(sock)
@@ -146,7 +155,7 @@ class Doors:
                     continue
                 guarded.open.add(fd)
                 if sum(len(g.open) for g in self._guarded.values()) > self._most:
-                    self._hang_up(fd, guarded, f"above publish.max_connections = {self._most}")
+                    self._hang_up(fd, guarded, f"above {self._section}.max_connections = {self._most}")
         self.connections = sum(len(g.open) for g in self._guarded.values())
 
     def _answer(self, question: list[bytes]) -> list[bytes]:
@@ -194,7 +203,7 @@ class Doors:
             return
         self._say_at_s = now_s + SAY_EVERY_S
         for what, count in self._untold.most_common(5):
-            log.warning("publish: %s%s", what, f", {count} times" if count > 1 else "")
+            log.warning("%s: %s%s", self._section, what, f", {count} times" if count > 1 else "")
         self._untold.clear()
 
 

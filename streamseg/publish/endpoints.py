@@ -1,4 +1,4 @@
-"""Binding the two sockets, with errors that name the endpoint and the way out."""
+"""Binding sockets, with errors that name the endpoint and the way out."""
 
 from __future__ import annotations
 
@@ -37,24 +37,25 @@ def bind_pair(
     """
     any_port = re.fullmatch(r"(tcp://.+):[0*]", endpoint)
     if not any_port:
-        first = _bind(publishing, endpoint)
+        first = bind(publishing, endpoint)
         try:
             second = snapshot_endpoint or default_snapshot_endpoint(first)
         except UsageError as error:
             raise PublishError(f"{endpoint}: leaves no port above it for snapshots") from error
-        return first, _bind(snapshots, second)
+        return first, bind(snapshots, second)
     for _ in range(50):
-        first = _bind(publishing, f"{any_port[1]}:*")
+        first = bind(publishing, f"{any_port[1]}:*")
         if snapshot_endpoint:
-            return first, _bind(snapshots, snapshot_endpoint)
+            return first, bind(snapshots, snapshot_endpoint)
         try:
-            return first, _bind(snapshots, default_snapshot_endpoint(first))
+            return first, bind(snapshots, default_snapshot_endpoint(first))
         except (PublishError, UsageError):
             publishing.unbind(first)  # and try another pair
     raise PublishError(f"{endpoint}: no two free ports in a row; name one")
 
 
-def _bind(sock: zmq.Socket[bytes], endpoint: str) -> str:
+def bind(sock: zmq.Socket[bytes], endpoint: str) -> str:
+    """Bind a socket and return where it is; raises PublishError."""
     if endpoint.startswith("ipc://") and not endpoint.startswith("ipc://@"):
         _look_at_path(endpoint)
     port = re.fullmatch(r"tcp://.+:(\d+)", endpoint)

@@ -1,0 +1,77 @@
+"""What a changed configuration means for a daemon that runs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from streamseg.config import Config, Settings, StreamConfig
+from streamseg.errors import ConfigError, SourceError
+from streamseg.sources import resolve
+
+# Settings that a running daemon takes on; all others wait for the next start.
+LIVE = frozenset(
+    {"log.level", "refine.every", "refine.max_age_s", "refine.budget_s", "fusion.enabled",
+     "fusion.refined_weight", "fusion.decay", "fusion.recursion"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """From the settings that run to those of a file."""
+
+    config: Config  # that runs afterwards: the new one, but for what needs a restart
+    added: dict[str, StreamConfig]
+    removed: list[str]
+    changed: dict[str, StreamConfig]
+    applied: list[str]  # keys of settings outside of streams
+    needs_restart: list[str]
+
+
+def plan_change(running: Config, streams: Mapping[str, StreamConfig], new: Config) -> Change:
+    """Compare the settings that run, with the streams that run now, to new ones."""
+    keys = [key for key in differing(running, new) if not key.startswith("streams")]
+    applied = [key for key in keys if key in LIVE]
+    return Change(
+        config=_taking(running, new, applied),
+        added={name: config for name, config in new.streams.items() if name not in streams},
+        removed=[name for name in streams if name not in new.streams],
+        changed={n: c for n, c in new.streams.items() if n in streams and streams[n] != c},
+        applied=applied,
+        needs_restart=[key for key in keys if key not in LIVE],
+    )
+
+
+def differing(before: Settings, after: Settings, prefix: str = "") -> Iterator[str]:
+    """The full keys of the settings that differ."""
+    for name in before.__struct_fields__:
+        one, other = getattr(before, name), getattr(after, name)
+        if isinstance(one, Settings) and isinstance(other, Settings):
+            yield from differing(one, other, f"{prefix}{name}.")
+        elif one != other:
+            yield prefix + name
+
+
+def check_sources(streams: Mapping[str, StreamConfig]) -> None:
+    """Raise a ConfigError that names each source that cannot work, whatever one waits for."""
+    problems = []
+    for name, config in streams.items():
+        try:
+            resolve(config.source)
+        except SourceError as error:
+            problems.append(f"streams.{name}.source: {error}")
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _taking(running: Config, new: Config, keys: list[str]) -> Config:
+    """The running settings with these keys, and the streams, of the new ones."""
+    groups: dict[str, Any] = {"streams": new.streams}
+    for key in keys:
+        group, _, field = key.partition(".")
+        before = groups.get(group, getattr(running, group))
+        groups[group] = msgspec.structs.replace(before, **{field: getattr(getattr(new, group), field)})
+    return msgspec.structs.replace(running, **groups)
