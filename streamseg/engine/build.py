@@ -34,6 +34,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     spec: BuildSpec
     folder: str
     again: bool = False  # even if there is one
+    quiet: bool = False  # with the CPU time that nobody else wants
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,10 +49,10 @@ class BuildStopped(EngineError):
     """A build was ended because it was asked to."""
 
 
-def load_choice(choice: Choice, say: Say | None = None, build: Build | None = None) -> Engine:
+def load_choice(choice: Choice, build: Build | None = None) -> Engine:
     """Load what was chosen, building it first where there is no plan; a refused plan is built once again.
 
-    Raises EngineError; BuildStopped when `build` was stopped.
+    build: how, where not as usual. Raises EngineError; BuildStopped when `build` was stopped.
     """
     backend, spec = choice
     if not backend.suffix:
@@ -63,7 +64,7 @@ def load_choice(choice: Choice, say: Say | None = None, build: Build | None = No
         except EngineError as error:
             log.warning("engine %s: its plan is refused, and built again: %s", choice.engine_id, error)
             cache.drop_plan(plan)
-    (build or Build(choice)).run(say)
+    (build or Build(choice)).run()
     plan = ready_plan(choice)
     if plan is None:
         raise EngineError(f"engine {choice.engine_id}: its plan is gone right after it was built")
@@ -89,11 +90,24 @@ def _load(choice: Choice, plan: Plan) -> Engine:
 class Build:
     """One build in a child process. run() blocks; stop() may come from any thread."""
 
-    def __init__(self, choice: Choice, folder: Path | None = None, *, again: bool = False) -> None:
-        """folder: where the plan is to lie, unset the cache. again: build even if it is there."""
+    def __init__(
+        self,
+        choice: Choice,
+        folder: Path | None = None,
+        *,
+        again: bool = False,
+        quiet: bool = False,
+        say: Say | None = None,
+    ) -> None:
+        """folder: where the plan is to lie, unset the cache. again: build even if it is there.
+
+        quiet: take only CPU time that nobody else wants. say: gets lines of progress, unset the log.
+        """
         self._choice = choice
         self._folder = folder or cache_folder() / PLANS
         self._again = again
+        self._quiet = quiet
+        self._say = say or (lambda text: log.info("engine %s: %s", choice.engine_id, text))
         self._lock = threading.Lock()  # guards _child and _stopped, so that no child starts after stop()
         self._child: subprocess.Popen[bytes] | None = None
         self._stopped = False
@@ -103,10 +117,16 @@ class Build:
         """What the builder's libraries wrote."""
         return self._folder / f"{recipe_of(*self._choice).key}.log"
 
-    def run(self, say: Say | None = None) -> None:
+    def run(self) -> None:
         """Build; returns when the plan lies there. Raises EngineError with the builder's reason."""
         backend, spec = self._choice
-        order = Order(backend=backend.name, spec=spec, folder=str(self._folder), again=self._again)
+        order = Order(
+            backend=backend.name,
+            spec=spec,
+            folder=str(self._folder),
+            again=self._again,
+            quiet=self._quiet,
+        )
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with self.log_file.open("wb") as written:
@@ -125,8 +145,8 @@ class Build:
                 child.stdin.flush()
             for text in child.stdout:
                 last = msgspec.json.decode(text, type=Line)
-                if last.progress and say is not None:
-                    say(last.progress)
+                if last.progress:
+                    self._say(last.progress)
         finally:
             self._end(child)
         if self._stopped:

@@ -29,7 +29,8 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print goes into the log
     order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
     threading.Thread(target=_end_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
-    lower_priority()
+    if order.quiet:
+        lower_priority()
 
     def tell(line: Line) -> None:
         answers.write(msgspec.json.encode(line) + b"\n")

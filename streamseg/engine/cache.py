@@ -112,11 +112,16 @@ def building(folder: Path, key: str) -> Iterator[None]:
             f"{folder}: plans cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to another folder"
         ) from error
     try:
-        for left in folder.glob(f"{key}.part*"):
-            left.unlink(missing_ok=True)
+        _remove_parts(folder, key)
         yield
     finally:
+        _remove_parts(folder, key)  # of a build that failed
         os.close(lock)
+
+
+def _remove_parts(folder: Path, key: str) -> None:
+    for left in folder.glob(f"{key}.part*"):
+        left.unlink(missing_ok=True)
 
 
 def _locked(path: Path) -> int:

@@ -46,21 +46,21 @@ def choices(config: EngineConfig) -> list[Choice]:
     """
     folder, engine = find_engine(config.name)
     engine.weights_of(config.precision)
-    reasons: dict[str, str] = {}
+    reasons: dict[str, list[str]] = {}  # why → who, in order
     found: list[Choice] = []
     for name, device in _wanted(config):
-        reason, backend = _try(name, device, config.precision)
+        why, backend = _try(name, device, config.precision)
         if backend is not None:
             found.append(Choice(backend, build_spec(config, folder, engine, config.precision)))
-        elif name in reasons:
-            continue
-        else:
-            reasons[name] = reason
-            if not found and config.backend == "auto":
-                log.info("engine %s: %s is passed over: %s", engine.name, name, reason)
+        elif not found:
+            reasons.setdefault(why, []).append(name)
+    told = [f"{', '.join(names)}: {why}" for why, names in reasons.items()]
     if not found:
-        why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise EngineError(f"engine {engine.name} in {config.precision}: nothing here can run it; {why}")
+        raise EngineError(
+            f"engine {engine.name} in {config.precision}: nothing here can run it; {'; '.join(told)}"
+        )
+    for line in told:
+        log.info("engine %s: passed over: %s", engine.name, line)
     return found
 
 
@@ -111,14 +111,14 @@ def _wanted(config: EngineConfig) -> list[tuple[str, str]]:
 
 def _try(name: str, device: str, precision: Precision) -> tuple[str, Backend | None]:
     """Why a backend cannot run here, or the backend."""
+    if device == "cuda" and (reason := cuda_missing()):
+        return reason, None
     try:
         backend = backend_of(name)
     except EngineError as error:
         return str(error), None
-    if device == "cuda" and (reason := cuda_missing()):
-        return reason, None
-    if reason := backend.why_not(precision):
-        return reason, None
+    if missing := backend.why_not(precision):
+        return missing, None
     if device and backend.device != device:
         return f"would run on {backend.device}", None
     return "", backend
