@@ -18,6 +18,7 @@ COMMANDS = {
     "process": "Segment recorded files: one mask for each frame.",
     "verify": "Prove that a processed folder is whole.",
     "subscribe": "Receive masks and show, print or save them.",
+    "watch": "Watch masks in a terminal: a live table and thumbnails.",
     "service": "Install the daemon as a systemd service.",
     "keygen": "Make a pair of keys, for a daemon or a subscriber.",
     "engine": "List, describe and export engines.",

@@ -34,7 +34,7 @@ from streamseg.errors import UsageError
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @options_from(EngineConfig, "precision", "input_size", "threads")
 @options_from(PublishConfig, "endpoint", "encoding")
-@click.option("--watch", is_flag=True, help="Subscribe to the own masks and show them as a live table.")
+@click.option("--watch", is_flag=True, help="Subscribe to the own masks and show them: see streamseg watch.")
 def command(config: Path | None, sources: tuple[str, ...], watch: bool, **options: Any) -> None:
     """Decode, segment and publish streams until they end or Ctrl-C.
 
@@ -76,8 +76,8 @@ def _run(settings: Config, watch: bool) -> None:
     if not watch:
         daemon.run()
         return
-    from streamseg.cli.table import watch_masks
-    from streamseg.client import subscribe
+    from streamseg.cli.screen import watch_masks
+    from streamseg.client import ClientKeys, subscribe
 
     over = threading.Event()
 
@@ -85,7 +85,11 @@ def _run(settings: Config, watch: bool) -> None:
         while not daemon.ready.wait(0.1):
             if over.is_set():
                 return
-        watch_masks(partial(subscribe, daemon.endpoint), over)
+        keys = ClientKeys(*daemon.own_keys) if daemon.own_keys is not None else None
+        try:
+            watch_masks(partial(subscribe, daemon.endpoint, keys=keys), over)
+        finally:
+            daemon.stop()  # q was pressed, or it is over anyway
 
     table = threading.Thread(target=show, name="watch", daemon=True)
     table.start()

@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 
 from streamseg.cli import start_logging
-from streamseg.cli.table import class_shares, label_set_of, watch_masks
+from streamseg.cli.screen import watch_masks
+from streamseg.cli.table import class_shares, label_set_of
 from streamseg.client import Subscription, subscribe
 from streamseg.config import PublishConfig
 from streamseg.errors import UsageError
@@ -45,7 +46,7 @@ def command(
         if as_json or save is not None:
             _each(connect, as_json, count, save)
         else:
-            watch_masks(connect, threading.Event(), count=count)
+            watch_masks(connect, threading.Event(), count=count, thumbnails=False)
     except KeyboardInterrupt:
         pass
 
@@ -81,7 +82,7 @@ def _json(mask: Mask, masks: Subscription) -> str:
             "size": list(mask.size),
             "label_set": mask.label_set,
             "engine": mask.engine,
-            "shares": {name: round(share, 4) for name, share, _ in shares},
+            "shares": {name: round(share, 4) for name, share, *_ in shares},
             "stage_us": mask.stage_us,
         }
     )

@@ -1,130 +1,109 @@
-"""A live table of arriving masks: on a terminal redrawn in place, elsewhere a line a second a stream."""
+"""What is known of each stream that is watched, as a table or as lines of text."""
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import click
 import numpy as np
-from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from streamseg.cli.thumbnail import letter_of
 from streamseg.client import Subscription
-from streamseg.types import LabelSet, Mask
+from streamseg.types import IGNORE, LabelSet, Mask
 
-REFRESH_S = 0.25
-LINE_EVERY_S = 1.0
 SHOWN_SHARE = 0.005  # classes with less of the picture are left out
+SILENT_S = 2.0  # a stream without a new mask for so long is said to be silent
+FPS_WINDOW_S = 5.0
 
 
 @dataclass(slots=True)
-class _Row:
+class Row:
+    """A stream's newest mask, and how fast its masks are published."""
+
     mask: Mask
-    arrived_s: deque[float] = field(default_factory=lambda: deque(maxlen=60))
+    label_set: LabelSet | None = None
+    came_s: float = 0.0  # when the newest came, monotonic
+    _seen: deque[tuple[float, int]] = field(default_factory=deque)  # (monotonic s, n)
+
+    def take(self, mask: Mask, label_set: LabelSet | None) -> None:
+        now_s = time.monotonic()
+        if mask.run != self.mask.run:
+            self._seen.clear()
+        self._seen.append((now_s, mask.n))
+        while now_s - self._seen[0][0] > FPS_WINDOW_S:
+            self._seen.popleft()
+        self.mask, self.label_set, self.came_s = mask, label_set or self.label_set, now_s
+
+    @property
+    def silent_s(self) -> float:
+        return time.monotonic() - self.came_s
 
     @property
     def fps(self) -> float:
-        span_s = self.arrived_s[-1] - self.arrived_s[0]
-        return (len(self.arrived_s) - 1) / span_s if span_s > 0 else 0.0
+        """Masks published a second, by their numbers: those we did not read count, too."""
+        if len(self._seen) < 2 or self.silent_s > SILENT_S:
+            return 0.0
+        (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
+        return (last - first) / (last_s - first_s) if last_s > first_s else 0.0
+
+    @property
+    def age(self) -> str:
+        if self.silent_s > SILENT_S:
+            return f"silent {self.silent_s:.0f} s"
+        return f"{Subscription.age_s(self.mask) * 1000:.0f} ms"
 
 
-def watch_masks(
-    connect: Callable[[], Subscription], over: threading.Event, *, count: int | None = None
-) -> None:
-    """Subscribe and show what comes until `over` is set, or `count` masks have come."""
-    console = Console()
-    rows: dict[str, _Row] = {}
-    with connect() as masks:
-        if console.is_terminal:
-            with Live(console=console, auto_refresh=False) as live:
-                _follow(
-                    masks,
-                    rows,
-                    over,
-                    count,
-                    REFRESH_S,
-                    lambda: live.update(_table(rows, masks), refresh=True),
-                )
-        else:
-            _follow(masks, rows, over, count, LINE_EVERY_S, lambda: _lines(rows, masks))
-
-
-def _follow(
-    masks: Subscription, rows: dict[str, _Row], over: threading.Event, count: int | None, every_s: float,
-    show: Callable[[], None],
-) -> None:  # fmt: skip
-    due_s = time.monotonic() + every_s
-    seen = 0
-    while not over.is_set() and (count is None or seen < count):
-        with contextlib.suppress(TimeoutError):
-            mask = masks.read(timeout_s=max(0.0, due_s - time.monotonic()))
-            row = rows.setdefault(mask.stream, _Row(mask))
-            row.mask = mask
-            row.arrived_s.append(time.monotonic())
-            seen += 1
-        if time.monotonic() >= due_s:
-            show()
-            due_s = time.monotonic() + every_s
-
-
-def _table(rows: dict[str, _Row], masks: Subscription) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading, justify in (
-        ("stream", "left"),
-        ("frame", "right"),
-        ("age", "right"),
-        ("fps", "right"),
-        ("classes", "left"),
-    ):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    if not rows:
-        table.add_row("waiting for masks …", "", "", "", "")
-    for name, row in rows.items():
-        shares = Text(" ").join(
-            Text.assemble(("■ ", f"rgb({r},{g},{b})"), f"{label} {share:.0%} ")
-            for label, share, (r, g, b) in class_shares(row.mask, label_set_of(row.mask, masks))
-        )
-        table.add_row(
-            name, str(row.mask.seq), f"{masks.age_s(row.mask) * 1000:.0f} ms", f"{row.fps:.1f}", shares
-        )
+def table_of(rows: Iterable[Row], *, coloured: bool, narrow: bool) -> Table:
+    """A line for each stream; narrow leaves out what is least needed."""
+    table = Table(box=None, padding=(0, 1, 0, 0), expand=True)
+    table.add_column("stream", no_wrap=True, overflow="ellipsis", max_width=12 if narrow else 24)
+    if not narrow:
+        table.add_column("frame", justify="right", no_wrap=True)
+    table.add_column("age", justify="right", no_wrap=True)
+    table.add_column("fps", justify="right", no_wrap=True)
+    table.add_column("classes", no_wrap=True, overflow="ellipsis", ratio=1)
+    for row in rows:
+        age = Text(row.age, "bold red" if row.silent_s > SILENT_S else "")
+        frame = [] if narrow else [str(row.mask.seq)]
+        table.add_row(row.mask.stream, *frame, age, f"{row.fps:.1f}", _shares(row, coloured=coloured))
     return table
 
 
-def _lines(rows: dict[str, _Row], masks: Subscription) -> None:
-    for name, row in rows.items():
-        shares = ", ".join(
-            f"{label} {share:.0%}"
-            for label, share, _ in class_shares(row.mask, label_set_of(row.mask, masks))
-        )
-        age_ms = masks.age_s(row.mask) * 1000
-        click.echo(f"{name}: frame {row.mask.seq}, {age_ms:.0f} ms old, {row.fps:.1f} fps: {shares}")
+def line_of(row: Row) -> str:
+    """The same in one line of plain text."""
+    shares = ", ".join(f"{label} {share:.0%}" for label, share, *_ in class_shares(row.mask, row.label_set))
+    age = row.age if row.silent_s > SILENT_S else f"{row.age} old"
+    return f"{row.mask.stream}: frame {row.mask.seq}, {age}, {row.fps:.1f} fps: {shares}"
 
 
-def label_set_of(mask: Mask, masks: Subscription) -> LabelSet | None:
+def label_set_of(mask: Mask, masks: Subscription, timeout_s: float = 1.0) -> LabelSet | None:
     """The classes of a mask, None while they have not come."""
     try:
-        return masks.label_set(mask.label_set, timeout_s=1.0)
+        return masks.label_set(mask.label_set, timeout_s)
     except TimeoutError:
         return None
 
 
-def class_shares(mask: Mask, labels: LabelSet | None) -> list[tuple[str, float, tuple[int, int, int]]]:
-    """(name, share of the picture, colour) of the classes in a mask, largest first, tiny ones left out."""
+def class_shares(mask: Mask, labels: LabelSet | None) -> list[tuple[str, float, tuple[int, int, int], int]]:
+    """(name, share of the picture, colour, label) of a mask's classes, largest first, without tiny ones."""
     counts = np.bincount(mask.labels.ravel(), minlength=256) / mask.labels.size
     found = []
-    for i in np.argsort(-counts, kind="stable"):
+    for i in map(int, np.argsort(-counts, kind="stable")):
         if counts[i] < SHOWN_SHARE:
             break
-        known = labels is not None and i < len(labels.classes)
-        info = labels.classes[i] if known and labels is not None else None
-        found.append(
-            (info.name if info else f"class {i}", float(counts[i]), info.colour if info else (128, 128, 128))
-        )
+        info = labels.classes[i] if labels is not None and i < len(labels.classes) else None
+        name = info.name if info else "unknown" if i == IGNORE else f"class {i}"
+        found.append((name, float(counts[i]), info.colour if info else (128, 128, 128), i))
     return found
+
+
+def _shares(row: Row, *, coloured: bool) -> Text:
+    parts: list[tuple[str, str] | str] = []
+    for name, share, (red, green, blue), label in class_shares(row.mask, row.label_set):
+        parts.append(("■ ", f"rgb({red},{green},{blue})") if coloured else f"{letter_of(label)}=")
+        parts.append(f"{name} {share:.0%}  ")
+    return Text.assemble(*parts)

@@ -86,6 +86,10 @@ class _Subscription:
         self._timeout_s = timeout_s
 
     @property
+    def endpoint(self) -> str:
+        return self._receiver.endpoint
+
+    @property
     def stats(self) -> ClientStats:
         return self._inbox.stats
 
