@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import click
@@ -22,7 +21,7 @@ ASIDE = ("engine", "crf_options", "fusion", "start_s", "end_s")  # options of th
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="The folder of results; it is made."
+    "--out", required=True, help="The folder of results; it is made. Or an address, such as s3://BUCKET/PATH."
 )
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @options_from(EngineConfig, "precision", "input_size", "threads")
@@ -36,13 +35,13 @@ ASIDE = ("engine", "crf_options", "fusion", "start_s", "end_s")  # options of th
 )
 @click.option("--overwrite", is_flag=True, help="Begin anew, whatever lies in the folder of results.")
 def command(
-    inputs: tuple[str, ...], out: Path, name: str, on: str | None, overwrite: bool, **options: Any
+    inputs: tuple[str, ...], out: str, name: str, on: str | None, overwrite: bool, **options: Any
 ) -> None:
     """Segment recorded files: exactly one mask for each frame, with a manifest as proof.
 
-    INPUT is a video, a folder of videos, a pattern such as 'day*/*.mp4', an http(s) address, or - for a list
-    of these on standard input, one a line. Run again, the same command goes on where it was interrupted, and
-    leaves alone what is finished.
+    INPUT is a video, a folder of videos, a pattern such as 'day*/*.mp4', an http(s) or s3:// address, or -
+    for a list of these on standard input, one a line. Run again, the same command goes on where it was
+    interrupted, and leaves alone what is finished.
     """
     from streamseg.cli.report import Report
     from streamseg.recorded import process_files

@@ -10,14 +10,14 @@ import click
 
 
 @click.command()
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out")
 @click.option(
     "--sources",
     type=click.Path(path_type=Path),
     help="The folder that the sources are in now, if not where they were processed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each input.")
-def command(out: Path, sources: Path | None, as_json: bool) -> None:
+def command(out: str, sources: Path | None, as_json: bool) -> None:
     """Check the results in OUT again: every hash, every frame's time stamp, every label, and the sources.
 
     Exit code 0 when all is whole, 1 when anything is not.
@@ -29,7 +29,7 @@ def command(out: Path, sources: Path | None, as_json: bool) -> None:
             click.echo(
                 json.dumps(
                     {
-                        "manifest": str(verdict.path),
+                        "manifest": verdict.path,
                         "whole": not verdict.problems,
                         "masks": verdict.masks,
                         "source_checked": verdict.source_checked,

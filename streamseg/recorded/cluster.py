@@ -7,6 +7,7 @@ work, so it may die and go on like a job in one process.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import logging
 import os
@@ -14,7 +15,8 @@ import platform
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -23,9 +25,10 @@ from streamseg.config import EngineConfig
 from streamseg.engine import Engine, load_engine
 from streamseg.errors import EngineError, OutputError, StreamsegError, UsageError
 from streamseg.recorded.cuts import Stretch, make_part
-from streamseg.recorded.inputs import Input
+from streamseg.recorded.inputs import Input, fetched
 from streamseg.recorded.manifest import Identity, versions
 from streamseg.recorded.settings import ProcessConfig
+from streamseg.recorded.storage import is_stored
 
 RETRIES = 4
 """How often a part is tried again after the death of its worker or node, before its input is given up."""
@@ -128,13 +131,35 @@ def _part(common: tuple[Input, ProcessConfig, Identity], stretch: Stretch) -> by
     one, config, identity = common
     engine = _engine(config.engine)
     _check_alike(engine, identity)
-    return make_part(one, config, stretch, [engine])
+    return make_part(_held(one), config, stretch, [engine])
 
 
 @functools.lru_cache(maxsize=1)
 def _engine(config: EngineConfig) -> Engine:
     return load_engine(config)
 
+
+def _held(one: Input) -> Input:
+    """The input, its copy kept until another input comes: parts of one file follow each other."""
+    if not is_stored(one.source):
+        return one
+    if _HELD.input is None or _HELD.input.source != one.source:
+        _HELD.input = None
+        _HELD.stack.close()
+        _HELD.input = _HELD.stack.enter_context(fetched(replace(one, copy=None)))
+    return _HELD.input
+
+
+@dataclass(slots=True)
+class _Held:
+    """What a worker keeps between its tasks."""
+
+    input: Input | None = None
+    stack: ExitStack = field(default_factory=ExitStack)
+
+
+_HELD = _Held()
+atexit.register(_HELD.stack.close)
 
 _versions: Callable[[], dict[str, str]] = functools.cache(versions)
 

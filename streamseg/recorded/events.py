@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from streamseg.errors import StreamsegError
 from streamseg.recorded.manifest import Manifest
@@ -33,7 +32,7 @@ class Finished:
 
     input: str
     manifest: Manifest
-    path: Path  # of the manifest
+    path: str  # of the manifest
     took_s: float
     again: bool
 

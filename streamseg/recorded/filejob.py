@@ -16,7 +16,7 @@ from streamseg.recorded.cluster import Cluster
 from streamseg.recorded.cuts import Stretch, stretches
 from streamseg.recorded.events import Event, Finished, Progressed, Started
 from streamseg.recorded.finish import Finish
-from streamseg.recorded.inputs import Input
+from streamseg.recorded.inputs import Input, fetched
 from streamseg.recorded.manifest import Identity, Manifest, identify
 from streamseg.recorded.opening import content_digest, open_input
 from streamseg.recorded.parts import keep_part, only_first, read_frames, whole_parts
@@ -43,6 +43,10 @@ class FileJob:
 
     def run(self) -> Finished | None:
         """Returns None when stopped. Raises SourceError, OutputError."""
+        with fetched(self.input) as self.input:
+            return self._run()
+
+    def _run(self) -> Finished | None:
         begun = time.monotonic()
         facts = self._probe()
         try:
@@ -52,7 +56,7 @@ class FileJob:
             if manifest is None:
                 if not self.overwrite and (others := self.place.in_the_way()):
                     raise OutputError(
-                        f"{self.place.out / others[0]}: is there already, without a manifest of streamseg; "
+                        f"{self.place.shown}/{others[0]}: is there already, without a manifest of streamseg; "
                         "move it away, choose another folder, or say --overwrite"
                     )
                 with self.place.locked():
@@ -64,7 +68,7 @@ class FileJob:
         if manifest is None:
             return None
         took_s = time.monotonic() - begun
-        return Finished(self.input.shown, manifest, self.place.manifest, took_s, again)
+        return Finished(self.input.shown, manifest, self.place.manifest_shown, took_s, again)
 
     def _probe(self) -> Facts:
         """Open the source once, so that nothing is made for one that cannot be read."""
@@ -105,7 +109,8 @@ class FileJob:
             return line
 
         route = Route(self.input, self.config, self.engines, self.stop, parts)
-        return Work(route, self.place.parts, timeline, lambda: self._add(1)).run()
+        work = Work(route, self.place.parts, timeline, lambda: self._add(1), self.place.committed)
+        return work.run()
 
     def _spread(self, cluster: Cluster, identity: Identity, there: Collection[int]) -> int:
         """Let the cluster make the parts that are missing → the number of all."""
@@ -119,7 +124,9 @@ class FileJob:
                     yield stretch
 
         for index, data in cluster.parts(self.input, self.config, identity, missing(), self.stop):
-            self._add(keep_part(self.place.parts, index, data).frames)
+            tail = keep_part(self.place.parts, index, data)
+            self.place.committed(index)
+            self._add(tail.frames)
         return count
 
     def _add(self, masks: int) -> None:

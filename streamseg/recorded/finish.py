@@ -26,7 +26,7 @@ from streamseg.recorded.manifest import (
     settings_digest,
 )
 from streamseg.recorded.overlay import Overlay
-from streamseg.recorded.parts import FrameRecord, Tail, read_frames, read_packets, read_tail, sync_folder
+from streamseg.recorded.parts import FrameRecord, Tail, read_frames, read_packets, read_tail
 from streamseg.recorded.picking import as_written
 from streamseg.recorded.place import NAMES, Place
 from streamseg.recorded.route import Facts, result_size
@@ -65,18 +65,7 @@ class Finish:
             for fresh in (folder, aside):  # the disk may be full
                 shutil.rmtree(fresh, ignore_errors=True)
             raise
-        place.remove_results()
-        for path in sorted(folder.iterdir()):
-            target = place.out / path.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(path, target)
-        sync_folder(place.out)
-        temporary = place.parts / "manifest.tmp"
-        _write_whole(temporary, manifest.encode())
-        os.replace(temporary, place.manifest)
-        sync_folder(place.out)
-        shutil.rmtree(place.parts)
+        place.publish(folder, manifest)
         return manifest
 
     @property

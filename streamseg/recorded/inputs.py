@@ -7,14 +7,16 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 from urllib.parse import urlsplit
 
 from streamseg.demo import demo_clip
-from streamseg.errors import UsageError
+from streamseg.errors import OutputError, UsageError
 from streamseg.recorded.manifest import SUFFIX
+from streamseg.recorded.storage import Store, is_stored, local_copy
 from streamseg.sources import redact
 from streamseg.sources.target import DEMO
 
@@ -35,11 +37,19 @@ class Input:
     source: str
     stem: str
     images: tuple[Path, ...] = ()  # of a sequence: one suffix, in the order of their names
+    copy: Path | None = None  # of what lies in other storage, while it is fetched
 
     @property
     def path(self) -> Path | None:
         """The file; None for an address. For images, their folder or pattern."""
+        if self.copy is not None:
+            return self.copy
         return None if is_address(self.source) else Path(self.source).expanduser()
+
+    @property
+    def opened(self) -> str:
+        """What FFmpeg opens."""
+        return self.source if self.copy is None else str(self.copy)
 
     @property
     def shown(self) -> str:
@@ -63,6 +73,16 @@ def find_inputs(sources: Iterable[str], stdin: TextIO | None = None) -> list[Inp
             return [Input(source, names[source], images) for source, images in found.items()]
     twice = next(n for n, count in Counter(names.values()).items() if count > 1)
     raise UsageError(f"several inputs would be called {twice}; process them into different folders")
+
+
+@contextmanager
+def fetched(one: Input) -> Iterator[Input]:
+    """An input from other storage with its copy here; any other as it is. Raises SourceError."""
+    if not is_stored(one.source) or one.copy is not None:
+        yield one
+        return
+    with local_copy(one.source) as path:
+        yield replace(one, copy=path)
 
 
 def is_address(source: str) -> bool:
@@ -89,7 +109,9 @@ def _expand(source: str) -> dict[str, tuple[Path, ...]]:
     """Sources, each with its images where it is a sequence."""
     if source == DEMO:
         return {str(demo_clip()): ()}
-    if is_address(source) or "://" in source:
+    if is_stored(source):
+        return _expand_stored(source)
+    if "://" in source:
         return {source: ()}
     path = Path(source).expanduser()
     if path.is_dir():
@@ -107,6 +129,25 @@ def _expand(source: str) -> dict[str, tuple[Path, ...]]:
         return {source: _sequence(source, images)}
     what = "in this folder" if path.is_dir() else "that fits this pattern"
     raise UsageError(f"{source}: there is no video {what}")
+
+
+def _expand_stored(source: str) -> dict[str, tuple[Path, ...]]:
+    try:
+        found = Store(source).find()
+    except OutputError as error:
+        raise UsageError(str(error)) from error
+    if found == [source.rstrip("/")]:
+        return {source: ()}  # an object, or nothing: fetching it says which
+    results = {one for one in found if one.endswith(SUFFIX)}
+    videos = [
+        one
+        for one in found
+        if (name := PurePosixPath(urlsplit(one).path)).suffix.lower() in VIDEO_SUFFIXES
+        and f"{one.rpartition('/')[0]}/{name.stem.rpartition('.')[0]}{SUFFIX}" not in results
+    ]
+    if not videos:
+        raise UsageError(f"{redact(source)}: there is no video there")
+    return dict.fromkeys(videos, ())
 
 
 def _sequence(source: str, images: list[Path]) -> tuple[Path, ...]:
@@ -131,7 +172,7 @@ def _hidden(relative: Path) -> bool:
 
 
 def _pure(source: str) -> PurePosixPath:
-    path = PurePosixPath((urlsplit(source).path or "/") if is_address(source) else source)
+    path = PurePosixPath((urlsplit(source).path or "/") if "://" in source else source)
     # A pattern's results are named after the folder of its images.
     magic = glob.has_magic(path.name) or number_pattern(path.name)
     return path.parent if magic and not Path(source).exists() else path

@@ -18,10 +18,11 @@ from streamseg.recorded.ahead import Ahead
 from streamseg.recorded.cluster import Cluster
 from streamseg.recorded.events import Event, Failed, Finished, JobResult
 from streamseg.recorded.filejob import FileJob
-from streamseg.recorded.inputs import find_inputs
-from streamseg.recorded.place import FolderError, Place, open_folder
+from streamseg.recorded.inputs import fetched, find_inputs
+from streamseg.recorded.place import FolderError, Place, StoredPlace, open_folder, open_store
 from streamseg.recorded.route import PartEnd, Route
 from streamseg.recorded.settings import ProcessConfig
+from streamseg.recorded.storage import is_stored, scratch
 from streamseg.types import Mask
 
 MAX_ENGINES = 4
@@ -39,8 +40,7 @@ def process_file(path: str | Path, config: ProcessConfig | None = None) -> Itera
     found = find_inputs([str(path)])
     if len(found) != 1:
         raise UsageError(f"{path}: holds {len(found)} videos; use process_files, or name one of them")
-    one = found[0]
-    with _engines(config) as engines:
+    with fetched(found[0]) as one, _engines(config) as engines:
         route = Route(one, config, engines)
         with (
             closing(Ahead("decode", route.frames())) as frames,
@@ -77,7 +77,7 @@ def process_files(
     stop: threading.Event | None = None,
     on: str | None = None,
 ) -> JobResult:
-    """Process files into the folder `out`: their results, then a manifest for each.
+    """Process files into the folder `out`, which may be an address such as s3://: results, then a manifest.
 
     A finished input is left as it is, an interrupted one goes on where it stopped; one whose content, engine
     or settings are others begins anew. overwrite begins anew whatever lies there. An input that cannot be
@@ -92,17 +92,15 @@ def process_files(
         raise UsageError("there is nothing to process; name at least one video")
     if config.end_s is not None and config.end_s <= config.start_s:
         raise UsageError(f"end_s: must be above start_s ({config.start_s:g}), is {config.end_s:g}")
-    out = Path(out).expanduser()
     stop = stop if stop is not None else threading.Event()
     with ExitStack() as stack:
         engines = stack.enter_context(_engines(config, MAX_ENGINES if on is None else 1))
-        open_folder(out)
+        place = _places(str(out))
         cluster = None if on is None else stack.enter_context(closing(Cluster(on)))
 
         def job(index: int, on_event: Callable[[Event], None]) -> Finished | Failed | None:
             one = found[index]
-            place = Place(out, one.stem)
-            return _ended(FileJob(one, place, config, engines, on_event, overwrite, stop, cluster))
+            return _ended(FileJob(one, place(one.stem), config, engines, on_event, overwrite, stop, cluster))
 
         run = _one_by_one if cluster is None else _side_by_side
         ends = run(job, len(found), on_event, stop)
@@ -110,6 +108,16 @@ def process_files(
         finished=[end for end in ends if isinstance(end, Finished)],
         failed=[end for end in ends if isinstance(end, Failed)],
     )
+
+
+def _places(out: str) -> Callable[[str], Place]:
+    """Open the folder of results → a function that gives the place of a stem. Raises FolderError."""
+    if is_stored(out):
+        store, here = open_store(out), scratch(out)
+        return lambda stem: StoredPlace(here, stem, store)
+    folder = Path(out).expanduser()
+    open_folder(folder)
+    return lambda stem: Place(folder, stem)
 
 
 Job = Callable[[int, Callable[[Event], None]], Finished | Failed | None]

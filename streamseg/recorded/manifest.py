@@ -73,11 +73,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 def read_manifest(path: Path) -> Manifest:
     """Raises OutputError when the file cannot be read or is no manifest."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        return decode_manifest(path.read_bytes(), str(path))
     except OSError as error:
+        if isinstance(error, OutputError):
+            raise
         raise OutputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def decode_manifest(data: bytes, shown: str) -> Manifest:
+    """Raises OutputError when the data are no manifest; `shown` is where they are from."""
+    try:
+        return msgspec.json.decode(data, type=Manifest)
     except msgspec.DecodeError as error:
-        raise OutputError(f"{path}: is not a manifest of streamseg: {error}") from error
+        raise OutputError(f"{shown}: is not a manifest of streamseg: {error}") from error
 
 
 def identify(sha256: str, size: int, engine: Engine, config: ProcessConfig) -> Identity:
@@ -87,7 +95,7 @@ def identify(sha256: str, size: int, engine: Engine, config: ProcessConfig) -> I
         source_sha256=sha256,
         source_bytes=size,
         engine=info.id,
-        weights_sha256=info.weights_sha256,
+        weights_sha256=info.spec.weights[info.precision].sha256,
         settings=result_settings(config, engine),
         versions=versions(),
     )

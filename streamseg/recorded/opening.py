@@ -7,6 +7,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -35,13 +36,25 @@ def open_input(
         with _open_images(one, config, stop) as source:
             yield source
         return
-    with open_source(StreamConfig(source=one.source), one.stem, stop=stop) as source:
+    with _shown(one), open_source(StreamConfig(source=one.opened), one.stem, stop=stop) as source:
+        source.target = replace(source.target, shown=one.shown)
         if source.endless:
             raise SourceError(f"{source.url}: is a live stream without an end; use: streamseg run --source …")
         source.live = source.paced = False  # a file behind an address is taken whole too
         if config.track is not None:
             _choose(source, config.track, stop)
         yield source
+
+
+@contextmanager
+def _shown(one: Input) -> Iterator[None]:
+    """Say where a copy is from, not where it lies."""
+    try:
+        yield
+    except SourceError as error:
+        if one.copy is None or str(one.copy) not in str(error):
+            raise
+        raise SourceError(str(error).replace(str(one.copy), one.shown)) from error
 
 
 def content_digest(one: Input) -> tuple[str, int]:

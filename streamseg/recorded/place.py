@@ -18,11 +18,13 @@ from streamseg.recorded.manifest import (
     SUFFIX,
     Identity,
     Manifest,
+    decode_manifest,
     differences,
     read_manifest,
     result_bytes,
 )
-from streamseg.recorded.parts import sync_folder
+from streamseg.recorded.parts import part_path, sync_folder, whole_parts
+from streamseg.recorded.storage import Store
 
 NAMES = {
     "labels": "labels.mp4",
@@ -55,6 +57,15 @@ class Place:
     stem: str
 
     @property
+    def shown(self) -> str:
+        """The folder of results, for people."""
+        return str(self.out)
+
+    @property
+    def manifest_shown(self) -> str:
+        return str(self.manifest)
+
+    @property
     def manifest(self) -> Path:
         return self.out / (self.stem + SUFFIX)
 
@@ -70,16 +81,16 @@ class Place:
 
         The versions of the libraries may be others: a finished job is not repeated for an update.
         """
-        if not self.manifest.exists():
+        manifest = self.manifest_there()
+        if manifest is None:
             return None, []
-        manifest = read_manifest(self.manifest)
         now = msgspec.structs.replace(identity, versions=manifest.identity.versions)
         reasons = differences(manifest.identity, now)
         for output in manifest.outputs.values():
-            path = self.out / output.file
-            if not path.exists():
+            size = self.bytes_there(output.file)
+            if size is None:
                 reasons.append(f"{output.file} is gone")
-            elif result_bytes(path) != output.bytes:
+            elif size != output.bytes:
                 reasons.append(f"{output.file} has been changed")
         return (None if reasons else manifest), reasons
 
@@ -88,10 +99,8 @@ class Place:
         job = self.parts / "job.json"
         reasons: list[str] = []
         if job.exists():
-            try:
-                reasons = differences(msgspec.json.decode(job.read_bytes(), type=Identity), identity)
-            except msgspec.DecodeError:
-                reasons = ["the unfinished work is damaged"]
+            before = decode_job(job.read_bytes())
+            reasons = ["the unfinished work is damaged"] if before is None else differences(before, identity)
             if not reasons:
                 return []
         for old in self.parts.iterdir():
@@ -108,18 +117,42 @@ class Place:
             return []
         return sorted(path.name for name in NAMES if (path := self.result(name)).exists())
 
-    def remove_results(self) -> None:
+    def manifest_there(self) -> Manifest | None:
+        return read_manifest(self.manifest) if self.manifest.exists() else None
+
+    def bytes_there(self, file: str) -> int | None:
+        path = self.out / file
+        return result_bytes(path) if path.exists() else None
+
+    def committed(self, index: int) -> None:
+        """A part has been committed."""
+
+    def publish(self, folder: Path, manifest: Manifest) -> None:
+        """Give the results in `folder` their names, the manifest last; the parts go."""
+        self._remove_results()
+        for path in sorted(folder.iterdir()):
+            target = self.out / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(path, target)
+        sync_folder(self.out)
+        temporary = self.parts / "manifest.tmp"
+        temporary.write_bytes(manifest.encode())
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, self.manifest)
+        sync_folder(self.out)
+        shutil.rmtree(self.parts)
+
+    def _remove_results(self) -> None:
         """Remove the manifest, and with it the results that it names."""
         if not self.manifest.exists():
             return
-        try:
-            outputs = read_manifest(self.manifest).outputs
-        except OutputError:
-            outputs = {}
+        outputs = named_outputs(self.manifest.read_bytes())
         self.manifest.unlink()
         sync_folder(self.out)
-        for output in outputs.values():
-            path = self.out / output.file
+        for file in outputs:
+            path = self.out / file
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -135,13 +168,108 @@ class Place:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise OutputError(
-                    f"{self.out / self.stem}: another streamseg is working on it; wait for it, or end it"
+                    f"{self.shown}/{self.stem}: another streamseg is working on it; wait for it, or end it"
                 ) from None
             try:
                 yield
             finally:
                 if made and not any(self.parts.glob("*.part")):
                     shutil.rmtree(self.parts, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPlace(Place):
+    """A place in other storage: `out` is where the work is done here, `store` where it goes."""
+
+    store: Store
+
+    @property
+    def shown(self) -> str:
+        return self.store.shown
+
+    @property
+    def manifest_shown(self) -> str:
+        return f"{self.store.shown}/{self.manifest.name}"
+
+    def manifest_there(self) -> Manifest | None:
+        data = self.store.read(self.manifest.name)
+        return None if data is None else decode_manifest(data, self.manifest_shown)
+
+    def bytes_there(self, file: str) -> int | None:
+        return self.store.size(file)
+
+    def begin(self, identity: Identity) -> list[str]:
+        """Agree with what is there: this job's parts are fetched, another job's are removed."""
+        reasons = Place.begin(self, identity)
+        there = self.store.names(self.parts.name)
+        job = f"{self.parts.name}/job.json"
+        data = self.store.read(job)
+        before = None if data is None else decode_job(data)
+        others = ["the unfinished work is damaged"] if before is None else differences(before, identity)
+        if data is not None and not others:
+            for name in there:
+                if name.endswith(".part") and not (self.parts / name).exists():
+                    temporary = (self.parts / name).with_suffix(".tmp")
+                    self.store.get(f"{self.parts.name}/{name}", temporary)
+                    temporary.rename(self.parts / name)
+        else:
+            self.store.remove(self.parts.name)
+            self.store.write(job, (self.parts / "job.json").read_bytes())
+            there = []
+            reasons = others if data is not None else reasons
+        for index in sorted(whole_parts(self.parts)):
+            if part_path(self.parts, index).name not in there:
+                self.committed(index)
+        return reasons
+
+    def in_the_way(self) -> list[str]:
+        names = self.store.names()
+        if self.manifest.name in names or self.parts.name in names:
+            return []
+        return sorted(path.name for name in NAMES if (path := self.result(name)).name in names)
+
+    def committed(self, index: int) -> None:
+        path = part_path(self.parts, index)
+        self.store.put(path, f"{self.parts.name}/{path.name}")
+
+    def publish(self, folder: Path, manifest: Manifest) -> None:
+        before = self.store.read(self.manifest.name)
+        if before is not None:
+            self.store.remove(self.manifest.name)
+            for file in named_outputs(before):
+                self.store.remove(file)
+        for path in sorted(folder.iterdir()):
+            self.store.put(path, path.name)
+        self.store.write(self.manifest.name, manifest.encode())
+        self.store.remove(self.parts.name)
+        shutil.rmtree(self.parts)
+
+
+def named_outputs(manifest: bytes) -> list[str]:
+    """The files that a manifest names; none where it cannot be read."""
+    try:
+        return [output.file for output in decode_manifest(manifest, "").outputs.values()]
+    except OutputError:
+        return []
+
+
+def decode_job(data: bytes) -> Identity | None:
+    try:
+        return msgspec.json.decode(data, type=Identity)
+    except msgspec.DecodeError:
+        return None
+
+
+def open_store(url: str) -> Store:
+    """Open a folder of results in other storage and see that it can be written to; raises FolderError."""
+    probe = f".streamseg-{os.getpid()}"
+    try:
+        store = Store(url)
+        store.write(probe, b"")
+        store.remove(probe)
+    except OutputError as error:
+        raise FolderError(str(error)) from error
+    return store
 
 
 def open_folder(out: Path) -> None:

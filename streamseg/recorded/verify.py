@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -14,7 +16,7 @@ import av
 import msgspec
 
 from streamseg.errors import OutputError, StreamsegError, UsageError
-from streamseg.recorded.inputs import Input, find_inputs, is_address
+from streamseg.recorded.inputs import Input, fetched, find_inputs, is_address
 from streamseg.recorded.manifest import (
     SCHEMA,
     SUFFIX,
@@ -27,7 +29,9 @@ from streamseg.recorded.manifest import (
 from streamseg.recorded.opening import content_digest, open_input
 from streamseg.recorded.parts import FrameRecord, count_pixels
 from streamseg.recorded.picking import Account, picks
+from streamseg.recorded.place import named_outputs
 from streamseg.recorded.settings import ProcessConfig
+from streamseg.recorded.storage import Store, is_stored
 from streamseg.recorded.summary import Summary
 from streamseg.recorded.timeline import Timeline, from_runs, pts_digest
 from streamseg.recorded.tracks import read_labels
@@ -37,7 +41,7 @@ from streamseg.recorded.tracks import read_labels
 class Verdict:
     """What was found out about one input's results; whole when there are no problems."""
 
-    path: Path  # of the manifest
+    path: str  # of the manifest
     masks: int = 0
     source_checked: bool = False  # False: the source was not at hand
     problems: list[str] = field(default_factory=list)
@@ -53,6 +57,9 @@ def verify_folder(
     Sources are looked for where the manifest says, or by their file names in the folder `sources`; each that
     is found is hashed and decoded again. Raises UsageError where there is nothing to check.
     """
+    sources = Path(sources).expanduser() if sources is not None else None
+    if is_stored(str(out)):
+        return _verify_store(Store(str(out)), sources, on_verdict)
     out = Path(out).expanduser()
     manifests = sorted(out.glob(f"*{SUFFIX}"))
     unfinished = [p for p in sorted(out.glob(".*.parts")) if p.is_dir()]
@@ -60,18 +67,45 @@ def verify_folder(
         raise UsageError(f"{out}: holds no results of streamseg process (no *{SUFFIX})")
     verdicts = []
     for path in manifests:
-        verdicts.append(_verify(path, Path(sources).expanduser() if sources is not None else None))
+        verdicts.append(_verify(path, str(path), sources))
         on_verdict(verdicts[-1])
     for folder in unfinished:
-        stem = folder.name[1 : -len(".parts")]
-        problem = f"{stem}: unfinished; run the same `streamseg process` again"
-        verdicts.append(Verdict(out / (stem + SUFFIX), problems=[problem]))
+        verdicts.append(_unfinished(str(out), folder.name))
         on_verdict(verdicts[-1])
     return verdicts
 
 
-def _verify(path: Path, sources: Path | None) -> Verdict:
-    verdict = Verdict(path)
+def _verify_store(store: Store, sources: Path | None, on_verdict: Callable[[Verdict], None]) -> list[Verdict]:
+    """Fetch one input's results after the other and check them here."""
+    names = store.names()
+    manifests = [name for name in names if name.endswith(SUFFIX)]
+    unfinished = [name for name in names if name.startswith(".") and name.endswith(".parts")]
+    if not manifests and not unfinished:
+        raise UsageError(f"{store.shown}: holds no results of streamseg process (no *{SUFFIX})")
+    verdicts = []
+    for name in manifests:
+        with tempfile.TemporaryDirectory(prefix="streamseg-") as folder:
+            path = Path(folder) / name
+            path.write_bytes(store.read(name) or b"")
+            for file in named_outputs(path.read_bytes()):
+                with contextlib.suppress(OutputError):  # said by the check
+                    store.get(file, path.parent / file)
+            verdicts.append(_verify(path, f"{store.shown}/{name}", sources))
+        on_verdict(verdicts[-1])
+    for name in unfinished:
+        verdicts.append(_unfinished(store.shown, name))
+        on_verdict(verdicts[-1])
+    return verdicts
+
+
+def _unfinished(out: str, parts: str) -> Verdict:
+    stem = parts[1 : -len(".parts")]
+    problem = f"{stem}: unfinished; run the same `streamseg process` again"
+    return Verdict(f"{out}/{stem}{SUFFIX}", problems=[problem])
+
+
+def _verify(path: Path, shown: str, sources: Path | None) -> Verdict:
+    verdict = Verdict(shown)
     try:
         manifest = read_manifest(path)
     except OutputError as error:
@@ -166,6 +200,8 @@ def _find_source(manifest: Manifest, sources: Path | None) -> Input | None:
     """The source where it was, or under its last name in `sources`; None where it is not at hand."""
     if is_address(manifest.input):
         return None
+    if is_stored(manifest.input) and sources is None:
+        return Input(manifest.input, "") if Store(manifest.input).size() is not None else None
     told = Path(manifest.input).expanduser()
     place = str(told if sources is None else sources / told.name)
     try:
@@ -178,19 +214,23 @@ def _find_source(manifest: Manifest, sources: Path | None) -> Input | None:
 
 def _check_source(source: Input, manifest: Manifest) -> Iterator[str]:
     """The source has the same content, and decoding it again gives the same frames."""
-    names = set(ProcessConfig.__struct_fields__)
-    settings = {k: v for k, v in manifest.identity.settings.items() if k in names}
     try:
-        if content_digest(source)[0] != manifest.identity.source_sha256:
-            yield f"{source.shown}: is not what was processed (another SHA-256)"
-            return
-        config = msgspec.convert(settings, ProcessConfig)
-        account = Account()
-        with open_input(source, config) as opened:
-            stamps = [pick.picture.image.pts for pick in picks(opened, config, account)]
+        with fetched(source) as one:
+            yield from _check_frames(one, manifest)
     except (StreamsegError, msgspec.ValidationError) as error:
         yield f"{source.shown}: cannot be decoded again: {error}"
+
+
+def _check_frames(source: Input, manifest: Manifest) -> Iterator[str]:
+    if content_digest(source)[0] != manifest.identity.source_sha256:
+        yield f"{source.shown}: is not what was processed (another SHA-256)"
         return
+    names = set(ProcessConfig.__struct_fields__)
+    settings = {k: v for k, v in manifest.identity.settings.items() if k in names}
+    config = msgspec.convert(settings, ProcessConfig)
+    account = Account()
+    with open_input(source, config) as opened:
+        stamps = [pick.picture.image.pts for pick in picks(opened, config, account)]
     if account.decoded != manifest.frames_decoded:
         yield f"{source.shown}: {account.decoded} frames decoded, the manifest has {manifest.frames_decoded}"
     if stamps != from_runs(manifest.pts_runs):

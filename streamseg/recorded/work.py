@@ -43,6 +43,7 @@ class Work:
     folder: Path
     timeline: Callable[[Fraction, Fraction | None], Timeline]  # where the parts before have left it
     on_frame: Callable[[], None]
+    on_part: Callable[[int], None] = lambda index: None  # a part has been committed
     _encoders: dict[TrackName, Encoder] = field(default_factory=dict)
 
     def run(self) -> int:
@@ -99,6 +100,7 @@ class Work:
                             writer.packet(name, packet)
                     self._encoders = {}
                     writer.commit(item.end.account)
+                    self.on_part(parts)
                     writer, parts = None, parts + 1
                     continue
                 self._write_frame(writer, item)

@@ -56,7 +56,7 @@ def test_a_part_made_by_itself_has_the_same_bytes(
     parts = Work(route, tmp_path, Timeline, lambda: None).run()
     found = list(stretches(one, config, threading.Event()))
     assert [s.index for s in found] == list(range(parts))
-    assert parts > (0 if name.startswith("one-intra") and settings else 1)
+    assert parts > 1 or settings  # of few chosen frames, none may be intra
     for stretch in found:
         made = make_part(one, config, stretch, [engine])
         assert made == part_path(tmp_path, stretch.index).read_bytes(), stretch.index

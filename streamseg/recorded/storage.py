@@ -1,0 +1,196 @@
+"""Storage that is not a folder here: s3:// and whatever else fsspec knows.
+
+An object store has no rename and no lock, but a put is all or nothing: that is what its side of a job is
+built on. Work is done in a folder here; a part goes there by one put as soon as it is committed, results when
+they are whole, and the manifest last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from streamseg.errors import OutputError, SourceError, StreamsegError
+from streamseg.sources import redact
+from streamseg.sources.target import NETWORK_SCHEMES
+
+_HERE = {"", "file", "local", *NETWORK_SCHEMES}
+
+
+def is_stored(name: str) -> bool:
+    """Whether a name is an address that fsspec takes; http(s) and streams are FFmpeg's."""
+    scheme = name.partition("://")[0].lower() if "://" in name else ""
+    return scheme not in _HERE and scheme in fsspec.available_protocols()
+
+
+class Store:
+    """A folder in such storage, or an object. Any thread may use it; raises OSErrors alone."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.shown = redact(self.url)
+        with _told(self.shown):
+            self._fs, path = url_to_fs(self.url)
+        self._root: str = path.rstrip("/")
+
+    def size(self, name: str = "") -> int | None:
+        """Bytes of an object, or of all objects in a folder; None where there is none."""
+        with _told(self._of(name)):
+            self._fs.invalidate_cache()
+            path = self._path(name)
+            if self._fs.isdir(path):
+                return sum(int(one["size"]) for one in self._fs.find(path, detail=True).values())
+            return int(self._fs.size(path)) if self._fs.exists(path) else None
+
+    def names(self, folder: str = "") -> list[str]:
+        """The names of what lies in a folder, in order; none where there is no such folder."""
+        with _told(self._of(folder)):
+            self._fs.invalidate_cache()
+            path = self._path(folder)
+            if not self._fs.isdir(path):
+                return []
+            return sorted({one.rstrip("/").rpartition("/")[2] for one in self._fs.ls(path, detail=False)})
+
+    def find(self) -> list[str]:
+        """The addresses of all objects in this folder, or that fit this pattern, in order; of one its own."""
+        with _told(self.shown):
+            self._fs.invalidate_cache()
+            if any(c in self._root for c in "*?["):
+                found = [one for one in self._fs.glob(self._root) if not self._fs.isdir(one)]
+            elif self._fs.isdir(self._root):
+                found = self._fs.find(self._root)
+            else:
+                return [self.url]
+            scheme = self.url.partition("://")[0]
+            return sorted(f"{scheme}://{self._fs._strip_protocol(one).lstrip('/')}" for one in found)
+
+    def read(self, name: str) -> bytes | None:
+        """None where there is no such object."""
+        with _told(self._of(name)):
+            self._fs.invalidate_cache()
+            try:
+                data: bytes = self._fs.cat_file(self._path(name))
+            except FileNotFoundError:
+                return None
+            return data
+
+    def write(self, name: str, data: bytes) -> None:
+        with _told(self._of(name)):
+            self._fs.pipe_file(self._path(name), data)
+
+    def put(self, path: Path, name: str) -> None:
+        """Send a file, or each file of a folder."""
+        with _told(self._of(name)):
+            if path.is_dir():
+                for one in sorted(path.iterdir()):
+                    self._fs.put_file(str(one), self._path(f"{name}/{one.name}"))
+            else:
+                self._fs.put_file(str(path), self._path(name))
+
+    def get(self, name: str, path: Path) -> None:
+        """Fetch an object into a file, or a folder into a folder."""
+        with _told(self._of(name)):
+            here = self._path(name)
+            if self._fs.isdir(here):
+                path.mkdir()
+                for one in self._fs.find(here):
+                    self._fs.get_file(one, str(path / one.rpartition("/")[2]))
+            else:
+                self._fs.get_file(here, str(path))
+
+    def remove(self, name: str) -> None:
+        """Remove an object or a folder; nothing where there is none."""
+        with _told(self._of(name)), contextlib.suppress(FileNotFoundError):
+            self._fs.invalidate_cache()
+            self._fs.rm(self._path(name), recursive=True)
+
+    def version(self) -> str:
+        """What changes when this object does, as its storage tells it."""
+        with _told(self.shown):
+            self._fs.invalidate_cache()
+            return str(self._fs.ukey(self._root))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+    def _of(self, name: str) -> str:
+        return f"{self.shown}/{name}" if name else self.shown
+
+
+@contextmanager
+def local_copy(url: str) -> Iterator[Path]:
+    """Fetch an object into a file here, for as long as anybody on this machine has it open.
+
+    Whoever finds it here, even from a process that was killed, does not fetch it again. Raises SourceError.
+    """
+    folder = scratch(url)
+    with folder.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one fetches, the others wait for it
+        try:
+            path = _fetch(Store(url), folder)
+        except OutputError as error:
+            raise SourceError(str(error)) from error
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        try:
+            yield path
+        finally:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)  # nobody else has it
+
+
+def _fetch(store: Store, folder: Path) -> Path:
+    """Get an object's present version, unless it lies in `folder`, which holds nothing else."""
+    version = hashlib.sha256(store.version().encode()).hexdigest()[:16]
+    path = folder / (version + Path(urlsplit(store.url).path).suffix)
+    if not path.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        store.get("", path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").rename(path)
+    return path
+
+
+def scratch(url: str) -> Path:
+    """This machine's folder for work on an address; it is made."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    first = Path(cache) if os.path.isabs(cache) else Path("~/.cache").expanduser()
+    for base in (first / "streamseg", Path(tempfile.gettempdir()) / f"streamseg-{os.getuid()}"):
+        folder = base / "process" / hashlib.sha256(url.encode()).hexdigest()[:24]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        return folder
+    raise OutputError(f"{folder}: cannot be made; set XDG_CACHE_HOME to a folder that can be written to")
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Tell every failure in one line; each file system of fsspec has errors of its own, not only OSErrors."""
+    try:
+        yield
+    except StreamsegError:
+        raise
+    except FileNotFoundError as error:
+        raise OutputError(f"{what}: there is no such object, folder or bucket") from error
+    except PermissionError as error:
+        raise OutputError(f"{what}: access is denied; check the credentials") from error
+    except ImportError as error:
+        scheme = what.partition("://")[0]
+        hint = "; pip install 'streamseg[s3]'" if scheme in ("s3", "s3a") else ""
+        raise OutputError(f"{what}: {error}{hint}") from error
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise OutputError(f"{what}: {reason[0] if reason else type(error).__name__}") from error
