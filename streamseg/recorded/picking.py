@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-import av
-
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.sources.reading import OpenSource, Picture, pictures
 
@@ -88,11 +86,10 @@ def go_to_start(source: OpenSource, start_s: float) -> None:
     if start_s <= 0:
         return
     begin = source.container.start_time or 0  # µs
-    try:
-        source.container.seek(max(begin, int(start_s * 1_000_000)), backward=True)
-    except av.error.FFmpegError:  # a bare stream of pictures, say; then all is decoded on the way
-        return
+    if source.pending and source.pending[0].image.pts is None:
+        return  # there is nothing to seek by; a try would lose its place
     source.pending.clear()
+    source.container.seek(max(begin, int(start_s * 1_000_000)), backward=True)
 
 
 class _Selection:
