@@ -19,6 +19,7 @@ COMMANDS = {
     "verify": "Prove that a processed folder is whole.",
     "subscribe": "Receive masks and show, print or save them.",
     "watch": "Watch masks in a terminal: a live table and thumbnails.",
+    "ctl": "Control a running daemon: status, streams, reload, snapshots.",
     "service": "Install the daemon as a systemd service.",
     "keygen": "Make a pair of keys, for a daemon or a subscriber.",
     "engine": "List, describe and export engines.",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +22,9 @@ from streamseg.config import (
     load_config,
 )
 from streamseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from streamseg.daemon import Daemon
 
 
 @click.command()
@@ -52,7 +57,7 @@ def command(config: Path | None, sources: tuple[str, ...], watch: bool, **option
     if settings is None:
         settings = _from_options(sources, written)
     start_logging(settings.log.level)
-    _run(settings, watch)
+    _run(settings, config, watch)
 
 
 def _from_options(sources: tuple[str, ...], options: dict[str, Any]) -> Config:
@@ -69,12 +74,13 @@ def _from_options(sources: tuple[str, ...], options: dict[str, Any]) -> Config:
     )
 
 
-def _run(settings: Config, watch: bool) -> None:
+def _run(settings: Config, config: Path | None, watch: bool) -> None:
     from streamseg.daemon import Daemon
 
-    daemon = Daemon(settings)
+    daemon = Daemon(settings, config)
     if not watch:
         daemon.run()
+        _leave(daemon)
         return
     from streamseg.cli.screen import watch_masks
     from streamseg.client import ClientKeys, subscribe
@@ -98,3 +104,11 @@ def _run(settings: Config, watch: bool) -> None:
     finally:
         over.set()
         table.join(3.0)
+    _leave(daemon)
+
+
+def _leave(daemon: Daemon) -> None:
+    """End the process where a library still works in a thread, which Python would wait for at its exit."""
+    if daemon.abandoned:
+        logging.shutdown()
+        os._exit(0)

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from streamseg.errors import ControlError
 from streamseg.wire import MAX_PART
-from streamseg.wire.message import Count
+from streamseg.wire.message import Count, UnixNs
 from streamseg.wire.status import StreamStatus
 
 CONTROL_VERSION = 1
@@ -169,7 +169,7 @@ class Status(Reply, frozen=True, kw_only=True, tag="status"):
     name: str  # under which `streamseg ctl --name` finds it
     config: str = ""  # path of the file, empty without one
     state: Literal["starting", "running", "stopping"]
-    started_unix_ns: Count
+    started_unix_ns: UnixNs
     uptime_s: float
     log_level: LogLevel
     memory_bytes: Count  # resident

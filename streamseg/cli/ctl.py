@@ -1,0 +1,275 @@
+"""streamseg ctl status | add | remove | pause | resume | keyframe | reload | log-level | snapshot"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from streamseg.cli.settings import given, options_from
+from streamseg.config import StreamConfig
+from streamseg.control import ControlClient, Status
+from streamseg.control.find import one_running, running
+from streamseg.control.messages import LOG_LEVELS, LogLevel
+from streamseg.errors import ControlError, OutputError, UsageError
+from streamseg.png import indexed_png
+from streamseg.types import IGNORE, LabelSet, Mask
+from streamseg.wire.status import StreamStatus
+
+WIDE = 120  # columns that the whole table needs
+
+_STYLES = {"playing": "green", "paused": "yellow", "reconnecting": "red", "failed": "bold red"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """How to reach the daemon that was meant."""
+
+    endpoint: str
+    server_key: str | None
+    client_key: str | None
+    timeout_s: float
+
+    def __call__(self) -> ControlClient:
+        return ControlClient(
+            self.endpoint,
+            server_key=self.server_key,
+            client_key_file=self.client_key,
+            timeout_s=self.timeout_s,
+        )
+
+
+@click.group()
+@click.option("--name", help="The daemon of this name: NAME of streamseg@NAME, or its process id.")
+@click.option("--config", type=click.Path(path_type=Path), help="The daemon that runs this file.")
+@click.option("--endpoint", help="The daemon there; for one on another machine, its control.endpoint.")
+@click.option("--server-key", help="With --endpoint: the daemon's public key, or its file (NAME.pub).")
+@click.option("--client-key", help="With --endpoint: the file of our own secret key (NAME.key).")
+@click.option("--timeout", "timeout_s", type=float, default=5.0, help="Seconds to wait for an answer.")
+@click.pass_context
+def command(
+    context: click.Context,
+    name: str | None,
+    config: Path | None,
+    endpoint: str | None,
+    server_key: str | None,
+    client_key: str | None,
+    timeout_s: float,
+) -> None:
+    """Control a running daemon: the only one of this user on this machine, or the one that is named."""
+    if sum(option is not None for option in (name, config, endpoint)) > 1:
+        raise UsageError("give one of --name, --config and --endpoint")
+    if (server_key or client_key) and endpoint is None:
+        raise UsageError("--server-key and --client-key go with --endpoint; on this machine none are needed")
+    if context.resilient_parsing:
+        return
+    where = endpoint or (_running_with(config) if config is not None else one_running(name or ""))
+    context.obj = _Connection(where, server_key, client_key, timeout_s)
+
+
+@command.command()
+@click.option("--json", "as_json", is_flag=True, help="Everything there is, as one JSON document.")
+@click.pass_obj
+def status(connect: _Connection, as_json: bool) -> None:
+    """How the daemon and its streams are."""
+    with connect() as daemon:
+        found = daemon.status()
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found)))
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDE)
+    console.print(_about(found), highlight=False, soft_wrap=True)
+    console.print(_table(found.streams, narrow=console.width < WIDE))
+    for one in found.streams.values():
+        if one.error:
+            console.print(Text(f"{one.stream}: {one.error}", "red"), soft_wrap=True)
+
+
+@command.command()
+@click.argument("stream")
+@click.option("--source", required=True, help="A file, /dev/videoN or an address.")
+@options_from(
+    StreamConfig, "realtime", "loop", "max_fps", "max_age_ms", "timeout_s", "rtsp_transport", "keep_trying",
+    "mask_size",
+)  # fmt: skip
+@click.pass_obj
+def add(connect: _Connection, /, stream: str, source: str, **options: Any) -> None:
+    """Begin a stream. It lasts until the daemon reloads its configuration or ends: write it there, too."""
+    written = given(**options)
+    with connect() as daemon:
+        daemon.add(stream, source=source, **written)
+
+
+@command.command()
+@click.argument("stream")
+@click.pass_obj
+def remove(connect: _Connection, stream: str) -> None:
+    """End a stream, until the daemon reloads its configuration or is started again."""
+    with connect() as daemon:
+        daemon.remove(stream)
+
+
+@command.command()
+@click.argument("stream")
+@click.pass_obj
+def pause(connect: _Connection, stream: str) -> None:
+    """Close a camera or an address, hold a file at its place."""
+    with connect() as daemon:
+        daemon.pause(stream)
+
+
+@command.command()
+@click.argument("stream")
+@click.pass_obj
+def resume(connect: _Connection, stream: str) -> None:
+    """Play a paused stream on; begin one that has ended or failed again."""
+    with connect() as daemon:
+        daemon.resume(stream)
+
+
+@command.command()
+@click.argument("stream")
+@click.pass_obj
+def keyframe(connect: _Connection, stream: str) -> None:
+    """Send the stream's next frame to the CRF."""
+    with connect() as daemon:
+        daemon.keyframe(stream)
+
+
+@command.command()
+@click.pass_obj
+def reload(connect: _Connection) -> None:
+    """Read the configuration file again. A bad one is refused whole."""
+    with connect() as daemon:
+        done = daemon.reload()
+    for what, names in (
+        ("added", done.added),
+        ("removed", done.removed),
+        ("opened anew", done.restarted),
+        ("applied", done.applied),
+        ("needs a restart", done.needs_restart),
+    ):
+        if names:
+            click.echo(f"{what}: {', '.join(names)}")
+    if done == type(done)(id=done.id):
+        click.echo("nothing has changed")
+
+
+@command.command("log-level")
+@click.argument("level", type=click.Choice(LOG_LEVELS))
+@click.pass_obj
+def log_level(connect: _Connection, level: LogLevel) -> None:
+    """Log from this severity on, until the daemon reloads its configuration or ends."""
+    with connect() as daemon:
+        daemon.log_level(level)
+
+
+@command.command()
+@click.argument("stream")
+@click.option("--out", type=click.Path(path_type=Path), help="The PNG to write; else STREAM-EPOCH-SEQ.png.")
+@click.option("--refined", is_flag=True, help="The last refined mask instead.")
+@click.pass_obj
+def snapshot(connect: _Connection, stream: str, out: Path | None, refined: bool) -> None:
+    """Save the last mask of a stream as a PNG in the colours of its classes, and print its facts."""
+    with connect() as daemon:
+        mask, labels = daemon.snapshot(stream, refined=refined)
+    path = out or Path(f"{mask.stream}-{mask.epoch:03}-{mask.seq:08}.png")
+    save_mask(mask, labels, path)
+    for line in _facts(mask, labels):
+        click.echo(line)
+    click.echo(f"saved as {path}")
+
+
+def save_mask(mask: Mask, labels: LabelSet | None, path: Path) -> None:
+    """Write labels as an indexed PNG whose palette holds the classes' colours; raises OutputError."""
+    palette = labels.palette() if labels is not None else np.repeat(np.arange(256, dtype=np.uint8), 3)
+    try:
+        path.write_bytes(indexed_png(mask.labels, palette.reshape(256, 3)))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _running_with(config: Path) -> str:
+    """The endpoint of the daemon here that runs this file; raises UsageError."""
+    wanted = config.absolute()
+    for endpoint in running().values():
+        try:
+            with ControlClient(endpoint, timeout_s=2.0) as daemon:
+                if Path(daemon.status().config) == wanted:
+                    return endpoint
+        except (ControlError, UsageError):
+            continue
+    raise UsageError(f"--config {config}: no daemon that this user may control runs it here")
+
+
+def _about(status: Status) -> Text:
+    hours, minutes = divmod(int(status.uptime_s) // 60, 60)
+    publisher = status.publisher
+    lines = [
+        f"{status.name}: {status.state} for {hours} h {minutes:02} min, process {status.pid}, "
+        f"streamseg {status.streamseg}, {status.memory_bytes / 2**20:.0f} MiB"
+        + (f", runs {status.config}" if status.config else ""),
+        f"engine {status.engine.id} on {status.engine.device or '?'}: {status.engine.state}"
+        + (f", {status.engine.text}" if status.engine.text else ""),
+    ]
+    if publisher is not None:
+        lines.append(
+            f"masks on {publisher.endpoint}: {publisher.subscribers} subscribers, {publisher.published} masks"
+            + (f", {publisher.denied} times a key was refused" if publisher.denied else "")
+        )
+    if status.crf_restarts or status.web_restarts:
+        lines.append(f"restarts: CRF {status.crf_restarts}, console {status.web_restarts}")
+    return Text("\n".join(lines))
+
+
+def _table(streams: dict[str, StreamStatus], *, narrow: bool) -> Table:
+    """A line for each stream; narrow leaves out what is least needed."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    columns: list[tuple[str, Callable[[StreamStatus], Text | str]]] = [
+        ("stream", lambda s: s.stream),
+        ("state", lambda s: Text(s.state, _STYLES.get(s.state, ""))),
+        ("size", lambda s: f"{s.size[1]}x{s.size[0]}" if s.size else "-"),
+        ("masks/s", lambda s: f"{s.fps:.1f}"),
+        ("age", lambda s: "-" if s.age_ms is None else f"{s.age_ms:.0f} ms"),
+        ("published", lambda s: str(s.published)),
+        ("drops", lambda s: ", ".join(f"{count} {cause}" for cause, count in sorted(s.drops.items())) or "-"),
+        ("reconnects", lambda s: str(s.reconnects)),
+        ("source", lambda s: s.source),
+    ]
+    if narrow:
+        columns = [column for column in columns if column[0] not in ("size", "reconnects", "source")]
+    for heading, _ in columns:
+        right = heading in ("masks/s", "age", "published", "reconnects")
+        wraps = heading in ("drops", "source")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=not wraps, overflow="fold")
+    for one in streams.values():
+        table.add_row(*(cell(one) for _, cell in columns))
+    return table
+
+
+def _facts(mask: Mask, labels: LabelSet | None) -> list[str]:
+    height, width = mask.size
+    counts = np.bincount(mask.labels.ravel(), minlength=256) / mask.labels.size
+    names = labels.names if labels is not None else ()
+    shares = ", ".join(
+        f"{names[i] if i < len(names) else 'unknown' if i == IGNORE else f'class {i}'} {counts[i]:.1%}"
+        for i in map(int, np.argsort(-counts, kind="stable"))
+        if counts[i]
+    )
+    age_s = (mask.published_unix_ns - mask.captured_unix_ns) / 1e9
+    return [
+        f"{mask.stream}: epoch {mask.epoch}, frame {mask.seq}, mask {mask.n}, revision {mask.revision}, "
+        f"{width}x{height}",
+        f"engine {mask.engine}, label set {mask.label_set}, {age_s * 1000:.0f} ms old when it was published",
+        shares,
+    ]
