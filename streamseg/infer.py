@@ -37,6 +37,7 @@ def infer(engine: Engine, frames: Sequence[Frame]) -> list[Scores]:
                 "preprocess": (prepared - begun) // 1000,
                 "infer": (done - prepared) // 1000,
             },
+            engine.info.id,
         )
         for i, frame in enumerate(frames)
     ]

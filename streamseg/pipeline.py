@@ -37,7 +37,10 @@ class Pipeline:
     """
 
     def __init__(self, config: Config, engine: Engine, publisher: Publisher) -> None:
-        """The engine is used by the infer thread alone from start() until the pipeline is over."""
+        """The engine is used by the infer thread alone from start() until the pipeline is over.
+
+        It may become another one of the same network meanwhile (SwitchEngine): each mask names its own.
+        """
         self.stats = Stats()
         self.over = threading.Event()
         self.streams = Streams(self.stats, self._take_in, self._streams_over)
@@ -174,14 +177,14 @@ class Pipeline:
         wants_confidence = self._publisher.wants("mask+confidence", frame.stream)
         labels, confidence, refined_seq = self.refinement.labels(scores, size, wants_confidence)
         stage_us = {**scores.stage_us, "fuse": (time.monotonic_ns() - begun) // 1000}
-        return self._mask_of(frame, labels, stage_us, refined_seq=refined_seq, confidence=confidence)
+        return self._mask_of(scores, labels, stage_us, refined_seq=refined_seq, confidence=confidence)
 
     def _refined_mask(self, refined: Refined) -> Mask:
         """Revision 1 of a keyframe's mask; called in the refine stage."""
         assert refined.labels is not None
         scores = refined.scores
         stage_us = {**scores.stage_us, "refine": round(refined.took_s * 1e6)}
-        return self._mask_of(scores.frame, refined.labels, stage_us, revision=1, refined_seq=scores.frame.seq)
+        return self._mask_of(scores, refined.labels, stage_us, revision=1, refined_seq=scores.frame.seq)
 
     def _mask_size(self, scores: Scores) -> Size:
         config = self.streams.config_of(scores.frame.stream)
@@ -190,7 +193,7 @@ class Pipeline:
 
     def _mask_of(
         self,
-        frame: Frame,
+        scores: Scores,
         labels: U8,
         stage_us: dict[str, int],
         *,
@@ -198,7 +201,7 @@ class Pipeline:
         refined_seq: int | None = None,
         confidence: U8 | None = None,
     ) -> Mask:
-        info = self._engine.info
+        frame = scores.frame
         return Mask(
             stream=frame.stream,
             epoch=frame.epoch,
@@ -211,8 +214,8 @@ class Pipeline:
             captured_unix_ns=frame.captured_unix_ns,
             clock=frame.clock,
             labels=labels,
-            label_set=info.spec.label_set,
-            engine=info.id,
+            label_set=self.label_set.id,
+            engine=scores.engine,
             confidence=confidence,
             stage_us=stage_us,
         )

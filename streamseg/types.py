@@ -77,6 +77,7 @@ class Scores:
     logits: F32  # (C, h, w)
     geometry: Geometry
     stage_us: dict[str, int] = field(default_factory=dict)
+    engine: str = ""  # id of the one that said it
 
     def __post_init__(self) -> None:
         _check("Scores.logits", self.logits, np.float32, (None, None, None))

@@ -122,12 +122,15 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, tag_field="reply"):
     id: Count = 0
 
 
+EngineState = Literal["building", "loading", "fallback", "running"]
+
+
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The network that runs, or is about to."""
 
     id: str  # name/precision/backend; the settings' name until it is loaded
     device: str = ""
-    state: Literal["building", "loading", "fallback", "running"] = "loading"
+    state: EngineState = "loading"
     text: str = ""  # in words, where there is more to say
 
 

@@ -7,7 +7,8 @@ import threading
 import time
 
 from streamseg.config import EngineConfig
-from streamseg.engine import Engine, load_engine
+from streamseg.engine import Choice
+from streamseg.engine.switch import SwitchEngine, start_engine
 from streamseg.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -18,13 +19,14 @@ class Loading:
 
     def __init__(self, config: EngineConfig) -> None:
         self.abandoned = False  # its thread still runs, and cannot be ended
+        self.better: Choice | None = None  # what has to be built before it can serve
         self._config = config
         self._lock = threading.Lock()  # guards _engine and _given_up
-        self._engine: Engine | None = None
+        self._engine: SwitchEngine | None = None
         self._given_up = False
         self._stage = Stage("load", self._load, lambda _: None)
 
-    def wait(self, stop: threading.Event) -> Engine | None:
+    def wait(self, stop: threading.Event) -> SwitchEngine | None:
         """The engine, which is the caller's to close; None when `stop` was set first. Raises EngineError."""
         self._stage.start()
         while self._stage.is_alive() and not stop.is_set():
@@ -43,7 +45,7 @@ class Loading:
 
     def _load(self) -> None:
         begun_s = time.monotonic()
-        engine = load_engine(self._config)
+        engine, self.better = start_engine(self._config)
         loaded_s = time.monotonic()
         with self._lock:
             given_up = self._given_up

@@ -10,7 +10,6 @@ from streamseg.engine.backend import (
     Backend,
     BuildSpec,
     Engine,
-    Shapes,
     backend_of,
     build_spec,
 )
@@ -18,6 +17,7 @@ from streamseg.engine.choice import Choice, choices, load_engine
 from streamseg.engine.spec import (
     EngineInfo,
     EngineSpec,
+    Shapes,
     find_engine,
     list_engines,
     read_spec,

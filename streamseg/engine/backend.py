@@ -16,7 +16,7 @@ from typing import Literal, Protocol, cast, get_args
 import msgspec
 
 from streamseg.config import BackendName, EngineConfig, Precision
-from streamseg.engine.spec import EngineInfo, EngineSpec, read_weights
+from streamseg.engine.spec import EngineInfo, EngineSpec, Shapes, read_weights
 from streamseg.errors import EngineError
 from streamseg.types import F32, U8, Size
 
@@ -40,7 +40,8 @@ PROFILE_ASPECT = 3.0  # frames this much wider than high, or higher than wide, s
 class Engine(Protocol):
     """A network ready to run. Belongs to one thread at a time; may be handed over whole."""
 
-    info: EngineInfo
+    @property
+    def info(self) -> EngineInfo: ...
 
     def __call__(self, batch: U8) -> F32:
         """Run RGB pictures (N, H, W, 3) → logits (N, C, h, w), h = H / output_stride; raises EngineError."""
@@ -51,18 +52,6 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-class Shapes(msgspec.Struct, frozen=True):
-    """The batches (N, H, W) that a plan takes: any between smallest and largest, fastest at usual."""
-
-    smallest: tuple[int, int, int]
-    usual: tuple[int, int, int]
-    largest: tuple[int, int, int]
-
-    def take(self, batch: tuple[int, int, int]) -> bool:
-        """Whether a batch of this shape lies inside."""
-        return all(a <= b <= c for a, b, c in zip(self.smallest, batch, self.largest, strict=True))
 
 
 class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,8 +76,8 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
         """The ONNX graph to start from, proved by its SHA-256; raises EngineError."""
         return read_weights(Path(self.folder), self.engine, self.precision)
 
-    def info(self, backend: str, device: str, threads: int = 0) -> EngineInfo:
-        """What an engine loaded from this tells about itself."""
+    def info(self, backend: str, device: str, threads: int = 0, *, bounded: bool = False) -> EngineInfo:
+        """What an engine loaded from this tells about itself; bounded: it takes no batch outside `shapes`."""
         return EngineInfo(
             id=f"{self.engine.name}/{self.precision}/{backend}",
             spec=self.engine,
@@ -97,6 +86,7 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
             device=device,
             threads=threads,
             input_size=self.input_size,
+            shapes=self.shapes if bounded else None,
         )
 
 

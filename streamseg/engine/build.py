@@ -57,18 +57,29 @@ def load_choice(choice: Choice, build: Build | None = None) -> Engine:
     backend, spec = choice
     if not backend.suffix:
         return backend.load(spec, None)
-    plan = ready_plan(choice)
-    if plan is not None:
-        try:
-            return _load(choice, plan)
-        except EngineError as error:
-            log.warning("engine %s: its plan is refused, and built again: %s", choice.engine_id, error)
-            cache.drop_plan(plan)
+    engine = load_plan(choice)
+    if engine is not None:
+        return engine
     (build or Build(choice)).run()
     plan = ready_plan(choice)
     if plan is None:
         raise EngineError(f"engine {choice.engine_id}: its plan is gone right after it was built")
-    return _load(choice, plan)
+    return backend.load(spec, plan.path)
+
+
+def load_plan(choice: Choice) -> Engine | None:
+    """Load what was built before; None where there is nothing, or nothing that can be used."""
+    plan = ready_plan(choice)
+    if plan is None:
+        return None
+    try:
+        engine = choice.backend.load(choice.spec, plan.path)
+    except EngineError as error:
+        log.warning("engine %s: its plan is refused, and has to be built again: %s", choice.engine_id, error)
+        cache.drop_plan(plan)
+        return None
+    cache.used(plan)
+    return engine
 
 
 def ready_plan(choice: Choice) -> Plan | None:
@@ -79,12 +90,6 @@ def ready_plan(choice: Choice) -> Plan | None:
         recipe_of(*choice),
         lambda why: log.warning("engine %s: %s; it is not used", choice.engine_id, why),
     )
-
-
-def _load(choice: Choice, plan: Plan) -> Engine:
-    engine = choice.backend.load(choice.spec, plan.path)
-    cache.used(plan)
-    return engine
 
 
 class Build:

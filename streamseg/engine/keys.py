@@ -6,7 +6,8 @@ import hashlib
 
 import msgspec
 
-from streamseg.engine.backend import Backend, BuildSpec, OutputForm, Shapes
+from streamseg.engine.backend import Backend, BuildSpec, OutputForm
+from streamseg.engine.spec import Shapes
 
 SCHEMA = 1  # of this recipe; another number makes every artifact one that has to be built again
 

@@ -144,6 +144,18 @@ def read_weights(folder: Path, spec: EngineSpec, precision: Precision) -> bytes:
     return data
 
 
+class Shapes(msgspec.Struct, frozen=True):
+    """The batches (N, H, W) that a plan takes: any between smallest and largest, fastest at usual."""
+
+    smallest: tuple[int, int, int]
+    usual: tuple[int, int, int]
+    largest: tuple[int, int, int]
+
+    def take(self, batch: tuple[int, int, int]) -> bool:
+        """Whether a batch of this shape lies inside."""
+        return all(a <= b <= c for a, b, c in zip(self.smallest, batch, self.largest, strict=True))
+
+
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a loaded engine tells about itself."""
 
@@ -154,6 +166,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     threads: int
     input_size: Size  # the frames are scaled to about this many pixels
+    shapes: Shapes | None = None  # the batches that it takes, where not all
 
     @property
     def weights_sha256(self) -> str:
