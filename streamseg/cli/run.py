@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from streamseg.cli import start_logging
 from streamseg.cli.settings import given, options_from
@@ -39,8 +40,16 @@ if TYPE_CHECKING:
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @options_from(EngineConfig, "precision", "input_size", "threads")
 @options_from(PublishConfig, "endpoint", "encoding")
+@click.option(
+    "--web",
+    is_flag=False,
+    flag_value="127.0.0.1:5580",
+    default="",
+    metavar="[HOST:PORT]",
+    help="Serve the web console, health and metrics (extra web), at 127.0.0.1:5580 unless said otherwise.",
+)
 @click.option("--watch", is_flag=True, help="Subscribe to the own masks and show them: see streamseg watch.")
-def command(config: Path | None, sources: tuple[str, ...], watch: bool, **options: Any) -> None:
+def command(config: Path | None, sources: tuple[str, ...], web: str, watch: bool, **options: Any) -> None:
     """Decode, segment and publish streams until they end or Ctrl-C.
 
     Give a CONFIG.toml, or one --source for each stream.
@@ -56,6 +65,8 @@ def command(config: Path | None, sources: tuple[str, ...], watch: bool, **option
         raise UsageError(f"{names}: write it in {config} instead")
     if settings is None:
         settings = _from_options(sources, written)
+    if web:
+        settings = _with_web(settings, web)
     start_logging(settings.log.level)
     _run(settings, config, watch)
 
@@ -72,6 +83,11 @@ def _from_options(sources: tuple[str, ...], options: dict[str, Any]) -> Config:
     return build_settings(
         Config, {"streams": streams, "engine": pick(EngineConfig), "publish": pick(PublishConfig)}
     )
+
+
+def _with_web(settings: Config, listen: str) -> Config:
+    web = build_settings(Config, {"web": msgspec.to_builtins(settings.web) | {"listen": listen}}).web
+    return msgspec.structs.replace(settings, web=web)
 
 
 def _run(settings: Config, config: Path | None, watch: bool) -> None:

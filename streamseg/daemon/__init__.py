@@ -18,6 +18,7 @@ from streamseg.daemon.operations import Operations
 from streamseg.daemon.signals import Signals
 from streamseg.daemon.status import stream_statuses
 from streamseg.daemon.systemd import Service
+from streamseg.daemon.web import WebProcess, console_of, doors_of
 from streamseg.engine import Engine
 from streamseg.errors import ConfigError, StreamsegError
 from streamseg.pipeline import Pipeline
@@ -50,7 +51,7 @@ class Daemon:
         self.publisher: Publisher | None = None
         self.control: ControlServer | None = None
         self.private_endpoint = ""  # of the control socket that only our user reaches
-        self.web_restarts = 0
+        self.web: WebProcess | None = None  # the console, where there is one
         self.abandoned = False  # a library still works in a thread that cannot be ended: leave by os._exit
         self.service = Service()
         self._operations = Operations(self)
@@ -70,6 +71,7 @@ class Daemon:
         with contextlib.ExitStack() as owned:
             owned.enter_context(Signals(self.stop, self._reload_asked.set))
             self._open_control(owned)
+            self._start_web(owned)
             engine = self._load(owned)
             if engine is None:
                 return
@@ -78,6 +80,8 @@ class Daemon:
             self.endpoint = publisher.endpoint
             self.own_keys = publisher.own_keys
             log.info("publishing on %s", self.endpoint)
+            if self.web is not None:
+                self.web.connect(doors_of(publisher))
             pipeline = self.pipeline = Pipeline(self.config, engine, publisher)
             self._supervise(pipeline, publisher)
 
@@ -89,7 +93,11 @@ class Daemon:
 
     def children(self) -> dict[str, int | None]:
         """The processes we have started, by name, besides the CRF's."""
-        return {}
+        return {"web": self.web.pid if self.web is not None else None}
+
+    @property
+    def web_restarts(self) -> int:
+        return self.web.restarts if self.web is not None else 0
 
     def _open_control(self, owned: contextlib.ExitStack) -> None:
         """Let ourselves be controlled, from now until the end."""
@@ -102,6 +110,13 @@ class Daemon:
         self.control = owned.enter_context(server)
         if self.config.control.endpoint:
             log.info("control: on %s, too", server.endpoint)
+
+    def _start_web(self, owned: contextlib.ExitStack) -> None:
+        """Start the console, where one is wanted; it tells, too, that the engine is being loaded."""
+        self.web = console_of(self.config, self.private_endpoint)
+        if self.web is not None:
+            self.web.start()
+            owned.callback(self.web.close)
 
     def _load(self, owned: contextlib.ExitStack) -> Engine | None:
         """Get the engine ready; None when we were stopped meanwhile."""

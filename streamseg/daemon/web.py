@@ -12,13 +12,52 @@ import time
 
 import msgspec
 
-from streamseg.web.setup import Listening, WebSetup
+from streamseg.config import Config
+from streamseg.publish import Publisher
+from streamseg.web.setup import (
+    Keys,
+    Listening,
+    MaskDoors,
+    WebSetup,
+    connectable,
+    missing_extra,
+    read_token,
+)
 
 log = logging.getLogger(__name__)
 
 PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 LONG_LIFE_S = 60.0  # a process that lived for so long did not fail at its start
 END_WITHIN_S = 2.0
+
+
+def console_of(config: Config, control: str) -> WebProcess | None:
+    """The console that the settings ask for, still to be started; None where there is none, or cannot be.
+
+    Raises ConfigError for a token that cannot be read.
+    """
+    if not config.web.listen:
+        return None
+    token = read_token(config.web)
+    if missing := missing_extra():
+        log.warning("web.listen: there will be no console: %s", missing)
+        return None
+    if not control:
+        log.warning("web.listen: there will be no console without the control socket")
+        return None
+    return WebProcess(
+        WebSetup(listen=config.web.listen, token=token, control=control, log_level=config.log.level)
+    )
+
+
+def doors_of(publisher: Publisher) -> MaskDoors:
+    """Where the console finds the masks, and the keys that let it in."""
+    keys = publisher.own_keys
+    return MaskDoors(
+        masks=connectable(publisher.endpoint),
+        snapshots=connectable(publisher.snapshot_endpoint),
+        keys=Keys(*(key.decode() for key in keys)) if keys is not None else None,
+    )
 
 
 class WebProcess:
@@ -29,7 +68,8 @@ class WebProcess:
         self.url = ""  # to open in a browser, once it listens
         self.listening = threading.Event()
         self._setup = setup
-        self._lock = threading.Lock()  # guards _process and _closing
+        self._doors: MaskDoors | None = None
+        self._lock = threading.Lock()  # guards _doors, and what is written to the process
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._live, name="web", daemon=True)
@@ -43,14 +83,20 @@ class WebProcess:
     def start(self) -> None:
         self._thread.start()
 
+    def connect(self, doors: MaskDoors) -> None:
+        """Say where masks are; until then the console shows that the engine is being loaded."""
+        with self._lock:
+            self._doors = doors
+            if self._process is not None:
+                _write(self._process, doors)
+
     def close(self) -> None:
         """End the process, within END_WITHIN_S or by force. Closing twice is fine."""
         with self._lock:
             self._closing.set()
             process = self._process
-            if process is not None and process.stdin is not None:
-                with contextlib.suppress(OSError):
-                    process.stdin.close()
+            if process is not None:
+                _close_input(process)
         self._thread.join(END_WITHIN_S)
         if self._thread.is_alive() and process is not None:
             process.kill()
@@ -83,17 +129,17 @@ class WebProcess:
                 )
             except OSError as error:
                 return f"cannot be started: {error.strerror}"
-        assert process.stdin is not None
+            for said in (self._setup, self._doors):
+                if said is not None:
+                    _write(process, said)
         assert process.stdout is not None
-        with process.stdout, contextlib.suppress(OSError):
-            process.stdin.write(msgspec.json.encode(self._setup) + b"\n")
-            process.stdin.flush()
+        with process.stdout:
             for line in process.stdout:  # until it ends
                 self._listens(line)
-        with contextlib.suppress(OSError):
-            process.stdin.close()
         code = process.wait()
-        self._process = None
+        with self._lock:
+            _close_input(process)
+            self._process = None
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     def _listens(self, line: bytes) -> None:
@@ -101,3 +147,16 @@ class WebProcess:
             self.url = msgspec.json.decode(line, type=Listening).url
             self.listening.set()
             log.info("web: the console is at %s", self.url)
+
+
+def _write(process: subprocess.Popen[bytes], message: msgspec.Struct) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):  # it has died; whoever waits for it sees that
+        process.stdin.write(msgspec.json.encode(message) + b"\n")
+        process.stdin.flush()
+
+
+def _close_input(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()

@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import web
 
 from streamseg.web.server import Console
-from streamseg.web.setup import Listening, WebSetup, host_and_port
+from streamseg.web.setup import Listening, MaskDoors, WebSetup, host_and_port
 
 log = logging.getLogger("streamseg.web")
 
@@ -25,13 +25,21 @@ NICE = 5  # whoever looks on shall not slow down what he looks at
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the daemon, which then closes our input
-    setup = msgspec.json.decode(sys.stdin.buffer.readline(), type=WebSetup)
+    setup = msgspec.json.decode(_first_line(), type=WebSetup)
     logging.addLevelName(logging.WARNING, "WARN")
     logging.basicConfig(format="%(levelname)-5s %(message)s", level=setup.log_level.upper())
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     _give_way()
     asyncio.run(_serve(setup))
+
+
+def _first_line() -> bytes:
+    """The first line of our input; what comes behind it is left there."""
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(sys.stdin.fileno(), 1)):
+        line += byte
+    return line
 
 
 def _give_way() -> None:
@@ -45,9 +53,10 @@ def _give_way() -> None:
 async def _serve(setup: WebSetup) -> None:
     """Serve until our input ends."""
     over = asyncio.Event()
-    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _at_input, over)
-    runner = web.AppRunner(Console(setup).app, access_log=None, shutdown_timeout=1.0)
+    console = Console(setup)
+    runner = web.AppRunner(console.app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
+    hearing = asyncio.create_task(_hear(console, over))
     try:
         url = await _listen(runner, setup, over)
         if url:
@@ -55,11 +64,19 @@ async def _serve(setup: WebSetup) -> None:
             sys.stdout.flush()
             await over.wait()
     finally:
+        hearing.cancel()
         await runner.cleanup()
 
 
-def _at_input(over: asyncio.Event) -> None:
-    if not os.read(sys.stdin.fileno(), 4096):
+async def _hear(console: Console, over: asyncio.Event) -> None:
+    """Read where masks are, and wait for the end of the input, which is the end of the daemon."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    try:
+        while line := await reader.readline():
+            console.connect(msgspec.json.decode(line, type=MaskDoors))
+    finally:
         over.set()
 
 

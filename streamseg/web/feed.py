@@ -56,23 +56,25 @@ class Feed:
     `on_labels` for each label set.
     """
 
-    def __init__(
-        self,
-        masks: str,
-        snapshots: str,
-        keys: ClientKeys | None,
-        on_shown: Callable[[str, Shown], None],
-        on_labels: Callable[[LabelSet], None],
-    ) -> None:
+    def __init__(self, on_shown: Callable[[str, Shown], None], on_labels: Callable[[LabelSet], None]) -> None:
         self.label_sets: dict[str, LabelSet] = {}
         self.bad = 0  # messages that break the protocol
         self._on_shown = on_shown
         self._on_labels = on_labels
         self._watched: dict[str, _Watched] = {}
         self._context = zmq.asyncio.Context()
-        self._masks = self._socket(zmq.SUB, masks, keys)
-        self._snapshots = self._socket(zmq.DEALER, snapshots, keys)
+        self._masks = self._socket(zmq.SUB)
+        self._snapshots = self._socket(zmq.DEALER)
         self._masks.subscribe(b"labels/")
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def connect(self, masks: str, snapshots: str, keys: ClientKeys | None) -> None:
+        """Begin to receive; what is watched already is subscribed to at once."""
+        for sock, endpoint in ((self._masks, masks), (self._snapshots, snapshots)):
+            if keys is not None:
+                keys.use(sock)
+            sock.setsockopt(zmq.IPV6, int(endpoint.startswith("tcp://[")))
+            sock.connect(endpoint)
         self._tasks = [
             asyncio.create_task(self._receive_masks()),
             asyncio.create_task(self._receive_snapshots()),
@@ -192,18 +194,14 @@ class Feed:
             watched.last = shown
         self._on_shown(shown.mask.stream, shown)
 
-    def _socket(self, kind: int, endpoint: str, keys: ClientKeys | None) -> zmq.asyncio.Socket:
+    def _socket(self, kind: int) -> zmq.asyncio.Socket:
         sock = self._context.socket(kind)
-        if keys is not None:
-            keys.use(sock)
         sock.setsockopt(zmq.RCVHWM, 64)
         sock.setsockopt(zmq.SNDHWM, 64)
         sock.setsockopt(zmq.MAXMSGSIZE, MAX_PART)
         sock.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
         sock.setsockopt(zmq.HEARTBEAT_IVL, 2_000)
         sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6_000)
-        sock.setsockopt(zmq.IPV6, int(endpoint.startswith("tcp://[")))
-        sock.connect(endpoint)
         return sock
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from streamseg.client.keys import ClientKeys
 from streamseg.control import ControlClient, Status
 from streamseg.errors import ControlError, StreamsegError
 
@@ -20,9 +19,8 @@ TIMEOUT_S = 3.0
 class Link:
     """Owns a ControlClient, in a thread of its own: a ControlClient belongs to one thread, and waits."""
 
-    def __init__(self, endpoint: str, keys: ClientKeys | None) -> None:
+    def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
-        self._keys = keys
         self._client: ControlClient | None = None  # of the thread
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="control")
         self._status: Status | None = None
@@ -48,7 +46,7 @@ class Link:
     def _ask(self, what: Callable[[ControlClient], T]) -> T:
         try:
             if self._client is None:
-                self._client = ControlClient(self._endpoint, keys=self._keys, timeout_s=TIMEOUT_S)
+                self._client = ControlClient(self._endpoint, timeout_s=TIMEOUT_S)
             return what(self._client)
         except ControlError:
             raise

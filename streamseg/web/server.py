@@ -25,7 +25,7 @@ from streamseg.web.frames import Shown
 from streamseg.web.health import Movement, unready
 from streamseg.web.link import Link
 from streamseg.web.metrics import exposition
-from streamseg.web.setup import WebSetup
+from streamseg.web.setup import MaskDoors, WebSetup
 from streamseg.web.viewer import Do, Drawn, Ping, Slow, Viewer, Watch, parse_said
 
 log = logging.getLogger(__name__)
@@ -54,13 +54,8 @@ class Console:
     """The HTTP application and what it holds: the feed, the control socket, the viewers."""
 
     def __init__(self, setup: WebSetup) -> None:
-        keys = None
-        if setup.keys is not None:
-            keys = ClientKeys(server=setup.keys.server.encode(), secret=setup.keys.secret.encode())
-        self._setup = setup
-        self._keys = keys
         self._access = Access(setup.token)
-        self._link = Link(setup.control, keys)
+        self._link = Link(setup.control)
         self._movement = Movement()
         self._viewers: set[Viewer] = set()
         self._feed: Feed | None = None
@@ -78,13 +73,20 @@ class Console:
             ]
         )
 
+    def connect(self, doors: MaskDoors) -> None:
+        """Take masks from here; called once, when the application has started."""
+        keys = None
+        if doors.keys is not None:
+            keys = ClientKeys(doors.keys.server.encode(), doors.keys.secret.encode())
+        self.feed.connect(doors.masks, doors.snapshots, keys)
+
     @property
     def feed(self) -> Feed:
         assert self._feed is not None, "made when the application starts"
         return self._feed
 
     async def _life(self, _: web.Application) -> Any:
-        self._feed = Feed(self._setup.masks, self._setup.snapshots, self._keys, self._show, self._tell_labels)
+        self._feed = Feed(self._show, self._tell_labels)
         polling = asyncio.create_task(self._poll())
         yield
         polling.cancel()

@@ -25,15 +25,20 @@ class Keys(msgspec.Struct, frozen=True):
 
 
 class WebSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of JSON on the standard input, which is kept open as long as the daemon lives."""
+    """The first line of JSON on the standard input, which is kept open as long as the daemon lives."""
 
     listen: str
     token: str = ""
+    control: str  # endpoint
+    log_level: str = "info"
+
+
+class MaskDoors(msgspec.Struct, frozen=True, kw_only=True):
+    """The second line, once the sockets are bound: the engine may be loading until then."""
+
     masks: str  # endpoints, as one connects to them
     snapshots: str
-    control: str
     keys: Keys | None = None
-    log_level: str = "info"
 
 
 class Listening(msgspec.Struct, frozen=True):

@@ -1,0 +1,116 @@
+// The WebSocket to the daemon's console process: reconnecting, with what is watched said again each time.
+
+const FIRST_PAUSE_MS = 300;
+const LONGEST_PAUSE_MS = 3000;
+const PING_EVERY_MS = 5000;
+const SILENT_MS = 12000; // the server says its status every second, or answers pings
+
+export class Link {
+  // on: { open(), closed(reason), text(message), frame(header, payload) }
+  constructor(on) {
+    this.on = on;
+    this.offsetMs = 0; // server's clock minus ours
+    this.bestTripMs = Infinity;
+    this.watched = JSON.stringify({ say: "watch", tiles: {}, hidden: document.hidden });
+    this.pauseMs = FIRST_PAUSE_MS;
+    this.asked = new Map();
+    this.lastId = 0;
+    setInterval(() => this.#ping(), PING_EVERY_MS);
+    this.#connect();
+  }
+
+  get open() {
+    return this.socket?.readyState === WebSocket.OPEN;
+  }
+
+  // The daemon's time now, in ms since 1970.
+  now() {
+    return performance.timeOrigin + performance.now() + this.offsetMs;
+  }
+
+  watch(tiles, hidden) {
+    const text = JSON.stringify({ say: "watch", tiles, hidden });
+    if (text === this.watched) return;
+    this.watched = text;
+    this.#send(text);
+  }
+
+  drawn(stream, revision) {
+    this.#send(JSON.stringify({ say: "drawn", stream, revision }));
+  }
+
+  // Resolves to a list of problems, empty when it was done.
+  ask(what, stream, settings = {}) {
+    return new Promise((resolve) => {
+      if (!this.open) return resolve(["there is no connection to streamseg"]);
+      const id = ++this.lastId;
+      this.asked.set(id, resolve);
+      this.#send(JSON.stringify({ say: "do", id, what, stream, settings }));
+    });
+  }
+
+  #send(text) {
+    if (this.open) this.socket.send(text);
+  }
+
+  #connect() {
+    const url = new URL("/link", location.href);
+    url.protocol = url.protocol.replace("http", "ws");
+    const socket = new WebSocket(url);
+    socket.binaryType = "arraybuffer";
+    this.socket = socket;
+    socket.onopen = () => {
+      this.pauseMs = FIRST_PAUSE_MS;
+      this.heardMs = performance.now();
+      this.bestTripMs = Infinity;
+      this.#ping();
+      this.#send(this.watched);
+      this.on.open();
+    };
+    socket.onmessage = ({ data }) => {
+      this.heardMs = performance.now();
+      if (typeof data === "string") this.#hear(JSON.parse(data));
+      else {
+        const length = new DataView(data).getUint32(0, true);
+        const header = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
+        this.on.frame(header, new Uint8Array(data, 4 + length));
+      }
+    };
+    socket.onclose = async () => {
+      for (const resolve of this.asked.values()) resolve(["the connection was lost"]);
+      this.asked.clear();
+      this.on.closed(await refusal());
+      setTimeout(() => this.#connect(), this.pauseMs * (0.5 + Math.random() / 2));
+      this.pauseMs = Math.min(LONGEST_PAUSE_MS, this.pauseMs * 1.6);
+    };
+  }
+
+  #hear(message) {
+    if (message.say === "pong") {
+      const nowMs = performance.timeOrigin + performance.now();
+      const tripMs = nowMs - message.at;
+      if (tripMs <= this.bestTripMs) {
+        this.bestTripMs = tripMs;
+        this.offsetMs = message.unix_ms - (message.at + nowMs) / 2;
+      }
+    } else if (message.say === "done") {
+      this.asked.get(message.id)?.(message.problems);
+      this.asked.delete(message.id);
+    } else this.on.text(message);
+  }
+
+  #ping() {
+    if (this.open && performance.now() - this.heardMs > SILENT_MS) this.socket.close();
+    this.#send(JSON.stringify({ say: "ping", at: performance.timeOrigin + performance.now() }));
+  }
+}
+
+// Why we are not let in, as far as can be told; empty when nobody is there.
+async function refusal() {
+  try {
+    const answer = await fetch("/", { method: "HEAD", cache: "no-store" });
+    return answer.status === 401 ? "This console wants a token: open it with ?token=… once." : "";
+  } catch {
+    return "";
+  }
+}
