@@ -1,0 +1,402 @@
+"""Controlling a daemon while it runs: the others must not notice."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from streamseg.cli.ctl import command as ctl
+from streamseg.client import Subscription, subscribe
+from streamseg.config import load_config
+from streamseg.control import ControlClient, Reloaded
+from streamseg.control.find import one_running, running
+from streamseg.daemon import Daemon
+from streamseg.errors import ControlError, StreamsegError, UsageError
+from streamseg.keys import make_keys
+from streamseg.types import Mask
+from tests.media import draw_clip
+
+WAIT_S = 60.0
+STREAM = '[streams.{name}]\nsource = "{source}"\nloop = true\nrealtime = true\nmax_fps = {fps}\n'
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_clip(tmp_path_factory.mktemp("clips") / "red.mp4", frames=30)
+
+
+@pytest.fixture(autouse=True)
+def own_runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Daemons of these tests are found by these tests alone; log levels are put back."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr("streamseg.control.find.SYSTEM_BASE", tmp_path / "none")
+    level = logging.getLogger("streamseg").level
+    yield
+    logging.getLogger("streamseg").setLevel(level)
+
+
+class Site:
+    """A configuration file, and a daemon that runs it in a thread."""
+
+    def __init__(self, folder: Path, engine: Path, clip: Path) -> None:
+        self.path = folder / "site.toml"
+        self.engine, self.clip = engine, clip
+        self.extra = ""
+
+    def write(self, fps: dict[str, int], more: str = "") -> None:
+        """Streams by name, each with its max_fps."""
+        streams = "".join(STREAM.format(name=name, source=self.clip, fps=f) for name, f in fps.items())
+        self.path.write_text(
+            '[publish]\nendpoint = "tcp://127.0.0.1:0"\nqueue = 10000\n'
+            f'[engine]\nname = "{self.engine}"\nthreads = 1\nbackend = "onnx"\n{streams}{self.extra}{more}'
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[tuple[Daemon, ControlClient]]:
+        daemon = Daemon(load_config(self.path), self.path)
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                daemon.run()
+            except StreamsegError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            until(lambda: daemon.ready.is_set() or not thread.is_alive())
+            assert daemon.ready.is_set(), errors
+            with ControlClient(daemon.private_endpoint, timeout_s=WAIT_S) as client:
+                yield daemon, client
+        finally:
+            daemon.stop()
+            thread.join(WAIT_S)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def site(tmp_path: Path, tiny_engine: Path, clip: Path) -> Site:
+    site = Site(tmp_path, tiny_engine, clip)
+    site.write({"gate": 20, "yard": 10})
+    return site
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def mask_of(masks: Subscription, stream: str, true: Callable[[Mask], bool] = lambda _: True) -> Mask:
+    """The next mask of a stream for which it is true."""
+    while True:
+        mask = masks.read(WAIT_S)
+        if mask.stream == stream and true(mask):
+            return mask
+
+
+def without_gap(masks: Subscription) -> None:
+    """Whatever has come is whole: the client counts what is missing between two n."""
+    assert masks.stats.lost == 0
+
+
+def test_the_status_tells_of_everything_that_runs(site: Site) -> None:
+    with site.running() as (daemon, client), subscribe(daemon.endpoint) as masks:
+        mask_of(masks, "gate")
+        mask_of(masks, "yard")
+        until(lambda: all(s.state == "playing" and s.fps > 0 for s in client.status().streams.values()))
+        status = client.status()
+        gate = status.streams["gate"]
+        assert list(status.streams) == ["gate", "yard"]
+        assert (gate.size, gate.source_fps, gate.max_age_ms) == ((48, 64), 25.0, None)
+        assert gate.decoded >= gate.published > 0
+        assert gate.drops["skipped"] > 0
+        assert set(gate.stage_us) >= {"decode", "infer", "fuse"}
+        assert sum(gate.histograms["infer"].counts) == sum(gate.histograms["age"].counts) > 0
+        assert gate.age_ms is not None
+        assert gate.silent_s is not None
+        assert status.publisher is not None
+        assert status.publisher.subscribers == 1
+        assert (status.state, status.pid, status.config) == ("running", os.getpid(), str(site.path))
+        assert (status.engine.id, status.engine.state) == ("tiny/fp32/onnx", "running")
+        assert status.memory_bytes > 10_000_000
+        assert status.threads > 5
+        assert status.open_files > 5
+        assert status.control.connections == 1
+
+
+def test_streams_come_and_go_and_come_again_while_another_plays(site: Site) -> None:
+    with (
+        site.running() as (daemon, client),
+        subscribe(daemon.endpoint, newest=False, queue=100_000) as masks,
+    ):
+        first = mask_of(masks, "gate")
+        last = mask_of(masks, "yard")
+        client.remove("yard")
+        assert "yard" not in client.status().streams
+        with pytest.raises(ControlError, match="yard: there is no such stream") as caught:
+            client.snapshot("yard")
+        assert caught.value.code == "unknown stream"
+        with subscribe(daemon.endpoint) as late:  # its snapshot holds what plays
+            assert mask_of(late, "gate").epoch == first.epoch
+            until(lambda: daemon.publisher is not None and daemon.publisher.last("yard") is None)
+            assert late.latest("yard") is None
+        client.add("yard", source=str(site.clip), loop=True, realtime=True, max_fps=10)
+        again = mask_of(masks, "yard", lambda mask: mask.epoch > last.epoch)
+        assert again.n > last.n
+        assert mask_of(masks, "gate", lambda mask: mask.n > first.n + 20).epoch >= first.epoch
+        without_gap(masks)
+
+
+def test_what_cannot_be_done_is_said_and_changes_nothing(site: Site) -> None:
+    with site.running() as (_, client):
+        before = list(client.status().streams)
+        for what, code in (
+            (lambda: client.add("gate", source="x.mp4"), "stream exists"),
+            (lambda: client.add("hall", source="x.mp4", max_fps=-1), "bad settings"),
+            (lambda: client.add("hall", source="srt://x"), "bad settings"),
+            (lambda: client.add("a b", source="x.mp4"), "bad settings"),
+            (lambda: client.add("hall"), "bad settings"),
+            (lambda: client.remove("hall"), "unknown stream"),
+            (lambda: client.pause("hall"), "unknown stream"),
+            (lambda: client.resume("gate"), "bad state"),
+            (lambda: client.keyframe("gate"), "bad state"),  # nobody wants a refinement
+            (lambda: client.keyframe("hall"), "unknown stream"),
+            (lambda: client.snapshot("gate", refined=True), "no mask"),
+            (lambda: client.log_level("loud"), "malformed"),  # type: ignore[arg-type]
+        ):
+            with pytest.raises(ControlError) as caught:
+                what()
+            assert caught.value.code == code, caught.value
+        assert list(client.status().streams) == before
+        assert client.status().control.refused == 12
+
+
+def test_a_paused_file_is_held_at_its_place_and_the_others_play_on(site: Site) -> None:
+    site.write({"gate": 20, "yard": 10}, STREAM.format(name="hall", source=site.clip, fps=20))
+    with (
+        site.running() as (daemon, client),
+        subscribe(daemon.endpoint, newest=False, queue=100_000) as masks,
+    ):
+        mask_of(masks, "hall")
+        client.pause("hall")
+        with pytest.raises(ControlError, match="hall: is paused already"):
+            client.pause("hall")
+        pipeline = daemon.pipeline
+        assert pipeline is not None
+        until(lambda: pipeline.stats.of("hall").decoded == pipeline.stats.of("hall").published)
+        held = client.status().streams["hall"]
+        seen = client.status().streams["gate"].published
+        until(lambda: client.status().streams["gate"].published > seen + 10)
+        still = client.status().streams["hall"]
+        assert (still.state, still.published) == ("paused", held.published)
+        client.resume("hall")
+        mask_of(masks, "hall", lambda mask: mask.n >= held.published)
+        assert client.status().streams["hall"].connects == 1
+        without_gap(masks)
+
+
+def test_a_reload_touches_only_what_has_changed(site: Site) -> None:
+    site.write({"gate": 20, "yard": 10, "hall": 10})
+    with (
+        site.running() as (daemon, client),
+        subscribe(daemon.endpoint, newest=False, queue=100_000) as masks,
+    ):
+        yard, gate = mask_of(masks, "yard"), mask_of(masks, "gate")
+        connects = client.status().streams["gate"].connects
+        more = '[log]\nlevel = "debug"\n[refine]\nevery = 3\n[crf]\nthreads = 2\n'
+        site.write({"gate": 20, "yard": 5, "door": 10}, f"{more}[control]\nmax_connections = 7\n")
+        assert msgspec.structs.replace(client.reload(), id=0) == Reloaded(
+            added=["door"],
+            removed=["hall"],
+            restarted=["yard"],
+            applied=["refine.every", "log.level"],
+            needs_restart=["control.max_connections", "crf.threads"],
+        )
+        later = mask_of(masks, "yard", lambda mask: mask.epoch > yard.epoch)
+        assert later.n > yard.n
+        mask_of(masks, "door")
+        mask_of(masks, "gate", lambda mask: mask.n > gate.n + 30)
+        without_gap(masks)
+        status = client.status()
+        assert list(status.streams) == ["gate", "yard", "door"]
+        assert status.streams["gate"].connects == connects
+        assert status.log_level == "debug"
+        again = client.reload()
+        assert (again.added, again.removed, again.restarted, again.applied) == ([], [], [], [])
+        assert again.needs_restart == ["control.max_connections", "crf.threads"]
+
+
+def test_settings_that_are_looked_up_for_each_frame_need_no_new_connection(site: Site) -> None:
+    with site.running() as (_, client):
+        site.path.write_text(
+            site.path.read_text().replace("max_fps = 20\n", "max_fps = 20\nmax_age_ms = 900\n")
+        )
+        done = client.reload()
+        assert (done.applied, done.restarted) == (["streams.gate"], [])
+        assert client.status().streams["gate"].max_age_ms == 900
+
+
+def test_a_bad_file_is_refused_whole_and_what_runs_stays(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        site.running() as (daemon, client),
+        subscribe(daemon.endpoint, newest=False, queue=100_000) as masks,
+    ):
+        first = mask_of(masks, "gate")
+        before = client.status().streams
+        site.write(
+            {"gate": -1, "other": 5}, '[streams.srt]\nsource = "srt://user:geheim@x"\n[log]\nlevel = "loud"\n'
+        )
+        with pytest.raises(ControlError) as caught:
+            client.reload()
+        assert caught.value.code == "bad settings"
+        assert [problem.split(":")[0] for problem in caught.value.problems] == [
+            "streams.gate.max_fps",
+            "log.level",
+        ]
+        site.write({"gate": 20}, '[streams.srt]\nsource = "srt://user:geheim@x"\n')
+        with pytest.raises(ControlError, match=r"streams\.srt\.source: srt://user:\*\*\*@x: SRT is not in"):
+            client.reload()
+        site.path.unlink()
+        with pytest.raises(ControlError, match=r"site\.toml: cannot be read"):
+            client.reload()
+        after = client.status().streams
+        assert list(after) == list(before)
+        assert [s.connects for s in after.values()] == [s.connects for s in before.values()]
+        mask_of(masks, "gate", lambda mask: mask.n > first.n + 20)
+        without_gap(masks)
+    assert "reload refused: the configuration of before stays as it is" in caplog.text
+    assert "geheim" not in caplog.text
+
+
+def test_a_daemon_without_a_file_says_so(site: Site) -> None:
+    with site.running() as (daemon, client):
+        daemon.path = None
+        with pytest.raises(ControlError) as caught:
+            client.reload()
+        assert caught.value.code == "no file"
+
+
+def test_fusion_can_be_switched_on_and_a_keyframe_forced(site: Site) -> None:
+    with (
+        site.running() as (daemon, client),
+        subscribe(daemon.endpoint, refined=True, snapshot=False) as masks,
+    ):
+        site.write({"gate": 20, "yard": 10}, "[fusion]\nenabled = true\n[refine]\nevery = 1000000\n")
+        assert client.reload().applied == ["refine.every", "fusion.enabled"]
+        first = mask_of(masks, "gate", lambda mask: mask.revision == 1)
+        assert client.status().children["crf"] > 0
+
+        def force(mask: Mask) -> bool:
+            client.keyframe("gate")
+            return mask.revision == 1 and mask.n > first.n
+
+        assert mask_of(masks, "gate", force).refined_seq is not None
+
+
+def test_a_snapshot_is_the_last_mask_with_its_classes(site: Site) -> None:
+    with site.running() as (daemon, client), subscribe(daemon.endpoint) as masks:
+        seen = mask_of(masks, "gate")
+        mask, labels = client.snapshot("gate")
+        assert (mask.run, mask.stream) == (seen.run, "gate")
+        assert mask.n >= seen.n
+        assert labels is not None
+        assert labels.names == ("other", "red", "green", "blue")
+
+
+def invoke(*arguments: str) -> str:
+    """What the command says; an error is raised."""
+    done = CliRunner().invoke(ctl, [*arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_the_command_finds_the_only_daemon_and_does_what_it_says(site: Site, tmp_path: Path) -> None:
+    with site.running() as (daemon, client), subscribe(daemon.endpoint) as masks:
+        mask_of(masks, "gate")
+        assert "gate" in invoke("status")
+        assert '"state": "playing"' in invoke("status", "--json")
+        assert "reconnects" in invoke("--config", str(site.path), "status")
+        invoke("--name", daemon.name, "pause", "gate")
+        assert client.status().streams["gate"].state == "paused"
+        invoke("resume", "gate")
+        invoke("add", "hall", "--source", str(site.clip), "--loop", "--max-fps", "4")
+        assert client.status().streams["hall"].state in ("connecting", "playing")
+        invoke("remove", "hall")
+        invoke("log-level", "error")
+        assert client.status().log_level == "error"
+        assert "nothing has changed" in invoke("reload")
+        out = tmp_path / "gate.png"
+        said = invoke("snapshot", "gate", "--out", str(out))
+        assert "red" in said
+        assert "64x48" in said
+        shown = cv2.imread(str(out))
+        assert shown is not None
+        assert shown.shape == (48, 64, 3)
+
+
+def test_with_several_daemons_the_command_asks_which(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no daemon runs here"):
+        one_running()
+    with site.running() as (one, _), site.running() as (other, _):
+        assert set(running()) == {one.name, other.name}
+        with pytest.raises(UsageError, match=rf"2 daemons run here; say which: --name {one.name} or --name"):
+            one_running()
+        assert one_running(other.name) == other.private_endpoint
+        with pytest.raises(UsageError, match="no daemon of that name runs here; there is"):
+            one_running("nobody")
+        folder = Path(one.private_endpoint.removeprefix("ipc://")).parent
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert folder.is_relative_to(tmp_path)
+    assert list((tmp_path / "streamseg").iterdir()) == []
+
+
+def test_whoever_may_subscribe_may_not_control(site: Site, tmp_path: Path) -> None:
+    secret, public = make_keys(tmp_path / "site")
+    reader, reader_public = make_keys(tmp_path / "reader")
+    operator, operator_public = make_keys(tmp_path / "operator")
+    (tmp_path / "readers").write_text(reader_public.read_text())
+    (tmp_path / "operators").write_text(operator_public.read_text())
+    site.write(
+        {"gate": 20},
+        f'[control]\nendpoint = "tcp://127.0.0.1:*"\ncurve_secret_key_file = "{secret}"\n'
+        f'allowed_clients = "{tmp_path}/operators"\n',
+    )
+    text = site.path.read_text().replace(
+        "queue = 10000",
+        f'queue = 10000\ncurve_secret_key_file = "{secret}"\nallowed_clients = "{tmp_path}/readers"',
+    )
+    site.path.write_text(text)
+    with site.running() as (daemon, local):
+        assert daemon.control is not None
+        endpoint = daemon.control.endpoint
+        with ControlClient(endpoint, server_key=public, client_key_file=operator) as client:
+            assert client.status().streams["gate"].stream == "gate"
+            with ControlClient(
+                endpoint, server_key=public, client_key_file=reader, timeout_s=1.0
+            ) as stranger:
+                with pytest.raises(ControlError, match="the daemon does not know our key") as caught:
+                    stranger.status()
+                assert caught.value.code == "no answer"
+            with (
+                ControlClient(endpoint, timeout_s=0.5) as plain,
+                pytest.raises(ControlError, match=r"no answer in|wants keys"),
+            ):
+                plain.status()
+            assert local.status().control.denied > 0
+            (tmp_path / "operators").write_text("")
+            until(lambda: local.status().control.hung_up > 0)
