@@ -6,6 +6,7 @@ begin with '#' and a space are comments. NAME.key is secret; NAME.pub may be sho
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import string
@@ -30,12 +31,12 @@ def make_keys(name: str | Path) -> tuple[Path, Path]:
     try:
         _write_new(secret_path, f"# Secret key of {what}: show it to nobody.\n{secret.decode()}\n", 0o600)
     except OSError as error:
-        raise OutputError(f"{secret_path}: cannot be written ({error.strerror})") from error
+        raise OutputError(f"{secret_path}: {_unwritten(error)}") from error
     try:
         _write_new(public_path, f"# Public key of {what}.\n{public.decode()}\n", 0o644)
     except OSError as error:
         secret_path.unlink()
-        raise OutputError(f"{public_path}: cannot be written ({error.strerror})") from error
+        raise OutputError(f"{public_path}: {_unwritten(error)}") from error
     return secret_path, public_path
 
 
@@ -104,7 +105,18 @@ def _read(path: str, setting: str) -> str:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{setting}: {path} is no text") from error
     except OSError as error:
-        raise ConfigError(f"{setting}: {path} cannot be read ({error.strerror})") from error
+        raise ConfigError(
+            f"{setting}: {path} cannot be read ({error.strerror}); streamseg keygen --out NAME makes keys"
+        ) from error
+
+
+def _unwritten(error: OSError) -> str:
+    way_out = (
+        "keys are never replaced, so choose another name"
+        if error.errno == errno.EEXIST
+        else ("choose a folder that exists and can be written")
+    )
+    return f"cannot be written ({error.strerror}); {way_out}"
 
 
 def _write_new(path: Path, text: str, mode: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import logging
@@ -65,13 +66,29 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.exceptions.Abort:
         sys.exit(130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        click.echo(f"streamseg: {_in_one_line(error)}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # Whoever read our output has gone; keep the interpreter from flushing into the broken pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _in_one_line(error: click.ClickException) -> str:
+    """What is wrong with the words on the command line, and which command's help tells more."""
+    text = error.format_message().rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None:
+        return text
+    if isinstance(context.command, click.Group) and context.args[:1]:
+        near = difflib.get_close_matches(context.args[0], context.command.list_commands(context), n=1)
+        text += f"; did you mean {near[0]!r}?" if near else ""
+    words = context.command_path.split()[1:]
+    return f"{text[0].lower()}{text[1:]}; see: {' '.join(['streamseg', *words, '--help'])}"
 
 
 def start_logging(level: str) -> None:

@@ -6,6 +6,7 @@ in its own time. A reader that is slower than the stream skips masks and stays f
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -16,6 +17,8 @@ from streamseg.errors import WireError
 from streamseg.mailbox import Closed
 from streamseg.types import LabelSet, Mask, Picture
 from streamseg.wire import Kind, MaskMessage, parse_message, parse_picture
+
+log = logging.getLogger(__name__)
 
 MOST_TOPICS = 4096  # streams and kinds a subscriber keeps apart; more come from nobody who means well
 MOST_LABEL_SETS = 256
@@ -76,6 +79,7 @@ class Inbox:
         self._label_sets: dict[str, LabelSet] = {}
         self._pictures: dict[str, deque[Picture]] = {}
         self._closed = False
+        self._said = False  # that there are bad messages
         self._changed = threading.Condition()  # guards everything above
 
     def put(self, parts: Sequence[bytes], *, snapshot: bool = False) -> None:
@@ -83,8 +87,9 @@ class Inbox:
         try:
             is_picture = bool(parts) and parts[0].startswith(b"picture/")
             message = parse_picture(parts) if is_picture else parse_message(parts)
-        except WireError:
+        except WireError as error:
             self.put_bad()
+            self._say_once(error)
             return
         with self._changed:
             if isinstance(message, Picture):
@@ -164,6 +169,12 @@ class Inbox:
             self.stats.bad += 1
             return
         self._pictures.setdefault(picture.stream, deque(maxlen=PICTURES_KEPT)).append(picture)
+
+    def _say_once(self, error: WireError) -> None:
+        """Log the first message that could not be read; more are only counted."""
+        if not self._said:
+            log.warning("a message breaks the protocol: %s", error)
+        self._said = True
 
     def _merge(self, message: MaskMessage, snapshot: bool) -> bool:
         """Whether this is news; counts what lies between it and the last of its topic."""

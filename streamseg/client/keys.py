@@ -44,9 +44,15 @@ def client_keys(server_key: str | Path | None, client_key_file: str | Path | Non
 
 
 def refusal(event: int, keys: ClientKeys | None) -> str:
-    """Why a handshake failed, in words; empty for any other event."""
+    """Why a handshake failed, in words and with the way out; empty for any other event."""
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH and keys is not None:
         return f"the daemon does not know our key; its operator must allow {keys.public.decode()}"
     if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-        return "the daemon speaks without keys" if keys is not None else "the daemon wants keys (server_key)"
+        if keys is not None:
+            return (
+                "the daemon speaks without keys; leave ours away, or set publish.curve_secret_key_file there"
+            )
+        return "the daemon asks for keys; give its public one (server key) and our own (client key)"
+    if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and keys is not None:
+        return "hung up on our keys; the server key must be the public one of this daemon (its NAME.pub)"
     return ""

@@ -26,6 +26,7 @@ from streamseg.wire import (
 log = logging.getLogger(__name__)
 
 MESSAGES_AT_ONCE = 256  # taken from the socket between two looks at the others
+TELL_S = 3.0  # without a connection, before it is said
 SILENT_S = 5.0  # libzmq tries again at least every 2 s; after this long without a try, we connect anew
 
 _HANDSHAKE_FAILED = (
@@ -50,7 +51,9 @@ class Receiver:
         self.inbox = inbox
         self.connected = False
         self._keys = keys
-        self._refused = False  # said already
+        self._told = False  # why there is no connection, until there is one
+        self._last_event = 0
+        self._lost_s = 0.0
         self._topics = topics
         kinds = sorted({topic.partition(b"/")[0] + b"/" for topic in topics})
         self._request = snapshot_request(topics if len(topics) <= MAX_PREFIXES else kinds)
@@ -113,14 +116,17 @@ class Receiver:
         poller = zmq.Poller()
         for source in (masks, monitor, snapshots, wake_fd):
             poller.register(source, zmq.POLLIN)
-        heard_s = time.monotonic()
+        heard_s = self._lost_s = time.monotonic()
         while True:
             ready = dict(poller.poll(None if self.connected else int(SILENT_S * 250)))
             if wake_fd in ready:
                 return
+            if not self.connected and time.monotonic() - self._lost_s > TELL_S:
+                self._tell(_silence(self._last_event))
             if monitor in ready:
                 heard_s = time.monotonic()
-                self._follow(recv_monitor_message(monitor)["event"], snapshots)
+                self._last_event = recv_monitor_message(monitor)["event"]
+                self._follow(self._last_event, snapshots)
             elif not self.connected and time.monotonic() - heard_s > SILENT_S:
                 # libzmq gives a connection up for good when the other side broke the protocol or MAXMSGSIZE.
                 _reconnect(masks, self.endpoint)
@@ -133,11 +139,13 @@ class Receiver:
     def _follow(self, event: int, snapshots: zmq.Socket[bytes]) -> None:
         """Note what happened to the connection, and ask for a snapshot whenever there is a new one."""
         if event in (zmq.EVENT_DISCONNECTED, *_HANDSHAKE_FAILED):
+            self._lost_s = time.monotonic() if self.connected else self._lost_s
             self.connected = False
-            self._say_refused(refusal(event, self._keys))
+            if why := refusal(event, self._keys):
+                self._tell(why)
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.connected = True
-            self._refused = False
+            self._told = False
             if self._ask_at is None:
                 return
             try:
@@ -147,11 +155,11 @@ class Receiver:
                 with contextlib.suppress(zmq.Again):
                     snapshots.send_multipart(self._request, zmq.DONTWAIT)
 
-    def _say_refused(self, why: str) -> None:
-        """Log why the daemon does not let us in, once until it does; connecting goes on."""
-        if why and not self._refused:
+    def _tell(self, why: str) -> None:
+        """Log why there is no connection, once until there is one; connecting goes on."""
+        if not self._told:
             log.warning("%s: %s", self.endpoint, why)
-            self._refused = True
+            self._told = True
 
     def _drain(self, masks: zmq.Socket[bytes]) -> None:
         with contextlib.suppress(zmq.Again):
@@ -171,6 +179,15 @@ class Receiver:
         with self._wake_lock:
             os.close(self._wake_fd)
             self._wake_fd = -1
+
+
+def _silence(last_event: int) -> str:
+    """What it means that no connection came about, by what happened last; with the way out."""
+    if last_event == zmq.EVENT_CONNECTED:
+        return "what answers there does not speak ZeroMQ; is it the daemon's publish.endpoint?"
+    if last_event == zmq.EVENT_DISCONNECTED:
+        return "hangs up at once; is it the daemon's publish.endpoint, not the snapshot port above it?"
+    return "no daemon answers; does it run, with this publish.endpoint, and does the firewall let us through?"
 
 
 def _connect(sock: zmq.Socket[bytes], endpoint: str) -> None:

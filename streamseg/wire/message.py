@@ -303,7 +303,10 @@ def read_document(data: bytes, kind: type[T], longest: int) -> T:
     try:
         version = decode(data, type=_Version).version
         if version != VERSION:
-            raise WireError(f"version: this reader knows {VERSION}, the message is {version}")
+            raise WireError(
+                f"version: this reader knows {VERSION}, the message is {version}; "
+                "install the streamseg that the daemon runs"
+            )
         document: T = decode(data, type=kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise WireError(f"header: {error}") from error
