@@ -49,7 +49,8 @@ def unit_files(command: Path, *, gpu: bool, version: int) -> dict[str, str]:
     """The files for a command and a version of systemd, by their names below the folder of units."""
     source = unit_folder()
     unit = source.joinpath("streamseg@.service").read_text()
-    files = {"streamseg@.service": re.sub(r"(?m)^ExecStart=\S+", lambda _: f"ExecStart={command}", unit)}
+    filled = re.sub(r"(?m)^(Exec\w+)=\S+", lambda found: f"{found[1]}={command}", unit)
+    files = {"streamseg@.service": filled}
     drop_ins = ["gpu.conf"] * gpu + ["restart-backoff.conf"] * (version >= BACKOFF_SINCE)
     return files | {f"streamseg@.service.d/{name}": source.joinpath(name).read_text() for name in drop_ins}
 

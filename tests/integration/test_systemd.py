@@ -104,6 +104,36 @@ def test_the_secret_key_comes_as_a_credential_and_files_are_found_beside_the_con
     machine.systemctl("stop", "streamseg@secure")
 
 
+def reload(machine: Machine, text: str) -> str:
+    """Write the site's configuration and have the service reloaded; what the job came to."""
+    machine.path("/etc/streamseg/site.toml").write_text(text)
+    machine.systemctl("reload", "streamseg@site")
+    return machine.show("ReloadResult")
+
+
+def test_a_reload_takes_effect_and_a_bad_one_fails_and_changes_nothing(machine: Machine) -> None:
+    endpoint = f"ipc://{machine.path('/run/streamseg/site/masks')}"
+    pid = machine.main_pid
+    with subscribe(endpoint, newest=False, queue=100_000, snapshot=False, timeout_s=WAIT_S) as masks:
+        first = next(masks)
+        two = SITE + '[streams.yard]\nsource = "/etc/streamseg/clip.mp4"\nloop = true\nmax_fps = 5\n'
+        assert reload(machine, two) == "success", machine.journal()
+        while next(masks).stream != "yard":
+            pass
+        assert reload(machine, two.replace("max_fps = 5", "max_fps = -5")) == "exit-code"
+        assert "reload refused: streams.gate.max_fps: must be a number above 0" in machine.journal()
+        assert "reload refused: streams.yard.max_fps: must be a number above 0" in machine.journal()
+        machine.kill(signal.SIGHUP)
+        machine.until(lambda: machine.journal().count("reload refused: streams.gate.max_fps") == 2)
+        machine.until(lambda: machine.show("ActiveState") == "active")
+        assert reload(machine, SITE) == "success"
+        last = next(mask for mask in masks if mask.stream == "gate" and mask.n > first.n + 20)
+        assert (last.run, last.stream) == (first.run, "gate")
+        assert masks.stats.lost == 0
+    assert machine.main_pid == pid
+    assert machine.show("ActiveState") == "active"
+
+
 def test_it_stops_within_five_seconds_and_leaves_nothing(machine: Machine) -> None:
     masks_come(machine)
     begun_s = time.monotonic()
