@@ -234,8 +234,8 @@ export class Tile {
     }
     find(".actions").addEventListener("click", (event) => this.#act(event.target.closest("[data-do]")));
     this.canvas.addEventListener("pointermove", (event) => {
-      const box = this.canvas.getBoundingClientRect();
-      this.#point((event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+      const { left, top, width, height } = this.#box();
+      this.#point((event.offsetX - left) / width, (event.offsetY - top) / height);
     });
     this.canvas.addEventListener("pointerleave", () => this.#point());
     this.canvas.addEventListener("blur", () => this.#point());
@@ -283,10 +283,19 @@ export class Tile {
   }
 
   #point(u, v) {
-    this.probe = u === undefined ? null : { u, v };
+    this.probe = u >= 0 && u < 1 && v >= 0 && v < 1 ? { u, v } : null;
     this.element.querySelector(".probe").hidden = true;
     if (this.probe && this.shown) this.#showProbe();
     else this.app.pointed(null);
+  }
+
+  // Where the picture lies in the canvas, which may be wider or higher than it.
+  #box() {
+    const { clientWidth, clientHeight } = this.canvas;
+    const scale = Math.min(clientWidth / this.canvas.width, clientHeight / this.canvas.height);
+    const width = this.canvas.width * scale;
+    const height = this.canvas.height * scale;
+    return { left: (clientWidth - width) / 2, top: (clientHeight - height) / 2, width, height };
   }
 
   #showProbe() {
@@ -300,9 +309,10 @@ export class Tile {
     set(probe.querySelector(".probe-text"), known?.name ?? (label === IGNORE ? "unknown" : `class ${label}`));
     probe.querySelector(".swatch").style.setProperty("--swatch", `rgb(${known?.colour ?? [0, 0, 0]})`);
     probe.hidden = false;
-    const { clientWidth, clientHeight } = this.canvas;
-    const x = Math.min(u * clientWidth + 14, clientWidth - probe.offsetWidth - 4);
-    const y = v * clientHeight + 16 > clientHeight - probe.offsetHeight - 4 ? v * clientHeight - probe.offsetHeight - 8 : v * clientHeight + 16;
+    const { left, top, width, height } = this.#box();
+    const x = Math.min(left + u * width + 14, this.canvas.clientWidth - probe.offsetWidth - 4);
+    const below = top + v * height + 16;
+    const y = below + probe.offsetHeight > this.canvas.clientHeight - 4 ? below - probe.offsetHeight - 24 : below;
     probe.style.transform = `translate(${Math.max(4, x)}px, ${Math.max(4, y)}px)`;
     this.app.pointed(known?.name ?? null);
   }
