@@ -1,4 +1,5 @@
-# make run  [SOURCE=…]   set up, then run on the embedded clip (or on SOURCE) with a live table
+# make run  [SOURCE=…]   set up, then run on the embedded clip (or on SOURCE): a live table here, the
+#                        pictures with their masks at http://127.0.0.1:5580/
 # make test              set up what the tests need, and run them all (no GPU)
 # make lint              layout, imports and types
 # make bench [DATA=…]    every figure of docs/benchmarks.md again; DATA: labelled images for the CRF
@@ -17,7 +18,7 @@ help:
 
 .venv/base: pyproject.toml constraints.txt CMakeLists.txt $(shell find streamseg engines -type f -not -name '*.pyc')
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[web]'
 	touch $@
 
 .venv/dev: .venv/base
@@ -26,7 +27,7 @@ help:
 	touch $@
 
 run: .venv/base
-	$(BIN)/streamseg run --source '$(SOURCE)' --realtime --loop --watch
+	$(BIN)/streamseg run --source '$(SOURCE)' --realtime --loop --watch --web
 
 test: .venv/dev
 	$(BIN)/python -m pytest

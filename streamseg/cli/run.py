@@ -109,7 +109,7 @@ def _run(settings: Config, config: Path | None, watch: bool) -> None:
                 return
         keys = ClientKeys(*daemon.own_keys) if daemon.own_keys is not None else None
         try:
-            watch_masks(partial(subscribe, daemon.endpoint, keys=keys), over)
+            watch_masks(partial(subscribe, daemon.endpoint, keys=keys), over, note=lambda: _address(daemon))
         finally:
             daemon.stop()  # q was pressed, or it is over anyway
 
@@ -121,6 +121,10 @@ def _run(settings: Config, config: Path | None, watch: bool) -> None:
         over.set()
         table.join(3.0)
     _leave(daemon)
+
+
+def _address(daemon: Daemon) -> str:
+    return f"console {daemon.web.url}" if daemon.web is not None and daemon.web.url else ""
 
 
 def _leave(daemon: Daemon) -> None:

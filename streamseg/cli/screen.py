@@ -39,8 +39,12 @@ def watch_masks(
     *,
     count: int | None = None,
     thumbnails: bool = True,
+    note: Callable[[], str] = str,
 ) -> None:
-    """Subscribe and show what comes until `over` is set, q is pressed or `count` masks have come."""
+    """Subscribe and show what comes until `over` is set, q is pressed or `count` masks have come.
+
+    note: what stands in the heading behind the endpoint.
+    """
     console = Console()
     rows: dict[str, Row] = {}
     with connect() as masks:
@@ -56,7 +60,9 @@ def watch_masks(
             def show() -> None:
                 if "q" in pressed():
                     over.set()
-                live.update(_screen(console, masks, rows, logged, thumbnails=thumbnails), refresh=True)
+                live.update(
+                    _screen(console, masks, rows, logged, note(), thumbnails=thumbnails), refresh=True
+                )
 
             show()
             _follow(masks, rows, over, count, REFRESH_S, show)
@@ -85,7 +91,13 @@ def _follow(
 
 
 def _screen(
-    console: Console, masks: Subscription, rows: dict[str, Row], logged: Sequence[str], *, thumbnails: bool
+    console: Console,
+    masks: Subscription,
+    rows: dict[str, Row],
+    logged: Sequence[str],
+    note: str,
+    *,
+    thumbnails: bool,
 ) -> RenderableType:
     """Everything that is shown, never more than the terminal holds."""
     width, height = console.size
@@ -93,7 +105,7 @@ def _screen(
     room = height - 1 - len(lines)  # without the heading
     shown = [rows[name] for name in sorted(rows)]
     listed = shown if len(shown) < room else shown[: max(1, room - 2)]
-    parts: list[RenderableType] = [_heading(masks, rows, width)]
+    parts: list[RenderableType] = [_heading(masks, rows, note, width)]
     if shown:
         parts.append(table_of(listed, coloured=has_colours(console), narrow=width < NARROW))
         room -= len(listed) + 1
@@ -105,11 +117,13 @@ def _screen(
     return Group(*parts)
 
 
-def _heading(masks: Subscription, rows: dict[str, Row], width: int) -> Text:
+def _heading(masks: Subscription, rows: dict[str, Row], note: str, width: int) -> Text:
     state = "connected" if masks.connected else "waiting for the daemon …"
     if masks.connected and not rows:
         state = "connected, no mask yet …"
     text = f"{masks.endpoint}  {state}"
+    if note:
+        text += f"  {note}"
     if masks.stats.lost:
         text += f", {masks.stats.lost} lost on the way"
     ends = "q ends"
