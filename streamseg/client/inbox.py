@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from streamseg.errors import WireError
 from streamseg.mailbox import Closed
 from streamseg.types import LabelSet, Mask, Picture
-from streamseg.wire import Kind, MaskMessage, parse_message, parse_picture
+from streamseg.wire import Kind, MaskMessage, StreamStatus, parse_message, parse_picture, parse_status
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class Inbox:
         self._line: deque[MaskMessage] = deque()  # waiting masks, when not
         self._label_sets: dict[str, LabelSet] = {}
         self._pictures: dict[str, deque[Picture]] = {}
+        self._statuses: dict[str, StreamStatus] = {}
         self._closed = False
         self._said = False  # that there are bad messages
         self._changed = threading.Condition()  # guards everything above
@@ -85,8 +86,7 @@ class Inbox:
     def put(self, parts: Sequence[bytes], *, snapshot: bool = False) -> None:
         """Take in a message as it came from the network; one that breaks the protocol is counted."""
         try:
-            is_picture = bool(parts) and parts[0].startswith(b"picture/")
-            message = parse_picture(parts) if is_picture else parse_message(parts)
+            message = _parse(parts)
         except WireError as error:
             self.put_bad()
             self._say_once(error)
@@ -94,6 +94,8 @@ class Inbox:
         with self._changed:
             if isinstance(message, Picture):
                 self._keep(message)
+            elif isinstance(message, StreamStatus):
+                self._keep_status(message)
             elif isinstance(message, LabelSet):
                 if len(self._label_sets) < MOST_LABEL_SETS or message.id in self._label_sets:
                     self._label_sets[message.id] = message
@@ -154,6 +156,14 @@ class Inbox:
                 except (TimeoutError, Closed):
                     return None
 
+    def status(self, stream: str, timeout_s: float) -> StreamStatus:
+        """A stream's last status, waiting for the first; raises Closed, or TimeoutError after timeout_s."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            while stream not in self._statuses:
+                self._wait(deadline, f"no status of {stream} came")
+            return self._statuses[stream]
+
     def close(self) -> None:
         """Wake whoever waits; what has arrived can still be taken."""
         with self._changed:
@@ -175,6 +185,14 @@ class Inbox:
         if not self._said:
             log.warning("a message breaks the protocol: %s", error)
         self._said = True
+
+    def _keep_status(self, status: StreamStatus) -> None:
+        if self._streams is not None and status.stream not in self._streams:
+            return
+        if status.stream not in self._statuses and len(self._statuses) >= MOST_TOPICS:
+            self.stats.bad += 1
+            return
+        self._statuses[status.stream] = status
 
     def _merge(self, message: MaskMessage, snapshot: bool) -> bool:
         """Whether this is news; counts what lies between it and the last of its topic."""
@@ -238,6 +256,16 @@ class Inbox:
         if left_s is not None and left_s <= 0:
             raise TimeoutError(what)
         self._changed.wait(left_s)
+
+
+def _parse(parts: Sequence[bytes]) -> MaskMessage | LabelSet | Picture | StreamStatus:
+    """Read a message by its topic; raises WireError."""
+    topic = parts[0] if parts else b""
+    if topic.startswith(b"picture/"):
+        return parse_picture(parts)
+    if topic.startswith(b"status/"):
+        return parse_status(parts)
+    return parse_message(parts)
 
 
 def _place(message: MaskMessage) -> tuple[int, int, int]:

@@ -98,6 +98,9 @@ class Receiver:
         masks = context.socket(zmq.SUB)
         owned.callback(masks.close, linger=0)
         _configure(masks, self._keys)
+        masks.setsockopt(
+            zmq.SNDHWM, 0
+        )  # of subscriptions: libzmq drops those that find no room, and says nothing
         monitor = masks.get_monitor_socket()
         owned.callback(monitor.close, linger=0)
         owned.callback(masks.disable_monitor)

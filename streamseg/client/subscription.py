@@ -14,6 +14,7 @@ from streamseg.client.keys import ClientKeys, client_keys
 from streamseg.client.receiver import Receiver
 from streamseg.mailbox import Closed
 from streamseg.types import LabelSet, Mask, Picture
+from streamseg.wire import StreamStatus
 
 
 def subscribe(
@@ -23,6 +24,7 @@ def subscribe(
     refined: bool = False,
     confidence: bool = False,
     pictures: bool = False,
+    statuses: bool = False,
     newest: bool = True,
     snapshot: bool | str = True,
     queue: int = 64,
@@ -35,17 +37,17 @@ def subscribe(
 
     Raises UsageError for a bad endpoint. A daemon that is not there yet, goes away or restarts is waited for.
     refined adds revision 1 of keyframes; confidence fills Mask.confidence; pictures lets picture() have the
-    frames that masks belong to, as JPEG. newest hands out only the newest mask of each stream; otherwise all
-    come in order, and of more than `queue` waiting ones the oldest are dropped and counted. snapshot asks for
-    the last masks on connecting; a text is the endpoint to ask at, when it is not the default one. Reading
-    raises TimeoutError when no mask comes for timeout_s.
+    frames that masks belong to, as JPEG; statuses lets status() tell how streams fare. newest hands out only
+    the newest mask of each stream; otherwise all come in order, and of more than `queue` waiting ones the
+    oldest are dropped and counted. snapshot asks for the last masks on connecting; a text is the endpoint to
+    ask at, when it is not the default one. Reading raises TimeoutError when no mask comes for timeout_s.
 
     Where the daemon wants keys: server_key is its public key, or the file that holds it; client_key_file
     holds our secret one; keys gives both without files. A daemon that refuses us is logged, and tried again.
     """
     keys = keys or client_keys(server_key, client_key_file)
     inbox = Inbox(streams, newest=newest, queue=queue)
-    topics = _topics(streams, refined=refined, confidence=confidence, pictures=pictures)
+    topics = _topics(streams, refined=refined, confidence=confidence, pictures=pictures, statuses=statuses)
     return Subscription(Receiver(endpoint, topics, snapshot, inbox, keys), timeout_s)
 
 
@@ -56,6 +58,7 @@ def subscribe_async(
     refined: bool = False,
     confidence: bool = False,
     pictures: bool = False,
+    statuses: bool = False,
     newest: bool = True,
     snapshot: bool | str = True,
     queue: int = 64,
@@ -73,7 +76,7 @@ def subscribe_async(
 
     keys = keys or client_keys(server_key, client_key_file)
     inbox = Inbox(streams, newest=newest, queue=queue, on_arrival=on_arrival)
-    topics = _topics(streams, refined=refined, confidence=confidence, pictures=pictures)
+    topics = _topics(streams, refined=refined, confidence=confidence, pictures=pictures, statuses=statuses)
     return AsyncSubscription(Receiver(endpoint, topics, snapshot, inbox, keys), timeout_s, arrived)
 
 
@@ -146,6 +149,13 @@ class Subscription(_Subscription):
         """The names and colours of mask.label_set, waiting for them; raises TimeoutError or Closed."""
         return self._inbox.label_set(id, timeout_s)
 
+    def status(self, stream: str, timeout_s: float = 5.0) -> StreamStatus:
+        """The last status of a stream, waiting for the first; needs statuses=True.
+
+        It comes once a second. Raises TimeoutError, also for a stream that is not there, or Closed.
+        """
+        return self._inbox.status(stream, timeout_s)
+
     def picture(self, mask: Mask, timeout_s: float = 1.0) -> Picture | None:
         """The frame of a mask, waiting for it; needs pictures=True.
 
@@ -200,13 +210,20 @@ class AsyncSubscription(_Subscription):
         """The names and colours of mask.label_set, waiting for them; raises TimeoutError or Closed."""
         return await asyncio.to_thread(self._inbox.label_set, id, timeout_s)
 
+    async def status(self, stream: str, timeout_s: float = 5.0) -> StreamStatus:
+        """The last status of a stream, waiting for the first; needs statuses=True."""
+        return await asyncio.to_thread(self._inbox.status, stream, timeout_s)
+
     async def picture(self, mask: Mask, timeout_s: float = 1.0) -> Picture | None:
         """The frame of a mask, waiting for it; needs pictures=True. None where it has none."""
         return await asyncio.to_thread(self._inbox.picture, mask, timeout_s)
 
 
-def _topics(streams: Sequence[str] | None, *, refined: bool, confidence: bool, pictures: bool) -> list[bytes]:
+def _topics(
+    streams: Sequence[str] | None, *, refined: bool, confidence: bool, pictures: bool, statuses: bool
+) -> list[bytes]:
     """The topic prefixes to subscribe to and to ask a snapshot of; label sets always."""
-    kinds = ["mask+confidence" if confidence else "mask"] + ["refined"] * refined + ["picture"] * pictures
+    kinds = ["mask+confidence" if confidence else "mask"] + ["refined"] * refined
+    kinds += ["picture"] * pictures + ["status"] * statuses
     names = [""] if streams is None else [f"{stream}/" for stream in streams]
     return [b"labels/", *(f"{kind}/{name}".encode() for kind in kinds for name in names)]

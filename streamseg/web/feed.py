@@ -197,7 +197,7 @@ class Feed:
     def _socket(self, kind: int) -> zmq.asyncio.Socket:
         sock = self._context.socket(kind)
         sock.setsockopt(zmq.RCVHWM, 64)
-        sock.setsockopt(zmq.SNDHWM, 64)
+        sock.setsockopt(zmq.SNDHWM, 0)  # libzmq drops the subscriptions that find no room
         sock.setsockopt(zmq.MAXMSGSIZE, MAX_PART)
         sock.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
         sock.setsockopt(zmq.HEARTBEAT_IVL, 2_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, get_args
 
 import msgspec
@@ -78,9 +79,11 @@ def encode_status(status: StreamStatus, run: int, unix_ns: int) -> list[bytes]:
     return [status_topic(status.stream), msgspec.msgpack.encode(document)]
 
 
-def parse_status(topic: bytes, document: bytes) -> StatusDocument:
+def parse_status(parts: Sequence[bytes]) -> StatusDocument:
     """Read a status message; raises WireError, and nothing else, on what is not one."""
-    status = read_document(document, StatusDocument, MAX_STATUS)
-    if topic != status_topic(status.stream):
-        raise WireError(f"topic: {topic[:80]!r} carries the status of stream {status.stream!r}")
+    if len(parts) != 2:
+        raise WireError(f"message: status must have 2 parts, has {len(parts)}")
+    status = read_document(parts[1], StatusDocument, MAX_STATUS)
+    if parts[0] != status_topic(status.stream):
+        raise WireError(f"topic: {parts[0][:80]!r} carries the status of stream {status.stream!r}")
     return status

@@ -49,6 +49,16 @@ def test_a_late_joiner_has_the_last_mask_and_its_label_set_at_once(publisher: Pu
         assert masks.stats.lost == 0
 
 
+def test_however_many_streams_one_asks_for_all_come(publisher: Publisher) -> None:
+    names = [f"camera{i}" for i in range(70)]
+    with subscribe(publisher.endpoint, names, refined=True, snapshot=False, timeout_s=WAIT_S) as masks:
+        for name in names:
+            assert publisher.wait_wanted("mask", name, WAIT_S), name
+            assert publisher.wait_wanted("refined", name, WAIT_S), name
+            publisher.put(make_mask(0, stream=name))
+        assert {next(masks).stream for _ in names} == set(names)
+
+
 def test_without_a_snapshot_only_what_comes_is_given(publisher: Publisher) -> None:
     publisher.put(make_mask(0))
     with subscribe(publisher.endpoint, ["gate"], snapshot=False, timeout_s=WAIT_S) as masks:

@@ -308,6 +308,29 @@ def test_fusion_can_be_switched_on_and_a_keyframe_forced(site: Site) -> None:
         assert mask_of(masks, "gate", force).refined_seq is not None
 
 
+def test_statuses_come_once_a_second_to_those_who_subscribe(site: Site) -> None:
+    site.write({"gate": 20}, '[streams.away]\nsource = "rtsp://user:geheim@127.0.0.1:1/x"\n')
+    with site.running() as (daemon, _), subscribe(daemon.endpoint, ["gate"]) as others:
+        mask_of(others, "gate")
+        assert daemon.publisher is not None
+        assert daemon.publisher.stats.statuses == 0
+        with subscribe(daemon.endpoint, ["gate", "away"], statuses=True) as masks:
+            begun_s = time.monotonic()
+            first = masks.status("gate", WAIT_S)
+            assert first.state == "playing"
+            until(lambda: masks.status("gate").published > first.published)
+            until(lambda: masks.status("away").state == "reconnecting")
+            away = masks.status("away")
+            assert away.source == "rtsp://user:***@127.0.0.1:1/x"
+            assert "connection refused" in away.error
+            assert away.drops["disconnected"] > 0
+            assert masks.stats.bad == 0
+            took_s = time.monotonic() - begun_s
+            assert daemon.publisher.stats.statuses <= 2 * (took_s + 2)
+            with pytest.raises(TimeoutError, match="no status of nobody came"):
+                masks.status("nobody", 0.01)
+
+
 def test_a_snapshot_is_the_last_mask_with_its_classes(site: Site) -> None:
     with site.running() as (daemon, client), subscribe(daemon.endpoint) as masks:
         seen = mask_of(masks, "gate")
