@@ -11,7 +11,7 @@ from pathlib import Path
 
 from streamseg.config import Config
 from streamseg.control.find import forget_endpoint, private_endpoint
-from streamseg.control.messages import EngineStatus
+from streamseg.control.messages import EngineState, EngineStatus
 from streamseg.daemon.control import ControlServer
 from streamseg.daemon.loading import Loading
 from streamseg.daemon.operations import Operations
@@ -19,7 +19,8 @@ from streamseg.daemon.signals import Signals
 from streamseg.daemon.status import stream_statuses
 from streamseg.daemon.systemd import Service
 from streamseg.daemon.web import WebProcess, console_of, doors_of
-from streamseg.engine import Engine
+from streamseg.engine import Engine, EngineInfo
+from streamseg.engine.switch import Upgrade
 from streamseg.errors import ConfigError, StreamsegError
 from streamseg.pipeline import Pipeline
 from streamseg.publish import Publisher
@@ -126,8 +127,19 @@ class Daemon:
         self.abandoned = loading.abandoned
         if engine is not None:
             owned.callback(engine.close)
-            self.engine = EngineStatus(id=engine.info.id, device=engine.info.device, state="running")
+
+            def tell(state: EngineState, text: str, info: EngineInfo) -> None:
+                self.engine = EngineStatus(id=info.id, device=info.device, state=state, text=text)
+
+            tell("running", "", engine.info)
+            if loading.better is not None:
+                upgrade = Upgrade(loading.better, engine, tell)
+                upgrade.start()
+                owned.callback(self._end_upgrade, upgrade)
         return engine
+
+    def _end_upgrade(self, upgrade: Upgrade) -> None:
+        self.abandoned = not upgrade.stop()
 
     def _supervise(self, pipeline: Pipeline, publisher: Publisher) -> None:
         report = Report(pipeline.stats, time.monotonic())
