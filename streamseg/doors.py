@@ -16,11 +16,13 @@ def door_problems(
     problems = []
     if secret_key_file and not allowed_clients:
         problems.append(
-            f"{section}.allowed_clients: is missing; without it whoever knows our public key gets in"
+            f"{section}.allowed_clients: is missing; "
+            "name the file or folder of the public keys that may come in"
         )
     if allowed_clients and not secret_key_file:
         problems.append(
-            f"{section}.curve_secret_key_file: is missing; clients cannot be told apart without it"
+            f"{section}.curve_secret_key_file: is missing; clients cannot be told apart without it "
+            "(streamseg keygen --out NAME makes one)"
         )
     if not secret_key_file and not insecure:
         problems += [

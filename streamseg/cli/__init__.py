@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import re
 import sys
 
 import click
@@ -58,7 +59,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; every expected failure is one line (or one a problem) and an exit code."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="streamseg", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except StreamsegError as error:
         for line in str(error).splitlines():
@@ -80,15 +81,14 @@ def main() -> None:
 
 def _in_one_line(error: click.ClickException) -> str:
     """What is wrong with the words on the command line, and which command's help tells more."""
-    text = error.format_message().rstrip(".")
+    text = error.format_message().rstrip(".").replace(". Did you mean", "; did you mean")
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is None:
         return text
-    if isinstance(context.command, click.Group) and context.args[:1]:
-        near = difflib.get_close_matches(context.args[0], context.command.list_commands(context), n=1)
-        text += f"; did you mean {near[0]!r}?" if near else ""
-    words = context.command_path.split()[1:]
-    return f"{text[0].lower()}{text[1:]}; see: {' '.join(['streamseg', *words, '--help'])}"
+    if (wrong := re.match(r"No such command '(.*)'", text)) and isinstance(context.command, click.Group):
+        near = difflib.get_close_matches(wrong[1], context.command.list_commands(context), n=1)
+        text = f"{wrong[0]}; did you mean {near[0]!r}?" if near else wrong[0]
+    return f"{text[0].lower()}{text[1:]} ({context.command_path} --help tells more)"
 
 
 def start_logging(level: str) -> None:

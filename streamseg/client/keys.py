@@ -54,5 +54,8 @@ def refusal(event: int, keys: ClientKeys | None) -> str:
             )
         return "the daemon asks for keys; give its public one (server key) and our own (client key)"
     if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and keys is not None:
-        return "hung up on our keys; the server key must be the public one of this daemon (its NAME.pub)"
+        return (
+            "hung up on our keys; the server key must be the public one of this daemon (its NAME.pub), "
+            "and it must have keys at all (publish.curve_secret_key_file)"
+        )
     return ""

@@ -18,6 +18,7 @@ import msgspec
 from streamseg.config import BackendName, EngineConfig, Precision
 from streamseg.engine.spec import EngineInfo, EngineSpec, Shapes, read_weights
 from streamseg.errors import EngineError
+from streamseg.preprocess import fit_size
 from streamseg.types import F32, U8, Size
 
 Say = Callable[[str], None]
@@ -135,7 +136,8 @@ def backend_of(name: str) -> Backend:
 
 def build_spec(config: EngineConfig, folder: Path, engine: EngineSpec, precision: Precision) -> BuildSpec:
     """What the settings ask for, with shapes for every frame between 3:1 and 1:3."""
-    size = config.input_size or engine.input_size
+    wanted = config.input_size or engine.input_size
+    size = fit_size(wanted, wanted, engine.size_multiple)
     return BuildSpec(
         engine=engine,
         folder=str(folder.absolute()),

@@ -122,7 +122,10 @@ def read_spec(folder: Path) -> EngineSpec:
     try:
         return build_settings(EngineSpec, tomllib.loads(path.read_text("utf-8")))
     except OSError as error:
-        raise EngineError(f"engine {folder}: {path.name} cannot be read ({error.strerror})") from error
+        raise EngineError(
+            f"engine {folder}: {path.name} cannot be read ({error.strerror}); "
+            "streamseg engine list tells what there is"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise EngineError(f"engine {folder}: {path.name} is not valid TOML: {error}") from error
     except ConfigError as error:
@@ -135,7 +138,9 @@ def read_weights(folder: Path, spec: EngineSpec, precision: Precision) -> bytes:
     try:
         data = (folder / entry.file).read_bytes()
     except OSError as error:
-        raise EngineError(f"engine {spec.name}: {entry.file} cannot be read ({error.strerror})") from error
+        raise EngineError(
+            f"engine {spec.name}: {entry.file} cannot be read ({error.strerror}); install the engine again"
+        ) from error
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise EngineError(
             f"engine {spec.name}: {entry.file} is damaged (its SHA-256 is not the one in engine.toml); "

@@ -83,7 +83,7 @@ def content_problem(path: Path) -> str:
             "copy it again, or record as .mkv or fragmented MP4"
         )
     if head and b"\0" not in head and all(b >= 32 or b in b"\t\n\r\f\x1b" for b in head):
-        return "is text, not a video, whatever its name says"
+        return "is text, not a video, whatever its name says; name a video"
     return "is not a video that FFmpeg can read, or its beginning is damaged; try to play it with ffplay"
 
 
@@ -142,13 +142,14 @@ def _network_reason(target: Target, error: BaseException, silent_s: float | None
         case av.error.HTTPNotFoundError():
             return "there is nothing at this path (404); check what comes behind the host's name"
         case av.error.HTTPClientError() | av.error.HTTPServerError():
-            return f"the server answered with an error ({_words(error)})"
+            return f"the server answered with an error ({_words(error)}); look at its log"
         case ConnectionRefusedError():
             return "connection refused; is the server running, and on this port?"
         case ConnectionError():
-            return "connection lost"
+            return "connection lost; is the server still running?"
         case TimeoutError() | av.error.ExitError():
-            return f"sent nothing for {silent_s:g} s" if silent_s else "did not answer in time"
+            silence = f"sent nothing for {silent_s:g} s" if silent_s else "did not answer in time"
+            return f"{silence}; is it on, and does the network let it through?"
         case av.error.ProtocolNotFoundError():
             return f"{target.scheme}:// is not in this build of FFmpeg"
     if getattr(error, "errno", None) in (101, 113):  # ENETUNREACH, EHOSTUNREACH

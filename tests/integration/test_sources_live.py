@@ -264,7 +264,7 @@ def test_mpeg_ts_over_udp_is_read_and_its_silence_noticed() -> None:
             assert watched.frames[0].size == (48, 64)
             done.set()
             lost = watched.wait_event(Disconnected)
-            assert lost.reason.endswith("sent nothing for 1 s")
+            assert "sent nothing for 1 s" in lost.reason
     finally:
         done.set()
         sender.join()

@@ -98,7 +98,7 @@ def test_a_path_through_a_file_is_named(clip: Path) -> None:
 def test_text_that_calls_itself_a_video_is_told(tmp_path: Path) -> None:
     path = tmp_path / "text.mp4"
     path.write_text("this is no video\n" * 100)
-    assert complaint(path) == f"{path}: is text, not a video, whatever its name says"
+    assert complaint(path) == f"{path}: is text, not a video, whatever its name says; name a video"
 
 
 def test_noise_that_calls_itself_a_video_is_told(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_server_that_never_answers_is_told_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         text = complaint(f"rtsp://eye:s3cret@127.0.0.1:{port}/x", timeout_s=0.4)
-    assert text == f"rtsp://eye:***@127.0.0.1:{port}/x: sent nothing for 0.4 s"
+    assert text == f"rtsp://eye:***@127.0.0.1:{port}/x: sent nothing for 0.4 s; is it on, and does the network let it through?"
 
 
 def test_a_file_damaged_in_the_middle_gives_the_rest_and_says_what_is_missing(

@@ -1,0 +1,417 @@
+"""The mistakes that people make, each provoked for real; docs/operating.md has a row for each."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.server
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import zmq
+
+from streamseg import wire
+from streamseg.config import PublishConfig
+from streamseg.keys import make_keys
+from streamseg.publish import Publisher
+from streamseg.sources.explain import explain
+from streamseg.sources.target import resolve
+from tests.engines import write_tiny_engine
+from tests.masks import STREET, make_mask
+from tests.media import draw_clip, write_audio
+
+Words = list[str]
+
+
+@dataclass
+class Place:
+    """A scratch folder, the tiny engine, and what must be closed when the mistake has been made."""
+
+    folder: Path
+    engine: Path
+    owned: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def file(self, name: str, text: str | bytes = "") -> Path:
+        path = self.folder / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    def clip(self, name: str = "ok.mp4") -> Path:
+        return draw_clip(self.folder / name)
+
+    def run(self, *words: object) -> Words:
+        """streamseg run … with the tiny engine, at a free port."""
+        given = [str(word) for word in words]
+        if "--endpoint" not in given:
+            given += ["--endpoint", "tcp://127.0.0.1:0"]
+        return ["run", "--engine", str(self.engine), *given]
+
+    def source(self, source: object) -> Words:
+        return self.run("--source", source)
+
+    def config(self, text: str) -> Words:
+        self.file("site.toml", text)
+        return ["run", "site.toml"]
+
+    def copied_engine(self, **replaced: str) -> Path:
+        """The tiny engine once more, with words in its engine.toml replaced."""
+        folder = write_tiny_engine(self.folder / "mine")
+        toml = (folder / "engine.toml").read_text()
+        for before, after in replaced.items():
+            toml = toml.replace(before, after)
+        (folder / "engine.toml").write_text(toml)
+        return folder
+
+    def keys(self, name: str) -> tuple[Path, Path]:
+        return make_keys(self.folder / name)
+
+    def site(self, *, secured: bool, allowed: bool = True) -> str:
+        """A running publisher's endpoint; with keys, `robot` is allowed or not."""
+        config = PublishConfig(endpoint="tcp://127.0.0.1:*")
+        if secured:
+            secret, _ = self.keys("site")
+            _, robot = self.keys("robot")
+            clients = self.folder / "clients"
+            clients.mkdir()
+            if allowed:
+                (clients / "robot.pub").write_text(robot.read_text())
+            config = msgspec.structs.replace(
+                config, curve_secret_key_file=str(secret), allowed_clients=str(clients)
+            )
+        publisher = self.owned.enter_context(Publisher(config, [STREET]))
+        publisher.put(make_mask())
+        return publisher.endpoint
+
+    def http(self, status: int) -> str:
+        """HOST:PORT of a server that answers everything with this status."""
+
+        class Answer(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        self.owned.callback(server.server_close)
+        self.owned.callback(server.shutdown)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"127.0.0.1:{server.server_port}"
+
+    def port(self, *, answers: bool) -> int:
+        """A port where nobody listens, or where connections are taken and nothing is ever said."""
+        listening = socket.create_server(("127.0.0.1", 0))
+        number: int = listening.getsockname()[1]
+        if answers:
+            self.owned.callback(listening.close)
+        else:
+            listening.close()
+        return number
+
+
+MISTAKES: dict[str, Callable[[Place], Words]] = {}
+"""By the words of the table's first column; each gives the words of a command line that fails."""
+
+SAID: dict[str, Callable[[Place], str]] = {}
+"""The same for what cannot be had here, where the words are asked for instead."""
+
+HEARD: dict[str, Callable[[Place], Words]] = {}
+"""The same for what is only logged, because it goes on trying."""
+
+
+def mistake(name: str) -> Callable[[Callable[[Place], Words]], Callable[[Place], Words]]:
+    def keep(provoke: Callable[[Place], Words]) -> Callable[[Place], Words]:
+        MISTAKES[name] = provoke
+        return provoke
+
+    return keep
+
+
+def heard(name: str) -> Callable[[Callable[[Place], Words]], Callable[[Place], Words]]:
+    def keep(provoke: Callable[[Place], Words]) -> Callable[[Place], Words]:
+        HEARD[name] = provoke
+        return provoke
+
+    return keep
+
+
+# Cameras, addresses and files
+
+MISTAKES |= {
+    "the camera's host has no such name": lambda p: p.source("rtsp://camera.invalid/h264"),
+    "no server at that port": lambda p: p.source(f"rtsp://127.0.0.1:{p.port(answers=False)}/h264"),
+    "a server that never answers, a firewall": lambda p: p.run(
+        "--source", f"rtsp://127.0.0.1:{p.port(answers=True)}/h264", "--timeout-s", 1
+    ),
+    "a wrong password": lambda p: p.source(f"http://me:wrong@{p.http(401)}/video"),
+    "no password": lambda p: p.source(f"http://{p.http(401)}/video"),
+    "no right to see it": lambda p: p.source(f"http://{p.http(403)}/video"),
+    "a wrong path": lambda p: p.source(f"http://{p.http(404)}/video"),
+    "an address of an unknown kind": lambda p: p.source("gopher://camera/video"),
+    "no such camera": lambda p: p.source("/dev/video99"),
+    "no such file": lambda p: p.source("street.mp4"),
+    "a folder instead of a file": lambda p: p.source(p.folder),
+    "an empty file": lambda p: p.source(p.file("street.mp4")),
+    "not a video": lambda p: p.source(p.file("street.mp4", "hello\n")),
+}
+SAID |= {
+    "a camera that another program uses": lambda p: explain(
+        resolve("/dev/video0"), OSError(16, "Device or resource busy")
+    ),
+    "a camera that may not be opened": lambda p: explain(
+        resolve("/dev/video0"), PermissionError(13, "Permission denied")
+    ),
+    "a camera that was unplugged": lambda p: explain(resolve("/dev/video0"), OSError(19, "No such device")),
+}
+
+
+@mistake("sound without a picture")
+def _(p: Place) -> Words:
+    write_audio(p.folder / "sound.m4a")
+    return p.source("sound.m4a")
+
+
+@mistake("a recording that was cut off")
+def _(p: Place) -> Words:
+    whole = p.clip().read_bytes()
+    return p.source(p.file("cut.mp4", whole[: len(whole) // 2]))
+
+
+@mistake("a codec that FFmpeg does not know")
+def _(p: Place) -> Words:
+    return p.source(p.file("odd.mp4", p.clip().read_bytes().replace(b"avc1", b"zzz9")))
+
+
+# Configuration and command line
+
+MISTAKES |= {
+    "no configuration file": lambda p: ["run", "site.toml"],
+    "bad TOML": lambda p: p.config("[streams.gate\n"),
+    "an unknown setting": lambda p: p.config('[streams.gate]\nsource = "demo:"\nmaxfps = 5\n'),
+    "a value of the wrong type": lambda p: p.config('[streams.gate]\nsource = "demo:"\nmax_fps = "ten"\n'),
+    "a value out of range": lambda p: p.config('[streams.gate]\nsource = "demo:"\nmax_fps = -3\n'),
+    "no stream": lambda p: p.config("[engine]\nthreads = 1\n"),
+    "a choice that is none": lambda p: p.config(
+        '[streams.gate]\nsource = "demo:"\n[engine]\nprecision = "fp23"\n'
+    ),
+    "neither a file nor a source": lambda p: ["run"],
+    "an option beside a file": lambda p: [*p.config('[streams.gate]\nsource = "demo:"\n'), "--loop"],
+    "an unknown command": lambda p: ["rnu"],
+    "an unknown option": lambda p: ["run", "--sourc", "demo:"],
+}
+
+# Engines
+
+MISTAKES |= {
+    "an unknown engine": lambda p: ["run", "--source", "demo:", "--engine", "camvid-slin"],
+    "a folder that is no engine": lambda p: ["run", "--source", "demo:", "--engine", f"{p.folder}/"],
+    "an engine of an older or newer streamseg": lambda p: [
+        *("run", "--source", "demo:", "--engine", str(p.copied_engine(size_multiple="multiple")))
+    ],
+    "an engine without its label set": lambda p: [
+        *("run", "--source", "demo:", "--engine", str(p.copied_engine(label_set="labels_of")))
+    ],
+    "a precision that the engine has not": lambda p: p.run("--source", "demo:", "--precision", "int8"),
+}
+
+
+@mistake("missing weights")
+def _(p: Place) -> Words:
+    engine = p.copied_engine()
+    (engine / "tiny.onnx").unlink()
+    return ["run", "--source", "demo:", "--engine", str(engine)]
+
+
+@mistake("damaged weights")
+def _(p: Place) -> Words:
+    engine = p.copied_engine()
+    (engine / "tiny.onnx").write_bytes((engine / "tiny.onnx").read_bytes()[:-9])
+    return ["run", "--source", "demo:", "--engine", str(engine)]
+
+
+@mistake("weights that are no network")
+def _(p: Place) -> Words:
+    engine = p.copied_engine()
+    before = hashlib.sha256((engine / "tiny.onnx").read_bytes()).hexdigest()
+    toml = (engine / "engine.toml").read_text()
+    (engine / "tiny.onnx").write_bytes(b"no network")
+    (engine / "engine.toml").write_text(toml.replace(before, hashlib.sha256(b"no network").hexdigest()))
+    return ["run", "--source", "demo:", "--engine", str(engine)]
+
+
+@mistake("a GPU engine without a GPU")
+def _(p: Place) -> Words:
+    return p.config(
+        '[streams.gate]\nsource = "demo:"\n[publish]\nendpoint = "tcp://127.0.0.1:0"\n'
+        f'[engine]\nname = "{p.engine}"\nbackend = "tensorrt"\n'
+    )
+
+
+# Addresses and keys of the daemon
+
+MISTAKES |= {
+    "other machines let in without keys": lambda p: p.run("--source", "demo:", "--endpoint", "tcp://*:5570"),
+    "an endpoint that is none": lambda p: p.run("--source", "demo:", "--endpoint", "5570"),
+    "a folder for the socket that is missing": lambda p: p.run(
+        "--source", "demo:", "--endpoint", f"ipc://{p.folder}/run/masks"
+    ),
+    "an address of another machine": lambda p: p.config(
+        '[streams.gate]\nsource = "demo:"\n'
+        f'[engine]\nname = "{p.engine}"\n'
+        '[publish]\nendpoint = "tcp://192.0.2.1:5570"\ninsecure = true\n'
+    ),
+    "a list of clients that is missing": lambda p: p.config(
+        f'[streams.gate]\nsource = "demo:"\n[engine]\nname = "{p.engine}"\n'
+        '[publish]\nendpoint = "tcp://127.0.0.1:0"\nallowed_clients = "clients"\n'
+        f'curve_secret_key_file = "{p.keys("site")[0]}"\n'
+    ),
+    "keys without a list of clients": lambda p: p.config(
+        f'[streams.gate]\nsource = "demo:"\n[publish]\ncurve_secret_key_file = "{p.keys("site")[0]}"\n'
+    ),
+    "a key file that holds no key": lambda p: p.config(
+        f'[streams.gate]\nsource = "demo:"\n[engine]\nname = "{p.engine}"\n'
+        f'[publish]\nallowed_clients = "{p.keys("robot")[1]}"\n'
+        f'curve_secret_key_file = "{p.file("site.key", "no key")}"\n'
+    ),
+    "keys that are there already": lambda p: ["keygen", "--out", str(p.keys("site")[0].with_suffix(""))],
+}
+
+
+@mistake("a port that is in use")
+def _(p: Place) -> Words:
+    return p.run("--source", "demo:", "--endpoint", f"tcp://127.0.0.1:{p.port(answers=True)}")
+
+
+# Subscribers
+
+MISTAKES |= {
+    "a subscriber's endpoint that is none": lambda p: ["subscribe", "http://127.0.0.1:5570"],
+    "a server key without a client key": lambda p: [
+        "subscribe", "tcp://127.0.0.1:5570", "--server-key", str(p.keys("site")[1])
+    ],
+    "a client key that is missing": lambda p: [
+        *("subscribe", "tcp://127.0.0.1:5570", "--server-key", str(p.keys("site")[1])),
+        *("--client-key", "robot.key"),
+    ],
+}  # fmt: skip
+HEARD |= {
+    "no daemon there, or a closed firewall": lambda p: [f"tcp://127.0.0.1:{p.port(answers=False)}"],
+    "a port of something else": lambda p: [f"tcp://127.0.0.1:{p.port(answers=True)}"],
+    "the daemon asks for keys": lambda p: [p.site(secured=True)],
+    "the daemon has no keys": lambda p: [
+        *(p.site(secured=False), "--server-key", str(p.keys("site")[1])),
+        *("--client-key", str(p.keys("robot")[0])),
+    ],
+    "a wrong server key": lambda p: [
+        *(p.site(secured=True), "--server-key", str(p.keys("elsewhere")[1])),
+        *("--client-key", str(p.folder / "robot.key")),
+    ],
+    "a key that is not listed": lambda p: [
+        *(p.site(secured=True, allowed=False), "--server-key", str(p.folder / "site.pub")),
+        *("--client-key", str(p.folder / "robot.key")),
+    ],
+}
+
+
+@heard("the snapshot port instead of the mask port")
+def _(p: Place) -> Words:
+    masks = p.site(secured=False)
+    host, _, port = masks.rpartition(":")
+    return [f"{host}:{int(port) + 1}"]
+
+
+@heard("a daemon of a newer protocol")
+def _(p: Place) -> Words:
+    topic, header, labels = wire.encode_mask(make_mask(), "raw")
+    newer = msgspec.msgpack.encode(msgspec.msgpack.decode(header) | {"version": 2})
+    context = p.owned.enter_context(zmq.Context())
+    masks = p.owned.enter_context(context.socket(zmq.XPUB))
+    masks.setsockopt(zmq.LINGER, 0)
+    port = masks.bind_to_random_port("tcp://127.0.0.1")
+    over = threading.Event()
+
+    def send() -> None:
+        while not over.wait(0.05):
+            masks.send_multipart([topic, newer, labels])
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    p.owned.callback(sending.join)
+    p.owned.callback(over.set)
+    return [f"tcp://127.0.0.1:{port}"]
+
+
+# Recorded files, data sets, the service
+
+MISTAKES |= {
+    "results into a file": lambda p: ["process", str(p.clip()), "--out", str(p.file("results"))],
+    "results into a folder that cannot be made": lambda p: ["process", str(p.clip()), "--out", "/proc/x"],
+    "nothing to verify": lambda p: ["verify", str(p.folder)],
+    "no data set": lambda p: ["eval", "--engine", str(p.engine), "--data", str(p.folder)],
+}
+
+
+@mistake("results that were changed")
+def _(p: Place) -> Words:
+    child(["process", str(p.clip()), "--out", "results", "--engine", str(p.engine)], p)
+    masks = p.folder / "results/ok.labels.mp4"
+    data = bytearray(masks.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    masks.write_bytes(data)
+    return ["verify", "results"]
+
+
+@mistake("labels of another set")
+def _(p: Place) -> Words:
+    import cv2
+
+    for kind in ("images", "labels"):
+        (p.folder / kind).mkdir()
+    cv2.imwrite(str(p.folder / "images/a.png"), np.zeros((48, 64, 3), np.uint8))
+    cv2.imwrite(str(p.folder / "labels/a.png"), np.full((48, 64), 9, np.uint8))
+    return ["eval", "--engine", str(p.engine), "--data", str(p.folder)]
+
+
+@mistake("a label image of another size")
+def _(p: Place) -> Words:
+    import cv2
+
+    for kind in ("images", "labels"):
+        (p.folder / kind).mkdir()
+    cv2.imwrite(str(p.folder / "images/a.png"), np.zeros((48, 64, 3), np.uint8))
+    cv2.imwrite(str(p.folder / "labels/a.png"), np.zeros((40, 64), np.uint8))
+    return ["eval", "--engine", str(p.engine), "--data", str(p.folder)]
+
+
+def child(words: Words, place: Place, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line in the place, as a person does."""
+    return subprocess.run(
+        [sys.executable, "-m", "streamseg", *words],
+        capture_output=True, text=True, timeout=60, cwd=place.folder, check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])} | env,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def full_disk(place: Place) -> Iterator[Path | None]:
+    """A disk of 64 KiB; None where none can be mounted."""
+    folder = place.folder / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=False)
