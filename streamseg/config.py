@@ -59,6 +59,13 @@ class StreamConfig(Settings, frozen=True):
             "demo: is the clip that streamseg draws itself.",
         ),
     ]
+    password_file: Annotated[
+        str,
+        Meta(
+            description="The file with the password of the user in source, alone or on a line NAME PASSWORD "
+            "for each stream; under systemd $CREDENTIALS_DIRECTORY/passwords."
+        ),
+    ] = ""
     realtime: Annotated[
         bool, Meta(description="Play a file at its own pace, like a camera; the newest frame wins.")
     ] = False

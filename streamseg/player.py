@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from streamseg.config import StreamConfig
 from streamseg.decode import FrameMaker
 from streamseg.errors import SourceError
+from streamseg.redact import redact
 from streamseg.sources.events import Connected, Corrupt, Disconnected, Ended, Skipped, SourceEvent
 from streamseg.sources.opening import open_source
 from streamseg.sources.reading import OpenSource, pictures
-from streamseg.sources.target import redact, resolve
+from streamseg.sources.target import resolve
 from streamseg.types import Frame
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,11 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.errors import ConfigError
+from streamseg.redact import redact
 
 T = TypeVar("T", bound="Settings")
+
+_MOST_SHOWN = 200
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,7 +70,7 @@ def describe(annotation: Any) -> str:
 
 def _problems(kind: type[Settings], tree: Any, prefix: str) -> Iterator[str]:
     if not isinstance(tree, dict):
-        yield f"{prefix.rstrip('.')}: must be a table, is {tree!r}"
+        yield f"{prefix.rstrip('.')}: must be a table, is {_shown(tree)}"
         return
     fields = {name: (annotation, default) for name, annotation, default, _ in settings_fields(kind)}
     for key in tree:
@@ -103,7 +106,13 @@ def _value_problems(annotation: Any, value: Any, key: str) -> Iterator[str]:
             if get_origin(bare) is Literal and isinstance(value, str):
                 close = difflib.get_close_matches(value, get_args(bare), n=1)
                 near = f"; did you mean {close[0]!r}?" if close else ""
-            yield f"{key}: must be {describe(annotation)}, is {value!r}{near}"
+            yield f"{key}: must be {describe(annotation)}, is {_shown(value)}{near}"
+
+
+def _shown(value: Any) -> str:
+    """A wrong value as a person wrote it, cut where it is long; it may hold an address with a password."""
+    text = redact(repr(value))
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} …"
 
 
 def _meta(annotation: Any) -> Meta:

@@ -146,6 +146,11 @@ class Operations:
     def _settings_of(self, request: AddStream, local: bool) -> StreamConfig:
         tree = {"streams": {request.stream: request.settings}}
         config = build_settings(Config, tree)
+        if config.streams[request.stream].password_file and not local:  # it would be sent to any address
+            raise ControlError(
+                "bad settings",
+                f"streams.{request.stream}.password_file: may only be set on the daemon's machine",
+            )
         check_sources(config.streams)
         if len(self._pipeline().streams.configs()) >= MOST_STREAMS:
             raise ControlError("bad state", f"{request.stream}: there are {MOST_STREAMS} streams already")

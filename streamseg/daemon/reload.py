@@ -10,7 +10,7 @@ import msgspec
 
 from streamseg.config import Config, Settings, StreamConfig
 from streamseg.errors import ConfigError, SourceError
-from streamseg.sources import resolve
+from streamseg.sources.passwords import target_of
 
 # Settings that a running daemon takes on; all others wait for the next start.
 LIVE = frozenset(
@@ -60,7 +60,7 @@ def check_sources(streams: Mapping[str, StreamConfig]) -> None:
     problems = []
     for name, config in streams.items():
         try:
-            resolve(config.source)
+            target_of(config, name)
         except SourceError as error:
             problems.append(f"streams.{name}.source: {error}")
     if problems:

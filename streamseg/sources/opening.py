@@ -18,8 +18,9 @@ from streamseg.sources.explain import camera_problem, content_problem, explain, 
 from streamseg.sources.interrupt import interruptible
 from streamseg.sources.names import host_problem
 from streamseg.sources.orientation import oriented_size
+from streamseg.sources.passwords import target_of
 from streamseg.sources.reading import OpenSource, read
-from streamseg.sources.target import DEMO, Target, resolve
+from streamseg.sources.target import DEMO, Target
 
 MAX_FPS = 1000
 """A higher rate is a guess from the time base, not the camera's."""
@@ -44,7 +45,7 @@ def open_source(
     SourceEnded when `stop` was set.
     """
     stop = stop if stop is not None else threading.Event()
-    target = _ready(resolve(config.source), stop)
+    target = _ready(target_of(config, stream), stop)
     with interruptible(stop):
         container = _open_container(target, config, stop)
         try:

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from streamseg.config import StreamConfig
 from streamseg.errors import SourceError
+from streamseg.redact import redact
 
 Kind = Literal["file", "camera", "network"]
 
@@ -18,15 +19,6 @@ DEMO = "demo:"
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _CAMERA = re.compile(r"^/dev/(video\d+|v4l/.+)$")
-# Greedy up to the last '@' before the query, because people paste passwords with '@', '/' and ':' in them
-# without escaping. A URL with a port and an '@' in its path is hidden too much rather than too little.
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s:@?]*):[^\s?]*@")
-# A password with a '?' in it ends the authority for a URL parser, but not for the person who typed it.
-_USERINFO_QUERY = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s:@?/]*):(?!\d+[/?])[^\s]*@")
-_SECRET = re.compile(
-    r"(?P<name>[?&;#][^=&;#\s]*(?:token|passw|pwd|pass|secret|key|auth|sig|credential|session)[^=&;#\s]*=)[^&;#\s]*",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +34,6 @@ class Target:
     def path(self) -> Path:
         """The file or device; only for kinds "file" and "camera"."""
         return Path(self.name)
-
-
-def redact(url: str) -> str:
-    """Return the text with passwords and the values of secret query parameters replaced by ***."""
-    url = _USERINFO.sub(r"\g<scheme>\g<user>:***@", url)
-    url = _USERINFO_QUERY.sub(r"\g<scheme>\g<user>:***@", url)
-    return _SECRET.sub(r"\g<name>***", url)
 
 
 def is_live(config: StreamConfig) -> bool:

@@ -16,6 +16,7 @@ PACKAGE = Path(streamseg.__file__).parent
 # The route, in order: a module may import those before it, never those after it.
 ORDER = [
     "errors",
+    "redact",
     "doors",
     "types",
     "png",
@@ -51,6 +52,7 @@ ORDER = [
     "pipeline",
     "recorded",
     "daemon",
+    "relay",
     "evaluation",
     "training",
     "doctor",

@@ -1,0 +1,202 @@
+"""Camera passwords: used where they must be, and nowhere in what the daemon puts out."""
+
+from __future__ import annotations
+
+import base64
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from streamseg.client import subscribe
+from streamseg.config import Config, StreamConfig, build_settings
+from streamseg.control import ControlClient
+from streamseg.control.messages import encode
+from streamseg.errors import ConfigError, ControlError, SourceError
+from streamseg.sources.passwords import read_password, target_of
+from streamseg.wire.status import StreamStatus
+from tests.integration.daemons import Lines
+from tests.media import draw_clip
+
+WAIT_S = 60.0
+RIGHT = "Sesam/öffne @dich:50%"
+WRONG = "Knoblauch!7"
+
+
+class Guarded(SimpleHTTPRequestHandler):
+    """A camera on HTTP that wants a password, and keeps an eye on what it is shown."""
+
+    asked: list[str] = []  # noqa: RUF012 - the server makes an object of this class for each request
+
+    def do_GET(self) -> None:
+        shown = self.headers.get("Authorization", "")
+        self.asked.append(shown)
+        if shown != "Basic " + base64.b64encode(f"eye:{RIGHT}".encode()).decode():
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+            self.end_headers()
+            return
+        super().do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def camera(tmp_path: Path) -> Iterator[str]:
+    """HOST:PORT."""
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    draw_clip(folder / "clip.mp4", frames=30)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Guarded, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def private(path: Path, text: str) -> Path:
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def forms(password: str) -> list[str]:
+    """How a password may look in a text."""
+    hidden = base64.b64encode(f"eye:{password}".encode()).decode()
+    return [password, quote(password, safe=""), quote(password), repr(password)[1:-1], hidden]
+
+
+def until_states(daemon: ControlClient, **states: str) -> dict[str, StreamStatus]:
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        streams = daemon.status().streams
+        if all(streams[name].state == state for name, state in states.items()):
+            return streams
+        assert time.monotonic() < deadline, streams
+        time.sleep(0.05)
+
+
+def test_no_password_is_in_anything_that_the_daemon_puts_out(
+    tmp_path: Path, tiny_engine: Path, camera: str
+) -> None:
+    passwords = private(tmp_path / "passwords", f"# of the cameras\nright {RIGHT}\nrefused {RIGHT}\n")
+    site = tmp_path / "site.toml"
+    good = (
+        '[publish]\nendpoint = "tcp://127.0.0.1:0"\n[control]\n'
+        f'endpoint = "ipc://{tmp_path}/control"\n[log]\nlevel = "debug"\n'
+        f'[engine]\nname = "{tiny_engine}"\nthreads = 1\nbackend = "onnx"\n'
+        f'[streams.right]\nsource = "http://eye@{camera}/clip.mp4"\npassword_file = "{passwords}"\n'
+        "loop = true\n"
+        f'[streams.wrong]\nsource = "http://eye:{WRONG}@{camera}/clip.mp4"\n'
+        f'[streams.refused]\nsource = "rtsp://eye@127.0.0.1:1/x"\npassword_file = "{passwords}"\n'
+        f'[streams.nowhere]\nsource = "rtsp://eye:{WRONG}@no-such-host.invalid/x"\n'
+    )
+    site.write_text(good)
+    heard: list[str] = []
+    with Lines([sys.executable, "-X", "dev", "-m", "streamseg", "run", site], errors=True) as process:
+        endpoint = process.wait("publishing on").split()[-1]
+        with (
+            ControlClient(f"ipc://{tmp_path}/control", timeout_s=WAIT_S) as daemon,
+            subscribe(endpoint, statuses=True) as masks,
+        ):
+            while masks.read(WAIT_S).stream != "right":
+                pass
+            streams = until_states(
+                daemon, right="playing", wrong="reconnecting", refused="reconnecting", nowhere="reconnecting"
+            )
+            assert streams["right"].source == f"http://eye@{camera}/clip.mp4"
+            assert "(401)" in streams["wrong"].error
+            heard.append(encode(daemon.status()).decode("latin-1"))
+            heard += [str(masks.status(name, WAIT_S)) for name in streams]
+            for name, settings in (
+                ("right", {"source": f"http://eye:{WRONG}@x/"}),
+                ("a b", {"source": f"http://eye:{WRONG}@x/"}),
+                ("new", {"source": 7, "mask_size": f"http://eye:{WRONG}@x/"}),
+                ("new", {"source": f"srt://eye:{WRONG}@x/"}),
+                ("new", {"source": f"http://eye:{WRONG}@x/", "password_file": str(passwords)}),
+            ):
+                with pytest.raises(ControlError) as caught:
+                    daemon.add(name, **settings)
+                heard.append(str(caught.value))
+            site.write_text(good + f'[streams]\nyard = "http://eye:{WRONG}@x/"\n')
+            with pytest.raises(ControlError) as caught:
+                daemon.reload()
+            heard.append(str(caught.value))
+            site.write_text(
+                good.replace("[streams.right]", f'[streams]\nyard = "http://e:{WRONG}@x"\n[streams.right]')
+            )
+            with pytest.raises(ControlError, match="must be a table") as caught:
+                daemon.reload()
+            heard.append(str(caught.value))
+        process.process.send_signal(signal.SIGTERM)
+        process.process.wait(WAIT_S)
+        heard += process.lines
+    assert any("decoding http://eye@" in line for line in heard)
+    assert len(Guarded.asked) > 2
+    for text in heard:
+        for password in (RIGHT, WRONG):
+            assert not [form for form in forms(password) if form in text], text
+
+
+def test_a_password_is_the_streams_line_or_all_there_is(tmp_path: Path) -> None:
+    many = private(tmp_path / "many", "# two\n\ngate sesam öffne dich\nyard  x#1 \n")
+    assert read_password(str(many), "gate") == "sesam öffne dich"
+    assert read_password(str(many), "yard") == "x#1"
+    with pytest.raises(ConfigError, match="has no line that begins with hall"):
+        read_password(str(many), "hall")
+    assert read_password(str(private(tmp_path / "one", "s#1%\n")), "hall") == "s#1%"
+
+
+def test_special_letters_of_a_password_are_escaped(tmp_path: Path) -> None:
+    path = private(tmp_path / "one", "gate a/b@c:d?e#f%41 g\n")
+    config = StreamConfig(source="rtsp://admin@[::1]:554/h264?x=1", password_file=str(path))
+    target = target_of(config, "gate")
+    assert target.name == "rtsp://admin:a%2Fb%40c%3Ad%3Fe%23f%2541%20g@[::1]:554/h264?x=1"
+    assert target.shown == "rtsp://admin@[::1]:554/h264?x=1"
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("rtsp://10.0.0.7/x", "needs a user in the address"),
+        ("clip.mp4", "needs a user in the address"),
+        ("rtsp://a:b@10.0.0.7/x", "holds a password already"),
+    ],
+)
+def test_a_password_that_fits_nowhere_is_refused(tmp_path: Path, source: str, says: str) -> None:
+    path = private(tmp_path / "one", "secret\n")
+    with pytest.raises(SourceError, match=says) as caught:
+        target_of(StreamConfig(source=source, password_file=str(path)), "gate")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_that_others_may_read_is_refused_unless_systemd_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = private(tmp_path / "one", "secret\n")
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match=r"others than its owner may read .*chmod 600"):
+        read_password(str(path), "gate")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert read_password("$CREDENTIALS_DIRECTORY/one", "gate") == "secret"
+    with pytest.raises(ConfigError, match="two cannot be read"):
+        read_password("$CREDENTIALS_DIRECTORY/two", "gate")
+
+
+def test_a_wrong_setting_is_shown_without_its_password() -> None:
+    tree = {
+        "streams": {"gate": "rtsp://eye:geheim@x/"},
+        "engine": {"threads": "http://eye:geheim@x/?token=t0p"},
+    }
+    with pytest.raises(ConfigError) as caught:
+        build_settings(Config, tree)
+    assert "rtsp://eye:***@x/" in str(caught.value)
+    assert "geheim" not in str(caught.value)
+    assert "t0p" not in str(caught.value)
