@@ -73,7 +73,7 @@ def find_plan(folders: list[Path], recipe: Recipe, refused: Callable[[str], None
         path = folder / f"{recipe.key}.json"
         try:
             manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, msgspec.MsgspecError) as error:
             refused(f"{path}: cannot be read ({error})")
