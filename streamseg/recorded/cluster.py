@@ -29,6 +29,7 @@ from streamseg.recorded.inputs import Input, fetched
 from streamseg.recorded.manifest import Identity, versions
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.storage import is_stored
+from streamseg.refine.propagate import one_thread
 
 RETRIES = 4
 """How often a part is tried again after the death of its worker or node, before its input is given up."""
@@ -128,6 +129,7 @@ class Cluster:
 
 def _part(common: tuple[Input, ProcessConfig, Identity], stretch: Stretch) -> bytes:
     """Runs in a worker of the cluster."""
+    one_thread()
     one, config, identity = common
     engine = _engine(config.engine)
     _check_alike(engine, identity)

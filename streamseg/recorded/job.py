@@ -23,6 +23,7 @@ from streamseg.recorded.place import FolderError, Place, StoredPlace, open_folde
 from streamseg.recorded.route import PartEnd, Route
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.storage import is_stored, scratch
+from streamseg.refine.propagate import one_thread
 from streamseg.types import Mask
 
 MAX_ENGINES = 4
@@ -40,7 +41,7 @@ def process_file(path: str | Path, config: ProcessConfig | None = None) -> Itera
     found = find_inputs([str(path)])
     if len(found) != 1:
         raise UsageError(f"{path}: holds {len(found)} videos; use process_files, or name one of them")
-    with fetched(found[0]) as one, _engines(config) as engines:
+    with fetched(found[0]) as one, load_engines(config) as engines:
         route = Route(one, config, engines)
         with (
             closing(Ahead("decode", route.frames())) as frames,
@@ -54,12 +55,14 @@ def process_file(path: str | Path, config: ProcessConfig | None = None) -> Itera
 
 
 @contextmanager
-def _engines(config: ProcessConfig, most: int = MAX_ENGINES) -> Iterator[list[Engine]]:
+def load_engines(config: ProcessConfig, most: int = MAX_ENGINES) -> Iterator[list[Engine]]:
     """Load the engine as often as it pays: several of few threads wait for each other less than one of many.
 
     On two cores two engines of one thread did about 1.1 times as many frames as one of two threads, and
     what else the job does finds the gaps. A batch is for a GPU, which one engine keeps busy.
+    OpenCV gets one thread in the whole process: its idle ones spin, 1 ms of CPU for a frame with an overlay.
     """
+    one_thread()
     cores = config.engine.threads or len(os.sched_getaffinity(0))
     count = 1 if config.batch > 1 else min(cores, most)
     settings = msgspec.structs.replace(config.engine, threads=max(1, cores // count))
@@ -94,7 +97,7 @@ def process_files(
         raise UsageError(f"end_s: must be above start_s ({config.start_s:g}), is {config.end_s:g}")
     stop = stop if stop is not None else threading.Event()
     with ExitStack() as stack:
-        engines = stack.enter_context(_engines(config, MAX_ENGINES if on is None else 1))
+        engines = stack.enter_context(load_engines(config, MAX_ENGINES if on is None else 1))
         place = _places(str(out))
         cluster = None if on is None else stack.enter_context(closing(Cluster(on)))
 
