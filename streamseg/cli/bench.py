@@ -1,4 +1,4 @@
-"""streamseg bench pipeline | refine | fusion | engine | transport | crf"""
+"""streamseg bench pipeline | recorded | console | refine | fusion | engine | transport | crf"""
 
 from __future__ import annotations
 
@@ -65,6 +65,35 @@ def pipeline(
 
 
 @command.command()
+@click.option("--tiles", type=click.IntRange(1, 64), default=9, help="Streams on the wall.")
+@click.option("--fps", type=click.FloatRange(0.1), default=8.0, help="Frames a second of each.")
+@click.option("--turns", type=click.IntRange(0), default=4, help="Turns of the second part.")
+@options_from(EngineConfig, "precision")
+@click.option("--seconds", type=click.FloatRange(1), default=15.0, help="How long the wall is measured.")
+@as_json
+def console(tiles: int, fps: float, turns: int, seconds: float, precision: str, as_json: bool) -> None:
+    """The web console in headless Chromium: a wall of streams; and what one costs a busy daemon."""
+    from streamseg.bench.console import bench_cost, bench_wall
+
+    start_logging("warning")
+    wall = bench_wall(tiles, fps, seconds, precision)
+    cost = bench_cost(turns, seconds / 3, precision) if turns else None
+    if as_json:
+        click.echo(msgspec.json.encode({"wall": wall, "cost": cost}))
+        return
+    click.echo(
+        f"{wall.tiles} tiles of {wall.fps:g} fps: {wall.published_fps} masks/s, {wall.shown_fps} shown/s "
+        f"({wall.shown_share:.1%}, the least {wall.least_share:.1%}); age when drawn, ms: "
+        f"p50 {wall.age.p50_ms:.0f}, p95 {wall.age.p95_ms:.0f}, p99 {wall.age.p99_ms:.0f}"
+    )
+    if cost is not None:
+        click.echo(f"one stream as fast as it goes: {cost.closed_fps} masks/s with the console closed")
+        for who, ratio in cost.ratio.items():
+            click.echo(f"  {who}: {cost.open_fps[who]} masks/s ({ratio:.1%}), {cost.shown_fps[who]} shown/s")
+    click.echo(wall.machine.processor)
+
+
+@command.command()
 @click.option("--source", default="demo:", help="A stream, played at its own pace.")
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @options_from(EngineConfig, "precision", "threads")
@@ -109,6 +138,36 @@ def fusion(source: str, name: str, frames: int, as_json: bool) -> None:
     for what, times in {"plain": result.plain, "fused": result.fused}.items():
         click.echo(f"{what:6} p50 {times.p50_ms:.2f} ms   p95 {times.p95_ms:.2f} ms of CPU time")
     click.echo(f"fusion costs {result.costs_ms:.2f} ms a frame")
+
+
+@command.command()
+@click.option("--source", default="demo:", help="The video that is processed.")
+@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@options_from(EngineConfig, "precision", "threads")
+@click.option("--part-frames", default=256, help="Frames of a part.")
+@click.option("--on", metavar="ray[://HOST:PORT]", help="Measure the job on a Ray cluster, too.")
+@click.option("--rounds", type=click.IntRange(1), default=3, help="How often each form is measured.")
+@as_json
+def recorded(
+    source: str, part_frames: int, on: str | None, rounds: int, as_json: bool, **engine: Any
+) -> None:
+    """`streamseg process` against its slowest step alone, all forms by turns in one run."""
+    from streamseg.bench.recorded import bench_recorded
+
+    config = build_settings(EngineConfig, given(**engine))
+    result = bench_recorded(config, source, rounds, part_frames, on)
+    if as_json:
+        click.echo(msgspec.json.encode(result))
+        return
+    title = f"{result.engine}, {result.frames} frames, {result.machine.cores} cores"
+    table = Table("", "frames/s", "of infer, %", "CPU ms", "of infer, %", title=title)
+    for row in result.forms:
+        cpu_share = None if row.of_infer_cpu is None else 100 * row.of_infer_cpu
+        table.add_row(
+            row.form, f"{row.fps:.1f}", f"{100 * row.of_infer:.1f}", _or_dash(row.cpu_ms, ".2f"),
+            _or_dash(cpu_share, ".1f"),
+        )  # fmt: skip
+    Console().print(table)
 
 
 @command.command()
