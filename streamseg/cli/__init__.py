@@ -21,6 +21,7 @@ COMMANDS = {
     "verify": "Prove that a processed folder is whole.",
     "subscribe": "Receive masks and show, print or save them.",
     "watch": "Watch masks in a terminal: a live table and thumbnails.",
+    "relay": "Pass masks of daemons on to many subscribers.",
     "ctl": "Control a running daemon: status, streams, reload, snapshots.",
     "service": "Install the daemon as a systemd service.",
     "keygen": "Make a pair of keys, for a daemon or a subscriber.",

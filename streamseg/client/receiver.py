@@ -29,7 +29,7 @@ MESSAGES_AT_ONCE = 256  # taken from the socket between two looks at the others
 TELL_S = 3.0  # without a connection, before it is said
 SILENT_S = 5.0  # libzmq tries again at least every 2 s; after this long without a try, we connect anew
 
-_HANDSHAKE_FAILED = (
+HANDSHAKE_FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
     zmq.EVENT_HANDSHAKE_FAILED_AUTH,
@@ -97,7 +97,7 @@ class Receiver:
         owned.callback(context.term)
         masks = context.socket(zmq.SUB)
         owned.callback(masks.close, linger=0)
-        _configure(masks, self._keys)
+        configure(masks, self._keys)
         masks.setsockopt(
             zmq.SNDHWM, 0
         )  # of subscriptions: libzmq drops those that find no room, and says nothing
@@ -106,15 +106,15 @@ class Receiver:
         owned.callback(masks.disable_monitor)
         snapshots = context.socket(zmq.DEALER)
         owned.callback(snapshots.close, linger=0)
-        _configure(snapshots, self._keys)
+        configure(snapshots, self._keys)
         wake_fd, self._wake_fd = os.pipe2(os.O_CLOEXEC)
         owned.callback(os.close, wake_fd)
         owned.callback(self._stop_waking)
         for topic in self._topics:
             masks.subscribe(topic)
-        _connect(masks, self.endpoint)
+        connect(masks, self.endpoint)
         if self._ask_at is not None:
-            _connect(snapshots, self._ask_at)
+            connect(snapshots, self._ask_at)
         self._begun.set()
         poller = zmq.Poller()
         for source in (masks, monitor, snapshots, wake_fd):
@@ -132,7 +132,7 @@ class Receiver:
                 self._follow(self._last_event, snapshots)
             elif not self.connected and time.monotonic() - heard_s > SILENT_S:
                 # libzmq gives a connection up for good when the other side broke the protocol or MAXMSGSIZE.
-                _reconnect(masks, self.endpoint)
+                reconnect(masks, self.endpoint)
                 heard_s = time.monotonic()
             if snapshots in ready:
                 self._merge_snapshot(snapshots.recv_multipart())
@@ -141,7 +141,7 @@ class Receiver:
 
     def _follow(self, event: int, snapshots: zmq.Socket[bytes]) -> None:
         """Note what happened to the connection, and ask for a snapshot whenever there is a new one."""
-        if event in (zmq.EVENT_DISCONNECTED, *_HANDSHAKE_FAILED):
+        if event in (zmq.EVENT_DISCONNECTED, *HANDSHAKE_FAILED):
             self._lost_s = time.monotonic() if self.connected else self._lost_s
             self.connected = False
             if why := refusal(event, self._keys):
@@ -154,7 +154,7 @@ class Receiver:
             try:
                 snapshots.send_multipart(self._request, zmq.DONTWAIT)
             except zmq.Again:  # given up by libzmq, too, or full of requests that were never sent
-                _reconnect(snapshots, self._ask_at)
+                reconnect(snapshots, self._ask_at)
                 with contextlib.suppress(zmq.Again):
                     snapshots.send_multipart(self._request, zmq.DONTWAIT)
 
@@ -193,7 +193,8 @@ def _silence(last_event: int) -> str:
     return "no daemon answers; does it run, with this publish.endpoint, and does the firewall let us through?"
 
 
-def _connect(sock: zmq.Socket[bytes], endpoint: str) -> None:
+def connect(sock: zmq.Socket[bytes], endpoint: str) -> None:
+    """Connect a socket; raises UsageError for what is no endpoint."""
     sock.setsockopt(zmq.IPV6, int(endpoint.startswith("tcp://[")))
     try:
         sock.connect(endpoint)
@@ -201,13 +202,15 @@ def _connect(sock: zmq.Socket[bytes], endpoint: str) -> None:
         raise UsageError(f"endpoint: must be tcp://HOST:PORT or ipc://PATH, is {endpoint!r}") from error
 
 
-def _reconnect(sock: zmq.Socket[bytes], endpoint: str) -> None:
+def reconnect(sock: zmq.Socket[bytes], endpoint: str) -> None:
+    """Begin anew where libzmq has given up."""
     with contextlib.suppress(zmq.ZMQError):  # it may be gone already
         sock.disconnect(endpoint)
     sock.connect(endpoint)
 
 
-def _configure(sock: zmq.Socket[bytes], keys: ClientKeys | None) -> None:
+def configure(sock: zmq.Socket[bytes], keys: ClientKeys | None) -> None:
+    """Set up a socket that connects to a daemon; before it does."""
     if keys is not None:
         keys.use(sock)
     sock.setsockopt(zmq.RCVHWM, 16)  # freshness comes from draining; this bounds memory while we are stopped

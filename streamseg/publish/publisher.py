@@ -194,7 +194,7 @@ class Publisher:
         owned.callback(doors.close)
         self.own_keys = doors.own_keys
         for sock in (masks, snapshots):
-            _configure(sock, self._config.queue)
+            configure(sock, self._config.queue)
             doors.guard(sock)
         masks.setsockopt(zmq.XPUB_VERBOSE, 1)  # each subscriber to labels/ is told, not only the first
         self.endpoint, self.snapshot_endpoint = bind_pair(
@@ -237,7 +237,7 @@ class Publisher:
 
     def _take_subscriptions(self, masks: zmq.Socket[bytes], doors: Doors) -> None:
         asked: set[bytes] = set()
-        for frames in _received(masks):
+        for frames in received(masks):
             event = frames[0].bytes
             if len(frames) != 1 or not doors.may_ask(masks, frames[0], subscribing=event[:1] == b"\x01"):
                 continue
@@ -307,7 +307,7 @@ class Publisher:
         return replace(mask, run=self.run, n=self._numbers.give(mask.stream, mask.epoch, mask.seq))
 
     def _answer(self, snapshots: zmq.Socket[bytes], doors: Doors) -> None:
-        for frames in _received(snapshots):
+        for frames in received(snapshots):
             if not doors.may_ask(snapshots, frames[-1], subscribing=False):
                 continue
             parts = [frame.bytes for frame in frames]
@@ -330,14 +330,15 @@ class Publisher:
             log.warning("%s: a mask of %dx%d cannot be published: %s", mask.stream, *mask.size, error)
 
 
-def _received(sock: zmq.Socket[bytes]) -> Iterable[list[zmq.Frame]]:
+def received(sock: zmq.Socket[bytes]) -> Iterable[list[zmq.Frame]]:
     """What has arrived, up to REQUESTS_AT_ONCE messages."""
     with contextlib.suppress(zmq.Again):
         for _ in range(REQUESTS_AT_ONCE):
             yield sock.recv_multipart(zmq.DONTWAIT, copy=False)
 
 
-def _configure(sock: zmq.Socket[bytes], queue: int) -> None:
+def configure(sock: zmq.Socket[bytes], queue: int) -> None:
+    """Set up a socket that strangers connect to; before it is bound."""
     sock.setsockopt(zmq.SNDHWM, queue)
     sock.setsockopt(zmq.RCVHWM, 1000)  # subscriptions and requests, each of at most MAXMSGSIZE
     sock.setsockopt(zmq.MAXMSGSIZE, 4096)  # of what comes in: a topic prefix each

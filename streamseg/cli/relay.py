@@ -1,0 +1,69 @@
+"""streamseg relay"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from streamseg.cli import start_logging
+from streamseg.cli.settings import options_from
+from streamseg.config import Config, PublishConfig, build_settings
+from streamseg.errors import ConfigError, UsageError
+
+
+@click.command()
+@click.argument("upstreams", nargs=-1, metavar="UPSTREAM...")
+@options_from(
+    PublishConfig,
+    "endpoint",
+    "snapshot_endpoint",
+    "queue",
+    "curve_secret_key_file",
+    "allowed_clients",
+    "insecure",
+    "max_connections",
+)
+@click.option(
+    "--server-key",
+    "server_keys",
+    multiple=True,
+    help="The daemons' public key, or the file that holds it; repeated, one for each UPSTREAM in order.",
+)
+def command(upstreams: tuple[str, ...], server_keys: tuple[str, ...], **options: Any) -> None:
+    """Pass the masks of daemons on to many subscribers, and to the daemons only what is asked for here.
+
+    UPSTREAM is a daemon's publish.endpoint, such as tcp://10.0.0.7:5570. Subscribers and daemons may ask for
+    keys: the relay shows its own one (--curve-secret-key-file) to both.
+    """
+    from streamseg.daemon.signals import Signals
+    from streamseg.daemon.systemd import Service
+    from streamseg.relay import Relay
+
+    start_logging("info")
+    service = Service()
+    try:
+        config = build_settings(Config, {"publish": options}).publish
+        relay = Relay(_addresses(upstreams, server_keys), config, service.notify, service.watchdog_s)
+        with Signals(relay.stop, lambda: None):  # the list of clients is read again by itself
+            relay.run()
+    except ConfigError as error:
+        raise ConfigError(*(_as_options(problem) for problem in error.problems)) from error
+
+
+def _addresses(upstreams: tuple[str, ...], server_keys: tuple[str, ...]) -> list[tuple[str, bytes]]:
+    from streamseg.keys import key_or_file
+
+    if len(server_keys) not in (0, 1, len(upstreams)):
+        raise UsageError(
+            f"--server-key: give one for all daemons, or one for each; {len(upstreams)} daemons have "
+            f"{len(server_keys)}"
+        )
+    keys = [key_or_file(key, "--server-key") for key in server_keys] or [b""]
+    return list(zip(upstreams, keys * (len(upstreams) // len(keys)), strict=True))
+
+
+def _as_options(problem: str) -> str:
+    """Name options instead of the settings that they are made from."""
+    return re.sub(r"\bpublish\.(\w+)( = true)?", lambda found: "--" + found[1].replace("_", "-"), problem)
