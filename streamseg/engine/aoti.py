@@ -68,7 +68,7 @@ class AotiBackend:
         device = self.device
         module: Any = GraphModule(spec.graph(), torch_dtype(spec.precision)).eval().to(device)
         module = module.to(memory_format=torch.channels_last)
-        example, sides = _example(spec)
+        example, sides = example_batch(spec)
         with torch.inference_mode():
             say("tracing the network")
             program = torch.export.export(
@@ -86,7 +86,7 @@ def _compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 
 
-def _example(spec: BuildSpec) -> tuple[tuple[int, ...], dict[int, Any]]:
+def example_batch(spec: BuildSpec) -> tuple[tuple[int, ...], dict[int, Any]]:
     """A batch's shape to trace with, and which of its sides stay open."""
     from torch.export import Dim
 

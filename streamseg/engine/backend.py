@@ -32,7 +32,7 @@ BACKENDS: dict[str, str] = {
     "torch": "streamseg.engine.torch:TorchBackend",
     "aoti": "streamseg.engine.aoti:AotiBackend",
     "tensorrt": "streamseg.engine.tensorrt:TensorrtBackend",
-    "tensorrt-rtx": "streamseg.engine.tensorrt_rtx:TensorrtRtxBackend",
+    "tensorrt-rtx": "streamseg.engine.tensorrt:TensorrtRtxBackend",
 }
 
 PROFILE_ASPECT = 3.0  # frames this much wider than high, or higher than wide, still fit a plan

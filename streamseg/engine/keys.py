@@ -35,6 +35,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 def recipe_of(backend: Backend, spec: BuildSpec) -> Recipe:
     """The recipe by which `backend` would build `spec` on this machine."""
+    identity = backend.identity(spec)
     return Recipe(
         schema=SCHEMA,
         graph_sha256=spec.weights_sha256,
@@ -43,8 +44,8 @@ def recipe_of(backend: Backend, spec: BuildSpec) -> Recipe:
         shapes=spec.shapes,
         output=spec.output,
         threads=spec.threads,
-        target=spec.target,
+        target=spec.target or identity.get("sm", ""),  # the same here as built ahead of time elsewhere
         flags=spec.flags,
         backend=backend.name,
-        identity=backend.identity(spec),
+        identity=identity,
     )
