@@ -34,7 +34,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     spec: BuildSpec
     folder: str
     again: bool = False  # even if there is one
-    quiet: bool = False  # with the CPU time that nobody else wants
+    quiet: bool = False  # with the smaller share of the CPU
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +106,7 @@ class Build:
     ) -> None:
         """folder: where the plan is to lie, unset the cache. again: build even if it is there.
 
-        quiet: take only CPU time that nobody else wants. say: gets lines of progress, unset the log.
+        quiet: leave most of the CPU to the route. say: gets lines of progress, unset the log.
         """
         self._choice = choice
         self._folder = folder or cache_folder() / PLANS
@@ -188,7 +188,7 @@ class Build:
     def _end(self, child: subprocess.Popen[bytes]) -> None:
         with self._lock:
             self._child = None
-        if child.poll() is None and child.stdin is not None:
+        if child.stdin is not None:
             with contextlib.suppress(OSError):
                 child.stdin.close()  # by which the child knows, if it still runs, that it is to end
         _kill(child)

@@ -1,0 +1,316 @@
+"""Builds in real processes that are killed, raced, stopped; and a live stream that does not notice them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from streamseg import Daemon, Mask, subscribe
+from streamseg.config import BackendName, Config, EngineConfig, PublishConfig, StreamConfig
+from streamseg.engine import Choice, choices, load_engine
+from streamseg.engine.build import Build, BuildStopped, load_choice, ready_plan
+from streamseg.engine.cache import PLANS, cache_folder, keep_plan
+from streamseg.errors import EngineError
+from tests.media import draw_clip
+
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="needs the extra openvino"
+)
+needs_aoti = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None or shutil.which("g++") is None,
+    reason="needs the extra torch and a C++ compiler",
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
+
+
+def chosen(engine: Path, backend: BackendName = "openvino") -> Choice:
+    return choices(EngineConfig(name=str(engine), backend=backend, threads=1))[0]
+
+
+def until(true: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.01)
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rsplit(")", 1)[1].split()
+            if int(fields[1]) == pid and fields[0] != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
+def exists(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+@needs_openvino
+def test_a_build_is_kept_with_its_agreement_and_loaded_by_the_next(tiny_engine: Path) -> None:
+    choice = chosen(tiny_engine)
+    assert ready_plan(choice) is None
+    load_choice(choice).close()
+    plan = ready_plan(choice)
+    assert plan is not None
+    agreement = plan.manifest.agreement
+    assert agreement is not None
+    assert agreement.argmax_percent == 100
+    written_ns = plan.path.stat().st_mtime_ns
+    load_choice(choice).close()
+    assert plan.path.stat().st_mtime_ns == written_ns
+
+
+@needs_openvino
+def test_killing_a_build_at_any_moment_leaves_nothing_that_is_loaded(tiny_engine: Path) -> None:
+    choice = chosen(tiny_engine)
+    begun = time.monotonic()
+    Build(choice, again=True).run()
+    whole_s = time.monotonic() - begun
+    shutil.rmtree(cache_folder())
+    moments = random.Random(3)
+    for _ in range(5):
+        build = Build(choice, again=True)
+        thread = threading.Thread(target=lambda build=build: suppressed(build.run))
+        thread.start()
+        time.sleep(moments.uniform(0.3, 1.0) * whole_s)  # the moment is the point here
+        build.stop()  # SIGKILL to all its processes
+        thread.join()
+        plan = ready_plan(choice)
+        if plan is not None:  # it was through already: then it is whole
+            load_choice(choice).close()
+    Build(choice).run()
+    load_choice(choice).close()
+    folder = cache_folder() / PLANS
+    assert not list(folder.glob("*.part*"))
+
+
+def suppressed(run: Callable[[], None]) -> None:
+    with contextlib.suppress(BuildStopped):
+        run()
+
+
+@needs_openvino
+@pytest.mark.parametrize("damage", ["cut", "not one of its own"])
+def test_a_plan_that_cannot_be_used_is_built_again(tiny_engine: Path, damage: str) -> None:
+    choice = chosen(tiny_engine)
+    Build(choice).run()
+    plan = ready_plan(choice)
+    assert plan is not None
+    if damage == "cut":
+        plan.path.write_bytes(plan.path.read_bytes()[:-100])
+        assert ready_plan(choice) is None
+    else:  # a whole artifact with a true manifest that OpenVINO refuses
+        part = plan.path.with_name(f"{plan.manifest.key}.part.blob")
+        part.write_bytes(b"no blob of OpenVINO's")
+        keep_plan(
+            part, plan.manifest.recipe, engine="tiny", device="cpu", suffix=".blob", took_s=0, agreement=None
+        )
+    engine = load_choice(choice)
+    engine.warm_up((48, 64))
+    engine.close()
+    again = ready_plan(choice)
+    assert again is not None
+    assert again.manifest.recipe == plan.manifest.recipe
+    assert again.manifest.agreement is not None
+
+
+@needs_openvino
+def test_two_processes_that_want_the_same_plan_build_it_once(tiny_engine: Path) -> None:
+    said: list[str] = []
+    builds = [Build(chosen(tiny_engine), say=said.append) for _ in range(3)]
+    threads = [threading.Thread(target=build.run) for build in builds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(text.startswith("built in") for text in said) == 1
+    assert said.count("another process has built it") == 2
+    assert ready_plan(chosen(tiny_engine)) is not None
+
+
+@needs_openvino
+def test_a_builder_ends_with_whoever_asked_for_it_even_when_that_is_killed(tiny_engine: Path) -> None:
+    code = (
+        "import sys; from streamseg.config import EngineConfig; from streamseg.engine import choices;"
+        "from streamseg.engine.build import Build;"
+        "choice = choices(EngineConfig(name=sys.argv[1], backend='openvino'))[0];"
+        "print(flush=True); [Build(choice, again=True).run() for _ in range(1000)]"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tiny_engine)], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    parent.stdout.readline()
+    until(lambda: children_of(parent.pid), "a builder started")
+    (child, *_) = children_of(parent.pid)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    until(lambda: not exists(child), "the builder ended", 20)
+
+
+@needs_openvino
+def test_what_a_builder_cannot_build_is_told_in_one_line(tiny_engine: Path, tmp_path: Path) -> None:
+    import hashlib
+
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_engine, folder)
+    (folder / "tiny.onnx").write_bytes(b"not a graph")
+    text = (folder / "engine.toml").read_text()
+    old = hashlib.sha256((tiny_engine / "tiny.onnx").read_bytes()).hexdigest()
+    (folder / "engine.toml").write_text(text.replace(old, hashlib.sha256(b"not a graph").hexdigest()))
+    with pytest.raises(EngineError, match="OpenVINO cannot compile it in fp32") as caught:
+        load_engine(EngineConfig(name=str(folder), backend="openvino"))
+    assert "\n" not in str(caught.value)
+
+
+# --- the daemon -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def live(engine: EngineConfig, clip: Path) -> Iterator[tuple[Daemon, threading.Thread]]:
+    """A daemon with one realtime stream, once it publishes; stopped at the end."""
+    config = Config(
+        streams={"gate": StreamConfig(source=str(clip), loop=True, realtime=True)},
+        engine=engine,
+        publish=PublishConfig(endpoint="tcp://127.0.0.1:0"),
+    )
+    daemon = Daemon(config)
+    thread = threading.Thread(target=daemon.run)
+    thread.start()
+    try:
+        until(daemon.ready.is_set, "the daemon is ready")
+        yield daemon, thread
+    finally:
+        daemon.stop()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return draw_clip(tmp_path / "clip.mp4", frames=60)
+
+
+@needs_openvino
+def test_a_live_stream_goes_over_to_the_built_engine_without_losing_a_mask(
+    tiny_engine: Path, clip: Path
+) -> None:
+    engine = EngineConfig(name=str(tiny_engine), backend="openvino", threads=1)
+    got: list[Mask] = []
+    with (
+        live(engine, clip) as (daemon, _),
+        subscribe(daemon.endpoint, newest=False, snapshot=False, timeout_s=60) as masks,
+    ):
+        after = 0
+        for mask in masks:
+            got.append(mask)
+            after += mask.engine.endswith("openvino")
+            if after == 40:
+                break
+        assert daemon.engine.state == "running"
+        assert daemon.engine.id == "tiny/fp32/openvino"
+    assert got[0].engine == "tiny/fp32/onnx"
+    ids = [mask.engine for mask in got]
+    assert ids == sorted(ids), "it went over once, and not back"
+    assert [mask.n for mask in got] == list(range(got[0].n, got[0].n + len(got)))
+    assert {mask.label_set for mask in got} == {"tiny-4"}
+    assert {mask.run for mask in got} == {got[0].run}
+
+
+@needs_openvino
+def test_the_next_start_serves_on_the_built_engine_at_once(tiny_engine: Path, clip: Path) -> None:
+    engine = EngineConfig(name=str(tiny_engine), backend="openvino", threads=1)
+    load_engine(engine).close()
+    with live(engine, clip) as (daemon, _), subscribe(daemon.endpoint, timeout_s=60) as masks:
+        assert next(iter(masks)).engine == "tiny/fp32/openvino"
+
+
+@needs_aoti
+def test_a_daemon_that_builds_stops_within_5_s_and_leaves_no_builder(tiny_engine: Path, clip: Path) -> None:
+    engine = EngineConfig(name=str(tiny_engine), backend="aoti", threads=1)
+    with live(engine, clip) as (daemon, thread), subscribe(daemon.endpoint, timeout_s=60) as masks:
+        assert next(iter(masks)).engine == "tiny/fp32/onnx"
+        until(lambda: list((cache_folder() / PLANS).glob("*.lock")), "the build has begun")
+        assert daemon.engine.state == "fallback"
+        builders = [p for p in children_of(os.getpid()) if b"engine.builder" in cmdline(p)]
+        assert builders
+        begun = time.monotonic()
+        daemon.stop()
+        thread.join(10)
+        assert time.monotonic() - begun < 5
+    until(lambda: not any(map(exists, builders)), "the builder ended", 5)
+    assert not list((cache_folder() / PLANS).glob("*.json"))
+
+
+def cmdline(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+@needs_openvino
+def test_a_failed_build_is_said_once_and_masks_go_on(
+    tiny_engine: Path,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # no folder can be made there
+    engine = EngineConfig(name=str(tiny_engine), backend="openvino", threads=1)
+    with live(engine, clip) as (daemon, _), subscribe(daemon.endpoint, newest=False, timeout_s=60) as masks:
+        got = [mask for mask, _ in zip(masks, range(30), strict=False)]
+        until(lambda: "cannot be had" in daemon.engine.text, "the build failed")
+        assert daemon.engine.state == "fallback"
+    assert {mask.engine for mask in got} == {"tiny/fp32/onnx"}
+    told = [r for r in caplog.records if "cannot be had" in r.message]
+    assert len(told) == 1
+    assert "set XDG_CACHE_HOME" in told[0].message
+
+
+@needs_openvino
+def test_a_builder_killed_from_outside_is_a_failed_build(tiny_engine: Path) -> None:
+    build = Build(chosen(tiny_engine), again=True)
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            build.run()
+        except EngineError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    until(lambda: children_of(os.getpid()), "a builder started")
+    os.kill(children_of(os.getpid())[0], signal.SIGKILL)
+    thread.join(30)
+    assert "ended by signal SIGKILL" in str(raised[0])
+    assert str(build.log_file) in str(raised[0])
+
+
+def test_a_manifest_survives_the_way_to_disk_and_back(tiny_engine: Path) -> None:
+    choice = chosen(tiny_engine, "onnx")
+    assert msgspec.json.decode(msgspec.json.encode(choice.spec), type=type(choice.spec)) == choice.spec
