@@ -4,6 +4,7 @@
 # make lint              layout, imports and types
 # make bench [DATA=…]    every figure of docs/benchmarks.md again; DATA: labelled images for the CRF
 # make gpu               the tests that need a CUDA GPU
+# make soak              the endurance tests in full: about an hour; their figures are in docs/operating.md
 
 PYTHON ?= python3
 SOURCE ?= demo:
@@ -11,7 +12,7 @@ DATA ?= ../shared/data/camvid/val
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help run test lint bench gpu clean
+.PHONY: help run test lint bench gpu soak clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -20
@@ -48,6 +49,9 @@ bench: .venv/dev
 
 gpu: .venv/dev
 	$(BIN)/python -m pytest -m gpu tests/gpu
+
+soak: .venv/dev
+	$(BIN)/python -m pytest -m soak -s tests
 
 clean:
 	rm -rf .venv build dist
