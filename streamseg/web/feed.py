@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,9 +29,9 @@ from streamseg.wire import (
 
 log = logging.getLogger(__name__)
 
-MASKS_WAITING = 8  # of a stream, for their pictures
+MASKS_WAITING = 32  # of a stream, for their pictures
 PICTURES_KEPT = 90  # of a stream whose refinements are watched: they come later than the masks
-ALONE_AFTER_S = 0.4  # a stream without pictures for so long is shown without
+ALONE_AFTER_S = 0.5  # a mask that has waited so long for its picture is shown without
 
 _Frame = tuple[int, int, int]  # run, epoch, seq
 
@@ -45,7 +44,6 @@ class _Watched:
     refined_watchers: int = 0
     masks: OrderedDict[_Frame, MaskMessage] = field(default_factory=OrderedDict)
     pictures: OrderedDict[_Frame, Picture] = field(default_factory=OrderedDict)
-    pictured_s: float = 0.0  # when the last picture came, or the first watcher
     last: Shown | None = None
 
 
@@ -90,7 +88,7 @@ class Feed:
 
     def watch(self, stream: str, *, refined: bool) -> None:
         """Take one more watcher of a stream in; the last mask comes at once, where there is one."""
-        watched = self._watched.setdefault(stream, _Watched(pictured_s=time.monotonic()))
+        watched = self._watched.setdefault(stream, _Watched())
         watched.watchers += 1
         if watched.watchers == 1:
             self._subscribe("mask", stream)
@@ -165,29 +163,25 @@ class Feed:
 
     def _take_mask(self, watched: _Watched, message: MaskMessage) -> None:
         watched.masks[_frame(message)] = message
-        if time.monotonic() - watched.pictured_s > ALONE_AFTER_S:
-            watched.masks.clear()
-            self._show(watched, Shown(message.decode(), None))
         while len(watched.masks) > MASKS_WAITING:
             watched.masks.popitem(last=False)
+        asyncio.get_running_loop().call_later(ALONE_AFTER_S, self._show_alone, watched, _frame(message))
+
+    def _show_alone(self, watched: _Watched, frame: _Frame) -> None:
+        """Show a mask whose picture has not come, unless a later one's has."""
+        if frame in watched.masks and watched.watchers:
+            self._show(watched, Shown(_taken(watched, frame).decode(), None))
 
     def _take_picture(self, picture: Picture) -> None:
         watched = self._watched.get(picture.stream)
         if watched is None:
             return
-        watched.pictured_s = time.monotonic()
         frame = (picture.run, picture.epoch, picture.seq)
         watched.pictures[frame] = picture
         while len(watched.pictures) > (PICTURES_KEPT if watched.refined_watchers else 1):
             watched.pictures.popitem(last=False)
-        message = watched.masks.get(frame)
-        if message is None:
-            return
-        for older in list(watched.masks):
-            del watched.masks[older]
-            if older == frame:
-                break
-        self._show(watched, Shown(message.decode(), picture))
+        if frame in watched.masks:
+            self._show(watched, Shown(_taken(watched, frame).decode(), picture))
 
     def _show(self, watched: _Watched, shown: Shown) -> None:
         if shown.mask.revision == 0:
@@ -203,6 +197,14 @@ class Feed:
         sock.setsockopt(zmq.HEARTBEAT_IVL, 2_000)
         sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6_000)
         return sock
+
+
+def _taken(watched: _Watched, frame: _Frame) -> MaskMessage:
+    """Take a waiting mask out, and those before it, which are shown no more."""
+    while True:
+        waiting, message = watched.masks.popitem(last=False)
+        if waiting == frame:
+            return message
 
 
 def _frame(message: MaskMessage) -> _Frame:

@@ -1,13 +1,15 @@
 // A tile's figures: the time of each stage as graphs, drops by cause, counters.
 
 import { Series, drawLine, drawStack } from "./spark.js";
-import { ms, plain } from "./words.js";
+import { median, ms, plain } from "./words.js";
 
 const DRAW_EVERY_MS = 480;
 const COLOURS = {
   decode: "#5aa9e6", wait: "#8d99a6", preprocess: "#7bc8a4", infer: "#f2a541", fuse: "#c77dff",
   encode: "#e4572e", refine: "#2ec4b6", delivery: "#f78fb3",
 };
+
+const order = (stage) => (Object.keys(COLOURS).indexOf(stage) + 99) % 99; // unknown ones last
 
 export class Details {
   constructor(element) {
@@ -51,7 +53,10 @@ export class Details {
   }
 
   #add(stage, us) {
-    if (!this.series.has(stage)) this.series.set(stage, new Series());
+    if (!this.series.has(stage)) {
+      this.series.set(stage, new Series());
+      this.series = new Map([...this.series].sort(([a], [b]) => order(a) - order(b)));
+    }
     this.series.get(stage).add(us);
   }
 
@@ -84,11 +89,6 @@ export class Details {
     const list = this.panel.querySelector(".facts");
     list.replaceChildren(...Object.entries(facts).flatMap(([name, value]) => [text("dt", name), text("dd", value)]));
   }
-}
-
-function median(series) {
-  const values = [...series].sort((a, b) => a - b);
-  return values.length ? values[values.length >> 1] : 0;
 }
 
 // The table row of this name, made when it is new: a header, `middle`, and a figure.

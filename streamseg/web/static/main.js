@@ -31,7 +31,7 @@ const sight = new IntersectionObserver((entries) => {
 }, { rootMargin: "40px" });
 
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) for (const tile of tiles.values()) tile.seenMs = performance.now();
+  if (!document.hidden) for (const tile of tiles.values()) tile.begin();
   watch();
 });
 new ResizeObserver(watch).observe($("wall"));

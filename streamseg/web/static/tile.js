@@ -2,9 +2,10 @@
 
 import { IGNORE, inflate, labelAt, paint, paletteOf } from "./compose.js";
 import { Details } from "./details.js";
-import { ms, span } from "./words.js";
+import { median, ms, span } from "./words.js";
 
-const SILENT_MS = 1500; // without a mask for so long, the tile says so
+const SILENT_MS = 1500; // without a mask for so long, the tile says so; slow streams get three intervals
+const LONGEST_SILENT_MS = 30000;
 const HOLD_MS = 1500; // how long a keyframe that was asked for stays in sight
 const FORCED_MS = 10000; // how long its refinement is waited for
 const FLASH_MS = 1200;
@@ -27,6 +28,8 @@ export class Tile {
     this.flashUntilMs = 0;
     this.owed = [0, 0]; // frames of each revision to be acknowledged with the next drawing
     this.details = new Details(this.element);
+    this.intervalsMs = []; // between the last masks
+    this.cameMs = 0; // when the last one came
     this.probe = null; // { u, v } over the picture
     this.saidVeil = "";
     this.#dress();
@@ -39,9 +42,15 @@ export class Tile {
     return { width: Math.max(64, Math.ceil(width / 64) * 64), refined };
   }
 
+  // Masks are asked for from now on.
+  begin() {
+    this.seenMs = performance.now();
+    this.cameMs = 0;
+  }
+
   // The stream came into sight, or went out of it.
   see(visible) {
-    if (visible && !this.visible) this.seenMs = performance.now();
+    if (visible && !this.visible) this.begin();
     this.visible = visible;
   }
 
@@ -55,7 +64,7 @@ export class Tile {
   reset() {
     this.half = null;
     this.owed = [0, 0];
-    this.seenMs = performance.now();
+    this.begin();
   }
 
   take(header, payload) {
@@ -101,6 +110,10 @@ export class Tile {
     }
     if (header.revision === 1 || (header.refined_seq !== null && header.refined_seq !== this.refinedSeq)) {
       this.flashUntilMs = nowMs + FLASH_MS;
+    }
+    if (header.revision === 0) {
+      if (this.cameMs) this.intervalsMs = [...this.intervalsMs, nowMs - this.cameMs].slice(-5);
+      this.cameMs = nowMs;
     }
     if (header.refined_seq !== null) this.refinedSeq = header.refined_seq;
     this.details.add(header, this.app.link.now());
@@ -154,7 +167,7 @@ export class Tile {
     if (bitmap && view !== "labels") {
       for (let i = 0; i < across; i++) context.drawImage(bitmap, i * width, 0);
     } else context.fillRect(0, 0, width * across, height);
-    context.globalAlpha = view === "labels" || outlines ? 1 : opacity;
+    context.globalAlpha = view === "labels" || outlines || !bitmap ? 1 : opacity;
     context.imageSmoothingEnabled = columns > width;
     context.drawImage(this.overlay, (across - 1) * width, 0, width, height);
   }
@@ -216,7 +229,8 @@ export class Tile {
       return { problem, quiet: state !== "reconnecting" };
     }
     const silentMs = this.app.link.now() - newest.published_ms;
-    if (Math.min(silentMs, seenMs) > SILENT_MS) return { problem: `No masks for ${span(silentMs)}${why}` };
+    const limitMs = Math.min(LONGEST_SILENT_MS, Math.max(SILENT_MS, 3 * median(this.intervalsMs)));
+    if (Math.min(silentMs, seenMs) > limitMs) return { problem: `No masks for ${span(silentMs)}${why}` };
     if (!this.#choose()) return { problem: "Waiting for a refined keyframe", quiet: true };
     return { problem: "", quiet: false };
   }
