@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import io
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,12 +71,17 @@ class OpenvinoBackend:
         return OpenvinoEngine(spec, artifact)
 
 
+_first_call = threading.Lock()
+
+
 class OpenvinoEngine:
     """Runs an exported graph on CPU threads. Belongs to one thread; releases the GIL while it computes."""
 
     def __init__(self, spec: BuildSpec, artifact: Path) -> None:
         import openvino
 
+        with _first_call:
+            openvino.Type.f32.to_dtype()  # makes a table at its first call; two threads at that hang for ever
         with _told(spec, "load"):
             compiled = openvino.Core().import_model(artifact.read_bytes(), "CPU", _settings(spec))
             self._request: Any = compiled.create_infer_request()
