@@ -1,15 +1,59 @@
-"""The console in a real browser, for tests: Debian's chromium, driven by Playwright."""
+"""A daemon with a console, and a real browser to look at it: Debian's chromium, driven by Playwright."""
 
 from __future__ import annotations
 
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from streamseg.control import ControlClient
+from streamseg.control.find import one_running
+from tests.integration.daemons import Lines, free_port, run_daemon
+
 LIMIT_S = 40.0
+
+
+@dataclass
+class Running:
+    """A daemon with a console, that can be killed and started again at the same ports."""
+
+    words: list[str | Path]
+    url: str
+    lines: Lines
+
+    @property
+    def pid(self) -> int:
+        return self.lines.process.pid
+
+    def control(self) -> ControlClient:
+        return ControlClient(one_running(str(self.pid)))
+
+    def restart(self) -> None:
+        self.lines.kill()
+        self.lines = run_daemon(*self.words)
+
+
+@contextmanager
+def running(*words: str | Path, web: str = "") -> Iterator[Running]:
+    listen = web or f"127.0.0.1:{free_port()}"
+    everything = [*words, "--endpoint", f"tcp://127.0.0.1:{free_port()}", "--web", listen]
+    daemon = Running(everything, f"http://{listen}/", run_daemon(*everything))
+    try:
+        daemon.lines.wait("the console is at")
+        yield daemon
+    finally:
+        daemon.lines.kill()
+
+
+def live(engine: Path, *clips: Path | str) -> list[str | Path]:
+    sources = [word for one in clips for word in ("--source", str(one))]
+    return ["--engine", str(engine), "--realtime", "--loop", *sources]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +15,13 @@ import numpy as np
 import pytest
 
 from streamseg.control import ControlClient
-from streamseg.control.find import one_running
-from tests.integration.console import Tile, browser, page, until
-from tests.integration.daemons import Lines, free_port, run_daemon
+from tests.integration.console import Running, Tile, browser, live, page, running, until
+from tests.integration.daemons import free_port, run_daemon
 from tests.media import draw_clip, picture, write_video
 
 __all__ = ["browser", "page"]
 
 RED, OTHER = (220, 40, 40), (60, 60, 60)  # of the tiny engine's classes
-
-
-@dataclass
-class Running:
-    """A daemon with a console, that can be killed and started again at the same ports."""
-
-    words: list[str | Path]
-    url: str
-    lines: Lines
-
-    @property
-    def pid(self) -> int:
-        return self.lines.process.pid
-
-    def control(self) -> ControlClient:
-        return ControlClient(one_running(str(self.pid)))
-
-    def restart(self) -> None:
-        self.lines.kill()
-        self.lines = run_daemon(*self.words)
-
-
-@contextmanager
-def running(*words: str | Path, web: str = "") -> Iterator[Running]:
-    listen = web or f"127.0.0.1:{free_port()}"
-    everything = [*words, "--endpoint", f"tcp://127.0.0.1:{free_port()}", "--web", listen]
-    daemon = Running(everything, f"http://{listen}/", run_daemon(*everything))
-    try:
-        daemon.lines.wait("the console is at")
-        yield daemon
-    finally:
-        daemon.lines.kill()
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +35,6 @@ def still(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clips") / "still.mp4"
     write_video(path, [picture((48, 64), 0.5)] * 25)
     return path
-
-
-def live(engine: Path, *clips: Path | str) -> list[str | Path]:
-    sources = [word for one in clips for word in ("--source", str(one))]
-    return ["--engine", str(engine), "--realtime", "--loop", *sources]
 
 
 @pytest.fixture(scope="module")

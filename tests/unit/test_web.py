@@ -1,0 +1,331 @@
+"""The console's parts without sockets: access, frames, viewers, health, metrics, set-up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from streamseg.config import WebConfig, parse_config
+from streamseg.control import EngineStatus, PublisherStatus, Status
+from streamseg.control.messages import ControlStatus
+from streamseg.errors import ConfigError
+from streamseg.web.setup import connectable, host_and_port, read_token
+from streamseg.wire.status import BOUNDS_US, Histogram, StreamStatus
+from tests.masks import make_mask, make_picture
+
+pytest.importorskip("aiohttp", reason="pip install 'streamseg[web]'")
+pytest.importorskip("prometheus_client", reason="pip install 'streamseg[web]'")
+
+from streamseg.web.access import COOKIE, Access
+from streamseg.web.feed import Feed
+from streamseg.web.frames import Shown
+from streamseg.web.health import STUCK_AFTER_S, Movement, unready
+from streamseg.web.metrics import exposition
+from streamseg.web.viewer import MOST_TEXTS, Drawn, Slow, Tile, Viewer, Watch, parse_said
+
+TOKEN = "a-token-that-is-long-enough"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1:5580", "localhost:5580", "[::1]:5580", "192.168.1.7", "box.localhost", "LOCALHOST:1"],
+)
+def test_names_that_nobody_else_can_point_at_us_are_answered(host: str) -> None:
+    assert Access("").host_is_ours(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example:5580", "127.0.0.1.evil.example", "", "localhost.evil.example"]
+)
+def test_a_foreign_name_is_dns_rebinding(host: str) -> None:
+    assert not Access("").host_is_ours(host)
+
+
+def test_with_a_token_any_name_is_answered() -> None:
+    assert Access(TOKEN).host_is_ours("console.example")
+
+
+@pytest.mark.parametrize(
+    ("headers", "ours"),
+    [
+        ({"Host": "127.0.0.1:5580"}, True),
+        ({"Host": "127.0.0.1:5580", "Origin": "http://127.0.0.1:5580"}, True),
+        ({"Host": "127.0.0.1:5580", "Origin": "http://127.0.0.1:5581"}, False),
+        ({"Host": "127.0.0.1:5580", "Origin": "http://evil.example"}, False),
+        ({"Host": "127.0.0.1:5580", "Origin": "null"}, False),
+        ({"Host": "127.0.0.1:5580", "Sec-Fetch-Site": "cross-site"}, False),
+        ({"Host": "127.0.0.1:5580", "Sec-Fetch-Site": "same-origin"}, True),
+    ],
+)
+def test_only_our_own_page_may_connect(headers: dict[str, str], ours: bool) -> None:
+    assert Access("").origin_is_ours(headers) is ours
+
+
+def test_the_token_opens_as_bearer_or_by_the_cookie_and_nothing_else_does() -> None:
+    access = Access(TOKEN)
+    assert access.knows({"Authorization": f"Bearer {TOKEN}"}, {})
+    assert access.knows({}, {COOKIE: access.session()})
+    assert not access.knows({}, {})
+    assert not access.knows({"Authorization": "Bearer ü"}, {COOKIE: TOKEN})
+    assert not access.knows({"Authorization": f"Basic {TOKEN}"}, {COOKIE: Access(TOKEN + "x").session()})
+    assert TOKEN not in access.session()
+    assert Access("").knows({}, {})
+
+
+def read(message: bytes) -> tuple[dict[str, Any], bytes]:
+    length = int.from_bytes(message[:4], "little")
+    return json.loads(message[4 : 4 + length]), message[4 + length :]
+
+
+def test_a_frame_is_its_labels_without_loss_and_then_its_picture() -> None:
+    mask = make_mask(5, size=(48, 64), run=7)
+    labels, picture = Shown(mask, make_picture(5)).messages(width=640)
+    header, payload = read(labels)
+    assert (header["stream"], header["seq"], header["shape"], header["picture"]) == (
+        "gate",
+        5,
+        [48, 64],
+        True,
+    )
+    assert zlib.decompress(payload) == mask.labels.tobytes()
+    header, payload = read(picture)
+    assert (header["kind"], header["seq"]) == ("picture", 5)
+    assert payload == make_picture(5).jpeg
+
+
+def test_a_narrow_tile_gets_every_kth_pixel_of_a_wide_mask() -> None:
+    mask = make_mask(5, size=(480, 1930))
+    (message,) = Shown(mask, None).messages(width=640)
+    header, payload = read(message)
+    assert header["mask_shape"] == [480, 1930]
+    assert header["picture"] is False
+    sent = np.frombuffer(zlib.decompress(payload), np.uint8).reshape(header["shape"])
+    assert (sent == mask.labels[1::3, 1::3]).all()
+
+
+def with_viewer(check: Any) -> None:
+    async def run() -> None:
+        feed = Feed(lambda *_: None, lambda _: None)
+        try:
+            await check(Viewer(feed))
+        finally:
+            await feed.close()
+
+    asyncio.run(run())
+
+
+def seq_of(messages: str | list[bytes]) -> int:
+    assert isinstance(messages, list)
+    seq: int = read(messages[0])[0]["seq"]
+    return seq
+
+
+def test_a_slow_browser_gets_the_newest_frame_and_never_a_queue() -> None:
+    async def check(viewer: Viewer) -> None:
+        viewer.watch(Watch(tiles={"gate": Tile()}))
+        sent = []
+        for seq in range(100):
+            viewer.show("gate", Shown(make_mask(seq), None))
+            if seq < 2:
+                sent.append(seq_of(await viewer.next()))
+        assert sent == [0, 1]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(viewer.next(), 0.05)  # two are on their way
+        viewer.drawn(Drawn("gate"))
+        assert seq_of(await viewer.next()) == 99
+
+    with_viewer(check)
+
+
+def test_every_tile_has_its_turn() -> None:
+    async def check(viewer: Viewer) -> None:
+        viewer.watch(Watch(tiles={"gate": Tile(), "yard": Tile()}))
+        streams = []
+        for seq in range(6):
+            for stream in ("gate", "yard"):
+                viewer.show(stream, Shown(make_mask(seq, stream=stream), None))
+            message = await viewer.next()
+            header = read(message[0])[0]  # type: ignore[arg-type]
+            streams.append(header["stream"])
+            viewer.drawn(Drawn(header["stream"]))
+        assert sorted(streams) == ["gate"] * 3 + ["yard"] * 3
+
+    with_viewer(check)
+
+
+def test_what_is_not_looked_at_is_not_sent_and_acknowledgements_cannot_be_saved_up() -> None:
+    async def check(viewer: Viewer) -> None:
+        viewer.show("gate", Shown(make_mask(0), None))
+        viewer.watch(Watch(tiles={"gate": Tile()}))
+        viewer.show("gate", Shown(make_mask(1, revision=1), None))  # revision 1 was not asked for
+        for _ in range(50):
+            viewer.drawn(Drawn("gate"))
+        for seq in (2, 3):
+            viewer.show("gate", Shown(make_mask(seq), None))
+            assert seq_of(await viewer.next()) == seq
+        viewer.show("gate", Shown(make_mask(4), None))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(viewer.next(), 0.05)
+
+    with_viewer(check)
+
+
+def test_a_browser_that_reads_nothing_is_let_go() -> None:
+    async def check(viewer: Viewer) -> None:
+        for _ in range(MOST_TEXTS):
+            viewer.say({"say": "pong"})
+        with pytest.raises(Slow):
+            viewer.say({"say": "pong"})
+
+    with_viewer(check)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"say": "watch"}',
+        '{"say": "nothing"}',
+        '{"say": "do", "id": 1, "what": "reload", "stream": "gate"}',
+        '{"say": "watch", "tiles": {"gate": {"width": 0}}}',
+        '{"say": "drawn", "stream": "gate", "revision": 2}',
+        "{" * 5000,
+    ],
+)
+def test_what_no_page_of_ours_says_is_refused(text: str) -> None:
+    with pytest.raises((msgspec.MsgspecError, RecursionError)):
+        parse_said(text)
+
+
+def status(**fields: Any) -> Status:
+    gate: dict[str, Any] = {"stream": "gate", "source": "demo:", "state": "playing", **fields}
+    return Status(
+        streamseg="0.1.0", pid=1, name="site", state="running", started_unix_ns=1, uptime_s=5.0,
+        log_level="info", memory_bytes=1 << 20, cpu_s=1.5, threads=9, open_files=12,
+        engine=EngineStatus(id="tiny/fp32/onnx", device="cpu", state="running"),
+        publisher=PublisherStatus(
+            run=1, endpoint="x", snapshot_endpoint="y", subscribers=3, connections=6, published=7, refined=0,
+            messages=9, snapshots=0, refused=0, denied=0, hung_up=0,
+        ),
+        control=ControlStatus(endpoint="z"), streams={"gate": StreamStatus(**gate)},
+    )  # fmt: skip
+
+
+def test_a_route_that_moves_or_has_nothing_to_do_is_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    monkeypatch.setattr("streamseg.web.health.time.monotonic", lambda: now_s)
+    movement = Movement()
+    for now_s, decoded, published in ((0.0, 5, 4), (60.0, 9, 8), (120.0, 9, 9), (300.0, 9, 9)):  # noqa: B007
+        assert movement.look(status(decoded=decoded, published=published)) == ""
+    now_s = 301.0
+    assert movement.look(status(decoded=12, published=9, drops={"slow engine": 2})) == ""
+    now_s += STUCK_AFTER_S + 1
+    assert "none went out for" in movement.look(status(decoded=14, published=9, drops={"slow engine": 2}))
+
+
+def test_who_is_not_ready_says_why() -> None:
+    assert unready(status()) == ""
+    starting = msgspec.structs.replace(
+        status(), state="starting", publisher=None, engine=EngineStatus(id="tiny", state="building")
+    )
+    assert unready(starting) == "starting: engine tiny building"
+
+
+def test_metrics_are_what_prometheus_reads() -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    counts = [0] * (len(BOUNDS_US) + 1)
+    counts[3], counts[-1] = 4, 1
+    body, content_type = exposition(
+        status(
+            fps=8.0, age_ms=45.0, published=7, decoded=9, drops={"stale": 2}, reconnects=1,
+            histograms={"infer": Histogram(counts=counts, sum_us=5_000_000)},
+        ),
+        "text/plain",
+    )  # fmt: skip
+    assert content_type.startswith("text/plain")
+    found = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+    assert found["streamseg_up",] == 1
+    assert found["streamseg_stream_fps", "gate"] == 8
+    assert found["streamseg_mask_age_seconds", "gate"] == 0.045
+    assert found["streamseg_frames_dropped_total", "gate", "stale"] == 2
+    assert found["streamseg_stream_state", "gate", "playing"] == 1
+    assert found["streamseg_stage_seconds_bucket", "0.005", "gate", "infer"] == 0
+    assert found["streamseg_stage_seconds_bucket", "0.01", "gate", "infer"] == 4
+    assert found["streamseg_stage_seconds_bucket", "+Inf", "gate", "infer"] == 5
+    assert found["streamseg_stage_seconds_sum", "gate", "infer"] == 5
+    assert found["streamseg_subscribers",] == 3
+
+
+def test_without_a_daemon_only_that_is_told() -> None:
+    body, _ = exposition(None, "")
+    assert b"streamseg_up 0.0" in body
+    assert b"streamseg_subscribers" not in body
+
+
+def test_a_missing_extra_is_said_in_one_line_and_the_daemon_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from streamseg.daemon.web import console_of
+
+    config = parse_config('[streams.a]\nsource = "demo:"\n[web]\nlisten = "127.0.0.1:5580"')
+    monkeypatch.setattr("streamseg.web.setup.NEEDS", ("aiohttp", "no_such_library"))
+    assert console_of(config, "ipc:///x") is None
+    (line,) = caplog.messages
+    assert "no_such_library not installed; pip install 'streamseg[web]'" in line
+
+
+@pytest.mark.parametrize(
+    ("bound", "to"),
+    [
+        ("tcp://0.0.0.0:5570", "tcp://127.0.0.1:5570"),
+        ("tcp://[::]:5570", "tcp://[::1]:5570"),
+        ("tcp://10.0.0.7:5570", "tcp://10.0.0.7:5570"),
+        ("ipc:///run/x", "ipc:///run/x"),
+    ],
+)
+def test_what_is_bound_everywhere_is_reached_here(bound: str, to: str) -> None:
+    assert connectable(bound) == to
+
+
+def web(text: str) -> WebConfig:
+    return parse_config(f'[streams.a]\nsource = "demo:"\n[web]\n{text}').web
+
+
+def test_an_address_of_other_machines_needs_a_token_or_insecure() -> None:
+    with pytest.raises(ConfigError, match=r"web\.listen: 0\.0\.0\.0:5580 lets other machines in"):
+        web('listen = "0.0.0.0:5580"')
+    assert web('listen = "0.0.0.0:5580"\ninsecure = true').listen == "0.0.0.0:5580"
+    assert host_and_port(web('listen = "[::1]:5580"').listen) == ("::1", 5580)
+    for wrong in ("5580", "localhost", "http://localhost:5580", "a b:1"):
+        with pytest.raises(ConfigError, match=r"web\.listen: must be text \(HOST:PORT"):
+            web(f'listen = "{wrong}"')
+
+
+def test_a_token_file_is_one_long_word_that_others_cannot_read(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    config = WebConfig(listen="127.0.0.1:1", token_file=str(path))
+    for text, reason in ((None, "cannot be read"), ("short", "at least 16"), ("two words " * 4, "one word")):
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(ConfigError, match=reason):
+            read_token(config)
+    path.write_text(TOKEN + "\n")
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="every user may read it"):
+        read_token(config)
+    path.chmod(0o600)
+    assert read_token(config) == TOKEN
+    assert read_token(WebConfig()) == ""
