@@ -7,6 +7,7 @@ refined masks and fusion is off, nothing is computed at all.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -16,10 +17,11 @@ from streamseg.engine.spec import EngineSpec
 from streamseg.fuse import Fused, Fusion, FusionParams, labels_from_logits
 from streamseg.mailbox import Mailbox
 from streamseg.preprocess import scale_picture
-from streamseg.refine.crf import crf_setup, refine_picture
-from streamseg.refine.keyframes import Keyframes
+from streamseg.refine.crf import Posterior, crf_setup, refine_picture
+from streamseg.refine.keyframes import Choice, Keyframes
 from streamseg.refine.propagate import one_thread
 from streamseg.refine.worker import CrfWorker, Keyframe
+from streamseg.smooth import Smoothing
 from streamseg.stats import Stats
 from streamseg.types import U8, Refined, Scores, Size
 
@@ -38,6 +40,16 @@ class _Stream:
 CrfMode = Literal["off", "keyframes", "all"]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """A recorded frame's labels (H, W), confidence where asked for, and the seq of the refinement in them."""
+
+    scores: Scores
+    labels: U8
+    confidence: U8 | None
+    refined_seq: int | None
+
+
 class InlineRefinement:
     """The same steps for one recorded stream, in a plain loop: frames in order in, labels out.
 
@@ -53,8 +65,11 @@ class InlineRefinement:
         *,
         every: int = RefineConfig().every,
         fusion: FusionConfig | None = None,
+        ahead: int = 0,
     ) -> None:
         """every: the interval of keyframes. fusion: None for off. Raises ConfigError.
+
+        ahead: frames that add() looks at beyond each block of frames, for which fusion is on.
 
         Lets OpenCV use one thread in the whole process, because its flow depends on their number.
         """
@@ -62,7 +77,8 @@ class InlineRefinement:
         self._setup = crf_setup(config, spec)
         self._mode = mode
         self._every = every
-        self._fuses = fusion is not None and fusion.enabled
+        self._fuses = ahead > 0 or (fusion is not None and fusion.enabled)
+        self._ahead = ahead
         self._params = fusion_params(fusion or FusionConfig())
         self.reset()
 
@@ -70,6 +86,29 @@ class InlineRefinement:
         """Begin anew, as at the start of a part that may be made again by itself."""
         self._keyframes = Keyframes(self._every)
         self._fusion = Fusion(self._setup.thin, self._params)
+        self._smoothing = Smoothing(self._ahead) if self._ahead else None
+        self._waiting: deque[Scores] = deque()  # of frames that are being smoothed
+
+    def add(self, scores: Scores, size: Size, confidence: bool = False) -> list[Labelled]:
+        """Take the next frame → those that are finished now, in order: itself, or earlier ones with `ahead`.
+
+        Raises CrfError.
+        """
+        if self._smoothing is None:
+            return [Labelled(scores, *self.labels(scores, size, confidence))]
+        choice = self._keyframes.sees(scores)
+        refined = self._refined(scores, choice, size, confidence)
+        fused = self._fused(scores, choice, refined)
+        finished = self._smoothing.add(fused, scores.frame.rgb, choice.cut)
+        self._waiting.append(scores)
+        return self._labelled(finished, size, confidence)
+
+    def rest(self, size: Size, confidence: bool = False) -> list[Labelled]:
+        """The frames that add() has kept; begins anew."""
+        finished = self._smoothing.flush() if self._smoothing is not None else []
+        rest = self._labelled(finished, size, confidence)
+        self.reset()
+        return rest
 
     def labels(
         self, scores: Scores, size: Size, confidence: bool = False
@@ -79,22 +118,34 @@ class InlineRefinement:
         A frame that went through the CRF itself is its own refinement. Raises CrfError.
         """
         choice = self._keyframes.sees(scores)
-        through = self._mode == "all" or (self._mode == "keyframes" and choice.keyframe is not None)
-        if not through and not self._fuses:
+        refined = self._refined(scores, choice, size, confidence)
+        if refined is not None and refined.labels is not None:
+            return refined.labels, refined.confidence, scores.frame.seq
+        if not self._fuses:
             return *labels_from_logits(scores.logits, size, confidence), None
-        refined = None
-        if through:
-            picture = scale_picture(scores.frame.rgb, scores.geometry.input_size)
-            own_size = None if self._fuses else size
-            refined = refine_picture(
-                self._setup, scores.logits, picture, own_size, confidence=confidence, scores=self._fuses
-            )
-            if refined.labels is not None:
-                return refined.labels, refined.confidence, scores.frame.seq
-        fused = self._fusion.step(
-            scores, cut=choice.cut, refined=None if refined is None else refined.log_probabilities
-        )
+        fused = self._fused(scores, choice, refined)
         return *fused.labels(size, confidence), fused.refined_seq
+
+    def _refined(self, scores: Scores, choice: Choice, size: Size, confidence: bool) -> Posterior | None:
+        """The CRF's answer, where this frame goes through it: labels, or what fusion wants."""
+        through = self._mode == "all" or (self._mode == "keyframes" and choice.keyframe is not None)
+        if not through:
+            return None
+        picture = scale_picture(scores.frame.rgb, scores.geometry.input_size)
+        own_size = None if self._fuses else size
+        return refine_picture(
+            self._setup, scores.logits, picture, own_size, confidence=confidence, scores=self._fuses
+        )
+
+    def _fused(self, scores: Scores, choice: Choice, refined: Posterior | None) -> Fused:
+        log_probabilities = None if refined is None else refined.log_probabilities
+        return self._fusion.step(scores, cut=choice.cut, refined=log_probabilities)
+
+    def _labelled(self, finished: list[Fused], size: Size, confidence: bool) -> list[Labelled]:
+        return [
+            Labelled(self._waiting.popleft(), *fused.labels(size, confidence), fused.refined_seq)
+            for fused in finished
+        ]
 
 
 class Refinement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -19,12 +20,13 @@ from streamseg.evaluation.boundaries import WIDTHS, boundary_distance, boundary_
 from streamseg.evaluation.dataset import LabelledFolder, Sample
 from streamseg.evaluation.metrics import Matrix, confusion_matrix, scores_of
 from streamseg.evaluation.temporal import Where, agreement, flicker, motion
-from streamseg.fuse import Fusion, labels_from_logits
+from streamseg.fuse import Fused, Fusion, labels_from_logits
 from streamseg.infer import infer
 from streamseg.player import frames
 from streamseg.preprocess import scale_picture
 from streamseg.refine.crf import crf_setup, refine_picture
 from streamseg.refine.propagate import one_thread
+from streamseg.smooth import AHEAD, Smoothing
 from streamseg.types import F32, IGNORE, U8, Frame
 
 Progress = Callable[[int, int], None]
@@ -143,6 +145,8 @@ def evaluate_refinement(
         for index, sample in enumerate(samples):
             part = parts[len(parts) * index // len(folder)]
             run.score(index, sample, tallies[part])
+            if index + 1 == len(folder):
+                run.finish()
             if progress is not None:
                 progress(index + 1, len(folder))
         if sequence is not None:
@@ -166,15 +170,36 @@ class _Run:
         self.engine = engine
         self.setup = crf_setup(crf, engine.info.spec)
         self.sequence = sequence
-        self.variants = ("raw", "crf") if sequence is None else ("truth", "raw", "crf", "recursion", "fused")
+        self.variants: tuple[str, ...] = ("raw", "crf")
+        if sequence is not None:
+            self.variants = ("truth", "raw", "crf", "recursion", "fused", "smoothed")
         self._fusion = Fusion(self.setup.thin)
         self._recursion = Fusion(self.setup.thin)
         self._answers: dict[int, F32] = {}  # of keyframes that are still on their way
+        self._smoothing = Smoothing(AHEAD)
+        self._waiting: deque[tuple[int, Sample, dict[str, U8], dict[str, Tally]]] = deque()
         self._before: tuple[U8, dict[str, U8]] | None = None
 
     def score(self, index: int, sample: Sample, tallies: dict[str, Tally]) -> None:
-        """Make the masks of one frame and count them."""
-        masks = self._masks(index, sample)
+        """Make the masks of one frame and count them; those of a sequence when the smoothed one is there."""
+        masks, fused = self._masks(index, sample)
+        if fused is None:
+            self._count(index, sample, masks, tallies)
+            return
+        self._waiting.append((index, sample, masks, tallies))
+        self._smoothed(self._smoothing.add(fused, sample.rgb))
+
+    def finish(self) -> None:
+        """Count what waits for frames that do not come."""
+        self._smoothed(self._smoothing.flush())
+
+    def _smoothed(self, finished: list[Fused]) -> None:
+        for smoothed in finished:
+            index, sample, masks, tallies = self._waiting.popleft()
+            labels, _ = smoothed.labels((sample.rgb.shape[0], sample.rgb.shape[1]))
+            self._count(index, sample, {**masks, "smoothed": labels}, tallies)
+
+    def _count(self, index: int, sample: Sample, masks: dict[str, U8], tallies: dict[str, Tally]) -> None:
         where = None
         if self.sequence is not None and self._before is not None:
             where = motion(sample.rgb, self._before[0])
@@ -185,7 +210,7 @@ class _Run:
                 tallies[variant].add(sample.labels, distance, labels, moved)
         self._before = (sample.rgb, masks)
 
-    def _masks(self, index: int, sample: Sample) -> dict[str, U8]:
+    def _masks(self, index: int, sample: Sample) -> tuple[dict[str, U8], Fused | None]:
         size = (sample.rgb.shape[0], sample.rgb.shape[1])
         frame = Frame("eval", 0, index, None, Fraction(1, 1), 0, "arrival", sample.rgb, 0)
         (scores,) = infer(self.engine, [frame])
@@ -195,7 +220,7 @@ class _Run:
         assert refined.log_probabilities is not None
         masks = {"raw": labels_from_logits(scores.logits, size)[0], "crf": refined.labels}
         if self.sequence is None:
-            return masks
+            return masks, None
         keyframe = index % self.sequence.every == 0
         if keyframe:
             self._answers[index] = refined.log_probabilities
@@ -205,7 +230,7 @@ class _Run:
         recursion = self._recursion.step(scores)
         masks["fused"], _ = fused.labels(size)
         masks["recursion"], _ = recursion.labels(size)
-        return {"truth": sample.labels, **masks}
+        return {"truth": sample.labels, **masks}, fused
 
     def _moved(self, variant: str, labels: U8, where: Where | None, classes: int) -> Matrix | None:
         if where is None or self._before is None:

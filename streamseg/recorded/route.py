@@ -21,7 +21,7 @@ from streamseg.recorded.opening import open_input
 from streamseg.recorded.picking import Account, picks
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.spread import spread
-from streamseg.refinement import InlineRefinement
+from streamseg.refinement import InlineRefinement, Labelled
 from streamseg.sources import OpenSource
 from streamseg.types import Frame, Mask, Scores, Size
 
@@ -132,44 +132,50 @@ class Route:
         config, info = self.config, self.engines[0].info
         inline = (
             InlineRefinement(
-                config.crf_options, info.spec, config.crf, every=config.crf_every, fusion=config.fusion
+                config.crf_options,
+                info.spec,
+                config.crf,
+                every=config.crf_every,
+                fusion=config.fusion,
+                ahead=config.ahead,
             )
             if config.refines
             else None
         )
         for item in scores:
-            if isinstance(item, PartEnd):
-                if inline is not None:
-                    inline.reset()
-                yield item
-                continue
+            size = result_size(self.facts.size, config.scale)
             begun = time.monotonic_ns()
-            frame, size = item.frame, result_size(self.facts.size, config.scale)
-            refined_seq: int | None = None
-            if inline is None:
+            if isinstance(item, PartEnd):
+                for rest in inline.rest(size, config.confidence) if inline is not None else ():
+                    yield self._segmented(rest, begun)
+                yield item
+            elif inline is None:
                 labels, confidence = labels_from_logits(item.logits, size, config.confidence)
+                yield self._segmented(Labelled(item, labels, confidence, None), begun)
             else:
-                labels, confidence, refined_seq = inline.labels(item, size, config.confidence)
-            yield Segmented(
-                frame,
-                Mask(
-                    stream=frame.stream,
-                    epoch=frame.epoch,
-                    seq=frame.seq,
-                    n=frame.seq,
-                    revision=1 if refined_seq == frame.seq else 0,
-                    refined_seq=refined_seq,
-                    pts=frame.pts,
-                    time_base=frame.time_base,
-                    captured_unix_ns=frame.captured_unix_ns,
-                    clock=frame.clock,
-                    labels=labels,
-                    label_set=info.spec.label_set,
-                    engine=info.id,
-                    confidence=confidence,
-                    stage_us={**item.stage_us, "fuse": (time.monotonic_ns() - begun) // 1000},
-                ),
-            )
+                for labelled in inline.add(item, size, config.confidence):
+                    yield self._segmented(labelled, begun)
+
+    def _segmented(self, labelled: Labelled, begun: int) -> Segmented:
+        info, frame = self.engines[0].info, labelled.scores.frame
+        mask = Mask(
+            stream=frame.stream,
+            epoch=frame.epoch,
+            seq=frame.seq,
+            n=frame.seq,
+            revision=1 if labelled.refined_seq == frame.seq else 0,
+            refined_seq=labelled.refined_seq,
+            pts=frame.pts,
+            time_base=frame.time_base,
+            captured_unix_ns=frame.captured_unix_ns,
+            clock=frame.clock,
+            labels=labelled.labels,
+            label_set=info.spec.label_set,
+            engine=info.id,
+            confidence=labelled.confidence,
+            stage_us={**labelled.scores.stage_us, "fuse": (time.monotonic_ns() - begun) // 1000},
+        )
+        return Segmented(frame, mask)
 
 
 def _infer_group(engine: Engine, group: list[Frame] | PartEnd) -> list[Scores] | PartEnd:

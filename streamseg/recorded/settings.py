@@ -22,6 +22,14 @@ class ProcessConfig(Settings, frozen=True):
     ] = RefineConfig().every
     crf_options: CrfConfig = CrfConfig()
     fusion: FusionConfig = FusionConfig()
+    ahead: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=32,
+            description="Fuse with the frames behind, too, at least so many; 4 is good, 0 is off.",
+        ),
+    ] = 0
     labels: Annotated[
         bool, Meta(description="Write NAME.labels.mp4: class ids as lossless grey video (FFV1), same PTS.")
     ] = True
@@ -100,4 +108,4 @@ class ProcessConfig(Settings, frozen=True):
     @property
     def refines(self) -> bool:
         """Whether labels come from more than the network's scores of their own frame."""
-        return self.crf != "off" or self.fusion.enabled
+        return self.crf != "off" or self.fusion.enabled or self.ahead > 0

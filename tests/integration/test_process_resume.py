@@ -167,7 +167,8 @@ def test_a_damaged_part_is_made_again(clip: Path, config: ProcessConfig, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "settings", [{"crf": "keyframes", "fusion": FusionConfig(enabled=True)}, {"crf": "all"}]
+    "settings",
+    [{"crf": "keyframes", "fusion": FusionConfig(enabled=True)}, {"crf": "all"}, {"ahead": 2}],
 )
 def test_refinement_is_the_same_whether_interrupted_or_not(
     clip: Path, config: ProcessConfig, tmp_path: Path, settings: dict[str, Any]

@@ -68,8 +68,9 @@ def test_a_sequence_is_scored_in_halves_without_its_keyframes_and_drawn(
     parts = run(folder, "--sequence", "--every", "4", "--delay", "1", "--plot", str(plot), *video)["parts"]
     assert list(parts) == ["all", "first half", "second half"]  # type: ignore[call-overload]
     whole = parts["all"]  # type: ignore[index]
-    assert set(whole) == {"truth", "raw", "crf", "recursion", "fused"}
+    assert set(whole) == {"truth", "raw", "crf", "recursion", "fused", "smoothed"}
     assert whole["raw"]["frames"] == FRAMES - 3
+    assert whole["smoothed"]["frames"] == FRAMES - 3
     assert whole["truth"]["miou"] == 100
     assert whole["fused"]["flicker"] <= whole["raw"]["flicker"]
     assert whole["truth"]["flicker"] < 10

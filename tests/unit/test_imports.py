@@ -42,6 +42,7 @@ ORDER = [
     "crf",
     "refine",
     "fuse",
+    "smooth",
     "refinement",
     "pictures",
     "publish",

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from streamseg.config import EngineConfig, FusionConfig
+from streamseg.config import EngineConfig
 from streamseg.engine import load_engine
 from streamseg.recorded import ProcessConfig, cuts
 from streamseg.recorded.cuts import OtherPictures, StretchRoute, make_part, stretches
@@ -40,7 +40,7 @@ CLIPS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CLIPS)
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"every": 3, "start_s": 0.3, "crf": "keyframes", "fusion": FusionConfig(enabled=True)}],
+    [{}, {"every": 3, "start_s": 0.3, "crf": "keyframes", "ahead": 1}],
     ids=["plain", "chosen-and-refined"],
 )
 def test_a_part_made_by_itself_has_the_same_bytes(
