@@ -167,7 +167,8 @@ def test_doors_that_ask_for_keys_let_it_in_and_a_token_guards_it(
     listen = f"127.0.0.1:{free_port()}"
     config.write_text(
         f'[streams.video]\nsource = "{clip}"\nrealtime = true\nloop = true\n'
-        f'[engine]\nname = "{tiny_engine}"\n[publish]\nendpoint = "tcp://127.0.0.1:{free_port()}"\ncurve_secret_key_file = "{secret}"\n'
+        f'[engine]\nname = "{tiny_engine}"\n[publish]\n'
+        f'endpoint = "tcp://127.0.0.1:{free_port()}"\ncurve_secret_key_file = "{secret}"\n'
         f'allowed_clients = "{tmp_path / "clients"}"\n'
         f'[web]\nlisten = "{listen}"\ntoken_file = "{tmp_path / "token"}"\n'
     )
