@@ -1,7 +1,8 @@
 """Forward masks to an MQTT broker: python examples/mqtt_bridge.py tcp://127.0.0.1:5570 mqtt://127.0.0.1:1883
 
 Each stream's newest mask goes to streamseg/STREAM/mask, as the JSON document of docs/protocol.md: the
-header's fields and run lengths as COCO has them. It is retained, so whoever subscribes has the last one at once.
+header's fields and run lengths as COCO has them. It is retained, so whoever subscribes has the last one at
+once.
 streamseg/bridge is "online", or "offline" when the bridge is gone. Needs: pip install paho-mqtt
 """
 
