@@ -94,7 +94,7 @@ class Receiver:
 
     def _open_and_receive(self, owned: contextlib.ExitStack) -> None:
         context = zmq.Context()
-        owned.callback(context.term)
+        owned.callback(context.destroy, linger=0)  # and what a failure left open: term() would wait
         masks = context.socket(zmq.SUB)
         owned.callback(masks.close, linger=0)
         configure(masks, self._keys)

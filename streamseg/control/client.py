@@ -91,7 +91,7 @@ class ControlClient:
             self._sock.disable_monitor()
             self._monitor.close(linger=0)
             self._sock.close(linger=0)
-            self._context.term()
+            self._context.destroy(linger=0)
 
     def status(self) -> Status:
         """How the daemon and its streams are."""

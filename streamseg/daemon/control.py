@@ -99,7 +99,7 @@ class ControlServer:
 
     def _open_and_serve(self, owned: contextlib.ExitStack) -> None:
         context = zmq.Context()
-        owned.callback(context.term)
+        owned.callback(context.destroy, linger=0)  # and what a failure left open: term() would wait
         wake_fd, self._wake_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         owned.callback(os.close, wake_fd)
         owned.callback(self._stop_waking)

@@ -9,6 +9,7 @@ import time
 from streamseg.config import EngineConfig
 from streamseg.engine import Choice
 from streamseg.engine.switch import SwitchEngine, start_engine
+from streamseg.errors import EngineError, StreamsegError
 from streamseg.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,12 @@ class Loading:
                 engine.close()
             self.abandoned = self._stage.is_alive()
             return None
-        if self._stage.error is not None:
-            raise self._stage.error
+        error = self._stage.error
+        if isinstance(error, StreamsegError):
+            raise error
+        if error is not None:
+            name = self._config.name
+            raise EngineError(f"engine {name}: cannot be loaded: {type(error).__name__}: {error}") from error
         return engine
 
     def _load(self) -> None:

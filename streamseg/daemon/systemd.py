@@ -47,14 +47,12 @@ class Service:
         if not self._address:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.settimeout(1.0)
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+                sock.settimeout(1.0)
                 sock.sendto("\n".join(assignments).encode(), address)
-            except OSError as error:
-                log.warning(
-                    "systemd: %s cannot be told %s (%s)", self._address, assignments[0], error.strerror
-                )
+        except OSError as error:
+            log.warning("systemd: %s cannot be told %s (%s)", self._address, assignments[0], error.strerror)
 
     @contextlib.contextmanager
     def busy(self, what: str) -> Iterator[None]:

@@ -181,7 +181,8 @@ class Publisher:
 
     def _open_and_serve(self, owned: contextlib.ExitStack) -> None:
         context = zmq.Context()
-        owned.callback(context.term)  # waits for the lingering masks
+        # Waits for the lingering masks, and closes what a failure left open: term() would wait for that, too.
+        owned.callback(context.destroy, linger=0)
         masks = context.socket(zmq.XPUB)
         owned.callback(masks.close, linger=LINGER_MS)
         snapshots = context.socket(zmq.ROUTER)
