@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
@@ -77,6 +76,8 @@ class Feed:
             asyncio.create_task(self._receive_masks()),
             asyncio.create_task(self._receive_snapshots()),
         ]
+        for stream in self._watched:
+            self._ask_snapshot(stream)
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -93,10 +94,7 @@ class Feed:
         if watched.watchers == 1:
             self._subscribe("mask", stream)
             self._subscribe("picture", stream)
-            with contextlib.suppress(zmq.Again):
-                self._snapshots.send_multipart(
-                    snapshot_request([b"labels/", topic_of("mask", stream)]), zmq.DONTWAIT
-                )
+            self._ask_snapshot(stream)
         elif watched.last is not None:
             self._on_shown(stream, watched.last)
         watched.refined_watchers += refined
@@ -114,6 +112,13 @@ class Feed:
             self._masks.unsubscribe(topic_of("mask", stream))
             self._masks.unsubscribe(topic_of("picture", stream))
             del self._watched[stream]
+
+    def _ask_snapshot(self, stream: str) -> None:
+        """Ask for the last mask, once we are connected; without an answer the next mask will do."""
+        if self._tasks:
+            request = snapshot_request([b"labels/", topic_of("mask", stream)])
+            sent = asyncio.ensure_future(self._snapshots.send_multipart(request, zmq.DONTWAIT))
+            sent.add_done_callback(lambda done: done.exception())  # full of requests: then there is none
 
     def _subscribe(self, kind: TopicKind, stream: str) -> None:
         self._masks.subscribe(topic_of(kind, stream))

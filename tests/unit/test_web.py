@@ -283,7 +283,7 @@ def test_a_missing_extra_is_said_in_one_line_and_the_daemon_goes_on(
     config = parse_config('[streams.a]\nsource = "demo:"\n[web]\nlisten = "127.0.0.1:5580"')
     monkeypatch.setattr("streamseg.web.setup.NEEDS", ("aiohttp", "no_such_library"))
     assert console_of(config, "ipc:///x") is None
-    (line,) = caplog.messages
+    (line,) = [r.message for r in caplog.records if r.name == "streamseg.daemon.web"]
     assert "no_such_library not installed; pip install 'streamseg[web]'" in line
 
 
