@@ -218,7 +218,8 @@ class CrfConfig(Settings, frozen=True):
         str,
         Meta(
             min_length=1,
-            description="engine for the engine's own parameters, or a preset such as deeplab-v2-vgg16.",
+            description="engine for the engine's own parameters, a preset such as deeplab-v2-vgg16, or"
+            " another engine, for those tuned for it.",
         ),
     ] = "engine"
     quality: Annotated[

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamseg.config import Config, CrfConfig, FusionConfig, RefineConfig
+from streamseg.crf import Workspace, native_available
 from streamseg.engine.spec import EngineSpec
 from streamseg.fuse import Fused, Fusion, FusionParams, labels_from_logits
 from streamseg.mailbox import Mailbox
@@ -75,6 +76,7 @@ class InlineRefinement:
         """
         one_thread()
         self._setup = crf_setup(config, spec)
+        self._workspace = Workspace() if native_available() else None
         self._mode = mode
         self._every = every
         self._fuses = ahead > 0 or (fusion is not None and fusion.enabled)
@@ -134,7 +136,13 @@ class InlineRefinement:
         picture = scale_picture(scores.frame.rgb, scores.geometry.input_size)
         own_size = None if self._fuses else size
         return refine_picture(
-            self._setup, scores.logits, picture, own_size, confidence=confidence, scores=self._fuses
+            self._setup,
+            scores.logits,
+            picture,
+            own_size,
+            confidence=confidence,
+            scores=self._fuses,
+            workspace=self._workspace,
         )
 
     def _fused(self, scores: Scores, choice: Choice, refined: Posterior | None) -> Fused:

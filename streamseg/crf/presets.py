@@ -31,15 +31,6 @@ PRESETS: dict[str, CrfParams] = {
     "deeplab-v2-resnet101": _deeplab(4, 67, 3, 3, 1),
     # Commonly used on CamVid with pydensecrf.
     "camvid": _deeplab(5, 50, 3),
-    # Chosen by streamseg eval --tune-crf; narrow kernels keep poles and signs (docs/accuracy.md).
-    "camvid-slim": CrfParams(
-        smoothness_weight=0.71,
-        smoothness_sigma=0.7,
-        appearance_weight=2.8,
-        appearance_sigma_xy=7.1,
-        appearance_sigma_rgb=6.7,
-        iterations=5,
-    ),
 }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 
+from streamseg.crf import Workspace, native_available
 from streamseg.refine.channel import Channel, ChildLost
 from streamseg.refine.crf import CrfSetup, refine_picture
 from streamseg.refine.messages import Answer, Hello, Priority, Request
@@ -31,18 +32,24 @@ def main() -> None:
         cv2.setNumThreads(1)
         channel.send("ready")
         lower_priority(hello.priority)
+        workspace = Workspace() if native_available() else None
         while True:
-            channel.send(_answer(hello.setup, channel.receive()))
+            channel.send(_answer(hello.setup, channel.receive(), workspace))
     except ChildLost:
         pass
 
 
-def _answer(setup: CrfSetup, request: Request) -> Answer:
+def _answer(setup: CrfSetup, request: Request, workspace: Workspace | None) -> Answer:
     begun = time.perf_counter()
     posterior, problem = None, ""
     try:
         posterior = refine_picture(
-            setup, request.logits, request.picture, request.labels_size, scores=request.scores
+            setup,
+            request.logits,
+            request.picture,
+            request.labels_size,
+            scores=request.scores,
+            workspace=workspace,
         )
     except Exception as error:  # noqa: BLE001 - told to the parent; the next keyframe may fare better
         problem = f"{type(error).__name__}: {error}"

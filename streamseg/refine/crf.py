@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -10,11 +11,11 @@ import cv2
 import numpy as np
 
 from streamseg.config import CrfConfig
-from streamseg.crf import CrfParams, Quality, mean_field_outputs, preset
+from streamseg.crf import PRESETS, CrfParams, Quality, Workspace, mean_field_outputs
 from streamseg.crf.job import make_job
 from streamseg.crf.reference import reference_available, run_reference
-from streamseg.engine.spec import EngineSpec
-from streamseg.errors import ConfigError, CrfError
+from streamseg.engine.spec import EngineSpec, find_engine
+from streamseg.errors import ConfigError, EngineError
 from streamseg.types import F32, U8, Size
 from streamseg.upsample import labels_from_logits
 
@@ -45,21 +46,7 @@ def crf_setup(config: CrfConfig, spec: EngineSpec) -> CrfSetup:
     """The settings as they apply to an engine; raises ConfigError for what is not installed or not known."""
     if config.backend == "pydensecrf" and not reference_available():
         raise ConfigError("crf.backend: pydensecrf is not installed; pip install 'streamseg[pydensecrf]'")
-    own = spec.crf
-    if config.preset == "engine":
-        params = CrfParams(
-            smoothness_weight=own.smoothness_weight,
-            smoothness_sigma=own.smoothness_sigma,
-            appearance_weight=own.appearance_weight,
-            appearance_sigma_xy=own.appearance_sigma_xy,
-            appearance_sigma_rgb=own.appearance_sigma_rgb,
-            iterations=own.iterations,
-        )
-    else:
-        try:
-            params = preset(config.preset)
-        except CrfError as error:
-            raise ConfigError(f"crf.preset: {error}") from error
+    params = _params_named(config.preset, spec)
     thin = tuple(c.thin for c in spec.classes)
     return CrfSetup(params, config.quality, config.threads, config.backend, thin)
 
@@ -72,16 +59,18 @@ def refine_picture(
     *,
     confidence: bool = False,
     scores: bool = True,
+    workspace: Workspace | None = None,
 ) -> Posterior:
     """Run mean field on logits (C, h, w) under a picture (H, W, 3) of the network's input size.
 
     labels_size: the size of the labels; without it nothing is computed at full resolution, which is cheaper.
-    scores: whether log-probabilities are wanted. Raises CrfError.
+    scores: whether log-probabilities are wanted. workspace: kept from call to call, it spares a third of the
+    time. Raises CrfError.
     """
     run = _native if setup.backend == "native" else _reference
     if labels_size is None and setup.backend == "native":
-        return Posterior(run(setup, logits, picture, GRID_STRIDE))
-    full = run(setup, logits, picture, 1)
+        return Posterior(run(setup, logits, picture, GRID_STRIDE, workspace))
+    full = run(setup, logits, picture, 1, workspace)
     half = _halved(full) if scores else None
     if labels_size is None:
         return Posterior(half)
@@ -110,7 +99,28 @@ def labels_with_thin(
     return labels, sure
 
 
-def _native(setup: CrfSetup, logits: F32, picture: U8, stride: int) -> F32:
+def _params_named(name: str, spec: EngineSpec) -> CrfParams:
+    """`engine` for the engine's own, a preset's, or those tuned for another engine."""
+    if name in PRESETS:
+        return PRESETS[name]
+    try:
+        own = (spec if name == "engine" else find_engine(name)[1]).crf
+    except EngineError as error:
+        near = difflib.get_close_matches(name, PRESETS, 1, 0.0)
+        raise ConfigError(
+            f"crf.preset: {name!r} is no preset, the nearest is {near[0]!r}; {error}"
+        ) from error
+    return CrfParams(
+        smoothness_weight=own.smoothness_weight,
+        smoothness_sigma=own.smoothness_sigma,
+        appearance_weight=own.appearance_weight,
+        appearance_sigma_xy=own.appearance_sigma_xy,
+        appearance_sigma_rgb=own.appearance_sigma_rgb,
+        iterations=own.iterations,
+    )
+
+
+def _native(setup: CrfSetup, logits: F32, picture: U8, stride: int, workspace: Workspace | None) -> F32:
     outputs = mean_field_outputs(
         logits,
         picture,
@@ -119,12 +129,13 @@ def _native(setup: CrfSetup, logits: F32, picture: U8, stride: int) -> F32:
         threads=setup.threads,
         out_stride=stride,
         log_probabilities=True,
+        workspace=workspace,
     )
     assert outputs.log_probabilities is not None
     return outputs.log_probabilities
 
 
-def _reference(setup: CrfSetup, logits: F32, picture: U8, stride: int) -> F32:
+def _reference(setup: CrfSetup, logits: F32, picture: U8, stride: int, workspace: Workspace | None) -> F32:
     """The same through pydensecrf, which knows one quality, one thread and full resolution only."""
     assert stride == 1, "the reference works at full resolution"
     probabilities = run_reference(make_job(logits, picture, setup.params))

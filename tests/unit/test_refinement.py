@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from streamseg.config import Config, CrfConfig, FusionConfig, RefineConfig, StreamConfig
-from streamseg.engine.spec import ClassEntry, EngineSpec, Normalisation
+from streamseg.engine.spec import ClassEntry, EngineSpec, Normalisation, find_engine
 from streamseg.errors import ConfigError
 from streamseg.refine.crf import crf_setup, refine_picture
 from streamseg.refinement import InlineRefinement, Refinement
@@ -165,3 +165,5 @@ def test_the_settings_reach_the_crf() -> None:
     own = msgspec.structs.replace(SPEC, crf=msgspec.structs.replace(SPEC.crf, appearance_weight=1.5))
     assert crf_setup(CrfConfig(), own).params.appearance_weight == 1.5
     assert crf_setup(CrfConfig(preset="deeplab-largefov"), own).params.appearance_sigma_xy == 121
+    _, slim = find_engine("camvid-slim")
+    assert crf_setup(CrfConfig(preset="camvid-slim"), own).params == crf_setup(CrfConfig(), slim).params

@@ -45,17 +45,12 @@ void blur_rows(const ss::BlurChain& c, float* values, size_t stride) {
 }
 
 template <int NV>
-inline Row<NV> take(const ss::BlurChain& c, float* sums, uint32_t at, size_t stride, const uint32_t* shared,
-                    const uint32_t* shared_row) {
-  const Row<NV> zero{};
+inline Row<NV> take(const float* sums, uint32_t at, size_t stride, const uint32_t* shared, const uint32_t* shared_row) {
   Row<NV> r = get<NV>(sums + size_t{at} * stride);
-  put<NV>(sums + size_t{at == c.zero_row ? c.sink_row : at} * stride, zero);
   if (shared && (shared[at >> 5] >> (at & 31) & 1)) {
     for (const uint32_t* copy = shared_row; *copy != ss::kNone; copy += 2) {
       if (at >= copy[0]) continue;
-      float* q = sums + (size_t{at} + copy[1]) * stride;
-      const Row<NV> more = get<NV>(q);
-      put<NV>(q, zero);
+      const Row<NV> more = get<NV>(sums + (size_t{at} + copy[1]) * stride);
       for (int i = 0; i < NV; ++i) r.v[i] += more.v[i];
     }
   }
@@ -63,20 +58,20 @@ inline Row<NV> take(const ss::BlurChain& c, float* sums, uint32_t at, size_t str
 }
 
 template <int NV>
-void blur_first_rows(const ss::BlurChain& c, float* sums, float* values, size_t stride, const float* factor,
+void blur_first_rows(const ss::BlurChain& c, const float* sums, float* values, size_t stride, const float* factor,
                      const uint32_t* shared, const uint32_t* shared_row) {
   const Row<NV> by = get<NV>(factor);
-  Row<NV> before{}, here = take<NV>(c, sums, c.stream[c.begin], stride, shared, shared_row);
+  Row<NV> before{}, here = take<NV>(sums, c.stream[c.begin], stride, shared, shared_row);
   for (size_t t = c.begin; t < c.end; ++t) {
     const uint32_t at = c.stream[t];
     if (t + kBlurAhead < c.end) {
       const size_t soon = size_t{c.stream[t + kBlurAhead]} * stride;
       for (int i = 0; i < NV * W * 4; i += 64) {
-        __builtin_prefetch(sums + soon + i / 4, 1);
+        __builtin_prefetch(sums + soon + i / 4);
         __builtin_prefetch(values + soon + i / 4, 1);
       }
     }
-    const Row<NV> after = t + 1 < c.end ? take<NV>(c, sums, c.stream[t + 1], stride, shared, shared_row) : Row<NV>{};
+    const Row<NV> after = t + 1 < c.end ? take<NV>(sums, c.stream[t + 1], stride, shared, shared_row) : Row<NV>{};
     Row<NV> out;
     for (int i = 0; i < NV; ++i) out.v[i] = by.v[i] * (here.v[i] + 0.5f * (before.v[i] + after.v[i]));
     put<NV>(values + size_t{at == c.zero_row ? c.sink_row : at} * stride, out);
@@ -97,7 +92,7 @@ void blur(const ss::BlurChain& c, float* values, int row) {
   }
 }
 
-void blur_first(const ss::BlurChain& c, float* sums, float* values, int row, const float* factor,
+void blur_first(const ss::BlurChain& c, const float* sums, float* values, int row, const float* factor,
                 const uint32_t* shared, const uint32_t* shared_row) {
   int at = 0;
   for (; at + 4 * W <= row; at += 4 * W)

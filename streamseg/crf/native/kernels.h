@@ -29,8 +29,8 @@ struct Place {                  // a lattice point beside a pixel
 struct PassTerm {
   int nv;                       // vertices of a simplex: dims + 1
   float* values;                // blurred rows, read (slice)
-  float* sums;                  // rows to add to (splat), all zero outside the pass
-  const float* weights;         // of the main term: nv per pixel, in group order
+  float* sums;                  // rows to add to (splat): all that pixels have said so far
+  const float* weights;         // of the main term: nv per pixel, in visiting order
   const uint32_t* vertices;     // of the main term: nv per simplex
   const Place* places;          // of other terms: nv per pixel
   bool scattered;               // rows of neighbouring pixels seldom coincide: worth fetching ahead
@@ -38,9 +38,8 @@ struct PassTerm {
   const float* gain_in;         // per pixel, or null: multiplies what is splatted
 };
 
-struct Groups {                 // pixels that share a simplex of the main term, band by band
-  const uint32_t* simplex;      // per group
-  const uint32_t* first;        // per group: its first place in `pixel`, one more at the end
+struct Visits {                 // pixels in the order of visits: those of one simplex of the main term follow each other
+  const uint32_t* simplex;
   const uint32_t* pixel;
 };
 
@@ -48,16 +47,23 @@ struct Pass {
   int lanes_used, row;          // classes, and floats of a row
   int terms;
   const PassTerm* term;         // the first is the main one
-  const Groups* groups;
+  Visits visits;
   float* unary;                 // rows, log p up to a constant; on the last pass overwritten with the result
+  float* said;                  // rows: what of each pixel is in the sums
+  uint8_t* rest;                // per visit: for how many passes more the pixel is left alone
+  float still;                  // a pixel none of whose probabilities moved further than this is not splatted again
+  uint8_t rest_passes;          // and is left alone for so many passes
   bool slice, splat;            // the first pass does not slice, the last does not splat
   bool plain;                   // rows hold plain values: no soft-max
   // Points below `shared_below` belong to an earlier part: this part adds to a copy `shared_shift` rows further.
   const uint32_t* shared_below;  // one per term
   const uint32_t* shared_shift;
-  uint32_t group_begin, group_end;
-  float* scratch;               // one row
+  size_t begin, end;            // visits
+  uint32_t* list;               // scratch: end - begin, and kListPad more
+  float* scratch;               // two rows
 };
+
+constexpr size_t kListPad = 32;
 
 // What the last step at another resolution reads: coordinates of its own pixels in a lattice that is there already.
 struct FinishTerm {
@@ -104,9 +110,8 @@ struct Wave {                   // a share of a two-dimensional lattice, for all
   int64_t points;               // also the zero row
   int64_t reach;                // no neighbour is further than this
   int64_t begin, end;           // points of this share
-  int64_t clear_begin, clear_end;  // sums to be zero afterwards: those that no other share reads
   uint32_t ring;                // a power of two, above 2 * reach and two blocks
-  int64_t at[3], clear;         // how far each axis has come
+  int64_t at[3];                // how far each axis has come
 };
 
 struct Kernels {
@@ -119,12 +124,12 @@ struct Kernels {
   void (*finish)(const Finish&);
   // Multiplies the weights of `count` pixels with their normalisation.
   void (*fold_norm)(const FinishTerm&, size_t count, float* weights);
-  // First axis: from sums (which it clears) to values, times one factor per class.
-  void (*blur_first)(const BlurChain&, float* sums, float* values, int row, const float* factor,
+  // First axis: from sums to values, times one factor per class.
+  void (*blur_first)(const BlurChain&, const float* sums, float* values, int row, const float* factor,
                      const uint32_t* shared, const uint32_t* shared_row);
   void (*blur)(const BlurChain&, float* values, int row);
   // From sums to values, as far as sums below `limit` allow. rings: 2 (ring + 1) rows, kept between calls.
-  void (*wave)(Wave&, int64_t limit, float* sums, float* values, int row, const float* factor, float* rings);
+  void (*wave)(Wave&, int64_t limit, const float* sums, float* values, int row, const float* factor, float* rings);
   void (*blur_scalar)(const BlurChain&, float* values);
   // rows *= matrix (lanes x row), in place
   void (*mix)(float* rows, size_t begin, size_t end, int lanes_used, int row, const float* matrix, float* scratch);

@@ -191,19 +191,35 @@ uint32_t Lattice::point_at(uint64_t at) {
   return id;
 }
 
-// Neighbours that no simplex joins.
+// Neighbours that no simplex joins. Each question waits a moment, until its slot is in the cache.
 void Lattice::link_rest(size_t begin, size_t end) {
+  struct Question {
+    uint64_t key;
+    size_t point;
+    int axis;
+  };
+  constexpr size_t queue_size = 16;
+  Question queue[queue_size];
+  size_t asked = 0, answered = 0;
+  const auto answer = [&] {
+    const Question& q = queue[answered++ % queue_size];
+    next[q.axis][q.point] = link[q.point * nv + q.axis] = by_point.find(q.key, 0);
+  };
   for (size_t p = begin; p < end; ++p) {
     const uint64_t own = point_key[p];
     for (int axis = 0; axis < nv; ++axis) {
-      uint32_t to = link[p * nv + axis];
-      if (to == kNone) {
-        const size_t bit = maybe_bit(own + step[axis]);
-        if (maybe[bit >> 6] >> (bit & 63) & 1) link[p * nv + axis] = to = by_point.find(own + step[axis], 0);
-      }
+      const uint32_t to = link[p * nv + axis];
       next[axis][p] = to;
+      if (to != kNone) continue;
+      const uint64_t key = own + step[axis];
+      const size_t bit = maybe_bit(key);
+      if (!(maybe[bit >> 6] >> (bit & 63) & 1)) continue;
+      by_point.prefetch(key, 0);
+      if (asked - answered == queue_size) answer();
+      queue[asked++ % queue_size] = {key, p, axis};
     }
   }
+  while (answered < asked) answer();
 }
 
 // Points along one axis as a stream of chains. A chain of one point blurs to itself: it is left out, except on the

@@ -5,30 +5,37 @@
 namespace ss {
 namespace {
 
+// Where a pixel's probabilities have come to rest, neither slicing nor splatting them changes anything (docs/design/0006).
+constexpr float kStill = 1e-4f;
+constexpr uint8_t kRestPasses = 3;
+
 struct Loop {
   Workspace& space;
   const ss_crf_job& job;
   const Kernels& kernels;
   Team& team;
-  std::vector<Part>& parts;
+  const std::vector<Part>& parts;
   int main, row;
 
   std::vector<PassTerm> passes;         // main term first
   std::vector<Term*> order;
-  size_t ring_floats = 0;
-  Groups groups;
+  size_t ring_floats = 0, most = 0;     // most: pixels of a band
 
-  Loop(Workspace& space, const ss_crf_job& job, const Kernels& kernels, Team& team, std::vector<Part>& parts, int main,
-       int row)
+  Loop(Workspace& space, const ss_crf_job& job, const Kernels& kernels, Team& team, const std::vector<Part>& parts,
+       int main, int row)
       : space(space), job(job), kernels(kernels), team(team), parts(parts), main(main), row(row) {
     for (int i = 0; i < job.term_count; ++i) {
       const int t = i == 0 ? main : (i <= main ? i - 1 : i);
       order.push_back(space.terms[t].get());
       passes.push_back(order.back()->as_pass());
     }
-    const Term& first = *order[0];
-    groups = {first.group_simplex.data(), first.group_first.data(), first.group_pixel.data()};
-    space.scratch.need(size_t(row) * parts.size());
+    for (const Part& part : parts)
+      for (const Band& band : part.bands) most = std::max(most, band.end - band.begin);
+    const size_t visits = parts.back().end;
+    space.lists.need((most + kListPad) * parts.size());
+    std::memset(space.rest.need(visits), 0, visits);
+    space.said.need(visits * row);
+    space.scratch.need(2 * size_t(row) * parts.size());
     for (const Term* term : order)
       for (const std::vector<Wave>* list : {&term->inner, &term->outer})
         for (const Wave& w : *list) ring_floats = std::max(ring_floats, 2 * (size_t(w.ring) + 1) * row);
@@ -49,21 +56,26 @@ struct Loop {
       p.row = row;
       p.terms = int(passes.size());
       p.term = passes.data();
-      p.groups = &groups;
+      p.visits = {order[0]->visit_simplex.data(), order[0]->visit_pixel.data()};
       p.unary = unary;
+      p.said = space.said.data();
+      p.rest = space.rest.data();
+      p.still = kStill;
+      p.rest_passes = kRestPasses;
       p.slice = slice;
       p.splat = splat;
       p.plain = plain;
       p.shared_below = below;
       p.shared_shift = shift;
-      p.scratch = space.scratch.data() + size_t(row) * index;
+      p.list = space.lists.data() + (most + kListPad) * index;
+      p.scratch = space.scratch.data() + 2 * size_t(row) * index;
       Wave waves[8];
       for (size_t t = 0; t < order.size(); ++t)
         if (!order[t]->inner.empty()) waves[t] = order[t]->inner[index];
       const std::vector<Band>& bands = parts[index].bands;
       for (size_t band = 0; band < bands.size(); ++band) {
-        p.group_begin = bands[band].group_begin;
-        p.group_end = bands[band].group_end;
+        p.begin = bands[band].begin;
+        p.end = bands[band].end;
         kernels.pass(p);
         for (size_t t = 0; t < order.size() && splat; ++t) {  // while the sums are still in the cache
           Term& term = *order[t];
@@ -105,15 +117,13 @@ struct Loop {
           }
         }
       });
-      for (Term* term : order)
-        if (!axis && term->lattice.reach) term->clear_borders(row);
     }
     for (Term* term : order) {
       if (term->matrix.empty()) continue;
       team.each(count, [&](int part) {
         const size_t points = term->lattice.points;
         kernels.mix(term->values.data(), points * part / count, points * (part + 1) / count,
-                    job.classes, row, term->matrix.data(), space.scratch.data() + size_t(row) * part);
+                    job.classes, row, term->matrix.data(), space.scratch.data() + 2 * size_t(row) * part);
       });
     }
   }
@@ -129,7 +139,7 @@ std::vector<Part> parts_of(size_t pixels, int count) {
     part.end = i + 1 == count ? pixels : pixels * (i + 1) / count / kPad * kPad;
     const size_t some = part.end - part.begin, bands = (some + band_pixels - 1) / band_pixels;
     for (size_t b = 0; b < bands; ++b)
-      part.bands.push_back({part.begin + some * b / bands, part.begin + some * (b + 1) / bands, 0, 0});
+      part.bands.push_back({part.begin + some * b / bands, part.begin + some * (b + 1) / bands});
   }
   return parts;
 }
@@ -185,7 +195,7 @@ void run(Workspace& space, const ss_crf_job& job, const Kernels& kernels, ss_crf
       std::fill(planes + c * grid.padded + grid.pixels, planes + (c + 1) * grid.padded, planes[c * grid.padded]);
   }
 
-  std::vector<Part> parts = parts_of(grid.pixels, part_count(job.threads));
+  const std::vector<Part> parts = parts_of(grid.pixels, part_count(job.threads));
   int main = 0, most = 0;
   while (space.terms.size() < size_t(job.term_count)) space.terms.push_back(std::make_unique<Term>());
   for (int t = 0; t < job.term_count; ++t) {
@@ -206,12 +216,6 @@ void run(Workspace& space, const ss_crf_job& job, const Kernels& kernels, ss_crf
 
   float* rows = space.rows.need(grid.pixels * row);
   Loop loop(space, job, kernels, team, parts, main, row);
-  // If something is refused from here on, the sums may not be zero any more.
-  std::vector<size_t> clean;
-  for (int t = 0; t < job.term_count; ++t) {
-    clean.push_back(space.terms[t]->sums_zero);
-    space.terms[t]->sums_zero = 0;
-  }
   const auto plain_rows = [&](const float* planes, float* to, const char* what) {
     if (!kernels.rows_from_planes(planes, grid.pixels, job.classes, 0, grid.pixels, to, row, 0.0f, -3e38f))
       throw Refusal(SS_CRF_NAN, std::string(what) + " holds NaN");
@@ -239,7 +243,6 @@ void run(Workspace& space, const ss_crf_job& job, const Kernels& kernels, ss_crf
       if (i < job.iterations || !finishes) loop.pass(true, i < job.iterations, false, rows);
     }
   }
-  for (int t = 0; t < job.term_count; ++t) space.terms[t]->sums_zero = clean[t];
 
   if (finishes) return finish(space, job, kernels, team, out, row);
   if (out.stride > grid.stride) shrink(grid, out, row, rows);

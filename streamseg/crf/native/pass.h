@@ -8,6 +8,22 @@
 namespace {
 
 constexpr size_t kPixelsAhead = 24;
+constexpr size_t kRowsAhead = 16;      // visits; their simplex' rows
+static_assert(kPixelsAhead <= ss::kListPad && kRowsAhead <= ss::kListPad, "the list's end is read ahead");
+
+// The visits of this pass: all, or those that do not rest. Rests get shorter by one.
+inline size_t list_visits(const ss::Pass& p, bool all) {
+  size_t n = 0;
+  for (size_t at = p.begin; at < p.end; ++at) {
+    const uint8_t left = p.rest[at];
+    p.list[n] = static_cast<uint32_t>(at);
+    n += all || left == 0;
+    p.rest[at] = static_cast<uint8_t>(left - (left != 0));
+  }
+  const uint32_t last = n ? p.list[n - 1] : 0;
+  for (size_t i = 0; i < ss::kListPad; ++i) p.list[n + i] = last;
+  return n;
+}
 
 // Soft-max of one row without its maximum: log p is at most 0 and the largest is at least -log(classes), so the
 // exponentials neither overflow nor vanish unless messages are huge; then the slow way.
@@ -50,14 +66,14 @@ inline void soft_max_any(float* x, size_t stride) {
 }
 
 // NV: vectors of a row. MAIN: vertices of the main term. OTHER: vertices of the only other term, or 0 for any number.
-// MIDDLE: neither the first pass nor the last. Everything used inside the loops is a local copy: the compiler must
+// MIDDLE: known to be neither the first pass nor the last. Everything used inside the loops is a local copy: the compiler must
 // think that a store to a row may change `pass`.
 template <int NV, int MAIN, int OTHER, bool GAIN, bool MIDDLE>
 void pass_fast(const ss::Pass& pass) {
   constexpr size_t stride = NV * W;
   constexpr int most_terms = OTHER ? 2 : 8;
   const ss::Pass p = pass;
-  const ss::Groups g = *p.groups;
+  const ss::Visits v = p.visits;
   const ss::PassTerm m = p.term[0];
   ss::PassTerm others[most_terms];
   uint32_t below[most_terms], shift[most_terms];
@@ -67,45 +83,55 @@ void pass_fast(const ss::Pass& pass) {
     below[t] = p.shared_below[t];
     shift[t] = p.shared_shift[t];
   }
-  const bool slice = MIDDLE || p.slice, splat = MIDDLE || p.splat;
+  const bool slice = MIDDLE || p.slice, splat = MIDDLE || p.splat, middle = MIDDLE || (slice && splat);
   const bool scattered = OTHER && others[1].scattered;
-  const uint32_t group_end = p.group_end;
-  const size_t pixel_end = g.first[group_end];
-  size_t at = g.first[p.group_begin];
-  for (uint32_t group = p.group_begin; group < group_end; ++group) {
-    const uint32_t* vertex = m.vertices + size_t{g.simplex[group]} * MAIN;
-    const size_t end = g.first[group + 1];
-    if (group + 12 < group_end) {
-      const uint32_t* soon = m.vertices + size_t{g.simplex[group + 12]} * MAIN;
-      for (int k = 0; k < MAIN; ++k) {
-        for (size_t i = 0; i < stride; i += 16) {
-          __builtin_prefetch(m.values + size_t{soon[k]} * stride + i);
-          __builtin_prefetch(m.sums + size_t{soon[k]} * stride + i, 1);
-        }
-      }
-    }
+  const VF still = all(p.still);
+  const uint32_t* list = p.list;
+  const size_t count = list_visits(p, !middle);
+  uint32_t announced = ss::kNone;
+  for (size_t n = 0; n < count;) {
+    const uint32_t simplex = v.simplex[list[n]];
+    const uint32_t* vertex = m.vertices + size_t{simplex} * MAIN;
     Row<NV> rows[MAIN], sums[MAIN];
     for (int k = 0; k < MAIN; ++k) {
       rows[k] = slice ? get<NV>(m.values + size_t{vertex[k]} * stride) : Row<NV>{};
       sums[k] = Row<NV>{};
     }
-    for (; at < end; ++at) {
-      const uint32_t pixel = g.pixel[at];
-      if (at + kPixelsAhead < pixel_end) {  // pixels of a group lie apart: the machine's own prefetch does not see them
-        const size_t soon = g.pixel[at + kPixelsAhead];
-        for (size_t i = 0; i < stride; i += 16) __builtin_prefetch(p.unary + soon * stride + i);
+    bool moved = false;
+    do {
+      const size_t at = list[n];
+      const uint32_t pixel = v.pixel[at];
+      // Pixels of a simplex lie apart, and its rows anywhere: the machine's own prefetch does not see them.
+      {
+        const size_t soon = v.pixel[list[n + kPixelsAhead]];
+        for (size_t i = 0; i < stride; i += 16) {
+          __builtin_prefetch(p.unary + soon * stride + i);
+          if (splat) __builtin_prefetch(p.said + soon * stride + i, 1);
+        }
         if (OTHER) __builtin_prefetch(others[1].places + soon * OTHER);
-        if (scattered) {
-          const ss::Place* next = others[1].places + size_t{g.pixel[at + kPixelsAhead / 2]} * OTHER;
-          for (int k = 0; k < OTHER; ++k) {
-            const size_t r = next[k].point;
+        const uint32_t next = v.simplex[list[n + kRowsAhead]];
+        if (next != announced) {
+          announced = next;
+          const uint32_t* to = m.vertices + size_t{next} * MAIN;
+          for (int k = 0; k < MAIN; ++k) {
             for (size_t i = 0; i < stride; i += 16) {
-              __builtin_prefetch(others[1].values + r * stride + i);
-              __builtin_prefetch(others[1].sums + r * stride + i, 1);
+              if (slice) __builtin_prefetch(m.values + size_t{to[k]} * stride + i);
+              if (splat) __builtin_prefetch(m.sums + size_t{to[k]} * stride + i, 1);
+            }
+          }
+        }
+        if (scattered) {
+          const ss::Place* place = others[1].places + size_t{v.pixel[list[n + kPixelsAhead / 2]]} * OTHER;
+          for (int k = 0; k < OTHER; ++k) {
+            const size_t r = place[k].point;
+            for (size_t i = 0; i < stride; i += 16) {
+              if (slice) __builtin_prefetch(others[1].values + r * stride + i);
+              if (splat) __builtin_prefetch(others[1].sums + r * stride + i, 1);
             }
           }
         }
       }
+      ++n;
       const float* w = m.weights + at * MAIN;
       float* u = p.unary + pixel * stride;
       Row<NV> x = get<NV>(u);
@@ -130,11 +156,30 @@ void pass_fast(const ss::Pass& pass) {
         }
         for (int i = 0; i < NV; ++i) x.v[i] += GAIN ? (even.v[i] + odd.v[i]) * gain : even.v[i] + odd.v[i];
       }
-      const Row<NV> q = !MIDDLE && p.plain ? x : soft_max<NV>(x);
+      Row<NV> q = !MIDDLE && p.plain ? x : soft_max<NV>(x);
       if (!splat) {
         put<NV>(u, q);
         continue;
       }
+      float* said = p.said + pixel * stride;
+      if (middle) {
+        VI far{};
+        const Row<NV> last = get<NV>(said);
+        Row<NV> change;
+        for (int i = 0; i < NV; ++i) {
+          change.v[i] = q.v[i] - last.v[i];
+          far |= (VI)(change.v[i] > still) | (VI)(-change.v[i] > still);
+        }
+        if (!any_lane(far)) {
+          p.rest[at] = p.rest_passes;
+          continue;
+        }
+        put<NV>(said, q);
+        q = change;
+      } else {
+        put<NV>(said, q);
+      }
+      moved = true;
       const float gain = GAIN && m.gain_in ? m.gain_in[pixel] : 1.0f;
       for (int k = 0; k < MAIN; ++k)
         for (int i = 0; i < NV; ++i) sums[k].v[i] += (GAIN ? w[k] * gain : w[k]) * q.v[i];
@@ -152,8 +197,8 @@ void pass_fast(const ss::Pass& pass) {
           put<NV>(s, r);
         }
       }
-    }
-    if (!splat) continue;
+    } while (n < count && v.simplex[list[n]] == simplex);
+    if (!moved) continue;
     for (int k = 0; k < MAIN; ++k) {
       float* s = m.sums + size_t{vertex[k] + (vertex[k] < below[0] ? shift[0] : 0u)} * stride;
       Row<NV> r = get<NV>(s);
@@ -166,41 +211,54 @@ void pass_fast(const ss::Pass& pass) {
 // Any number of classes, terms and dimensions: rows stay in memory.
 void pass_any(const ss::Pass& p) {
   const size_t stride = p.row;
-  const ss::Groups& g = *p.groups;
+  const bool middle = p.slice && p.splat;
+  const size_t count = list_visits(p, !middle);
   float* x = p.scratch;
-  for (uint32_t group = p.group_begin; group < p.group_end; ++group) {
-    for (size_t at = g.first[group]; at < g.first[group + 1]; ++at) {
-      const uint32_t pixel = g.pixel[at];
-      float* u = p.unary + pixel * stride;
-      std::memcpy(x, u, stride * sizeof(float));
-      for (int t = 0; t < p.terms && p.slice; ++t) {
-        const ss::PassTerm& o = p.term[t];
-        const ss::Place* place = o.places + size_t{pixel} * o.nv;
-        const uint32_t* from = o.vertices + size_t{g.simplex[group]} * o.nv;
-        const float gain = o.gain_out ? o.gain_out[pixel] : 1.0f;
-        for (int k = 0; k < o.nv; ++k) {
-          const float* r = o.values + size_t{t ? place[k].point : from[k]} * stride;
-          const float by = (t ? place[k].weight : o.weights[at * o.nv + k]) * gain;
-          for (size_t i = 0; i < stride; i += W) store(x + i, load(x + i) + by * load(r + i));
-        }
-      }
-      if (!p.plain) soft_max_any(x, stride);
-      if (!p.splat) {
-        std::memcpy(u, x, stride * sizeof(float));
-        continue;
-      }
-      for (int t = 0; t < p.terms; ++t) {
-        const ss::PassTerm& o = p.term[t];
-        const ss::Place* place = o.places + size_t{pixel} * o.nv;
-        const uint32_t* to = o.vertices + size_t{g.simplex[group]} * o.nv;
-        const float gain = o.gain_in ? o.gain_in[pixel] : 1.0f;
-        for (int k = 0; k < o.nv; ++k) {
-          const uint32_t point = t ? place[k].point : to[k];
-          float* s = o.sums + size_t{point + (point < p.shared_below[t] ? p.shared_shift[t] : 0u)} * stride;
-          const float by = (t ? place[k].weight : o.weights[at * o.nv + k]) * gain;
-          for (size_t i = 0; i < stride; i += W) store(s + i, load(s + i) + by * load(x + i));
-        }
-      }
+  float* change = p.scratch + stride;
+  for (size_t n = 0; n < count; ++n) {
+    const size_t at = p.list[n];
+    const uint32_t pixel = p.visits.pixel[at], simplex = p.visits.simplex[at];
+    const auto each_vertex = [&](int t, auto&& act) {
+      const ss::PassTerm& o = p.term[t];
+      const ss::Place* place = o.places + size_t{pixel} * o.nv;
+      const uint32_t* vertex = o.vertices + size_t{simplex} * o.nv;
+      for (int k = 0; k < o.nv; ++k)
+        act(t ? place[k].point : vertex[k], t ? place[k].weight : o.weights[at * o.nv + k]);
+    };
+    float* u = p.unary + pixel * stride;
+    std::memcpy(x, u, stride * sizeof(float));
+    for (int t = 0; t < p.terms && p.slice; ++t) {
+      const ss::PassTerm& o = p.term[t];
+      const float gain = o.gain_out ? o.gain_out[pixel] : 1.0f;
+      each_vertex(t, [&](uint32_t point, float weight) {
+        const float* r = o.values + size_t{point} * stride;
+        for (size_t i = 0; i < stride; i += W) store(x + i, load(x + i) + weight * gain * load(r + i));
+      });
+    }
+    if (!p.plain) soft_max_any(x, stride);
+    if (!p.splat) {
+      std::memcpy(u, x, stride * sizeof(float));
+      continue;
+    }
+    float* said = p.said + pixel * stride;
+    VI far{};
+    for (size_t i = 0; i < stride; i += W) {
+      const VF by = middle ? load(x + i) - load(said + i) : load(x + i);
+      far |= (VI)(by > p.still) | (VI)(-by > p.still);
+      store(change + i, by);
+    }
+    if (middle && !any_lane(far)) {
+      p.rest[at] = p.rest_passes;
+      continue;
+    }
+    std::memcpy(said, x, stride * sizeof(float));
+    for (int t = 0; t < p.terms; ++t) {
+      const ss::PassTerm& o = p.term[t];
+      const float gain = o.gain_in ? o.gain_in[pixel] : 1.0f;
+      each_vertex(t, [&](uint32_t point, float weight) {
+        float* s = o.sums + size_t{point + (point < p.shared_below[t] ? p.shared_shift[t] : 0u)} * stride;
+        for (size_t i = 0; i < stride; i += W) store(s + i, load(s + i) + weight * gain * load(change + i));
+      });
     }
   }
 }

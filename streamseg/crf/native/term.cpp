@@ -19,7 +19,7 @@ void append(std::vector<unsigned char>& to, const T& value) {
 }  // namespace
 
 void Term::prepare(const ss_crf_job& job, const ss_crf_term& term, const Kernels& kernels, Team& team, const Grid& grid,
-                   const float* planes, std::vector<Part>& parts, bool main) {
+                   const float* planes, const std::vector<Part>& parts, bool main) {
   const int dims = term_dims(job, term);
   const bool looks = term.features || term.sigma_channels;
   const bool keep = !looks || (job.flags & SS_CRF_KEEP_LATTICE);
@@ -40,10 +40,7 @@ void Term::prepare(const ss_crf_job& job, const ss_crf_term& term, const Kernels
       append(made_from, term.sigma_channels, sizeof(float) * job.channels);
       append(made_from, planes, sizeof(float) * job.channels * grid.padded);
     }
-    if (made_from == cached) {
-      if (main) parts = parts_kept;
-      return;
-    }
+    if (made_from == cached) return;
   }
   cached.clear();
   finer_stride = 0;
@@ -58,8 +55,7 @@ void Term::prepare(const ss_crf_job& job, const ss_crf_term& term, const Kernels
   plan_waves(parts);
   make_norm(kernels, team, int(parts.size()));
   if (main) {
-    group(team, parts);
-    parts_kept = parts;
+    order(team, parts);
   } else {
     spread(team, int(parts.size()));
   }
@@ -151,49 +147,48 @@ void Term::make_norm(const Kernels& kernels, Team& team, int parts) {
 }
 
 // Brings pixels of one simplex together within bands that fit the second-level cache.
-void Term::group(Team& team, std::vector<Part>& parts) {
-  const int count = int(parts.size());
+void Term::order(Team& team, const std::vector<Part>& parts) {
+  const int total = int(parts.size());
   const size_t n = lattice.pixels;
-  group_simplex.need(n + count);
-  group_first.need(n + count + 1);
-  group_pixel.need(n);
-  local.need(size_t(lattice.simplices) * count);
+  visit_simplex.need(n);
+  visit_pixel.need(n);
+  local.need(size_t(lattice.simplices) * total);
+  size_t most = 0;
+  for (const Part& part : parts)
+    for (const Band& band : part.bands) most = std::max(most, band.end - band.begin);
+  count.need(most * total);
   weights.need(n * nv);
   const bool fold_norm = normalisation == SS_CRF_NORM_SYMMETRIC;
-  team.each(count, [&](int index) {
-    Part& part = parts[index];
-    uint32_t* mine = local.data() + size_t(index) * lattice.simplices;
-    std::memset(mine, 0, sizeof(uint32_t) * lattice.simplices);
-    uint32_t next = uint32_t(part.begin) + uint32_t(index);
-    for (Band& band : part.bands) {
-      const uint32_t start = band.group_begin = next;
-      for (size_t i = band.pixel_begin; i < band.pixel_end; ++i) {
-        const uint32_t s = lattice.simplex[i];
-        uint32_t g = mine[s];
-        if (g < start || g >= next || group_simplex[g] != s) {
-          mine[s] = g = next++;
-          group_simplex[g] = s;
-          group_first[g] = 0;
+  team.each(total, [&](int index) {
+    uint32_t* group_of = local.data() + size_t(index) * lattice.simplices;
+    std::memset(group_of, 0, sizeof(uint32_t) * lattice.simplices);
+    uint32_t* place = count.data() + most * index;  // of each group: its size, then where its next pixel goes
+    uint32_t begun = 1;                             // 0 is a simplex that no band has met
+    for (const Band& band : parts[index].bands) {
+      uint32_t next = begun;
+      for (size_t i = band.begin; i < band.end; ++i) {
+        uint32_t& g = group_of[lattice.simplex[i]];
+        if (g < begun) {
+          g = next++;
+          place[g - begun] = 0;
         }
-        ++group_first[g];
+        ++place[g - begun];
       }
-      band.group_end = next;
-      uint32_t at = uint32_t(band.pixel_begin);
-      for (uint32_t g = start; g < next; ++g) {
-        const uint32_t size = group_first[g];
-        group_first[g] = at;
+      uint32_t at = uint32_t(band.begin);
+      for (uint32_t g = 0; g < next - begun; ++g) {
+        const uint32_t size = place[g];
+        place[g] = at;
         at += size;
       }
-      for (size_t i = band.pixel_begin; i < band.pixel_end; ++i) {
-        const uint32_t place = group_first[mine[lattice.simplex[i]]]++;
-        group_pixel[place] = uint32_t(i);
+      for (size_t i = band.begin; i < band.end; ++i) {
+        const uint32_t s = lattice.simplex[i];
+        const uint32_t to = place[group_of[s] - begun]++;
+        visit_simplex[to] = s;
+        visit_pixel[to] = uint32_t(i);
         const float by = fold_norm ? norm[i] : 1.0f;
-        for (int k = 0; k < nv; ++k) weights[size_t(place) * nv + k] = lattice.bary[i * nv + k] * by;
+        for (int k = 0; k < nv; ++k) weights[size_t(to) * nv + k] = lattice.bary[i * nv + k] * by;
       }
-      // Each entry now is the end of its group: shift back to beginnings.
-      for (uint32_t g = next; g-- > start + 1;) group_first[g] = group_first[g - 1];
-      group_first[start] = uint32_t(band.pixel_begin);
-      group_first[next] = uint32_t(band.pixel_end);
+      begun = next;
     }
   });
 }
@@ -232,12 +227,7 @@ void Term::set_compat(const ss_crf_job& job, const ss_crf_term& term, int row, f
 
 void Term::make_rows(int row, int parts) {
   const size_t floats = size_t(row_total) * row;
-  if (floats > sums.capacity()) sums_zero = 0;
-  sums.need(floats);
-  if (sums_zero < floats) {
-    std::memset(sums.data() + sums_zero, 0, sizeof(float) * (floats - sums_zero));
-    sums_zero = floats;
-  }
+  std::memset(sums.need(floats), 0, sizeof(float) * floats);
   values.need(size_t(lattice.points + 1 + parts) * row);
   std::memset(values.data() + size_t(zero_row()) * row, 0, sizeof(float) * row);
 }
@@ -257,15 +247,13 @@ void Term::gather_copies(int row) {
   }
 }
 
-Wave Term::wave_over(int64_t begin, int64_t end, int64_t clear_begin, int64_t clear_end) const {
+Wave Term::wave_over(int64_t begin, int64_t end) const {
   Wave w{};
   w.near = lattice.near.data();
   w.points = lattice.points;
   w.reach = lattice.reach;
   w.begin = begin;
   w.end = end;
-  w.clear_begin = w.clear = clear_begin;
-  w.clear_end = std::max(clear_begin, clear_end);
   w.ring = 256;
   while (w.ring < 2 * w.reach + 192) w.ring *= 2;
   w.at[0] = std::max<int64_t>(begin - 2 * w.reach, 0);
@@ -288,15 +276,12 @@ void Term::plan_waves(const std::vector<Part>& parts) {
     const int64_t own_begin = first_of_part[part];
     const int64_t own_end = part + 1 < count ? std::min<int64_t>(later, first_of_part[part + 1]) : points;
     const int64_t begin = part ? own_begin + halo : 0, end = part + 1 < count ? own_end - halo : points;
-    if (begin < end) {
-      inner[part] = wave_over(begin, end, part ? std::min(begin + halo, end) : 0,
-                              part + 1 < count ? end - halo : points);
-    }
+    if (begin < end) inner[part] = wave_over(begin, end);
     int64_t first = points;
     ready[part].resize(parts[part].bands.size());
     for (size_t band = parts[part].bands.size(); band-- > 0;) {
       ready[part][band] = first;  // what bands after this one do not touch any more
-      for (size_t i = parts[part].bands[band].pixel_begin; i < parts[part].bands[band].pixel_end; ++i) {
+      for (size_t i = parts[part].bands[band].begin; i < parts[part].bands[band].end; ++i) {
         const uint32_t* v = lattice.vertices.data() + size_t(lattice.simplex[i]) * nv;
         for (int k = 0; k < nv; ++k) first = std::min<int64_t>(first, v[k]);
       }
@@ -306,23 +291,10 @@ void Term::plan_waves(const std::vector<Part>& parts) {
   int64_t at = 0;
   for (const Wave& w : inner) {
     if (w.begin >= w.end) continue;
-    if (at < w.begin) outer.push_back(wave_over(at, w.begin, 0, 0));
+    if (at < w.begin) outer.push_back(wave_over(at, w.begin));
     at = w.end;
   }
-  if (at < points) outer.push_back(wave_over(at, points, 0, 0));
-}
-
-void Term::clear_borders(int row) {
-  const auto clear = [&](int64_t begin, int64_t end) {
-    if (begin < end) std::memset(sums.data() + size_t(begin) * row, 0, sizeof(float) * size_t(end - begin) * row);
-  };
-  int64_t at = 0;
-  for (const Wave& w : inner) {
-    if (w.begin >= w.end) continue;
-    clear(at, w.clear_begin);
-    at = w.clear_end;
-  }
-  clear(at, lattice.points);
+  if (at < points) outer.push_back(wave_over(at, points));
 }
 
 PassTerm Term::as_pass() const {

@@ -10,8 +10,7 @@
 namespace ss {
 
 struct Band {
-  size_t pixel_begin, pixel_end;
-  uint32_t group_begin, group_end;
+  size_t begin, end;
 };
 
 struct Part {
@@ -28,7 +27,6 @@ struct Term {
   int normalisation = 0;
   float alpha = 0;                // of the lattice filter: 1 / (1 + 2^-dims)
   std::vector<unsigned char> cached;   // what the lattice was made from; empty: not to be used again
-  std::vector<Part> parts_kept;        // with the bands that belong to the cached groups
 
   Buffer<float> features;
   Buffer<float> norm_values;      // blurred ones, per point
@@ -36,8 +34,8 @@ struct Term {
   std::vector<float> factor;      // per lane: alpha, compatibility, sign; rows are multiplied with it
   std::vector<float> matrix;      // full-matrix compatibility, (lanes, row), or empty
 
-  // The main term works in groups of pixels with one simplex, other terms pixel by pixel.
-  Buffer<uint32_t> group_simplex, group_first, group_pixel, local;
+  // The main term decides in which order pixels are visited; other terms are looked up pixel by pixel.
+  Buffer<uint32_t> visit_simplex, visit_pixel, local, count;
   Buffer<float> weights;
   Buffer<Place> places;
 
@@ -47,7 +45,6 @@ struct Term {
   Buffer<float> finer_weights;
 
   Buffer<float> values, sums;
-  size_t sums_zero = 0;           // floats at the start of `sums` known to be zero
   uint32_t row_total = 0;         // points, the row of zeros, a sink per part, and the parts' copies
   std::vector<uint32_t> first_of_part;  // points that parts before this one touched first
   std::vector<uint32_t> copy_of_part;   // row at which the part's copies of those start
@@ -65,14 +62,12 @@ struct Term {
 
   // Builds lattice, norm and weights; or finds them still there.
   void prepare(const ss_crf_job&, const ss_crf_term&, const Kernels&, Team&, const Grid&, const float* planes,
-               std::vector<Part>& parts, bool main);
+               const std::vector<Part>& parts, bool main);
   void set_compat(const ss_crf_job&, const ss_crf_term&, int row, float extra);
   void make_rows(int row, int parts);
   PassTerm as_pass() const;
   // Adds the parts' copies of shared points where they belong, and clears them.
   void gather_copies(int row);
-  // Zeroes the sums near borders of parts, which more than one part has been reading.
-  void clear_borders(int row);
   BlurChain chain_of(int axis, int part) const {
     return {lattice.chain[axis].data(), cuts[axis][part], cuts[axis][part + 1], zero_row(), sink_row(part)};
   }
@@ -81,8 +76,8 @@ struct Term {
   void make_norm(const Kernels&, Team&, int parts);
   void cut(const std::vector<Part>& parts);
   void plan_waves(const std::vector<Part>& parts);
-  Wave wave_over(int64_t begin, int64_t end, int64_t clear_begin, int64_t clear_end) const;
-  void group(Team&, std::vector<Part>& parts);
+  Wave wave_over(int64_t begin, int64_t end) const;
+  void order(Team&, const std::vector<Part>& parts);
   void spread(Team&, int parts);
 };
 

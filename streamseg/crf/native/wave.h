@@ -12,7 +12,7 @@ constexpr uint32_t kWaveBlock = 64;
 // Axis by axis a lattice of positions would go through the cache three times. Here the first axis runs `reach` points
 // ahead of the second, and that one ahead of the third; what lies between them waits in two small rings.
 template <int NV>
-ss::Wave wave_rows(ss::Wave w, int64_t limit, float* sums, float* values, size_t stride, const float* factor,
+ss::Wave wave_rows(ss::Wave w, int64_t limit, const float* sums, float* values, size_t stride, const float* factor,
                    float* ring0, float* ring1) {
   const Row<NV> by = get<NV>(factor);
   const uint32_t mask = w.ring - 1;
@@ -22,7 +22,7 @@ ss::Wave wave_rows(ss::Wave w, int64_t limit, float* sums, float* values, size_t
   const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
   const int64_t last0 = least(w.end + 2 * reach, points), last1 = least(w.end + reach, points);
   const int64_t stop0 = limit >= points ? last0 : least(last0, limit - reach);
-  int64_t at0 = w.at[0], at1 = w.at[1], at2 = w.at[2], clear = w.clear;
+  int64_t at0 = w.at[0], at1 = w.at[1], at2 = w.at[2];
   const auto blurred = [](const Row<NV>& own, const Row<NV>& a, const Row<NV>& b) {
     Row<NV> r;
     for (int i = 0; i < NV; ++i) r.v[i] = own.v[i] + 0.5f * (a.v[i] + b.v[i]);
@@ -38,8 +38,6 @@ ss::Wave wave_rows(ss::Wave w, int64_t limit, float* sums, float* values, size_t
       for (int i = 0; i < NV; ++i) r.v[i] *= by.v[i];
       put<NV>(ring0 + (at0 & mask) * stride, r);
     }
-    const int64_t done0 = at0 == last0 ? w.clear_end : least(at0 - reach, w.clear_end);
-    for (; clear < done0; ++clear) put<NV>(sums + clear * stride, Row<NV>{});
     const int64_t ready1 = at0 == last0 ? last1 : least(at0 - reach, last1);
     for (; at1 < ready1; ++at1) {
       const uint32_t* near = w.near + at1 * 6;
@@ -56,12 +54,12 @@ ss::Wave wave_rows(ss::Wave w, int64_t limit, float* sums, float* values, size_t
     }
     more = at0 < stop0;
   }
-  w.at[0] = at0, w.at[1] = at1, w.at[2] = at2, w.clear = clear;
+  w.at[0] = at0, w.at[1] = at1, w.at[2] = at2;
   return w;
 }
 
 // Rows of more than four vectors go through in chunks, each from where all of them were.
-void wave(ss::Wave& w, int64_t limit, float* sums, float* values, int row, const float* factor, float* rings) {
+void wave(ss::Wave& w, int64_t limit, const float* sums, float* values, int row, const float* factor, float* rings) {
   if (w.begin >= w.end) return;
   const size_t ring = (size_t{w.ring} + 1) * row;
   float* ring0 = rings;
