@@ -37,15 +37,16 @@ class Channel:
         """Send one message; raises ChildLost, Closed, or TimeoutError after timeout_s."""
         deadline = _deadline(timeout_s)
         body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-        left = memoryview(_LENGTH.pack(len(body)) + body)
-        while left:
-            self._wait(select.POLLOUT, deadline)
-            try:
-                left = left[self._sock.send(left) :]
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise ChildLost(str(error)) from error
+        for part in (_LENGTH.pack(len(body)), body):
+            left = memoryview(part)
+            while left:
+                self._wait(select.POLLOUT, deadline)
+                try:
+                    left = left[self._sock.send(left) :]
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    raise ChildLost(str(error)) from error
 
     def receive(self, timeout_s: float | None = None) -> Any:
         """The next message; raises ChildLost, Closed, or TimeoutError after timeout_s."""

@@ -39,3 +39,35 @@ def test_a_cuda_device_gives_what_the_cpu_gives(kernels: Any, classes: int) -> N
             assert q.is_cuda
             assert agreement(q.cpu().numpy(), expected) > 0.999
             assert np.abs(q.cpu().numpy() - expected).mean() < 1e-3
+
+
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+@pytest.mark.parametrize("preset", ["deeplab-largefov", "deeplab-v2-resnet101"])
+def test_how_long_ten_iterations_take_is_written_down(
+    kernels: Any, preset: str, capsys: pytest.CaptureFixture[str], record_property: Any
+) -> None:
+    """513×513, 21 classes; the goal is 5 ms. Everything is on the device before and after."""
+    from streamseg.crf.gpu import mean_field_torch, triton_available
+
+    if kernels == "triton" and not triton_available():
+        pytest.skip("Triton is not installed")
+    logits, image, _ = scene(513, 513, 21)
+    params = crf.preset(preset)
+    assert params.iterations == 10
+    on_device = torch.from_numpy(logits).cuda(), torch.from_numpy(image).cuda()
+    for _ in range(3):
+        q = mean_field_torch(*on_device, params, kernels=kernels)
+    took_ms = []
+    for _ in range(20):
+        begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begun.record()
+        q = mean_field_torch(*on_device, params, kernels=kernels)
+        ended.record()
+        ended.synchronize()
+        took_ms.append(begun.elapsed_time(ended))
+    assert agreement(q.cpu().numpy(), crf.mean_field(logits, image, params)) > 0.999
+    p50_ms = float(np.median(took_ms))
+    device = torch.cuda.get_device_name()
+    record_property("crf_513x513x21_10_iterations_ms", p50_ms)
+    with capsys.disabled():
+        print(f"\n{device}, {preset}, {kernels}: p50 {p50_ms:.2f} ms, fastest {min(took_ms):.2f} ms")
