@@ -1,0 +1,169 @@
+"""Any stage failing at any frame: the process ends, or goes on as designed, and never hangs."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamseg.client import subscribe
+from streamseg.config import Config, EngineConfig, FusionConfig, PublishConfig, RefineConfig, StreamConfig
+from streamseg.control import ControlClient
+from streamseg.daemon import Daemon
+from streamseg.errors import ControlError, StreamsegError
+from tests.media import draw_clip
+
+WAIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A function of a stage, and what its failure must lead to."""
+
+    place: str
+    ends: bool  # the process; else the stage goes on
+
+    def __str__(self) -> str:
+        return self.place
+
+
+ENDS = [
+    Broken("streamseg.pipeline:infer", True),
+    Broken("streamseg.engine.onnx:OnnxEngine.__call__", True),
+    Broken("streamseg.refinement:labels_from_logits", True),
+    Broken("streamseg.refinement:Fusion.step", True),
+    Broken("streamseg.refine.worker:scale_picture", True),
+    Broken("streamseg.publish.publisher:encode_payload", True),
+    Broken("streamseg.publish.last:LastMasks.remember", True),
+    Broken("streamseg.publish.doors:Doors.serve", True),
+    Broken("streamseg.pictures:picture_of", True),
+    Broken("streamseg.daemon.control:ControlServer._take", True),
+    Broken("streamseg.daemon.control:parse_request", False),
+    Broken("streamseg.daemon.operations:Operations.status", False),
+]
+
+
+def fail_at(call: int, original: Callable[..., Any], failed: threading.Event) -> Callable[..., Any]:
+    calls = itertools.count()
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == call:
+            failed.set()
+            raise RuntimeError("broken on purpose")
+        return original(*args, **kwargs)
+
+    return wrapped
+
+
+def break_at(monkeypatch: pytest.MonkeyPatch, place: str, call: int) -> threading.Event:
+    """Have the function fail at its call of this number; set when it did."""
+    module, _, name = place.partition(":")
+    holder: Any = importlib.import_module(module)
+    *above, name = name.split(".")
+    for part in above:
+        holder = getattr(holder, part)
+    failed = threading.Event()
+    monkeypatch.setattr(holder, name, fail_at(call, getattr(holder, name), failed))
+    return failed
+
+
+@contextmanager
+def running(config: Config) -> Iterator[tuple[Daemon, threading.Thread, list[BaseException]]]:
+    daemon = Daemon(config)
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            daemon.run()
+        except StreamsegError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield daemon, thread, errors
+    finally:
+        daemon.stop()
+        thread.join(WAIT_S)
+        assert not thread.is_alive(), "it hangs"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_clip(tmp_path_factory.mktemp("clips") / "red.mp4", frames=30)
+
+
+@pytest.fixture
+def config(clip: Path, tiny_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    return Config(
+        streams={
+            name: StreamConfig(source=str(clip), loop=True, realtime=True, max_fps=20)
+            for name in ("gate", "yard")
+        },
+        engine=EngineConfig(name=str(tiny_engine), threads=1, backend="onnx"),
+        publish=PublishConfig(endpoint="tcp://127.0.0.1:0"),
+        refine=RefineConfig(every=2, priority="normal"),
+        fusion=FusionConfig(enabled=True),
+    )
+
+
+@pytest.mark.parametrize("call", [0, 2, 7])
+@pytest.mark.parametrize("broken", ENDS, ids=str)
+def test_it_ends_with_the_reason_or_goes_on(
+    broken: Broken, call: int, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if broken.place.endswith("labels_from_logits"):
+        config = Config(streams=config.streams, engine=config.engine, publish=config.publish)
+    with running(config) as (daemon, thread, errors):
+        deadline = time.monotonic() + WAIT_S
+        assert daemon.ready.wait(WAIT_S), errors
+        failed = break_at(monkeypatch, broken.place, call)
+        with (
+            subscribe(daemon.endpoint, pictures=True) as masks,
+            ControlClient(daemon.private_endpoint, timeout_s=0.5) as client,
+        ):
+            while thread.is_alive() if broken.ends else not failed.is_set():
+                assert time.monotonic() < deadline, "neither ended nor failed"
+                with suppress(ControlError):
+                    client.status()
+                with suppress(TimeoutError, StreamsegError):
+                    masks.read(0.02)
+            assert failed.is_set()
+            if broken.ends:
+                assert "broken on purpose" in str(errors[0])
+            else:
+                assert client.status().state == "running"
+                assert masks.read(WAIT_S).stream in config.streams
+
+
+@pytest.mark.parametrize("call", [0, 2, 7])
+@pytest.mark.parametrize("place", ["streamseg.player:FrameMaker.frame", "streamseg.decode:apply_turn"])
+def test_a_decoder_that_fails_costs_its_own_stream_and_no_other(
+    place: str, call: int, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = break_at(monkeypatch, place, call)
+    with running(config) as (daemon, thread, errors):
+        assert daemon.ready.wait(WAIT_S), errors
+        with (
+            subscribe(daemon.endpoint) as masks,
+            ControlClient(daemon.private_endpoint, timeout_s=WAIT_S) as client,
+        ):
+            assert failed.wait(WAIT_S)
+            deadline = time.monotonic() + WAIT_S
+            while not (broken := [s for s in client.status().streams.values() if s.state == "failed"]):
+                assert time.monotonic() < deadline
+            assert "broken on purpose" in broken[0].error
+            n = next(mask.n for mask in masks if mask.stream != broken[0].stream)
+            assert next(mask for mask in masks if mask.n > n + 3).stream != broken[0].stream
+            client.resume(broken[0].stream)  # and it plays again
+            assert next(mask for mask in masks if mask.stream == broken[0].stream)
+        assert thread.is_alive()

@@ -1,0 +1,175 @@
+"""SIGTERM at any moment: the process ends within 5 s, without error. What lies outside, in one line each."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import zmq
+
+from tests.integration.children import ROOT
+from tests.integration.daemons import Lines, environment, free_port
+from tests.media import draw_clip
+
+WITHIN_S = 5.0
+WAIT_S = 60.0
+SLOW_ENGINE = """
+import sys, time
+import streamseg.daemon.loading as loading
+def start_engine(config):
+    print("loading for an hour", file=sys.stderr, flush=True)
+    time.sleep(3600)
+loading.start_engine = start_engine
+from streamseg.cli import main
+main()
+"""
+SLOW_INFER = """
+import time
+import streamseg.pipeline as pipeline
+infer = pipeline.infer
+def slow(*args):
+    time.sleep(0.5)
+    return infer(*args)
+pipeline.infer = slow
+from streamseg.cli import main
+main()
+"""
+
+
+def site(folder: Path, engine: Path, streams: str, more: str = "") -> Path:
+    path = folder / "site.toml"
+    path.write_text(
+        f'[publish]\nendpoint = "tcp://127.0.0.1:0"\n[engine]\nname = "{engine}"\nthreads = 1\n'
+        f'backend = "onnx"\n{more}{streams}'
+    )
+    return path
+
+
+def stopped(process: Lines) -> tuple[int, float]:
+    """Send SIGTERM; the exit code, and the seconds until it came."""
+    begun_s = time.monotonic()
+    process.process.send_signal(signal.SIGTERM)
+    code = process.process.wait(WAIT_S)
+    return code, time.monotonic() - begun_s
+
+
+def python(code: str, *words: str | Path) -> list[str | Path]:
+    return [sys.executable, "-c", code, *words]
+
+
+def test_while_the_engine_loads(tmp_path: Path, tiny_engine: Path) -> None:
+    config = site(tmp_path, tiny_engine, '[streams.gate]\nsource = "demo:"\n')
+    with Lines(python(SLOW_ENGINE, "run", config), errors=True) as process:
+        process.wait("loading for an hour")
+        code, took_s = stopped(process)
+    assert code == 0, process.lines
+    assert took_s < WITHIN_S
+
+
+def test_while_cameras_are_being_connected(tmp_path: Path, tiny_engine: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
+        port = silent.getsockname()[1]
+        streams = "".join(
+            f'[streams.{kind}]\nsource = "{kind}://127.0.0.1:{port}/x"\ntimeout_s = 60\n'
+            for kind in ("rtsp", "http", "rtmp")
+        )
+        config = site(tmp_path, tiny_engine, streams + '[streams.away]\nsource = "rtsp://192.0.2.1/x"\n')
+        with Lines([sys.executable, "-m", "streamseg", "run", config], errors=True) as process:
+            process.wait("publishing on")
+            silent.settimeout(WAIT_S)
+            held = [silent.accept()[0] for _ in range(3)]
+            code, took_s = stopped(process)
+            for connection in held:
+                connection.close()
+    assert code == 0, process.lines
+    assert took_s < WITHIN_S
+
+
+def test_with_a_full_pipeline_a_busy_crf_and_a_subscriber_that_does_not_read(
+    tmp_path: Path, tiny_engine: Path
+) -> None:
+    clip = draw_clip(tmp_path / "red.mp4", frames=30)
+    streams = "".join(f'[streams.s{i}]\nsource = "{clip}"\nloop = true\n' for i in range(4))
+    config = site(tmp_path, tiny_engine, streams, "[fusion]\nenabled = true\n")
+    with (
+        Lines(python(SLOW_INFER, "run", config), errors=True) as process,
+        zmq.Context() as context,
+        context.socket(zmq.SUB) as stalled,
+    ):
+        stalled.setsockopt(zmq.LINGER, 0)
+        stalled.setsockopt(zmq.RCVHWM, 1)
+        stalled.subscribe(b"")
+        stalled.connect(process.wait("publishing on").split()[-1])
+        assert stalled.poll(WAIT_S * 1000)
+        code, took_s = stopped(process)
+    assert code == 0, process.lines
+    assert took_s < WITHIN_S
+    assert not any("did not stop in time" in line for line in process.lines)
+
+
+def ended(words: Sequence[str | Path], limit: int | None = None) -> tuple[int, list[str]]:
+    """Run a command to its end; its exit code, and what it or libzmq said of errors. limit: of open files."""
+
+    def before() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+    done = subprocess.run(
+        [str(word) for word in words], cwd=ROOT, env=environment(), capture_output=True, text=True,
+        timeout=WAIT_S, check=False, preexec_fn=before,
+    )  # fmt: skip
+    said = [
+        line for line in done.stderr.splitlines() if line.startswith(("streamseg: ", "Too many open files"))
+    ]
+    return done.returncode, said
+
+
+@pytest.mark.parametrize("limit", [12, 16])
+def test_too_few_file_descriptors_end_the_start_with_one_line(
+    tmp_path: Path, tiny_engine: Path, limit: int
+) -> None:
+    config = site(tmp_path, tiny_engine, '[streams.gate]\nsource = "demo:"\n')
+    code, said = ended([sys.executable, "-m", "streamseg", "run", config], limit)
+    assert code != 0  # libzmq aborts by itself where it finds none for its own threads
+    assert len(said) == 1, said
+    assert "Too many open files" in said[0]
+
+
+@pytest.mark.parametrize("section", ["publish", "control"])
+def test_a_port_that_is_taken_ends_the_start_with_one_line(
+    tmp_path: Path, tiny_engine: Path, section: str
+) -> None:
+    port = free_port()
+    config = site(tmp_path, tiny_engine, '[streams.gate]\nsource = "demo:"\n', '[control]\nendpoint = ""\n')
+    text = config.read_text()
+    old = "tcp://127.0.0.1:0" if section == "publish" else '[control]\nendpoint = "'
+    new = f"tcp://127.0.0.1:{port}"
+    config.write_text(text.replace(old, new if section == "publish" else old + new))
+    with socket.create_server(("127.0.0.1", port)):
+        code, said = ended([sys.executable, "-m", "streamseg", "run", config])
+    assert code == 1
+    assert said == [
+        f"streamseg: tcp://127.0.0.1:{port}: is in use; stop the other process or choose another port"
+    ]
+
+
+def test_a_full_disk_is_named_when_a_snapshot_is_saved(tmp_path: Path, tiny_engine: Path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    clip = draw_clip(tmp_path / "red.mp4", frames=5)
+    config = site(tmp_path, tiny_engine, f'[streams.gate]\nsource = "{clip}"\nloop = true\nrealtime = true\n')
+    with Lines([sys.executable, "-m", "streamseg", "run", config], errors=True) as process:
+        process.wait("publishing on")
+        ctl = [sys.executable, "-m", "streamseg", "ctl", "--config", config, "snapshot", "gate"]
+        deadline = time.monotonic() + WAIT_S
+        while "there has been no mask yet" in str(said := ended([*ctl, "--out", "/dev/full"])):
+            assert time.monotonic() < deadline
+    assert said == (1, ["streamseg: /dev/full: cannot be written (No space left on device)"])
