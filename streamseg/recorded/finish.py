@@ -13,7 +13,8 @@ import msgspec
 
 from streamseg.engine import EngineSpec
 from streamseg.errors import OutputError
-from streamseg.recorded.extras import Archive, AreaTable, EventTable, Extra, PngFolder, RleLines
+from streamseg.recorded.arrays import Archive, ZarrGroup
+from streamseg.recorded.extras import Extra, PngFolder, RleLines
 from streamseg.recorded.inputs import Input
 from streamseg.recorded.manifest import (
     SCHEMA,
@@ -34,6 +35,7 @@ from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.sheet import write_sheet
 from streamseg.recorded.sound import open_sound
 from streamseg.recorded.summary import Summary
+from streamseg.recorded.tables import AreaTable, EventTable
 from streamseg.recorded.timeline import Timeline, pts_digest, to_runs
 from streamseg.recorded.tracks import Track, TrackName, read_labels, write_video
 from streamseg.types import LabelSet
@@ -140,11 +142,17 @@ class Finish:
         if config.npz:
             size = result_size(self.facts.size, config.scale)
             extras.append(Archive(self._target(folder, "npz"), tally.masks, size, tick))
-        if config.areas:
-            extras.append(AreaTable(self._target(folder, "areas"), labels, tick))
-        if config.events:
-            path = self._target(folder, "events")
-            extras.append(EventTable(path, labels, tick, config.event_share, config.event_gap_s))
+        if config.zarr:
+            size = result_size(self.facts.size, config.scale)
+            path = self._target(folder, "zarr")
+            extras.append(ZarrGroup(path, tally.masks, size, tick, labels.names))
+        for kind in config.table_kinds:
+            ending = "" if kind == "csv" else f"_{kind}"
+            if config.areas:
+                extras.append(AreaTable(self._target(folder, f"areas{ending}"), labels, tick))
+            if config.events:
+                path = self._target(folder, f"events{ending}")
+                extras.append(EventTable(path, labels, tick, config.event_share, config.event_gap_s))
         if not extras:
             return
         records = read_frames(self.place.parts, self.parts)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -95,6 +96,7 @@ def process_files(
         raise UsageError("there is nothing to process; name at least one video")
     if config.end_s is not None and config.end_s <= config.start_s:
         raise UsageError(f"end_s: must be above start_s ({config.start_s:g}), is {config.end_s:g}")
+    _check_extras(config)
     stop = stop if stop is not None else threading.Event()
     with ExitStack() as stack:
         engines = stack.enter_context(load_engines(config, MAX_ENGINES if on is None else 1))
@@ -111,6 +113,14 @@ def process_files(
         finished=[end for end in ends if isinstance(end, Finished)],
         failed=[end for end in ends if isinstance(end, Failed)],
     )
+
+
+def _check_extras(config: ProcessConfig) -> None:
+    """Raises UsageError for a kind of result whose library is not installed."""
+    tables = "parquet" in config.table_kinds and (config.areas or config.events)
+    for wanted, module, extra in ((tables, "pyarrow", "parquet"), (config.zarr, "zarr", "zarr")):
+        if wanted and find_spec(module) is None:
+            raise UsageError(f"{extra}: needs {module}; pip install 'streamseg[{extra}]'")
 
 
 def _places(out: str) -> Callable[[str], Place]:

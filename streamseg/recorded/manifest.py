@@ -156,8 +156,8 @@ def result_sha256(path: Path) -> str:
     """SHA-256 of a file; of a folder, over name and SHA-256 of each file in it, in order of their names."""
     if path.is_dir():
         total = hashlib.sha256()
-        for one in sorted(path.iterdir()):
-            total.update(f"{one.name}\n{result_sha256(one)}\n".encode())
+        for name, one in files_in(path):
+            total.update(f"{name}\n{result_sha256(one)}\n".encode())
         return total.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -165,5 +165,10 @@ def result_sha256(path: Path) -> str:
 
 def result_bytes(path: Path) -> int:
     if path.is_dir():
-        return sum(one.stat().st_size for one in path.iterdir())
+        return sum(one.stat().st_size for _, one in files_in(path))
     return path.stat().st_size
+
+
+def files_in(folder: Path) -> list[tuple[str, Path]]:
+    """Every file in a folder and its subfolders, by its name from there on, in order."""
+    return sorted((one.relative_to(folder).as_posix(), one) for one in folder.rglob("*") if one.is_file())

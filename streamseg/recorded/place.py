@@ -34,11 +34,14 @@ NAMES = {
     "png": "labels-png",
     "rle": "rle.jsonl",
     "npz": "labels.npz",
+    "zarr": "labels.zarr",
     "areas": "areas.csv",
+    "areas_parquet": "areas.parquet",
     "events": "events.csv",
+    "events_parquet": "events.parquet",
     "sheet": "sheet.png",
 }
-"""The results, by the setting that asks for them (the summary is always made): how their names end."""
+"""The results (the summary is always made): how their names end."""
 
 
 class FolderError(OutputError):

@@ -55,12 +55,19 @@ class ProcessConfig(Settings, frozen=True):
     npz: Annotated[
         bool, Meta(description="Write NAME.labels.npz: labels (N, H, W) uint8, with seq, pts and time_s.")
     ] = False
+    zarr: Annotated[
+        bool, Meta(description="Write NAME.labels.zarr/: the same arrays in chunks (extra `zarr`).")
+    ] = False
     areas: Annotated[
         bool, Meta(description="Write NAME.areas.csv: the pixels of each class in each frame.")
     ] = False
     events: Annotated[
         bool, Meta(description="Write NAME.events.csv: from when to when each class was there.")
     ] = False
+    tables: Annotated[
+        Literal["csv", "parquet", "both"],
+        Meta(description="How areas and events are written; Parquet needs the extra `parquet`."),
+    ] = "csv"
     event_share: Annotated[
         float, Meta(gt=0, le=1, description="Share of a frame from which on a class is there, for events.")
     ] = 0.001
@@ -99,6 +106,10 @@ class ProcessConfig(Settings, frozen=True):
     part_frames: Annotated[
         int, Meta(ge=1, le=100000, description="A part is committed at the first intra frame after so many.")
     ] = 256
+
+    @property
+    def table_kinds(self) -> tuple[str, ...]:
+        return ("csv", "parquet") if self.tables == "both" else (self.tables,)
 
     @property
     def draws_overlay(self) -> bool:

@@ -22,6 +22,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from streamseg.errors import OutputError, SourceError, StreamsegError
+from streamseg.recorded.manifest import files_in
 from streamseg.sources import redact
 from streamseg.sources.target import NETWORK_SCHEMES
 
@@ -93,8 +94,8 @@ class Store:
         """Send a file, or each file of a folder."""
         with _told(self._of(name)):
             if path.is_dir():
-                for one in sorted(path.iterdir()):
-                    self._fs.put_file(str(one), self._path(f"{name}/{one.name}"))
+                for inside, one in files_in(path):
+                    self._fs.put_file(str(one), self._path(f"{name}/{inside}"))
             else:
                 self._fs.put_file(str(path), self._path(name))
 
@@ -103,9 +104,10 @@ class Store:
         with _told(self._of(name)):
             here = self._path(name)
             if self._fs.isdir(here):
-                path.mkdir()
                 for one in self._fs.find(here):
-                    self._fs.get_file(one, str(path / one.rpartition("/")[2]))
+                    into = path / one.removeprefix(here).lstrip("/")
+                    into.parent.mkdir(parents=True, exist_ok=True)
+                    self._fs.get_file(one, str(into))
             else:
                 self._fs.get_file(here, str(path))
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from streamseg.config import EngineConfig
+from streamseg.errors import UsageError
 from streamseg.recorded import ProcessConfig, process_file, process_files
 from streamseg.recorded.manifest import read_manifest
 from streamseg.recorded.tracks import read_labels
@@ -21,6 +24,8 @@ from streamseg.types import Mask
 from streamseg.wire.rle import decode_labels
 from tests.engines import TINY_CLASSES
 from tests.media import BLUE, GREEN, GREY, RED, picture, write_video
+
+ZARR, PARQUET = find_spec("zarr") is not None, find_spec("pyarrow") is not None
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +36,10 @@ def config(tiny_engine: Path) -> ProcessConfig:
         png=True,
         rle=True,
         npz=True,
+        zarr=ZARR,
         areas=True,
         events=True,
+        tables="both" if PARQUET else "csv",
         sheet=True,
     )
 
@@ -90,6 +97,54 @@ def test_the_arrays_are_the_labels(made: Path, masks: list[Mask]) -> None:
         assert arrays["pts"].tolist() == [m.pts for m in masks]
         assert arrays["seq"].tolist() == list(range(30))
         assert arrays["time_s"].tolist() == [i / 10 for i in range(30)]
+
+
+@pytest.mark.skipif(not ZARR, reason="zarr is not installed; pip install 'streamseg[zarr]'")
+def test_the_zarr_group_is_the_labels(made: Path, masks: list[Mask]) -> None:
+    import zarr
+
+    group: Any = zarr.open_group(str(made / "out" / "clip.labels.zarr"), mode="r")
+    assert (group["labels"][:] == np.stack([m.labels for m in masks])).all()
+    assert group["labels"].metadata.dimension_names == ("frame", "y", "x")
+    assert group["pts"][:].tolist() == [m.pts for m in masks]
+    assert group["time_s"][:].tolist() == [i / 10 for i in range(30)]
+    assert group.attrs["classes"] == list(TINY_CLASSES)
+
+
+@pytest.mark.skipif(not PARQUET, reason="pyarrow is not installed; pip install 'streamseg[parquet]'")
+def test_the_parquet_tables_say_what_the_csv_ones_say(made: Path) -> None:
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    for name in ("areas", "events"):
+        table = pyarrow.parquet.read_table(made / "out" / f"clip.{name}.parquet")
+        assert table.to_pydict() == pyarrow.csv.read_csv(made / "out" / f"clip.{name}.csv").to_pydict()
+    areas = pyarrow.parquet.read_table(made / "out" / "clip.areas.parquet")
+    assert [str(t) for t in areas.schema.types] == ["int64", "int64", "double"] + ["int64"] * 4
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with NumPy 2
+def test_a_line_of_segments_is_a_panoptic_annotation(made: Path, masks: list[Mask]) -> None:
+    coco = pytest.importorskip("pycocotools.mask")
+    line = json.loads((made / "out" / "clip.rle.jsonl").read_text().splitlines()[0])
+    for segment in line["segments_info"]:
+        assert {"id", "category_id", "area", "bbox", "iscrowd"} <= set(segment)
+        there = coco.decode(segment["segmentation"])
+        assert (there == (masks[0].labels == segment["category_id"])).all()
+        assert coco.area(segment["segmentation"]) == segment["area"]
+        assert coco.toBbox(segment["segmentation"]).tolist() == segment["bbox"]
+
+
+def test_a_kind_of_result_without_its_library_is_refused_at_once(
+    made: Path, config: ProcessConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamseg.recorded.job.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"zarr: needs zarr; pip install 'streamseg\[zarr\]'"):
+        process_files([made / "clip.mkv"], tmp_path, ProcessConfig(engine=config.engine, zarr=True))
+    with pytest.raises(UsageError, match=r"parquet: needs pyarrow; pip install 'streamseg\[parquet\]'"):
+        process_files(
+            [made / "clip.mkv"], tmp_path, ProcessConfig(engine=config.engine, areas=True, tables="parquet")
+        )
 
 
 def test_the_confidence_video_is_the_highest_probability(made: Path, masks: list[Mask]) -> None:

@@ -26,6 +26,8 @@ from tests.media import write_video
 pytest.importorskip("s3fs", reason="s3fs is not installed; pip install 'streamseg[s3]'")
 pytest.importorskip("moto", reason="moto is not installed; pip install 'moto[server]'")
 
+pytest.importorskip("zarr", reason="zarr is not installed; pip install 'streamseg[zarr]'")
+
 pytestmark = pytest.mark.filterwarnings("default")  # of botocore and moto
 
 
@@ -69,7 +71,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory, bucket: Store) -> Path:
 @pytest.fixture
 def config(tiny_engine: Path) -> ProcessConfig:
     engine = EngineConfig(name=str(tiny_engine), threads=1)
-    return ProcessConfig(engine=engine, part_frames=6, png=True)
+    return ProcessConfig(engine=engine, part_frames=6, png=True, zarr=True)
 
 
 def contents(bucket: Store, folder: str) -> dict[str, bytes]:
@@ -145,7 +147,7 @@ def test_killed_on_one_machine_another_one_goes_on(
 ) -> None:
     """Writes are: the job, three parts, seven results, the manifest."""
     out = f"s3://footage/killed-{at}"
-    options = ["--threads", "1", "--part-frames", "6", "--png", "--engine", config.engine.name]
+    options = ["--threads", "1", "--part-frames", "6", "--png", "--zarr", "--engine", config.engine.name]
     ran = subprocess.run(
         [sys.executable, "-c", CHILD, str(at + 1), "process", str(clip), "--out", out, *options],
         env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "lost")},
