@@ -121,6 +121,8 @@ class Doors:
         if fd is None:  # libzmq itself tells of subscriptions that have ended
             return True
         guarded = next(g for g in self._guarded.values() if g.sock is sock)
+        if fd in guarded.open:
+            guarded.open[fd] = True
         if self._allowed is not None:
             key = _user_id(part)
             self._who[fd] = (key, guarded)
@@ -151,12 +153,29 @@ class Doors:
                 fd = int(event["value"])
                 self._asked.pop(fd, None)
                 if event["event"] == zmq.EVENT_DISCONNECTED:
-                    guarded.open.discard(fd)
+                    guarded.open.pop(fd, None)
                     continue
-                guarded.open.add(fd)
-                if sum(len(g.open) for g in self._guarded.values()) > self._most:
-                    self._hang_up(fd, guarded, f"above {self._section}.max_connections = {self._most}")
+                guarded.open.pop(fd, None)
+                guarded.open[fd] = False
+                self._make_room(fd, guarded)
         self.connections = sum(len(g.open) for g in self._guarded.values())
+
+    def _make_room(self, newest: int, guarded: _Guarded) -> None:
+        """Keep to max_connections: the oldest that never asked for anything goes, else the newest.
+
+        So whoever fills us with handshakes that do not go on pushes out his own.
+        """
+        if sum(len(g.open) for g in self._guarded.values()) <= self._most:
+            return
+        idle = [
+            (fd, g)
+            for g in self._guarded.values()
+            for fd, asked in g.open.items()
+            if not asked and fd != newest
+        ]
+        fd, owner = idle[0] if idle else (newest, guarded)
+        owner.open.pop(fd)
+        self._hang_up(fd, owner, f"above {self._section}.max_connections = {self._most}")
 
     def _answer(self, question: list[bytes]) -> list[bytes]:
         """Reply to libzmq's question whether a key may come in."""
@@ -212,7 +231,9 @@ class _Guarded:
 
     def __init__(self, sock: zmq.Socket[bytes]) -> None:
         self.sock = sock
-        self.open: set[int] = set()
+        self.open: dict[
+            int, bool
+        ] = {}  # the oldest first; whether it has got through and asked for something
 
     def owns(self, connection: socket.socket) -> bool:
         """Whether a connection came in at this socket's endpoint."""

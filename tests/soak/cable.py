@@ -11,10 +11,15 @@ import threading
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends RST, as a router does that has forgotten
 
 
+KEPT = 64 << 10  # bytes of a connection
+
+
 class Cable:
     """Listens on a port of loopback and passes bytes on to another; a context manager."""
 
     def __init__(self, to_port: int) -> None:
+        self.sent: list[bytearray] = []  # the first bytes of each connection, on their way to the server
+        self._near: dict[socket.socket, bytearray] = {}
         self._to_port = to_port
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._listener.getsockname()[1]
@@ -56,6 +61,7 @@ class Cable:
 
     def _accept(self) -> None:
         near, _ = self._listener.accept()
+        near.settimeout(5)
         try:
             far = socket.create_connection(("127.0.0.1", self._to_port), timeout=5)
         except OSError:
@@ -63,6 +69,8 @@ class Cable:
             return
         with self._lock:
             self._pairs |= {near: far, far: near}
+            self._near[near] = bytearray()
+            self.sent.append(self._near[near])
             for end in (near, far):
                 self._selector.register(end, selectors.EVENT_READ)
 
@@ -74,11 +82,16 @@ class Cable:
             try:
                 data = end.recv(1 << 16)
                 if data:
+                    self._note(end, data)
                     other.sendall(data)
                     return
             except OSError:
                 pass
             self._drop(end)
+
+    def _note(self, end: socket.socket, data: bytes) -> None:
+        if end in self._near and len(self._near[end]) < KEPT:
+            self._near[end] += data
 
     def _drop(self, end: socket.socket) -> None:
         """Close both ends of a connection; the lock is held."""
@@ -86,6 +99,8 @@ class Cable:
         if other is None:
             return
         self._pairs.pop(other, None)
+        self._near.pop(end, None)
+        self._near.pop(other, None)
         for one in (end, other):
             with contextlib.suppress(KeyError, OSError, ValueError):
                 self._selector.unregister(one)

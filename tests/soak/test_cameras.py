@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamseg.client import Subscription, subscribe
+from streamseg.types import Mask
 from tests.integration.daemons import free_port, run_daemon
 from tests.integration.live import RtspServer, rtsp
 from tests.soak.cable import Cable
@@ -21,7 +22,7 @@ __all__ = ["rtsp"]
 STREAMS = ("a", "b", "c")
 TIMEOUT_S = 2.0  # of a silent source
 GRACE_S = 2.0  # beyond the pause that the daemon had announced
-LIMIT_S = 90.0
+LIMIT_S = 60.0
 
 
 class Watch:
@@ -38,7 +39,7 @@ class Watch:
         deadline = time.monotonic() + LIMIT_S
         while min(seen.values()) < masks:
             assert time.monotonic() < deadline, (seen, self._lines[-10:])
-            mask = self._masks.read(LIMIT_S)
+            mask = self._read()
             self.epochs[mask.stream] = max(mask.epoch, self.epochs[mask.stream])
             seen[mask.stream] += 1
 
@@ -50,12 +51,18 @@ class Watch:
         worst_s = 0.0
         while any(self.epochs[name] == before[name] for name in STREAMS):
             assert time.monotonic() < deadline, (before, self.epochs, self._lines[-10:])
-            mask = self._masks.read(LIMIT_S)
+            mask = self._read()
             if mask.epoch > self.epochs[mask.stream]:
                 self.epochs[mask.stream] = mask.epoch
                 took_s = time.monotonic() - since_s
                 worst_s = max(worst_s, took_s - self._pauses(mask.stream, said))
         return worst_s
+
+    def _read(self) -> Mask:
+        try:
+            return self._masks.read()
+        except TimeoutError as error:
+            raise AssertionError(f"no mask; the daemon says {self._lines[-15:]}") from error
 
     def _pauses(self, stream: str, since_line: int) -> float:
         """What the daemon said it would wait for a stream: the pause it was in, and those after it."""
