@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
+from streamseg.config import EngineConfig
 from streamseg.control import ControlClient
 from streamseg.control.find import one_running
 from streamseg.errors import StreamsegError, UsageError
@@ -51,10 +52,10 @@ class CostResult(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
 
 
-def bench_wall(tiles: int, fps: float, seconds: float, precision: str) -> WallResult:
+def bench_wall(tiles: int, fps: float, seconds: float, engine: EngineConfig) -> WallResult:
     """Show so many demo streams for so long; raises UsageError without a browser."""
     streams = {f"s{i}": f"realtime = true\nmax_fps = {fps}" for i in range(tiles)}
-    with _browser() as browser, _daemon(streams, precision) as (url, control):
+    with _browser() as browser, _daemon(streams, engine) as (url, control):
         page = browser.new_page(viewport={"width": 1600, "height": 1400})
         page.goto(url)
         _wait(lambda: len(_drawn(page)) == tiles and min(_drawn(page).values()) > 5)
@@ -80,12 +81,12 @@ def bench_wall(tiles: int, fps: float, seconds: float, precision: str) -> WallRe
     )
 
 
-def bench_cost(turns: int, seconds: float, precision: str) -> CostResult:
+def bench_cost(turns: int, seconds: float, engine: EngineConfig) -> CostResult:
     """The daemon's throughput with nobody looking, a browser, and a reader that draws nothing, by turns."""
     closed: list[float] = []
     opened: dict[str, list[float]] = {"browser": [], "reader": []}
     shown: dict[str, list[float]] = {"browser": [], "reader": []}
-    with _browser() as browser, _daemon({"s0": ""}, precision) as (url, control):
+    with _browser() as browser, _daemon({"s0": ""}, engine) as (url, control):
         page = browser.new_page()
         reader = _Reader(url)
 
@@ -152,17 +153,18 @@ class _Reader:
 
 
 @contextlib.contextmanager
-def _daemon(streams: dict[str, str], precision: str) -> Iterator[tuple[str, ControlClient]]:
+def _daemon(streams: dict[str, str], engine: EngineConfig) -> Iterator[tuple[str, ControlClient]]:
     """A daemon with a console in a process of its own; its address and its control socket."""
     if missing := missing_extra():
         raise UsageError(missing)
     tables = "".join(
         f'[streams.{name}]\nsource = "demo:"\nloop = true\n{more}\n' for name, more in streams.items()
     )
+    size = f"input_size = {list(engine.input_size)}\n" if engine.input_size is not None else ""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "bench.toml"
         config.write_text(
-            f'[engine]\nbackend = "onnx"\nprecision = "{precision}"\n[publish]\n'
+            f'[engine]\nbackend = "onnx"\nprecision = "{engine.precision}"\n{size}[publish]\n'
             f'endpoint = "tcp://127.0.0.1:0"\n[web]\nlisten = "127.0.0.1:0"\n{tables}'
         )
         process = subprocess.Popen(

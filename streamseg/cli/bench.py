@@ -12,7 +12,7 @@ from rich.table import Table
 
 from streamseg.cli import start_logging
 from streamseg.cli.settings import given, options_from
-from streamseg.config import Config, EngineConfig, PublishConfig, StreamConfig, build_settings
+from streamseg.config import Config, EngineConfig, Precision, PublishConfig, StreamConfig, build_settings
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -68,16 +68,28 @@ def pipeline(
 @click.option("--tiles", type=click.IntRange(1, 64), default=9, help="Streams on the wall.")
 @click.option("--fps", type=click.FloatRange(0.1), default=8.0, help="Frames a second of each.")
 @click.option("--turns", type=click.IntRange(0), default=4, help="Turns of the second part.")
-@options_from(EngineConfig, "precision")
+@options_from(EngineConfig, "precision", "input_size")
 @click.option("--seconds", type=click.FloatRange(1), default=15.0, help="How long the wall is measured.")
 @as_json
-def console(tiles: int, fps: float, turns: int, seconds: float, precision: str, as_json: bool) -> None:
-    """The web console in headless Chromium: a wall of streams; and what one costs a busy daemon."""
+def console(
+    tiles: int,
+    fps: float,
+    turns: int,
+    seconds: float,
+    precision: Precision,
+    input_size: tuple[int, int] | None,
+    as_json: bool,
+) -> None:
+    """The web console in headless Chromium: a wall of streams; and what one costs a busy daemon.
+
+    A smaller --input-size makes the engine faster, and leaves the console with the same pictures and masks.
+    """
     from streamseg.bench.console import bench_cost, bench_wall
 
     start_logging("warning")
-    wall = bench_wall(tiles, fps, seconds, precision)
-    cost = bench_cost(turns, seconds / 3, precision) if turns else None
+    engine = EngineConfig(precision=precision, input_size=input_size)
+    wall = bench_wall(tiles, fps, seconds, engine)
+    cost = bench_cost(turns, seconds / 3, engine) if turns else None
     if as_json:
         click.echo(msgspec.json.encode({"wall": wall, "cost": cost}))
         return
