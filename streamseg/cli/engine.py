@@ -1,20 +1,22 @@
-"""streamseg engine list | info | export"""
+"""streamseg engine list | info | build | prune | quantise | export"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 import msgspec
 
-from streamseg.config import Precision
+from streamseg.cli.settings import given, options_from
+from streamseg.config import EngineConfig, Precision, build_settings
 from streamseg.engine import find_engine, list_engines, read_weights
+from streamseg.engine.choice import buildable
 
 
 @click.group()
 def command() -> None:
-    """List, describe and export engines."""
+    """List, describe, build, quantise and export engines."""
 
 
 @command.command("list")
@@ -46,6 +48,71 @@ def info(name: str, as_json: bool) -> None:
     click.echo("weights    " + ", ".join(f"{p} ({size / 1e6:.1f} MB)" for p, size in sizes.items()))
     click.echo(f"licence    {spec.licence}")
     click.echo(f"classes    {spec.label_set}: " + ", ".join(c.name for c in spec.classes))
+
+
+@command.command()
+@click.argument("name")
+@options_from(EngineConfig, "backend", "precision", "input_size", "threads", "max_batch")
+@click.option("--target", default="", help="Build for this GPU, such as sm_89; unset: for what is here.")
+@click.option("--beside", is_flag=True, help="Keep the plan in the engine's folder instead of the cache.")
+@click.option("--again", is_flag=True, help="Build even if it is there.")
+def build(name: str, target: str, beside: bool, again: bool, **options: Any) -> None:
+    """Build what a backend needs to run the engine NAME on this machine, so that no start has to.
+
+    Engines are named (streamseg engine list) or given by their folder.
+    """
+    from streamseg.cli import start_logging
+    from streamseg.engine.build import Build, ready_plan
+    from streamseg.engine.cache import PLANS
+
+    start_logging("info")
+    config = build_settings(EngineConfig, {"name": name, **given(**options)})
+    choice = buildable(config, target)
+    folder = Path(choice.spec.folder) / PLANS if beside else None
+    building = Build(choice, folder, again=again, say=click.echo)
+    click.echo(f"{choice.engine_id}: {building.log_file} is the log")
+    building.run()
+    plan = ready_plan(choice)
+    if plan is not None:
+        click.echo(f"{choice.engine_id}: {plan.path}")
+
+
+@command.command()
+@click.option(
+    "--most-gb", type=click.FloatRange(0), default=4.0, help="What may stay of built plans; 0 takes all."
+)
+def prune(most_gb: float) -> None:
+    """Remove built plans from the cache, the longest unused first, and what killed builds left."""
+    from streamseg.engine.cache import PLANS, cache_folder
+    from streamseg.engine.cache import prune as remove
+
+    folder = cache_folder() / PLANS
+    gone = remove(folder, round(most_gb * 1e9))
+    for what in gone:
+        click.echo(f"removed {what}")
+    click.echo(f"{folder}: {len(gone)} removed")
+
+
+@command.command()
+@click.argument("name")
+@click.option(
+    "--data", required=True, help="What to calibrate on: a folder of pictures, or a video; demo: works, too."
+)
+@options_from(EngineConfig, "input_size")
+@click.option("--pictures", type=click.IntRange(2), default=48, help="How many of them, at most.")
+def quantise(name: str, data: str, input_size: tuple[int, int] | None, pictures: int) -> None:
+    """Give the engine NAME an int8 form, calibrated on pictures like those it will see."""
+    from streamseg.cli import need_torch, start_logging
+
+    need_torch("quantise")
+    from streamseg.training.quantise import quantise_engine
+
+    start_logging("info")
+    folder, quantised = quantise_engine(name, data, input_size, pictures)
+    click.echo(
+        f"{folder}: int8 written, calibrated by {quantised.calibration}; "
+        f"{quantised.agreement[quantised.calibration]:.2f} % of labels as in fp32"
+    )
 
 
 @command.command()

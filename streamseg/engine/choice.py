@@ -6,6 +6,8 @@ import logging
 import os
 from typing import NamedTuple
 
+import msgspec
+
 from streamseg.config import EngineConfig, Precision
 from streamseg.engine.backend import Backend, BuildSpec, Engine, backend_of, build_spec
 from streamseg.engine.device import cuda_missing
@@ -62,6 +64,25 @@ def choices(config: EngineConfig) -> list[Choice]:
     for line in told:
         log.info("engine %s: passed over: %s", engine.name, line)
     return found
+
+
+def buildable(config: EngineConfig, target: str = "") -> Choice:
+    """What `streamseg engine build` builds: the backend asked for, or the best one here that builds anything.
+
+    target: what it is to run on, where that is not this machine. Raises EngineError with every reason.
+    """
+    folder, engine = find_engine(config.name)
+    reasons = []
+    for name in dict.fromkeys(name for name, _ in _wanted(config)):
+        backend = backend_of(name)
+        reason = backend.why_not_build(config.precision, target)
+        if reason is None:
+            spec = build_spec(config, folder, engine, config.precision)
+            return Choice(backend, msgspec.structs.replace(spec, target=target))
+        reasons.append(f"{name}: {reason}")
+    raise EngineError(
+        f"engine {engine.name} in {config.precision}: nothing can be built; {'; '.join(reasons)}"
+    )
 
 
 def stand_in(config: EngineConfig, found: list[Choice]) -> Choice | None:

@@ -75,6 +75,14 @@ class LabelledFolder:
         return Sample(image_path.stem, np.asarray(rgb, np.uint8), labels)
 
 
+def pictures_of(folder: Path, most: int) -> list[Image]:
+    """At most so many pictures (H, W, 3) of a folder, or of its images/, spread evenly by their names."""
+    there = folder / "images"
+    paths = list(_by_stem(there if there.is_dir() else folder).values())
+    chosen = sorted({len(paths) * i // most for i in range(most)}) if paths else []
+    return [np.asarray(cv2.cvtColor(_read(paths[i], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)) for i in chosen]
+
+
 def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise TrainingError(f"{folder}: no such folder; a data set has images/ and labels/ in it")

@@ -3,72 +3,30 @@
 from __future__ import annotations
 
 import copy
-import logging
-import os
-import warnings
 from pathlib import Path
 from typing import cast
 
-import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from streamseg.errors import TrainingError
 from streamseg.models.ablation import Ablation
+from streamseg.models.onnx_graph import export_onnx
 from streamseg.models.slim import LightAspp, ResidualBlock, Slim
-from streamseg.training.loop import MEAN, STD
-
-INPUT, OUTPUT = "image_u8", "logits"
-OPSET = 20
-TOLERANCE = 1e-3
+from streamseg.training.loop import MEAN, STD, normalise
 
 
 def write_graph(network: nn.Module, path: Path, stride8: bool = False) -> None:
     """Export `network` to `path`: uint8 RGB (N, H, W, 3) in, float32 logits (N, C, h, w) out.
 
     N is free, H and W are any multiples of 8. Logits are at 1/4, or with `stride8` the auxiliary ones at 1/8.
-    The graph is run beside the network before it is written under its name; TrainingError if they differ.
+    The graph is run beside the network before it is written under its name; EngineError if they differ.
     """
-    served = _Served(network, stride8).eval()
-    example = torch.randint(
-        0, 256, (2, 64, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
-    dim = torch.export.Dim
-    shapes = {
-        0: dim("n", min=1, max=256),
-        1: 8 * dim("h8", min=4, max=1024),
-        2: 8 * dim("w8", min=4, max=1024),
-    }
-    beside = path.with_name(path.name + ".part")
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)  # it warns of libraries that nobody asked for
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                served,
-                (example,),
-                str(beside),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=(shapes,),
-                external_data=False,
-                verbose=False,
-            )
-    finally:
-        exporter.setLevel(level)
-    _forget_where_it_was_made(beside)
-    difference = _difference(network, stride8, beside)
-    if not difference < TOLERANCE:
-        beside.unlink()
-        raise TrainingError(
-            f"{path}: the exported graph differs from the network by {difference:.2g}; not written"
-        )
-    os.replace(beside, path)
+
+    def reference(picture: Tensor) -> Tensor:
+        return _network(network, normalise(picture.numpy(), torch.device("cpu")), stride8)
+
+    export_onnx(_Served(network, stride8), path, reference=reference)
 
 
 def fold_batch_norm(network: nn.Module) -> nn.Module:
@@ -139,38 +97,3 @@ def _fold_sum(aspp: LightAspp) -> None:
 def _tensor(value: Tensor | None) -> Tensor:
     assert value is not None
     return value
-
-
-def _forget_where_it_was_made(path: Path) -> None:
-    """Take out the exporter's stack traces; they name the maker's folders and change with every line."""
-    model = onnx.load(path)
-    graph = model.graph
-    for part in (
-        model,
-        graph,
-        *graph.node,
-        *graph.initializer,
-        *graph.value_info,
-        *graph.input,
-        *graph.output,
-    ):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    onnx.save(model, path)
-
-
-def _difference(network: nn.Module, stride8: bool, path: Path) -> float:
-    """The largest difference of logits between torch and ONNX Runtime, at a size that was not exported."""
-    import onnxruntime as ort
-
-    from streamseg.training.loop import normalise
-
-    rgb = torch.randint(
-        0, 256, (1, 72, 104, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    ).numpy()
-    with torch.no_grad():
-        x = normalise(rgb, torch.device("cpu"))
-        want = _network(network, x, stride8)
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    got = torch.from_numpy(session.run(None, {INPUT: rgb})[0])
-    return float((got - want).abs().max())

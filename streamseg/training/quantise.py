@@ -1,8 +1,8 @@
 """int8 beside fp32: a calibrated static quantisation of an exported graph, chosen without looking at val.
 
 Weights are int8 for each output channel, activations uint8 with a zero point, as Q/DQ nodes that ONNX Runtime
-fuses into integer convolutions (QuantizeLinear, DequantizeLinear). The first convolution, which sees the
-picture, and the last, which gives the logits, stay fp32: together 1 % of the arithmetic. Measured on AVX-512
+fuses into integer convolutions (QuantizeLinear, DequantizeLinear). Convolutions that see the picture, and
+those that give the logits, stay fp32: in slim together 1 % of the arithmetic. Measured for slim on AVX-512
 VNNI with one thread: 9.0 ms; with the first convolution in int8 11.2; with int8 activations 25, as fp32.
 Calibration by entropy chose the same ranges as the smallest and largest value did, so it is not tried.
 """
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -29,13 +31,25 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from streamseg.config import StreamConfig
+from streamseg.decode import decode
+from streamseg.engine.folder import INT8, weights_of, write_spec
+from streamseg.engine.spec import find_engine, read_weights
 from streamseg.errors import TrainingError
+from streamseg.evaluation.dataset import pictures_of
+from streamseg.preprocess import fit_size, scale_picture
+from streamseg.sources import open_source
+from streamseg.types import U8, Size
 
 logger = logging.getLogger(__name__)
 
 Images = Sequence[npt.NDArray[np.uint8]]
 
-QUANTISED = ("Conv", "Add")
+QUANTISED = ("Conv", "Add", "MaxPool", "AveragePool", "Concat")
+CALIBRATION_IMAGES = 32
+COMPARED_IMAGES = 16
+FRAMES_APART = 5  # of a video
+AT_ONCE = 4  # images whose activations are in memory together
 
 
 class Calibration(NamedTuple):
@@ -60,6 +74,52 @@ class Quantised(NamedTuple):
     agreement: dict[str, float]  # of every candidate
 
 
+def quantise_engine(
+    name: str, data: str, size: Size | None = None, most: int = CALIBRATION_IMAGES + COMPARED_IMAGES
+) -> tuple[Path, Quantised]:
+    """Give the engine `name` an int8 form, calibrated on pictures or a video `data`; returns its folder.
+
+    size: the input size, unset the engine's own. most: pictures that are used, a third to compare on. Its other files stay as they are. Raises StreamsegError.
+    """
+    folder, spec = find_engine(name)
+    read_weights(folder, spec, "fp32")  # proves them
+    if not spec.normalisation.in_graph:
+        raise TrainingError(f"engine {spec.name}: its graph does not take pictures; export it again")
+    calibrate, compare = calibration_pictures(data, size or spec.input_size, spec.size_multiple, most)
+    beside = folder / f"{INT8}.part"
+    try:
+        quantised = quantise(folder / spec.weights["fp32"].file, beside, calibrate, compare)
+        beside.replace(folder / INT8)
+    finally:
+        beside.unlink(missing_ok=True)
+    weights = {"fp32": spec.weights["fp32"], "int8": weights_of(folder)["int8"]}
+    write_spec(folder, msgspec.structs.replace(spec, weights=weights))
+    return folder, quantised
+
+
+def calibration_pictures(
+    data: str, size: Size, multiple: int = 8, most: int = CALIBRATION_IMAGES + COMPARED_IMAGES
+) -> tuple[list[U8], list[U8]]:
+    """Pictures of `data`, RGB, about `size` large: some to calibrate on, and others to compare on.
+
+    data: a folder of pictures, or with such a folder images/; or a video. Raises StreamsegError.
+    """
+    if Path(data).is_dir():
+        pictures = pictures_of(Path(data), most)
+    else:
+        with open_source(StreamConfig(source=data), "calibration") as opened:
+            frames = itertools.islice(decode(opened, "calibration"), 0, most * FRAMES_APART, FRAMES_APART)
+            pictures = [frame.rgb for frame in frames]
+    if len(pictures) < 2:
+        raise TrainingError(f"{data}: calibration needs two pictures at least")
+    compared = set(range(1, len(pictures), 3 if len(pictures) > 2 else 2))
+    scaled = [scale_picture(p, fit_size((p.shape[0], p.shape[1]), size, multiple)) for p in pictures]
+    return (
+        [p for i, p in enumerate(scaled) if i not in compared],
+        [p for i, p in enumerate(scaled) if i in compared],
+    )
+
+
 def quantise(model: Path, out: Path, calibrate: Images, compare: Images) -> Quantised:
     """Write the int8 form of `model` to `out`.
 
@@ -71,6 +131,7 @@ def quantise(model: Path, out: Path, calibrate: Images, compare: Images) -> Quan
     wanted = [_labels(session, image) for session in [_session(model)] for image in compare]
     agreement: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
+        model = _without_batch_norm(model, Path(folder) / "folded.onnx")
         tried: dict[str, Path] = {}
         for calibration in CALIBRATIONS:
             path = Path(folder) / f"{len(tried)}.onnx"
@@ -91,7 +152,7 @@ def quantise(model: Path, out: Path, calibrate: Images, compare: Images) -> Quan
 
 def _quantise(model: Path, out: Path, images: Images, calibration: Calibration) -> None:
     graph = onnx.load(model).graph
-    convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
+    images = images[: len(images) // AT_ONCE * AT_ONCE] or images
     logging.disable(
         logging.WARNING
     )  # it recommends a preparation that this graph has had, and prints its steps
@@ -103,20 +164,67 @@ def _quantise(model: Path, out: Path, images: Images, calibration: Calibration) 
                 _Reader(graph.input[0].name, images),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=list(QUANTISED),
-                nodes_to_exclude=[convolutions[0], convolutions[-1]],
+                nodes_to_exclude=outer_convolutions(graph),
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 calibrate_method=calibration.method,
-                extra_options={"ActivationSymmetric": False, "WeightSymmetric": True, **calibration.options},
+                extra_options={
+                    "ActivationSymmetric": False,
+                    "WeightSymmetric": True,
+                    "CalibStridedMinMax": AT_ONCE if len(images) % AT_ONCE == 0 else 1,
+                    **calibration.options,
+                },
             )
     finally:
         logging.disable(logging.NOTSET)
 
 
+def outer_convolutions(graph: Any) -> list[str]:
+    """Names of the convolutions that no other stands before (they see the picture), or none behind."""
+    seen: set[str] = set()  # values that a convolution went into
+    first = []
+    for node in graph.node:
+        behind = any(name in seen for name in node.input)
+        if node.op_type == "Conv" and not behind:
+            first.append(node.name)
+        if behind or node.op_type == "Conv":
+            seen.update(node.output)
+    wanted: set[str] = set()  # values that go into a convolution
+    last = []
+    for node in reversed(graph.node):
+        before = any(name in wanted for name in node.output)
+        if node.op_type == "Conv" and not before:
+            last.append(node.name)
+        if before or node.op_type == "Conv":
+            wanted.update(node.input)
+    return sorted({*first, *last})
+
+
+def _without_batch_norm(model: Path, out: Path) -> Path:
+    """The graph with its batch normalisations folded into the convolutions, where there are any."""
+    if not any(node.op_type == "BatchNormalization" for node in onnx.load(model).graph.node):
+        return model
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(out)
+    options.log_severity_level = 3
+    ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    return out
+
+
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Feeds images; ONNX Runtime asks for some at a time, by set_range."""
+
     def __init__(self, name: str, images: Images) -> None:
-        self._feeds: Iterator[dict[str, npt.NDArray[np.uint8]]] = ({name: image[None]} for image in images)
+        self._name, self._images = name, images
+        self._feeds: Iterator[dict[str, npt.NDArray[np.uint8]]] = iter(())
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self._feeds = ({self._name: image[None]} for image in self._images[start_index:end_index])
 
     def get_next(self) -> dict[str, npt.NDArray[np.uint8]] | None:
         return next(self._feeds, None)

@@ -1,0 +1,93 @@
+"""A network as the ONNX graph that an engine's folder holds: the picture as uint8, sizes left open."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from streamseg.errors import EngineError
+
+INPUT, OUTPUT = "image_u8", "logits"
+OPSET = 20
+TOLERANCE = 1e-3  # of the largest logit, between torch and ONNX Runtime
+MOST_BATCH = 256
+LARGEST_SIDE = 8192
+
+
+def export_onnx(
+    served: nn.Module, path: Path, *, multiple: int = 8, reference: Callable[[Tensor], Tensor] | None = None
+) -> None:
+    """Write `served`, uint8 RGB (N, H, W, 3) to float32 logits (N, C, h, w), as an ONNX graph.
+
+    N is free, H and W are any multiples of `multiple`. On a size that was not exported the graph is run
+    beside `reference`, unset `served` itself, before it gets its name; raises EngineError when they differ.
+    """
+    example = torch.zeros(2, 8 * multiple, 12 * multiple, 3, dtype=torch.uint8)
+    side = {"min": 2, "max": LARGEST_SIDE // multiple}
+    dim = torch.export.Dim
+    shapes = {
+        0: dim("n", min=1, max=MOST_BATCH),
+        1: multiple * dim("h", **side),
+        2: multiple * dim("w", **side),
+    }
+    beside = path.with_name(path.name + ".part")
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)  # it warns of libraries that nobody asked for
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                served.eval(),
+                (example,),
+                str(beside),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=(shapes,),
+                external_data=False,
+                verbose=False,
+            )
+        _forget_where_it_was_made(beside)
+        difference = _difference(reference or served, multiple, beside)
+        if not difference < TOLERANCE:
+            raise EngineError(f"{path}: the exported graph differs from the network by {difference:.2g}")
+        os.replace(beside, path)
+    finally:
+        exporter.setLevel(level)
+        beside.unlink(missing_ok=True)
+
+
+def _forget_where_it_was_made(path: Path) -> None:
+    """Take out the exporter's stack traces; they name the maker's folders and change with every line."""
+    model = onnx.load(path)
+    graph = model.graph
+    parts = (*graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output)
+    for part in (model, graph, *parts):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    onnx.save(model, path)
+
+
+def _difference(reference: Callable[[Tensor], Tensor], multiple: int, graph: Path) -> float:
+    """The largest difference of logits between torch and ONNX Runtime, as a share of the largest logit."""
+    import onnxruntime as ort
+
+    generator = torch.Generator().manual_seed(1)
+    shape = (1, 9 * multiple, 13 * multiple, 3)
+    picture = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    with torch.no_grad():
+        want = reference(picture)
+    session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    got = torch.from_numpy(session.run([OUTPUT], {INPUT: picture.numpy()})[0])
+    if got.shape != want.shape:
+        return float("inf")
+    return float((got - want).abs().max() / want.abs().max().clamp(min=1e-6))
