@@ -117,6 +117,4 @@ def test_half_open_handshakes_do_not_keep_a_good_client_out(site: Site, how: str
         assert before.stats.lost == 0
         assert before.stats.restarts == 0
         until(lambda: len(os.listdir("/proc/self/fd")) <= files + 4)
-    report(
-        f"{opened[0]} half-open handshakes ({how}): {joined} good clients in, slowest {slowest_s:.2f} s"
-    )
+    report(f"{opened[0]} half-open handshakes ({how}): {joined} good clients in, slowest {slowest_s:.2f} s")
