@@ -117,7 +117,7 @@ class StretchRoute(Route):
                     break
                 checksum = picture_checksum(picture.image, checksum)
                 maker.seq = seq
-                yield maker.frame(picture)
+                yield maker.frame(self.whole(picture))
                 want = next(wanted, None)
                 if want is None:
                     break

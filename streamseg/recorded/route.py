@@ -16,6 +16,7 @@ from streamseg.decode import FrameMaker
 from streamseg.engine import Engine
 from streamseg.fuse import labels_from_logits
 from streamseg.infer import infer
+from streamseg.recorded.deinterlace import deinterlaced
 from streamseg.recorded.inputs import Input
 from streamseg.recorded.opening import open_input
 from streamseg.recorded.picking import Account, picks
@@ -23,6 +24,7 @@ from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.spread import spread
 from streamseg.refinement import InlineRefinement, Labelled
 from streamseg.sources import OpenSource
+from streamseg.sources.reading import Picture
 from streamseg.types import Frame, Mask, Scores, Size
 
 
@@ -90,9 +92,13 @@ class Route:
                 if pick.part < self.skip_parts:
                     continue
                 maker.seq = pick.seq
-                yield maker.frame(pick.picture)
+                yield maker.frame(self.whole(pick.picture))
             if not self.stop.is_set():
                 yield PartEnd(part, account)
+
+    def whole(self, picture: Picture) -> Picture:
+        """The picture as the network sees it: without the comb of two fields, unless that is wanted."""
+        return deinterlaced(picture) if self.config.deinterlace else picture
 
     def scores(self, frames: Iterator[Frame | PartEnd]) -> Iterator[Scores | PartEnd]:
         """Run the engines, each in a thread of its own, over groups of `batch` frames."""

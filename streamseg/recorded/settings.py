@@ -81,6 +81,9 @@ class ProcessConfig(Settings, frozen=True):
         Annotated[int, Meta(ge=0)] | None,
         Meta(description="Which of several video tracks, from 0; unset takes the one a player would."),
     ] = None
+    deinterlace: Annotated[
+        bool, Meta(description="Interpolate interlaced pictures, one for each that was decoded.")
+    ] = True
     image_fps: Annotated[
         float, Meta(gt=0, le=1000, description="Rate of a sequence of images (frames/s).")
     ] = 25.0

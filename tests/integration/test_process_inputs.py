@@ -12,6 +12,7 @@ from typing import Any
 
 import av
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from streamseg.config import EngineConfig
 from streamseg.recorded import ProcessConfig, process_file, process_files
 from streamseg.recorded.inputs import find_inputs
 from streamseg.recorded.manifest import Manifest, read_manifest
+from streamseg.recorded.route import PartEnd, Route
 from streamseg.recorded.timeline import from_runs
 from streamseg.recorded.tracks import read_labels
 from streamseg.recorded.verify import verify_folder
@@ -143,6 +145,32 @@ def test_the_proof_of_each_kind_of_file_holds(made: Path) -> None:
     assert len(verdicts) == len(MADE) + 2
     assert [p for v in verdicts for p in v.problems] == []
     assert all(v.source_checked for v in verdicts)
+
+
+@pytest.mark.parametrize("deinterlace", [True, False])
+def test_the_comb_of_two_fields_is_taken_out(
+    tmp_path: Path, config: ProcessConfig, deinterlace: bool
+) -> None:
+    """A red bar moves by a quarter of the width from one field to the next."""
+    combed = []
+    for i in range(4):
+        rgb = np.full((96, 128, 3), 128, np.uint8)
+        for field in (0, 1):
+            begin = 16 * i + 32 * field
+            rgb[field::2, begin : begin + 32] = RED
+        combed.append(rgb)
+    clip = tmp_path / "fields.mkv"
+    write_video(clip, combed, codec="mpeg2video", options={"flags": "+ildct+ilme"})
+    settings = msgspec.structs.replace(config, deinterlace=deinterlace)
+    seen: list[U8] = []
+    (one,) = find_inputs([str(clip)])
+    for frame in Route(one, settings, []).frames():
+        if not isinstance(frame, PartEnd):
+            assert frame.pts == 40 * len(seen)
+            seen.append(frame.rgb)
+    assert len(seen) == 4
+    comb = max(float(np.abs(np.diff(rgb[8:-8, :, 1].astype(int), axis=0)).mean()) for rgb in seen)
+    assert (comb < 8) == deinterlace
 
 
 def test_a_video_track_can_be_chosen(tmp_path: Path, config: ProcessConfig) -> None:
