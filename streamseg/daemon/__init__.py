@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 import time
 from importlib.metadata import version
@@ -66,11 +67,11 @@ class Daemon:
     def run(self) -> None:
         """Run until every stream has ended, SIGINT or SIGTERM comes, or something inside fails.
 
-        SIGHUP has the configuration read again. Raises the StreamsegError that ended it. Signals are taken
-        over only when called from the main thread.
+        SIGHUP has the configuration read again; it ends a daemon that has none, or whose terminal goes.
+        Raises the StreamsegError that ended it. Signals are taken over only when called from the main thread.
         """
         with contextlib.ExitStack() as owned:
-            owned.enter_context(Signals(self.stop, self._reload_asked.set))
+            owned.enter_context(Signals(self.stop, self._hang_up))
             self._open_control(owned)
             self._start_web(owned)
             engine = self._load(owned)
@@ -91,6 +92,12 @@ class Daemon:
         self._stopping.set()
         if self.pipeline is not None:
             self.pipeline.over.set()
+
+    def _hang_up(self) -> None:
+        if self.path is None or (sys.stdin is not None and sys.stdin.isatty()):
+            self.stop()
+        else:
+            self._reload_asked.set()
 
     def children(self) -> dict[str, int | None]:
         """The processes we have started, by name, besides the CRF's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +14,24 @@ from pathlib import Path
 import cv2
 import msgspec
 import pytest
+import zmq
 from click.testing import CliRunner
 
 from streamseg.cli.ctl import command as ctl
 from streamseg.client import Subscription, subscribe
 from streamseg.config import load_config
-from streamseg.control import ControlClient, Reloaded
+from streamseg.control import (
+    AddStream,
+    ControlClient,
+    GetSnapshot,
+    GetStatus,
+    PauseStream,
+    Reloaded,
+    RemoveStream,
+    ResumeStream,
+)
 from streamseg.control.find import one_running, running
+from streamseg.control.messages import encode
 from streamseg.daemon import Daemon
 from streamseg.errors import ControlError, StreamsegError, UsageError
 from streamseg.keys import make_keys
@@ -281,6 +293,44 @@ def test_a_bad_file_is_refused_whole_and_what_runs_stays(
         without_gap(masks)
     assert "reload refused: the configuration of before stays as it is" in caplog.text
     assert "geheim" not in caplog.text
+
+
+def test_garbage_and_refused_requests_cost_a_running_daemon_nothing(site: Site) -> None:
+    rng = random.Random(3)
+    good = [
+        encode(one)
+        for one in (
+            AddStream(stream="prey", settings={"source": "/nowhere/x.mp4", "max_fps": 8}),
+            RemoveStream(stream="prey"),
+            PauseStream(stream="prey"),
+            ResumeStream(stream="prey"),
+            GetSnapshot(stream="prey"),
+            GetStatus(),
+        )
+    ]
+    with (
+        site.running() as (daemon, client),
+        subscribe(daemon.endpoint, ["gate", "yard"], newest=False, queue=100_000) as masks,
+        zmq.Context() as context,
+        context.socket(zmq.DEALER) as asker,
+    ):
+        first = mask_of(masks, "gate")
+        asker.setsockopt(zmq.LINGER, 0)
+        asker.connect(daemon.private_endpoint)
+        for _ in range(300):
+            request = bytearray(rng.choice(good))
+            if rng.random() < 0.5:
+                request[rng.randrange(len(request))] = rng.randrange(256)
+            asker.send(request)
+            assert asker.poll(WAIT_S * 1000)
+            asker.recv()
+        for name in set(client.status().streams) - {"gate", "yard"}:
+            client.remove(name)
+        decoding = {"decode-gate", "decode-yard"}
+        until(lambda: {t.name for t in threading.enumerate() if t.name.startswith("decode-")} == decoding)
+        mask_of(masks, "gate", lambda mask: mask.n > first.n + 20)
+        without_gap(masks)
+        assert list(client.status().streams) == ["gate", "yard"]
 
 
 def test_a_daemon_without_a_file_says_so(site: Site) -> None:

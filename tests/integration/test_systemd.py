@@ -94,13 +94,21 @@ def test_the_secret_key_comes_as_a_credential_and_files_are_found_beside_the_con
     (settings / "clients").mkdir()
     shutil.copy(robot[1], settings / "clients")
     keys = 'curve_secret_key_file = "$CREDENTIALS_DIRECTORY/curve.key"\nallowed_clients = "clients"\n'
+    (store / "streamseg.secure.passwords").write_text("away Sesam!öffne\n")
+    (store / "streamseg.secure.passwords").chmod(0o600)
+    away = (
+        '[streams.away]\nsource = "rtsp://eye@127.0.0.1:1/x"\n'
+        'password_file = "$CREDENTIALS_DIRECTORY/passwords"\n'
+    )
     (settings / "secure.toml").write_text(
-        SITE.replace("[engine]", keys + "[engine]").replace("/site/", "/secure/")
+        SITE.replace("[engine]", keys + "[engine]").replace("/site/", "/secure/") + away
     )
     machine.systemctl("start", "streamseg@secure")
     endpoint = f"ipc://{machine.path('/run/streamseg/secure/masks')}"
     with subscribe(endpoint, server_key=site[1], client_key_file=robot[0], timeout_s=WAIT_S) as masks:
         assert next(masks).stream == "gate"
+    machine.until(lambda: "away: rtsp://eye@127.0.0.1:1/x: connection refused" in machine.journal())
+    assert "Sesam" not in machine.journal()
     machine.systemctl("stop", "streamseg@secure")
 
 
