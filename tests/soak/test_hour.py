@@ -83,3 +83,38 @@ def test_memory_is_flat_and_a_fast_subscriber_has_every_mask(
         f"highest memory of each quarter {[q >> 20 for q in quarters]} MiB"
     )
     assert quarters[3] <= quarters[2] * (1 + FLAT), memory
+
+
+def come_and_go(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, over: threading.Event, visits: list[int]
+) -> None:
+    """Subscribers of every sort: some read, some never do, some leave before they are connected."""
+    rng = random.Random(int(os.environ.get("STREAMSEG_SEED", "3")))
+    topics = (
+        b"",
+        b"mask/",
+        b"refined/gate/",
+        b"mask+confidence/yard/",
+        b"rle/door/",
+        b"labels/",
+        b"status/",
+        b"picture/",
+    )
+    there: list[zmq.Socket[bytes]] = []
+    for number in itertools.count():
+        if over.wait(rng.uniform(0, 0.2)):
+            break
+        sock = context.socket(zmq.SUB)
+        sock.setsockopt(zmq.LINGER, 0)
+        sock.setsockopt(zmq.RCVHWM, 2)
+        sock.subscribe(rng.choice(topics))
+        sock.connect(endpoint)
+        there.append(sock)
+        visits[0] = number + 1
+        for one in there[:3]:
+            if one.poll(0):
+                one.recv_multipart()
+        while len(there) > rng.randint(0, 12):
+            there.pop(rng.randrange(len(there))).close()
+    for sock in there:
+        sock.close()
