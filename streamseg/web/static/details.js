@@ -45,10 +45,10 @@ export class Details {
     const stages = [...this.series].filter(([stage]) => stage !== "refine");
     drawStack(this.strip, stages.map(([stage, series]) => ({ series, colour: COLOURS[stage] ?? "#9aa5b1" })));
     const words = stages.map(([stage, series]) => `${stage} ${ms(median(series) / 1000)}`);
-    const longest = stages.map(([stage, series]) => [median(series), stage]).sort((a, b) => b[0] - a[0]).slice(0, 2);
+    const [longest] = stages.map(([stage, series]) => [median(series), stage]).sort((a, b) => b[0] - a[0]);
     this.strip.setAttribute("aria-label", words.length ? `Time of each stage: ${words.join(", ")}` : "Time of each stage: not known yet");
     this.strip.title = words.join("\n");
-    this.element.querySelector(".stages").textContent = longest.map(([us, stage]) => `${stage} ${ms(us / 1000)}`).join(" · ");
+    this.element.querySelector(".stages").textContent = longest ? `${longest[1]} ${ms(longest[0] / 1000)}` : "";
     if (!this.panel.hidden) this.#drawPanel();
   }
 
