@@ -1,34 +1,42 @@
-"""Networks alone: every engine × precision × batch on real frames, with its agreement with fp32."""
+"""Networks alone: every backend × engine × size × precision × batch on real frames, beside fp32."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import get_args
 
 import msgspec
-import numpy as np
 
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
-from streamseg.config import EngineConfig, StreamConfig
+from streamseg.config import EngineConfig, Precision, StreamConfig
 from streamseg.decode import decode
 from streamseg.engine import Engine, find_engine, load_engine
+from streamseg.engine.agree import agreement_of
+from streamseg.engine.backend import backend_names
+from streamseg.engine.device import Cuda, cuda_device
+from streamseg.errors import EngineError
 from streamseg.infer import input_size
 from streamseg.preprocess import make_batch
 from streamseg.sources import open_source
-from streamseg.types import U8
+from streamseg.types import U8, Size
 
 
 class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
     """One engine in one form."""
 
     engine: str
+    device: str
     threads: int
     batch: int
     input_size: tuple[int, int]
     time: Spread  # of one call
     fps: float  # frames per second at the median
-    agreement: float  # share of logits whose argmax is the fp32 engine's, in per cent
+    agreement: float  # cells whose best class is that of ONNX Runtime in fp32, in per cent
+    max_difference: float  # of logits from those
 
 
 class EngineResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,54 +44,101 @@ class EngineResult(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str
     rows: list[EngineRow]
+    left_out: dict[str, str]  # engine/precision/backend → why
+    gpu: str  # its name, SM and the driver's CUDA; empty without one
     machine: Machine
 
 
 def bench_engines(
-    names: Sequence[str], source: str, *, batches: Sequence[int] = (1,), threads: int = 0, repeats: int = 50
+    names: Sequence[str],
+    source: str,
+    *,
+    backends: Sequence[str] = (),
+    precisions: Sequence[Precision] = (),
+    sizes: Sequence[Size] = (),
+    batches: Sequence[int] = (1,),
+    threads: int = 0,
+    repeats: int = 50,
 ) -> EngineResult:
-    """Time engines in turn on frames of `source`, all forms interleaved in one run, so that ratios hold."""
+    """Time engines on frames of `source`, all forms of one by turns, so that ratios hold.
+
+    backends and precisions: unset all, those left out that cannot run here. sizes: unset each engine's own.
+    Builds what has to be built first.
+    """
     pictures = _pictures(source, max(batches))
-    rows = []
-    for name in names:
+    rows: list[EngineRow] = []
+    left_out: dict[str, str] = {}
+    for name, size in itertools.product(names, sizes or (None,)):
         _, spec = find_engine(name)
-        engines = [
-            load_engine(EngineConfig(name=name, precision=p, threads=threads))  # type: ignore[arg-type]
-            for p in spec.weights
+        forms = [
+            EngineConfig(
+                name=name,
+                backend=backend,  # type: ignore[arg-type]
+                precision=precision,
+                input_size=size,
+                threads=threads,
+                max_batch=max(batches),
+            )
+            for backend in (backends or backend_names())
+            for precision in (precisions or get_args(Precision))
+            if precision != "int8" or "int8" in spec.weights
         ]
-        for batch in batches:
-            rows += _rows(engines, pictures[:batch], repeats)
-        for engine in engines:
-            engine.close()
-    return EngineResult(source=source, rows=rows, machine=this_machine("onnxruntime", "numpy"))
+        with contextlib.ExitStack() as owned:
+            fp32 = EngineConfig(name=name, backend="onnx", input_size=size, threads=threads)
+            reference = owned.enter_context(contextlib.closing(load_engine(fp32)))
+            engines = []
+            for form in forms:
+                try:
+                    engines.append(owned.enter_context(contextlib.closing(load_engine(form))))
+                except EngineError as error:
+                    left_out[f"{spec.name}/{form.precision}/{form.backend}"] = str(error)
+            for batch in batches:
+                rows += _rows(engines, reference, pictures[:batch], repeats)
+    found = cuda_device()
+    return EngineResult(
+        source=source,
+        rows=rows,
+        left_out=left_out,
+        gpu=f"{found.name}, {found.sm}, CUDA {found.driver}" if isinstance(found, Cuda) else "",
+        machine=this_machine(*_installed("onnxruntime", "numpy", "openvino", "torch")),
+    )
 
 
-def _rows(engines: list[Engine], pictures: list[U8], repeats: int) -> list[EngineRow]:
+def _rows(engines: list[Engine], reference: Engine, pictures: list[U8], repeats: int) -> Iterator[EngineRow]:
     frame_size = (pictures[0].shape[0], pictures[0].shape[1])
-    batches = [make_batch(pictures, input_size(engine, frame_size)) for engine in engines]
-    reference = engines[0](batches[0]).argmax(1)
+    batch = make_batch(pictures, input_size(reference, frame_size))
+    want = reference(batch)
+    agreement = [agreement_of([(engine(batch), want)]) for engine in engines]  # and each has run once
     times: list[list[float]] = [[] for _ in engines]
-    agreement = [0.0] * len(engines)
     for _ in range(repeats):
-        for i, engine in enumerate(engines):
+        for engine, taken in zip(engines, times, strict=True):
             begun = time.perf_counter()
-            logits = engine(batches[i])
-            times[i].append((time.perf_counter() - begun) * 1000)
-            agreement[i] = float(np.mean(logits.argmax(1) == reference)) * 100
-    return [
-        EngineRow(
+            engine(batch)
+            taken.append((time.perf_counter() - begun) * 1000)
+    for engine, taken, agrees in zip(engines, times, agreement, strict=True):
+        spread = spread_of(taken)
+        yield EngineRow(
             engine=engine.info.id,
+            device=engine.info.device,
             threads=engine.info.threads,
             batch=len(pictures),
             input_size=(batch.shape[1], batch.shape[2]),
-            time=spread_of(taken),
-            fps=round(len(pictures) * 1000 / spread_of(taken).p50_ms, 1),
-            agreement=round(agree, 2),
+            time=spread,
+            fps=round(len(pictures) * 1000 / spread.p50_ms, 1),
+            agreement=agrees.argmax_percent,
+            max_difference=agrees.max_difference,
         )
-        for engine, batch, taken, agree in zip(engines, batches, times, agreement, strict=True)
-    ]
 
 
 def _pictures(source: str, count: int) -> list[U8]:
     with open_source(StreamConfig(source=source), "bench") as opened:
         return [frame.rgb for frame in itertools.islice(decode(opened, "bench"), count)]
+
+
+def _installed(*packages: str) -> list[str]:
+    found = []
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            version(package)
+            found.append(package)
+    return found

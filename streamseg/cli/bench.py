@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -12,7 +12,15 @@ from rich.table import Table
 
 from streamseg.cli import start_logging
 from streamseg.cli.settings import given, options_from
-from streamseg.config import Config, EngineConfig, Precision, PublishConfig, StreamConfig, build_settings
+from streamseg.config import (
+    BackendName,
+    Config,
+    EngineConfig,
+    Precision,
+    PublishConfig,
+    StreamConfig,
+    build_settings,
+)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -25,7 +33,7 @@ def command() -> None:
 @command.command()
 @click.option("--source", "sources", multiple=True, required=True, help="A stream; may be repeated.")
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
-@options_from(EngineConfig, "precision", "threads")
+@options_from(EngineConfig, "backend", "precision", "input_size", "threads")
 @options_from(StreamConfig, "realtime", "max_fps", "mask_size")
 @options_from(PublishConfig, "encoding")
 @click.option("--refined", is_flag=True, help="Subscribe to refined masks, too, so that the CRF runs.")
@@ -187,31 +195,59 @@ def recorded(
 @click.argument("names", nargs=-1)
 @click.option("--source", default="demo:", help="Where the frames come from.")
 @click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice(get_args(BackendName)[1:]),
+    help="May be repeated; unset: every one that runs here.",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(get_args(Precision)),
+    help="May be repeated; unset: every one that runs here.",
+)
+@click.option(
+    "--input-size",
+    "sizes",
+    multiple=True,
+    type=int,
+    nargs=2,
+    help="(height, width); may be repeated; unset: each engine's own.",
+)
+@click.option(
     "--batch", "batches", multiple=True, type=int, default=(1,), help="Batch size; may be repeated."
 )
 @options_from(EngineConfig, "threads")
 @click.option("--repeats", type=click.IntRange(5), default=50, help="Calls of each form.")
 @as_json
-def engine(
-    names: tuple[str, ...], source: str, batches: tuple[int, ...], threads: int, repeats: int, as_json: bool
-) -> None:
-    """Each form of the engines NAMES (unset: all) on real frames, side by side."""
+def engine(names: tuple[str, ...], source: str, as_json: bool, **options: Any) -> None:
+    """Every backend and precision of the engines NAMES (unset: all) on real frames, beside fp32.
+
+    What a backend needs is built first, which may take minutes.
+    """
     from streamseg.bench.engine import bench_engines
     from streamseg.engine import list_engines
 
+    start_logging("warning")
     chosen = names or tuple(spec.name for _, spec in list_engines())
-    result = bench_engines(chosen, source, batches=batches, threads=threads, repeats=repeats)
+    result = bench_engines(chosen, source, **options)
     if as_json:
         click.echo(msgspec.json.encode(result))
         return
-    table = Table("engine", "threads", "batch", "input", "p50 ms", "p99 ms", "frames/s", "agreement %")
+    columns = ("engine", "device", "batch", "input", "p50 ms", "p99 ms", "frames/s", "argmax %", "max |Δ|")
+    table = Table(*columns, title=result.gpu or None)
     for row in result.rows:
         height, width = row.input_size
+        device = f"{row.device}, {row.threads} threads" if row.threads else row.device
         table.add_row(
-            row.engine, str(row.threads), str(row.batch), f"{width}x{height}", f"{row.time.p50_ms:.2f}",
-            f"{row.time.p99_ms:.2f}", f"{row.fps:.1f}", f"{row.agreement:.2f}",
+            row.engine, device, str(row.batch), f"{width}x{height}", f"{row.time.p50_ms:.2f}",
+            f"{row.time.p99_ms:.2f}", f"{row.fps:.1f}", f"{row.agreement:.2f}", f"{row.max_difference:.2g}",
         )  # fmt: skip
     Console().print(table)
+    for form, why in result.left_out.items():
+        click.echo(f"not run: {form}: {why}")
 
 
 @command.command()

@@ -79,7 +79,8 @@ def quantise_engine(
 ) -> tuple[Path, Quantised]:
     """Give the engine `name` an int8 form, calibrated on pictures or a video `data`; returns its folder.
 
-    size: the input size, unset the engine's own. most: pictures that are used, a third to compare on. Its other files stay as they are. Raises StreamsegError.
+    size: the input size, unset the engine's own. most: pictures that are used, a third to compare on. Its
+    other files stay as they are. Raises StreamsegError.
     """
     folder, spec = find_engine(name)
     read_weights(folder, spec, "fp32")  # proves them
