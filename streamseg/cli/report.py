@@ -1,49 +1,52 @@
-"""What is said while files are processed: a bar on a terminal, a line for each file elsewhere."""
+"""What is said while files are processed: a bar over all of them on a terminal, and a line for each."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Callable
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from streamseg.recorded import Event, Failed, Finished, Progressed, Started
+from streamseg.recorded import Event, Failed, Finished, Planned, Progressed, Started
 
-SPEED_WINDOW_S = 2.0
+WINDOW_S = 10.0
+LOOKS_S = 0.25
 
 
 class Report:
     """Turns the job's events into a bar and lines on standard error. One thread uses it."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console, self.clock = console or Console(stderr=True), clock
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[fps]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[pace]}"),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self._task = self._progress.add_task("opening", total=None, fps="")
-        self._since = (0.0, 0)  # monotonic time and frames at the last look
+        self._task = self._progress.add_task("opening", total=None, pace="")
+        self._files = Files()
+        self._looks: deque[tuple[float, int]] = deque()  # time, and masks made by then
 
     def event(self, event: Event) -> None:
+        self._files.event(event)
         match event:
-            case Started(name, frames, done, why):
-                self._since = (time.monotonic(), done)
-                self._progress.reset(self._task, total=frames, completed=done, description=name, fps="")
-                if why:
-                    self._line(f"{name}: {why}")
-            case Progressed(_, done):
-                self._at(done)
+            case Started(name, _, _, why) if why:
+                self._line(f"{name}: {why}")
             case Finished():
                 self._finished(event)
             case Failed(_, error):
                 self._line(f"streamseg: {error}")
+        now = self.clock()
+        if not isinstance(event, Progressed) or not self._looks or now - self._looks[-1][0] >= LOOKS_S:
+            self._look(now)
 
     def __enter__(self) -> Report:
         self._progress.start()
@@ -54,13 +57,22 @@ class Report:
     ) -> None:
         self._progress.stop()
 
-    def _at(self, done: int) -> None:
-        now = time.monotonic()
-        then, before = self._since
-        if now - then >= SPEED_WINDOW_S:
-            self._since = (now, done)
-            self._progress.update(self._task, fps=f"{(done - before) / (now - then):.1f} fps")
-        self._progress.update(self._task, completed=done)
+    def _look(self, now: float) -> None:
+        files, looks = self._files, self._looks
+        looks.append((now, files.made))
+        while looks[0][0] < now - WINDOW_S:
+            looks.popleft()
+        then, before = looks[0]
+        fps = (files.made - before) / (now - then) if now > then else 0.0
+        total, pace = files.expected(), ""
+        if fps:
+            pace = f"{fps:.1f} fps"
+            if total is not None:
+                left = timedelta(seconds=round(max(0, total - files.done()) / fps))
+                pace += f", {left} left"
+        self._progress.update(
+            self._task, description=files.described(), completed=files.done(), total=total, pace=pace
+        )
 
     def _finished(self, event: Finished) -> None:
         manifest = event.manifest
@@ -73,3 +85,47 @@ class Report:
 
     def _line(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Files:
+    """How far all files are. What had been finished before, and what cannot be read, counts for nothing."""
+
+    def __init__(self) -> None:
+        self.made = 0  # masks in this run
+        self._count = 1
+        self._closed = 0
+        self._left = 1  # files that are still to begin
+        self._masks: dict[str, int] = {}
+        self._wanted: dict[str, int | None] = {}
+
+    def event(self, event: Event) -> None:
+        match event:
+            case Planned(inputs):
+                self._count = self._left = len(inputs)
+            case Started(name, frames, done, _):
+                self._left -= 1
+                self._masks[name], self._wanted[name] = done, frames
+            case Progressed(name, done):
+                self.made += done - self._masks[name]
+                self._masks[name] = done
+            case Finished(name) | Failed(name):
+                self._closed += 1
+                if name in self._masks:
+                    self._wanted[name] = self._masks[name]
+                else:
+                    self._left -= 1
+
+    def done(self) -> int:
+        return sum(self._masks.values())
+
+    def expected(self) -> int | None:
+        """Masks of all files, those to come taken as long as the mean of those begun; None: nobody knows."""
+        known = [n for n in self._wanted.values() if n is not None]
+        if not known or len(known) < len(self._wanted):
+            return None
+        return max(self.done(), round(sum(known) / len(known) * (len(known) + self._left)))
+
+    def described(self) -> str:
+        at_work = [name for name, wanted in self._wanted.items() if wanted != self._masks[name]]
+        name = at_work[-1] if at_work else ""
+        return name if self._count == 1 else f"{self._closed} of {self._count} files {name}"

@@ -9,6 +9,13 @@ from streamseg.recorded.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """The inputs of the job, in order; the first event."""
+
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """A file is begun, or gone on with: `done` of about `frames` masks are there (None: nobody knows)."""
 
@@ -45,7 +52,7 @@ class Failed:
     error: StreamsegError
 
 
-Event = Started | Progressed | Finished | Failed
+Event = Planned | Started | Progressed | Finished | Failed
 
 
 @dataclass(slots=True, eq=False)

@@ -17,7 +17,7 @@ from streamseg.engine import Engine, load_engine
 from streamseg.errors import OutputError, SourceError, UsageError
 from streamseg.recorded.ahead import Ahead
 from streamseg.recorded.cluster import Cluster
-from streamseg.recorded.events import Event, Failed, Finished, JobResult
+from streamseg.recorded.events import Event, Failed, Finished, JobResult, Planned
 from streamseg.recorded.filejob import FileJob
 from streamseg.recorded.inputs import fetched, find_inputs
 from streamseg.recorded.place import FolderError, Place, StoredPlace, open_folder, open_store
@@ -107,6 +107,7 @@ def process_files(
             one = found[index]
             return _ended(FileJob(one, place(one.stem), config, engines, on_event, overwrite, stop, cluster))
 
+        on_event(Planned(tuple(one.shown for one in found)))
         run = _one_by_one if cluster is None else _side_by_side
         ends = run(job, len(found), on_event, stop)
     return JobResult(

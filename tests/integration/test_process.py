@@ -25,6 +25,7 @@ from streamseg.recorded import (
     Event,
     Failed,
     Finished,
+    Planned,
     ProcessConfig,
     Progressed,
     Started,
@@ -162,7 +163,8 @@ def test_several_files_are_told_apart_and_events_tell_of_each(tmp_path: Path, co
         draw_clip(clip, frames=4)
     events: list[Event] = []
     result = process_files(clips, tmp_path / "out", config, on_event=events.append)
-    assert [type(e) for e in events] == [Started, *[Progressed] * 4, Finished] * 2 + [Failed]
+    assert [type(e) for e in events[1:]] == [Started, *[Progressed] * 4, Finished] * 2 + [Failed]
+    assert events[0] == Planned(tuple(str(clip) for clip in clips))
     assert len({f.path for f in result.finished}) == 2
     assert "no such file" in str(result.failed[0].error)
     assert not result.whole
