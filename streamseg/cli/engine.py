@@ -53,10 +53,14 @@ def info(name: str, as_json: bool) -> None:
 @command.command()
 @click.argument("name")
 @options_from(EngineConfig, "backend", "precision", "input_size", "threads", "max_batch")
-@click.option("--target", default="", help="Build for this GPU, such as sm_89; unset: for what is here.")
+@click.option(
+    "--sm",
+    default="",
+    help="Build for a GPU of this compute capability, such as 89; unset: for what is here.",
+)
 @click.option("--beside", is_flag=True, help="Keep the plan in the engine's folder instead of the cache.")
 @click.option("--again", is_flag=True, help="Build even if it is there.")
-def build(name: str, target: str, beside: bool, again: bool, **options: Any) -> None:
+def build(name: str, sm: str, beside: bool, again: bool, **options: Any) -> None:
     """Build what a backend needs to run the engine NAME on this machine, so that no start has to.
 
     Engines are named (streamseg engine list) or given by their folder.
@@ -67,7 +71,7 @@ def build(name: str, target: str, beside: bool, again: bool, **options: Any) -> 
 
     start_logging("info")
     config = build_settings(EngineConfig, {"name": name, **given(**options)})
-    choice = buildable(config, target)
+    choice = buildable(config, sm and f"sm_{sm.removeprefix('sm_')}")
     folder = Path(choice.spec.folder) / PLANS if beside else None
     building = Build(choice, folder, again=again, say=click.echo)
     click.echo(f"{choice.engine_id}: {building.log_file} is the log")

@@ -6,16 +6,18 @@ machines without a GPU; running a plan of either takes one, and torch with CUDA 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamseg.config import Precision
 from streamseg.engine.backend import BuildSpec, Say
 from streamseg.engine.device import Cuda, cuda_device, cuda_missing
-from streamseg.engine.tensorrt.plan import Library, build_plan, capability, targets
+from streamseg.engine.tensorrt.plan import Library, capability, targets
 from streamseg.errors import EngineError
 
 if TYPE_CHECKING:
@@ -68,7 +70,10 @@ class TensorrtBackend:
                 return
             except EngineError as error:
                 say(f"{error}; through TensorRT's ONNX parser instead")
-        _build(_library(self.name), spec, out, say)
+        from streamseg.engine.tensorrt.plan import build_plan
+
+        with _named(spec):
+            out.write_bytes(build_plan(_library("tensorrt"), _graph(spec), spec.shapes, "", say))
 
     def load(self, spec: BuildSpec, artifact: Path | None) -> PlanEngine:
         from streamseg.engine.tensorrt.run import PlanEngine
@@ -108,7 +113,10 @@ class TensorrtRtxBackend:
         return {"tensorrt_rtx": version, "sm": _sm(spec), "recipe": RECIPE}
 
     def build(self, spec: BuildSpec, out: Path, say: Say) -> None:
-        _build(_library("tensorrt_rtx"), spec, out, say)
+        from streamseg.engine.tensorrt.apart import build_apart
+
+        with _named(spec):
+            out.write_bytes(build_apart(_graph(spec), spec.shapes, spec.target))
 
     def load(self, spec: BuildSpec, artifact: Path | None) -> PlanEngine:
         from streamseg.engine.tensorrt.run import PlanEngine
@@ -117,11 +125,19 @@ class TensorrtRtxBackend:
         return PlanEngine(_library("tensorrt_rtx"), spec, artifact, self.name)
 
 
-def _build(library: Library, spec: BuildSpec, out: Path, say: Say) -> None:
+def _graph(spec: BuildSpec) -> bytes:
     from streamseg.engine.tensorrt.graph import plan_graph
 
-    graph = plan_graph(spec.graph(), spec.precision, spec.output)
-    out.write_bytes(build_plan(library, graph, spec, say))
+    return plan_graph(spec.graph(), spec.precision, spec.output)
+
+
+@contextlib.contextmanager
+def _named(spec: BuildSpec) -> Iterator[None]:
+    """Put the engine's name before an error."""
+    try:
+        yield
+    except EngineError as error:
+        raise EngineError(f"engine {spec.engine.name}, for TensorRT: {error}") from error
 
 
 def _library(name: str) -> Library:

@@ -19,11 +19,12 @@ Library = Any
 SAY_EVERY_S = 2.0
 
 
-def build_plan(library: Library, graph: bytes, spec: BuildSpec, say: Say) -> bytes:
-    """Build the plan of a rewritten graph (see graph.py) for spec.target, unset for the GPU at hand.
+def build_plan(
+    library: Library, graph: bytes, shapes: Shapes, target: str = "", say: Say = lambda text: None
+) -> bytes:
+    """Build the plan of a rewritten graph (see graph.py) for a target such as "sm_89", or the GPU at hand.
 
-    Takes batches within spec.shapes. The same arguments give the same bytes from TensorRT-RTX, which times
-    nothing. Raises EngineError with what the library said.
+    It takes batches within `shapes`. Raises EngineError with what the library said.
     """
     logger = make_logger(library)
     builder = library.Builder(logger)
@@ -31,19 +32,20 @@ def build_plan(library: Library, graph: bytes, spec: BuildSpec, say: Say) -> byt
     network = builder.create_network(typed)
     parser = library.OnnxParser(network, logger)
     if not parser.parse(graph):
-        told = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-        raise EngineError(f"engine {spec.engine.name}: TensorRT cannot take its graph: {_line(told)}")
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        told = "; ".join(f"{e.node_operator()} {e.node_name()}: {e.desc()}" for e in errors)
+        raise EngineError(f"TensorRT cannot take the graph: {_line(told)}")
     config = builder.create_builder_config()
-    if spec.target:
+    if target:
         config.num_compute_capabilities = 1
-        config.set_compute_capability(capability(library, spec.target), 0)
+        config.set_compute_capability(capability(library, target), 0)
     profile = builder.create_optimization_profile()
-    profile.set_shape(network.get_input(0).name, *profile_shapes(spec.shapes))
+    profile.set_shape(network.get_input(0).name, *profile_shapes(shapes))
     config.add_optimization_profile(profile)
     config.progress_monitor = make_progress(library, say)
     built = builder.build_serialized_network(network, config)
     if built is None:
-        raise EngineError(f"engine {spec.engine.name}: TensorRT cannot build it: {logger.told()}")
+        raise EngineError(f"TensorRT cannot build it: {logger.told()}")
     return bytes(built)
 
 
