@@ -236,16 +236,15 @@ def engine(names: tuple[str, ...], source: str, as_json: bool, **options: Any) -
     if as_json:
         click.echo(msgspec.json.encode(result))
         return
-    columns = ("engine", "device", "batch", "input", "p50 ms", "p99 ms", "frames/s", "argmax %", "max |Δ|")
-    table = Table(*columns, title=result.gpu or None)
+    columns = ("engine", "batch", "input", "p50 ms", "p99 ms", "frames/s", "argmax %", "max |Δ|")
+    table = Table(*columns, title=result.gpu or f"{result.machine.processor}, {result.machine.cores} cores")
     for row in result.rows:
         height, width = row.input_size
-        device = f"{row.device}, {row.threads} threads" if row.threads else row.device
         table.add_row(
-            row.engine, device, str(row.batch), f"{width}x{height}", f"{row.time.p50_ms:.2f}",
+            row.engine, str(row.batch), f"{width}x{height}", f"{row.time.p50_ms:.2f}",
             f"{row.time.p99_ms:.2f}", f"{row.fps:.1f}", f"{row.agreement:.2f}", f"{row.max_difference:.2g}",
         )  # fmt: skip
-    Console().print(table)
+    Console(width=max(110, Console().width)).print(table)
     for form, why in result.left_out.items():
         click.echo(f"not run: {form}: {why}")
 
@@ -315,12 +314,14 @@ def crf(
         f"{width}x{height}, {result.classes} classes, {result.pictures} pictures, {result.machine.processor}"
     )
     table = Table(
-        "preset", "quality", "threads", "ms", "factor", "agreement %", "mean |ΔQ|", "mIoU", title=title
-    )
+        "preset", "quality", "threads", "ms", "factor", "in CPU time", "agreement %", "mean |ΔQ|", "mIoU",
+        title=title,
+    )  # fmt: skip
     for row in result.rows:
         table.add_row(
             row.preset, row.quality, str(row.threads), f"{row.ms:.1f}", _or_dash(row.factor, ".1f"),
-            _or_dash(row.agreement, ".3f"), _or_dash(row.mean_difference, ".1e"), _or_dash(row.miou, ".2f"),
+            _or_dash(row.cpu_factor, ".1f"), _or_dash(row.agreement, ".3f"),
+            _or_dash(row.mean_difference, ".1e"), _or_dash(row.miou, ".2f"),
         )  # fmt: skip
     Console().print(table)
 
