@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from streamseg.config import Config, load_config, parse_config
     from streamseg.daemon import Daemon
     from streamseg.errors import StreamsegError
-    from streamseg.recorded import process_file
+    from streamseg.recorded import ProcessConfig, process_file, process_files
     from streamseg.types import IGNORE, ClassInfo, Frame, LabelSet, Mask
 
 __all__ = [
@@ -24,22 +24,26 @@ __all__ = [
     "Frame",
     "LabelSet",
     "Mask",
+    "ProcessConfig",
     "StreamsegError",
     "Subscription",
     "load_config",
     "parse_config",
     "process_file",
+    "process_files",
     "subscribe",
 ]
 
 _HOME = {
     "Config": "config",
     "Daemon": "daemon",
+    "ProcessConfig": "recorded",
     "StreamsegError": "errors",
     "Subscription": "client",
     "load_config": "config",
     "parse_config": "config",
     "process_file": "recorded",
+    "process_files": "recorded",
     "subscribe": "client",
 }
 
