@@ -57,6 +57,8 @@ def _packages() -> Iterator[Finding]:
     for name in required:
         yield _package(name, True, "pip install streamseg")
     yield _package("torch", False, "pip install 'streamseg[torch]' (training, export)")
+    yield _package("aiohttp", False, "pip install 'streamseg[web]' (console, health, metrics)")
+    yield _package("prometheus-client", False, "pip install 'streamseg[web]' (metrics)")
     yield _package("pydensecrf2", False, "pip install 'streamseg[pydensecrf]' (the reference CRF)")
 
 

@@ -13,6 +13,7 @@ import zmq.asyncio
 
 from streamseg.client.keys import ClientKeys
 from streamseg.errors import WireError
+from streamseg.tcp import notice_dead_peers
 from streamseg.types import LabelSet, Picture
 from streamseg.web.frames import Shown
 from streamseg.wire import (
@@ -199,8 +200,7 @@ class Feed:
         sock.setsockopt(zmq.SNDHWM, 0)  # libzmq drops the subscriptions that find no room
         sock.setsockopt(zmq.MAXMSGSIZE, MAX_PART)
         sock.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
-        sock.setsockopt(zmq.HEARTBEAT_IVL, 2_000)
-        sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6_000)
+        notice_dead_peers(sock)
         return sock
 
 

@@ -218,7 +218,7 @@ def test_a_stream_that_dies_says_so_and_comes_back_by_itself(
         page.goto(daemon.url)
         camera = Tile(page, "video1")
         with sending(port):
-            camera.wait_drawn(20)
+            camera.wait_drawn()
             assert camera.veil == ""
         dead_s = time.monotonic()
         until(lambda: "No masks for" in camera.veil, "the death to be told")
@@ -250,6 +250,9 @@ def test_the_page_outlives_the_daemon_and_its_console(page: Any, tiny_engine: Pa
         assert after.publisher is not None
         assert status.publisher is not None
         assert after.publisher.run == status.publisher.run  # masks never stopped
+        daemon.lines.kill()
+        gone = Path(f"/proc/{after.children['web']}")
+        until(lambda: not gone.exists(), "the console's process to end with its daemon")
         daemon.restart()
         tile.wait_drawn()
         assert tile.veil == ""

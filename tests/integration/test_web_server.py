@@ -148,14 +148,6 @@ def test_it_ends_with_the_daemon_within_its_time_whoever_is_connected(tiny_engin
         assert daemon.lines.process.returncode == 0
 
 
-def test_a_daemon_that_is_killed_takes_it_along(tiny_engine: Path, clip: Path) -> None:
-    with running(*live(tiny_engine, clip)) as daemon:
-        with daemon.control() as control:
-            child = control.status().children["web"]
-        daemon.lines.kill()
-        until(lambda: not Path(f"/proc/{child}").exists(), "the end of the console's process")
-
-
 def test_doors_that_ask_for_keys_let_it_in_and_a_token_guards_it(
     tiny_engine: Path, clip: Path, tmp_path: Path
 ) -> None:

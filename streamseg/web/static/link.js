@@ -63,7 +63,7 @@ export class Link {
       this.pauseMs = FIRST_PAUSE_MS;
       this.heardMs = performance.now();
       this.bestTripMs = Infinity;
-      this.#ping();
+      for (let i = 0; i < 5; i++) setTimeout(() => this.#ping(), i * 200); // the quickest one counts
       this.#send(this.watched);
       this.on.open();
     };
@@ -101,6 +101,7 @@ export class Link {
 
   #ping() {
     if (this.open && performance.now() - this.heardMs > SILENT_MS) this.socket.close();
+    this.bestTripMs *= 1.1; // clocks drift: an old answer gives way to one that was nearly as quick
     this.#send(JSON.stringify({ say: "ping", at: performance.timeOrigin + performance.now() }));
   }
 }

@@ -136,7 +136,7 @@ export class Tile {
     if (frame && fresh) {
       this.drawn++;
       this.drawnMs.push(performance.now());
-      this.ageMs = this.app.link.now() - frame.header.captured_ms;
+      this.ageMs = Math.max(0, this.app.link.now() - frame.header.captured_ms);
     }
     for (const revision of [0, 1]) {
       for (; this.owed[revision] > 0; this.owed[revision]--) this.app.link.drawn(this.name, revision);
