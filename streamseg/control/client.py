@@ -38,6 +38,7 @@ from streamseg.control.messages import (
     parse_reply,
 )
 from streamseg.errors import ControlError, UsageError, WireError
+from streamseg.tcp import notice_dead_peers
 from streamseg.types import LabelSet, Mask
 from streamseg.wire import decode_message
 
@@ -182,8 +183,7 @@ class ControlClient:
         self._sock.setsockopt(zmq.SNDHWM, 16)
         self._sock.setsockopt(zmq.RCVHWM, 4)
         self._sock.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
-        self._sock.setsockopt(zmq.HEARTBEAT_IVL, 2_000)
-        self._sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6_000)
+        notice_dead_peers(self._sock)
         self._sock.setsockopt(zmq.IPV6, int(self.endpoint.startswith("tcp://[")))
         try:
             self._sock.connect(self.endpoint)

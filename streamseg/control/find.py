@@ -18,6 +18,7 @@ from pathlib import Path
 from streamseg.errors import ConfigError, UsageError
 
 SYSTEM_BASE = Path("/run/streamseg")
+LONGEST_PATH = 107  # bytes of a socket's path on Linux
 
 
 def private_endpoint(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
@@ -34,6 +35,10 @@ def private_endpoint(environ: Mapping[str, str] = os.environ) -> tuple[str, str]
         name = next(name for name in names if not is_alive(base / name / "control" / "socket"))
         home = base / name
     folder = home / "control"
+    if len(os.fsencode(folder / "socket")) > LONGEST_PATH:
+        raise ConfigError(
+            f"control: {folder}/socket is too long for a socket; set a shorter $XDG_RUNTIME_DIR"
+        )
     _make_private(folder)
     return name, f"ipc://{folder / 'socket'}"
 
@@ -89,12 +94,12 @@ def _make_private(folder: Path) -> None:
         info = folder.lstat()
     except OSError as error:
         raise ConfigError(
-            f"control.endpoint: {folder} cannot be made ({error.strerror}); set another ipc://PATH, or off"
+            f"control: {folder} cannot be made ({error.strerror}); set $XDG_RUNTIME_DIR to a folder of your own"
         ) from error
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
         raise ConfigError(
-            f"control.endpoint: {folder} must be a folder that only its owner may enter (0700); "
-            "remove it, or set another ipc://PATH"
+            f"control: {folder} must be a folder that only its owner may enter (0700); "
+            "remove it, or set $XDG_RUNTIME_DIR to a folder of your own"
         )
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -218,6 +219,67 @@ def test_a_paused_file_is_held_at_its_place_and_the_others_play_on(site: Site) -
         mask_of(masks, "hall", lambda mask: mask.n >= held.published)
         assert client.status().streams["hall"].connects == 1
         without_gap(masks)
+
+
+class Camera:
+    """A camera on HTTP that sends pictures for as long as somebody looks, and knows who does."""
+
+    def __init__(self, clip: Path) -> None:
+        self.watching = 0
+        self.opened = 0
+        camera, pictures = self, clip.read_bytes()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                camera.watching += 1
+                camera.opened += 1
+                self.send_response(200)
+                self.send_header("Content-Type", "video/mp2t")
+                self.end_headers()
+                try:
+                    while True:
+                        for at in range(0, len(pictures), 188 * 7):
+                            self.wfile.write(pictures[at : at + 188 * 7])
+                            self.wfile.flush()
+                            time.sleep(0.02)
+                except OSError:
+                    camera.watching -= 1
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}/live.ts"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def test_a_paused_camera_is_let_go_and_connected_anew(site: Site, tmp_path: Path) -> None:
+    camera = Camera(draw_clip(tmp_path / "live.ts", frames=200))
+    site.write({"gate": 20}, f'[streams.cam]\nsource = "{camera.url}"\n')
+    try:
+        with (
+            site.running() as (daemon, client),
+            subscribe(daemon.endpoint, newest=False, queue=100_000) as masks,
+        ):
+            before = mask_of(masks, "cam")
+            client.pause("cam")
+            until(lambda: camera.watching == 0)
+            paused = client.status().streams["cam"]
+            assert (paused.state, paused.error) == ("paused", "")
+            client.resume("cam")
+            after = mask_of(masks, "cam", lambda mask: mask.epoch > before.epoch)
+            assert after.n > before.n
+            assert camera.opened == 2
+            client.remove("cam")
+            until(lambda: camera.watching == 0)
+            without_gap(masks)
+    finally:
+        camera.close()
 
 
 def test_a_reload_touches_only_what_has_changed(site: Site) -> None:
@@ -436,6 +498,31 @@ def test_with_several_daemons_the_command_asks_which(site: Site, tmp_path: Path)
         assert folder.stat().st_mode & 0o777 == 0o700
         assert folder.is_relative_to(tmp_path)
     assert list((tmp_path / "streamseg").iterdir()) == []
+
+
+@pytest.mark.parametrize("spoil", ["too long", "open to others", "a file"])
+def test_a_daemon_that_cannot_have_its_private_socket_says_so_and_runs(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spoil: str
+) -> None:
+    if spoil == "too long":
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("x" * 80)))
+    elif spoil == "a file":
+        (tmp_path / "streamseg").write_text("")
+    else:
+        (tmp_path / "streamseg").mkdir()
+        (tmp_path / "streamseg").chmod(0o755)
+    site.write({"gate": 20}, f'[control]\nendpoint = "ipc://{tmp_path}/own"\n')
+    daemon = Daemon(load_config(site.path), site.path)
+    thread = threading.Thread(target=daemon.run)
+    thread.start()
+    try:
+        until(lambda: daemon.ready.is_set() or not thread.is_alive())
+        with ControlClient(f"ipc://{tmp_path}/own", timeout_s=WAIT_S) as client:
+            assert client.status().state == "running"
+    finally:
+        daemon.stop()
+        thread.join(WAIT_S)
+    assert "streamseg ctl will not find this daemon" in caplog.text
 
 
 def test_whoever_may_subscribe_may_not_control(site: Site, tmp_path: Path) -> None:
