@@ -94,7 +94,8 @@ def _make_private(folder: Path) -> None:
         info = folder.lstat()
     except OSError as error:
         raise ConfigError(
-            f"control: {folder} cannot be made ({error.strerror}); set $XDG_RUNTIME_DIR to a folder of your own"
+            f"control: {folder} cannot be made ({error.strerror}); "
+            "set $XDG_RUNTIME_DIR to a folder of your own"
         ) from error
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
         raise ConfigError(
