@@ -31,6 +31,7 @@ def examine() -> list[Finding]:
         _kernels,
         _decoders,
         _engines,
+        _tensorrt,
         _devices,
     ]
     return [finding for check in checks for finding in check()]
@@ -113,6 +114,25 @@ def _engines() -> Iterator[Finding]:
     yield Finding(
         "engines", bool(engines), ", ".join(engines) or "none", True, "set STREAMSEG_ENGINES to their folder"
     )
+
+
+def _tensorrt() -> Iterator[Finding]:
+    from streamseg.engine import backend_of
+    from streamseg.errors import EngineError
+
+    for name in ("tensorrt", "tensorrt-rtx"):
+        try:
+            backend = backend_of(name)
+            missing = backend.why_not("fp16")
+            can_build = backend.why_not_build("fp16", "sm_89") is None
+        except EngineError as error:
+            missing, can_build = str(error), False
+        if missing is None:
+            yield Finding(name, True, "runs here")
+        elif can_build:
+            yield Finding(name, False, f"builds plans for other machines; does not run here: {missing}")
+        else:
+            yield Finding(name, False, missing)
 
 
 def _devices() -> Iterator[Finding]:
