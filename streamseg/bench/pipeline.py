@@ -11,6 +11,7 @@ import msgspec
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
 from streamseg.config import Config
 from streamseg.daemon import Daemon
+from streamseg.engine import load_engine
 from streamseg.errors import StreamsegError
 from streamseg.stage import Stage
 
@@ -49,6 +50,7 @@ def bench_pipeline(
 
     refined: subscribe to refined masks, too, so that the CRF runs; all times are those of revision 0.
     """
+    load_engine(config.engine).close()  # what has to be built is, so that it is what is measured
     daemon = Daemon(config)
     thread = Stage("daemon", daemon.run, lambda _: daemon.ready.set())
     thread.start()
@@ -73,7 +75,7 @@ def bench_pipeline(
     assert pipeline is not None
     return PipelineResult(
         sources=[s.source for s in config.streams.values()],
-        engine=f"{config.engine.name}/{config.engine.precision}",
+        engine=daemon.engine.id,
         realtime=all(s.realtime for s in config.streams.values()),
         seconds=seconds,
         fps=round(len(received) / seconds, 2),
