@@ -56,7 +56,8 @@ class Machine:
         command = files / "opt/streamseg/bin/streamseg"
         command.parent.mkdir(parents=True)
         command.write_text(
-            f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(package)!r})\n"
+            f"#!{sys.executable}\nimport os, sys\nsys.path.insert(0, {str(package)!r})\n"
+            f"os.environ['PYTHONPATH'] = {str(package)!r}\n"  # its children are of this tree, too
             "from streamseg.cli import main\nmain()\n"
         )
         command.chmod(0o755)

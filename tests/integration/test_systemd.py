@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,16 +102,34 @@ def test_the_secret_key_comes_as_a_credential_and_files_are_found_beside_the_con
         '[streams.away]\nsource = "rtsp://eye@127.0.0.1:1/x"\n'
         'password_file = "$CREDENTIALS_DIRECTORY/passwords"\n'
     )
+    (store / "streamseg.secure.token").write_text("a-token-that-is-long-enough\n")
+    (store / "streamseg.secure.token").chmod(0o600)
+    console = '[web]\nlisten = "0.0.0.0:5580"\ntoken_file = "$CREDENTIALS_DIRECTORY/web.token"\n'
     (settings / "secure.toml").write_text(
-        SITE.replace("[engine]", keys + "[engine]").replace("/site/", "/secure/") + away
+        SITE.replace("[engine]", keys + "[engine]").replace("/site/", "/secure/") + console + away
     )
     machine.systemctl("start", "streamseg@secure")
     endpoint = f"ipc://{machine.path('/run/streamseg/secure/masks')}"
     with subscribe(endpoint, server_key=site[1], client_key_file=robot[0], timeout_s=WAIT_S) as masks:
         assert next(masks).stream == "gate"
     machine.until(lambda: "away: rtsp://eye@127.0.0.1:1/x: connection refused" in machine.journal())
+    machine.until(lambda: "web: the console is at http://0.0.0.0:5580/" in machine.journal())
     assert "Sesam" not in machine.journal()
+    assert "a-token" not in machine.journal()
+    assert _asked(machine, "/readyz") == "200"
+    assert _asked(machine, "/metrics") == "401"
+    assert _asked(machine, "/metrics", Authorization="Bearer a-token-that-is-long-enough") == "200"
     machine.systemctl("stop", "streamseg@secure")
+
+
+def _asked(machine: Machine, path: str, **headers: str) -> str:
+    """The status with which the console answers inside the machine."""
+    code = """import sys, urllib.request as r, urllib.error as e, json
+try: print(r.urlopen(r.Request(sys.argv[1], headers=json.loads(sys.argv[2]))).status)
+except e.HTTPError as error: print(error.code)"""
+    enter = ["nsenter", "-t", str(machine.main_pid), "-n", sys.executable, "-c", code]
+    asked = [*enter, f"http://127.0.0.1:5580{path}", json.dumps(headers)]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def reload(machine: Machine, text: str) -> str:
