@@ -1,0 +1,88 @@
+"""The fenced blocks of the documents, and what is done with each command in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tests.integration.children import ROOT
+
+DOCUMENTS = [
+    "README.md",
+    "examples/README.md",
+    *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+]
+
+# Commands that cannot be run by a test, by how they begin, with the reason.
+NOT_RUN = {
+    "sudo ": "needs root and changes the machine; tests/integration/test_systemd.py boots one",
+    "systemctl ": "needs a running systemd; tests/integration/test_systemd.py",
+    "journalctl ": "needs a running systemd; tests/integration/test_systemd.py",
+    "/opt/streamseg/bin/": "needs the service's own installation; tests/integration/test_systemd.py",
+    "make ": "sets up an environment of its own; what it runs is run by test_the_makefile_runs_these",
+    "pip install": "changes the environment that the tests run in",
+    "npm install": "tests/integration/test_foreign_clients.py does it",
+    "node ": "tests/integration/test_foreign_clients.py runs both",
+    "g++ ": "tests/integration/test_foreign_clients.py does it",
+    "./subscribe": "tests/integration/test_foreign_clients.py runs it",
+    "cd examples/": "the commands behind it are run in test_foreign_clients.py",
+    "python examples/mqtt_bridge.py": "needs a broker; tests/integration/test_bridges.py",
+    "python examples/kafka_bridge.py": "needs a broker; tests/integration/test_bridges.py",
+    "python examples/ros2/": "needs ROS 2",
+    "streamseg service install": "needs root; tests/integration/test_systemd.py",
+    "echo 'gate": "needs root; tests/integration/test_systemd.py",
+    "streamseg ctl --endpoint": "needs another machine; tests/integration/test_control.py has the keys",
+    "streamseg relay": "needs two daemons; tests/integration/test_relay.py",
+    "streamseg engine export runs/camvid-slim/": "needs the checkpoint of the default engine",
+    "streamseg eval --engine runs/camvid-slim": "needs the checkpoint of the default engine",
+    "streamseg model fetch": "downloads published weights",
+}
+
+# Commands that take long: run by make soak.
+LONG = ("streamseg bench ", "streamseg eval --engine camvid-slim", "streamseg eval --data $CAMVID")
+
+# Commands that go on until they are interrupted, with what they say when they work.
+GOES_ON = {
+    "streamseg run configs/": r"publishing on",
+    "streamseg watch ": r" fps: ",
+    "streamseg subscribe ": r"\{|fps: ",
+    "python examples/subscribe": r"^\w+ \d+ ",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    document: str
+    line: int
+    language: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.document}:{self.line}"
+
+
+def blocks(document: str) -> Iterator[Block]:
+    """The fenced blocks that name a language."""
+    text = (ROOT / document).read_text("utf-8")
+    for found in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.M | re.S):
+        yield Block(document, text.count("\n", 0, found.start()) + 1, found[1], found[2])
+
+
+def commands(block: Block) -> Iterator[str]:
+    """The commands of a sh block, without their comments."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        command = re.sub(r"(^|\s+)#.*", "", line).strip()
+        if command:
+            yield command
+
+
+def fate(command: str) -> str:
+    """ends, goes on, long, or the reason why it is not run."""
+    for beginning, why in NOT_RUN.items():
+        if command.startswith(beginning):
+            return why
+    if command.startswith(LONG):
+        return "long"
+    return "goes on" if command.startswith(tuple(GOES_ON)) else "ends"
