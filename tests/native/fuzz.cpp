@@ -1,4 +1,4 @@
-// Runs the CRF's library on random jobs, good and bad ones, under AddressSanitizer and UBSan.
+// Runs the CRF's and fusion's libraries on random jobs, good and bad ones, under AddressSanitizer and UBSan.
 //
 //   cmake -S . -B build-sanitize -DSTREAMSEG_SANITIZE=ON && cmake --build build-sanitize
 //   build-sanitize/crf_fuzz 300 1        jobs, seed
@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "../../streamseg/refine/blend.h"
 #include "streamseg_crf.h"
 
 namespace {
@@ -123,6 +124,42 @@ void one_job(Random& random, ss_crf_workspace* space, int number) {
   }
 }
 
+void one_blend(Random& random, int number) {
+  const int classes = random.chance(0.1f) ? random.whole(33, 255) : random.whole(1, 40);
+  const int height = random.whole(2, 60), width = random.whole(2, 60);
+  const bool same = random.chance(0.2f);
+  const int from_height = same ? height : random.whole(1, 40), from_width = same ? width : random.whole(1, 40);
+  const size_t pixels = size_t(height) * width, row = ss_blend_row(classes);
+  const std::vector<float> scores = random.floats(size_t(classes) * from_height * from_width, -90, 90);
+  const std::vector<float> earlier = random.floats(pixels * row, 0, 1), trust = random.floats(256, 0, 1);
+  std::vector<float> where = random.floats(pixels * 2, -10, 70);
+  for (int i = random.whole(0, 5); i > 0; --i)
+    where[random.whole(0, int(where.size()) - 1)] = random.chance(0.5f) ? NAN : random.real(-1, 1) * 1e30f;
+  const std::vector<uint8_t> grey(pixels, uint8_t(random.whole(0, 255))), then(pixels, uint8_t(random.whole(0, 255)));
+  const ss_blend_past past{earlier.data(), then.data(), where.data(), random.real(0, 0.9f)};
+  std::vector<float> rows(pixels * row, -1.0f), logs(pixels * classes, 1.0f);
+  ss_blend_job job{};
+  job.scores = scores.data();
+  job.classes = classes;
+  job.from_height = from_height;
+  job.from_width = from_width;
+  job.height = height;
+  job.width = width;
+  job.grey = grey.data();
+  job.refined = random.chance(0.5f) ? &past : nullptr;
+  job.before = random.chance(0.5f) ? &past : nullptr;
+  job.trust = trust.data();
+  job.soften = random.real(0, 0.1f);
+  job.least = 1e-6f;
+  job.rows = rows.data();
+  job.log_planes = random.chance(0.7f) ? logs.data() : nullptr;
+  if (ss_blend_run(&job) != 0) fail(number, "blend", "refused");
+  for (const float p : rows)
+    if (!(p >= 0.0f && p < 1.5f)) fail(number, "blend", "not a probability");
+  job.classes = 0;
+  if (ss_blend_run(&job) != 1) fail(number, "blend", "took no classes");
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -131,6 +168,7 @@ int main(int count, char** words) {
   ss_crf_workspace* space = ss_crf_workspace_new();
   for (int i = 0; i < jobs; ++i) {
     one_job(random, space, i);
+    one_blend(random, i);
     if (random.chance(0.05f)) {
       ss_crf_workspace_free(space);
       space = ss_crf_workspace_new();
