@@ -1,4 +1,4 @@
-"""Plans on a GPU: built, agreeing with fp32, fed from the GPU, refused if damaged. Not run on hardware yet."""
+"""Plans on a GPU: built, agreeing with fp32, fed from the GPU, refused if damaged. Not run on hardware."""
 
 from __future__ import annotations
 
