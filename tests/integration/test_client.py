@@ -49,6 +49,21 @@ def test_a_late_joiner_has_the_last_mask_and_its_label_set_at_once(publisher: Pu
         assert masks.stats.lost == 0
 
 
+def test_late_joiners_have_all_at_once_and_the_others_get_nothing_twice(publisher: Publisher) -> None:
+    with subscribe(publisher.endpoint, newest=False, snapshot=False, timeout_s=WAIT_S) as early:
+        assert publisher.wait_wanted("mask", "gate", WAIT_S)
+        for stream in ("gate", "yard"):
+            publisher.put(make_mask(0, stream=stream))
+        assert {next(early).stream, next(early).stream} == {"gate", "yard"}
+        for _ in range(5):
+            with subscribe(publisher.endpoint, timeout_s=WAIT_S) as late:
+                assert {next(late).stream, next(late).stream} == {"gate", "yard"}
+                assert late.label_set("street3") == STREET
+        publisher.put(make_mask(1))
+        assert next(early).n == 1
+        assert (early.stats.received, early.stats.repeated, early.stats.lost) == (3, 0, 0)
+
+
 def test_however_many_streams_one_asks_for_all_come(publisher: Publisher) -> None:
     names = [f"camera{i}" for i in range(70)]
     with subscribe(publisher.endpoint, names, refined=True, snapshot=False, timeout_s=WAIT_S) as masks:
