@@ -15,6 +15,7 @@ from zmq.utils.monitor import recv_monitor_message
 from streamseg.client.inbox import Inbox
 from streamseg.client.keys import ClientKeys, refusal
 from streamseg.errors import StreamsegError, UsageError, WireError
+from streamseg.tcp import notice_dead_peers
 from streamseg.wire import (
     MAX_PART,
     MAX_PREFIXES,
@@ -219,6 +220,4 @@ def configure(sock: zmq.Socket[bytes], keys: ClientKeys | None) -> None:
     sock.setsockopt(zmq.MAXMSGSIZE, MAX_PART)
     sock.setsockopt(zmq.RECONNECT_IVL, 100)
     sock.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
-    sock.setsockopt(zmq.HEARTBEAT_IVL, 2_000)
-    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6_000)
-    sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    notice_dead_peers(sock)

@@ -18,6 +18,7 @@ from streamseg.control.messages import MAX_REQUEST, AnyReply, AnyRequest, Failed
 from streamseg.errors import ConfigError, ControlError, StreamsegError
 from streamseg.publish.doors import Doors
 from streamseg.publish.endpoints import bind
+from streamseg.tcp import notice_dead_peers
 
 log = logging.getLogger(__name__)
 
@@ -194,5 +195,4 @@ def _configure(sock: zmq.Socket[bytes]) -> None:
     sock.setsockopt(zmq.RCVHWM, 64)
     sock.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST)
     sock.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
-    sock.setsockopt(zmq.HEARTBEAT_IVL, 2_000)
-    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6_000)
+    notice_dead_peers(sock)

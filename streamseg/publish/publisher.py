@@ -22,6 +22,7 @@ from streamseg.publish.doors import Doors
 from streamseg.publish.endpoints import bind_pair
 from streamseg.publish.last import LastMasks, kinds_of
 from streamseg.publish.numbers import Numbers
+from streamseg.tcp import notice_dead_peers
 from streamseg.types import LabelSet, Mask, Picture
 from streamseg.wire import (
     StreamStatus,
@@ -345,7 +346,4 @@ def configure(sock: zmq.Socket[bytes], queue: int) -> None:
     sock.setsockopt(zmq.MAXMSGSIZE, 4096)  # of what comes in: a topic prefix each
     sock.setsockopt(zmq.SNDBUF, 64 << 10)  # what the kernel holds back makes a slow reader's masks older
     sock.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
-    sock.setsockopt(zmq.HEARTBEAT_IVL, 2_000)
-    sock.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6_000)
-    sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
-    sock.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 30)
+    notice_dead_peers(sock)

@@ -23,6 +23,7 @@ ORDER = [
     "settings",
     "config",
     "keys",
+    "tcp",
     "reference",
     "library",
     "wire",
