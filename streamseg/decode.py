@@ -11,7 +11,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-from streamseg.sources.orientation import apply_turn, turn_of
+from streamseg.sources.orientation import Turning, apply_turn
 from streamseg.sources.reading import OpenSource, Picture, pictures
 from streamseg.types import U8, Clock, Frame
 
@@ -51,6 +51,7 @@ class FrameMaker:
         self.source, self.stream, self.epoch = source, stream, epoch
         self.seq = 0
         self.to_rgb = RgbConverter()
+        self.turning = Turning()
 
     def skip(self) -> None:
         """Leave out a decoded picture: its number is used up, nothing is converted."""
@@ -59,7 +60,7 @@ class FrameMaker:
     def frame(self, picture: Picture) -> Frame:
         started = time.monotonic_ns()
         image = picture.image
-        rgb = apply_turn(self.to_rgb(image), turn_of(image))
+        rgb = apply_turn(self.to_rgb(image), self.turning.of(image))
         seq, self.seq = self.seq, self.seq + 1
         captured_unix_ns, clock = self._captured(image)
         time_base = image.time_base or self.source.video.time_base

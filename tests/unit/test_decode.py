@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 
 from streamseg.config import StreamConfig
 from streamseg.decode import decode
 from streamseg.sources import open_source
 from streamseg.types import Frame
-from tests.media import corners, write_video
+from tests.media import corners, draw_clip, write_video
 
 
 def all_frames(path: Path) -> list[Frame]:
@@ -205,3 +207,18 @@ def test_every_frame_of_the_real_clips_comes_with_its_pts(shared_data: Path, nam
         assert (source.corrupt, source.damage) == (0, None)
     assert len(stamps) == CLIPS[name]
     assert stamps == container_stamps(path)
+
+
+def test_decoded_pictures_are_freed_at_once_not_when_cycles_are_collected(tmp_path: Path) -> None:
+    clip = draw_clip(tmp_path / "clip.mp4", frames=20)
+    gc.collect()
+    gc.disable()
+    try:
+        with open_source(StreamConfig(source=str(clip)), "gate") as source:
+            for frame in decode(source, "gate"):
+                pass
+        alive = sum(isinstance(one, VideoFrame) for one in gc.get_objects())
+    finally:
+        gc.enable()
+    assert frame.seq == 19
+    assert alive <= 2  # the first one, whose orientation was looked at, twice
