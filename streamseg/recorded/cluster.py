@@ -60,7 +60,10 @@ class Cluster:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             try:
                 with _own_signals():
-                    ray.init(None if on == "ray" else on, log_to_driver=False, logging_level=logging.ERROR)
+                    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+                    if on == "ray":
+                        options["include_dashboard"] = False  # of a cluster that is started here
+                    ray.init(None if on == "ray" else on, **options)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 reason = str(error).strip().splitlines()[0]
                 raise UsageError(f"--on {on}: no Ray cluster answers there ({reason})") from error

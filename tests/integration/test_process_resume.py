@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from streamseg.config import EngineConfig, FusionConfig
+from streamseg.errors import OutputError
 from streamseg.recorded import Event, ProcessConfig, Started, process_files
 from streamseg.recorded.parts import part_path, whole_parts
 from tests.media import write_video
@@ -179,6 +181,39 @@ def test_refinement_is_the_same_whether_interrupted_or_not(
     process_files([clip], tmp_path / "whole", refined)
     for name, wanted in contents(tmp_path / "whole").items():
         assert (tmp_path / name).read_bytes() == wanted, name
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 40 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=40k", "none", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full_leaves_nothing_corrupt_and_resumes_when_there_is_room(
+    clip: Path, config: ProcessConfig, tmp_path: Path, small_disk: Path
+) -> None:
+    process_files([clip], tmp_path / "whole", config)
+    wanted = contents(tmp_path / "whole")
+    out = small_disk / "out"
+    for _ in range(2):  # trying again without room is the same clear end
+        with pytest.raises(OutputError, match="the disk is full; make room and run the same command again"):
+            process_files([clip], out, config)
+        assert [p.name for p in out.iterdir()] == [".clip.parts"]
+        left = sorted(p.name for p in (out / ".clip.parts").iterdir())
+        assert set(left) <= {"job.json", "lock", *(f"{i:06d}.part" for i in range(3))}
+        assert len(whole_parts(out / ".clip.parts")) == sum(name.endswith(".part") for name in left)
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    events: list[Event] = []
+    process_files([clip], out, config, on_event=events.append)
+    assert [e.done > 0 for e in events if isinstance(e, Started)] == [True]
+    assert contents(out) == wanted
 
 
 def test_unfinished_work_of_another_job_is_not_used(
