@@ -186,3 +186,26 @@ def test_events_tell_their_story(caplog: pytest.LogCaptureFixture) -> None:
     ]
     assert stats.drops == {"skipped": 3, "corrupt": 2, "disconnected": 1}
     assert (stats.connects, stats.error) == (1, "rtsp://cam/1: ended")
+
+
+def test_what_fails_inside_on_the_way_from_a_live_source_is_tried_again_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stop = threading.Event()
+    events: list[SourceEvent] = []
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("rtsp://eye:geheim@cam/1 has no frames")
+
+    def on_event(event: SourceEvent) -> None:
+        events.append(event)
+        if len(events) == 2:
+            stop.set()
+
+    monkeypatch.setattr("streamseg.player.open_source", broken)
+    assert list(frames(StreamConfig(source="rtsp://eye:geheim@cam/1"), "gate", stop, on_event)) == []
+    assert [event.reason for event in events if isinstance(event, Disconnected)] == [
+        "failed inside: ZeroDivisionError: rtsp://eye:***@cam/1 has no frames"
+    ] * 2
+    with pytest.raises(ZeroDivisionError):
+        list(frames(StreamConfig(source="clip.mp4"), "gate", threading.Event(), on_event))
