@@ -54,12 +54,17 @@ def _packages() -> Iterator[Finding]:
         "lz4",
         "click",
         "rich",
+        "fsspec",
     )
     for name in required:
         yield _package(name, True, "pip install streamseg")
     yield _package("torch", False, "pip install 'streamseg[torch]' (training, export)")
     yield _package("aiohttp", False, "pip install 'streamseg[web]' (console, health, metrics)")
     yield _package("prometheus-client", False, "pip install 'streamseg[web]' (metrics)")
+    yield _package("ray", False, "pip install 'streamseg[ray]' (recorded files on a cluster)")
+    yield _package("s3fs", False, "pip install 'streamseg[s3]' (recorded files from and to s3://)")
+    yield _package("pyarrow", False, "pip install 'streamseg[parquet]' (tables of recorded files)")
+    yield _package("zarr", False, "pip install 'streamseg[zarr]' (arrays of recorded files)")
     yield _package("pydensecrf2", False, "pip install 'streamseg[pydensecrf]' (the reference CRF)")
 
 
