@@ -194,7 +194,9 @@ def _browser() -> Iterator[Any]:
     if chromium is None:
         raise UsageError("chromium is not installed; apt-get install chromium")
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = driver.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         try:
             yield browser
         finally:

@@ -32,6 +32,7 @@ export class Link {
     const text = JSON.stringify({ say: "watch", tiles, hidden });
     if (text === this.watched) return;
     this.watched = text;
+    this.heardMs = performance.now();
     this.#send(text);
   }
 
@@ -100,6 +101,7 @@ export class Link {
   }
 
   #ping() {
+    if (document.hidden) this.heardMs = performance.now(); // timers rest, and the server says little
     if (this.open && performance.now() - this.heardMs > SILENT_MS) this.socket.close();
     this.bestTripMs *= 1.1; // clocks drift: an old answer gives way to one that was nearly as quick
     this.#send(JSON.stringify({ say: "ping", at: performance.timeOrigin + performance.now() }));
