@@ -84,6 +84,12 @@ class StreamConfig(Settings, frozen=True):
         ),
     ] = None
     rtsp_transport: Annotated[Literal["tcp", "udp"], Meta(description="How RTSP carries its media.")] = "tcp"
+    hwaccel: Annotated[
+        Literal["none", "cuda"],
+        Meta(
+            description="Decode on this device where it is there, else on the CPU; not run on hardware yet."
+        ),
+    ] = "none"
     keep_trying: Annotated[
         bool,
         Meta(description="Keep trying a live source that cannot be had at the start; off ends the stream."),

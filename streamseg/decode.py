@@ -27,6 +27,7 @@ _MATRICES = {
     10: Colorspace.BT2020,
 }
 _FULL_RANGE = 2
+_FAST = {"yuv420p": cv2.COLOR_YUV2RGB_I420, "nv12": cv2.COLOR_YUV2RGB_NV12}  # nv12: of hardware decoders
 _CAMERA_CLOCK_SLACK_NS = 24 * 3600 * 1_000_000_000
 
 
@@ -108,13 +109,13 @@ class RgbConverter:
         matrix = self._matrix(image)
         full = image.color_range == _FULL_RANGE or image.format.name.startswith("yuvj")
         if (
-            image.format.name == "yuv420p"
+            image.format.name in _FAST
             and matrix == Colorspace.ITU601
             and not full
             and image.width % 2 == 0
             and image.height % 2 == 0
         ):
-            return np.asarray(cv2.cvtColor(image.to_ndarray(), cv2.COLOR_YUV2RGB_I420), np.uint8)
+            return np.asarray(cv2.cvtColor(image.to_ndarray(), _FAST[image.format.name]), np.uint8)
         yuv = not image.format.is_rgb and not image.format.name.startswith(("gray", "pal", "mono"))
         src_range = (ColorRange.JPEG if full else ColorRange.MPEG) if yuv or full else None
         rgb = self.reformatter.reformat(

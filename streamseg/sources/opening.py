@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from fractions import Fraction
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from streamseg.config import StreamConfig
 from streamseg.errors import SourceEnded, SourceError
 from streamseg.sources.explain import camera_problem, content_problem, explain, file_problem
+from streamseg.sources.hardware import hardware_decoder
 from streamseg.sources.interrupt import interruptible
 from streamseg.sources.names import host_problem
 from streamseg.sources.orientation import oriented_size
@@ -47,7 +49,8 @@ def open_source(
     stop = stop if stop is not None else threading.Event()
     target = _ready(target_of(config, stream), stop)
     with interruptible(stop):
-        container = _open_container(target, config, stop)
+        hardware = None if config.hwaccel == "none" else hardware_decoder(config.hwaccel, stream)
+        container = _open_container(target, config, stop, hardware)
         try:
             source = _first_picture(_describe(target, config, container), stop)
             yield source
@@ -73,7 +76,9 @@ def _ready(target: Target, stop: threading.Event) -> Target:
     return target
 
 
-def _open_container(target: Target, config: StreamConfig, stop: threading.Event) -> InputContainer:
+def _open_container(
+    target: Target, config: StreamConfig, stop: threading.Event, hardware: HWAccel | None
+) -> InputContainer:
     started = time.monotonic()
     limit_s = config.timeout_s + OPEN_EXTRA_S
     # PyAV's own read timeout takes the GIL at every read. Only where FFmpeg's is not enough: RTMP has none,
@@ -90,6 +95,7 @@ def _open_container(target: Target, config: StreamConfig, stop: threading.Event)
             options=_options(target, config),
             timeout=(limit_s, read_limit),
             metadata_errors="replace",
+            hwaccel=hardware,
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if stop.is_set():
