@@ -3,7 +3,7 @@
 # make test              set up what the tests need, and run them all (no GPU)
 # make lint              layout, imports and types
 # make bench [DATA=…]    every figure of docs/benchmarks.md again; DATA: labelled images for the CRF
-# make gpu               the tests that need a CUDA GPU
+# make gpu               with a CUDA GPU: its tests, and out/gpu/gpu.json and gpu.md with what was measured
 # make soak              the endurance tests in full: about an hour; their figures are in docs/operating.md
 
 PYTHON ?= python3
@@ -49,6 +49,7 @@ bench: .venv/dev
 
 gpu: .venv/dev
 	$(BIN)/python -m pytest -m gpu tests/gpu
+	$(BIN)/python -m streamseg.bench.gpu --out out/gpu
 
 soak: .venv/dev
 	$(BIN)/python -m pytest -m soak -s tests

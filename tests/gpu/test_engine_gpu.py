@@ -1,0 +1,62 @@
+"""Engines on a CUDA GPU: they agree with the CPU, and reach the frames/s that were asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamseg.bench.engine import bench_engines
+from streamseg.bench.gpu import BARS, INPUT, random_engine
+from streamseg.config import BackendName, EngineConfig, Precision
+from streamseg.demo import draw_scene
+from streamseg.engine import load_engine
+from streamseg.engine.agree import agreement_of
+from streamseg.engine.device import Cuda, cuda_device
+
+torch = pytest.importorskip("torch")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("backend", ["torch", "aoti"])
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 99.9), ("fp16", 99.5), ("bf16", 99.0)])
+def test_a_gpu_engine_agrees_with_the_cpu(backend: BackendName, precision: Precision, least: float) -> None:
+    batch = np.stack([draw_scene(t)[0] for t in (0.0, 5.0)])
+    reference = load_engine(EngineConfig(backend="onnx"))
+    engine = load_engine(EngineConfig(backend=backend, precision=precision))
+    assert agreement_of([(engine(batch), reference(batch))]).argmax_percent >= least
+
+
+def test_a_recorded_shape_gives_the_answer_to_each_picture_and_not_the_last_one() -> None:
+    reference = load_engine(EngineConfig(backend="onnx"))
+    engine = load_engine(EngineConfig(backend="torch", precision="fp32"))
+    for moment in (0.0, 4.0, 8.0):
+        batch = draw_scene(moment)[0][None]
+        assert agreement_of([(engine(batch), reference(batch))]).argmax_percent > 99.9
+    for height in range(160, 160 + 8 * 12, 8):  # more shapes than are kept recorded
+        shape = (1, height, 240, 3)
+        assert engine(np.zeros(shape, np.uint8)).shape[2] == height // 4
+
+
+@pytest.mark.timeout(900)
+def test_largefov_reaches_its_frames_per_second_without_tensorrt(tmp_path: Path) -> None:
+    found = cuda_device()
+    if not isinstance(found, Cuda) or "H200" not in found.name:
+        pytest.skip("the bar is for an H200")
+    folder = random_engine(tmp_path / "largefov")
+    result = bench_engines(
+        [str(folder)], "demo:", backends=["torch", "aoti"], precisions=["bf16"], sizes=[INPUT], batches=(1, 8)
+    )
+    for (precision, batch), bar in BARS.items():
+        best = max(row.fps for row in result.rows if row.batch == batch and precision in row.engine)
+        assert best >= bar
