@@ -40,7 +40,7 @@ class RefineResult(msgspec.Struct, frozen=True, kw_only=True):
     refined: Spread
     p99_ratio: float  # refined / without
     noise_ratio: float  # every second turn without / the other turns without: what is nobody's doing
-    crf_cpu_s: float  # CPU time that the CRF's process got in all
+    crf_cpu_s: float  # CPU time of the CRF's process; of the last one, if it was replaced
     refinements: int
     unrefined: dict[str, int]
     machine: Machine
