@@ -1,4 +1,4 @@
-"""streamseg bench pipeline | recorded | console | refine | fusion | engine | transport | crf"""
+"""streamseg bench pipeline | streams | recorded | console | refine | fusion | engine | transport | crf"""
 
 from __future__ import annotations
 
@@ -111,6 +111,42 @@ def console(
         for who, ratio in cost.ratio.items():
             click.echo(f"  {who}: {cost.open_fps[who]} masks/s ({ratio:.1%}), {cost.shown_fps[who]} shown/s")
     click.echo(wall.machine.processor)
+
+
+@command.command()
+@click.option("--source", default="demo:", help="A recorded stream, played at its own pace by all of them.")
+@click.option("--count", type=click.IntRange(1), default=24, help="How many live streams.")
+@click.option("--fps", type=click.FloatRange(1), default=8.0, help="Frames a second of each.")
+@click.option("--max-age-ms", type=click.FloatRange(1), default=250.0, help="No mask may be older.")
+@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@options_from(EngineConfig, "backend", "precision", "input_size", "threads", "max_batch")
+@click.option("--seconds", type=click.FloatRange(1), default=30.0, help="How long to measure.")
+@as_json
+def streams(
+    source: str, count: int, fps: float, max_age_ms: float, seconds: float, as_json: bool, **options: Any
+) -> None:
+    """How many live streams this machine holds with masks no older than --max-age-ms."""
+    from streamseg.bench.streams import HELD_SHARE, bench_streams
+
+    start_logging("error")
+    stream = {"source": source, "realtime": True, "loop": True, "max_fps": fps, "max_age_ms": max_age_ms}
+    tree = {
+        "streams": {f"s{i:02}": stream for i in range(count)},
+        "engine": given(**options),
+        "publish": {"endpoint": "tcp://127.0.0.1:0"},
+    }
+    result = bench_streams(build_settings(Config, tree), seconds, fps)
+    if as_json:
+        click.echo(msgspec.json.encode(result))
+        return
+    click.echo(
+        f"{result.held} of {result.streams} streams held: {HELD_SHARE:.0%} of {fps:g} fps or more, no mask "
+        f"above {max_age_ms:g} ms; {result.masks_per_s:g} masks/s in all, enough for {result.capacity}; "
+        f"{result.engine}"
+    )
+    stages = ", ".join(f"{stage} {times.p50_ms:.1f} ms" for stage, times in result.stages.items())
+    drops = ", ".join(f"{number} {cause}" for cause, number in sorted(result.drops.items()) if number)
+    click.echo(f"{stages}; drops: {drops or 'none'}; load {result.load:g}, {result.machine.processor}")
 
 
 @command.command()

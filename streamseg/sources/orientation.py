@@ -36,9 +36,9 @@ def turn_of(image: VideoFrame) -> Turn:
 class Turning:
     """How the pictures of one connection have to be turned, one after the other.
 
-    Asking PyAV for a picture's side data ties both together in a cycle, so that its pixels stay in memory until
-    Python collects cycles: at 1080p 3 MB for each picture, by the hundred. So it is asked again only when the
-    angle changes, which can be had without.
+    Asking PyAV for a picture's side data ties both together in a cycle, so that its pixels stay in memory
+    until Python collects cycles: 3 MB for each picture of 1080p, by the hundred. So it is asked again only
+    when the angle changes, which can be had without.
     """
 
     def __init__(self) -> None:

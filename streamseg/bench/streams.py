@@ -1,0 +1,104 @@
+"""How many live streams this machine holds: masks of each stream, and how old they are when they are made."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import msgspec
+
+from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
+from streamseg.config import Config
+from streamseg.daemon import Daemon
+from streamseg.stage import Stage
+from streamseg.stats import StreamStats
+
+HELD_SHARE = 0.9
+"""A stream is held when this share of its frames became masks that were young enough."""
+
+
+class StreamHeld(msgspec.Struct, frozen=True, kw_only=True):
+    """One stream over the time that was measured."""
+
+    name: str
+    fps: float  # masks published a second; none is older than max_age_ms
+    share: float  # of the frames that were due
+    held: bool
+
+
+class StreamsResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How many of the streams were held, and where the time of a frame went."""
+
+    streams: int
+    held: int
+    fps_asked: float  # of each stream
+    max_age_ms: float
+    engine: str
+    seconds: float
+    masks_per_s: float  # of all streams
+    capacity: int  # streams of that rate that the same masks would have served in full
+    drops: dict[str, int]  # by cause
+    stages: dict[str, Spread]  # over the streams: the median of each
+    streams_held: list[StreamHeld]
+    load: float  # average number of programs that wanted a core, ours included
+    machine: Machine
+
+
+def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float = 5.0) -> StreamsResult:
+    """Run live streams with max_age_ms for so many seconds after a warm-up; raises StreamsegError."""
+    daemon = Daemon(config)
+    thread = Stage("daemon", daemon.run, lambda _: daemon.ready.set())
+    thread.start()
+    daemon.ready.wait()
+    try:
+        if thread.error is not None:
+            raise thread.error
+        assert daemon.pipeline is not None
+        stats = daemon.pipeline.stats
+        time.sleep(warm_up_s)
+        before, begun_s = _counts(stats.all()), time.monotonic()
+        time.sleep(seconds)
+        after, took_s = _counts(stats.all()), time.monotonic() - begun_s
+        medians = {name: stream.stage_medians_us() for name, stream in stats.all().items()}
+        load = os.getloadavg()[0]
+    finally:
+        daemon.stop()
+        thread.join()
+    streams = []
+    drops: dict[str, int] = {}
+    for name, (published, dropped) in after.items():
+        masks = published - before[name][0]
+        share = masks / took_s / fps
+        streams.append(
+            StreamHeld(
+                name=name, fps=round(masks / took_s, 2), share=round(share, 3), held=share >= HELD_SHARE
+            )
+        )
+        for cause, count in dropped.items():
+            drops[cause] = drops.get(cause, 0) + count - before[name][1].get(cause, 0)
+    masks_per_s = sum(s.fps for s in streams)
+    stages = sorted({stage for times in medians.values() for stage in times})
+    limit = next(iter(config.streams.values())).max_age_ms
+    assert limit is not None
+    return StreamsResult(
+        streams=len(streams),
+        held=sum(s.held for s in streams),
+        fps_asked=fps,
+        max_age_ms=limit,
+        engine=f"{config.engine.name}/{config.engine.precision}",
+        seconds=seconds,
+        masks_per_s=round(masks_per_s, 1),
+        capacity=int(masks_per_s / fps),
+        drops=drops,
+        stages={
+            stage: spread_of([t[stage] / 1000 for t in medians.values() if stage in t]) for stage in stages
+        },
+        streams_held=streams,
+        load=round(load, 1),
+        machine=this_machine("onnxruntime", "av", "pyzmq", "numpy"),
+    )
+
+
+def _counts(streams: dict[str, StreamStats]) -> dict[str, tuple[int, dict[str, int]]]:
+    """Of each stream: the masks published, and the drops by cause."""
+    return {name: (stream.published, dict(stream.drops)) for name, stream in streams.items()}
