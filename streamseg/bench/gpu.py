@@ -104,7 +104,7 @@ def _crf_times(repeats: int) -> dict[str, Spread]:
     unary = torch.from_numpy(logits).cuda()
     params = preset("deeplab-largefov")
     kinds: list[Kernels] = ["torch", "triton"] if triton_available() else ["torch"]
-    found = {}
+    found: dict[str, Spread] = {}
     for kernels in kinds:
         times = []
         for _ in range(repeats + 3):
