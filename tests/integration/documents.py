@@ -36,11 +36,17 @@ NOT_RUN = {
     "streamseg relay": "needs two daemons; tests/integration/test_relay.py",
     "streamseg engine export runs/camvid-slim/": "needs the checkpoint of the default engine",
     "streamseg eval --engine runs/camvid-slim": "needs the checkpoint of the default engine",
+    "streamseg process s3://": "needs an object store; tests/integration/test_process_storage.py has one",
+    "export AWS_": "names an object store that is not here",
+    "RAY_ADDRESS=": "needs a Ray cluster; tests/integration/test_process_ray.py starts one",
     "streamseg model fetch": "downloads published weights",
 }
 
 # Commands that take long: run by make soak.
 LONG = ("streamseg bench ", "streamseg eval --engine camvid-slim", "streamseg eval --data $CAMVID")
+
+# Documents of which everything takes long.
+LONG_DOCUMENTS = ("docs/recorded.md", "docs/training.md")
 
 # Commands that go on until they are interrupted, with what they say when they work.
 GOES_ON = {
