@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from streamseg.config import EngineConfig
 from streamseg.engine import load_engine, read_spec
+from streamseg.engine.torch_graph import GraphModule
 from streamseg.models.grid import Grid
 from streamseg.models.served import Served
 from streamseg.models.weights import write_engine
@@ -96,14 +97,17 @@ def _agree(name: str, folder: Path) -> None:
     assert list(folder.iterdir()) == [graph]
     session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     served = Served(network, entry.normalisation)
+    read_back = GraphModule(graph.read_bytes()).eval()  # what the torch backend makes of the file
     multiple = entry.size_multiple
     for shape in ((1, 7 * multiple, 10 * multiple), (3, 2 * multiple, 5 * multiple)):
         shown = picture(*shape, seed=7)
         (got,) = session.run(["logits"], {"image_u8": shown.numpy()})
         with torch.no_grad():
             want = served(shown).numpy()
-        assert got.shape == want.shape
+            again = read_back(shown).numpy()
+        assert got.shape == want.shape == again.shape
         np.testing.assert_allclose(got, want, atol=1e-3 * np.abs(want).max())
+        np.testing.assert_allclose(again, want, atol=1e-4 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("name", ["deeplab-v1", "deeplab-v1-msc-largefov", "lraspp-mobilenet-v3-large"])
