@@ -31,6 +31,7 @@ def examine() -> list[Finding]:
         _kernels,
         _decoders,
         _engines,
+        _backends,
         _tensorrt,
         _devices,
     ]
@@ -51,7 +52,7 @@ def _packages() -> Iterator[Finding]:
         "pyzmq",
         "numpy",
         "msgspec",
-        "lz4",
+        "zstandard",
         "click",
         "rich",
         "fsspec",
@@ -138,6 +139,16 @@ def _tensorrt() -> Iterator[Finding]:
             yield Finding(name, False, f"builds plans for other machines; does not run here: {missing}")
         else:
             yield Finding(name, False, missing)
+
+
+def _backends() -> Iterator[Finding]:
+    from streamseg.engine import backend_of
+
+    for name in ("onnx", "openvino", "torch", "aoti"):
+        backend = backend_of(name)
+        reason = backend.why_not("fp32")
+        found = f"runs on {backend.device}" if reason is None else reason
+        yield Finding(f"backend {name}", reason is None, found)
 
 
 def _devices() -> Iterator[Finding]:
