@@ -61,6 +61,10 @@ class RtspServer:
     def url(self, path: str, login: str = "") -> str:
         return f"rtsp://{login}127.0.0.1:{self.port}{path}"
 
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def freeze(self) -> None:
         """Keep the connections open and send nothing any more."""
         assert self._process is not None
