@@ -1,7 +1,8 @@
 // One stream: its newest frame, drawn as the page's settings say, and how it fares.
 
-import { IGNORE, inflate, labelAt, paint, paletteOf } from "./compose.js";
+import { inflate, paint, paletteOf } from "./compose.js";
 import { Details } from "./details.js";
+import { Probe } from "./probe.js";
 import { median, ms, span } from "./words.js";
 
 const SILENT_MS = 1500; // without a mask for so long, the tile says so; slow streams get three intervals
@@ -30,9 +31,9 @@ export class Tile {
     this.details = new Details(this.element);
     this.intervalsMs = []; // between the last masks
     this.cameMs = 0; // when the last one came
-    this.probe = null; // { u, v } over the picture
     this.saidVeil = "";
     this.#dress();
+    this.probe = new Probe(this);
   }
 
   get watches() {
@@ -141,7 +142,7 @@ export class Tile {
     for (const revision of [0, 1]) {
       for (; this.owed[revision] > 0; this.owed[revision]--) this.app.link.drawn(this.name, revision);
     }
-    if (this.probe) this.#showProbe();
+    this.probe.show();
   }
 
   #compose({ header, labels, bitmap }) {
@@ -247,21 +248,6 @@ export class Tile {
       this.#name(find(`[data-do="${what}"]`), words);
     }
     find(".actions").addEventListener("click", (event) => this.#act(event.target.closest("[data-do]")));
-    this.canvas.addEventListener("pointermove", (event) => {
-      const { left, top, width, height } = this.#box();
-      this.#point((event.offsetX - left) / width, (event.offsetY - top) / height);
-    });
-    this.canvas.addEventListener("pointerleave", () => this.#point());
-    this.canvas.addEventListener("blur", () => this.#point());
-    this.canvas.addEventListener("keydown", (event) => {
-      const step = event.shiftKey ? 0.1 : 0.02;
-      const [du, dv] = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key] ?? [];
-      if (du === undefined) return;
-      event.preventDefault();
-      const { u, v } = this.probe ?? { u: 0.5, v: 0.5 };
-      this.#point(Math.min(0.999, Math.max(0, u + du)), Math.min(0.999, Math.max(0, v + dv)));
-      this.app.announce(find(".probe-text").textContent);
-    });
   }
 
   #name(element, words) {
@@ -294,41 +280,6 @@ export class Tile {
   async #ask(what) {
     const problems = await this.app.link.ask(what, this.name);
     if (problems.length) this.app.complain(`${this.name}: ${problems.join("; ")}`);
-  }
-
-  #point(u, v) {
-    this.probe = u >= 0 && u < 1 && v >= 0 && v < 1 ? { u, v } : null;
-    this.element.querySelector(".probe").hidden = true;
-    if (this.probe && this.shown) this.#showProbe();
-    else this.app.pointed(null);
-  }
-
-  // Where the picture lies in the canvas, which may be wider or higher than it.
-  #box() {
-    const { clientWidth, clientHeight } = this.canvas;
-    const scale = Math.min(clientWidth / this.canvas.width, clientHeight / this.canvas.height);
-    const width = this.canvas.width * scale;
-    const height = this.canvas.height * scale;
-    return { left: (clientWidth - width) / 2, top: (clientHeight - height) / 2, width, height };
-  }
-
-  #showProbe() {
-    if (!this.shown) return;
-    const { header, labels } = this.shown;
-    const { u, v } = this.probe;
-    const across = this.app.settings.view === "side" ? 2 : 1;
-    const label = labelAt(labels, header.shape[1], (u * across) % 1, v);
-    const known = this.app.labelSets.get(header.label_set)?.[label];
-    const probe = this.element.querySelector(".probe");
-    set(probe.querySelector(".probe-text"), known?.name ?? (label === IGNORE ? "unknown" : `class ${label}`));
-    probe.querySelector(".swatch").style.setProperty("--swatch", `rgb(${known?.colour ?? [0, 0, 0]})`);
-    probe.hidden = false;
-    const { left, top, width, height } = this.#box();
-    const x = Math.min(left + u * width + 14, this.canvas.clientWidth - probe.offsetWidth - 4);
-    const below = top + v * height + 16;
-    const y = below + probe.offsetHeight > this.canvas.clientHeight - 4 ? below - probe.offsetHeight - 24 : below;
-    probe.style.transform = `translate(${Math.max(4, x)}px, ${Math.max(4, y)}px)`;
-    this.app.pointed(known?.name ?? null);
   }
 }
 
