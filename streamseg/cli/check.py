@@ -7,14 +7,15 @@ from pathlib import Path
 import click
 
 from streamseg.config import load_config
-from streamseg.engine import find_engine, read_weights
+from streamseg.engine import choices, find_engine, read_weights
 
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 def command(config: Path) -> None:
-    """Check CONFIG.toml: every key and value, and that its engine is here and whole."""
+    """Check CONFIG.toml: every key and value, and that its engine is here, whole, and can be run here."""
     loaded = load_config(config)
     folder, spec = find_engine(loaded.engine.name)
     read_weights(folder, spec, loaded.engine.precision)
-    click.echo(f"{config}: {len(loaded.streams)} streams, engine {spec.name} ({loaded.engine.precision}): ok")
+    best = choices(loaded.engine)[0].engine_id
+    click.echo(f"{config}: {len(loaded.streams)} streams, engine {best}: ok")

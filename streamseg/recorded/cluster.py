@@ -175,7 +175,11 @@ def _check_alike(engine: Engine, identity: Identity) -> None:
     for name, wanted in identity.versions.items():
         if (found := _versions().get(name)) != wanted:
             raise EngineError(f"node {node}: {name} is {found}, not {wanted}; install the same everywhere")
-    if engine.info.spec.weights[engine.info.precision].sha256 != identity.weights_sha256:
+    if engine.info.id != identity.engine:
+        raise EngineError(
+            f"node {node}: would run {engine.info.id}, not {identity.engine}; set engine.backend for all"
+        )
+    if engine.info.weights_sha256 != identity.weights_sha256:
         raise EngineError(f"node {node}: engine {identity.engine} has other weights there")
 
 
