@@ -94,7 +94,8 @@ class Reader:
             process.stdout.close()
 
     def environment(self) -> dict[str, str]:
-        return environment() | {"CAMVID": str(self.folder / "camvid")}
+        here = {"CAMVID": self.folder / "camvid", "STREAMSEG_ENGINES": self.folder / "engines"}
+        return environment() | {name: str(path) for name, path in here.items()}
 
     def here(self, text: str) -> str:
         """What a document says, with this place's addresses and small things in it."""
@@ -122,6 +123,7 @@ class Reader:
             (self.folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(self.folder / "street.mp4", self.folder / name)
         shutil.copytree(ROOT / "examples", self.folder / "examples")
+        shutil.copytree(ROOT / "engines", self.folder / "engines")  # which --tune-crf writes into
         (self.folder / "configs").mkdir()
         for path in (ROOT / "configs").glob("*.toml"):
             text = path.read_text().replace(":5570", f":{free_port()}")
