@@ -37,6 +37,8 @@ class StreamsResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     masks_per_s: float  # of all streams
     capacity: int  # streams of that rate that the same masks would have served in full
+    cpu_ms_a_mask: float  # of all threads; unlike times on the clock it hardly depends on other programs
+    cpu_share: float  # of all cores that we were given
     drops: dict[str, int]  # by cause
     stages: dict[str, Spread]  # over the streams: the median of each
     streams_held: list[StreamHeld]
@@ -56,9 +58,10 @@ def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float =
         assert daemon.pipeline is not None
         stats = daemon.pipeline.stats
         time.sleep(warm_up_s)
-        before, begun_s = _counts(stats.all()), time.monotonic()
+        before, begun_s, begun_cpu_s = _counts(stats.all()), time.monotonic(), time.process_time()
         time.sleep(seconds)
         after, took_s = _counts(stats.all()), time.monotonic() - begun_s
+        cpu_s = time.process_time() - begun_cpu_s
         medians = {name: stream.stage_medians_us() for name, stream in stats.all().items()}
         load = os.getloadavg()[0]
     finally:
@@ -89,6 +92,8 @@ def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float =
         seconds=seconds,
         masks_per_s=round(masks_per_s, 1),
         capacity=int(masks_per_s / fps),
+        cpu_ms_a_mask=round(1000 * cpu_s / max(1.0, masks_per_s * took_s), 2),
+        cpu_share=round(cpu_s / took_s / len(os.sched_getaffinity(0)), 3),
         drops=drops,
         stages={
             stage: spread_of([t[stage] / 1000 for t in medians.values() if stage in t]) for stage in stages

@@ -114,7 +114,9 @@ def console(
 
 
 @command.command()
-@click.option("--source", default="demo:", help="A recorded stream, played at its own pace by all of them.")
+@click.option(
+    "--source", default="demo:", help="A clip, at its own pace; one of --fps, else all else is decoded, too."
+)
 @click.option("--count", type=click.IntRange(1), default=24, help="How many live streams.")
 @click.option("--fps", type=click.FloatRange(1), default=8.0, help="Frames a second of each.")
 @click.option("--max-age-ms", type=click.FloatRange(1), default=250.0, help="No mask may be older.")
@@ -146,7 +148,11 @@ def streams(
     )
     stages = ", ".join(f"{stage} {times.p50_ms:.1f} ms" for stage, times in result.stages.items())
     drops = ", ".join(f"{number} {cause}" for cause, number in sorted(result.drops.items()) if number)
-    click.echo(f"{stages}; drops: {drops or 'none'}; load {result.load:g}, {result.machine.processor}")
+    click.echo(f"{stages}; drops: {drops or 'none'}")
+    click.echo(
+        f"{result.cpu_ms_a_mask:g} ms of CPU a mask, {result.cpu_share:.0%} of {result.machine.cores} cores; "
+        f"load {result.load:g}, {result.machine.processor}"
+    )
 
 
 @command.command()
