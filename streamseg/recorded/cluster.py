@@ -64,9 +64,9 @@ class Cluster:
                     if on == "ray":
                         options["include_dashboard"] = False  # of a cluster that is started here
                     ray.init(None if on == "ray" else on, **options)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise UsageError(f"--on {on}: no Ray cluster answers there ({reason})") from error
+            except Exception as error:  # Ray raises just that when it is slow to start
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise UsageError(f"--on {on}: Ray could not be reached or started ({reason})") from error
         self._task = ray.remote(max_retries=RETRIES)(_part)
 
     @property

@@ -147,3 +147,20 @@ def test_a_worker_that_would_make_other_bytes_is_refused(
 def test_an_address_that_is_none_is_told(clips: list[Path], config: ProcessConfig, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--on slurm: is not known; use ray or ray://HOST:PORT"):
         process_files(clips, tmp_path, config, on="slurm")
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(
+    tiny_engine: Path, clips: list[Path], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "streamseg", "process", str(clips[1]), "--out", str(tmp_path)]
+    ran = subprocess.run(
+        [*command, "--engine", str(tiny_engine), "--on", "ray"],
+        env={**os.environ, "RAY_ADDRESS": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines()[-1].startswith(
+        "streamseg: --on ray: Ray could not be reached or started ("
+    )
