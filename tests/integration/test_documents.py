@@ -43,7 +43,6 @@ SMALLER = {
     "input_size = [360, 480]": "input_size = [64, 96]",
     "video overlay.mp4 100": "gate overlay.mp4 5",
     "streamseg ctl pause gate": "streamseg ctl pause gate && streamseg ctl resume gate",
-    "--source demo: --realtime": "--source demo: --realtime --frames 60",
 }
 CROPS = "\n[augment]\ncrop_size = [64, 96]\n"
 COMMAND_S = 240  # for one command on a machine that does much else; each takes a few seconds
