@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,15 @@ __all__ = ["shared_data", "tiny_engine"]
 os.environ.setdefault("STREAMSEG_BACKENDS", "onnx")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """A daemon that was told another log level told it to the whole process."""
+    logger = logging.getLogger("streamseg")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 @pytest.fixture(scope="session")

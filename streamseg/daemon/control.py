@@ -17,7 +17,7 @@ from streamseg.config import ControlConfig
 from streamseg.control.messages import MAX_REQUEST, AnyReply, AnyRequest, Failed, encode, id_of, parse_request
 from streamseg.errors import ConfigError, ControlError, StreamsegError
 from streamseg.publish.doors import Doors
-from streamseg.publish.endpoints import bind
+from streamseg.publish.endpoints import bind, send_now
 from streamseg.tcp import notice_dead_peers
 
 log = logging.getLogger(__name__)
@@ -157,9 +157,7 @@ class ControlServer:
                 self.stats.dropped += 1
                 continue
             reply = self._reply(parts[-1], local=sock.getsockopt_string(zmq.LAST_ENDPOINT) == self._private)
-            try:
-                sock.send_multipart([*parts[:-1], encode(reply)], zmq.DONTWAIT)
-            except zmq.ZMQError:  # it has gone, or does not read
+            if not send_now(sock, [*parts[:-1], encode(reply)]):
                 self.stats.dropped += 1
         return AT_ONCE
 

@@ -93,3 +93,18 @@ def _look_at_path(endpoint: str) -> None:
         except OSError:
             return  # left behind by a process that is gone
     raise PublishError(f"{endpoint}: is in use; stop the other process or choose another path")
+
+
+def send_now(sock: zmq.Socket[bytes], message: list[bytes]) -> bool:
+    """Send an answer on a ROUTER socket, never waiting; False when the asker has gone, or does not read."""
+    for _ in range(2):
+        try:
+            sock.send_multipart(message, zmq.DONTWAIT)
+            return True
+        except (
+            zmq.Again
+        ):  # also when libzmq has not looked yet at what was read meanwhile: this makes it look
+            sock.getsockopt(zmq.EVENTS)
+        except zmq.ZMQError:
+            break
+    return False

@@ -264,7 +264,9 @@ def test_the_makefile_runs_these(tmp_path: Path) -> None:
     """`make run` is this command; it is run for real, at free ports, until the page and a mask can be had."""
     if shutil.which("make") is None:
         pytest.skip("no make here")
-    made = subprocess.run(["make", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True)
+    made = subprocess.run(
+        ["make", "--no-print-directory", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     command = made.stdout.strip().splitlines()[-1].strip()
     assert command.startswith(".venv/bin/streamseg run --source 'demo:' --realtime --loop --watch")
     pytest.importorskip("aiohttp")

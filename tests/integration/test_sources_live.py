@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -90,9 +91,7 @@ def test_a_camera_that_stalls_is_noticed_within_its_timeout_and_comes_back(rtsp:
         frozen = time.monotonic()
         lost = watched.wait_event(Disconnected)
         assert time.monotonic() - frozen < 3.5  # and not twice the timeout
-        assert lost.reason in [
-            f"{rtsp.url('/live')}: sent {what} for 2 s" for what in ("nothing", "no picture")
-        ]
+        assert re.match(re.escape(rtsp.url("/live")) + r": sent (nothing|no picture) for 2 s", lost.reason)
         rtsp.thaw()
         watched.wait_frames(5, epoch=1)
 
@@ -200,7 +199,7 @@ def test_live_hls_is_paced_and_its_silence_noticed(
     hls(tmp_path, endless=True)
     with Watched(StreamConfig(source=f"{web}/live.m3u8", timeout_s=1.5)) as watched:
         lost = watched.wait_event(Disconnected)
-        assert lost.reason in [f"{web}/live.m3u8: sent {what} for 2 s" for what in ("nothing", "no picture")]
+        assert re.match(re.escape(f"{web}/live.m3u8") + r": sent (nothing|no picture) for 2 s", lost.reason)
         first = [f for f in watched.frames if f.epoch == 0]
         assert first[30].decoded_ns - first[0].decoded_ns >= 29 / 25 * 1e9
 

@@ -77,7 +77,7 @@ def test_masks_go_on_whichever_child_is_killed(
                 until(lambda name=name: child_of(CHILDREN[name]) is not None, f"no {name}", WAIT_S)  # type: ignore[misc]
                 if done == max(2, kills // 5):
                     reader.refined()
-                    before = Holds.of(os.getpid())
+                    before = at_rest()
                 time.sleep(rng.uniform(0, 0.6))  # at a random moment of its life, its start included
                 victim = child_of(CHILDREN[name])
                 if victim is not None:

@@ -216,7 +216,7 @@ def test_decoded_pictures_are_freed_at_once_not_when_cycles_are_collected(tmp_pa
     try:
         with open_source(StreamConfig(source=str(clip)), "gate") as source:
             count = sum(1 for _ in decode(source, "gate"))
-        alive = sum(isinstance(one, VideoFrame) for one in gc.get_objects())
+        alive = sum(type(one) is VideoFrame for one in gc.get_objects())
     finally:
         gc.enable()
     assert count == 20
