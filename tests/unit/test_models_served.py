@@ -115,7 +115,7 @@ def test_torch_and_onnx_runtime_agree_at_any_size_and_batch(name: str, tmp_path:
     _agree(name, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "name", sorted(set(NARROW) - {"deeplab-v1", "deeplab-v1-msc-largefov", "lraspp-mobilenet-v3-large"})
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Iterator
@@ -224,7 +225,7 @@ def test_a_mask_too_large_to_publish_is_said_once_and_costs_no_other(
         publisher.put(make_mask(labels=np.zeros((1, wire.MAX_SIDE + 1), np.uint8)))
     publisher.put(make_mask(9, stream="yard"))
     assert receive(sub).stream == "yard"
-    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
         "gate: a mask of 1x16385 cannot be published: shape: 1x16385 is outside 1x1 to 16384 a side and "
         "67108864 pixels in all"
     ]
