@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 import msgspec
 
-from streamseg.cli.settings import given, options_from
+from streamseg.cli.settings import as_json, given, options_from
 from streamseg.config import EngineConfig, Precision, build_settings
 from streamseg.engine import find_engine, list_engines, read_weights
 from streamseg.engine.choice import buildable
@@ -32,7 +32,7 @@ def list_() -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 def info(name: str, as_json: bool) -> None:
     """Describe the engine NAME, and check that its weights are whole."""
     folder, spec = find_engine(name)

@@ -12,6 +12,8 @@ from streamseg.config import Settings, bare_type, settings_fields
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
 
 def options_from(kind: type[Settings], *names: str) -> Callable[[F], F]:
     """Add an option for each named field of `kind`; without names, for all simple ones."""
