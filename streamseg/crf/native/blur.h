@@ -22,7 +22,7 @@ inline void put(float* p, const Row<NV>& r) {
   for (int i = 0; i < NV; ++i) store(p + i * W, r.v[i]);
 }
 
-constexpr size_t kBlurAhead = 28;
+constexpr size_t kBlurAhead = 48;
 
 // One chunk of NV vectors of every row, `stride` floats apart. No branch on chain ends: a chain ends in a row of zeros,
 // and what would be written there goes to the part's own sink.
@@ -44,10 +44,12 @@ void blur_rows(const ss::BlurChain& c, float* values, size_t stride) {
   }
 }
 
+inline bool is_shared(const uint32_t* shared, uint32_t at) { return shared[at >> 5] >> (at & 31) & 1; }
+
 template <int NV>
 inline Row<NV> take(const float* sums, uint32_t at, size_t stride, const uint32_t* shared, const uint32_t* shared_row) {
   Row<NV> r = get<NV>(sums + size_t{at} * stride);
-  if (shared && (shared[at >> 5] >> (at & 31) & 1)) {
+  if (shared && is_shared(shared, at)) {
     for (const uint32_t* copy = shared_row; *copy != ss::kNone; copy += 2) {
       if (at >= copy[0]) continue;
       const Row<NV> more = get<NV>(sums + (size_t{at} + copy[1]) * stride);
@@ -65,10 +67,15 @@ void blur_first_rows(const ss::BlurChain& c, const float* sums, float* values, s
   for (size_t t = c.begin; t < c.end; ++t) {
     const uint32_t at = c.stream[t];
     if (t + kBlurAhead < c.end) {
-      const size_t soon = size_t{c.stream[t + kBlurAhead]} * stride;
-      for (int i = 0; i < NV * W * 4; i += 64) {
-        __builtin_prefetch(sums + soon + i / 4);
-        __builtin_prefetch(values + soon + i / 4, 1);
+      const uint32_t next = c.stream[t + kBlurAhead];
+      const size_t soon = size_t{next} * stride;
+      for (int i = 0; i < NV * W; i += 16) {
+        __builtin_prefetch(sums + soon + i);
+        __builtin_prefetch(values + soon + i, 1);
+      }
+      if (shared && is_shared(shared, next)) {
+        for (const uint32_t* copy = shared_row; *copy != ss::kNone; copy += 2)
+          for (int i = 0; i < NV * W; i += 16) __builtin_prefetch(sums + (size_t{next} + copy[1]) * stride + i);
       }
     }
     const Row<NV> after = t + 1 < c.end ? take<NV>(sums, c.stream[t + 1], stride, shared, shared_row) : Row<NV>{};

@@ -15,25 +15,19 @@ void look_up(const Lattice& lattice, const uint64_t* key, const uint64_t* ranks,
   constexpr size_t ahead = 10;
   for (size_t i = 0; i < count; ++i) {
     if (i + ahead < count) {
-      uint64_t soon;
-      uint32_t soon_extra;
-      lattice.simplex_key(key[i + ahead], ranks[i + ahead], &soon, &soon_extra);
-      lattice.by_simplex.prefetch(soon, soon_extra);
-      lattice.by_point.prefetch(key[i + ahead], 0);
+      lattice.announce_simplex(key[i + ahead], ranks[i + ahead]);
+      lattice.point.announce(key[i + ahead]);
     }
     uint32_t* mine = vertices + i * nv;
     if (i && key[i] == key[i - 1] && ranks[i] == ranks[i - 1]) {
       for (int v = 0; v < nv; ++v) mine[v] = mine[v - nv];
       continue;
     }
-    uint64_t k;
-    uint32_t extra;
-    lattice.simplex_key(key[i], ranks[i], &k, &extra);
-    Known& slot = known[(k ^ (uint64_t{extra} << 40)) * 0x9E3779B97F4A7C15ull >> 53];
+    Known& slot = known[(key[i] ^ (ranks[i] << 40)) * 0x9E3779B97F4A7C15ull >> 53];
     if (slot.key != key[i] || slot.ranks != ranks[i]) {
       slot.key = key[i];
       slot.ranks = ranks[i];
-      const uint32_t simplex = lattice.by_simplex.find(k, extra);
+      const uint32_t simplex = lattice.find_simplex(key[i], ranks[i]);
       if (simplex != kNone) {
         const uint32_t* whole = lattice.vertices.data() + size_t(simplex) * nv;
         for (int v = 0; v < nv; ++v) slot.vertices[v] = whole[v];
@@ -43,7 +37,7 @@ void look_up(const Lattice& lattice, const uint64_t* key, const uint64_t* ranks,
         uint64_t at = key[i];
         uint32_t point = kNone;
         for (int v = 0; v < nv; ++v) {
-          point = point == kNone ? lattice.by_point.find(at, 0) : lattice.link[size_t(point) * nv + axes[v - 1]];
+          point = point == kNone ? lattice.point.find(at) : lattice.point.link[size_t(point) * nv + axes[v - 1]];
           slot.vertices[v] = point == kNone ? lattice.points : point;
           at += lattice.step[axes[v]];
         }

@@ -52,7 +52,9 @@ struct Pass {
   float* said;                  // rows: what of each pixel is in the sums
   uint8_t* rest;                // per visit: for how many passes more the pixel is left alone
   float still;                  // a pixel none of whose probabilities moved further than this is not splatted again
-  uint8_t rest_passes;          // and is left alone for so many passes
+  uint8_t rest_passes;          // and is left alone for so many passes,
+  float settled;                // or for `settled_passes`, where none moved further than this
+  uint8_t settled_passes;
   bool slice, splat;            // the first pass does not slice, the last does not splat
   bool plain;                   // rows hold plain values: no soft-max
   // Points below `shared_below` belong to an earlier part: this part adds to a copy `shared_shift` rows further.

@@ -13,25 +13,14 @@ void Table::clear(int at_least_bits) {
   used = 0;
 }
 
-uint32_t Table::find_or_add(uint64_t key, uint32_t extra, uint32_t fresh) {
-  if (used >= (size_t{1} << bits) / 2) {
-    Buffer<Entry> old;
-    const size_t count = size_t{1} << bits;
-    std::memcpy(static_cast<void*>(old.need(count)), entries.data(), count * sizeof(Entry));
-    clear(bits + 1);
-    for (size_t i = 0; i < count; ++i)
-      if (old[i].id != kNone) find_or_add(old[i].key, old[i].extra, old[i].id);
-  }
-  const size_t mask = (size_t{1} << bits) - 1;
-  for (size_t at = slot(key, extra);; at = (at + 1) & mask) {
-    Entry& e = entries[at];
-    if (e.id == kNone) {
-      e = {key, extra, fresh};
-      ++used;
-      return fresh;
-    }
-    if (e.key == key && e.extra == extra) return e.id;
-  }
+void Table::enlarge() {
+  Buffer<Entry> old;
+  const size_t count = size_t{1} << bits;
+  std::memcpy(static_cast<void*>(old.need(count)), entries.data(), count * sizeof(Entry));
+  clear(bits + 1);
+  const auto other = [](uint32_t) { return false; };
+  for (size_t i = 0; i < count; ++i)
+    if (old[i].id != kNone) find_or_add(old[i].tag, other, old[i].id);
 }
 
 void Lattice::build(const Kernels& kernels, Team& team, const float* const* features, int dims, size_t count,
@@ -54,7 +43,8 @@ void Lattice::build(const Kernels& kernels, Team& team, const float* const* feat
     kernels.embed(plan, features, begin, some, bary.data() + begin * nv, key.data() + begin, ranks.data() + begin);
   });
 
-  link_simplices();
+  number_simplices();
+  number_points();
   for (int axis = 0; axis < nv; ++axis) {
     chain[axis].need(2 * size_t{points} + 2);
     next[axis].need(points);
@@ -110,85 +100,65 @@ void Lattice::lay_out(const float* least, const float* most) {
   step[d] = ones;
 }
 
-void Lattice::link_simplices() {
+// In the order in which pixels meet them.
+void Lattice::number_simplices() {
   by_simplex.clear(14);
-  by_point.clear(14);
-  std::memset(maybe.need(size_t{1} << 15), 0, sizeof(uint64_t) << 15);
-  points = simplices = 0;
+  simplices = 0;
   simplex.need(pixels);
   constexpr size_t ahead = 12;
-  constexpr size_t queue_size = 16;  // new simplices wait a moment, until their points' slots are in the cache
-  Fresh queue[queue_size];
-  size_t queued = 0, served = 0;
   uint64_t last_key = 0, last_ranks = ~uint64_t{0};
   uint32_t last = kNone;
   for (size_t i = 0; i < pixels; ++i) {
-    if (i + ahead < pixels) {
-      uint64_t k;
-      uint32_t e;
-      simplex_key(key[i + ahead], ranks[i + ahead], &k, &e);
-      by_simplex.prefetch(k, e);
-    }
+    if (i + ahead < pixels) announce_simplex(key[i + ahead], ranks[i + ahead]);
     if (key[i] != last_key || ranks[i] != last_ranks) {
       last_key = key[i];
       last_ranks = ranks[i];
-      uint64_t k;
-      uint32_t e;
-      simplex_key(last_key, last_ranks, &k, &e);
-      last = by_simplex.find_or_add(k, e, simplices);
+      const auto same = [&](uint32_t id) { return is_simplex(id, last_key, last_ranks); };
+      last = by_simplex.find_or_add(tag_of(last_key, last_ranks), same, simplices);
       if (last == simplices) {
-        if (queued - served == queue_size) add_simplex(queue[served++ % queue_size]);
-        const Fresh fresh = {last_key, last_ranks, simplices++};
-        announce(fresh);
-        queue[queued++ % queue_size] = fresh;
+        corner.grow(simplices, size_t{simplices} + 1)[simplices] = {last_key, last_ranks};
+        ++simplices;
       }
     }
     simplex[i] = last;
   }
-  while (served < queued) add_simplex(queue[served++ % queue_size]);
 }
 
-void Lattice::announce(const Fresh& fresh) {
-  vertices.grow(size_t{fresh.id} * nv, size_t{fresh.id + 1} * nv);
+// In the order in which simplices meet them. Vertex k of a simplex is the neighbour of vertex k - 1 along one axis: most of
+// them are found by their links.
+void Lattice::number_points() {
+  point.clear();
+  vertices.need(size_t{simplices} * nv);
+  constexpr uint32_t ahead = 12;
   int axes[kMaxDims + 1];
-  axes_of(fresh.ranks, axes);
-  uint64_t at = fresh.key;
+  for (uint32_t id = 0; id < simplices; ++id) {
+    if (id + ahead < simplices) announce_vertices(id + ahead);
+    axes_of(corner[id].ranks, axes);
+    uint32_t* mine = vertices.data() + size_t{id} * nv;
+    mine[0] = point.find_or_add(corner[id].key, nv);
+    for (int k = 1; k < nv; ++k) {
+      const uint32_t before = mine[k - 1];
+      const size_t edge = size_t{before} * nv + axes[k - 1];
+      uint32_t next = point.link[edge];
+      if (next == kNone) {
+        next = point.find_or_add(point.key[before] + step[axes[k - 1]], nv);
+        point.link[edge] = next;
+      }
+      mine[k] = next;
+    }
+    point.link[size_t{mine[nv - 1]} * nv + axes[nv - 1]] = mine[0];
+  }
+  points = point.count;
+}
+
+void Lattice::announce_vertices(uint32_t id) const {
+  int axes[kMaxDims + 1];
+  axes_of(corner[id].ranks, axes);
+  uint64_t at = corner[id].key;
   for (int k = 0; k < nv; ++k) {
-    by_point.prefetch(at, 0);
+    point.announce(at);
     at += step[axes[k]];
   }
-}
-
-// Vertex k of a simplex is the neighbour of vertex k - 1 along one axis: most of them are found by their links.
-void Lattice::add_simplex(const Fresh& fresh) {
-  int axes[kMaxDims + 1];
-  axes_of(fresh.ranks, axes);
-  uint32_t* mine = vertices.data() + size_t{fresh.id} * nv;
-  mine[0] = point_at(fresh.key);
-  for (int k = 1; k < nv; ++k) {
-    const uint32_t before = mine[k - 1];
-    const size_t edge = size_t{before} * nv + axes[k - 1];
-    uint32_t to = link[edge];
-    if (to == kNone) {
-      to = point_at(point_key[before] + step[axes[k - 1]]);
-      link[edge] = to;
-    }
-    mine[k] = to;
-  }
-  link[size_t{mine[nv - 1]} * nv + axes[nv - 1]] = mine[0];
-}
-
-uint32_t Lattice::point_at(uint64_t at) {
-  const uint32_t id = by_point.find_or_add(at, 0, points);
-  if (id == points) {
-    point_key.grow(points, size_t{points} + 1)[points] = at;
-    const size_t bit = maybe_bit(at);
-    maybe[bit >> 6] |= uint64_t{1} << (bit & 63);
-    uint32_t* links = link.grow(size_t{points} * nv, size_t{points + 1} * nv) + size_t{points} * nv;
-    for (int axis = 0; axis < nv; ++axis) links[axis] = kNone;
-    ++points;
-  }
-  return id;
 }
 
 // Neighbours that no simplex joins. Each question waits a moment, until its slot is in the cache.
@@ -203,18 +173,17 @@ void Lattice::link_rest(size_t begin, size_t end) {
   size_t asked = 0, answered = 0;
   const auto answer = [&] {
     const Question& q = queue[answered++ % queue_size];
-    next[q.axis][q.point] = link[q.point * nv + q.axis] = by_point.find(q.key, 0);
+    next[q.axis][q.point] = point.link[q.point * nv + q.axis] = point.find(q.key);
   };
   for (size_t p = begin; p < end; ++p) {
-    const uint64_t own = point_key[p];
+    const uint64_t own = point.key[p];
     for (int axis = 0; axis < nv; ++axis) {
-      const uint32_t to = link[p * nv + axis];
+      const uint32_t to = point.link[p * nv + axis];
       next[axis][p] = to;
       if (to != kNone) continue;
       const uint64_t key = own + step[axis];
-      const size_t bit = maybe_bit(key);
-      if (!(maybe[bit >> 6] >> (bit & 63) & 1)) continue;
-      by_point.prefetch(key, 0);
+      if (!point.perhaps(key)) continue;
+      point.announce(key);
       if (asked - answered == queue_size) answer();
       queue[asked++ % queue_size] = {key, p, axis};
     }
@@ -253,7 +222,7 @@ void Lattice::pair_up() {
   uint32_t furthest = 1;
   for (uint32_t p = 0; p < points; ++p) {
     for (int axis = 0; axis < 3; ++axis) {
-      const uint32_t to = link[size_t{p} * 3 + axis];
+      const uint32_t to = point.link[size_t{p} * 3 + axis];
       if (to == kNone) continue;
       near[size_t{p} * 6 + 2 * axis] = to;
       near[size_t{to} * 6 + 2 * axis + 1] = p;

@@ -6,8 +6,8 @@ namespace ss {
 namespace {
 
 // Where a pixel's probabilities have come to rest, neither slicing nor splatting them changes anything (docs/design/0006).
-constexpr float kStill = 1e-4f;
-constexpr uint8_t kRestPasses = 3;
+constexpr float kStill = 1e-4f, kSettled = 2.5e-5f;
+constexpr uint8_t kRestPasses = 3, kSettledPasses = 9;
 
 struct Loop {
   Workspace& space;
@@ -62,6 +62,8 @@ struct Loop {
       p.rest = space.rest.data();
       p.still = kStill;
       p.rest_passes = kRestPasses;
+      p.settled = kSettled;
+      p.settled_passes = kSettledPasses;
       p.slice = slice;
       p.splat = splat;
       p.plain = plain;

@@ -85,7 +85,7 @@ void pass_fast(const ss::Pass& pass) {
   }
   const bool slice = MIDDLE || p.slice, splat = MIDDLE || p.splat, middle = MIDDLE || (slice && splat);
   const bool scattered = OTHER && others[1].scattered;
-  const VF still = all(p.still);
+  const VF still = all(p.still), settled = all(p.settled);
   const uint32_t* list = p.list;
   const size_t count = list_visits(p, !middle);
   uint32_t announced = ss::kNone;
@@ -163,15 +163,16 @@ void pass_fast(const ss::Pass& pass) {
       }
       float* said = p.said + pixel * stride;
       if (middle) {
-        VI far{};
+        VI far{}, near{};
         const Row<NV> last = get<NV>(said);
         Row<NV> change;
         for (int i = 0; i < NV; ++i) {
           change.v[i] = q.v[i] - last.v[i];
           far |= (VI)(change.v[i] > still) | (VI)(-change.v[i] > still);
+          near |= (VI)(change.v[i] > settled) | (VI)(-change.v[i] > settled);
         }
         if (!any_lane(far)) {
-          p.rest[at] = p.rest_passes;
+          p.rest[at] = any_lane(near) ? p.rest_passes : p.settled_passes;
           continue;
         }
         put<NV>(said, q);
@@ -241,14 +242,15 @@ void pass_any(const ss::Pass& p) {
       continue;
     }
     float* said = p.said + pixel * stride;
-    VI far{};
+    VI far{}, near{};
     for (size_t i = 0; i < stride; i += W) {
       const VF by = middle ? load(x + i) - load(said + i) : load(x + i);
       far |= (VI)(by > p.still) | (VI)(-by > p.still);
+      near |= (VI)(by > p.settled) | (VI)(-by > p.settled);
       store(change + i, by);
     }
     if (middle && !any_lane(far)) {
-      p.rest[at] = p.rest_passes;
+      p.rest[at] = any_lane(near) ? p.rest_passes : p.settled_passes;
       continue;
     }
     std::memcpy(said, x, stride * sizeof(float));

@@ -53,7 +53,7 @@ void Term::prepare(const ss_crf_job& job, const ss_crf_term& term, const Kernels
   alpha = 1.0f / (1.0f + std::pow(2.0f, -float(dims)));
   cut(parts);
   plan_waves(parts);
-  make_norm(kernels, team, int(parts.size()));
+  make_norm(kernels, team, parts);
   if (main) {
     order(team, parts);
   } else {
@@ -115,25 +115,29 @@ void Term::cut(const std::vector<Part>& parts) {
   }
 }
 
-void Term::make_norm(const Kernels& kernels, Team& team, int parts) {
+void Term::make_norm(const Kernels& kernels, Team& team, const std::vector<Part>& parts) {
   float* ones = norm_values.need(row_total);
   std::memset(ones, 0, sizeof(float) * row_total);
-  for (size_t i = 0; i < lattice.pixels; ++i) {
-    const uint32_t* v = lattice.vertices.data() + size_t(lattice.simplex[i]) * nv;
-    const float* b = lattice.bary.data() + i * nv;
-    for (int k = 0; k < nv; ++k) ones[v[k]] += b[k];
-  }
+  const int count = int(parts.size());
+  team.each(count, [&](int part) {
+    const uint32_t below = first_of_part[part], shift = copy_of_part[part];
+    for (size_t i = parts[part].begin; i < parts[part].end; ++i) {
+      const uint32_t* v = lattice.vertices.data() + size_t(lattice.simplex[i]) * nv;
+      const float* b = lattice.bary.data() + i * nv;
+      for (int k = 0; k < nv; ++k) ones[v[k] + (v[k] < below ? shift : 0u)] += b[k];
+    }
+  });
+  for (int part = 1; part < count; ++part)
+    for (uint32_t p = 0; p < first_of_part[part]; ++p) ones[p] += ones[size_t(p) + copy_of_part[part]];
   for (int axis = 0; axis < nv; ++axis) {
-    team.each(parts, [&](int part) {
+    team.each(count, [&](int part) {
       const BlurChain chain = chain_of(axis, part);
       if (chain.begin < chain.end) kernels.blur_scalar(chain, ones);
     });
   }
   norm.need(lattice.pixels);
-  const size_t share = lattice.pixels / parts + 1;
-  team.each(parts, [&](int part) {
-    const size_t end = std::min(share * (part + 1), lattice.pixels);
-    for (size_t i = share * part; i < end; ++i) {
+  team.each(count, [&](int part) {
+    for (size_t i = parts[part].begin; i < parts[part].end; ++i) {
       const uint32_t* v = lattice.vertices.data() + size_t(lattice.simplex[i]) * nv;
       const float* b = lattice.bary.data() + i * nv;
       float sum = 0.0f;

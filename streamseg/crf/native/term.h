@@ -73,7 +73,7 @@ struct Term {
   }
 
  private:
-  void make_norm(const Kernels&, Team&, int parts);
+  void make_norm(const Kernels&, Team&, const std::vector<Part>& parts);
   void cut(const std::vector<Part>& parts);
   void plan_waves(const std::vector<Part>& parts);
   Wave wave_over(int64_t begin, int64_t end) const;

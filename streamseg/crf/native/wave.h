@@ -8,6 +8,7 @@
 namespace {
 
 constexpr uint32_t kWaveBlock = 64;
+constexpr int64_t kSumsAhead = 16;  // beyond the furthest neighbour, which is the first to be read
 
 // Axis by axis a lattice of positions would go through the cache three times. Here the first axis runs `reach` points
 // ahead of the second, and that one ahead of the third; what lies between them waits in two small rings.
@@ -33,6 +34,8 @@ ss::Wave wave_rows(ss::Wave w, int64_t limit, const float* sums, float* values, 
     const int64_t block0 = least(at0 + kWaveBlock, stop0);
     for (; at0 < block0; ++at0) {
       const uint32_t* near = w.near + at0 * 6;
+      const float* soon = sums + (at0 + reach + kSumsAhead) * static_cast<int64_t>(stride);
+      for (int i = 0; i < NV * W; i += 16) __builtin_prefetch(soon + i);
       Row<NV> r = blurred(get<NV>(sums + at0 * stride), get<NV>(sums + size_t{near[0]} * stride),
                           get<NV>(sums + size_t{near[1]} * stride));
       for (int i = 0; i < NV; ++i) r.v[i] *= by.v[i];
