@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from streamseg.engine.onnx import normalised
 from streamseg.engine.torch import device_name, torch_device, torch_dtype, torch_missing
 from streamseg.errors import EngineError
 from streamseg.types import F32, U8, Size
+
+if TYPE_CHECKING:
+    import torch
 
 RECIPE = "1"  # to be raised when what is compiled here changes
 
@@ -123,20 +126,35 @@ class AotiEngine:
             told = " ".join(str(error).split())[:300]
             raise EngineError(f"{artifact}: torch cannot load it: {told}") from error
         self._norm = spec.engine.normalisation
-        self.info = spec.info("aoti", device_name(device), threads if device == "cpu" else 0, bounded=True)
+        self.info = spec.info(
+            "aoti",
+            device_name(device),
+            threads if device == "cpu" else 0,
+            bounded=True,
+            tensors="cpu" if device == "cpu" else "cuda",
+        )
 
     def __call__(self, batch: U8) -> F32:
+        feed = batch if self._norm.in_graph else normalised(batch, self._norm)
+        logits = self._logits(self._torch.from_numpy(feed).to(self._device))
+        return np.ascontiguousarray(logits.cpu().numpy(), np.float32)
+
+    def on_device(self, batch: torch.Tensor) -> torch.Tensor:
+        """See TensorEngine."""
+        logits = self._logits(batch)
+        if self._device == "cuda":
+            self._torch.cuda.current_stream().synchronize()
+        return logits
+
+    def _logits(self, feed: torch.Tensor) -> torch.Tensor:
         if self._run is None:
             raise EngineError(f"engine {self.info.id}: is closed")
-        feed = batch if self._norm.in_graph else normalised(batch, self._norm)
-        torch = self._torch
         try:
-            with torch.inference_mode():
-                logits = self._run(torch.from_numpy(feed).to(self._device))
+            with self._torch.inference_mode():
+                return self._run(feed)  # type: ignore[no-any-return]
         except RuntimeError as error:
-            told = " ".join(str(error).split())[:300]
-            raise EngineError(f"engine {self.info.id}: failed on a batch of {batch.shape}: {told}") from error
-        return np.ascontiguousarray(logits.cpu().numpy(), np.float32)
+            told, shape = " ".join(str(error).split())[:300], tuple(feed.shape)
+            raise EngineError(f"engine {self.info.id}: failed on a batch of {shape}: {told}") from error
 
     def warm_up(self, size: Size) -> float:
         begun = time.perf_counter()
