@@ -59,12 +59,12 @@ def brought(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @contextmanager
-def running(clip: Path, backend: str = "torch", **settings: Any) -> Iterator[Daemon]:
+def running(clip: Path, backend: str = "torch", precision: str = "fp32", **settings: Any) -> Iterator[Daemon]:
     streams = settings.pop("streams", {"gate": StreamConfig(source=str(clip), hwaccel="cuda", loop=True)})
     daemon = Daemon(
         Config(
             streams=streams,
-            engine=EngineConfig(backend=backend, threads=1, max_batch=2),  # type: ignore[arg-type]
+            engine=EngineConfig(backend=backend, precision=precision, threads=1, max_batch=2),  # type: ignore[arg-type]
             publish=PublishConfig(endpoint="tcp://127.0.0.1:0", queue=10000),
             **settings,
         )
