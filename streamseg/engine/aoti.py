@@ -6,6 +6,7 @@ Of the extra `torch`; building needs a C++ compiler (on a GPU Triton, which come
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import time
@@ -25,6 +26,7 @@ from streamseg.types import F32, U8, Size
 if TYPE_CHECKING:
     import torch
 
+TOOLKIT = "/usr/local/cuda"
 RECIPE = "1"  # to be raised when what is compiled here changes
 
 
@@ -48,6 +50,10 @@ class AotiBackend:
             return "fp16 is for GPUs; choose bf16 or fp32 on a CPU"
         if _compiler() is None:
             return "building needs a C++ compiler (Debian: apt install g++)"
+        if self.device == "cuda" and cuda_home() is None:
+            return (
+                "building for a GPU needs CUDA's headers (install the CUDA toolkit, or set CUDA_HOME to it)"
+            )
         return None
 
     def why_not_build(self, precision: Precision, target: str) -> str | None:
@@ -63,6 +69,9 @@ class AotiBackend:
         }
 
     def build(self, spec: BuildSpec, out: Path, say: Say) -> None:
+        if self.device == "cuda" and (home := cuda_home()) is not None:
+            os.environ["CUDA_HOME"] = home  # before torch looks for it, which it does once
+
         import torch
         from torch._inductor import aoti_compile_and_package
 
@@ -87,6 +96,21 @@ class AotiBackend:
 
 def _compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+
+
+def cuda_home() -> str | None:
+    """The folder of CUDA's headers: where torch looks for a toolkit, or wheels that have them all."""
+    nvcc = shutil.which("nvcc")
+    named = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
+    wheels = importlib.util.find_spec("nvidia")
+    folders = [*named, nvcc and str(Path(nvcc).parents[1]), TOOLKIT]
+    if wheels is not None:
+        folders += [
+            str(found) for at in wheels.submodule_search_locations or () for found in Path(at).glob("cu*")
+        ]
+    needed = ("include/cuda.h", "include/crt/host_defines.h")
+    homes = (folder for folder in folders if folder and all((Path(folder) / one).is_file() for one in needed))
+    return next(homes, None)
 
 
 def example_batch(spec: BuildSpec) -> tuple[tuple[int, ...], dict[int, Any]]:
