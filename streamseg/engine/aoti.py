@@ -19,7 +19,7 @@ from streamseg.config import Precision
 from streamseg.engine.backend import BuildSpec, Say
 from streamseg.engine.device import Cuda, cpu_identity, cuda_device
 from streamseg.engine.onnx import normalised
-from streamseg.engine.torch import device_name, torch_device, torch_dtype, torch_missing
+from streamseg.engine.torch import device_name, keep_fp32, torch_device, torch_dtype, torch_missing
 from streamseg.errors import EngineError
 from streamseg.types import F32, U8, Size
 
@@ -78,6 +78,7 @@ class AotiBackend:
         from streamseg.engine.torch_graph import GraphModule
 
         device = self.device
+        keep_fp32(spec.precision)
         module: Any = GraphModule(spec.graph(), torch_dtype(spec.precision)).eval().to(device)
         module = module.to(memory_format=torch.channels_last)
         example, sides = example_batch(spec)
@@ -144,6 +145,7 @@ class AotiEngine:
         threads = spec.threads or len(os.sched_getaffinity(0))
         if device == "cpu":
             torch.set_num_threads(threads)
+        keep_fp32(spec.precision)
         try:
             self._run: Any = aoti_load_package(str(artifact))
         except (RuntimeError, OSError) as error:

@@ -90,6 +90,14 @@ def torch_dtype(precision: Precision) -> torch.dtype:
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
 
 
+def keep_fp32(precision: Precision) -> None:
+    """Have convolutions of fp32 networks compute in fp32 on a GPU, not in TF32; for the whole process."""
+    if precision == "fp32":
+        import torch
+
+        torch.backends.cudnn.allow_tf32 = False
+
+
 class _Recorded(NamedTuple):
     """One shape's CUDA graph, with the places it reads from and writes to."""
 
@@ -116,6 +124,7 @@ class TorchEngine:
         threads = spec.threads or len(os.sched_getaffinity(0))
         if device == "cpu":
             torch.set_num_threads(threads)
+        keep_fp32(spec.precision)
         module: Any = GraphModule(spec.graph(), torch_dtype(spec.precision)).eval().to(device)
         self._module: Any = module.to(memory_format=torch.channels_last)
         self._recorded: OrderedDict[tuple[int, ...], _Recorded] = OrderedDict()
@@ -168,8 +177,9 @@ class TorchEngine:
         return np.ascontiguousarray(logits.numpy(), np.float32)
 
     def _on_cuda(self, feed: torch.Tensor) -> F32:
-        recorded = self._replayed(feed)
-        recorded.answer.copy_(recorded.logits, non_blocking=True)
+        with self._torch.inference_mode():  # as on_device(), which may have recorded the shape
+            recorded = self._replayed(feed)
+            recorded.answer.copy_(recorded.logits, non_blocking=True)
         self._torch.cuda.current_stream().synchronize()
         return np.array(recorded.answer.numpy(), np.float32)  # its memory is written again
 
