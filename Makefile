@@ -3,7 +3,7 @@
 # make test              set up what the tests need, and run them all (no GPU)
 # make lint              layout, imports and types
 # make bench [DATA=…]    every figure of docs/benchmarks.md again; DATA: labelled images for the CRF
-# make gpu               with a CUDA GPU: its tests, and out/gpu/gpu.json and gpu.md with what was measured
+# make gpu               with a CUDA GPU: out/gpu/gpu.json and gpu.md with what was measured, and its tests
 # make soak              the endurance tests in full: about an hour; their figures are in docs/operating.md
 
 PYTHON ?= python3
@@ -52,8 +52,8 @@ bench: .venv/dev
 	$(BIN)/streamseg bench crf --data '$(DATA)'
 
 gpu: .venv/dev
-	$(BIN)/python -m pytest -m gpu tests/gpu
 	$(BIN)/python -m streamseg.bench.gpu --out out/gpu
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 soak: .venv/dev
 	$(BIN)/python -m pytest -m soak -s tests

@@ -87,7 +87,8 @@ class StreamConfig(Settings, frozen=True):
     hwaccel: Annotated[
         Literal["none", "cuda"],
         Meta(
-            description="Decode on this device where it is there, else on the CPU; not run on hardware yet."
+            description="Decode on this device where it is there, else on the CPU. Pictures stay there for a "
+            "network that runs there. Not run on hardware yet."
         ),
     ] = "none"
     keep_trying: Annotated[

@@ -1,4 +1,7 @@
-"""Container → Frame: every picture as contiguous RGB, upright, with the container's own time stamps."""
+"""Container → Frame: every picture upright, with the container's own time stamps.
+
+As contiguous RGB; or, of a GPU's decoder, where that left it.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-from streamseg.sources.orientation import Turning, apply_turn
+from streamseg.sources.orientation import Turn, Turning, apply_turn
 from streamseg.sources.reading import OpenSource, Picture, pictures
-from streamseg.types import U8, Clock, Frame
+from streamseg.sources.surface import Surface
+from streamseg.types import U8, Clock, DevicePicture, Frame
 
 # ITU-T H.273 matrix coefficients, as FFmpeg numbers them, and swscale's name for each.
 _UNSPECIFIED = 2
@@ -26,6 +30,16 @@ _MATRICES = {
     9: Colorspace.BT2020,
     10: Colorspace.BT2020,
 }
+# What red and blue contribute to luma; green the rest.
+_LUMA_OF_RED_AND_BLUE = {
+    Colorspace.ITU709: (0.2126, 0.0722),
+    Colorspace.FCC: (0.30, 0.11),
+    Colorspace.ITU601: (0.299, 0.114),
+    Colorspace.SMPTE240M: (0.212, 0.087),
+    Colorspace.BT2020: (0.2627, 0.0593),
+}
+_ON_GPU = "cuda"  # the pixel format of pictures that lie there
+_STAY = ("nv12", "p010le")  # of those, what is understood there; 4:4:4 is brought here
 _FULL_RANGE = 2
 _FAST = {"yuv420p": cv2.COLOR_YUV2RGB_I420, "nv12": cv2.COLOR_YUV2RGB_NV12}  # nv12: of hardware decoders
 _CAMERA_CLOCK_SLACK_NS = 24 * 3600 * 1_000_000_000
@@ -61,7 +75,7 @@ class FrameMaker:
     def frame(self, picture: Picture) -> Frame:
         started = time.monotonic_ns()
         image = picture.image
-        rgb = apply_turn(self.to_rgb(image), self.turning.of(image))
+        made = self._picture(image, self.turning.of(image))
         seq, self.seq = self.seq, self.seq + 1
         captured_unix_ns, clock = self._captured(image)
         time_base = image.time_base or self.source.video.time_base
@@ -75,9 +89,25 @@ class FrameMaker:
             time_base=time_base,
             captured_unix_ns=captured_unix_ns,
             clock=clock,
-            rgb=rgb,
+            picture=made,
             decoded_ns=now,
             decode_us=(picture.decode_ns + now - started) // 1000,
+        )
+
+    def _picture(self, image: VideoFrame, turn: Turn) -> U8 | DevicePicture:
+        if image.format.name != _ON_GPU or image.sw_format is None or image.sw_format.name not in _STAY:
+            return apply_turn(self.to_rgb(image), turn)
+        matrix, full = colours_of(image)
+        luma, chroma = image.planes
+        to_rgb = self.to_rgb  # without the source, which a picture that is kept must not keep
+        return Surface(
+            luma,
+            chroma,
+            (image.height, image.width),
+            lambda: apply_turn(to_rgb(image), turn),
+            turn=turn,
+            luma_of_red_and_blue=_LUMA_OF_RED_AND_BLUE[matrix],
+            full_range=full,
         )
 
     def _captured(self, image: VideoFrame) -> tuple[int, Clock]:
@@ -98,16 +128,22 @@ class RgbConverter:
     """Turns pictures of any pixel format and size into RGB with the matrix and range they were made with.
 
     8-bit 4:2:0 BT.601 limited goes through OpenCV, which is within one level of the exact conversion;
-    everything else through swscale, within three.
+    everything else through swscale, within three. One that lies on a GPU is brought here first.
     """
 
     def __init__(self) -> None:
         self.reformatter = VideoReformatter()
+        self._lock = threading.Lock()  # guards it: who first wants a picture that stayed on a GPU converts it
 
     def __call__(self, image: VideoFrame) -> U8:
-        """RGB, (height, width, 3), contiguous, owned by the caller."""
-        matrix = self._matrix(image)
-        full = image.color_range == _FULL_RANGE or image.format.name.startswith("yuvj")
+        """RGB, (height, width, 3), contiguous, owned by the caller. From any thread."""
+        with self._lock:
+            return self._converted(image)
+
+    def _converted(self, image: VideoFrame) -> U8:
+        if image.format.name == _ON_GPU and image.sw_format is not None:
+            image = image.reformat(format=image.sw_format.name)
+        matrix, full = colours_of(image)
         if (
             image.format.name in _FAST
             and matrix == Colorspace.ITU601
@@ -127,10 +163,14 @@ class RgbConverter:
         )
         return np.ascontiguousarray(rgb.to_ndarray(), dtype=np.uint8)
 
-    @staticmethod
-    def _matrix(image: VideoFrame) -> Colorspace:
-        """The picture's matrix; not said, it is BT.709 from 1280 wide or 577 high on, as players assume."""
-        if image.colorspace == _UNSPECIFIED or image.colorspace not in _MATRICES:
-            hd = image.width >= 1280 or image.height > 576
-            return Colorspace.ITU709 if hd else Colorspace.ITU601
-        return _MATRICES[image.colorspace]
+
+def colours_of(image: VideoFrame) -> tuple[Colorspace, bool]:
+    """A picture's matrix, and whether its levels are of full range.
+
+    A matrix that is not said is BT.709 from 1280 wide or 577 high on, as players assume.
+    """
+    full = image.color_range == _FULL_RANGE or image.format.name.startswith("yuvj")
+    if image.colorspace == _UNSPECIFIED or image.colorspace not in _MATRICES:
+        hd = image.width >= 1280 or image.height > 576
+        return Colorspace.ITU709 if hd else Colorspace.ITU601, full
+    return _MATRICES[image.colorspace], full

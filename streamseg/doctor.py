@@ -34,6 +34,7 @@ def examine() -> list[Finding]:
         _backends,
         _tensorrt,
         _devices,
+        _residence,
     ]
     return [finding for check in checks for finding in check()]
 
@@ -159,3 +160,11 @@ def _devices() -> Iterator[Finding]:
         yield Finding("NVIDIA driver", True, gpu.read_text().splitlines()[0])
     else:
         yield Finding("NVIDIA driver", False, "none; networks run on the CPU")
+
+
+def _residence() -> Iterator[Finding]:
+    from streamseg.sources.hardware import why_not_stay
+
+    why_not = why_not_stay("cuda")
+    found = f"come to memory: {why_not}" if why_not else 'stay there, of streams with hwaccel = "cuda"'
+    yield Finding("pictures on the GPU", not why_not, found)

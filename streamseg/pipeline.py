@@ -18,11 +18,12 @@ from streamseg.board import Board
 from streamseg.config import Config, StreamConfig
 from streamseg.engine import Engine
 from streamseg.errors import ControlError
-from streamseg.infer import infer, input_size
+from streamseg.infer import infer, input_size, takes_there
 from streamseg.mailbox import Closed, Mailbox
 from streamseg.pictures import Pictures
 from streamseg.publish import Publisher
 from streamseg.refinement import Refinement
+from streamseg.residence import Residence
 from streamseg.sources import is_live
 from streamseg.stage import Stage
 from streamseg.stats import Stats
@@ -58,6 +59,7 @@ class Pipeline:
             wants_refined=lambda stream: publisher.wants("refined", stream),
             on_refined=self._put_refined,
         )
+        self._residence = Residence(engine, self.refinement.wanted)
         self._pictures = Pictures(lambda stream: publisher.wants("picture", stream), publisher.put)
         self._stages = [
             Stage("picture", self._pictures.run, self._stage_ended),
@@ -106,6 +108,7 @@ class Pipeline:
         self._board.forget(name)
         self._pictures.forget(name)
         self.refinement.forget(name)
+        self._residence.forget(name)
 
     def request_keyframe(self, name: str) -> None:
         """Send a stream's next frame to the CRF; raises ControlError where nobody would have the result."""
@@ -119,6 +122,7 @@ class Pipeline:
 
     def _take_in(self, frame: Frame, config: StreamConfig) -> None:
         """Leave a frame for the network; called in its stream's thread."""
+        self._residence.settle(frame, config)
         if not is_live(config):
             self._board.put(frame)
         elif self._board.put_newest(frame) is not None:
@@ -128,7 +132,8 @@ class Pipeline:
         engine = self._engine
         while True:
             taken = self._board.take(
-                self._config.engine.max_batch, alike=lambda frame: input_size(engine, frame.size)
+                self._config.engine.max_batch,
+                alike=lambda frame: (input_size(engine, frame.size), takes_there(engine, frame)),
             )
             fresh = [frame for frame in taken if self._goes_on(frame)]
             if fresh:

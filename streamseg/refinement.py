@@ -15,7 +15,7 @@ from typing import Literal
 from streamseg.config import Config, CrfConfig, FusionConfig, RefineConfig
 from streamseg.crf import Workspace, native_available
 from streamseg.engine.spec import EngineSpec
-from streamseg.fuse import Fused, Fusion, FusionParams, labels_from_logits
+from streamseg.fuse import Fused, Fusion, FusionParams
 from streamseg.mailbox import Mailbox
 from streamseg.preprocess import scale_picture
 from streamseg.refine.crf import Posterior, crf_setup, refine_picture
@@ -25,6 +25,7 @@ from streamseg.refine.worker import CrfWorker, Keyframe
 from streamseg.smooth import Smoothing
 from streamseg.stats import Stats
 from streamseg.types import U8, Refined, Scores, Size
+from streamseg.upsample import labels_from_logits, labels_from_scores
 
 _ANSWERS = 4  # kept for a stream whose frames do not come
 
@@ -228,7 +229,7 @@ class Refinement:
         """
         fused = self._fused(scores, size)
         if fused is None:
-            return *labels_from_logits(scores.logits, size, confidence), None
+            return *labels_from_scores(scores, size, confidence), None
         return *fused.labels(size, confidence), fused.refined_seq
 
     def _fused(self, scores: Scores, size: Size) -> Fused | None:

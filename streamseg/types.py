@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +26,36 @@ U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
 
 
+class DevicePicture(Protocol):
+    """A decoded picture that lies on a GPU; any thread may ask."""
+
+    @property
+    def size(self) -> Size: ...
+
+    def rgb(self) -> U8:
+        """Bring it here, (H, W, 3); the next time it is here already."""
+        ...
+
+
+class DeviceLogits(Protocol):
+    """One frame's logits (C, h, w) that lie where they were computed; any thread may ask."""
+
+    def here(self) -> F32:
+        """Bring them here; the next time they are here already."""
+        ...
+
+    def labels(self, size: Size) -> U8:
+        """What streamseg.upsample makes of them, (H, W): computed there, and only that is brought here."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One decoded picture.
 
     epoch counts the connections of a stream (PTS may restart with each), seq the decoded frames of an epoch
-    from 0. pts is in units of time_base and exactly the container's; None where the container has none.
+    from 0. pts is in units of time_base and exactly the container's; None where the container has none. The
+    picture may lie on a GPU: then rgb is made when somebody first asks, and size is known without.
     """
 
     stream: str
@@ -41,16 +65,24 @@ class Frame:
     time_base: Fraction
     captured_unix_ns: int
     clock: Clock
-    rgb: U8  # (H, W, 3)
+    picture: U8 | DevicePicture  # (H, W, 3) RGB, or where the decoder left it
     decoded_ns: int  # monotonic, when the picture was ready
     decode_us: int = 0
 
     def __post_init__(self) -> None:
-        _check("Frame.rgb", self.rgb, np.uint8, (None, None, 3))
+        if not hasattr(self.picture, "rgb"):
+            _check("Frame.picture", self.picture, np.uint8, (None, None, 3))
+
+    @property
+    def rgb(self) -> U8:
+        """The picture here, (H, W, 3)."""
+        return self.picture if isinstance(self.picture, np.ndarray) else self.picture.rgb()
 
     @property
     def size(self) -> Size:
-        return self.rgb.shape[0], self.rgb.shape[1]
+        if isinstance(self.picture, np.ndarray):
+            return self.picture.shape[0], self.picture.shape[1]
+        return self.picture.size
 
     @property
     def pts_ns(self) -> int | None:
@@ -71,16 +103,25 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """What the network said about one frame: logits before softmax, on the grid of its output stride."""
+    """What the network said about one frame: logits before softmax, on the grid of its output stride.
+
+    They may lie where they were computed: then logits is made when somebody first asks.
+    """
 
     frame: Frame
-    logits: F32  # (C, h, w)
+    said: F32 | DeviceLogits  # (C, h, w)
     geometry: Geometry
     stage_us: dict[str, int] = field(default_factory=dict)
     engine: str = ""  # id of the one that said it
 
     def __post_init__(self) -> None:
-        _check("Scores.logits", self.logits, np.float32, (None, None, None))
+        if not hasattr(self.said, "here"):
+            _check("Scores.said", self.said, np.float32, (None, None, None))
+
+    @property
+    def logits(self) -> F32:
+        """The logits here, (C, h, w)."""
+        return self.said if isinstance(self.said, np.ndarray) else self.said.here()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

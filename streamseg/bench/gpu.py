@@ -1,28 +1,36 @@
-"""What a CUDA GPU does, in one command: LargeFOV on every backend, and the dense CRF. `make gpu` runs it.
+"""What a CUDA GPU does, in one command: the dense CRF, from NVDEC to labels, LargeFOV on every backend.
 
-python -m streamseg.bench.gpu --out FOLDER writes gpu.json and gpu.md there. The network's weights are random:
-times do not depend on them. It has not been run on hardware yet.
+python -m streamseg.bench.gpu --out FOLDER writes gpu.json and gpu.md there. What needs no build comes first,
+and both files are written after each part: what ends it early leaves what was measured. The networks' weights
+are random where times do not depend on them. It has not been run on hardware yet.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from streamseg.bench.engine import EngineResult, bench_engines
+from streamseg.bench.gpu_route import RouteResult, bench_route, street_clip
 from streamseg.bench.summary import Spread, spread_of
+from streamseg.config import EngineConfig, Precision
 from streamseg.demo import draw_scene
-from streamseg.engine.device import cuda_missing
-from streamseg.errors import UsageError
+from streamseg.engine.device import cuda_device
+from streamseg.errors import StreamsegError, UsageError
 
 NETWORK = "deeplab-v1-largefov"
 INPUT = (504, 504)  # with the border that the network wants 513x513
 CLASSES, ITERATIONS = 21, 10
+PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
 BARS = {("bf16", 8): 1000.0, ("bf16", 1): 300.0}  # frames/s on an H200 without TensorRT
 CRF_BAR_MS = 5.0
 
@@ -30,26 +38,74 @@ CRF_BAR_MS = 5.0
 class GpuResult(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that `make gpu` measures."""
 
-    engines: EngineResult
-    crf: dict[str, Spread]  # kernels → of one mean field at 513x513
+    gpu: str
+    crf: dict[str, Spread] = {}  # kernels → of one mean field at 513x513
+    routes: list[RouteResult] = []
+    engines: list[EngineResult] = []  # those that build nothing, then those that do
+    left_out: dict[str, str] = {}  # what was not measured → why
 
 
-def bench_gpu(repeats: int = 100) -> GpuResult:
-    """Measure; raises UsageError without a GPU. Takes minutes, since plans are built."""
-    if missing := cuda_missing():
-        raise UsageError(f"there is nothing to measure: {missing}")
+def bench_gpu(
+    done: Callable[[GpuResult], None],
+    precisions: Sequence[Precision] = PRECISIONS,
+    repeats: int = 100,
+) -> GpuResult:
+    """Measure; `done` hears what there is after each part. Raises UsageError without a GPU.
+
+    Takes minutes, since plans are built: about one for each precision of aoti, and more for TensorRT.
+    """
+    found = cuda_device()
+    if isinstance(found, str):
+        raise UsageError(f"there is nothing to measure: {found}")
+    result = GpuResult(gpu=f"{found.name}, {found.sm}, CUDA {found.driver}")
     with tempfile.TemporaryDirectory() as folder:
         engine = random_engine(Path(folder) / "largefov")
-        engines = bench_engines(
-            [str(engine)],
-            "demo:",
-            backends=("torch", "aoti", "tensorrt", "tensorrt-rtx"),
-            precisions=("fp32", "fp16", "bf16"),
-            sizes=(INPUT,),
-            batches=(1, 8),
-            repeats=repeats,
-        )
-    return GpuResult(engines=engines, crf=_crf_times(repeats))
+        clip = street_clip(Path(folder) / "street.mp4")
+        half = next((p for p in ("bf16", "fp16") if p in precisions), precisions[0])
+        parts: list[tuple[str, Callable[[], dict[str, Any]]]] = [
+            ("CRF", lambda: {"crf": _crf_times(repeats)}),
+            *(
+                (f"route, {Path(name).name}", functools.partial(_route, name, half, clip, repeats))
+                for name in (EngineConfig().name, str(engine))
+            ),
+            *(
+                (", ".join(kinds), functools.partial(_engines, str(engine), kinds, precisions, repeats))
+                for kinds in (("torch",), ("aoti", "tensorrt", "tensorrt-rtx"))
+            ),
+        ]
+        for name, measure in parts:
+            try:
+                measured = measure()
+            except (StreamsegError, RuntimeError) as error:
+                told = " ".join(str(error).split())[:300]
+                measured = {"left_out": {name: told}}
+            for field, value in measured.items():
+                before = getattr(result, field)
+                whole = before + value if isinstance(before, list) else {**before, **value}
+                result = msgspec.structs.replace(result, **{field: whole})
+            done(result)
+    return result
+
+
+def _route(name: str, precision: Precision, clip: Path, repeats: int) -> dict[str, Any]:
+    size = None if name == EngineConfig().name else INPUT
+    config = EngineConfig(name=name, backend="torch", precision=precision, input_size=size)
+    return {"routes": [bench_route(config, clip, 2 * repeats)]}
+
+
+def _engines(
+    name: str, backends: Sequence[str], precisions: Sequence[Precision], repeats: int
+) -> dict[str, Any]:
+    result = bench_engines(
+        [name],
+        "demo:",
+        backends=backends,
+        precisions=precisions,
+        sizes=(INPUT,),
+        batches=(1, 8),
+        repeats=repeats,
+    )
+    return {"engines": [result], "left_out": result.left_out}
 
 
 def random_engine(folder: Path) -> Path:
@@ -72,23 +128,35 @@ def random_engine(folder: Path) -> Path:
 
 def table_of(result: GpuResult) -> str:
     """The result in Markdown, for docs/benchmarks.md."""
-    engines = result.engines
-    versions = ", ".join(f"{name} {version}" for name, version in engines.machine.versions.items())
-    lines = [
-        f"{engines.gpu}; {versions}",
-        "",
-        "| engine | input | batch | p50, ms | frames/s | argmax as in fp32, % | max \\|Δ\\| |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in engines.rows:
+    known = {n: v for one in result.engines for n, v in one.machine.versions.items()}
+    lines = [", ".join([result.gpu, *(f"{name} {version}" for name, version in known.items())])]
+    if result.engines:
+        lines += ["", "| engine | input | batch | p50, ms | frames/s | argmax as in fp32, % | max \\|Δ\\| |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+    for row in (row for one in result.engines for row in one.rows):
         height, width = row.input_size
         lines.append(
             f"| {row.engine} | {width}x{height} | {row.batch} | {row.time.p50_ms} | {row.fps} "
             f"| {row.agreement} | {row.max_difference:.2g} |"
         )
-    lines += ["", f"| CRF at 513x513, {CLASSES} classes, {ITERATIONS} iterations | p50, ms |", "|---|---|"]
-    lines += [f"| {kernels} | {times.p50_ms} |" for kernels, times in result.crf.items()]
-    lines += ["", *(f"Not run: {form}: {why}" for form, why in engines.left_out.items())]
+    if result.routes:
+        lines += ["", "| decoded by NVDEC → labels of the frame's size here | frame | picture stays, p50 ms "]
+        lines[-1] += "| by memory, p50 ms | ratio | NVDEC, p50 ms | same labels, % |"
+        lines += ["|---|---|---|---|---|---|---|"]
+    for route in result.routes:
+        height, width = route.frame_size
+        lines.append(
+            f"| {route.engine} | {width}x{height} | {route.stays.p50_ms} | {route.by_memory.p50_ms} "
+            f"| {route.ratio} | {route.decode.p50_ms} | {route.same_labels_percent} |"
+        )
+    if result.crf:
+        lines += [
+            "",
+            f"| CRF at 513x513, {CLASSES} classes, {ITERATIONS} iterations | p50, ms |",
+            "|---|---|",
+        ]
+        lines += [f"| {kernels} | {times.p50_ms} |" for kernels, times in result.crf.items()]
+    lines += ["", *(f"Not run: {form}: {why}" for form, why in result.left_out.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -121,12 +189,20 @@ def main() -> None:
     """Measure, print the table, and write it and the JSON."""
     parser = argparse.ArgumentParser(description="Measure what a CUDA GPU does.")
     parser.add_argument("--out", type=Path, default=Path("out/gpu"))
-    out: Path = parser.parse_args().out
-    result = bench_gpu()
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--repeats", type=int, default=100)
+    asked = parser.parse_args()
+    out: Path = asked.out
     out.mkdir(parents=True, exist_ok=True)
-    (out / "gpu.json").write_bytes(msgspec.json.format(msgspec.json.encode(result)))
-    (out / "gpu.md").write_text(table_of(result))
-    print(table_of(result), end="")
+
+    def write(result: GpuResult) -> None:
+        (out / "gpu.json").write_bytes(msgspec.json.format(msgspec.json.encode(result)))
+        (out / "gpu.md").write_text(table_of(result))
+
+    try:
+        print(table_of(bench_gpu(write, asked.precisions, asked.repeats)), end="")
+    except UsageError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from streamseg.engine.backend import (
     Backend,
     BuildSpec,
     Engine,
+    TensorEngine,
     backend_of,
     build_spec,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "EngineInfo",
     "EngineSpec",
     "Shapes",
+    "TensorEngine",
     "backend_of",
     "build_spec",
     "choices",

@@ -6,11 +6,12 @@ Of the extra `torch`; building needs a C++ compiler (on a GPU Triton, which come
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +19,14 @@ from streamseg.config import Precision
 from streamseg.engine.backend import BuildSpec, Say
 from streamseg.engine.device import Cuda, cpu_identity, cuda_device
 from streamseg.engine.onnx import normalised
-from streamseg.engine.torch import device_name, torch_device, torch_dtype, torch_missing
+from streamseg.engine.torch import device_name, keep_fp32, torch_device, torch_dtype, torch_missing
 from streamseg.errors import EngineError
 from streamseg.types import F32, U8, Size
 
+if TYPE_CHECKING:
+    import torch
+
+TOOLKIT = "/usr/local/cuda"
 RECIPE = "1"  # to be raised when what is compiled here changes
 
 
@@ -45,6 +50,10 @@ class AotiBackend:
             return "fp16 is for GPUs; choose bf16 or fp32 on a CPU"
         if _compiler() is None:
             return "building needs a C++ compiler (Debian: apt install g++)"
+        if self.device == "cuda" and cuda_home() is None:
+            return (
+                "building for a GPU needs CUDA's headers (install the CUDA toolkit, or set CUDA_HOME to it)"
+            )
         return None
 
     def why_not_build(self, precision: Precision, target: str) -> str | None:
@@ -60,12 +69,16 @@ class AotiBackend:
         }
 
     def build(self, spec: BuildSpec, out: Path, say: Say) -> None:
+        if self.device == "cuda" and (home := cuda_home()) is not None:
+            os.environ["CUDA_HOME"] = home  # before torch looks for it, which it does once
+
         import torch
         from torch._inductor import aoti_compile_and_package
 
         from streamseg.engine.torch_graph import GraphModule
 
         device = self.device
+        keep_fp32(spec.precision)
         module: Any = GraphModule(spec.graph(), torch_dtype(spec.precision)).eval().to(device)
         module = module.to(memory_format=torch.channels_last)
         example, sides = example_batch(spec)
@@ -84,6 +97,21 @@ class AotiBackend:
 
 def _compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+
+
+def cuda_home() -> str | None:
+    """The folder of CUDA's headers: where torch looks for a toolkit, or wheels that have them all."""
+    nvcc = shutil.which("nvcc")
+    named = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
+    wheels = importlib.util.find_spec("nvidia")
+    folders = [*named, nvcc and str(Path(nvcc).parents[1]), TOOLKIT]
+    if wheels is not None:
+        folders += [
+            str(found) for at in wheels.submodule_search_locations or () for found in Path(at).glob("cu*")
+        ]
+    needed = ("include/cuda.h", "include/crt/host_defines.h")
+    homes = (folder for folder in folders if folder and all((Path(folder) / one).is_file() for one in needed))
+    return next(homes, None)
 
 
 def example_batch(spec: BuildSpec) -> tuple[tuple[int, ...], dict[int, Any]]:
@@ -117,26 +145,42 @@ class AotiEngine:
         threads = spec.threads or len(os.sched_getaffinity(0))
         if device == "cpu":
             torch.set_num_threads(threads)
+        keep_fp32(spec.precision)
         try:
             self._run: Any = aoti_load_package(str(artifact))
         except (RuntimeError, OSError) as error:
             told = " ".join(str(error).split())[:300]
             raise EngineError(f"{artifact}: torch cannot load it: {told}") from error
         self._norm = spec.engine.normalisation
-        self.info = spec.info("aoti", device_name(device), threads if device == "cpu" else 0, bounded=True)
+        self.info = spec.info(
+            "aoti",
+            device_name(device),
+            threads if device == "cpu" else 0,
+            bounded=True,
+            tensors="cpu" if device == "cpu" else "cuda",
+        )
 
     def __call__(self, batch: U8) -> F32:
+        feed = batch if self._norm.in_graph else normalised(batch, self._norm)
+        logits = self._logits(self._torch.from_numpy(feed).to(self._device))
+        return np.ascontiguousarray(logits.cpu().numpy(), np.float32)
+
+    def on_device(self, batch: torch.Tensor) -> torch.Tensor:
+        """See TensorEngine."""
+        logits = self._logits(batch)
+        if self._device == "cuda":
+            self._torch.cuda.current_stream().synchronize()
+        return logits
+
+    def _logits(self, feed: torch.Tensor) -> torch.Tensor:
         if self._run is None:
             raise EngineError(f"engine {self.info.id}: is closed")
-        feed = batch if self._norm.in_graph else normalised(batch, self._norm)
-        torch = self._torch
         try:
-            with torch.inference_mode():
-                logits = self._run(torch.from_numpy(feed).to(self._device))
+            with self._torch.inference_mode():
+                return self._run(feed)  # type: ignore[no-any-return]
         except RuntimeError as error:
-            told = " ".join(str(error).split())[:300]
-            raise EngineError(f"engine {self.info.id}: failed on a batch of {batch.shape}: {told}") from error
-        return np.ascontiguousarray(logits.cpu().numpy(), np.float32)
+            told, shape = " ".join(str(error).split())[:300], tuple(feed.shape)
+            raise EngineError(f"engine {self.info.id}: failed on a batch of {shape}: {told}") from error
 
     def warm_up(self, size: Size) -> float:
         begun = time.perf_counter()

@@ -11,7 +11,7 @@ import importlib
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
 
 import msgspec
 
@@ -20,6 +20,9 @@ from streamseg.engine.spec import EngineInfo, EngineSpec, Shapes, read_weights
 from streamseg.errors import EngineError
 from streamseg.preprocess import fit_size
 from streamseg.types import F32, U8, Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Say = Callable[[str], None]
 """Takes one line of progress, as a build goes on."""
@@ -55,6 +58,18 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+class TensorEngine(Engine, Protocol):
+    """An engine that takes pictures which lie on a device already, and leaves the logits there."""
+
+    def on_device(self, batch: Tensor) -> Tensor | F32:
+        """The same for uint8 (N, H, W, 3) in torch → logits in torch, the caller's; of a SwitchEngine here.
+
+        batch lies where info.tensors says, and so do the logits. Returns when they are computed; raises
+        EngineError.
+        """
+        ...
+
+
 class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides what a backend builds or loads, but for the machine it happens on."""
 
@@ -77,7 +92,15 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
         """The ONNX graph to start from, proved by its SHA-256; raises EngineError."""
         return read_weights(Path(self.folder), self.engine, self.precision)
 
-    def info(self, backend: str, device: str, threads: int = 0, *, bounded: bool = False) -> EngineInfo:
+    def info(
+        self,
+        backend: str,
+        device: str,
+        threads: int = 0,
+        *,
+        bounded: bool = False,
+        tensors: Literal["", "cpu", "cuda"] = "",
+    ) -> EngineInfo:
         """What an engine loaded from this tells about itself; bounded: it takes no batch outside `shapes`."""
         return EngineInfo(
             id=f"{self.engine.name}/{self.precision}/{backend}",
@@ -88,6 +111,7 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
             threads=threads,
             input_size=self.input_size,
             shapes=self.shapes if bounded else None,
+            tensors=tensors if self.engine.normalisation.in_graph else "",
         )
 
 

@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -172,6 +172,10 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     input_size: Size  # the frames are scaled to about this many pixels
     shapes: Shapes | None = None  # the batches that it takes, where not all
+    tensors: Literal["", "cpu", "cuda"] = (
+        ""  # where batches and logits may lie in torch, if anywhere; then it is
+    )
+    # a TensorEngine (backend.py)
 
     @property
     def weights_sha256(self) -> str:

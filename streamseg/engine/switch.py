@@ -6,15 +6,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from streamseg.config import EngineConfig
-from streamseg.engine.backend import Engine
+from streamseg.engine.backend import Engine, TensorEngine
 from streamseg.engine.build import Build, BuildStopped, load_choice, load_plan
 from streamseg.engine.choice import Choice, choices, stand_in
 from streamseg.engine.spec import EngineInfo
 from streamseg.errors import EngineError
 from streamseg.types import F32, U8, Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,14 @@ class SwitchEngine:
         self._used = engine
         return logits
 
+    def on_device(self, batch: Tensor) -> Tensor | F32:
+        """See TensorEngine. When the engine at work now takes no tensors, by way of here."""
+        engine = self._for(batch)
+        there = str(batch.device.type) == engine.info.tensors
+        logits = cast(TensorEngine, engine).on_device(batch) if there else engine(batch.cpu().numpy())
+        self._used = engine
+        return logits
+
     def warm_up(self, size: Size) -> float:
         return self._engine.warm_up(size)
 
@@ -68,7 +79,7 @@ class SwitchEngine:
             if engine is not None:
                 engine.close()
 
-    def _for(self, batch: U8) -> Engine:
+    def _for(self, batch: U8 | Tensor) -> Engine:
         with self._lock:
             new, self._next = self._next, None
         if new is not None:

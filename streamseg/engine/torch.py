@@ -5,11 +5,13 @@ Of the extra `torch`. The network is read from the engine's ONNX graph (torch_gr
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -88,6 +90,14 @@ def torch_dtype(precision: Precision) -> torch.dtype:
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
 
 
+def keep_fp32(precision: Precision) -> None:
+    """Have convolutions of fp32 networks compute in fp32 on a GPU, not in TF32; for the whole process."""
+    if precision == "fp32":
+        import torch
+
+        torch.backends.cudnn.allow_tf32 = False
+
+
 class _Recorded(NamedTuple):
     """One shape's CUDA graph, with the places it reads from and writes to."""
 
@@ -114,21 +124,31 @@ class TorchEngine:
         threads = spec.threads or len(os.sched_getaffinity(0))
         if device == "cpu":
             torch.set_num_threads(threads)
+        keep_fp32(spec.precision)
         module: Any = GraphModule(spec.graph(), torch_dtype(spec.precision)).eval().to(device)
         self._module: Any = module.to(memory_format=torch.channels_last)
         self._recorded: OrderedDict[tuple[int, ...], _Recorded] = OrderedDict()
         self._norm = spec.engine.normalisation
-        self.info = spec.info("torch", device_name(device), threads if device == "cpu" else 0)
+        self.info = spec.info(
+            "torch",
+            device_name(device),
+            threads if device == "cpu" else 0,
+            tensors="cpu" if device == "cpu" else "cuda",
+        )
 
     def __call__(self, batch: U8) -> F32:
-        if self._module is None:
-            raise EngineError(f"engine {self.info.id}: is closed")
-        feed = batch if self._norm.in_graph else normalised(batch, self._norm)
-        try:
+        feed = self._torch.from_numpy(batch if self._norm.in_graph else normalised(batch, self._norm))
+        with self._failing(batch):
             return self._on_cpu(feed) if self._device == "cpu" else self._on_cuda(feed)
-        except RuntimeError as error:
-            told = " ".join(str(error).split())[:300]
-            raise EngineError(f"engine {self.info.id}: failed on a batch of {batch.shape}: {told}") from error
+
+    def on_device(self, batch: torch.Tensor) -> torch.Tensor:
+        """See TensorEngine."""
+        with self._failing(batch), self._torch.inference_mode():
+            if self._device == "cpu":
+                return self._module(batch).contiguous()  # type: ignore[no-any-return]
+            logits = self._replayed(batch).logits.clone()  # its memory is written again
+            self._torch.cuda.current_stream().synchronize()
+            return logits
 
     def warm_up(self, size: Size) -> float:
         begun = time.perf_counter()
@@ -139,29 +159,46 @@ class TorchEngine:
         self._module = None
         self._recorded.clear()
 
-    def _on_cpu(self, feed: Any) -> F32:
-        torch = self._torch
-        with torch.inference_mode():
-            logits = self._module(torch.from_numpy(feed))
+    @contextlib.contextmanager
+    def _failing(self, batch: Any) -> Iterator[None]:
+        """Say in an EngineError what failed on a batch; raises it at once when closed."""
+        if self._module is None:
+            raise EngineError(f"engine {self.info.id}: is closed")
+        try:
+            yield
+        except RuntimeError as error:
+            told = " ".join(str(error).split())[:300]
+            shape = tuple(batch.shape)
+            raise EngineError(f"engine {self.info.id}: failed on a batch of {shape}: {told}") from error
+
+    def _on_cpu(self, feed: torch.Tensor) -> F32:
+        with self._torch.inference_mode():
+            logits = self._module(feed)
         return np.ascontiguousarray(logits.numpy(), np.float32)
 
-    def _on_cuda(self, feed: Any) -> F32:
-        torch = self._torch
-        recorded = self._recorded.get(feed.shape) or self._record(feed)
-        self._recorded.move_to_end(feed.shape)
-        recorded.image.copy_(torch.from_numpy(feed))
-        recorded.graph.replay()
-        recorded.answer.copy_(recorded.logits, non_blocking=True)
-        torch.cuda.current_stream().synchronize()
+    def _on_cuda(self, feed: torch.Tensor) -> F32:
+        with self._torch.inference_mode():  # as on_device(), which may have recorded the shape
+            recorded = self._replayed(feed)
+            recorded.answer.copy_(recorded.logits, non_blocking=True)
+        self._torch.cuda.current_stream().synchronize()
         return np.array(recorded.answer.numpy(), np.float32)  # its memory is written again
 
-    def _record(self, feed: Any) -> _Recorded:
+    def _replayed(self, feed: torch.Tensor) -> _Recorded:
+        """Run a batch, from here or there, by its shape's recording; the logits lie in it, before long."""
+        shape = tuple(feed.shape)
+        recorded = self._recorded.get(shape) or self._record(feed)
+        self._recorded.move_to_end(shape)
+        recorded.image.copy_(feed)
+        recorded.graph.replay()
+        return recorded
+
+    def _record(self, feed: torch.Tensor) -> _Recorded:
         """Run a shape a few times, for cuDNN to choose its kernels, and then record it."""
         torch = self._torch
         while len(self._recorded) >= MOST_GRAPHS:
             self._recorded.popitem(last=False)
         torch.backends.cudnn.benchmark = True
-        image = torch.from_numpy(feed).to("cuda")
+        image = feed.to("cuda", copy=True)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.inference_mode(), torch.cuda.stream(stream):
@@ -173,5 +210,5 @@ class TorchEngine:
         with torch.inference_mode(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
             logits = self._module(image).contiguous()
         answer = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
-        made = self._recorded[feed.shape] = _Recorded(graph, image, logits, answer)
+        made = self._recorded[tuple(feed.shape)] = _Recorded(graph, image, logits, answer)
         return made

@@ -204,8 +204,9 @@ def _gather(at: dict[str, Any], x: Value, indices: Value) -> Value:
         return [x[i] for i in indices] if isinstance(indices, list) else x[indices]
     if isinstance(indices, int):
         return x.select(axis, indices)
-    wanted = torch.tensor(indices, device=x.device) if isinstance(indices, list) else indices
-    return x.index_select(axis, wanted)
+    if isinstance(indices, list):  # not as a tensor: a CUDA graph cannot record that it comes from here
+        return torch.stack([x.select(axis, i) for i in indices], axis)
+    return x.index_select(axis, indices)
 
 
 def _reshape(_at: dict[str, Any], x: Value, shape: Value) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 
 from av.codec import Codec
@@ -15,13 +16,27 @@ log = logging.getLogger(__name__)
 def hardware_decoder(kind: str, stream: str) -> HWAccel | None:
     """What PyAV opens a source with to decode on such a device; None, told once for a stream, without one.
 
-    Pictures come back to memory. A codec that the device does not decode is decoded on the CPU.
+    Pictures stay there where torch can use them there, else come back to memory. A codec that the device does
+    not decode is decoded on the CPU. Call it in the thread that opens the source.
     """
     problem = _problem(kind)
     if problem:
         _tell(kind, stream, problem)
         return None
-    return HWAccel(kind, allow_software_fallback=True)
+    if why_not_stay(kind):
+        return HWAccel(kind, allow_software_fallback=True)
+    _make_context_current()
+    # The context of this thread, which is torch's. Asking for the primary one, the same, is refused where
+    # torch was there first: FFmpeg wants other flags for it.
+    shared: dict[str, object] = {"primary_ctx": "0", "current_ctx": "1"}
+    return HWAccel(kind, allow_software_fallback=True, is_hw_owned=True, options=shared)
+
+
+def why_not_stay(kind: str) -> str:
+    """Why what this device decodes is brought to memory at once; empty where it can stay."""
+    if problem := _problem(kind):
+        return f"there is no {kind} decoder here ({problem})"
+    return _torch_problem()
 
 
 @functools.cache
@@ -31,6 +46,22 @@ def _problem(kind: str) -> str:
     except (FFmpegError, NotImplementedError, ValueError) as error:
         return str(error) or type(error).__name__
     return ""
+
+
+@functools.cache
+def _torch_problem() -> str:
+    if importlib.util.find_spec("torch") is None:
+        return "torch, which would take them there, is not installed"
+    import torch
+
+    return "" if torch.cuda.is_available() else "the torch that is installed has no CUDA"
+
+
+def _make_context_current() -> None:
+    """Have CUDA's runtime make its context, which is torch's, that of this thread; any call of it does."""
+    import torch
+
+    torch.cuda.mem_get_info()
 
 
 @functools.cache

@@ -138,7 +138,8 @@ def _describe(target: Target, config: StreamConfig, container: InputContainer) -
     )
     bursts = endless and container.format.name.startswith("hls")
     live = target.kind != "file" or config.realtime
-    video.thread_type = "SLICE" if endless else "AUTO"  # frame threads hold pictures back
+    # Frame threads hold pictures back, and of a GPU's decoder each takes one of the 32 surfaces that it has.
+    video.thread_type = "SLICE" if endless or video.codec_context.is_hwaccel else "AUTO"
     return OpenSource(
         target=target,
         container=container,

@@ -38,7 +38,7 @@ class Broken:
 ENDS = [
     Broken("streamseg.pipeline:infer", True),
     Broken("streamseg.engine.onnx:OnnxEngine.__call__", True),
-    Broken("streamseg.refinement:labels_from_logits", True),
+    Broken("streamseg.refinement:labels_from_scores", True),
     Broken("streamseg.refinement:Fusion.step", True),
     Broken("streamseg.refine.worker:scale_picture", True),
     Broken("streamseg.publish.publisher:encode_payload", True),
@@ -121,7 +121,7 @@ def config(clip: Path, tiny_engine: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_it_ends_with_the_reason_or_goes_on(
     broken: Broken, call: int, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if broken.place.endswith("labels_from_logits"):
+    if broken.place.endswith("labels_from_scores"):
         config = Config(streams=config.streams, engine=config.engine, publish=config.publish)
     with running(config) as (daemon, thread, errors):
         deadline = time.monotonic() + WAIT_S

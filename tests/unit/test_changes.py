@@ -85,7 +85,7 @@ def test_setting_the_clock_makes_no_frame_old_that_was_dated_here(
 ) -> None:
     frame = Frame(
         stream="gate", epoch=0, seq=0, pts=0, time_base=Fraction(1, 25), captured_unix_ns=time.time_ns(),
-        clock=clock, rgb=np.zeros((8, 8, 3), np.uint8), decoded_ns=time.monotonic_ns(),
+        clock=clock, picture=np.zeros((8, 8, 3), np.uint8), decoded_ns=time.monotonic_ns(),
     )  # fmt: skip
     set_to = time.time_ns() + 3600 * 10**9
     monkeypatch.setattr(time, "time_ns", lambda: set_to)

@@ -45,6 +45,7 @@ ORDER = [
     "fuse",
     "smooth",
     "refinement",
+    "residence",
     "pictures",
     "publish",
     "client",

@@ -41,6 +41,24 @@ def test_served_logits_have_the_zoos_output_stride(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NARROW)
+def test_nothing_comes_from_memory_while_a_network_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its CUDA graph could not be recorded. Shown on torch's device without memory."""
+    folder = write_engine(narrow_network(name, classes=21), name, tmp_path / "narrow")
+    network = GraphModule((folder / "model.onnx").read_bytes()).to("meta")
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("makes a tensor of what lies in memory")
+
+    for maker in ("tensor", "as_tensor", "from_numpy"):
+        monkeypatch.setattr(torch, maker, refuse)
+    with torch.inference_mode():
+        logits = network(torch.empty((1, 104, 104, 3), dtype=torch.uint8, device="meta"))
+    assert logits.device.type == "meta"
+
+
+@pytest.mark.parametrize("name", NARROW)
 def test_the_border_moves_logits_to_the_middle_of_their_cells(name: str) -> None:
     grid = cast(Grid, narrow_network(name).grid)
     first = grid.first - grid.before + grid.skip * grid.stride

@@ -38,7 +38,7 @@ def make_frame(seq: int = 0, size: tuple[int, int] = (72, 96), stream: str = "ga
         time_base=Fraction(1, 15360),
         captured_unix_ns=time.time_ns(),
         clock="arrival",
-        rgb=rgb,
+        picture=rgb,
         decoded_ns=time.monotonic_ns(),
     )
 

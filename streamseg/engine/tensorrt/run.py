@@ -6,8 +6,10 @@ GPU yet (tests/gpu/test_engine_tensorrt.py does).
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -37,7 +39,8 @@ class _Shape(NamedTuple):
 class PlanEngine:
     """Runs a plan of either library. Belongs to one thread at a time; releases the GIL while it waits.
 
-    Pictures are arrays, or anything on the GPU that speaks DLPack: those are not brought here.
+    Pictures are arrays, or anything on the GPU that speaks DLPack: those are not brought here. Of a plan that
+    gives logits on_device() leaves them there, too.
     """
 
     def __init__(self, library: Library, spec: BuildSpec, artifact: Path, backend: str) -> None:
@@ -60,12 +63,25 @@ class PlanEngine:
         self._dtype = torch.float32 if spec.output == "logits" else torch.uint8
         self._stream: Any = cuda.Stream()
         self._shapes: OrderedDict[tuple[int, ...], _Shape] = OrderedDict()
-        self.info = spec.info(backend, device_name("cuda"), bounded=True)
+        self.info = spec.info(
+            backend, device_name("cuda"), bounded=True, tensors="cuda" if spec.output == "logits" else ""
+        )
 
     def __call__(self, batch: U8) -> F32:
         if self._dtype != self._torch.float32:
             raise EngineError(f"engine {self.info.id}: its plan gives labels, not logits")
         return cast(F32, self._run(batch))
+
+    def on_device(self, batch: torch.Tensor) -> torch.Tensor:
+        """See TensorEngine."""
+        if self._dtype != self._torch.float32:
+            raise EngineError(f"engine {self.info.id}: its plan gives labels, not logits")
+        with self._failing(batch):
+            memory = self._started(batch)
+            self._torch.cuda.current_stream().wait_stream(self._stream)
+            logits = memory.answer.clone()  # its memory is written again, after what is asked for here
+            self._torch.cuda.current_stream().synchronize()
+            return logits
 
     def labels(self, batch: U8) -> U8:
         """Labels (N, H, W) of the pictures' size; for plans that were built to give them."""
@@ -95,29 +111,42 @@ class PlanEngine:
         return self._plan.create_execution_context(config)
 
     def _run(self, batch: Any) -> npt.NDArray[Any]:
-        if self._context is None:
-            raise EngineError(f"engine {self.info.id}: is closed")
-        torch = self._torch
-        shape = tuple(batch.shape)
-        try:
-            with torch.cuda.stream(self._stream):
-                memory = self._shapes.get(shape) or self._prepare(shape)
-                self._shapes.move_to_end(shape)
-                if isinstance(batch, np.ndarray):
-                    memory.image_here.numpy()[:] = batch
-                    memory.image.copy_(memory.image_here, non_blocking=True)
-                else:
-                    memory.image.copy_(torch.from_dlpack(batch), non_blocking=True)
-                if memory.graph is None:
-                    self._enqueue(memory)
-                else:
-                    memory.graph.replay()
+        with self._failing(batch):
+            memory = self._started(batch)
+            with self._torch.cuda.stream(self._stream):
                 memory.answer_here.copy_(memory.answer, non_blocking=True)
             self._stream.synchronize()
-        except RuntimeError as error:
-            told = " ".join(str(error).split())[:300]
-            raise EngineError(f"engine {self.info.id}: failed on a batch of {shape}: {told}") from error
         return np.array(memory.answer_here.numpy())  # its memory is written again
+
+    @contextlib.contextmanager
+    def _failing(self, batch: Any) -> Iterator[None]:
+        """Say in an EngineError what failed on a batch; raises it at once when closed."""
+        if self._context is None:
+            raise EngineError(f"engine {self.info.id}: is closed")
+        try:
+            yield
+        except RuntimeError as error:
+            told, shape = " ".join(str(error).split())[:300], tuple(batch.shape)
+            raise EngineError(f"engine {self.info.id}: failed on a batch of {shape}: {told}") from error
+
+    def _started(self, batch: Any) -> _Shape:
+        """Have our stream compute a batch; `answer` of what is returned holds it, before long."""
+        torch = self._torch
+        shape = tuple(batch.shape)
+        self._stream.wait_stream(torch.cuda.current_stream())  # there a batch on the GPU is still being made
+        with torch.cuda.stream(self._stream):
+            memory = self._shapes.get(shape) or self._prepare(shape)
+            self._shapes.move_to_end(shape)
+            if isinstance(batch, np.ndarray):
+                memory.image_here.numpy()[:] = batch
+                memory.image.copy_(memory.image_here, non_blocking=True)
+            else:
+                memory.image.copy_(torch.from_dlpack(batch), non_blocking=True)
+            if memory.graph is None:
+                self._enqueue(memory)
+            else:
+                memory.graph.replay()
+        return memory
 
     def _prepare(self, shape: tuple[int, ...]) -> _Shape:
         """Memory for a shape, and its recording. TensorRT wants to have run a shape before it is recorded."""

@@ -38,6 +38,10 @@ def scale_picture(picture: U8, size: Size) -> U8:
     """Scale one picture (H, W, 3); itself when it has the size."""
     if picture.shape[:2] == size:
         return picture
-    shrinks = picture.shape[0] > 2 * size[0] or picture.shape[1] > 2 * size[1]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    how = cv2.INTER_AREA if shrinks_much((picture.shape[0], picture.shape[1]), size) else cv2.INTER_LINEAR
     return cast(U8, cv2.resize(picture, size[::-1], interpolation=how))
+
+
+def shrinks_much(size: Size, to: Size) -> bool:
+    """Whether bilinear scaling would leave out pixels."""
+    return size[0] > 2 * to[0] or size[1] > 2 * to[1]

@@ -1,0 +1,73 @@
+"""A decoded picture that stays where the decoder put it: NV12 or P010 on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+from streamseg.sources.orientation import UPRIGHT, Turn
+from streamseg.types import U8, Size
+
+DeviceKind = Literal["cpu", "cuda"]
+
+_KINDS: dict[int, DeviceKind] = {1: "cpu", 2: "cuda"}  # as DLPack numbers them
+
+
+class Plane(Protocol):
+    """An array on some device that speaks DLPack, such as av.VideoPlane."""
+
+    def __dlpack__(self) -> Any: ...
+
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+
+class Surface:
+    """A picture's two planes where they lie, what makes RGB of them, and the way to have it here.
+
+    It owns its planes: what FFmpeg hands out of NVDEC is a copy on the GPU already, from a pool that grows,
+    and none of the decoder's few surfaces. So it may be kept, as any frame; its memory goes back when it is
+    dropped. Any thread may use it.
+    """
+
+    def __init__(
+        self,
+        luma: Plane,
+        chroma: Plane,
+        coded_size: Size,
+        bring: Callable[[], U8],
+        *,
+        turn: Turn = UPRIGHT,
+        luma_of_red_and_blue: tuple[float, float] = (0.299, 0.114),
+        full_range: bool = False,
+    ) -> None:
+        """luma is (H, W), chroma (H/2, W/2, 2); uint8 (NV12), or uint16 with ten bits at the top (P010).
+
+        coded_size: before it is turned. bring: makes the upright RGB picture here; called in any thread.
+        """
+        devices = {plane.__dlpack_device__() for plane in (luma, chroma)}
+        if len(devices) != 1 or next(iter(devices))[0] not in _KINDS:
+            raise ValueError(f"Surface: its planes lie on one CPU or CUDA device, not on {devices}")
+        self.planes = luma, chroma
+        self.device: DeviceKind = _KINDS[devices.pop()[0]]
+        self.coded_size = coded_size
+        self.turn = turn
+        self.luma_of_red_and_blue = luma_of_red_and_blue
+        self.full_range = full_range
+        self._bring = bring
+        self._rgb: U8 | None = None  # written once; two threads that ask at once make it twice, and equal
+
+    @property
+    def size(self) -> Size:
+        height, width = self.coded_size
+        return (width, height) if self.turn[0] else (height, width)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether somebody has asked for the picture here."""
+        return self._rgb is not None
+
+    def rgb(self) -> U8:
+        """The upright picture here, (H, W, 3): what decoding into memory would have given."""
+        if self._rgb is None:
+            self._rgb = self._bring()
+        return self._rgb

@@ -1,0 +1,61 @@
+"""What building for a GPU takes beside torch."""
+
+from __future__ import annotations
+
+import importlib.machinery
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamseg.engine import aoti, backend_of
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture
+def nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a toolkit nor wheels of CUDA."""
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(aoti.shutil, "which", lambda name: None if name == "nvcc" else f"/usr/bin/{name}")
+    monkeypatch.setattr(aoti, "TOOLKIT", "/nowhere")
+    monkeypatch.setattr(aoti.importlib.util, "find_spec", lambda name: None)
+
+
+def headers(folder: Path) -> Path:
+    for name in ("cuda.h", "crt/host_defines.h"):
+        (folder / "include" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "include" / name).touch()
+    return folder
+
+
+@pytest.mark.usefixtures("nothing")
+def test_the_headers_are_found_where_they_are_named_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bare/include").mkdir(parents=True)
+    (tmp_path / "bare/include/cuda.h").touch()
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "bare"))
+    assert aoti.cuda_home() is None
+    monkeypatch.setenv("CUDA_PATH", str(headers(tmp_path / "whole")))
+    assert aoti.cuda_home() == str(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("nothing")
+def test_wheels_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers(tmp_path / "nvidia/cu13")
+    spec = importlib.machinery.ModuleSpec("nvidia", None, is_package=True)
+    spec.submodule_search_locations = [str(tmp_path / "nvidia")]
+    monkeypatch.setattr(aoti.importlib.util, "find_spec", lambda name: spec)
+    assert aoti.cuda_home() == str(tmp_path / "nvidia/cu13")
+
+
+def test_without_headers_a_gpu_build_is_refused_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend: Any = backend_of("aoti")
+    monkeypatch.setattr(aoti, "torch_device", lambda: "cuda")
+    monkeypatch.setattr(aoti, "cuda_home", lambda: None)
+    monkeypatch.setattr(aoti, "_compiler", lambda: "/usr/bin/g++")
+    assert "set CUDA_HOME" in backend.why_not("bf16")
+    monkeypatch.setattr(aoti, "cuda_home", lambda: "/usr/local/cuda")
+    assert backend.why_not("bf16") is None

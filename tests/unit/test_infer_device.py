@@ -1,0 +1,283 @@
+"""Frames whose pictures lie on a device: which engines take them there, and what comes back from those."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import OrderedDict
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import av
+import msgspec
+import numpy as np
+import pytest
+
+from streamseg.config import EngineConfig, StreamConfig
+from streamseg.demo import draw_scene
+from streamseg.engine import EngineInfo, backend_of, build_spec, find_engine, load_engine
+from streamseg.engine.switch import SwitchEngine
+from streamseg.engine.tensorrt.run import PlanEngine, _Shape
+from streamseg.engine.torch import _Recorded
+from streamseg.errors import EngineError
+from streamseg.infer import infer
+from streamseg.residence import Residence
+from streamseg.sources import hardware
+from streamseg.sources.surface import Surface
+from streamseg.types import U8, Frame
+from streamseg.upsample import labels_from_logits, labels_from_scores
+
+torch = pytest.importorskip("torch")
+
+
+def surface(seconds: float = 0.0) -> Surface:
+    rgb = draw_scene(seconds)[0]
+    image = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="nv12")
+    return Surface(*image.planes, (image.height, image.width), lambda: image.to_rgb().to_ndarray())
+
+
+def frame(picture: Any, stream: str = "gate") -> Frame:
+    return Frame(stream, 0, 0, None, Fraction(1, 25), 0, "arrival", picture, 0)
+
+
+def is_here(one: Frame) -> bool:
+    return isinstance(one.picture, np.ndarray) or one.picture.is_here  # type: ignore[union-attr]
+
+
+def test_the_torch_engine_takes_tensors_and_leaves_the_logits_there() -> None:
+    engine = load_engine(EngineConfig(backend="torch"))
+    batch = np.stack([draw_scene(t)[0] for t in (0.0, 3.0)])
+    got = engine.on_device(torch.from_numpy(batch))  # type: ignore[attr-defined]
+    assert isinstance(got, torch.Tensor)
+    np.testing.assert_array_equal(got.numpy(), engine(batch))
+    engine.close()
+    with pytest.raises(EngineError, match="is closed"):
+        engine.on_device(torch.from_numpy(batch))  # type: ignore[attr-defined]
+
+
+def test_a_recorded_shape_serves_arrays_and_tensors_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines that run on CUDA, with the CPU's memory and a "graph" that runs the network when replayed."""
+    engine: Any = load_engine(EngineConfig(backend="torch"))
+    batches = [draw_scene(t)[0][None] for t in (0.0, 3.0, 6.0, 9.0)]
+    want = [engine(batch) for batch in batches]
+
+    def record(feed: Any) -> Any:
+        image = feed.clone()
+        logits = engine._module(image)
+        graph = SimpleNamespace(replay=lambda: logits.copy_(engine._module(image)))
+        made = engine._recorded[tuple(feed.shape)] = _Recorded(graph, image, logits, torch.empty_like(logits))
+        return made
+
+    stream = SimpleNamespace(synchronize=lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(engine, "_record", record)
+    engine._device = "cuda"
+    kept = [
+        engine.on_device(torch.from_numpy(batches[0])).numpy(),
+        engine(batches[1]),
+        engine.on_device(torch.from_numpy(batches[2])).numpy(),
+        engine(batches[3]),
+    ]
+    for got, expected in zip(kept, want, strict=True):
+        np.testing.assert_array_equal(got, expected)
+    engine.close()
+
+
+def test_a_plan_reads_a_batch_when_it_is_made_and_is_read_when_it_is_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The order of waits among CUDA's streams, on streams that write it down; memory is the CPU's."""
+    order: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def wait_stream(self, other: Stream) -> None:
+            order.append(f"{self.name} waits for {other.name}")
+
+        def synchronize(self) -> None:
+            order.append(f"here waits for {self.name}")
+
+    image, answer = torch.zeros((1, 8, 8, 3), dtype=torch.uint8), torch.zeros((1, 2, 2, 2))
+
+    def replay() -> None:
+        order.append("run")
+        answer.fill_(float(image.max()))
+
+    plan: Any = object.__new__(PlanEngine)
+    plan._torch, plan._dtype, plan._context, plan._stream = torch, torch.float32, object(), Stream("plan")
+    plan.info = Says("cuda").info
+    memory = _Shape(
+        image, answer, torch.empty_like(image), torch.empty_like(answer), SimpleNamespace(replay=replay)
+    )
+    plan._shapes = OrderedDict({(1, 8, 8, 3): memory})
+    default = Stream("default")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: default)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+
+    there = plan.on_device(torch.full((1, 8, 8, 3), 7, dtype=torch.uint8))
+    assert order == ["plan waits for default", "run", "default waits for plan", "here waits for default"]
+    assert plan(np.full((1, 8, 8, 3), 9, np.uint8)).max() == 9
+    assert there.max() == 7, "what was left there is not written again"
+    plan.close()
+    with pytest.raises(EngineError, match="is closed"):
+        plan.on_device(image)
+
+
+@pytest.mark.soak  # builds for half a minute
+@pytest.mark.timeout(300)
+def test_an_aoti_package_takes_tensors_and_leaves_the_logits_there(
+    tiny_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if reason := backend_of("aoti").why_not("fp32"):
+        pytest.skip(reason)
+    engine = load_engine(EngineConfig(name=str(tiny_engine), backend="aoti", threads=1))
+    assert engine.info.tensors == "cpu"
+    batch = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 3), np.uint8)
+    got = engine.on_device(torch.from_numpy(batch))  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(got.numpy(), engine(batch))
+    engine.close()
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_a_picture_stays_there_just_where_the_engine_takes_it(backend: Any) -> None:
+    engine = load_engine(EngineConfig(backend=backend))
+    frames = [frame(surface(t)) for t in (0.0, 3.0)]
+    scores = infer(engine, frames)
+    stays = backend == "torch"
+    assert [is_here(one) for one in frames] == [not stays] * 2
+    for one in scores:
+        assert isinstance(one.said, np.ndarray) is not stays
+        assert one.logits.shape == (11, 90, 120)
+        assert one.logits.dtype == np.float32
+        want, _ = labels_from_logits(one.logits, (360, 480))
+        got, confidence = labels_from_scores(one, (360, 480))
+        assert confidence is None
+        assert np.mean(want == got) > 0.9999
+    engine.close()
+
+
+def test_a_batch_that_lies_partly_here_is_made_here() -> None:
+    engine = load_engine(EngineConfig(backend="torch"))
+    frames = [frame(surface()), frame(draw_scene(0.0)[0])]
+    scores = infer(engine, frames)
+    assert all(isinstance(one.said, np.ndarray) for one in scores)
+    engine.close()
+
+
+def test_a_frames_size_is_known_without_its_picture() -> None:
+    one = frame(surface())
+    assert one.size == (360, 480)
+    assert not is_here(one)
+    assert one.rgb is one.rgb
+    assert one.rgb.shape == (360, 480, 3)
+    assert is_here(one)
+
+
+def test_a_network_that_takes_normalised_floats_says_that_it_takes_arrays_only(tiny_engine: Path) -> None:
+    folder, engine = find_engine(str(tiny_engine))
+    norm = msgspec.structs.replace(engine.normalisation, in_graph=False)
+    outside = msgspec.structs.replace(engine, normalisation=norm)
+    spec = build_spec(EngineConfig(name=str(tiny_engine)), folder, engine, "fp32")
+    assert spec.info("torch", "cpu", tensors="cpu").tensors == "cpu"
+    assert msgspec.structs.replace(spec, engine=outside).info("torch", "cpu", tensors="cpu").tensors == ""
+
+
+def test_an_engine_without_tensors_that_takes_over_gets_the_batch_here() -> None:
+    with_tensors, without = (load_engine(EngineConfig(backend=b)) for b in ("torch", "onnx"))  # type: ignore[arg-type]
+    engine = SwitchEngine(with_tensors)
+    (before,) = infer(engine, [frame(surface())])
+    engine.switch(without)
+    (between,) = infer(engine, [frame(surface())])  # was prepared for the one before
+    assert isinstance(between.said, np.ndarray)
+    np.testing.assert_allclose(before.logits, between.logits, atol=1e-3)
+    assert (before.engine, between.engine) == ("camvid-slim/fp32/torch", "camvid-slim/fp32/onnx")
+    after = frame(surface())
+    infer(engine, [after])
+    assert is_here(after)
+    engine.close()
+
+
+class Says:
+    def __init__(self, tensors: Any) -> None:
+        _, spec = find_engine("camvid-slim")
+        self.info = EngineInfo(
+            id="some/fp32/engine",
+            spec=spec,
+            backend="torch",
+            precision="fp32",
+            device="cpu",
+            threads=1,
+            input_size=(360, 480),
+            tensors=tensors,
+        )
+
+
+def test_the_log_says_where_pictures_lie_once_and_again_when_that_changes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted: set[str] = set()
+    engine: Any = Says("cpu")
+    residence = Residence(engine, wanted.__contains__)
+    config = StreamConfig(source="demo:", hwaccel="cuda")
+    monkeypatch.setattr("streamseg.residence.why_not_stay", lambda kind: "")
+    with caplog.at_level(logging.INFO):
+        kept = [frame(surface()) for _ in range(3)]
+        for one in kept:
+            residence.settle(one, config)
+        wanted.add("gate")
+        fetched = frame(surface())
+        residence.settle(fetched, config)
+        wanted.clear()
+        engine.info = Says("").info
+        residence.settle(frame(surface()), config)
+        residence.settle(frame(draw_scene(0.0)[0]), config)
+        residence.settle(frame(draw_scene(0.0)[0], "yard"), StreamConfig(source="demo:"))
+    assert not any(map(is_here, kept))
+    assert is_here(fetched)
+    assert caplog.messages == [
+        "gate: pictures stay on the GPU",
+        "gate: pictures come to memory: the CRF or fusion wants them there",
+        "gate: pictures come to memory: some/fp32/engine takes them there",
+        "gate: pictures come to memory: cuda does not decode this stream, or not to 4:2:0",
+    ]
+
+
+def test_a_decoder_shares_torchs_context_and_leaves_pictures_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg refuses the primary context when torch was there first, so it gets the thread's current one."""
+    order: list[str] = []
+    monkeypatch.setattr(hardware, "_problem", lambda kind: "")
+    monkeypatch.setattr(hardware, "_torch_problem", lambda: "")
+    monkeypatch.setattr(hardware, "_make_context_current", lambda: order.append("current"))
+    made = hardware.hardware_decoder("cuda", "gate")
+    assert made is not None
+    assert made.is_hw_owned
+    assert made.options == {"primary_ctx": "0", "current_ctx": "1"}
+    assert order == ["current"]
+
+
+def test_without_torch_on_cuda_a_decoders_pictures_come_to_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_problem", lambda kind: "")
+    monkeypatch.setattr(hardware, "_torch_problem", lambda: "the torch that is installed has no CUDA")
+    made = hardware.hardware_decoder("cuda", "gate")
+    assert made is not None
+    assert not made.is_hw_owned
+    assert hardware.why_not_stay("cuda") == "the torch that is installed has no CUDA"
+
+
+def test_a_picture_brought_here_is_the_one_that_decoding_into_memory_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.unit.test_preprocess_device import left_there, played, write_video
+
+    write_video(tmp_path / "clip.mp4", [draw_scene(t)[0] for t in (0.0, 0.1)], rotation=90)
+    here, there = played(tmp_path / "clip.mp4"), left_there(tmp_path / "clip.mp4")
+    assert len(here) == len(there) == 2
+    for ours, theirs in zip(there, here, strict=True):
+        brought: U8 = ours.rgb()
+        assert ours.size == brought.shape[:2] == (480, 360)
+        np.testing.assert_array_equal(brought, theirs)
