@@ -1,37 +1,88 @@
 // The blend itself. Compiled once per instruction set, with its own flags, SS_WIDTH and SS_BLEND_ROWS.
 #include "../crf/native/rows.h"
+#include "../crf/native/soft_max.h"
 #include "blend.h"
 
 namespace {
 
 constexpr float kNever = -1e30f;  // the score of lanes that are no class, and of what cannot be
 
-// Where the pixels of line y were: neighbours, their weights, and how far the picture bears it out.
-void look_back(const ss_blend_job& job, const ss_blend_past& past, int y, int32_t* near, float* mix) {
+// Every second lane of two vectors that follow one another.
+inline VF evens(VF a, VF b) {
+#if SS_WIDTH == 16
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+#elif SS_WIDTH == 8
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+#else
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6);
+#endif
+}
+inline VF odds(VF a, VF b) {
+#if SS_WIDTH == 16
+  return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#elif SS_WIDTH == 8
+  return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#else
+  return __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#endif
+}
+
+inline VI at_most(VI a, int most) { return a < most ? a : all(most); }
+
+// Where W pixels were: neighbours, their weights, and how far the picture bears it out.
+void look_back_at(const ss_blend_job& job, const ss_blend_past& past, const float* where, const uint8_t* now,
+                  int32_t* near, float* across, float* down, float* weight) {
   const int width = job.width, height = job.height;
-  const float right = static_cast<float>(width - 1), bottom = static_cast<float>(height - 1);
+  const VF px = evens(load(where), load(where + W)), py = odds(load(where), load(where + W));
+  const VF right = all(static_cast<float>(width - 1)), bottom = all(static_cast<float>(height - 1));
+  const VI inside = (px >= -0.5f) & (px < right + 0.5f) & (py >= -0.5f) & (py < bottom + 0.5f);
+  const VF cx = vmin(vmax(inside ? px : VF{}, VF{}), right), cy = vmin(vmax(inside ? py : VF{}, VF{}), bottom);
+  const VI left = at_most(__builtin_convertvector(cx, VI), width - 2);
+  const VI top = at_most(__builtin_convertvector(cy, VI), height - 2);
+  const VI place = top * width + left;
+  const VF a = cx - __builtin_convertvector(left, VF), b = cy - __builtin_convertvector(top, VF);
+  std::memcpy(near, &place, sizeof place);
+  store(across, a);
+  store(down, b);
+
+  int32_t corner[4][W], present[W];
+  for (int l = 0; l < W; ++l) {
+    const uint8_t* g = past.grey + near[l];
+    corner[0][l] = g[0], corner[1][l] = g[1], corner[2][l] = g[width], corner[3][l] = g[width + 1];
+    present[l] = now[l];
+  }
+  VF grey[4];
+  for (int k = 0; k < 4; ++k) {
+    VI of;
+    std::memcpy(&of, corner[k], sizeof of);
+    grey[k] = __builtin_convertvector(of, VF);
+  }
+  const VF above = grey[0] + a * (grey[1] - grey[0]), below = grey[2] + a * (grey[3] - grey[2]);
+  VI is;
+  std::memcpy(&is, present, sizeof is);
+  const VI apart = is - __builtin_convertvector(above + b * (below - above) + 0.5f, VI);
+  const VI error = apart < 0 ? -apart : apart;
+  VF trusted;
+  for (int l = 0; l < W; ++l) trusted[l] = job.trust[error[l]];
+  store(weight, inside ? trusted * past.weight : VF{});
+}
+
+// The same of line y; a line's rest goes through a full vector of its own.
+void look_back(const ss_blend_job& job, const ss_blend_past& past, int y, int32_t* near, float* mix) {
+  const int width = job.width, whole = width / W * W, rest = width - whole;
   const float* where = past.where + static_cast<size_t>(y) * width * 2;
   const uint8_t* now = job.grey + static_cast<size_t>(y) * width;
-  for (int x = 0; x < width; ++x) {
-    const float px = where[2 * x], py = where[2 * x + 1];
-    const bool inside = px >= -0.5f && px < right + 0.5f && py >= -0.5f && py < bottom + 0.5f;
-    const float cx = inside ? (px < 0.0f ? 0.0f : px > right ? right : px) : 0.0f;
-    const float cy = inside ? (py < 0.0f ? 0.0f : py > bottom ? bottom : py) : 0.0f;
-    const int ix = static_cast<int>(cx), iy = static_cast<int>(cy);
-    const int left = ix < width - 1 ? ix : width - 2, top = iy < height - 1 ? iy : height - 2;
-    near[x] = top * width + left;
-    mix[x] = cx - static_cast<float>(left);
-    mix[width + x] = cy - static_cast<float>(top);
-    mix[2 * width + x] = inside ? past.weight : 0.0f;
-  }
-  for (int x = 0; x < width; ++x) {
-    const uint8_t* g = past.grey + near[x];
-    const float a = mix[x], b = mix[width + x];
-    const float above = static_cast<float>(g[0]) + a * static_cast<float>(g[1] - g[0]);
-    const float below = static_cast<float>(g[width]) + a * static_cast<float>(g[width + 1] - g[width]);
-    const float was = above + b * (below - above);
-    mix[2 * width + x] *= job.trust[__builtin_abs(now[x] - static_cast<int>(was + 0.5f))];
-  }
+  for (int x = 0; x < whole; x += W)
+    look_back_at(job, past, where + 2 * x, now + x, near + x, mix + x, mix + width + x, mix + 2 * width + x);
+  if (!rest) return;
+  float last_where[2 * W] = {}, last_mix[3][W];
+  uint8_t last_now[W] = {};
+  int32_t last_near[W];
+  std::memcpy(last_where, where + 2 * whole, sizeof(float) * 2 * rest);
+  std::memcpy(last_now, now + whole, rest);
+  look_back_at(job, past, last_where, last_now, last_near, last_mix[0], last_mix[1], last_mix[2]);
+  std::memcpy(near + whole, last_near, sizeof(int32_t) * rest);
+  for (int k = 0; k < 3; ++k) std::memcpy(mix + k * width + whole, last_mix[k], sizeof(float) * rest);
 }
 
 // row += weight * (what lay there - row)
@@ -47,6 +98,16 @@ inline void pull(VF* v, int vectors, size_t stride, const ss_blend_past& past, i
   }
 }
 
+// Shifts each row so that its largest is 0, which soft_max() wants and scaling leaves near 0.
+void from_the_largest(float* rows, size_t count, int row) {
+  for (float* r = rows; r < rows + count * row; r += row) {
+    VF most = load(r);
+    for (int i = W; i < row; i += W) most = vmax(most, load(r + i));
+    most = fold_max(most);
+    for (int i = 0; i < row; i += W) store(r + i, vmax(load(r + i) - most, all(kNever)));
+  }
+}
+
 // VECTORS: of a row, or 0 for any number.
 template <int VECTORS>
 void lines(const blend::Work& work) {
@@ -56,6 +117,7 @@ void lines(const blend::Work& work) {
   const float keep = 1.0f - job.soften;
   const size_t plane = static_cast<size_t>(job.height) * width, pixels = static_cast<size_t>(job.from_height) * job.from_width;
   rows_from_planes(job.scores, pixels, job.classes, 0, pixels, work.from, work.row, kNever, kNever);
+  from_the_largest(work.from, pixels, work.row);
   VF v[VECTORS ? VECTORS : 256 / W];
   for (int y = 0; y < job.height; ++y) {
     const float* line = work.from + static_cast<size_t>(y) * width * row;
@@ -90,28 +152,19 @@ void lines(const blend::Work& work) {
         }
         if (job.refined && m0[2 * width + x] > 1e-3f)
           pull(v, vectors, row, *job.refined, width, work.near[x], m0[x], m0[width + x], m0[2 * width + x]);
-        VF most = v[0], sum{};
-        for (int i = 1; i < vectors; ++i) most = vmax(most, v[i]);
-        most = fold_max(most);
-        for (int i = 0; i < vectors; ++i) {
-          v[i] = vexp(v[i] - most);
-          sum += v[i];
-        }
-        const float scale = 1.0f / fold(sum)[0];
-        for (int i = 0; i < vectors; ++i) v[i] *= scale;
+        soft_max(v, vectors);
         if (job.before && m1[2 * width + x] > 1e-3f)
           pull(v, vectors, row, *job.before, width, work.near[width + x], m1[x], m1[width + x], m1[2 * width + x]);
         float* to = job.rows + (static_cast<size_t>(y) * width + x) * row;
         for (int i = 0; i < vectors; ++i) {
-          const VF p = v[i] * keep + load(work.even + i * W);
-          const VF log = vlog(vmax(p, all(job.least)));
-          store(to + i * W, job.log_rows ? log : p);
-          store(work.out + l * row + i * W, log);
+          const VF p = v[i] * keep + load(work.even + i * W), seen = vmax(p, all(job.least));
+          store(to + i * W, job.log_rows ? vlog(seen) : p);
+          store(work.out + l * row + i * W, seen);
         }
       }
       if (!job.log_planes) continue;
       const size_t at = static_cast<size_t>(y) * width + x0;
-      planes_from_rows(work.out, work.row, job.classes, plane, at, at + some, job.log_planes, nullptr, nullptr);
+      planes_from_rows(work.out, work.row, job.classes, plane, at, at + some, nullptr, job.log_planes, nullptr);
     }
   }
 }

@@ -56,7 +56,8 @@ void finish_fast(const ss::Finish& f) {
       }
       for (int i = 0; i < NV; ++i) x.v[i] += gain * message.v[i];
     }
-    put<NV>(u, soft_max<NV>(x));
+    soft_max(x.v, NV);
+    put<NV>(u, x);
   }
 }
 

@@ -4,6 +4,7 @@
 #include "blur.h"
 #include "kernels.h"
 #include "simd.h"
+#include "soft_max.h"
 
 namespace {
 
@@ -23,33 +24,6 @@ inline size_t list_visits(const ss::Pass& p, bool all) {
   const uint32_t last = n ? p.list[n - 1] : 0;
   for (size_t i = 0; i < ss::kListPad; ++i) p.list[n + i] = last;
   return n;
-}
-
-// Soft-max of one row without its maximum: log p is at most 0 and the largest is at least -log(classes), so the
-// exponentials neither overflow nor vanish unless messages are huge; then the slow way.
-template <int NV>
-inline Row<NV> soft_max(const Row<NV>& x) {
-  Row<NV> e;
-  VF sum{};
-  for (int i = 0; i < NV; ++i) {
-    e.v[i] = vexp(vmin(x.v[i], all(80.0f)));
-    sum += e.v[i];
-  }
-  float total = fold(sum)[0];
-  if (__builtin_expect(!(total > 1e-12f && total < 1e30f), 0)) {
-    VF most = x.v[0];
-    for (int i = 1; i < NV; ++i) most = vmax(most, x.v[i]);
-    most = fold_max(most);
-    sum = VF{};
-    for (int i = 0; i < NV; ++i) {
-      e.v[i] = vexp(x.v[i] - most);
-      sum += e.v[i];
-    }
-    total = fold(sum)[0];
-  }
-  const float scale = 1.0f / total;
-  for (int i = 0; i < NV; ++i) e.v[i] *= scale;
-  return e;
 }
 
 inline void soft_max_any(float* x, size_t stride) {
@@ -156,7 +130,8 @@ void pass_fast(const ss::Pass& pass) {
         }
         for (int i = 0; i < NV; ++i) x.v[i] += GAIN ? (even.v[i] + odd.v[i]) * gain : even.v[i] + odd.v[i];
       }
-      Row<NV> q = !MIDDLE && p.plain ? x : soft_max<NV>(x);
+      Row<NV> q = x;
+      if (MIDDLE || !p.plain) soft_max(q.v, NV);
       if (!splat) {
         put<NV>(u, q);
         continue;
