@@ -24,7 +24,7 @@ from streamseg.config import (
 @click.command()
 @click.option("--source", "sources", multiple=True, required=True, help="A stream; may be repeated.")
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
-@options_from(EngineConfig, "backend", "precision", "input_size", "threads")
+@options_from(EngineConfig, "backend", "precision", "input_size", "threads", "lanes")
 @options_from(StreamConfig, "realtime", "max_fps", "mask_size")
 @options_from(PublishConfig, "encoding")
 @click.option("--refined", is_flag=True, help="Subscribe to refined masks, too, so that the CRF runs.")
@@ -71,7 +71,7 @@ def pipeline(
 @click.option("--fps", type=click.FloatRange(1), default=8.0, help="Frames a second of each.")
 @click.option("--max-age-ms", type=click.FloatRange(1), default=250.0, help="No mask may be older.")
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
-@options_from(EngineConfig, "backend", "precision", "input_size", "threads", "max_batch")
+@options_from(EngineConfig, "backend", "precision", "input_size", "threads", "lanes", "max_batch")
 @click.option("--seconds", type=click.FloatRange(1), default=30.0, help="How long to measure.")
 @as_json
 def streams(
