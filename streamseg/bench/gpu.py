@@ -16,6 +16,7 @@ import numpy as np
 
 from streamseg.bench.engine import EngineResult, bench_engines
 from streamseg.bench.summary import Spread, spread_of
+from streamseg.bench.zoo import random_engine
 from streamseg.demo import draw_scene
 from streamseg.engine.device import cuda_missing
 from streamseg.errors import UsageError
@@ -39,7 +40,7 @@ def bench_gpu(repeats: int = 100) -> GpuResult:
     if missing := cuda_missing():
         raise UsageError(f"there is nothing to measure: {missing}")
     with tempfile.TemporaryDirectory() as folder:
-        engine = random_engine(Path(folder) / "largefov")
+        engine = random_engine(NETWORK, Path(folder) / "largefov")
         engines = bench_engines(
             [str(engine)],
             "demo:",
@@ -50,24 +51,6 @@ def bench_gpu(repeats: int = 100) -> GpuResult:
             repeats=repeats,
         )
     return GpuResult(engines=engines, crf=_crf_times(repeats))
-
-
-def random_engine(folder: Path) -> Path:
-    """LargeFOV with random weights, scaled so that signals neither vanish nor grow, as an engine."""
-    import torch
-    from torch import nn
-
-    from streamseg.models.weights import write_engine
-    from streamseg.models.zoo import find_network
-
-    torch.manual_seed(0)
-    network = find_network(NETWORK).build().eval()
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    return write_engine(network, NETWORK, folder)
 
 
 def table_of(result: GpuResult) -> str:

@@ -55,7 +55,9 @@ def pipeline(
     if as_json:
         click.echo(msgspec.json.encode(result))
         return
-    table = Table("", "p50 ms", "p95 ms", "p99 ms", title=f"{result.engine}: {result.fps} masks/s")
+    table = Table(
+        "", "p50 ms", "p95 ms", "p99 ms", title=f"{result.engine}, lanes {result.lanes}: {result.fps} masks/s"
+    )
     for stage, times in {"decoded → subscriber": result.latency, **result.stages}.items():
         table.add_row(stage, f"{times.p50_ms:.2f}", f"{times.p95_ms:.2f}", f"{times.p99_ms:.2f}")
     Console().print(table)
@@ -94,7 +96,7 @@ def streams(
     click.echo(
         f"{result.held} of {result.streams} streams held: {HELD_SHARE:.0%} of {fps:g} fps or more, no mask "
         f"above {max_age_ms:g} ms; {result.masks_per_s:g} masks/s in all, enough for {result.capacity}; "
-        f"{result.engine}"
+        f"{result.engine}, lanes {result.lanes}"
     )
     stages = ", ".join(f"{stage} {times.p50_ms:.1f} ms" for stage, times in result.stages.items())
     drops = ", ".join(f"{number} {cause}" for cause, number in sorted(result.drops.items()) if number)
