@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from streamseg.cli import start_logging
 from streamseg.cli.settings import as_json, options_from
@@ -69,7 +69,16 @@ def engine(names: tuple[str, ...], source: str, zoo: bool, as_json: bool, **opti
     if as_json:
         click.echo(msgspec.json.encode(result))
         return
-    columns = ("engine", "batch", "input", "p50 ms", "p99 ms", "frames/s", "argmax %", "max |Δ|")
+    columns = (
+        Column("engine", no_wrap=True),
+        "batch",
+        "input",
+        "p50 ms",
+        "p99 ms",
+        "frames/s",
+        "argmax %",
+        "max |Δ|",
+    )
     table = Table(*columns, title=result.gpu or f"{result.machine.processor}, {result.machine.cores} cores")
     for row in result.rows:
         height, width = row.input_size
@@ -78,7 +87,7 @@ def engine(names: tuple[str, ...], source: str, zoo: bool, as_json: bool, **opti
             f"{row.time.p50_ms:.2f}", f"{row.time.p99_ms:.2f}", f"{row.fps:.1f}", f"{row.agreement:.2f}",
             f"{row.max_difference:.2g}",
         )  # fmt: skip
-    Console(width=max(110, Console().width)).print(table)
+    Console(width=max(120, Console().width)).print(table)
     if any(row.random_weights for row in result.rows):
         click.echo("* random weights: times are those of any weights, agreement is not")
     for form, why in result.left_out.items():
