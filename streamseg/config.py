@@ -129,6 +129,15 @@ class EngineConfig(Settings, frozen=True):
     threads: Annotated[
         int, Meta(ge=0, le=256, description="CPU threads of the network; 0 takes one for each core.")
     ] = 0
+    lanes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="Engines side by side for live streams, each with its share of the threads: on a CPU "
+            "more masks/s, each of them later; 1 on a GPU.",
+        ),
+    ] = 1
     max_batch: Annotated[
         int, Meta(ge=1, le=64, description="Frames of different streams run at once, at most.")
     ] = 4

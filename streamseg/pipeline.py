@@ -1,6 +1,7 @@
 """The live route, written once: streams → board → infer → fuse → publish, with refine and pictures beside it.
 
-decode-<stream> threads own their container; infer owns the engine and batches over streams; fuse turns logits
+decode-<stream> threads own their container; infer owns the engine and batches over streams (in lanes several
+do, each its own, and what they make leaves in the order in which they took the frames); fuse turns logits
 into labels; refine owns the CRF's process; picture makes JPEGs for those who look; the publisher's thread
 owns its sockets. Frames are dropped in one place only, the board, where a live stream's newest frame replaces
 the one that waits. Behind it every hand-over is bounded and waits, so the age of a mask is bounded by the
@@ -12,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from streamseg.board import Board
@@ -28,6 +31,7 @@ from streamseg.sources import is_live
 from streamseg.stage import Stage
 from streamseg.stats import Stats
 from streamseg.streams import Streams
+from streamseg.turnstile import Turnstile
 from streamseg.types import U8, Frame, LabelSet, Mask, Refined, Scores, Size
 
 
@@ -37,41 +41,49 @@ class Pipeline:
     Streams may be added, removed, paused and changed while it runs, from any thread; others do not notice.
     """
 
-    def __init__(self, config: Config, engine: Engine, publisher: Publisher) -> None:
-        """The engine is used by the infer thread alone from start() until the pipeline is over.
+    def __init__(self, config: Config, engines: Sequence[Engine], publisher: Publisher) -> None:
+        """engines: alike, one for each lane; used by its infer thread alone from start() until it is over.
 
-        It may become another one of the same network meanwhile (SwitchEngine): each mask names its own.
+        They may become others of the same network meanwhile (SwitchEngine): each mask names its own.
         """
         self.stats = Stats()
         self.over = threading.Event()
         self.streams = Streams(self.stats, self._take_in, self._streams_over)
         self._config = config
-        self._engine = engine
+        self._label_set = engines[0].info.spec.labels
         self._publisher = publisher
         self._board: Board[Frame] = Board()
+        self._turnstile = Turnstile()  # between the lanes and _scores
         self._scores: Mailbox[Scores] = Mailbox(2)
         self._failures: list[BaseException] = []  # of stages, first cause first; list.append is whole
         self._putting = threading.Lock()  # guards that no mask of a stream is put after it was forgotten
         self.refinement = Refinement(
             config,
-            engine.info.spec,
+            engines[0].info.spec,
             self.stats,
             wants_refined=lambda stream: publisher.wants("refined", stream),
             on_refined=self._put_refined,
         )
-        self._residence = Residence(engine, self.refinement.wanted)
+        self._residence = Residence(engines[0], self.refinement.wanted)
         self._pictures = Pictures(lambda stream: publisher.wants("picture", stream), publisher.put)
         self._stages = [
             Stage("picture", self._pictures.run, self._stage_ended),
             Stage("refine", self.refinement.run, self._stage_ended),
-            Stage("infer", self._infer, self._stage_ended),
+            *(
+                Stage(
+                    "infer" if len(engines) == 1 else f"infer-{i}",
+                    partial(self._infer, engine),
+                    self._stage_ended,
+                )
+                for i, engine in enumerate(engines)
+            ),
             Stage("fuse", self._fuse, self._stage_ended),
         ]
 
     @property
     def label_set(self) -> LabelSet:
         """The classes of all masks."""
-        return self._engine.info.spec.labels
+        return self._label_set
 
     @property
     def errors(self) -> list[BaseException]:
@@ -87,6 +99,7 @@ class Pipeline:
         """End every stage, leaving out what is still on its way; True when all threads ended in time."""
         self.streams.stop()
         self._board.close()
+        self._turnstile.close()
         self._scores.close(discard=True)
         self._pictures.close()
         self.refinement.close()
@@ -128,17 +141,21 @@ class Pipeline:
         elif self._board.put_newest(frame) is not None:
             self.stats.of(frame.stream).drops["slow engine"] += 1
 
-    def _infer(self) -> None:
-        engine = self._engine
+    def _infer(self, engine: Engine) -> None:
         while True:
-            taken = self._board.take(
-                self._config.engine.max_batch,
-                alike=lambda frame: (input_size(engine, frame.size), takes_there(engine, frame)),
-            )
-            fresh = [frame for frame in taken if self._goes_on(frame)]
-            if fresh:
-                for scores in infer(engine, fresh):
+            ticket, frames = self._turnstile.take(partial(self._take, engine))
+            made = infer(engine, frames) if frames else []
+            with self._turnstile.leaving(ticket):
+                for scores in made:
                     self._scores.put(scores)
+
+    def _take(self, engine: Engine) -> list[Frame]:
+        """Wait for frames of one input size, and leave out those that are not to go on."""
+        taken = self._board.take(
+            self._config.engine.max_batch,
+            alike=lambda frame: (input_size(engine, frame.size), takes_there(engine, frame)),
+        )
+        return [frame for frame in taken if self._goes_on(frame)]
 
     def _fuse(self) -> None:
         while True:
@@ -234,6 +251,7 @@ class Pipeline:
             self._failures.append(stage.error)
             self.streams.stop()
         self._board.close()
+        self._turnstile.close()
         self._scores.close()
         if stage.name == "fuse":
             self._pictures.close()

@@ -12,6 +12,7 @@ from typing import get_args
 import msgspec
 
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
+from streamseg.bench.zoo import is_random, kept_engine
 from streamseg.config import EngineConfig, Precision, StreamConfig
 from streamseg.decode import decode
 from streamseg.engine import Engine, find_engine, load_engine
@@ -33,6 +34,7 @@ class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     batch: int
     input_size: tuple[int, int]
+    random_weights: bool  # times do not depend on them, agreement does
     time: Spread  # of one call
     fps: float  # frames per second at the median
     agreement: float  # cells whose best class is that of ONNX Runtime in fp32, in per cent
@@ -62,13 +64,16 @@ def bench_engines(
 ) -> EngineResult:
     """Time engines on frames of `source`, all forms of one by turns, so that ratios hold.
 
+    names: of engines, and of networks of the zoo, which get random weights where there is no engine.
     backends and precisions: unset all, those left out that cannot run here. sizes: unset each engine's own.
     Builds what has to be built first.
     """
     pictures = _pictures(source, max(batches))
     rows: list[EngineRow] = []
     left_out: dict[str, str] = {}
-    for name, size in itertools.product(names, sizes or (None,)):
+    for wanted, size in itertools.product(names, sizes or (None,)):
+        random = is_random(wanted)
+        name = str(kept_engine(wanted, source, int8="int8" in precisions)) if random else wanted
         _, spec = find_engine(name)
         forms = [
             EngineConfig(
@@ -93,7 +98,7 @@ def bench_engines(
                 except EngineError as error:
                     left_out[f"{spec.name}/{form.precision}/{form.backend}"] = str(error)
             for batch in batches:
-                rows += _rows(engines, reference, pictures[:batch], repeats)
+                rows += _rows(engines, reference, pictures[:batch], repeats, random)
     found = cuda_device()
     return EngineResult(
         source=source,
@@ -104,7 +109,9 @@ def bench_engines(
     )
 
 
-def _rows(engines: list[Engine], reference: Engine, pictures: list[U8], repeats: int) -> Iterator[EngineRow]:
+def _rows(
+    engines: list[Engine], reference: Engine, pictures: list[U8], repeats: int, random: bool
+) -> Iterator[EngineRow]:
     frame_size = (pictures[0].shape[0], pictures[0].shape[1])
     batch = make_batch(pictures, input_size(reference, frame_size))
     want = reference(batch)
@@ -123,6 +130,7 @@ def _rows(engines: list[Engine], reference: Engine, pictures: list[U8], repeats:
             threads=engine.info.threads,
             batch=len(pictures),
             input_size=(batch.shape[1], batch.shape[2]),
+            random_weights=random,
             time=spread,
             fps=round(len(pictures) * 1000 / spread.p50_ms, 1),
             agreement=agrees.argmax_percent,

@@ -22,6 +22,7 @@ import numpy as np
 from streamseg.bench.engine import EngineResult, bench_engines
 from streamseg.bench.gpu_route import RouteResult, bench_route, street_clip
 from streamseg.bench.summary import Spread, spread_of
+from streamseg.bench.zoo import random_engine
 from streamseg.config import EngineConfig, Precision
 from streamseg.demo import draw_scene
 from streamseg.engine.device import cuda_device
@@ -59,7 +60,7 @@ def bench_gpu(
         raise UsageError(f"there is nothing to measure: {found}")
     result = GpuResult(gpu=f"{found.name}, {found.sm}, CUDA {found.driver}")
     with tempfile.TemporaryDirectory() as folder:
-        engine = random_engine(Path(folder) / "largefov")
+        engine = random_engine(NETWORK, Path(folder) / "largefov")
         clip = street_clip(Path(folder) / "street.mp4")
         half = next((p for p in ("bf16", "fp16") if p in precisions), precisions[0])
         parts: list[tuple[str, Callable[[], dict[str, Any]]]] = [
@@ -106,24 +107,6 @@ def _engines(
         repeats=repeats,
     )
     return {"engines": [result], "left_out": result.left_out}
-
-
-def random_engine(folder: Path) -> Path:
-    """LargeFOV with random weights, scaled so that signals neither vanish nor grow, as an engine."""
-    import torch
-    from torch import nn
-
-    from streamseg.models.weights import write_engine
-    from streamseg.models.zoo import find_network
-
-    torch.manual_seed(0)
-    network = find_network(NETWORK).build().eval()
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    return write_engine(network, NETWORK, folder)
 
 
 def table_of(result: GpuResult) -> str:

@@ -10,6 +10,7 @@ import msgspec
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
 from streamseg.config import Config
 from streamseg.daemon import Daemon
+from streamseg.engine import load_engine
 from streamseg.stage import Stage
 from streamseg.stats import StreamStats
 
@@ -34,6 +35,7 @@ class StreamsResult(msgspec.Struct, frozen=True, kw_only=True):
     fps_asked: float  # of each stream
     max_age_ms: float
     engine: str
+    lanes: int
     seconds: float
     masks_per_s: float  # of all streams
     capacity: int  # streams of that rate that the same masks would have served in full
@@ -48,6 +50,7 @@ class StreamsResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float = 5.0) -> StreamsResult:
     """Run live streams with max_age_ms for so many seconds after a warm-up; raises StreamsegError."""
+    load_engine(config.engine).close()  # what has to be built is, so that it is what is measured
     daemon = Daemon(config)
     thread = Stage("daemon", daemon.run, lambda _: daemon.ready.set())
     thread.start()
@@ -88,7 +91,8 @@ def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float =
         held=sum(s.held for s in streams),
         fps_asked=fps,
         max_age_ms=limit,
-        engine=f"{config.engine.name}/{config.engine.precision}",
+        engine=daemon.engine.id,
+        lanes=config.engine.lanes,
         seconds=seconds,
         masks_per_s=round(masks_per_s, 1),
         capacity=int(masks_per_s / fps),

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -74,17 +75,17 @@ class Daemon:
             owned.enter_context(Signals(self.stop, self._hang_up))
             self._open_control(owned)
             self._start_web(owned)
-            engine = self._load(owned)
-            if engine is None:
+            engines = self._load(owned)
+            if not engines:
                 return
-            publisher = Publisher(self.config.publish, [engine.info.spec.labels])
+            publisher = Publisher(self.config.publish, [engines[0].info.spec.labels])
             self.publisher = owned.enter_context(publisher)
             self.endpoint = publisher.endpoint
             self.own_keys = publisher.own_keys
             log.info("publishing on %s", self.endpoint)
             if self.web is not None:
                 self.web.connect(doors_of(publisher))
-            pipeline = self.pipeline = Pipeline(self.config, engine, publisher)
+            pipeline = self.pipeline = Pipeline(self.config, engines, publisher)
             self._supervise(pipeline, publisher)
 
     def stop(self) -> None:
@@ -126,24 +127,25 @@ class Daemon:
             self.web.start()
             owned.callback(self.web.close)
 
-    def _load(self, owned: contextlib.ExitStack) -> Engine | None:
-        """Get the engine ready; None when we were stopped meanwhile."""
+    def _load(self, owned: contextlib.ExitStack) -> Sequence[Engine]:
+        """Get the engines of all lanes ready; none when we were stopped meanwhile."""
         loading = Loading(self.config.engine)
         with self.service.busy(f"loading the engine {self.config.engine.name}"):
-            engine = loading.wait(self._stopping)
+            engines = loading.wait(self._stopping)
         self.abandoned = loading.abandoned
-        if engine is not None:
+        for engine in engines:
             owned.callback(engine.close)
+        if engines:
 
             def tell(state: EngineState, text: str, info: EngineInfo) -> None:
                 self.engine = EngineStatus(id=info.id, device=info.device, state=state, text=text)
 
-            tell("running", "", engine.info)
+            tell("running", "", engines[0].info)
             if loading.better is not None:
-                upgrade = Upgrade(loading.better, engine, tell)
+                upgrade = Upgrade(loading.better, engines, tell)
                 upgrade.start()
                 owned.callback(self._end_upgrade, upgrade)
-        return engine
+        return engines
 
     def _end_upgrade(self, upgrade: Upgrade) -> None:
         self.abandoned = not upgrade.stop()

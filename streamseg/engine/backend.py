@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
@@ -78,7 +79,7 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision
     input_size: Size
     shapes: Shapes
-    threads: int = 0  # of the CPU; 0 takes one for each core
+    threads: int = 0  # of the CPU, for one engine; 0 takes one for each core
     output: OutputForm = "logits"
     target: str = ""  # what it is built for, such as "sm_89"; empty for the device at hand
     flags: tuple[str, ...] = ()  # of compatibility, such as "version-compatible"
@@ -168,8 +169,15 @@ def build_spec(config: EngineConfig, folder: Path, engine: EngineSpec, precision
         precision=precision,
         input_size=size,
         shapes=usual_shapes(size, engine.size_multiple, config.max_batch),
-        threads=config.threads,
+        threads=threads_of_lane(config),
     )
+
+
+def threads_of_lane(config: EngineConfig) -> int:
+    """The CPU threads of each of its engines; 0 for one for each core, where there is one engine."""
+    if config.lanes == 1:
+        return config.threads
+    return max(1, (config.threads or len(os.sched_getaffinity(0))) // config.lanes)
 
 
 def usual_shapes(size: Size, multiple: int, max_batch: int) -> Shapes:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -65,6 +66,19 @@ def load_choice(choice: Choice, build: Build | None = None) -> Engine:
     if plan is None:
         raise EngineError(f"engine {choice.engine_id}: its plan is gone right after it was built")
     return backend.load(spec, plan.path)
+
+
+def load_several(count: int, load: Callable[[], Engine], first: Engine | None = None) -> list[Engine]:
+    """Load `count` engines alike, `first` being one of them; all or, when one cannot be had, none."""
+    engines = [] if first is None else [first]
+    try:
+        while len(engines) < count:
+            engines.append(load())
+    except BaseException:
+        for engine in engines:
+            engine.close()
+        raise
+    return engines
 
 
 def load_plan(choice: Choice) -> Engine | None:

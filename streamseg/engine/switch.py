@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
 
 from streamseg.config import EngineConfig
 from streamseg.engine.backend import Engine, TensorEngine
-from streamseg.engine.build import Build, BuildStopped, load_choice, load_plan
+from streamseg.engine.build import Build, BuildStopped, load_choice, load_plan, load_several
 from streamseg.engine.choice import Choice, choices, stand_in
 from streamseg.engine.spec import EngineInfo
 from streamseg.errors import EngineError
@@ -99,8 +100,8 @@ class SwitchEngine:
         return self._spare or self._engine
 
 
-def start_engine(config: EngineConfig) -> tuple[SwitchEngine, Choice | None]:
-    """The best engine that can be had at once; and the better one that has to be built first, if there is.
+def start_engines(config: EngineConfig) -> tuple[list[SwitchEngine], Choice | None]:
+    """The best that can be had at once, an engine for each lane; and the better one to be built, if there is.
 
     Blocks while it loads, and builds only where nothing can serve meanwhile. Raises EngineError.
     """
@@ -115,14 +116,14 @@ def start_engine(config: EngineConfig) -> tuple[SwitchEngine, Choice | None]:
     for at, choice in enumerate(found):
         try:
             if not choice.backend.suffix:
-                return SwitchEngine(choice.backend.load(choice.spec, None)), None
+                return _side_by_side(config.lanes, partial(load_choice, choice)), None
             engine = load_plan(choice)
             if engine is not None:
-                return SwitchEngine(engine, spare), None
+                return _side_by_side(config.lanes, partial(load_choice, choice), engine, spare), None
             ready = stand_in(config, found)
             if ready is not None:
-                return SwitchEngine(ready.backend.load(ready.spec, None)), choice
-            return SwitchEngine(load_choice(choice)), None
+                return _side_by_side(config.lanes, partial(load_choice, ready)), choice
+            return _side_by_side(config.lanes, partial(load_choice, choice)), None
         except EngineError as error:
             if at == len(found) - 1:
                 raise
@@ -130,25 +131,34 @@ def start_engine(config: EngineConfig) -> tuple[SwitchEngine, Choice | None]:
     raise AssertionError("choices() is never empty")
 
 
+def _side_by_side(
+    count: int,
+    load: Callable[[], Engine],
+    first: Engine | None = None,
+    spare: Callable[[], Engine] | None = None,
+) -> list[SwitchEngine]:
+    return [SwitchEngine(engine, spare) for engine in load_several(count, load, first)]
+
+
 class Upgrade:
-    """Builds and loads a better engine beside the route, and hands it over once it has run.
+    """Builds a better engine beside the route and loads it for each lane; hands them over once they have run.
 
     A build that fails is said once; what serves goes on serving. start() and stop() in one thread.
     """
 
-    def __init__(self, choice: Choice, engine: SwitchEngine, tell: Tell) -> None:
+    def __init__(self, choice: Choice, engines: Sequence[SwitchEngine], tell: Tell) -> None:
         """tell: hears, from the upgrade's thread too, what serves from now on, and why in words."""
         self.choice = choice
-        self._engine = engine
+        self._engines = engines
         self._tell = tell
         self._build = Build(choice, quiet=True)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="build", daemon=True)
 
     def start(self) -> None:
-        wanted, serving = self.choice.engine_id, self._engine.info.id
-        log.info("engine %s has to be built; %s serves until then", wanted, serving)
-        self._tell("fallback", f"{wanted} is being built", self._engine.info)
+        wanted, serving = self.choice.engine_id, self._engines[0].info
+        log.info("engine %s has to be built; %s serves until then", wanted, serving.id)
+        self._tell("fallback", f"{wanted} is being built", serving)
         self._thread.start()
 
     def stop(self, timeout_s: float = 2.0) -> bool:
@@ -163,19 +173,23 @@ class Upgrade:
         wanted = self.choice.engine_id
         begun_s = time.monotonic()
         try:
-            engine = load_choice(self.choice, self._build)
+            engines = load_several(len(self._engines), partial(load_choice, self.choice, self._build))
             if self._stopping.is_set():
-                engine.close()
+                for engine in engines:
+                    engine.close()
                 return
-            engine.warm_up(engine.info.input_size)
+            for engine in engines:
+                engine.warm_up(engine.info.input_size)
         except BuildStopped:
             return
         except Exception as error:  # noqa: BLE001 - a library may raise anything; masks go on without it
             told = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
-            log.warning("engine %s cannot be had: %s; %s goes on", wanted, told, self._engine.info.id)
-            self._tell("fallback", f"{wanted} cannot be had: {told}", self._engine.info)
+            serving = self._engines[0].info
+            log.warning("engine %s cannot be had: %s; %s goes on", wanted, told, serving.id)
+            self._tell("fallback", f"{wanted} cannot be had: {told}", serving)
             return
         log.info("engine %s is ready after %.1f s", wanted, time.monotonic() - begun_s)
-        info = engine.info
-        self._engine.switch(engine)
+        info = engines[0].info
+        for lane, engine in zip(self._engines, engines, strict=True):
+            lane.switch(engine)
         self._tell("running", "", info)

@@ -59,14 +59,14 @@ def process_file(path: str | Path, config: ProcessConfig | None = None) -> Itera
 def load_engines(config: ProcessConfig, most: int = MAX_ENGINES) -> Iterator[list[Engine]]:
     """Load the engine as often as it pays: several of few threads wait for each other less than one of many.
 
-    On two cores two engines of one thread did about 1.1 times as many frames as one of two threads, and
-    what else the job does finds the gaps. A batch is for a GPU, which one engine keeps busy.
+    On two cores two engines of one thread did 1.1 (fp32) to 1.3 times (int8) as many frames as one of two
+    threads, and what else the job does finds the gaps. A batch is for a GPU, which one engine keeps busy.
     OpenCV gets one thread in the whole process: its idle ones spin, 1 ms of CPU for a frame with an overlay.
     """
     one_thread()
     cores = config.engine.threads or len(os.sched_getaffinity(0))
     count = 1 if config.batch > 1 else min(cores, most)
-    settings = msgspec.structs.replace(config.engine, threads=max(1, cores // count))
+    settings = msgspec.structs.replace(config.engine, lanes=count)
     with ExitStack() as stack:
         yield [stack.enter_context(closing(load_engine(settings))) for _ in range(count)]
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from streamseg.bench.engine import bench_engines
-from streamseg.bench.gpu import BARS, INPUT, random_engine
+from streamseg.bench.gpu import BARS, INPUT, NETWORK
+from streamseg.bench.zoo import random_engine
 from streamseg.config import BackendName, EngineConfig, Precision
 from streamseg.demo import draw_scene
 from streamseg.engine import backend_of, load_engine
@@ -55,7 +56,7 @@ def test_largefov_reaches_its_frames_per_second_without_tensorrt(tmp_path: Path)
     found = cuda_device()
     if not isinstance(found, Cuda) or "H200" not in found.name:
         pytest.skip("the bar is for an H200")
-    folder = random_engine(tmp_path / "largefov")
+    folder = random_engine(NETWORK, tmp_path / "largefov")
     result = bench_engines(
         [str(folder)], "demo:", backends=["torch", "aoti"], precisions=["bf16"], sizes=[INPUT], batches=(1, 8)
     )

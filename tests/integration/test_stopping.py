@@ -24,10 +24,10 @@ WAIT_S = 60.0
 SLOW_ENGINE = """
 import sys, time
 import streamseg.daemon.loading as loading
-def start_engine(config):
+def start_engines(config):
     print("loading for an hour", file=sys.stderr, flush=True)
     time.sleep(3600)
-loading.start_engine = start_engine
+loading.start_engines = start_engines
 from streamseg.cli import main
 main()
 """
@@ -93,12 +93,13 @@ def test_while_cameras_are_being_connected(tmp_path: Path, tiny_engine: Path) ->
     assert took_s < WITHIN_S
 
 
+@pytest.mark.parametrize("lanes", [1, 3])
 def test_with_a_full_pipeline_a_busy_crf_and_a_subscriber_that_does_not_read(
-    tmp_path: Path, tiny_engine: Path
+    lanes: int, tmp_path: Path, tiny_engine: Path
 ) -> None:
     clip = draw_clip(tmp_path / "red.mp4", frames=30)
     streams = "".join(f'[streams.s{i}]\nsource = "{clip}"\nloop = true\n' for i in range(4))
-    config = site(tmp_path, tiny_engine, streams, "[fusion]\nenabled = true\n")
+    config = site(tmp_path, tiny_engine, streams, f"lanes = {lanes}\n[fusion]\nenabled = true\n")
     with (
         Lines(python(SLOW_INFER, "run", config), errors=True) as process,
         zmq.Context() as context,

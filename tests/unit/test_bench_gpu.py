@@ -62,7 +62,7 @@ def test_a_part_that_fails_is_told_and_the_others_are_written_after_each(
     route = bench_route(EngineConfig(backend="torch", input_size=(96, 160)), clip, frames=1)
     monkeypatch.setattr(gpu, "cuda_device", lambda: Cuda("Some GPU", "sm_90", "13.0"))
     monkeypatch.setattr(gpu, "street_clip", lambda path: clip)
-    monkeypatch.setattr(gpu, "random_engine", lambda folder: folder)
+    monkeypatch.setattr(gpu, "random_engine", lambda name, folder: folder)
 
     def no_crf(repeats: int) -> Any:
         raise RuntimeError("CUDA error: no kernel image is available\nfor this GPU")

@@ -29,6 +29,7 @@ ORDER = [
     "wire",
     "stats",
     "mailbox",
+    "turnstile",
     "board",
     "stage",
     "demo",

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from streamseg.cli import start_logging
 from streamseg.cli.settings import as_json, options_from
@@ -48,31 +48,48 @@ from streamseg.config import (
     "--batch", "batches", multiple=True, type=int, default=(1,), help="Batch size; may be repeated."
 )
 @options_from(EngineConfig, "threads")
-@click.option("--repeats", type=click.IntRange(5), default=50, help="Calls of each form.")
+@click.option("--zoo", is_flag=True, help="All networks of the zoo, too.")
+@click.option("--repeats", type=click.IntRange(3), default=50, help="Calls of each form.")
 @as_json
-def engine(names: tuple[str, ...], source: str, as_json: bool, **options: Any) -> None:
+def engine(names: tuple[str, ...], source: str, zoo: bool, as_json: bool, **options: Any) -> None:
     """Every backend and precision of the engines NAMES (unset: all) on real frames, beside fp32.
 
-    What a backend needs is built first, which may take minutes.
+    A NAME may be a network's (streamseg model list): without an engine of that name it gets random weights,
+    which times do not depend on, and int8 if that is asked for by --precision. What a backend needs is built
+    first, which may take minutes.
     """
     from streamseg.bench.engine import bench_engines
     from streamseg.engine import list_engines
+    from streamseg.models.zoo import NETWORKS
 
     start_logging("warning")
-    chosen = names or tuple(spec.name for _, spec in list_engines())
-    result = bench_engines(chosen, source, **options)
+    at_hand = tuple(spec.name for _, spec in list_engines())
+    chosen = dict.fromkeys((*(names or at_hand), *(NETWORKS if zoo else ())))
+    result = bench_engines(tuple(chosen), source, **options)
     if as_json:
         click.echo(msgspec.json.encode(result))
         return
-    columns = ("engine", "batch", "input", "p50 ms", "p99 ms", "frames/s", "argmax %", "max |Δ|")
+    columns = (
+        Column("engine", no_wrap=True),
+        "batch",
+        "input",
+        "p50 ms",
+        "p99 ms",
+        "frames/s",
+        "argmax %",
+        "max |Δ|",
+    )
     table = Table(*columns, title=result.gpu or f"{result.machine.processor}, {result.machine.cores} cores")
     for row in result.rows:
         height, width = row.input_size
         table.add_row(
-            row.engine, str(row.batch), f"{width}x{height}", f"{row.time.p50_ms:.2f}",
-            f"{row.time.p99_ms:.2f}", f"{row.fps:.1f}", f"{row.agreement:.2f}", f"{row.max_difference:.2g}",
+            row.engine + " *" * row.random_weights, str(row.batch), f"{width}x{height}",
+            f"{row.time.p50_ms:.2f}", f"{row.time.p99_ms:.2f}", f"{row.fps:.1f}", f"{row.agreement:.2f}",
+            f"{row.max_difference:.2g}",
         )  # fmt: skip
-    Console(width=max(110, Console().width)).print(table)
+    Console(width=max(120, Console().width)).print(table)
+    if any(row.random_weights for row in result.rows):
+        click.echo("* random weights: times are those of any weights, agreement is not")
     for form, why in result.left_out.items():
         click.echo(f"not run: {form}: {why}")
 
