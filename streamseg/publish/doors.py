@@ -8,6 +8,7 @@ sees a peer that has gone. The others do not notice.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -21,6 +22,7 @@ from zmq.utils.monitor import recv_monitor_message
 from streamseg.config import ControlConfig, PublishConfig
 from streamseg.keys import need_curve, public_of, read_key, readable_by_all
 from streamseg.publish.allowed import LOOK_EVERY_S, AllowedClients
+from streamseg.publish.listening import Listening
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +82,9 @@ class Doors:
         return sum(len(g.open) for g in self._guarded.values() if g.sock is sock)
 
     @property
-    def poll_ms(self) -> int | None:
+    def poll_ms(self) -> int:
         """How long the publish thread may sleep before it calls serve() again."""
-        return int(LOOK_EVERY_S * 1000) if self._allowed is not None else None
+        return int(LOOK_EVERY_S * 1000)
 
     def guard(self, sock: zmq.Socket[bytes]) -> None:
         """Set a socket up, before it is bound."""
@@ -94,7 +96,8 @@ class Doors:
         monitor = self._context.socket(zmq.PAIR)
         monitor.setsockopt(zmq.RCVHWM, 0)  # libzmq's own thread would wait for room
         address = f"inproc://doors-{id(self)}-{len(self._guarded)}"
-        sock.monitor(address, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        told = zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_ACCEPT_FAILED | zmq.EVENT_DISCONNECTED
+        sock.monitor(address, told)
         monitor.connect(address)
         self._guarded[monitor] = _Guarded(sock)
 
@@ -141,16 +144,24 @@ class Doors:
         for monitor, guarded in self._guarded.items():
             guarded.sock.disable_monitor()
             monitor.close(linger=0)
+            guarded.listening.close()
         self._guarded.clear()
         if self._zap is not None:
             self._zap.close(linger=0)
             self._zap = None
 
     def _follow(self, monitor: zmq.Socket[bytes], guarded: _Guarded) -> None:
+        failed = 0
         with contextlib.suppress(zmq.Again):
             for _ in range(AT_ONCE):
                 event = recv_monitor_message(monitor, zmq.DONTWAIT)
                 fd = int(event["value"])
+                if event["event"] == zmq.EVENT_LISTENING:
+                    guarded.listening.begins(fd)
+                    continue
+                if event["event"] == zmq.EVENT_ACCEPT_FAILED:  # the value is the reason
+                    failed = fd
+                    continue
                 self._asked.pop(fd, None)
                 if event["event"] == zmq.EVENT_DISCONNECTED:
                     guarded.open.pop(fd, None)
@@ -158,6 +169,9 @@ class Doors:
                 guarded.open.pop(fd, None)
                 guarded.open[fd] = False
                 self._make_room(fd, guarded)
+        if failed in (errno.EMFILE, errno.ENFILE) and (turned := guarded.listening.turn_away()):
+            self._untold["turned away a connection: no file descriptor is left; raise LimitNOFILE= of the "
+                         "service, or ulimit -n"] += turned  # fmt: skip
         self.connections = sum(len(g.open) for g in self._guarded.values())
 
     def _make_room(self, newest: int, guarded: _Guarded) -> None:
@@ -231,6 +245,7 @@ class _Guarded:
 
     def __init__(self, sock: zmq.Socket[bytes]) -> None:
         self.sock = sock
+        self.listening = Listening()
         self.open: dict[
             int, bool
         ] = {}  # the oldest first; whether it has got through and asked for something
