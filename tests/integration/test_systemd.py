@@ -193,8 +193,8 @@ def test_a_relay_is_ready_comes_back_when_killed_or_stuck_and_stops(machine: Mac
         SITE.replace("ipc:///run/streamseg/site/masks", "tcp://127.0.0.1:5590")
     )
     (settings / "hall.relay").write_text(
-        "RELAY=tcp://127.0.0.1:5590 --endpoint ipc:///run/streamseg-relay/hall/masks "
-        "--curve-secret-key-file $CREDENTIALS_DIRECTORY/curve.key --allowed-clients hall-clients\n"
+        "RELAY=tcp://127.0.0.1:5590 --endpoint ipc:///run/streamseg-relay/hall/masks \\\n"
+        "  --curve-secret-key-file $CREDENTIALS_DIRECTORY/curve.key --allowed-clients hall-clients\n"
     )
     machine.systemctl("start", RELAY)  # returns when it has bound its sockets; the daemon is not there yet
     assert machine.show("ActiveState", RELAY) == "active", machine.journal()
