@@ -30,6 +30,9 @@ MOST_SUBSCRIPTIONS = 4096  # of one connection; whoever asks for more is hung up
 AT_ONCE = 64  # key questions and connection events taken between two looks at the masks
 SAY_EVERY_S = 10.0  # refused keys and connections are counted, and told this often
 
+_NO_FILE = (
+    "turned away a connection: no file descriptor is left; raise LimitNOFILE= of the service, or ulimit -n"
+)
 _ZAP = (
     "inproc://zeromq.zap.01"  # where libzmq asks whether a key may come in: https://rfc.zeromq.org/spec/27/
 )
@@ -169,10 +172,23 @@ class Doors:
                 guarded.open.pop(fd, None)
                 guarded.open[fd] = False
                 self._make_room(fd, guarded)
-        if failed in (errno.EMFILE, errno.ENFILE) and (turned := guarded.listening.turn_away()):
-            self._untold["turned away a connection: no file descriptor is left; raise LimitNOFILE= of the "
-                         "service, or ulimit -n"] += turned  # fmt: skip
+        if failed in (errno.EMFILE, errno.ENFILE):
+            turned = guarded.listening.turn_away()
+            if not turned and guarded.listening.robbed:
+                turned = self._free_one()
+            if turned:
+                self._untold[_NO_FILE] += turned
         self.connections = sum(len(g.open) for g in self._guarded.values())
+
+    def _free_one(self) -> int:
+        """End the newest connection that never asked for anything; libzmq has the kept descriptor for it."""
+        for guarded in self._guarded.values():
+            for fd, asked in reversed(guarded.open.items()):
+                if not asked:
+                    guarded.open.pop(fd)
+                    self._hang_up(fd, guarded, "")
+                    return 1
+        return 0
 
     def _make_room(self, newest: int, guarded: _Guarded) -> None:
         """Keep to max_connections: the oldest that never asked for anything goes, else the newest.
@@ -220,15 +236,30 @@ class Doors:
         """
         self._who.pop(fd, None)
         self._asked.pop(fd, None)
+        borrowed = False
         try:
-            twin = socket.socket(fileno=os.dup(fd))
+            try:
+                twin = socket.socket(fileno=os.dup(fd))
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    return
+                # None to spare, so on libzmq's own: at worst it is another file's by now, and a camera's.
+                twin, borrowed = socket.socket(fileno=fd), True
         except OSError:
             return
-        with twin, contextlib.suppress(OSError):
+        try:
             if guarded.owns(twin):
                 twin.shutdown(socket.SHUT_RDWR)
                 self.hung_up += 1
-                self._untold[f"hung up on a connection {why}"] += 1
+                if why:
+                    self._untold[f"hung up on a connection {why}"] += 1
+        except OSError:
+            pass
+        finally:
+            if borrowed:
+                twin.detach()
+            else:
+                twin.close()
 
     def _tell(self) -> None:
         now_s = time.monotonic()

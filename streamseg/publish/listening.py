@@ -28,6 +28,11 @@ class Listening:
         os.set_blocking(fd, False)  # else whoever is second at a connection waits for the next one
         self._keep_one()
 
+    @property
+    def robbed(self) -> bool:
+        """Whether the kept descriptor is gone: libzmq was quicker, and has a connection for it."""
+        return self._fd >= 0 and self._reserve < 0
+
     def turn_away(self) -> int:
         """Close what waits to be accepted; how many that were. Never waits."""
         if self._fd < 0:

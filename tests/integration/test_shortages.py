@@ -238,7 +238,8 @@ def test_when_no_file_is_left_it_goes_on_and_takes_in_again_what_came_meanwhile(
             held: list[socket.socket] = []
             until(lambda: told("turned away a connection"), "no connection was turned away")
             until(lambda: told("(no file descriptor is left"), "the camera was not told")
-            assert cpu_share(pid) < 0.5  # and it does not spin
+            # libzmq spins until those whose handshake does not go on are hung up on, after 5 s at most
+            until(lambda: cpu_share(pid) < 0.5, "it spins")
             assert next(mask for mask in masks if mask.n > first.n + 20)
             owned.close()
             resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
@@ -256,7 +257,7 @@ def connected(endpoint: str) -> socket.socket:
     return socket.create_connection(("127.0.0.1", int(endpoint.rpartition(":")[2])), timeout=LIMIT_S)
 
 
-def cpu_share(pid: int, over_s: float = 2.0) -> float:
+def cpu_share(pid: int, over_s: float = 1.0) -> float:
     """The share of one core that a process takes."""
     process = psutil.Process(pid)
     process.cpu_percent()
