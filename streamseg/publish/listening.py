@@ -15,7 +15,8 @@ class Listening:
     libzmq tries to accept what waits again and again, and would use up a core until a file is closed
     somewhere. (Giving up the endpoint would end the connections that stand, too.) So we accept what waits in
     its place, by a descriptor kept for that, and close it. The operating system gives each connection to one
-    of the two, so nothing is lost by taking part.
+    of the two, so nothing is lost by taking part. Where libzmq is quicker with the kept one, too, a core may be
+    busy until the next handshake is given up, 5 s at most.
     """
 
     def __init__(self) -> None:
