@@ -15,8 +15,8 @@ class Listening:
     libzmq tries to accept what waits again and again, and would use up a core until a file is closed
     somewhere. (Giving up the endpoint would end the connections that stand, too.) So we accept what waits in
     its place, by a descriptor kept for that, and close it. The operating system gives each connection to one
-    of the two, so nothing is lost by taking part. Where libzmq is quicker with the kept one, too, a core may be
-    busy until the next handshake is given up, 5 s at most.
+    of the two, so nothing is lost by taking part. Where libzmq is quicker with the kept one, too, a core may
+    be busy until the next handshake is given up, 5 s at most.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,9 @@ class Listening:
         self._reserve = -1
 
     def begins(self, fd: int) -> None:
-        """libzmq listens on this descriptor from now on."""
+        """libzmq listens on this descriptor from now on, or did: it may have tried another port since."""
+        if not _listens(fd):
+            return
         self._fd = fd
         os.set_blocking(fd, False)  # else whoever is second at a connection waits for the next one
         self._keep_one()
@@ -61,3 +63,14 @@ class Listening:
         if self._reserve < 0:
             with contextlib.suppress(OSError):
                 self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _listens(fd: int) -> bool:
+    try:
+        listener = socket.socket(fileno=fd)
+    except OSError:  # closed, or another kind of file by now
+        return False
+    try:
+        return listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    finally:
+        listener.detach()
