@@ -67,7 +67,8 @@ def frames(
         except SourceError as error:
             if stop.is_set():
                 return
-            if not restarts or (not config.keep_trying and epoch == first_epoch and not good):
+            looped = config.loop and epoch > first_epoch  # a file that was there, and will be again
+            if not (restarts or looped) or (not config.keep_trying and epoch == first_epoch and not good):
                 raise
             reason = str(error)
         except Exception as error:

@@ -37,11 +37,13 @@ def command(upstreams: tuple[str, ...], server_keys: tuple[str, ...], **options:
     UPSTREAM is a daemon's publish.endpoint, such as tcp://10.0.0.7:5570. Subscribers and daemons may ask for
     keys: the relay shows its own one (--curve-secret-key-file) to both.
     """
+    from streamseg.daemon.machine import file_limit
     from streamseg.daemon.signals import Signals
     from streamseg.daemon.systemd import Service
     from streamseg.relay import Relay
 
     start_logging("info")
+    file_limit()  # takes all that this process may have
     service = Service()
     try:
         config = build_settings(Config, {"publish": options}).publish

@@ -9,7 +9,7 @@ import click
 
 @click.group()
 def command() -> None:
-    """Run the daemon under systemd."""
+    """Run daemons and relays under systemd."""
 
 
 @command.command()
@@ -24,7 +24,7 @@ def command() -> None:
     help="Where NAME.toml lies.",
 )
 def install(gpu: bool, units: Path, settings: Path) -> None:
-    """Write streamseg@.service for this installation, and make /etc/streamseg. Run it as root."""
+    """Write streamseg@.service and streamseg-relay@.service, and make /etc/streamseg. Run it as root."""
     from streamseg.daemon.install import install_service, reload_systemd
 
     for path in install_service(units, settings, gpu=gpu):

@@ -16,6 +16,7 @@ from streamseg.control.find import forget_endpoint, private_endpoint
 from streamseg.control.messages import EngineState, EngineStatus
 from streamseg.daemon.control import ControlServer
 from streamseg.daemon.loading import Loading
+from streamseg.daemon.machine import WallClock, failed_inside, file_limit, fit_connections
 from streamseg.daemon.operations import Operations
 from streamseg.daemon.signals import Signals
 from streamseg.daemon.status import stream_statuses
@@ -73,6 +74,9 @@ class Daemon:
         """
         with contextlib.ExitStack() as owned:
             owned.enter_context(Signals(self.stop, self._hang_up))
+            self.config, fewer = fit_connections(self.config, file_limit())
+            if fewer:
+                log.warning("%s", fewer)
             self._open_control(owned)
             self._start_web(owned)
             engines = self._load(owned)
@@ -152,6 +156,7 @@ class Daemon:
 
     def _supervise(self, pipeline: Pipeline, publisher: Publisher) -> None:
         report = Report(pipeline.stats, time.monotonic())
+        clock = WallClock()
         pipeline.start()
         self.ready.set()
         self.service.ready(pipeline.stats)
@@ -164,6 +169,9 @@ class Daemon:
                     self.control.check()
                 if self._reload_asked.is_set():
                     self._reload()
+                if step_s := clock.stepped_s():
+                    where = "ahead" if step_s > 0 else "back"
+                    log.warning("clock: this machine's was set %.1f s %s; streams go on", abs(step_s), where)
                 now_s = time.monotonic()
                 if now_s >= alive_at_s:
                     alive_at_s = now_s + self.service.tick_s - LOOK_EVERY_S / 2
@@ -187,7 +195,7 @@ class Daemon:
             error = pipeline.errors[0]
             if isinstance(error, StreamsegError):
                 raise error
-            raise StreamsegError(f"failed inside: {type(error).__name__}: {error}") from error
+            raise StreamsegError(failed_inside(error, self.engine.id)) from error
 
     def _reload(self) -> None:
         self._reload_asked.clear()

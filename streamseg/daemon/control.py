@@ -126,10 +126,10 @@ class ControlServer:
         for sock, door in doors.items():
             poller.register(sock, zmq.POLLIN)
             door.register(poller)
-        waits = [door.poll_ms for door in doors.values() if door.poll_ms is not None]
+        wait_ms = min((door.poll_ms for door in doors.values()), default=None)
         budget, at_s = float(BURST), time.monotonic()
         while not self._stopping:
-            ready = dict(poller.poll(min(waits, default=None)))
+            ready = dict(poller.poll(wait_ms))
             now_s = time.monotonic()
             budget, at_s = min(BURST, budget + (now_s - at_s) * MOST_PER_S), now_s
             for sock, door in doors.items():

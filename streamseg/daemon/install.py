@@ -21,7 +21,7 @@ _HIDDEN = (
 
 
 def install_service(units: Path, settings: Path, *, gpu: bool = False) -> list[Path]:
-    """Write streamseg@.service and its drop-ins into the folder `units`, and make the folder `settings`.
+    """Write the units of daemons and relays, with their drop-ins, into the folder `units`; make `settings`.
 
     Returns what was written. Raises UsageError when the service could not see the command or its Python, and
     OutputError when a file cannot be written.
@@ -48,11 +48,16 @@ def install_service(units: Path, settings: Path, *, gpu: bool = False) -> list[P
 def unit_files(command: Path, *, gpu: bool, version: int) -> dict[str, str]:
     """The files for a command and a version of systemd, by their names below the folder of units."""
     source = unit_folder()
-    unit = source.joinpath("streamseg@.service").read_text()
-    filled = re.sub(r"(?m)^(Exec\w+)=\S+", lambda found: f"{found[1]}={command}", unit)
-    files = {"streamseg@.service": filled}
-    drop_ins = ["gpu.conf"] * gpu + ["restart-backoff.conf"] * (version >= BACKOFF_SINCE)
-    return files | {f"streamseg@.service.d/{name}": source.joinpath(name).read_text() for name in drop_ins}
+    backoff = version >= BACKOFF_SINCE
+    files: dict[str, str] = {}
+    for unit, drop_ins in (
+        ("streamseg@.service", ["gpu.conf"] * gpu + ["restart-backoff.conf"] * backoff),
+        ("streamseg-relay@.service", ["restart-backoff.conf"] * backoff),
+    ):
+        text = source.joinpath(unit).read_text()
+        files[unit] = re.sub(r"(?m)^(Exec\w+)=\S+", lambda found: f"{found[1]}={command}", text)
+        files |= {f"{unit}.d/{name}": source.joinpath(name).read_text() for name in drop_ins}
+    return files
 
 
 def check_visible(path: Path) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 
 from streamseg.config import EngineConfig
+from streamseg.daemon.machine import failed_inside
 from streamseg.engine import Choice
 from streamseg.engine.switch import SwitchEngine, start_engines
 from streamseg.errors import EngineError, StreamsegError
@@ -44,7 +45,10 @@ class Loading:
             raise error
         if error is not None:
             name = self._config.name
-            raise EngineError(f"engine {name}: cannot be loaded: {type(error).__name__}: {error}") from error
+            text = failed_inside(error, name)
+            if text.startswith("failed inside: "):
+                text = f"engine {name}: cannot be loaded: {text.removeprefix('failed inside: ')}"
+            raise EngineError(text) from error
         return engines
 
     def _load(self) -> None:

@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 
 from streamseg.stats import Stats, StreamStats
@@ -33,6 +34,11 @@ class Service:
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
+        self._sock: socket.socket | None = None
+        if self._address:  # kept: a watchdog that is not fed for want of a file descriptor would end us
+            self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._sock.settimeout(1.0)
+            weakref.finalize(self, self._sock.close)
         self._name = ""
         self._rates: _Rates | None = None
         self._progress: Progress | None = None
@@ -44,13 +50,11 @@ class Service:
 
     def notify(self, *assignments: str) -> None:
         """Send assignments such as "READY=1" in one datagram; failing is logged, and not raised."""
-        if not self._address:
+        if self._sock is None:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-                sock.settimeout(1.0)
-                sock.sendto("\n".join(assignments).encode(), address)
+            self._sock.sendto("\n".join(assignments).encode(), address)
         except OSError as error:
             log.warning("systemd: %s cannot be told %s (%s)", self._address, assignments[0], error.strerror)
 

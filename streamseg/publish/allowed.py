@@ -30,7 +30,7 @@ class AllowedClients:
         self._path = Path(expand(path, setting))
         self._own_key = own_key
         self._names: dict[bytes, str] = {}
-        self._looked_s = 0.0
+        self._looked_s = self._looked_again_s = 0.0
         self._seen: _Look | None = None
         self._complaint = ""
         if not self._path.exists():
@@ -51,7 +51,11 @@ class AllowedClients:
     def changed(self, *, unknown_key: bool = False) -> bool:
         """Look for changes when it is time to; True when keys came or went."""
         now_s = time.monotonic()
-        if now_s - self._looked_s < (LOOK_AGAIN_S if unknown_key else LOOK_EVERY_S):
+        if unknown_key:  # of its own rhythm: the look in turn may have been just before the key was listed
+            if now_s - self._looked_again_s < LOOK_AGAIN_S:
+                return False
+            self._looked_again_s = now_s
+        elif now_s - self._looked_s < LOOK_EVERY_S:
             return False
         self._looked_s = now_s
         before = set(self._names)

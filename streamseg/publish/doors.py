@@ -8,6 +8,7 @@ sees a peer that has gone. The others do not notice.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -21,6 +22,7 @@ from zmq.utils.monitor import recv_monitor_message
 from streamseg.config import ControlConfig, PublishConfig
 from streamseg.keys import need_curve, public_of, read_key, readable_by_all
 from streamseg.publish.allowed import LOOK_EVERY_S, AllowedClients
+from streamseg.publish.listening import Listening
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,9 @@ MOST_SUBSCRIPTIONS = 4096  # of one connection; whoever asks for more is hung up
 AT_ONCE = 64  # key questions and connection events taken between two looks at the masks
 SAY_EVERY_S = 10.0  # refused keys and connections are counted, and told this often
 
+_NO_FILE = (
+    "turned away a connection: no file descriptor is left; raise LimitNOFILE= of the service, or ulimit -n"
+)
 _ZAP = (
     "inproc://zeromq.zap.01"  # where libzmq asks whether a key may come in: https://rfc.zeromq.org/spec/27/
 )
@@ -80,9 +85,9 @@ class Doors:
         return sum(len(g.open) for g in self._guarded.values() if g.sock is sock)
 
     @property
-    def poll_ms(self) -> int | None:
+    def poll_ms(self) -> int:
         """How long the publish thread may sleep before it calls serve() again."""
-        return int(LOOK_EVERY_S * 1000) if self._allowed is not None else None
+        return int(LOOK_EVERY_S * 1000)
 
     def guard(self, sock: zmq.Socket[bytes]) -> None:
         """Set a socket up, before it is bound."""
@@ -94,7 +99,8 @@ class Doors:
         monitor = self._context.socket(zmq.PAIR)
         monitor.setsockopt(zmq.RCVHWM, 0)  # libzmq's own thread would wait for room
         address = f"inproc://doors-{id(self)}-{len(self._guarded)}"
-        sock.monitor(address, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        told = zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_ACCEPT_FAILED | zmq.EVENT_DISCONNECTED
+        sock.monitor(address, told)
         monitor.connect(address)
         self._guarded[monitor] = _Guarded(sock)
 
@@ -141,16 +147,24 @@ class Doors:
         for monitor, guarded in self._guarded.items():
             guarded.sock.disable_monitor()
             monitor.close(linger=0)
+            guarded.listening.close()
         self._guarded.clear()
         if self._zap is not None:
             self._zap.close(linger=0)
             self._zap = None
 
     def _follow(self, monitor: zmq.Socket[bytes], guarded: _Guarded) -> None:
+        failed = 0
         with contextlib.suppress(zmq.Again):
             for _ in range(AT_ONCE):
                 event = recv_monitor_message(monitor, zmq.DONTWAIT)
                 fd = int(event["value"])
+                if event["event"] == zmq.EVENT_LISTENING:
+                    guarded.listening.begins(fd)
+                    continue
+                if event["event"] == zmq.EVENT_ACCEPT_FAILED:  # the value is the reason
+                    failed = fd
+                    continue
                 self._asked.pop(fd, None)
                 if event["event"] == zmq.EVENT_DISCONNECTED:
                     guarded.open.pop(fd, None)
@@ -158,7 +172,23 @@ class Doors:
                 guarded.open.pop(fd, None)
                 guarded.open[fd] = False
                 self._make_room(fd, guarded)
+        if failed in (errno.EMFILE, errno.ENFILE):
+            turned = guarded.listening.turn_away()
+            if not turned and guarded.listening.robbed:
+                turned = self._free_one()
+            if turned:
+                self._untold[_NO_FILE] += turned
         self.connections = sum(len(g.open) for g in self._guarded.values())
+
+    def _free_one(self) -> int:
+        """End the newest connection that never asked for anything; libzmq has the kept descriptor for it."""
+        for guarded in self._guarded.values():
+            for fd, asked in reversed(guarded.open.items()):
+                if not asked:
+                    guarded.open.pop(fd)
+                    self._hang_up(fd, guarded, "")
+                    return 1
+        return 0
 
     def _make_room(self, newest: int, guarded: _Guarded) -> None:
         """Keep to max_connections: the oldest that never asked for anything goes, else the newest.
@@ -206,15 +236,30 @@ class Doors:
         """
         self._who.pop(fd, None)
         self._asked.pop(fd, None)
+        borrowed = False
         try:
-            twin = socket.socket(fileno=os.dup(fd))
+            try:
+                twin = socket.socket(fileno=os.dup(fd))
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    return
+                # None to spare, so on libzmq's own: at worst it is another file's by now, and a camera's.
+                twin, borrowed = socket.socket(fileno=fd), True
         except OSError:
             return
-        with twin, contextlib.suppress(OSError):
+        try:
             if guarded.owns(twin):
                 twin.shutdown(socket.SHUT_RDWR)
                 self.hung_up += 1
-                self._untold[f"hung up on a connection {why}"] += 1
+                if why:
+                    self._untold[f"hung up on a connection {why}"] += 1
+        except OSError:
+            pass
+        finally:
+            if borrowed:
+                twin.detach()
+            else:
+                twin.close()
 
     def _tell(self) -> None:
         now_s = time.monotonic()
@@ -231,6 +276,7 @@ class _Guarded:
 
     def __init__(self, sock: zmq.Socket[bytes]) -> None:
         self.sock = sock
+        self.listening = Listening()
         self.open: dict[
             int, bool
         ] = {}  # the oldest first; whether it has got through and asked for something

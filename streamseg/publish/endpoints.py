@@ -23,6 +23,10 @@ _WAYS_OUT = {
     errno.ENOENT: "lies in a folder that does not exist; make it, or choose another path",
     errno.ENOTDIR: "lies in something that is no folder; choose another path",
     errno.EROFS: "lies on a disk that cannot be written; choose another path",
+    errno.ENOSPC: "lies on a disk that is full; make room, or choose another path",
+    errno.EDQUOT: "lies on a disk that is full; make room, or choose another path",
+    errno.EMFILE: "finds no file descriptor left; raise LimitNOFILE= of the service, or ulimit -n",
+    errno.ENFILE: "finds no file descriptor left on this machine; raise the sysctl fs.file-max",
     errno.ENAMETOOLONG: "is too long for a socket; a path has at most 107 bytes",
 }
 

@@ -19,7 +19,7 @@ from streamseg.types import F32, U8, Size
 T = TypeVar("T", U8, F32)
 
 ERROR_SCALE = 20.0  # grey levels between the two pictures at which trust has fallen to 1/e
-REFINEMENTS = 2  # of the flow; the five of the preset take a quarter longer and gain nothing (docs/design/0004)
+REFINEMENTS = 2  # of the flow; the preset has 5, which gain nothing (docs/design/0004)
 _OUTSIDE = -1e4  # a position in no picture
 TRUST: F32 = np.exp(-((np.arange(256) / ERROR_SCALE) ** 2)).astype(np.float32)  # by difference in grey
 

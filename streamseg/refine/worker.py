@@ -160,12 +160,15 @@ class CrfWorker:
             why = f"gave no answer in {self._config.budget_s:g} s"
             if self._config.priority == "idle":
                 why += ", or got no CPU (refine.priority is idle)"
+        elif isinstance(error, OSError) and self._child is None:
+            why = f"cannot be started: {error.strerror}"
         code = self._end_child(gone=isinstance(error, ChildLost))
         self._stats.crf_restarts += 1
         pause_s = random.uniform(0, min(LONGEST_PAUSE_S, PAUSE_S * 2**self._failures))
         self._failures = min(self._failures + 1, 16)
         self._again_at = time.monotonic() + pause_s
-        log.warning("refine: the CRF's process %s (%s); again in %.1f s", why, code, pause_s)
+        how = f"{why} ({code})" if code else why
+        log.warning("refine: the CRF's process %s; again in %.1f s", how, pause_s)
 
     def _end_child(self, gone: bool = False) -> str:
         child, self._child = self._child, None

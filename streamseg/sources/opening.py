@@ -120,11 +120,15 @@ def _options(target: Target, config: StreamConfig) -> dict[str, str]:
         options["timeout"] = timeout_us
     if target.scheme in WEB:
         return options  # may be a whole file, or HLS: FFmpeg's own probing is right for both
-    options |= {"fflags": "nobuffer", "probesize": "1000000"}
-    # Without the last one, a second of pictures is looked at for the rate, and thrown away: 0.8 s lost.
-    options |= {"analyzeduration": "1000000", "fpsprobesize": "0"}
+    # Without fpsprobesize, a second of pictures is looked at for the rate, and thrown away: 0.8 s lost.
+    options |= {"probesize": "1000000", "analyzeduration": "1000000", "fpsprobesize": "0"}
     if target.scheme in ("rtsp", "rtsps"):
+        # The SDP tells the codec, so two pictures are looked at (1 µs) and kept. Left to itself FFmpeg looks
+        # at seven, and with nobuffer throws them away: the intra frame that a camera begins with is among
+        # them, and the next one is a GOP away (10 s: the first picture came after 10.1 s, and now after 0.2).
         options |= {"rtsp_transport": config.rtsp_transport, "allowed_media_types": "video"}
+        return options | {"analyzeduration": "1"}
+    options["fflags"] = "nobuffer"
     if target.scheme == "udp":
         options |= {"fifo_size": "50000", "overrun_nonfatal": "1"}
     return options

@@ -69,13 +69,14 @@ class Machine:
         prefixes = {Path(sys.prefix), Path(sys.base_prefix), package}
         self._readable = [str(p.resolve()) for p in (*prefixes, *readable) if not p.is_relative_to("/usr")]
         temporary = [path for path in self._readable if path.startswith(("/tmp/", "/var/tmp/"))]
-        drop_ins = units / "streamseg@.service.d"
-        drop_ins.mkdir(exist_ok=True)
-        (drop_ins / "test.conf").write_text(
-            "[Service]\nStandardOutput=append:/run/streamseg.log\nStandardError=append:/run/streamseg.log\n"
-            # The Python of these tests may lie in a home or temporary folder; an installed one must not.
-            f"ProtectHome=no\nBindReadOnlyPaths={' '.join(temporary)}\n{drop_in}"
-        )
+        for unit in ("streamseg@.service.d", "streamseg-relay@.service.d"):
+            (units / unit).mkdir(exist_ok=True)
+            (units / unit / "test.conf").write_text(
+                "[Service]\n"
+                "StandardOutput=append:/run/streamseg.log\nStandardError=append:/run/streamseg.log\n"
+                # The Python of these tests may lie in a home or temporary folder; an installed one must not.
+                f"ProtectHome=no\nBindReadOnlyPaths={' '.join(temporary)}\n{drop_in}"
+            )
         settings.mkdir(parents=True, exist_ok=True)
         (settings / "site.toml").write_text(site_toml)
         self._cgroup: Path | None = None
@@ -120,14 +121,17 @@ class Machine:
         )  # fmt: skip
         return done.stdout.strip()
 
-    def show(self, name: str) -> str:
-        """A property of our unit."""
-        return self.systemctl("show", "--value", "-p", name, "streamseg@site")
+    def show(self, name: str, unit: str = "streamseg@site") -> str:
+        """A property of a unit."""
+        return self.systemctl("show", "--value", "-p", name, unit)
 
     @property
     def main_pid(self) -> int:
-        """The daemon's process, by the number it has outside; 0 while there is none."""
-        inside = self.show("MainPID")
+        return self.pid_of("streamseg@site")
+
+    def pid_of(self, unit: str) -> int:
+        """The main process of a unit, by the number it has outside; 0 while there is none."""
+        inside = self.show("MainPID", unit)
         ours = os.readlink(f"/proc/{self._pid}/ns/pid")
         for status in Path("/proc").glob("[0-9]*/status"):
             with contextlib.suppress(OSError):
@@ -138,10 +142,10 @@ class Machine:
                         return int(line.split()[1])
         return 0
 
-    def kill(self, number: int) -> None:
-        """Send the daemon's process a signal."""
-        pid = self.main_pid
-        assert pid > 0, "no daemon runs"  # kill(0) would hit the tests themselves
+    def kill(self, number: int, unit: str = "streamseg@site") -> None:
+        """Send a unit's main process a signal."""
+        pid = self.pid_of(unit)
+        assert pid > 0, f"{unit} does not run"  # kill(0) would hit the tests themselves
         os.kill(pid, number)
 
     def path(self, path: str) -> Path:

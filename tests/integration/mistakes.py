@@ -129,6 +129,23 @@ HEARD: dict[str, Callable[[Place], Words]] = {}
 """The same for what is only logged, because it goes on trying."""
 
 
+MACHINE = (
+    "a socket's folder on a full disk",
+    "a socket in a folder of others",
+    "a folder of others for the control socket",
+    "a plan on a full disk",
+    "a plan in a folder of others",
+    "too few open files allowed",
+    "fewer open files allowed than connections",
+    "no open file left for a connection",
+    "no open file left for a camera",
+    "the machine's clock is set",
+    "the GPU is out of memory",
+    "the machine is out of memory",
+)
+"""What the machine runs short of under a daemon that runs; test_shortages.py provokes these."""
+
+
 def mistake(name: str) -> Callable[[Callable[[Place], Words]], Callable[[Place], Words]]:
     def keep(provoke: Callable[[Place], Words]) -> Callable[[Place], Words]:
         MISTAKES[name] = provoke

@@ -1,7 +1,8 @@
 """A real RTSP server for tests: GStreamer's, run by the system's Python in a process of its own.
 
 `python3 rtsp_server.py PORT` serves a drawn picture at /live, the same for user "eye" with password "s3cret"
-at /secret, and one that ends after 2 s at /ends. PORT 0 takes a free one. Prints "ready PORT".
+at /secret, one that ends after 2 s at /ends, and one with an intra frame every 10 s at /rare. PORT 0 takes
+a free one. Prints "ready PORT".
 """
 
 import sys
@@ -14,7 +15,7 @@ from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
 PICTURE = "video/x-raw,width=160,height=120,framerate=25/1"
 ENCODE = (
-    "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 threads=1 ! rtph264pay name=pay0 pt=96"
+    "x264enc tune=zerolatency speed-preset=ultrafast key-int-max={} threads=1 ! rtph264pay name=pay0 pt=96"
 )
 ROLES = ("anyone", "viewer")
 
@@ -27,6 +28,7 @@ def serve(port):
     add(server, "/live", "", ROLES)
     add(server, "/secret", "", ("viewer",))
     add(server, "/ends", "num-buffers=50", ROLES)
+    add(server, "/rare", "", ROLES, gop=250)
     auth = GstRtspServer.RTSPAuth()
     auth.add_basic(GstRtspServer.RTSPAuth.make_basic("eye", "s3cret"), token("viewer"))
     auth.set_default_token(token("anyone"))
@@ -36,9 +38,11 @@ def serve(port):
     GLib.MainLoop().run()
 
 
-def add(server, path, options, allowed):
+def add(server, path, options, allowed, gop=10):
     media = GstRtspServer.RTSPMediaFactory()
-    media.set_launch(f"( videotestsrc is-live=true pattern=ball {options} ! {PICTURE} ! {ENCODE} )")
+    media.set_launch(
+        f"( videotestsrc is-live=true pattern=ball {options} ! {PICTURE} ! {ENCODE.format(gop)} )"
+    )
     media.set_shared(True)
     for role in ROLES:
         rights = (

@@ -13,7 +13,7 @@ import pytest
 from streamseg.cli import main
 from streamseg.client import subscribe
 from tests.integration.children import ROOT
-from tests.integration.mistakes import HEARD, MISTAKES, SAID, Place, full_disk
+from tests.integration.mistakes import HEARD, MACHINE, MISTAKES, SAID, Place, full_disk
 
 OPERATING = (ROOT / "docs/operating.md").read_text("utf-8").partition("## When something is wrong")[2]
 ROWS = {
@@ -49,7 +49,7 @@ def said(
 
 
 def test_the_tables_have_a_row_for_each_mistake() -> None:
-    assert set(ROWS) == {*MISTAKES, *SAID, *HEARD, "a full disk", "no torch"}
+    assert set(ROWS) == {*MISTAKES, *SAID, *HEARD, *MACHINE, "a full disk", "no torch"}
     assert len(ROWS) >= 30
 
 

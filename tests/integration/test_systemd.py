@@ -180,11 +180,65 @@ def test_a_wrong_configuration_is_named_and_not_tried_again(machine: Machine) ->
     assert "streams.gate.max_fps: must be a number above 0" in machine.journal()
 
 
-def test_the_unit_is_without_fault_and_its_exposure_at_most_two(tmp_path: Path) -> None:
+RELAY = "streamseg-relay@hall"
+
+
+def test_a_relay_is_ready_comes_back_when_killed_or_stuck_and_stops(machine: Machine, tmp_path: Path) -> None:
+    hall, robot = make_keys(tmp_path / "hall"), make_keys(tmp_path / "robot")
+    store, settings = machine.path("/etc/credstore"), machine.path("/etc/streamseg")
+    store.mkdir(mode=0o700, exist_ok=True)
+    shutil.copy(hall[0], store / "streamseg-relay.hall.key")  # 0600, root's
+    shutil.copy(robot[1], settings / "hall-clients")
+    (settings / "near.toml").write_text(
+        SITE.replace("ipc:///run/streamseg/site/masks", "tcp://127.0.0.1:5590")
+    )
+    (settings / "hall.relay").write_text(
+        "RELAY=tcp://127.0.0.1:5590 --endpoint ipc:///run/streamseg-relay/hall/masks \\\n"
+        "  --curve-secret-key-file $CREDENTIALS_DIRECTORY/curve.key --allowed-clients hall-clients\n"
+    )
+    machine.systemctl("start", RELAY)  # returns when it has bound its sockets; the daemon is not there yet
+    assert machine.show("ActiveState", RELAY) == "active", machine.journal()
+    assert machine.show("StatusText", RELAY) == "waiting for the daemons"
+    machine.systemctl("start", "streamseg@near")
+
+    def masks_pass() -> None:
+        endpoint = f"ipc://{machine.path('/run/streamseg-relay/hall/masks')}"
+        keys = {"server_key": hall[1], "client_key_file": robot[0]}
+        with subscribe(endpoint, snapshot=False, timeout_s=WAIT_S, **keys) as masks:
+            assert next(masks).stream == "gate"
+
+    masks_pass()
+    status = Path(f"/proc/{machine.pid_of(RELAY)}/status").read_text()
+    assert int(re.findall(r"^Uid:\t(\d+)", status, re.MULTILINE)[0]) >= 61184  # a dynamic user
+    for number in (signal.SIGKILL, signal.SIGSTOP):
+        before = int(machine.show("NRestarts", RELAY))
+        machine.kill(number, RELAY)
+        machine.until(lambda before=before: int(machine.show("NRestarts", RELAY)) > before)
+        machine.until(lambda: machine.show("ActiveState", RELAY) == "active")
+        masks_pass()
+    machine.until(lambda: machine.show("StatusText", RELAY).startswith("1 of 1 daemons, "))
+    begun_s = time.monotonic()
+    machine.systemctl("stop", RELAY)
+    assert time.monotonic() - begun_s < 5
+    assert (machine.show("ActiveState", RELAY), machine.show("Result", RELAY)) == ("inactive", "success")
+    assert not machine.path("/run/streamseg-relay/hall").exists()
+    machine.systemctl("stop", "streamseg@near")
+
+
+def test_a_relay_with_wrong_words_is_told_and_not_tried_again(machine: Machine) -> None:
+    machine.path("/etc/streamseg/wrong.relay").write_text("RELAY=tcp://h:5570 --endpoint tcp://*:5570\n")
+    machine.systemctl("start", "streamseg-relay@wrong")
+    assert machine.show("ActiveState", "streamseg-relay@wrong") == "failed"
+    assert machine.show("ExecMainStatus", "streamseg-relay@wrong") == "2"
+    assert "--endpoint: tcp://*:5570 lets other machines in" in machine.journal()
+
+
+@pytest.mark.parametrize("name", ["streamseg@", "streamseg-relay@"])
+def test_the_unit_is_without_fault_and_its_exposure_at_most_two(tmp_path: Path, name: str) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("needs systemd-analyze (package systemd)")
-    unit = tmp_path / "streamseg@site.service"
-    unit.write_text(unit_files(Path("/bin/true"), gpu=False, version=252)["streamseg@.service"])
+    unit = tmp_path / f"{name}site.service"
+    unit.write_text(unit_files(Path("/bin/true"), gpu=False, version=252)[f"{name}.service"])
     verified = subprocess.run(
         ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
     )

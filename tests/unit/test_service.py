@@ -226,11 +226,13 @@ def test_no_frame_is_left_on_its_way_when_a_file_has_been_published(
 
 def test_the_unit_names_the_installed_command_and_backs_off_where_systemd_can() -> None:
     old = unit_files(Path("/opt/x/bin/streamseg"), gpu=False, version=252)
-    assert list(old) == ["streamseg@.service"]
+    assert list(old) == ["streamseg@.service", "streamseg-relay@.service"]
+    assert "ExecStart=/opt/x/bin/streamseg relay $RELAY\n" in old["streamseg-relay@.service"]
     assert "ExecStart=/opt/x/bin/streamseg run /etc/streamseg/%i.toml\n" in old["streamseg@.service"]
     new = unit_files(Path("/opt/x/bin/streamseg"), gpu=True, version=254)
     assert "DeviceAllow=char-nvidia rw" in new["streamseg@.service.d/gpu.conf"]
-    assert "RestartMaxDelaySec=60" in new["streamseg@.service.d/restart-backoff.conf"]
+    for unit in old:
+        assert "RestartMaxDelaySec=60" in new[f"{unit}.d/restart-backoff.conf"]
 
 
 def test_a_program_that_services_cannot_see_is_refused() -> None:
