@@ -19,7 +19,8 @@ class Residence:
     """Brings pictures here that will be wanted here, and says where those of a stream lie when that changes.
 
     settle() is called in a stream's own thread: so it is there that a picture is fetched and converted, and
-    not in the one thread that the network works in.
+    not in a thread that the network works in; in stage_us it counts as `wait`. The engine's info is read
+    there while it may change: a stale answer costs one copy.
     """
 
     def __init__(self, engine: Engine, wants_here: Callable[[str], bool]) -> None:

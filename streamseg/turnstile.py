@@ -19,9 +19,8 @@ class Turnstile:
     """
 
     def __init__(self) -> None:
-        self._taking = (
-            threading.Lock()
-        )  # guards that tickets are in the order of the work; held while waiting
+        # Guards that tickets are in the order of the work; held while waiting for work.
+        self._taking = threading.Lock()
         self._given = 0  # tickets; of who takes
         self._left = threading.Condition()  # guards the two below
         self._turn = 0  # the ticket that may leave

@@ -74,7 +74,7 @@ class Daemon:
         """
         with contextlib.ExitStack() as owned:
             owned.enter_context(Signals(self.stop, self._hang_up))
-            self.config, fewer = fit_connections(self.config, file_limit())
+            fitted, fewer = fit_connections(self.config, file_limit())
             if fewer:
                 log.warning("%s", fewer)
             self._open_control(owned)
@@ -82,7 +82,7 @@ class Daemon:
             engines = self._load(owned)
             if not engines:
                 return
-            publisher = Publisher(self.config.publish, [engines[0].info.spec.labels])
+            publisher = Publisher(fitted.publish, [engines[0].info.spec.labels])
             self.publisher = owned.enter_context(publisher)
             self.endpoint = publisher.endpoint
             self.own_keys = publisher.own_keys

@@ -9,6 +9,7 @@ import time
 from streamseg.config import EngineConfig
 from streamseg.daemon.machine import failed_inside
 from streamseg.engine import Choice
+from streamseg.engine.build import close_all
 from streamseg.engine.switch import SwitchEngine, start_engines
 from streamseg.errors import EngineError, StreamsegError
 from streamseg.stage import Stage
@@ -37,7 +38,7 @@ class Loading:
             engines, self._engines = self._engines, []
             self._given_up = True
         if stop.is_set():
-            _close(engines)
+            close_all(engines)
             self.abandoned = self._stage.is_alive()
             return []
         error = self._stage.error
@@ -58,9 +59,13 @@ class Loading:
         with self._lock:
             given_up = self._given_up
         if given_up:
-            _close(engines)
+            close_all(engines)
             return
-        took_s = max(engine.warm_up(engine.info.input_size) for engine in engines)
+        try:
+            took_s = max(engine.warm_up(engine.info.input_size) for engine in engines)
+        except BaseException:
+            close_all(engines)
+            raise
         info = engines[0].info
         log.info(
             "engine %s on %s%s: loaded in %.1f s, first run took %.0f ms",
@@ -72,9 +77,4 @@ class Loading:
             if not self._given_up:
                 self._engines = engines
                 return
-        _close(engines)
-
-
-def _close(engines: list[SwitchEngine]) -> None:
-    for engine in engines:
-        engine.close()
+        close_all(engines)

@@ -59,13 +59,19 @@ class WallClock:
     """Notices that the machine's clock was set."""
 
     def __init__(self) -> None:
-        self._ahead_ns = time.time_ns() - time.monotonic_ns()
+        self._ahead_ns = _ahead_ns()
 
     def stepped_s(self) -> float:
         """By how much it was set ahead since the last call (back: negative); 0 where it was not."""
-        before_ns, self._ahead_ns = self._ahead_ns, time.time_ns() - time.monotonic_ns()
+        before_ns, self._ahead_ns = self._ahead_ns, _ahead_ns()
         step_s = (self._ahead_ns - before_ns) / 1e9
         return step_s if abs(step_s) >= STEP_S else 0.0
+
+
+def _ahead_ns() -> int:
+    """The wall clock's lead over one that nobody sets and that goes on while the machine sleeps."""
+    boot_clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.time_ns() - time.clock_gettime_ns(boot_clock)
 
 
 def failed_inside(error: BaseException, engine: str) -> str:

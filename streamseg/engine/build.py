@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -68,17 +68,29 @@ def load_choice(choice: Choice, build: Build | None = None) -> Engine:
     return backend.load(spec, plan.path)
 
 
-def load_several(count: int, load: Callable[[], Engine], first: Engine | None = None) -> list[Engine]:
-    """Load `count` engines alike, `first` being one of them; all or, when one cannot be had, none."""
-    engines = [] if first is None else [first]
+def load_alike(count: int, choice: Choice, first: Engine) -> list[Engine]:
+    """Load what `first` is until there are `count` of them; all or, when one cannot be had, none.
+
+    A plan that `first` has loaded is a good one, and is kept where it cannot be loaded again. Raises
+    EngineError.
+    """
+    engines = [first]
     try:
         while len(engines) < count:
-            engines.append(load())
+            plan = ready_plan(choice) if choice.backend.suffix else None
+            if choice.backend.suffix and plan is None:
+                raise EngineError(f"engine {choice.engine_id}: its plan is gone")
+            engines.append(choice.backend.load(choice.spec, None if plan is None else plan.path))
     except BaseException:
-        for engine in engines:
-            engine.close()
+        close_all(engines)
         raise
     return engines
+
+
+def close_all(engines: Sequence[Engine]) -> None:
+    """Close engines that nobody is going to use."""
+    for engine in engines:
+        engine.close()
 
 
 def load_plan(choice: Choice) -> Engine | None:

@@ -172,10 +172,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     input_size: Size  # the frames are scaled to about this many pixels
     shapes: Shapes | None = None  # the batches that it takes, where not all
-    tensors: Literal["", "cpu", "cuda"] = (
-        ""  # where batches and logits may lie in torch, if anywhere; then it is
-    )
-    # a TensorEngine (backend.py)
+    # Where batches and logits may lie in torch, if anywhere; then it is a TensorEngine (backend.py).
+    tensors: Literal["", "cpu", "cuda"] = ""
 
     @property
     def weights_sha256(self) -> str:

@@ -6,12 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
 
 from streamseg.config import EngineConfig
 from streamseg.engine.backend import Engine, TensorEngine
-from streamseg.engine.build import Build, BuildStopped, load_choice, load_plan, load_several
+from streamseg.engine.build import Build, BuildStopped, close_all, load_alike, load_choice, load_plan
 from streamseg.engine.choice import Choice, choices, stand_in
 from streamseg.engine.spec import EngineInfo
 from streamseg.errors import EngineError
@@ -116,14 +115,14 @@ def start_engines(config: EngineConfig) -> tuple[list[SwitchEngine], Choice | No
     for at, choice in enumerate(found):
         try:
             if not choice.backend.suffix:
-                return _side_by_side(config.lanes, partial(load_choice, choice)), None
+                return _lanes(config, choice, load_choice(choice)), None
             engine = load_plan(choice)
             if engine is not None:
-                return _side_by_side(config.lanes, partial(load_choice, choice), engine, spare), None
+                return _lanes(config, choice, engine, spare), None
             ready = stand_in(config, found)
             if ready is not None:
-                return _side_by_side(config.lanes, partial(load_choice, ready)), choice
-            return _side_by_side(config.lanes, partial(load_choice, choice)), None
+                return _lanes(config, ready, load_choice(ready)), choice
+            return _lanes(config, choice, load_choice(choice)), None
         except EngineError as error:
             if at == len(found) - 1:
                 raise
@@ -131,13 +130,10 @@ def start_engines(config: EngineConfig) -> tuple[list[SwitchEngine], Choice | No
     raise AssertionError("choices() is never empty")
 
 
-def _side_by_side(
-    count: int,
-    load: Callable[[], Engine],
-    first: Engine | None = None,
-    spare: Callable[[], Engine] | None = None,
+def _lanes(
+    config: EngineConfig, choice: Choice, first: Engine, spare: Callable[[], Engine] | None = None
 ) -> list[SwitchEngine]:
-    return [SwitchEngine(engine, spare) for engine in load_several(count, load, first)]
+    return [SwitchEngine(engine, spare) for engine in load_alike(config.lanes, choice, first)]
 
 
 class Upgrade:
@@ -172,18 +168,19 @@ class Upgrade:
     def _run(self) -> None:
         wanted = self.choice.engine_id
         begun_s = time.monotonic()
+        engines: list[Engine] = []
         try:
-            engines = load_several(len(self._engines), partial(load_choice, self.choice, self._build))
-            if self._stopping.is_set():
-                for engine in engines:
-                    engine.close()
-                return
+            first = load_choice(self.choice, self._build)
+            engines = load_alike(len(self._engines), self.choice, first)
             for engine in engines:
+                if self._stopping.is_set():
+                    return close_all(engines)
                 engine.warm_up(engine.info.input_size)
         except BuildStopped:
             return
         except Exception as error:  # noqa: BLE001 - a library may raise anything; masks go on without it
             told = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+            close_all(engines)
             serving = self._engines[0].info
             log.warning("engine %s cannot be had: %s; %s goes on", wanted, told, serving.id)
             self._tell("fallback", f"{wanted} cannot be had: {told}", serving)

@@ -22,7 +22,7 @@ from zmq.utils.monitor import recv_monitor_message
 from streamseg.config import ControlConfig, PublishConfig
 from streamseg.keys import need_curve, public_of, read_key, readable_by_all
 from streamseg.publish.allowed import LOOK_EVERY_S, AllowedClients
-from streamseg.publish.listening import Listening
+from streamseg.publish.listening import Listening, no_file_left
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +99,8 @@ class Doors:
         monitor = self._context.socket(zmq.PAIR)
         monitor.setsockopt(zmq.RCVHWM, 0)  # libzmq's own thread would wait for room
         address = f"inproc://doors-{id(self)}-{len(self._guarded)}"
-        told = zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_ACCEPT_FAILED | zmq.EVENT_DISCONNECTED
-        sock.monitor(address, told)
+        # Not EVENT_ACCEPT_FAILED: where no file is left that is a hundred thousand a second, before the rest.
+        sock.monitor(address, zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         monitor.connect(address)
         self._guarded[monitor] = _Guarded(sock)
 
@@ -113,6 +113,8 @@ class Doors:
         """Let in and keep out, cut off whoever was revoked; never waits."""
         for monitor, guarded in self._guarded.items():
             self._follow(monitor, guarded)
+        if no_file_left():
+            self._turn_away()
         if self._allowed is not None and self._allowed.changed():
             self._cut_off(self._allowed)
         if self._zap is not None and self._allowed is not None:
@@ -153,17 +155,24 @@ class Doors:
             self._zap.close(linger=0)
             self._zap = None
 
+    def _turn_away(self) -> None:
+        """Let nobody wait at a door that libzmq cannot open: it would try again and again."""
+        for guarded in self._guarded.values():
+            if not guarded.listening.waits:
+                continue
+            turned = guarded.listening.turn_away()
+            if not turned and guarded.listening.robbed:
+                turned = self._free_one()
+            if turned:
+                self._untold[_NO_FILE] += turned
+
     def _follow(self, monitor: zmq.Socket[bytes], guarded: _Guarded) -> None:
-        failed = 0
         with contextlib.suppress(zmq.Again):
             for _ in range(AT_ONCE):
                 event = recv_monitor_message(monitor, zmq.DONTWAIT)
                 fd = int(event["value"])
                 if event["event"] == zmq.EVENT_LISTENING:
                     guarded.listening.begins(fd)
-                    continue
-                if event["event"] == zmq.EVENT_ACCEPT_FAILED:  # the value is the reason
-                    failed = fd
                     continue
                 self._asked.pop(fd, None)
                 if event["event"] == zmq.EVENT_DISCONNECTED:
@@ -172,12 +181,6 @@ class Doors:
                 guarded.open.pop(fd, None)
                 guarded.open[fd] = False
                 self._make_room(fd, guarded)
-        if failed in (errno.EMFILE, errno.ENFILE):
-            turned = guarded.listening.turn_away()
-            if not turned and guarded.listening.robbed:
-                turned = self._free_one()
-            if turned:
-                self._untold[_NO_FILE] += turned
         self.connections = sum(len(g.open) for g in self._guarded.values())
 
     def _free_one(self) -> int:
@@ -186,8 +189,7 @@ class Doors:
             for fd, asked in reversed(guarded.open.items()):
                 if not asked:
                     guarded.open.pop(fd)
-                    self._hang_up(fd, guarded, "")
-                    return 1
+                    return int(self._hang_up(fd, guarded, ""))
         return 0
 
     def _make_room(self, newest: int, guarded: _Guarded) -> None:
@@ -228,31 +230,35 @@ class Doors:
             if key not in allowed:
                 self._hang_up(fd, guarded, "revoked")
 
-    def _hang_up(self, fd: int, guarded: _Guarded, why: str) -> None:
-        """End the connection on a file descriptor, if it still is one of this socket's.
+    def _hang_up(self, fd: int, guarded: _Guarded, why: str) -> bool:
+        """End the connection on a file descriptor, if it still is one of this socket's; whether it was.
 
         The number may have been given to another file since; so a twin is made of it, and looked at. At worst
         another subscriber of the same socket has to connect again.
         """
         self._who.pop(fd, None)
         self._asked.pop(fd, None)
-        borrowed = False
+        borrowed, number = False, -1
         try:
             try:
-                twin = socket.socket(fileno=os.dup(fd))
+                number = os.dup(fd)
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE):
-                    return
+                    return False
                 # None to spare, so on libzmq's own: at worst it is another file's by now, and a camera's.
-                twin, borrowed = socket.socket(fileno=fd), True
-        except OSError:
-            return
+                number, borrowed = fd, True
+            twin = socket.socket(fileno=number)
+        except OSError:  # no socket any more
+            if not borrowed and number >= 0:
+                os.close(number)
+            return False
         try:
             if guarded.owns(twin):
                 twin.shutdown(socket.SHUT_RDWR)
                 self.hung_up += 1
                 if why:
                     self._untold[f"hung up on a connection {why}"] += 1
+                return True
         except OSError:
             pass
         finally:
@@ -260,6 +266,7 @@ class Doors:
                 twin.detach()
             else:
                 twin.close()
+        return False
 
     def _tell(self) -> None:
         now_s = time.monotonic()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import select
 import socket
 
 AT_ONCE = 64
@@ -15,8 +17,8 @@ class Listening:
     libzmq tries to accept what waits again and again, and would use up a core until a file is closed
     somewhere. (Giving up the endpoint would end the connections that stand, too.) So we accept what waits in
     its place, by a descriptor kept for that, and close it. The operating system gives each connection to one
-    of the two, so nothing is lost by taking part. Where libzmq is quicker with the kept one, too, a core may
-    be busy until the next handshake is given up, 5 s at most.
+    of the two, so nothing is lost by taking part. Where libzmq is quicker with the kept one, too, a
+    connection that never asked for anything has to go.
     """
 
     def __init__(self) -> None:
@@ -30,6 +32,15 @@ class Listening:
         self._fd = fd
         os.set_blocking(fd, False)  # else whoever is second at a connection waits for the next one
         self._keep_one()
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody waits to be accepted."""
+        if self._fd < 0:
+            return False
+        look = select.poll()
+        look.register(self._fd, select.POLLIN)
+        return bool(look.poll(0))
 
     @property
     def robbed(self) -> bool:
@@ -63,6 +74,15 @@ class Listening:
         if self._reserve < 0:
             with contextlib.suppress(OSError):
                 self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def no_file_left() -> bool:
+    """Whether this process, or the machine, can open no file any more."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return False
 
 
 def _listens(fd: int) -> bool:

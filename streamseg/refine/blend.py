@@ -212,4 +212,4 @@ def _resized(planes: F32, size: Size) -> F32:
 
 
 def _rows(planes: F32) -> F32:
-    return cast(F32, cv2.merge(list(planes))).reshape(*planes.shape[1:], -1)
+    return np.ascontiguousarray(planes.transpose(1, 2, 0))

@@ -6,13 +6,11 @@ it can have what the network leaves of the CPU.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import sys
 import time
-from pathlib import Path
 
 import cv2
 
@@ -60,11 +58,7 @@ def lower_priority(priority: Priority) -> None:
     """Let this process run only when nothing else wants to (idle), or with a small share (low)."""
     if priority == "normal":
         return
-    nice = 19 if priority == "idle" else 10
-    os.nice(nice)
-    if os.getsid(0) == os.getpid():  # else the share of the whole session would shrink
-        with contextlib.suppress(OSError):
-            Path("/proc/self/autogroup").write_text(str(nice))
+    os.nice(19 if priority == "idle" else 10)
     if priority == "idle" and hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 

@@ -161,7 +161,7 @@ class CrfWorker:
             if self._config.priority == "idle":
                 why += ", or got no CPU (refine.priority is idle)"
         elif isinstance(error, OSError) and self._child is None:
-            why = f"cannot be started: {error.strerror}"
+            why = f"cannot be started: {error.strerror or error}"
         code = self._end_child(gone=isinstance(error, ChildLost))
         self._stats.crf_restarts += 1
         pause_s = random.uniform(0, min(LONGEST_PAUSE_S, PAUSE_S * 2**self._failures))
@@ -189,7 +189,7 @@ class _Child:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
-                    start_new_session=True,  # where Linux shares the CPU among sessions, it has its own share
+                    process_group=0,  # Ctrl-C is not for it; in our session, where idle gives way at once
                     env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
                 )
         except BaseException:

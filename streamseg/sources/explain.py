@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -161,7 +162,7 @@ def _network_reason(target: Target, error: BaseException, silent_s: float | None
 
 def _words(error: BaseException) -> str:
     """FFmpeg's or the system's words for an error, without the address that str() would add."""
-    if getattr(error, "errno", None) == 24:  # EMFILE
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
         return "no file descriptor is left; raise LimitNOFILE= of the service, or ulimit -n"
     text = getattr(error, "strerror", None) or type(error).__name__
     return str(text).rstrip(".")

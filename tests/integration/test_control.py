@@ -282,6 +282,15 @@ def test_a_paused_camera_is_let_go_and_connected_anew(site: Site, tmp_path: Path
         camera.close()
 
 
+def test_a_reload_of_an_unchanged_file_changes_nothing_where_open_files_are_few(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamseg.daemon.file_limit", lambda: 120)
+    site.write({"gate": 20})
+    with site.running() as (_, client):
+        assert msgspec.structs.replace(client.reload(), id=0) == Reloaded()
+
+
 def test_a_reload_touches_only_what_has_changed(site: Site) -> None:
     site.write({"gate": 20, "yard": 10, "hall": 10})
     with (

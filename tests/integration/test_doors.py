@@ -21,7 +21,7 @@ from streamseg.config import PublishConfig
 from streamseg.errors import ConfigError
 from streamseg.keys import make_keys
 from streamseg.publish import Publisher
-from streamseg.publish.doors import MOST_SUBSCRIPTIONS
+from streamseg.publish.doors import MOST_SUBSCRIPTIONS, Doors
 from tests.masks import STREET, make_mask
 
 WAIT_S = 20.0
@@ -242,6 +242,16 @@ def test_connections_above_the_limit_are_hung_up_and_the_others_stay() -> None:
                 publisher.put(make_mask(2))
                 assert next(masks).seq == 2
             until(lambda: publisher.stats.connections == 2)
+
+
+def test_a_number_that_is_no_connection_any_more_is_left_alone(tmp_path: Path) -> None:
+    with zmq.Context() as context, (tmp_path / "other").open("w") as other:
+        doors = Doors(PublishConfig(endpoint="tcp://127.0.0.1:*"), context)
+        before = os.listdir("/proc/self/fd")
+        for _ in range(5):
+            assert not doors._hang_up(other.fileno(), None, "revoked")  # type: ignore[arg-type]
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+        other.write("still ours")
 
 
 def test_a_connection_with_endless_subscriptions_is_hung_up() -> None:

@@ -13,7 +13,7 @@ from streamseg.config import StreamConfig
 from streamseg.decode import RgbConverter, decode
 from streamseg.demo import draw_scene
 from streamseg.engine.device import cuda_missing
-from streamseg.sources import open_source
+from streamseg.sources import hardware, open_source
 from tests.media import write_video
 
 
@@ -33,6 +33,7 @@ def played(path: Path, **settings: object) -> list[np.ndarray]:
 def test_without_a_cuda_decoder_the_cpu_decodes_and_one_line_says_why(
     clip: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    hardware._tell.cache_clear()  # another test's stream may have had this name
     with caplog.at_level(logging.WARNING):
         frames = [played(clip, hwaccel="cuda") for _ in range(2)]
     told = [message for message in caplog.messages if "decoder" in message]
