@@ -70,8 +70,8 @@ void blur_first_rows(const ss::BlurChain& c, const float* sums, float* values, s
       const uint32_t next = c.stream[t + kBlurAhead];
       const size_t soon = size_t{next} * stride;
       for (int i = 0; i < NV * W; i += 16) {
-        __builtin_prefetch(sums + soon + i);
-        __builtin_prefetch(values + soon + i, 1);
+        __builtin_prefetch(sums + soon + i, 0, 2);
+        __builtin_prefetch(values + soon + i, 1, 2);
       }
       if (shared && is_shared(shared, next)) {
         for (const uint32_t* copy = shared_row; *copy != ss::kNone; copy += 2)

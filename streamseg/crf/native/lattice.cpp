@@ -1,5 +1,6 @@
 #include "lattice.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "streamseg_crf.h"
@@ -48,7 +49,7 @@ void Lattice::build(const Kernels& kernels, Team& team, const float* const* feat
   for (int axis = 0; axis < nv; ++axis) {
     chain[axis].need(2 * size_t{points} + 2);
     next[axis].need(points);
-    bits_scratch[axis].need((points + 63) / 64);
+    bits_scratch[axis].need(2 * ((size_t{points} + 63) / 64) + 1);
   }
   team.each(parts, [&](int part) {
     link_rest(size_t{points} * part / parts, size_t{points} * (part + 1) / parts);
@@ -195,20 +196,29 @@ void Lattice::link_rest(size_t begin, size_t end) {
 // first axis, which visits every point.
 void Lattice::string_up(int axis) {
   const uint32_t* after = next[axis].data();
-  uint64_t* has_previous = bits_scratch[axis].data();
-  std::memset(has_previous, 0, (size_t{points} + 63) / 64 * 8);
-  for (uint32_t p = 0; p < points; ++p) {
-    const uint32_t to = after[p];
-    if (to != kNone) has_previous[to >> 6] |= uint64_t{1} << (to & 63);
+  const size_t words = (size_t{points} + 63) / 64;
+  uint64_t* inner = bits_scratch[axis].data();  // who has a previous one; a bit of the last word's is for nobody
+  uint64_t* begins = inner + words + 1;         // who has a next one, and then who is a head
+  std::memset(inner, 0, (words + 1) * 8);
+  for (size_t word = 0; word < words; ++word) {
+    uint64_t has_next = 0;
+    const uint32_t first = uint32_t(word * 64), some = std::min(points - first, 64u);
+    for (uint32_t i = 0; i < some; ++i) {
+      const uint32_t to = after[first + i];
+      has_next |= uint64_t{to != kNone} << i;
+      const size_t bit = to != kNone ? to : words * 64;
+      inner[bit >> 6] |= uint64_t{1} << (bit & 63);
+    }
+    begins[word] = axis ? has_next : some == 64 ? ~uint64_t{0} : (uint64_t{1} << some) - 1;
   }
   uint32_t* out = chain[axis].data();
   const uint32_t zero_row = points;
   *out++ = zero_row;
-  for (uint32_t head = 0; head < points; ++head) {
-    if (has_previous[head >> 6] >> (head & 63) & 1) continue;
-    if (axis > 0 && after[head] == kNone) continue;
-    for (uint32_t p = head; p != kNone; p = after[p]) *out++ = p;
-    *out++ = zero_row;
+  for (size_t word = 0; word < words; ++word) {
+    for (uint64_t heads = begins[word] & ~inner[word]; heads; heads &= heads - 1) {
+      for (uint32_t p = uint32_t(word * 64) + __builtin_ctzll(heads); p != kNone; p = after[p]) *out++ = p;
+      *out++ = zero_row;
+    }
   }
   chain_length[axis] = static_cast<size_t>(out - chain[axis].data());
 }

@@ -15,11 +15,21 @@ static_assert(kPixelsAhead <= ss::kListPad && kRowsAhead <= ss::kListPad, "the l
 // The visits of this pass: all, or those that do not rest. Rests get shorter by one.
 inline size_t list_visits(const ss::Pass& p, bool all) {
   size_t n = 0;
-  for (size_t at = p.begin; at < p.end; ++at) {
-    const uint8_t left = p.rest[at];
-    p.list[n] = static_cast<uint32_t>(at);
-    n += all || left == 0;
-    p.rest[at] = static_cast<uint8_t>(left - (left != 0));
+  constexpr uint64_t ones = 0x0101010101010101ull, tops = ones << 7;
+  for (size_t at = p.begin; at < p.end;) {
+    uint64_t eight;  // most pixels rest, and so do most of eight neighbours
+    if (!all && at + 8 <= p.end && (std::memcpy(&eight, p.rest + at, 8), !((eight - ones) & ~eight & tops))) {
+      eight -= ones;
+      std::memcpy(p.rest + at, &eight, 8);
+      at += 8;
+      continue;
+    }
+    for (const size_t stop = at + 8 < p.end ? at + 8 : p.end; at < stop; ++at) {
+      const uint8_t left = p.rest[at];
+      p.list[n] = static_cast<uint32_t>(at);
+      n += all || left == 0;
+      p.rest[at] = static_cast<uint8_t>(left - (left != 0));
+    }
   }
   const uint32_t last = n ? p.list[n - 1] : 0;
   for (size_t i = 0; i < ss::kListPad; ++i) p.list[n + i] = last;
