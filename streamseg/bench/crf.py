@@ -168,11 +168,12 @@ def _miou(results: Sequence[F32], labels: Sequence[U8]) -> float:
 
 
 def crf_pictures(
-    engine: str, data: Path, count: int = 4, size: Size | None = None
+    engine: str, data: Path, count: int = 4, size: Size | None = None, classes: int | None = None
 ) -> tuple[list[F32], list[U8], list[U8]]:
     """Logits, pictures and labels for bench_crf: `count` pictures spread over a labelled folder.
 
-    They are scaled to `size` (H, W) if given; logits are the engine's own, at its output stride.
+    They are scaled to `size` (H, W) if given; logits are the engine's own, at its output stride, with smooth
+    random ones added up to `classes`.
     """
     network = load_engine(EngineConfig(name=engine))
     try:
@@ -183,9 +184,19 @@ def crf_pictures(
             if size is not None:
                 rgb = np.asarray(cv2.resize(rgb, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
                 truth = np.asarray(cv2.resize(truth, size[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
-            logits.append(network(make_batch([rgb], input_size(network, (rgb.shape[0], rgb.shape[1]))))[0])
+            own = network(make_batch([rgb], input_size(network, (rgb.shape[0], rgb.shape[1]))))[0]
+            logits.append(np.concatenate([own, *_more(max(0, (classes or 0) - len(own)), own.shape[1:])]))
             images.append(rgb)
             labels.append(truth)
         return logits, images, labels
     finally:
         network.close()
+
+
+def _more(count: int, size: tuple[int, ...]) -> list[F32]:
+    """Logits (1, h, w) of classes that are seldom the likeliest, the same each time."""
+    rng = np.random.default_rng(0)
+    coarse = rng.normal(-1.0, 1.5, (count, 9, 9)).astype(np.float32)
+    return [
+        np.asarray(cv2.resize(c, size[::-1], interpolation=cv2.INTER_CUBIC), np.float32)[None] for c in coarse
+    ]

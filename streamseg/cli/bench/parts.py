@@ -101,6 +101,9 @@ def engine(names: tuple[str, ...], source: str, zoo: bool, as_json: bool, **opti
 )
 @click.option("--pictures", type=click.IntRange(1), default=4, help="How many of its images.")
 @click.option("--size", type=int, nargs=2, help="Scale the images to this (height, width).")
+@click.option(
+    "--classes", type=click.IntRange(1, 256), help="Add random ones to the engine's, up to so many."
+)
 @click.option("--threads", type=int, multiple=True, default=(1, 2), help="CPU threads; may be repeated.")
 @click.option("--repeats", type=click.IntRange(1), default=5, help="Runs of each form; the fastest counts.")
 @as_json
@@ -109,6 +112,7 @@ def crf(
     data: Path,
     pictures: int,
     size: tuple[int, int] | None,
+    classes: int | None,
     threads: tuple[int, ...],
     repeats: int,
     as_json: bool,
@@ -116,7 +120,7 @@ def crf(
     """Every quality of the dense CRF beside pydensecrf, where that is installed, in one run."""
     from streamseg.bench.crf import bench_crf, crf_pictures
 
-    logits, images, labels = crf_pictures(name, data, pictures, size)
+    logits, images, labels = crf_pictures(name, data, pictures, size, classes)
     result = bench_crf(logits, images, threads=threads, repeats=repeats, labels=labels)
     if as_json:
         click.echo(msgspec.json.encode(result))
