@@ -1,4 +1,4 @@
-"""The daemon as a process of its own, that can be killed and started again at the same address."""
+"""The daemon in a thread, or as a process that can be killed and started again at the same address."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from streamseg import Daemon
+from streamseg.errors import StreamsegError
 from tests.integration.children import ROOT
 
 LIMIT_S = 40.0
@@ -107,3 +110,24 @@ def run_daemon(*words: str | Path) -> Lines:
         daemon.kill()
         raise
     return daemon
+
+
+@contextmanager
+def in_thread(daemon: Daemon) -> Iterator[tuple[threading.Thread, list[BaseException]]]:
+    """Run a daemon in a thread of its own: that, and its error if it ends with one. Stopped at the end."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            daemon.run()
+        except StreamsegError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield thread, errors
+    finally:
+        daemon.stop()
+        thread.join(LIMIT_S)
+        assert not thread.is_alive(), "it hangs"

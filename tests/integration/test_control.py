@@ -34,9 +34,10 @@ from streamseg.control import (
 from streamseg.control.find import one_running, running
 from streamseg.control.messages import encode
 from streamseg.daemon import Daemon
-from streamseg.errors import ControlError, StreamsegError, UsageError
+from streamseg.errors import ControlError, UsageError
 from streamseg.keys import make_keys
 from streamseg.types import Mask
+from tests.integration.daemons import in_thread
 from tests.media import draw_clip
 
 WAIT_S = 60.0
@@ -77,25 +78,11 @@ class Site:
     @contextmanager
     def running(self) -> Iterator[tuple[Daemon, ControlClient]]:
         daemon = Daemon(load_config(self.path), self.path)
-        errors: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                daemon.run()
-            except StreamsegError as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
+        with in_thread(daemon) as (thread, errors):
             until(lambda: daemon.ready.is_set() or not thread.is_alive())
             assert daemon.ready.is_set(), errors
             with ControlClient(daemon.private_endpoint, timeout_s=WAIT_S) as client:
                 yield daemon, client
-        finally:
-            daemon.stop()
-            thread.join(WAIT_S)
-            assert not thread.is_alive()
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from streamseg.client import Subscription, subscribe
 from streamseg.config import Config, EngineConfig, PublishConfig, StreamConfig
 from streamseg.daemon import Daemon
 from streamseg.engine.onnx import OnnxEngine
-from streamseg.errors import SourceError, StreamsegError
+from streamseg.errors import SourceError
 from streamseg.types import Mask
+from tests.integration.daemons import in_thread
 from tests.media import draw_clip
 
 DEADLINE_S = 60.0
@@ -37,23 +38,9 @@ def running(engine: Path, **streams: StreamConfig) -> Iterator[tuple[Daemon, lis
         publish=PublishConfig(endpoint="tcp://127.0.0.1:0", queue=10000),
     )
     daemon = Daemon(config)
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            daemon.run()
-        except StreamsegError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    with in_thread(daemon) as (_, errors):
         assert daemon.ready.wait(DEADLINE_S)
         yield daemon, errors
-    finally:
-        daemon.stop()
-        thread.join(DEADLINE_S)
-        assert not thread.is_alive()
 
 
 def red_share(mask: Mask) -> float:

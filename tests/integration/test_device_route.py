@@ -6,7 +6,6 @@ The planes are real ones, by DLPack; torch on the CPU stands for torch on a GPU.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from streamseg.daemon import Daemon
 from streamseg.demo import draw_scene
 from streamseg.sources.surface import Surface
 from streamseg.types import U8, Mask, Size
+from tests.integration.daemons import in_thread
 from tests.media import write_video
 from tests.nvdec import leave_pictures_on_a_fake_gpu
 
@@ -69,15 +69,10 @@ def running(clip: Path, backend: str = "torch", precision: str = "fp32", **setti
             **settings,
         )
     )
-    thread = threading.Thread(target=daemon.run)
-    thread.start()
-    try:
+    with in_thread(daemon) as (_, errors):
         assert daemon.ready.wait(DEADLINE_S)
         yield daemon
-    finally:
-        daemon.stop()
-        thread.join(DEADLINE_S)
-        assert not thread.is_alive()
+    assert errors == []
 
 
 def by_seq(daemon: Daemon, count: int = FRAMES, **wanted: Any) -> dict[int, Mask]:

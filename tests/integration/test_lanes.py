@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from streamseg import Daemon, Mask, subscribe
 from streamseg.config import BackendName, Config, EngineConfig, PublishConfig, StreamConfig
 from streamseg.engine.backend import threads_of_lane
 from streamseg.engine.onnx import OnnxEngine
-from streamseg.errors import StreamsegError
+from tests.integration.daemons import in_thread
 from tests.media import draw_clip
 
 WAIT_S = 60.0
@@ -48,23 +47,9 @@ def running(
         publish=PublishConfig(endpoint="tcp://127.0.0.1:0", queue=10_000),
     )
     daemon = Daemon(config)
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            daemon.run()
-        except StreamsegError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    with in_thread(daemon) as (_, errors):
         assert daemon.ready.wait(WAIT_S)
         yield daemon, errors
-    finally:
-        daemon.stop()
-        thread.join(WAIT_S)
-        assert not thread.is_alive(), "it hangs"
 
 
 def limp(monkeypatch: pytest.MonkeyPatch) -> set[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from streamseg.config import Config, EngineConfig, FusionConfig, PublishConfig, 
 from streamseg.daemon import Daemon
 from streamseg.refine import worker as worker_module
 from streamseg.types import Mask
+from tests.integration.daemons import in_thread
 from tests.media import draw_clip
 
 DEADLINE_S = 90.0
@@ -45,16 +45,11 @@ def running(clip: Path, engine: Path, fusion: bool = False) -> Iterator[Daemon]:
         fusion=FusionConfig(enabled=fusion),
     )
     daemon = Daemon(config)
-    thread = threading.Thread(target=daemon.run)
-    thread.start()
-    try:
+    with in_thread(daemon) as (_, errors):
         assert daemon.ready.wait(DEADLINE_S)
         yield daemon
-    finally:
-        daemon.stop()
-        thread.join(DEADLINE_S)
-        assert not thread.is_alive()
-        assert children() == []
+    assert errors == []
+    assert children() == []
 
 
 def children() -> list[psutil.Process]:

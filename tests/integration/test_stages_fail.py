@@ -19,6 +19,7 @@ from streamseg.config import Config, EngineConfig, FusionConfig, PublishConfig, 
 from streamseg.control import ControlClient
 from streamseg.daemon import Daemon
 from streamseg.errors import ControlError, StreamsegError
+from tests.integration.daemons import in_thread
 from tests.media import draw_clip
 
 WAIT_S = 60.0
@@ -78,22 +79,8 @@ def break_at(monkeypatch: pytest.MonkeyPatch, place: str, call: int) -> threadin
 @contextmanager
 def running(config: Config) -> Iterator[tuple[Daemon, threading.Thread, list[BaseException]]]:
     daemon = Daemon(config)
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            daemon.run()
-        except StreamsegError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    with in_thread(daemon) as (thread, errors):
         yield daemon, thread, errors
-    finally:
-        daemon.stop()
-        thread.join(WAIT_S)
-        assert not thread.is_alive(), "it hangs"
 
 
 @pytest.fixture(scope="module")
