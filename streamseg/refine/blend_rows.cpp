@@ -7,23 +7,16 @@ namespace {
 
 constexpr float kNever = -1e30f;  // the score of lanes that are no class, and of what cannot be
 
-// Every second lane of two vectors that follow one another.
-inline VF evens(VF a, VF b) {
+// Every second lane of two vectors that follow one another, from lane F on.
+template <int F>
+inline VF every_second(VF a, VF b) {
 #if SS_WIDTH == 16
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return __builtin_shufflevector(a, b, F, F + 2, F + 4, F + 6, F + 8, F + 10, F + 12, F + 14, F + 16, F + 18, F + 20,
+                                 F + 22, F + 24, F + 26, F + 28, F + 30);
 #elif SS_WIDTH == 8
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+  return __builtin_shufflevector(a, b, F, F + 2, F + 4, F + 6, F + 8, F + 10, F + 12, F + 14);
 #else
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6);
-#endif
-}
-inline VF odds(VF a, VF b) {
-#if SS_WIDTH == 16
-  return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-#elif SS_WIDTH == 8
-  return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
-#else
-  return __builtin_shufflevector(a, b, 1, 3, 5, 7);
+  return __builtin_shufflevector(a, b, F, F + 2, F + 4, F + 6);
 #endif
 }
 
@@ -33,7 +26,8 @@ inline VI at_most(VI a, int most) { return a < most ? a : all(most); }
 void look_back_at(const ss_blend_job& job, const ss_blend_past& past, const float* where, const uint8_t* now,
                   int32_t* near, float* across, float* down, float* weight) {
   const int width = job.width, height = job.height;
-  const VF px = evens(load(where), load(where + W)), py = odds(load(where), load(where + W));
+  const VF first = load(where), second = load(where + W);
+  const VF px = every_second<0>(first, second), py = every_second<1>(first, second);
   const VF right = all(static_cast<float>(width - 1)), bottom = all(static_cast<float>(height - 1));
   const VI inside = (px >= -0.5f) & (px < right + 0.5f) & (py >= -0.5f) & (py < bottom + 0.5f);
   const VF cx = vmin(vmax(inside ? px : VF{}, VF{}), right), cy = vmin(vmax(inside ? py : VF{}, VF{}), bottom);
