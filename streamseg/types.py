@@ -45,7 +45,7 @@ class DeviceLogits(Protocol):
         ...
 
     def labels(self, size: Size) -> U8:
-        """What streamseg.upsample makes of them, (H, W): computed there, and only that is brought here."""
+        """What inference.upsample makes of them, (H, W): computed there, and only that is brought here."""
         ...
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import av
 import pytest
 
-from streamseg.decode import FrameMaker
+from streamseg.sources.frames import FrameMaker
 from streamseg.sources.reading import Picture
 
 

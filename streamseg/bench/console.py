@@ -18,10 +18,10 @@ from typing import Any
 import msgspec
 
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
+from streamseg.client.control import ControlClient
 from streamseg.config import EngineConfig
-from streamseg.control import ControlClient
-from streamseg.control.find import one_running
 from streamseg.errors import StreamsegError, UsageError
+from streamseg.net.control_sockets import one_running
 from streamseg.web.setup import missing_extra
 
 START_WITHIN_S = 30.0

@@ -16,12 +16,12 @@ from streamseg.config import EngineConfig
 from streamseg.crf.job import make_job
 from streamseg.crf.params import QUALITIES, CrfParams
 from streamseg.crf.reference import reference_available, run_reference
-from streamseg.engine import load_engine
 from streamseg.errors import UsageError
 from streamseg.evaluation.dataset import LabelledFolder
 from streamseg.evaluation.metrics import confusion_matrix, scores_of
-from streamseg.infer import input_size
-from streamseg.preprocess import make_batch
+from streamseg.inference.infer import input_size
+from streamseg.inference.preprocess import make_batch
+from streamseg.inference.select import load_engine
 from streamseg.types import F32, U8, Size
 
 

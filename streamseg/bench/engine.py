@@ -14,15 +14,16 @@ import msgspec
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
 from streamseg.bench.zoo import is_random, kept_engine
 from streamseg.config import EngineConfig, Precision, StreamConfig
-from streamseg.decode import decode
-from streamseg.engine import Engine, find_engine, load_engine
-from streamseg.engine.agree import agreement_of
-from streamseg.engine.backend import backend_names
-from streamseg.engine.device import Cuda, cuda_device
 from streamseg.errors import EngineError
-from streamseg.infer import input_size
-from streamseg.preprocess import make_batch
+from streamseg.inference.backends.device import Cuda, cuda_device
+from streamseg.inference.backends.protocol import Engine, backend_names
+from streamseg.inference.infer import input_size
+from streamseg.inference.plans.verify import agreement_of
+from streamseg.inference.preprocess import make_batch
+from streamseg.inference.select import load_engine
+from streamseg.inference.spec import find_engine
 from streamseg.sources import open_source
+from streamseg.sources.frames import decode
 from streamseg.types import U8, Size
 
 

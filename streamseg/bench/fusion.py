@@ -10,14 +10,14 @@ import msgspec
 
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
 from streamseg.config import CrfConfig, EngineConfig, StreamConfig
-from streamseg.engine import load_engine
 from streamseg.errors import StreamsegError
-from streamseg.fuse import Fusion, labels_from_logits
-from streamseg.infer import infer
-from streamseg.player import frames
-from streamseg.preprocess import scale_picture
-from streamseg.refine.crf import crf_setup, refine_picture
-from streamseg.refine.propagate import one_thread
+from streamseg.inference.infer import infer
+from streamseg.inference.preprocess import scale_picture
+from streamseg.inference.select import load_engine
+from streamseg.refinement.crf_step import crf_setup, refine_picture
+from streamseg.refinement.flow import one_thread
+from streamseg.refinement.fusion import Fusion, labels_from_logits
+from streamseg.sources.live import frames
 
 WARM_UP = 5  # frames left out
 EVERY, DELAY = 5, 2  # a keyframe each so many frames, refined so many frames later

@@ -25,8 +25,8 @@ from streamseg.bench.summary import Spread, spread_of
 from streamseg.bench.zoo import random_engine
 from streamseg.config import EngineConfig, Precision
 from streamseg.demo import draw_scene
-from streamseg.engine.device import cuda_device
 from streamseg.errors import StreamsegError, UsageError
+from streamseg.inference.backends.device import cuda_device
 
 NETWORK = "deeplab-v1-largefov"
 INPUT = (504, 504)  # with the border that the network wants 513x513
@@ -148,7 +148,7 @@ def _crf_times(repeats: int) -> dict[str, Spread]:
 
     from streamseg.crf.gpu import Kernels, mean_field_torch, triton_available
     from streamseg.crf.presets import preset
-    from streamseg.preprocess import scale_picture
+    from streamseg.inference.preprocess import scale_picture
 
     image = torch.from_numpy(scale_picture(draw_scene(1.0)[0], (513, 513))).cuda()
     logits = np.random.default_rng(0).normal(size=(CLASSES, 513, 513)).astype(np.float32)

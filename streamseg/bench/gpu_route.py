@@ -16,14 +16,15 @@ import numpy as np
 
 from streamseg.bench.summary import Spread, spread_of
 from streamseg.config import EngineConfig, StreamConfig
-from streamseg.decode import decode
 from streamseg.demo import draw_scene
-from streamseg.engine import Engine, load_engine
 from streamseg.errors import UsageError
-from streamseg.infer import infer, takes_there
+from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.infer import infer, takes_there
+from streamseg.inference.select import load_engine
+from streamseg.inference.upsample import labels_from_scores
 from streamseg.sources import open_source
+from streamseg.sources.frames import decode
 from streamseg.types import U8, Frame, Size
-from streamseg.upsample import labels_from_scores
 
 WARM_UP = 10  # pictures of each form that are not counted: shapes are recorded then
 

@@ -11,9 +11,9 @@ import msgspec
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
 from streamseg.config import Config
 from streamseg.daemon import Daemon
-from streamseg.engine import load_engine
 from streamseg.errors import StreamsegError
-from streamseg.stage import Stage
+from streamseg.inference.select import load_engine
+from streamseg.runtime.stage import Stage
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,18 +17,18 @@ import msgspec
 
 from streamseg.bench.summary import Machine, this_machine
 from streamseg.config import EngineConfig
-from streamseg.engine import Engine
 from streamseg.errors import UsageError
-from streamseg.infer import infer
+from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.infer import infer
 from streamseg.recorded import ProcessConfig
-from streamseg.recorded.ahead import Ahead
 from streamseg.recorded.cluster import Cluster
-from streamseg.recorded.filejob import FileJob
+from streamseg.recorded.file_job import FileJob
 from streamseg.recorded.inputs import Input, find_inputs
 from streamseg.recorded.job import load_engines
-from streamseg.recorded.place import Place
+from streamseg.recorded.results import Place
 from streamseg.recorded.route import PartEnd, Route
-from streamseg.recorded.spread import spread
+from streamseg.runtime.prefetch import Ahead
+from streamseg.runtime.spread import spread
 from streamseg.types import Frame
 
 MAX_FRAMES = 300  # kept in memory for the network alone

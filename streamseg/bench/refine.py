@@ -18,7 +18,7 @@ from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
 from streamseg.config import Config
 from streamseg.daemon import Daemon
 from streamseg.errors import StreamsegError
-from streamseg.stage import Stage
+from streamseg.runtime.stage import Stage
 
 PERIOD_S = 3.0  # with refined masks, then without
 SETTLE_S = 0.5  # left out after each change: the last keyframe is still at work, or none is yet

@@ -10,9 +10,9 @@ import msgspec
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
 from streamseg.config import Config
 from streamseg.daemon import Daemon
-from streamseg.engine import load_engine
-from streamseg.stage import Stage
-from streamseg.stats import StreamStats
+from streamseg.inference.select import load_engine
+from streamseg.runtime.counters import StreamStats
+from streamseg.runtime.stage import Stage
 
 HELD_SHARE = 0.9
 """A stream is held when this share of its frames became masks that were young enough."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from streamseg.engine import read_spec
-from streamseg.engine.cache import cache_folder
-from streamseg.engine.spec import engine_folders
-from streamseg.engine.torch import torch_missing
 from streamseg.errors import UsageError
+from streamseg.inference.backends.torch import torch_missing
+from streamseg.inference.plans.cache import cache_folder
+from streamseg.inference.spec import engine_folders, read_spec
 from streamseg.models.zoo import NETWORKS
 
 log = logging.getLogger(__name__)

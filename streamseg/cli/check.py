@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from streamseg.config import load_config
-from streamseg.engine import choices, find_engine, read_weights
+from streamseg.inference.select import choices
+from streamseg.inference.spec import find_engine, read_weights
 
 
 @click.command()

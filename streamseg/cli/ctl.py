@@ -15,13 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from streamseg.cli.settings import given, options_from
+from streamseg.client.control import ControlClient
 from streamseg.config import StreamConfig
-from streamseg.control import ControlClient, Status
-from streamseg.control.find import one_running, running
-from streamseg.control.messages import LOG_LEVELS, LogLevel
 from streamseg.errors import ControlError, OutputError, UsageError
-from streamseg.png import indexed_png
+from streamseg.net.control_sockets import one_running, running
+from streamseg.outputs.png import indexed_png
 from streamseg.types import IGNORE, LabelSet, Mask
+from streamseg.wire.control import LOG_LEVELS, LogLevel, Status
 from streamseg.wire.status import StreamStatus
 
 WIDE = 120  # columns that the whole table needs

@@ -10,8 +10,8 @@ import msgspec
 
 from streamseg.cli.settings import as_json, given, options_from
 from streamseg.config import EngineConfig, Precision, build_settings
-from streamseg.engine import find_engine, list_engines, read_weights
-from streamseg.engine.choice import buildable
+from streamseg.inference.select import buildable
+from streamseg.inference.spec import find_engine, list_engines, read_weights
 
 
 @click.group()
@@ -66,8 +66,8 @@ def build(name: str, sm: str, beside: bool, again: bool, **options: Any) -> None
     Engines are named (streamseg engine list) or given by their folder.
     """
     from streamseg.cli import start_logging
-    from streamseg.engine.build import Build, ready_plan
-    from streamseg.engine.cache import PLANS
+    from streamseg.inference.plans.build import Build, ready_plan
+    from streamseg.inference.plans.cache import PLANS
 
     start_logging("info")
     config = build_settings(EngineConfig, {"name": name, **given(**options)})
@@ -87,8 +87,8 @@ def build(name: str, sm: str, beside: bool, again: bool, **options: Any) -> None
 )
 def prune(most_gb: float) -> None:
     """Remove built plans from the cache, the longest unused first, and what killed builds left."""
-    from streamseg.engine.cache import PLANS, cache_folder
-    from streamseg.engine.cache import prune as remove
+    from streamseg.inference.plans.cache import PLANS, cache_folder
+    from streamseg.inference.plans.cache import prune as remove
 
     folder = cache_folder() / PLANS
     gone = remove(folder, round(most_gb * 1e9))

@@ -127,8 +127,8 @@ def _table(report: RefinementReport) -> list[str]:
 
 def _tune(config: EngineConfig, crf: CrfConfig, data: Path, images: int, as_json: bool) -> None:
     from streamseg.cli.progress import Bar
-    from streamseg.engine import find_engine
     from streamseg.evaluation.tune import tune_crf, write_crf
+    from streamseg.inference.spec import find_engine
 
     folder, _ = find_engine(config.name)
     with Bar("tune") as bar:

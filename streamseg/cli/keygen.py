@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from streamseg.keys import make_keys
+from streamseg.net.curve_keys import make_keys
 
 
 @click.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from streamseg.engine.spec import CrfDefaults
+from streamseg.inference.spec import CrfDefaults
 from streamseg.models.weights import SOURCES, fetch, find_source
 from streamseg.models.zoo import NETWORKS, find_network
 

@@ -55,7 +55,7 @@ def command(upstreams: tuple[str, ...], server_keys: tuple[str, ...], **options:
 
 
 def _addresses(upstreams: tuple[str, ...], server_keys: tuple[str, ...]) -> list[tuple[str, bytes]]:
-    from streamseg.keys import key_or_file
+    from streamseg.net.curve_keys import key_or_file
 
     if len(server_keys) not in (0, 1, len(upstreams)):
         raise UsageError(

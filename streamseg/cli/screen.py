@@ -23,7 +23,7 @@ from rich.text import Text
 from streamseg.cli.table import Row, label_set_of, line_of, table_of
 from streamseg.cli.thumbnail import Thumbnail, fit, has_colours
 from streamseg.client import Subscription
-from streamseg.mailbox import Closed
+from streamseg.runtime.mailbox import Closed
 
 REFRESH_S = 0.25
 LINE_EVERY_S = 1.0

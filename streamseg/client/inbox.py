@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from streamseg.errors import WireError
-from streamseg.mailbox import Closed
+from streamseg.runtime.mailbox import Closed
 from streamseg.types import LabelSet, Mask, Picture
 from streamseg.wire import Kind, MaskMessage, StreamStatus, parse_message, parse_picture, parse_status
 

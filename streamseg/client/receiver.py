@@ -13,9 +13,9 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from streamseg.client.inbox import Inbox
-from streamseg.client.keys import ClientKeys, refusal
 from streamseg.errors import StreamsegError, UsageError, WireError
-from streamseg.tcp import notice_dead_peers
+from streamseg.net.client_keys import ClientKeys, refusal
+from streamseg.net.options import notice_dead_peers
 from streamseg.wire import (
     MAX_PART,
     MAX_PREFIXES,

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 
 from streamseg.client.inbox import ClientStats, Inbox
-from streamseg.client.keys import ClientKeys, client_keys
 from streamseg.client.receiver import Receiver
-from streamseg.mailbox import Closed
+from streamseg.net.client_keys import ClientKeys, client_keys
+from streamseg.runtime.mailbox import Closed
 from streamseg.types import LabelSet, Mask, Picture
 from streamseg.wire import StreamStatus
 

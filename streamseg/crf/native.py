@@ -12,7 +12,7 @@ import numpy as np
 from streamseg.crf.job import Job, Outputs
 from streamseg.crf.params import PairwiseTerm
 from streamseg.errors import CrfError
-from streamseg.library import load_library
+from streamseg.runtime.native import load_library
 from streamseg.types import F32
 
 InstructionSet = Literal["auto", "portable", "avx2", "avx512"]

@@ -12,8 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from streamseg.config import Config
-from streamseg.control.find import forget_endpoint, private_endpoint
-from streamseg.control.messages import EngineState, EngineStatus
 from streamseg.daemon.control import ControlServer
 from streamseg.daemon.loading import Loading
 from streamseg.daemon.machine import WallClock, failed_inside, file_limit, fit_connections
@@ -22,12 +20,15 @@ from streamseg.daemon.signals import Signals
 from streamseg.daemon.status import stream_statuses
 from streamseg.daemon.systemd import Service
 from streamseg.daemon.web import WebProcess, console_of, doors_of
-from streamseg.engine import Engine, EngineInfo
-from streamseg.engine.switch import Upgrade
 from streamseg.errors import ConfigError, StreamsegError
-from streamseg.pipeline import Pipeline
+from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.hot_swap import Upgrade
+from streamseg.inference.spec import EngineInfo
+from streamseg.live.pipeline import Pipeline
+from streamseg.net.control_sockets import forget_endpoint, private_endpoint
 from streamseg.publish import Publisher
-from streamseg.stats import Report
+from streamseg.runtime.counters import Report
+from streamseg.wire.control import EngineState, EngineStatus
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ import msgspec
 import zmq
 
 from streamseg.config import ControlConfig
-from streamseg.control.messages import MAX_REQUEST, AnyReply, AnyRequest, Failed, encode, id_of, parse_request
 from streamseg.errors import ConfigError, ControlError, StreamsegError
-from streamseg.publish.doors import Doors
-from streamseg.publish.endpoints import bind, send_now
-from streamseg.tcp import notice_dead_peers
+from streamseg.net.endpoints import bind, send_now
+from streamseg.net.guard import Doors
+from streamseg.net.options import notice_dead_peers
+from streamseg.wire.control import MAX_REQUEST, AnyReply, AnyRequest, Failed, encode, id_of, parse_request
 
 log = logging.getLogger(__name__)
 

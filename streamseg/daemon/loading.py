@@ -8,11 +8,11 @@ import time
 
 from streamseg.config import EngineConfig
 from streamseg.daemon.machine import failed_inside
-from streamseg.engine import Choice
-from streamseg.engine.build import close_all
-from streamseg.engine.switch import SwitchEngine, start_engines
 from streamseg.errors import EngineError, StreamsegError
-from streamseg.stage import Stage
+from streamseg.inference.hot_swap import SwitchEngine, start_engines
+from streamseg.inference.plans.build import close_all
+from streamseg.inference.select import Choice
+from streamseg.runtime.stage import Stage
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,20 @@ import time
 from typing import TYPE_CHECKING
 
 from streamseg.config import Config, StreamConfig, build_settings, load_config
-from streamseg.control.messages import (
+from streamseg.daemon.reload import Change, check_sources, plan_change
+from streamseg.daemon.status import (
+    library_versions,
+    memory_bytes,
+    open_files,
+    publisher_status,
+    stream_statuses,
+    thread_count,
+    waiting_status,
+)
+from streamseg.errors import ConfigError, ControlError
+from streamseg.live.pipeline import Pipeline
+from streamseg.wire import encode_labels, encode_mask
+from streamseg.wire.control import (
     LOG_LEVELS,
     AddStream,
     AnyReply,
@@ -29,19 +42,6 @@ from streamseg.control.messages import (
     Snapshot,
     Status,
 )
-from streamseg.daemon.reload import Change, check_sources, plan_change
-from streamseg.daemon.status import (
-    library_versions,
-    memory_bytes,
-    open_files,
-    publisher_status,
-    stream_statuses,
-    thread_count,
-    waiting_status,
-)
-from streamseg.errors import ConfigError, ControlError
-from streamseg.pipeline import Pipeline
-from streamseg.wire import encode_labels, encode_mask
 
 if TYPE_CHECKING:
     from streamseg.daemon import Daemon

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from streamseg.config import StreamConfig
-from streamseg.control.messages import PublisherStatus
-from streamseg.pipeline import Pipeline
+from streamseg.live.pipeline import Pipeline
 from streamseg.publish import Publisher
+from streamseg.runtime.counters import State, StreamStats
 from streamseg.sources import redact
-from streamseg.stats import StreamStats
-from streamseg.wire.status import Histogram, State, StreamStatus
+from streamseg.wire.control import PublisherStatus
+from streamseg.wire.status import Histogram, StreamStatus
 
 LIBRARIES = ("av", "numpy", "onnxruntime", "opencv-python-headless", "pyzmq")
 _MOST_TEXT = 1000  # of an error, far below what a status may hold

@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 
-from streamseg.stats import Stats, StreamStats
+from streamseg.runtime.counters import Stats, StreamStats
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from streamseg.config import EngineConfig
-from streamseg.engine import Engine, load_engine
 from streamseg.evaluation.metrics import Scores, evaluate
-from streamseg.fuse import labels_from_logits
-from streamseg.infer import input_size
-from streamseg.preprocess import make_batch
+from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.infer import input_size
+from streamseg.inference.preprocess import make_batch
+from streamseg.inference.select import load_engine
+from streamseg.refinement.fusion import labels_from_logits
 from streamseg.types import U8
 
 

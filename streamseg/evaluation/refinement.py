@@ -14,19 +14,20 @@ import msgspec
 import numpy as np
 
 from streamseg.config import CrfConfig, EngineConfig, StreamConfig
-from streamseg.engine import Engine, load_engine
 from streamseg.errors import UsageError
 from streamseg.evaluation.boundaries import WIDTHS, boundary_distance, boundary_f
 from streamseg.evaluation.dataset import LabelledFolder, Sample
 from streamseg.evaluation.metrics import Matrix, confusion_matrix, scores_of
 from streamseg.evaluation.temporal import Where, agreement, flicker, motion
-from streamseg.fuse import Fused, Fusion, labels_from_logits
-from streamseg.infer import infer
-from streamseg.player import frames
-from streamseg.preprocess import scale_picture
-from streamseg.refine.crf import crf_setup, refine_picture
-from streamseg.refine.propagate import one_thread
-from streamseg.smooth import AHEAD, Smoothing
+from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.infer import infer
+from streamseg.inference.preprocess import scale_picture
+from streamseg.inference.select import load_engine
+from streamseg.refinement.crf_step import crf_setup, refine_picture
+from streamseg.refinement.flow import one_thread
+from streamseg.refinement.fusion import Fused, Fusion, labels_from_logits
+from streamseg.refinement.smoothing import AHEAD, Smoothing
+from streamseg.sources.live import frames
 from streamseg.types import F32, IGNORE, U8, Frame
 
 Progress = Callable[[int, int], None]

@@ -12,15 +12,16 @@ import numpy as np
 
 from streamseg.config import CrfConfig, EngineConfig
 from streamseg.crf import CrfParams, Quality
-from streamseg.engine import load_engine, read_spec
 from streamseg.errors import EngineError
 from streamseg.evaluation.boundaries import boundary_distance
 from streamseg.evaluation.dataset import LabelledFolder
 from streamseg.evaluation.metrics import Matrix, confusion_matrix, scores_of
-from streamseg.fuse import labels_from_logits
-from streamseg.infer import input_size
-from streamseg.preprocess import scale_picture
-from streamseg.refine.crf import CrfSetup, crf_setup, refine_picture
+from streamseg.inference.infer import input_size
+from streamseg.inference.preprocess import scale_picture
+from streamseg.inference.select import load_engine
+from streamseg.inference.spec import read_spec
+from streamseg.refinement.crf_step import CrfSetup, crf_setup, refine_picture
+from streamseg.refinement.fusion import labels_from_logits
 from streamseg.types import F32, IGNORE, U8
 
 BAND = 2  # pixels round true boundaries, whose mIoU counts as much as that of the whole picture

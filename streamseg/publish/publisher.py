@@ -16,13 +16,13 @@ import zmq
 
 from streamseg.config import PublishConfig
 from streamseg.errors import PublishError, StreamsegError, WireError
-from streamseg.mailbox import Closed, Mailbox
+from streamseg.net.endpoints import bind_pair
+from streamseg.net.guard import Doors
+from streamseg.net.options import notice_dead_peers
 from streamseg.publish.demand import Demand
-from streamseg.publish.doors import Doors
-from streamseg.publish.endpoints import bind_pair
-from streamseg.publish.last import LastMasks, kinds_of
-from streamseg.publish.numbers import Numbers
-from streamseg.tcp import notice_dead_peers
+from streamseg.publish.last_value import LastMasks, kinds_of
+from streamseg.publish.numbering import Numbers
+from streamseg.runtime.mailbox import Closed, Mailbox
 from streamseg.types import LabelSet, Mask, Picture
 from streamseg.wire import (
     StreamStatus,

@@ -10,8 +10,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.recorded.extras import time_s
-from streamseg.recorded.parts import FrameRecord
+from streamseg.recorded.exports import time_s
+from streamseg.recorded.segments import FrameRecord
 from streamseg.types import U8, Size
 
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same archive from the same labels

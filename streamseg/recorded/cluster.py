@@ -22,14 +22,15 @@ from typing import Any
 import msgspec
 
 from streamseg.config import EngineConfig
-from streamseg.engine import Engine, load_engine
 from streamseg.errors import EngineError, OutputError, StreamsegError, UsageError
-from streamseg.recorded.cuts import Stretch, make_part
+from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.select import load_engine
 from streamseg.recorded.inputs import Input, fetched
 from streamseg.recorded.manifest import Identity, versions
+from streamseg.recorded.segment_plan import Stretch, make_part
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.storage import is_stored
-from streamseg.refine.propagate import one_thread
+from streamseg.refinement.flow import one_thread
 
 RETRIES = 4
 """How often a part is tried again after the death of its worker or node, before its input is given up."""

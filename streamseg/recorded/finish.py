@@ -11,10 +11,12 @@ from pathlib import Path
 
 import msgspec
 
-from streamseg.engine import EngineSpec
 from streamseg.errors import OutputError
+from streamseg.inference.spec import EngineSpec
+from streamseg.outputs.overlay import Overlay
 from streamseg.recorded.arrays import Archive, ZarrGroup
-from streamseg.recorded.extras import Extra, PngFolder, RleLines
+from streamseg.recorded.audio import open_sound
+from streamseg.recorded.exports import Extra, PngFolder, RleLines
 from streamseg.recorded.inputs import Input
 from streamseg.recorded.manifest import (
     SCHEMA,
@@ -26,14 +28,12 @@ from streamseg.recorded.manifest import (
     result_sha256,
     settings_digest,
 )
-from streamseg.recorded.overlay import Overlay
-from streamseg.recorded.parts import FrameRecord, Tail, read_frames, read_packets, read_tail
-from streamseg.recorded.picking import as_written
-from streamseg.recorded.place import NAMES, Place
+from streamseg.recorded.results import NAMES, Place
 from streamseg.recorded.route import Facts, result_size
+from streamseg.recorded.segments import FrameRecord, Tail, read_frames, read_packets, read_tail
+from streamseg.recorded.selection import as_written
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.sheet import write_sheet
-from streamseg.recorded.sound import open_sound
 from streamseg.recorded.summary import Summary
 from streamseg.recorded.tables import AreaTable, EventTable
 from streamseg.recorded.timeline import Timeline, pts_digest, to_runs

@@ -13,18 +13,19 @@ from pathlib import Path
 
 import msgspec
 
-from streamseg.engine import Engine, load_engine
 from streamseg.errors import OutputError, SourceError, UsageError
-from streamseg.recorded.ahead import Ahead
+from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.select import load_engine
 from streamseg.recorded.cluster import Cluster
 from streamseg.recorded.events import Event, Failed, Finished, JobResult, Planned
-from streamseg.recorded.filejob import FileJob
+from streamseg.recorded.file_job import FileJob
 from streamseg.recorded.inputs import fetched, find_inputs
-from streamseg.recorded.place import FolderError, Place, StoredPlace, open_folder, open_store
+from streamseg.recorded.results import FolderError, Place, StoredPlace, open_folder, open_store
 from streamseg.recorded.route import PartEnd, Route
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.storage import is_stored, scratch
-from streamseg.refine.propagate import one_thread
+from streamseg.refinement.flow import one_thread
+from streamseg.runtime.prefetch import Ahead
 from streamseg.types import Mask
 
 MAX_ENGINES = 4

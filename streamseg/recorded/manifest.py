@@ -12,8 +12,8 @@ from typing import Any
 import av
 import msgspec
 
-from streamseg.engine import Engine
 from streamseg.errors import OutputError
+from streamseg.inference.backends.protocol import Engine
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.timeline import PtsRun
 

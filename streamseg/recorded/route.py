@@ -12,18 +12,18 @@ from functools import partial
 
 import msgspec
 
-from streamseg.decode import FrameMaker
-from streamseg.engine import Engine
-from streamseg.fuse import labels_from_logits
-from streamseg.infer import infer
+from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.infer import infer
 from streamseg.recorded.deinterlace import deinterlaced
 from streamseg.recorded.inputs import Input
 from streamseg.recorded.opening import open_input
-from streamseg.recorded.picking import Account, picks
+from streamseg.recorded.selection import Account, picks
 from streamseg.recorded.settings import ProcessConfig
-from streamseg.recorded.spread import spread
-from streamseg.refinement import InlineRefinement, Labelled
+from streamseg.refinement.fusion import labels_from_logits
+from streamseg.refinement.live import InlineRefinement, Labelled
+from streamseg.runtime.spread import spread
 from streamseg.sources import OpenSource
+from streamseg.sources.frames import FrameMaker
 from streamseg.sources.reading import Picture
 from streamseg.types import Frame, Mask, Scores, Size
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from streamseg.recorded.parts import FrameRecord
+from streamseg.recorded.segments import FrameRecord
 
 MAX_BINS = 600
 

@@ -8,8 +8,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
-from streamseg.recorded.extras import time_s
-from streamseg.recorded.parts import FrameRecord
+from streamseg.recorded.exports import time_s
+from streamseg.recorded.segments import FrameRecord
 from streamseg.types import U8, LabelSet
 
 Columns = dict[str, type]

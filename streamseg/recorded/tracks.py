@@ -21,7 +21,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from streamseg.recorded.sound import Sound
+from streamseg.recorded.audio import Sound
 from streamseg.types import U8, Size
 
 TrackName = Literal["labels", "confidence", "overlay"]

@@ -27,9 +27,9 @@ from streamseg.recorded.manifest import (
     settings_digest,
 )
 from streamseg.recorded.opening import content_digest, open_input
-from streamseg.recorded.parts import FrameRecord, count_pixels
-from streamseg.recorded.picking import Account, picks
-from streamseg.recorded.place import named_outputs
+from streamseg.recorded.results import named_outputs
+from streamseg.recorded.segments import FrameRecord, count_pixels
+from streamseg.recorded.selection import Account, picks
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.storage import Store, is_stored
 from streamseg.recorded.summary import Summary

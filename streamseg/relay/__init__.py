@@ -20,9 +20,9 @@ import zmq
 
 from streamseg.config import PublishConfig
 from streamseg.errors import UsageError, WireError
-from streamseg.keys import read_key
-from streamseg.publish.doors import Doors
-from streamseg.publish.endpoints import bind_pair
+from streamseg.net.curve_keys import read_key
+from streamseg.net.endpoints import bind_pair
+from streamseg.net.guard import Doors
 from streamseg.publish.publisher import configure, received
 from streamseg.relay.rounds import Rounds
 from streamseg.relay.upstream import Upstream

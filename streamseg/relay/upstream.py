@@ -9,9 +9,9 @@ import time
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from streamseg.client.keys import ClientKeys, refusal
 from streamseg.client.receiver import HANDSHAKE_FAILED, SILENT_S, configure, connect, reconnect
 from streamseg.errors import WireError
+from streamseg.net.client_keys import ClientKeys, refusal
 from streamseg.wire import default_snapshot_endpoint, parse_snapshot_reply, snapshot_request
 
 log = logging.getLogger(__name__)

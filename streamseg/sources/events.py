@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
+from streamseg.runtime.counters import State
 from streamseg.types import Size
-from streamseg.wire.status import State
 
 
 class Counters(Protocol):
-    """The numbers of a stream that events change; streamseg.stats.StreamStats has them."""
+    """The numbers of a stream that events change; streamseg.runtime.counters.StreamStats has them."""
 
     connects: int
     drops: Counter[str]

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from streamseg.config import StreamConfig
 from streamseg.errors import ConfigError, SourceError
-from streamseg.keys import expand
+from streamseg.net.curve_keys import expand
 from streamseg.sources.target import Target, resolve
 
 MOST_BYTES = 64 << 10

@@ -9,8 +9,8 @@ from typing import Literal
 from urllib.parse import unquote
 
 from streamseg.config import StreamConfig
+from streamseg.config.redact import redact
 from streamseg.errors import SourceError
-from streamseg.redact import redact
 
 Kind = Literal["file", "camera", "network"]
 

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 from streamseg.config import EngineConfig
-from streamseg.engine.folder import FP32, INT8, kept_settings, weights_of, write_spec
-from streamseg.engine.spec import EngineSpec, Normalisation, read_spec
 from streamseg.errors import TrainingError
 from streamseg.evaluation import Scores
 from streamseg.evaluation.engines import evaluate_engine
+from streamseg.inference.folder import FP32, INT8, kept_settings, weights_of, write_spec
+from streamseg.inference.spec import EngineSpec, Normalisation, read_spec
 from streamseg.models.slim import AUXILIARY_STRIDE, OUTPUT_STRIDE, SIZE_MULTIPLE, Slim, count_macs
 from streamseg.training.card import CardFacts, write_card
 from streamseg.training.checkpoint import load_checkpoint, recipe_of, trained_network

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from streamseg.errors import TrainingError, UsageError
 from streamseg.evaluation import Scores, evaluate
 from streamseg.evaluation.metrics import Predict
+from streamseg.inference.preprocess import fit_size, make_batch
+from streamseg.inference.upsample import labels_from_logits
 from streamseg.models.slim import OUTPUT_STRIDE, SIZE_MULTIPLE
-from streamseg.preprocess import fit_size, make_batch
 from streamseg.training.checkpoint import load_checkpoint, save_checkpoint
 from streamseg.training.data import TrainingImages
 from streamseg.training.log import EpochEntry, Progress, read_log, write_log
@@ -27,7 +28,6 @@ from streamseg.training.networks import Trainable, build_network
 from streamseg.training.recipe import TrainRecipe
 from streamseg.training.schedule import WeightAverage, learning_rate
 from streamseg.types import Size
-from streamseg.upsample import labels_from_logits
 
 logger = logging.getLogger(__name__)
 

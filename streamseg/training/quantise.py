@@ -32,13 +32,13 @@ from onnxruntime.quantization import (
 )
 
 from streamseg.config import StreamConfig
-from streamseg.decode import decode
-from streamseg.engine.folder import INT8, weights_of, write_spec
-from streamseg.engine.spec import find_engine, read_weights
 from streamseg.errors import TrainingError
 from streamseg.evaluation.dataset import pictures_of
-from streamseg.preprocess import fit_size, scale_picture
+from streamseg.inference.folder import INT8, weights_of, write_spec
+from streamseg.inference.preprocess import fit_size, scale_picture
+from streamseg.inference.spec import find_engine, read_weights
 from streamseg.sources import open_source
+from streamseg.sources.frames import decode
 from streamseg.types import U8, Size
 
 logger = logging.getLogger(__name__)

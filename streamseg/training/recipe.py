@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from streamseg.config import Settings, build_settings
-from streamseg.engine.spec import ClassEntry
 from streamseg.errors import ConfigError
+from streamseg.inference.spec import ClassEntry
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import zmq
 import zmq.asyncio
 
-from streamseg.client.keys import ClientKeys
 from streamseg.errors import WireError
-from streamseg.tcp import notice_dead_peers
+from streamseg.net.client_keys import ClientKeys
+from streamseg.net.options import notice_dead_peers
 from streamseg.types import LabelSet, Picture
 from streamseg.web.frames import Shown
 from streamseg.wire import (

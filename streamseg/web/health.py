@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from streamseg.control import Status
+from streamseg.wire.control import Status
 from streamseg.wire.status import StreamStatus
 
 STUCK_AFTER_S = 10.0

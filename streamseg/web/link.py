@@ -8,8 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from streamseg.control import ControlClient, Status
+from streamseg.client.control import ControlClient
 from streamseg.errors import ControlError, StreamsegError
+from streamseg.wire.control import Status
 
 T = TypeVar("T")
 

@@ -13,8 +13,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from streamseg.control import Status
-from streamseg.wire.status import BOUNDS_US, STATES, Histogram, StreamStatus
+from streamseg.runtime.counters import BOUNDS_US, STATES
+from streamseg.wire.control import Status
+from streamseg.wire.status import Histogram, StreamStatus
 
 
 def exposition(status: Status | None, accept: str) -> tuple[bytes, str]:

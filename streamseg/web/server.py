@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 from aiohttp import WSMsgType, web
 
-from streamseg.client.keys import ClientKeys
-from streamseg.control import ControlClient, Status
+from streamseg.client.control import ControlClient
 from streamseg.errors import ControlError
-from streamseg.png import indexed_png
+from streamseg.net.client_keys import ClientKeys
+from streamseg.outputs.png import indexed_png
 from streamseg.types import U8, LabelSet
 from streamseg.web.access import COOKIE, Access
 from streamseg.web.feed import Feed
@@ -27,6 +27,7 @@ from streamseg.web.link import Link
 from streamseg.web.metrics import exposition
 from streamseg.web.setup import MaskDoors, WebSetup
 from streamseg.web.viewer import Do, Drawn, Ping, Slow, Viewer, Watch, parse_said
+from streamseg.wire.control import Status
 
 log = logging.getLogger(__name__)
 

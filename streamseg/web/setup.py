@@ -11,7 +11,7 @@ import msgspec
 
 from streamseg.config import WebConfig
 from streamseg.errors import ConfigError
-from streamseg.keys import expand, readable_by_all
+from streamseg.net.curve_keys import expand, readable_by_all
 
 NEEDS = ("aiohttp", "prometheus_client")
 SHORTEST_TOKEN = 16

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from streamseg.errors import WireError
+from streamseg.runtime.counters import State
 from streamseg.wire.message import VERSION, Count, StreamText, UnixNs, read_document, topic_of
 
 MAX_STATUS = 64 << 10
 """Bytes of a status document."""
-
-State = Literal["connecting", "playing", "paused", "reconnecting", "ended", "failed"]
-"""What a stream does: its source is being opened, is played, is held by an operator, was lost and is tried
-again, came to its end, or cannot be had."""
-
-STATES: tuple[State, ...] = get_args(State)
-
-BOUNDS_US = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000)
-"""Upper bounds of a histogram's buckets in µs; what is above the last one has a bucket of its own."""
 
 Number = Annotated[float, Meta(ge=0)]
 Text = Annotated[str, Meta(max_length=2048)]

@@ -12,9 +12,10 @@ from streamseg.bench.gpu import BARS, INPUT, NETWORK
 from streamseg.bench.zoo import random_engine
 from streamseg.config import BackendName, EngineConfig, Precision
 from streamseg.demo import draw_scene
-from streamseg.engine import backend_of, load_engine
-from streamseg.engine.agree import agreement_of
-from streamseg.engine.device import Cuda, cuda_device
+from streamseg.inference.backends.device import Cuda, cuda_device
+from streamseg.inference.backends.protocol import backend_of
+from streamseg.inference.plans.verify import agreement_of
+from streamseg.inference.select import load_engine
 
 torch = pytest.importorskip("torch")
 pytestmark = [

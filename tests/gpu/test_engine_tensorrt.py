@@ -11,13 +11,14 @@ import pytest
 
 from streamseg.config import EngineConfig
 from streamseg.demo import draw_scene
-from streamseg.engine import BuildSpec, backend_of, build_spec, find_engine
-from streamseg.engine.agree import check_agreement, reference_engine
-from streamseg.engine.device import Cuda, cuda_device
 from streamseg.errors import EngineError
-from streamseg.preprocess import make_batch
+from streamseg.inference.backends.device import Cuda, cuda_device
+from streamseg.inference.backends.protocol import BuildSpec, backend_of, build_spec
+from streamseg.inference.plans.verify import check_agreement, reference_engine
+from streamseg.inference.preprocess import make_batch
+from streamseg.inference.spec import find_engine
+from streamseg.inference.upsample import labels_from_logits
 from streamseg.types import U8
-from streamseg.upsample import labels_from_logits
 
 torch = pytest.importorskip("torch")
 pytestmark = [

@@ -16,15 +16,15 @@ import pytest
 from streamseg.bench.gpu_route import street_clip
 from streamseg.client import subscribe
 from streamseg.config import EngineConfig, StreamConfig
-from streamseg.decode import decode
 from streamseg.demo import draw_scene
-from streamseg.engine import load_engine
-from streamseg.preprocess import make_batch
+from streamseg.inference.preprocess import make_batch
+from streamseg.inference.select import load_engine
+from streamseg.inference.upsample import labels_from_logits
 from streamseg.sources import open_source
+from streamseg.sources.frames import decode
 from streamseg.sources.hardware import why_not_stay
 from streamseg.sources.surface import Surface
 from streamseg.types import Frame
-from streamseg.upsample import labels_from_logits
 from tests.integration.test_device_route import DEADLINE_S, brought, by_seq, running
 
 torch = pytest.importorskip("torch")
@@ -66,7 +66,7 @@ def test_pictures_stay_on_the_gpu_and_are_there_after_the_source_is_closed(clip:
 
 
 def test_planes_are_scaled_there_as_pictures_are_here(clip: Path) -> None:
-    from streamseg.preprocess.device import make_device_batch
+    from streamseg.inference.preprocess_device import make_device_batch
 
     there, here = played(clip, "cuda")[:4], played(clip, "none")[:4]
     batch = make_device_batch([one.picture for one in there], SIZE)  # type: ignore[misc]
@@ -77,7 +77,7 @@ def test_planes_are_scaled_there_as_pictures_are_here(clip: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_logits_that_stay_there_are_those_that_come_here(precision: Any) -> None:
-    from streamseg.upsample.device import TensorLogits
+    from streamseg.inference.upsample_device import TensorLogits
 
     engine = load_engine(EngineConfig(backend="torch", precision=precision))
     for moment in (0.0, 4.0):
@@ -127,7 +127,7 @@ def test_streams_begin_while_others_run_and_shapes_are_recorded(clip: Path, tmp_
 
 
 def test_labels_are_computed_in_one_thread_while_another_runs_the_network() -> None:
-    from streamseg.upsample.device import TensorLogits
+    from streamseg.inference.upsample_device import TensorLogits
 
     engine = load_engine(EngineConfig(backend="torch"))
     batch = torch.from_numpy(draw_scene(0.0)[0][None]).cuda()

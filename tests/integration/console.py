@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from streamseg.control import ControlClient
-from streamseg.control.find import one_running
+from streamseg.client.control import ControlClient
+from streamseg.net.control_sockets import one_running
 from tests.integration.daemons import Lines, free_port, run_daemon
 
 LIMIT_S = 40.0

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from streamseg.config import StreamConfig
-from streamseg.player import frames
 from streamseg.sources import SourceEvent
+from streamseg.sources.live import frames
 from streamseg.types import Frame
 
 SYSTEM_PYTHON = "/usr/bin/python3"

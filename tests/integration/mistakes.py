@@ -20,7 +20,7 @@ import zmq
 
 from streamseg import wire
 from streamseg.config import PublishConfig
-from streamseg.keys import make_keys
+from streamseg.net.curve_keys import make_keys
 from streamseg.publish import Publisher
 from streamseg.sources.explain import explain
 from streamseg.sources.target import resolve

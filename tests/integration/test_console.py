@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamseg.control import ControlClient
+from streamseg.client.control import ControlClient
 from tests.integration.console import Running, Tile, browser, live, page, running, until
 from tests.integration.daemons import free_port, run_daemon
 from tests.media import draw_clip, picture, write_video

@@ -20,23 +20,23 @@ from click.testing import CliRunner
 
 from streamseg.cli.ctl import command as ctl
 from streamseg.client import Subscription, subscribe
+from streamseg.client.control import ControlClient
 from streamseg.config import load_config
-from streamseg.control import (
+from streamseg.daemon import Daemon
+from streamseg.errors import ControlError, UsageError
+from streamseg.net.control_sockets import one_running, running
+from streamseg.net.curve_keys import make_keys
+from streamseg.types import Mask
+from streamseg.wire.control import (
     AddStream,
-    ControlClient,
     GetSnapshot,
     GetStatus,
     PauseStream,
     Reloaded,
     RemoveStream,
     ResumeStream,
+    encode,
 )
-from streamseg.control.find import one_running, running
-from streamseg.control.messages import encode
-from streamseg.daemon import Daemon
-from streamseg.errors import ControlError, UsageError
-from streamseg.keys import make_keys
-from streamseg.types import Mask
 from tests.integration.daemons import in_thread
 from tests.media import draw_clip
 
@@ -53,7 +53,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Daemons of these tests are found by these tests alone; log levels are put back."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr("streamseg.control.find.SYSTEM_BASE", tmp_path / "none")
+    monkeypatch.setattr("streamseg.net.control_sockets.SYSTEM_BASE", tmp_path / "none")
     level = logging.getLogger("streamseg").level
     yield
     logging.getLogger("streamseg").setLevel(level)

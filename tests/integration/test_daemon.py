@@ -15,8 +15,8 @@ import pytest
 from streamseg.client import Subscription, subscribe
 from streamseg.config import Config, EngineConfig, PublishConfig, StreamConfig
 from streamseg.daemon import Daemon
-from streamseg.engine.onnx import OnnxEngine
 from streamseg.errors import SourceError
+from streamseg.inference.backends.onnx import OnnxEngine
 from streamseg.types import Mask
 from tests.integration.daemons import in_thread
 from tests.media import draw_clip
@@ -173,7 +173,7 @@ def test_no_thread_is_left_behind(clip: Path, tiny_engine: Path) -> None:
 def test_a_mask_older_than_its_limit_is_counted_and_not_published(
     clip: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import streamseg.pipeline as pipeline
+    import streamseg.live.pipeline as pipeline
 
     original = pipeline.infer
     slow = threading.Event()

@@ -40,7 +40,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def brought(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What of pictures and logits has been asked for here since, a word for each time."""
-    from streamseg.upsample.device import TensorLogits
+    from streamseg.inference.upsample_device import TensorLogits
 
     seen: list[str] = []
     rgb, here = Surface.rgb, TensorLogits.here
@@ -182,7 +182,7 @@ def test_an_engine_that_takes_arrays_gets_them_and_the_log_says_so(
 def test_a_stream_decoded_here_and_one_decoded_there_share_the_engine(
     clip: Path, brought: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from streamseg.decode import FrameMaker
+    from streamseg.sources.frames import FrameMaker
 
     usual = FrameMaker.frame
     leave_pictures_on_a_fake_gpu(monkeypatch)

@@ -19,9 +19,9 @@ from streamseg import wire
 from streamseg.client import ClientKeys, Subscription, subscribe
 from streamseg.config import PublishConfig
 from streamseg.errors import ConfigError
-from streamseg.keys import make_keys
+from streamseg.net.curve_keys import make_keys
+from streamseg.net.guard import MOST_SUBSCRIPTIONS, Doors
 from streamseg.publish import Publisher
-from streamseg.publish.doors import MOST_SUBSCRIPTIONS, Doors
 from tests.masks import STREET, make_mask
 
 WAIT_S = 20.0

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from streamseg.client import subscribe
+from streamseg.client.control import ControlClient
 from streamseg.config import Config, EngineConfig, PublishConfig, StreamConfig
-from streamseg.control import ControlClient
-from streamseg.stats import Report
+from streamseg.runtime.counters import Report
 from streamseg.web.metrics import exposition
 from tests.integration.daemons import LIMIT_S, free_port
 from tests.integration.test_stages_fail import running

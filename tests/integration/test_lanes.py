@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-import streamseg.pipeline as pipeline
+import streamseg.live.pipeline as pipeline
 from streamseg import Daemon, Mask, subscribe
 from streamseg.config import BackendName, Config, EngineConfig, PublishConfig, StreamConfig
-from streamseg.engine.backend import threads_of_lane
-from streamseg.engine.onnx import OnnxEngine
+from streamseg.inference.backends.onnx import OnnxEngine
+from streamseg.inference.backends.protocol import threads_of_lane
 from tests.integration.daemons import in_thread
 from tests.media import draw_clip
 

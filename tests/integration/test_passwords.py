@@ -16,11 +16,11 @@ from urllib.parse import quote
 import pytest
 
 from streamseg.client import subscribe
+from streamseg.client.control import ControlClient
 from streamseg.config import Config, StreamConfig, build_settings
-from streamseg.control import ControlClient
-from streamseg.control.messages import encode
 from streamseg.errors import ConfigError, ControlError, SourceError
 from streamseg.sources.passwords import read_password, target_of
+from streamseg.wire.control import encode
 from streamseg.wire.status import StreamStatus
 from tests.integration.daemons import Lines
 from tests.media import draw_clip

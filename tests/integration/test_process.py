@@ -31,10 +31,10 @@ from streamseg.recorded import (
     Started,
     process_file,
     process_files,
-    work,
 )
+from streamseg.recorded import encode as work
 from streamseg.recorded.manifest import read_manifest
-from streamseg.recorded.parts import PartWriter
+from streamseg.recorded.segments import PartWriter
 from tests.media import BLUE, GREEN, RED, draw_clip, picture, write_audio, write_video
 
 

@@ -96,7 +96,7 @@ def test_a_node_killed_in_the_middle_costs_time_only(
 # Runs the command and kills itself when so many parts have come back.
 DRIVER = """
 import os, signal, sys
-from streamseg.recorded import filejob
+from streamseg.recorded import file_job as filejob
 left, keep = int(sys.argv[1]), filejob.keep_part
 def keep_part(*args):
     global left

@@ -19,14 +19,14 @@ import pytest
 from streamseg.config import EngineConfig, FusionConfig
 from streamseg.errors import OutputError
 from streamseg.recorded import Event, ProcessConfig, Started, process_files
-from streamseg.recorded.parts import part_path, whole_parts
+from streamseg.recorded.segments import part_path, whole_parts
 from tests.media import write_video
 
 # Runs the command and kills itself at the given moment. Moments are what changes the folder of results, and
 # every record of a part. With 0 it runs through and says how many there were.
 CHILD = """
 import os, signal, sys
-from streamseg.recorded import parts
+from streamseg.recorded import segments as parts
 folder, at = sys.argv[1], int(sys.argv[2])
 passed = 0
 

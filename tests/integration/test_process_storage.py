@@ -18,7 +18,7 @@ from streamseg.config import EngineConfig
 from streamseg.errors import OutputError, UsageError
 from streamseg.recorded import Event, ProcessConfig, Started, process_file, process_files
 from streamseg.recorded.inputs import find_inputs
-from streamseg.recorded.place import FolderError
+from streamseg.recorded.results import FolderError
 from streamseg.recorded.storage import Store
 from streamseg.recorded.verify import verify_folder
 from tests.media import write_video

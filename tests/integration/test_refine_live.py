@@ -16,7 +16,7 @@ import pytest
 from streamseg.client import Subscription, subscribe
 from streamseg.config import Config, EngineConfig, FusionConfig, PublishConfig, RefineConfig, StreamConfig
 from streamseg.daemon import Daemon
-from streamseg.refine import worker as worker_module
+from streamseg.refinement.live import crf_process as worker_module
 from streamseg.types import Mask
 from tests.integration.daemons import in_thread
 from tests.media import draw_clip
@@ -53,7 +53,7 @@ def running(clip: Path, engine: Path, fusion: bool = False) -> Iterator[Daemon]:
 
 
 def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "streamseg.refine.child" in p.cmdline()]
+    return [p for p in psutil.Process().children() if "streamseg.refinement.crf_worker" in p.cmdline()]
 
 
 def read_until(masks: Subscription, enough: Callable[[Mask], bool]) -> list[Mask]:

@@ -20,11 +20,11 @@ import pytest
 
 from streamseg.config import RefineConfig
 from streamseg.crf import CrfParams
-from streamseg.mailbox import Closed
-from streamseg.refine import worker as worker_module
-from streamseg.refine.crf import CrfSetup, refine_picture
-from streamseg.refine.worker import CrfWorker, Keyframe
-from streamseg.stats import Stats
+from streamseg.refinement.crf_process import CrfWorker, Keyframe
+from streamseg.refinement.crf_step import CrfSetup, refine_picture
+from streamseg.refinement.live import crf_process as worker_module
+from streamseg.runtime.counters import Stats
+from streamseg.runtime.mailbox import Closed
 from streamseg.types import Frame, Geometry, Refined, Scores
 
 SIZE = (48, 64)
@@ -100,7 +100,7 @@ class Running:
 PREAMBLE = """
 import os, signal, socket, sys, time
 
-from streamseg.refine.channel import Channel
+from streamseg.runtime.channel import Channel
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 channel = Channel(socket.socket(fileno=int(sys.argv[1])))
 channel.receive(); channel.send("ready")
@@ -237,7 +237,7 @@ def test_a_keyframe_the_crf_refuses_costs_itself_and_nothing_else() -> None:
 @pytest.mark.parametrize(("priority", "nice"), [("idle", 19), ("low", 10), ("normal", 0)])
 def test_the_process_takes_the_cpu_share_it_is_given(priority: str, nice: int) -> None:
     code = (
-        "import os; from streamseg.refine.child import lower_priority; before = os.nice(0); "
+        "import os; from streamseg.refinement.crf_worker import lower_priority; before = os.nice(0); "
         f"lower_priority({priority!r}); print(os.nice(0) - before, os.nice(0), os.sched_getscheduler(0))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

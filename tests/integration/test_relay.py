@@ -21,7 +21,7 @@ from streamseg.cli import main
 from streamseg.client import ClientKeys, subscribe
 from streamseg.config import PublishConfig
 from streamseg.errors import UsageError
-from streamseg.keys import make_keys, public_of, read_key
+from streamseg.net.curve_keys import make_keys, public_of, read_key
 from streamseg.publish import Publisher
 from streamseg.relay import Relay
 from streamseg.relay.rounds import Rounds

@@ -299,7 +299,7 @@ def test_setting_the_clock_is_told_and_costs_no_mask(
 
 MEMORY = """
 import sys
-from streamseg.engine.onnx import OnnxEngine
+from streamseg.inference.backends.onnx import OnnxEngine
 import streamseg.daemon.loading as loading
 {error}
 calls, original = 0, OnnxEngine.__call__

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from streamseg.client import subscribe
+from streamseg.client.control import ControlClient
 from streamseg.config import Config, EngineConfig, FusionConfig, PublishConfig, RefineConfig, StreamConfig
-from streamseg.control import ControlClient
 from streamseg.daemon import Daemon
 from streamseg.errors import ControlError, StreamsegError
 from tests.integration.daemons import in_thread
@@ -37,15 +37,15 @@ class Broken:
 
 
 ENDS = [
-    Broken("streamseg.pipeline:infer", True),
-    Broken("streamseg.engine.onnx:OnnxEngine.__call__", True),
-    Broken("streamseg.refinement:labels_from_scores", True),
-    Broken("streamseg.refinement:Fusion.step", True),
-    Broken("streamseg.refine.worker:scale_picture", True),
+    Broken("streamseg.live.pipeline:infer", True),
+    Broken("streamseg.inference.backends.onnx:OnnxEngine.__call__", True),
+    Broken("streamseg.refinement.live:labels_from_scores", True),
+    Broken("streamseg.refinement.live:Fusion.step", True),
+    Broken("streamseg.refinement.crf_process:scale_picture", True),
     Broken("streamseg.publish.publisher:encode_payload", True),
-    Broken("streamseg.publish.last:LastMasks.remember", True),
-    Broken("streamseg.publish.doors:Doors.serve", True),
-    Broken("streamseg.pictures:picture_of", True),
+    Broken("streamseg.publish.last_value:LastMasks.remember", True),
+    Broken("streamseg.net.guard:Doors.serve", True),
+    Broken("streamseg.outputs.previews:picture_of", True),
     Broken("streamseg.daemon.control:ControlServer._take", True),
     Broken("streamseg.daemon.control:parse_request", False),
     Broken("streamseg.daemon.operations:Operations.status", False),
@@ -133,7 +133,9 @@ def test_it_ends_with_the_reason_or_goes_on(
 
 
 @pytest.mark.parametrize("call", [0, 2, 7])
-@pytest.mark.parametrize("place", ["streamseg.player:FrameMaker.frame", "streamseg.decode:apply_turn"])
+@pytest.mark.parametrize(
+    "place", ["streamseg.sources.live:FrameMaker.frame", "streamseg.sources.frames:apply_turn"]
+)
 def test_a_decoder_that_fails_costs_its_own_stream_and_no_other(
     place: str, call: int, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ main()
 """
 SLOW_INFER = """
 import time
-import streamseg.pipeline as pipeline
+import streamseg.live.pipeline as pipeline
 infer = pipeline.infer
 def slow(*args):
     time.sleep(0.5)

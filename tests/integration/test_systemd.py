@@ -16,7 +16,7 @@ import pytest
 
 from streamseg.client import subscribe
 from streamseg.daemon.install import unit_files, unit_folder
-from streamseg.keys import make_keys
+from streamseg.net.curve_keys import make_keys
 from tests.integration.boot import WAIT_S, Machine, why_not
 from tests.media import draw_clip
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamseg.config import PublishConfig
-from streamseg.keys import make_keys
+from streamseg.net.curve_keys import make_keys
 from streamseg.publish import Publisher
 from tests.integration.children import ROOT
 from tests.integration.daemons import LIMIT_S, environment, free_port

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from streamseg.keys import make_keys
+from streamseg.net.curve_keys import make_keys
 from tests.integration.console import Running, live, running, until
 from tests.integration.daemons import LIMIT_S, free_port, run_daemon
 from tests.media import draw_clip

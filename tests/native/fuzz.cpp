@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include "../../streamseg/refine/blend.h"
+#include "../../streamseg/refinement/blend.h"
 #include "streamseg_crf.h"
 
 namespace {

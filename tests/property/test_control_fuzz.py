@@ -12,9 +12,12 @@ import msgspec
 import pytest
 import zmq
 
+from streamseg.client.control import ControlClient
 from streamseg.config import ControlConfig
-from streamseg.control import ControlClient
-from streamseg.control.messages import (
+from streamseg.daemon.control import ControlServer
+from streamseg.daemon.status import memory_bytes, open_files
+from streamseg.errors import ControlError
+from streamseg.wire.control import (
     AddStream,
     AnyReply,
     AnyRequest,
@@ -30,9 +33,6 @@ from streamseg.control.messages import (
     encode,
     parse_request,
 )
-from streamseg.daemon.control import ControlServer
-from streamseg.daemon.status import memory_bytes, open_files
-from streamseg.errors import ControlError
 
 WAIT_S = 60.0
 GOOD = [

@@ -24,12 +24,12 @@ from streamseg.config import (
 )
 from streamseg.daemon import Daemon
 from streamseg.daemon import web as web_module
-from streamseg.refine import worker as worker_module
+from streamseg.refinement.live import crf_process as worker_module
 from streamseg.types import Mask
 from tests.media import draw_clip
 from tests.soak.flat import Holds, report, until
 
-CHILDREN = {"crf": "streamseg.refine.child", "web": "streamseg.web"}
+CHILDREN = {"crf": "streamseg.refinement.crf_worker", "web": "streamseg.web"}
 WAIT_S = 90.0
 
 

@@ -11,8 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from streamseg.engine.spec import read_spec  # noqa: E402
 from streamseg.errors import TrainingError  # noqa: E402
+from streamseg.inference.spec import read_spec  # noqa: E402
 from streamseg.models.ablation import Ablation  # noqa: E402
 from streamseg.training.networks import build_network  # noqa: E402
 from streamseg.training.recipe import CAMVID_CLASSES, TrainRecipe, load_recipe  # noqa: E402
@@ -69,7 +69,7 @@ def test_branches_add_to_the_scores_of_fc8() -> None:
 def test_a_variant_becomes_an_engine_and_has_no_form_at_an_eighth(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     from streamseg.config import EngineConfig
-    from streamseg.engine import load_engine
+    from streamseg.inference.select import load_engine
     from streamseg.training.checkpoint import save_checkpoint
     from streamseg.training.export import export_engine
 

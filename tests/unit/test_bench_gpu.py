@@ -12,8 +12,8 @@ import pytest
 from streamseg.bench import gpu
 from streamseg.bench.gpu_route import bench_route, street_clip
 from streamseg.config import EngineConfig
-from streamseg.engine.device import Cuda, cuda_missing
 from streamseg.errors import EngineError, UsageError
+from streamseg.inference.backends.device import Cuda, cuda_missing
 from tests.nvdec import leave_pictures_on_a_fake_gpu
 
 pytest.importorskip("torch")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from streamseg.board import Board
-from streamseg.mailbox import Closed
+from streamseg.runtime.mailbox import Closed
+from streamseg.runtime.scheduler import Board
 
 
 @dataclass(frozen=True)

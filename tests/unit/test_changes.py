@@ -10,9 +10,9 @@ import pytest
 
 from streamseg.config import Config, StreamConfig, parse_config
 from streamseg.daemon.reload import plan_change
-from streamseg.pipeline import age_ns
-from streamseg.publish.numbers import STREAMS_KNOWN, Numbers
-from streamseg.stats import Report, Stats
+from streamseg.live.pipeline import age_ns
+from streamseg.publish.numbering import STREAMS_KNOWN, Numbers
+from streamseg.runtime.counters import Report, Stats
 from streamseg.types import Clock, Frame
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from streamseg.config import Config, load_config, parse_config
+from streamseg.config.reference import reference_toml
 from streamseg.errors import ConfigError
-from streamseg.reference import reference_toml
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE = '[streams.gate]\nsource = "gate.mp4"\n'
@@ -22,7 +22,7 @@ def problems(text: str) -> list[str]:
 
 def test_the_reference_file_is_the_one_the_settings_make() -> None:
     assert (ROOT / "configs/reference.toml").read_text() == reference_toml(), (
-        "python -m streamseg.reference > configs/reference.toml"
+        "python -m streamseg.config.reference > configs/reference.toml"
     )
 
 

@@ -11,10 +11,10 @@ import onnxruntime
 import pytest
 
 from streamseg.config import StreamConfig
-from streamseg.decode import decode
 from streamseg.demo import CLASSES, DEMO_FPS, DEMO_SIZE, clip, demo_clip, draw_scene, write_clip
 from streamseg.errors import SourceError
 from streamseg.sources import open_source
+from streamseg.sources.frames import decode
 
 
 def test_a_moment_is_always_drawn_the_same_and_the_drive_repeats_itself() -> None:

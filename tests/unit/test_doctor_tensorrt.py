@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streamseg.doctor import Finding, examine
-from streamseg.engine.device import cuda_missing
+from streamseg.cli.doctor import Finding, examine
+from streamseg.inference.backends.device import cuda_missing
 
 no_gpu = pytest.mark.skipif(cuda_missing() is None, reason="there is a GPU here")
 

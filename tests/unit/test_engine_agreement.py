@@ -12,15 +12,16 @@ import pytest
 
 from streamseg.bench.engine import bench_engines
 from streamseg.config import BackendName, EngineConfig, Precision, StreamConfig
-from streamseg.decode import decode
 from streamseg.demo import draw_scene
-from streamseg.engine import Engine, load_engine
-from streamseg.engine.agree import agreement_of
-from streamseg.engine.spec import Shapes
-from streamseg.engine.switch import SwitchEngine
-from streamseg.infer import input_size
-from streamseg.preprocess import make_batch
+from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.hot_swap import SwitchEngine
+from streamseg.inference.infer import input_size
+from streamseg.inference.plans.verify import agreement_of
+from streamseg.inference.preprocess import make_batch
+from streamseg.inference.select import load_engine
+from streamseg.inference.spec import Shapes
 from streamseg.sources import open_source
+from streamseg.sources.frames import decode
 from streamseg.types import U8
 from tests.conftest import SHARED_DATA
 from tests.engines import write_tiny_engine
@@ -77,7 +78,7 @@ def test_a_backend_agrees_with_fp32_on_real_frames(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if precision == "bf16":
-        from streamseg.engine.device import cpu_has_bf16
+        from streamseg.inference.backends.device import cpu_has_bf16
 
         if not cpu_has_bf16():
             pytest.skip("this processor has no bfloat16 instructions")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from streamseg.engine import aoti, backend_of
+from streamseg.inference.backends import aoti
+from streamseg.inference.backends.protocol import backend_of
 
 pytest.importorskip("torch")
 

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from streamseg.config import EngineConfig
-from streamseg.engine import Shapes, backend_of, build_spec, find_engine, read_spec
-from streamseg.engine.cache import (
+from streamseg.inference.backends.protocol import backend_of, build_spec
+from streamseg.inference.plans.cache import (
     PLANS,
     Manifest,
     Plan,
@@ -27,7 +27,8 @@ from streamseg.engine.cache import (
     prune,
     used,
 )
-from streamseg.engine.keys import Recipe, recipe_of
+from streamseg.inference.plans.recipe_key import Recipe, recipe_of
+from streamseg.inference.spec import Shapes, find_engine, read_spec
 
 
 def recipe_for(folder: Path, **changes: Any) -> Recipe:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from streamseg.config import EngineConfig
-from streamseg.engine import backend_of, choices, load_engine
-from streamseg.engine.choice import LIMIT, ORDER, stand_in
-from streamseg.engine.device import cuda_missing
 from streamseg.errors import EngineError
+from streamseg.inference.backends.device import cuda_missing
+from streamseg.inference.backends.protocol import backend_of
+from streamseg.inference.select import LIMIT, ORDER, choices, load_engine, stand_in
 
 no_gpu = pytest.mark.skipif(cuda_missing() is None, reason="there is a GPU here")
 

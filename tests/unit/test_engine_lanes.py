@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from streamseg.config import EngineConfig
-from streamseg.engine import build, choices
-from streamseg.engine.build import load_alike
-from streamseg.engine.choice import Choice
 from streamseg.errors import EngineError
+from streamseg.inference.plans import build
+from streamseg.inference.plans.build import load_alike
+from streamseg.inference.select import Choice, choices
 
 
 class OnceOnly:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from streamseg.config import EngineConfig
-from streamseg.engine import choices, load_engine
-from streamseg.engine.keys import recipe_of
+from streamseg.inference.plans.recipe_key import recipe_of
+from streamseg.inference.select import choices, load_engine
 
 pytest.importorskip("openvino", reason="needs the extra openvino")
 

@@ -14,17 +14,18 @@ import pytest
 
 from streamseg.config import EngineConfig, Precision
 from streamseg.demo import draw_scene
-from streamseg.engine import BuildSpec, build_spec, find_engine
-from streamseg.engine.agree import agreement_of
 from streamseg.errors import EngineError
-from streamseg.preprocess import make_batch
+from streamseg.inference.backends.protocol import BuildSpec, build_spec
+from streamseg.inference.plans.verify import agreement_of
+from streamseg.inference.preprocess import make_batch
+from streamseg.inference.spec import find_engine
+from streamseg.inference.upsample import labels_from_logits
 from streamseg.types import U8
-from streamseg.upsample import labels_from_logits
 
 onnx = pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")
 
-from streamseg.engine.tensorrt.graph import plan_graph  # noqa: E402
+from streamseg.inference.backends.tensorrt.graph import plan_graph  # noqa: E402
 from tests.plans import run_graph, small_graph  # noqa: E402
 
 NAMES = ("slim", "small")
@@ -153,7 +154,7 @@ def test_a_graph_that_takes_floats_is_refused() -> None:
 
 
 def test_the_program_for_torch_tensorrt_says_what_the_graph_says() -> None:
-    from streamseg.engine.tensorrt.torch_trt import exported
+    from streamseg.inference.backends.tensorrt.torch_trt import exported
 
     spec = slim(output="labels")
     batch = make_batch([pictures()[0]], (360, 480))
@@ -164,7 +165,7 @@ def test_the_program_for_torch_tensorrt_says_what_the_graph_says() -> None:
 
 def test_importing_the_backends_imports_no_library() -> None:
     code = (
-        "import sys, streamseg.engine.tensorrt, streamseg.engine.tensorrt.plan; "
+        "import sys, streamseg.inference.backends.tensorrt, streamseg.inference.backends.tensorrt.plan; "
         "print(*({'torch', 'onnx', 'tensorrt', 'tensorrt_rtx', 'torch_tensorrt'} & set(sys.modules)))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

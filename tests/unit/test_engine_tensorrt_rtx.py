@@ -15,24 +15,30 @@ import msgspec
 import pytest
 
 from streamseg.config import EngineConfig, Precision
-from streamseg.engine import BuildSpec, backend_of, build_spec, find_engine
-from streamseg.engine import tensorrt as backends
-from streamseg.engine.backend import usual_shapes
-from streamseg.engine.build import Build, ready_plan
-from streamseg.engine.choice import Choice
-from streamseg.engine.device import Cuda
-from streamseg.engine.keys import recipe_of
-from streamseg.engine.spec import Shapes
-from streamseg.engine.tensorrt.apart import build_apart, fixed_addresses_allowed
-from streamseg.engine.tensorrt.plan import build_plan, make_logger, open_plan, profile_shapes, targets, unlike
 from streamseg.errors import EngineError
+from streamseg.inference.backends import tensorrt as backends
+from streamseg.inference.backends.device import Cuda
+from streamseg.inference.backends.protocol import BuildSpec, backend_of, build_spec, usual_shapes
+from streamseg.inference.backends.tensorrt.apart import build_apart, fixed_addresses_allowed
+from streamseg.inference.backends.tensorrt.plan import (
+    build_plan,
+    make_logger,
+    open_plan,
+    profile_shapes,
+    targets,
+    unlike,
+)
+from streamseg.inference.plans.build import Build, ready_plan
+from streamseg.inference.plans.recipe_key import recipe_of
+from streamseg.inference.select import Choice
+from streamseg.inference.spec import Shapes, find_engine
 from streamseg.models.zoo import NETWORKS
 from tests.plans import CLASSES, write_small_engine
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (streamseg[tensorrt-rtx])")
 pytest.importorskip("onnx")
 
-from streamseg.engine.tensorrt.graph import plan_graph  # noqa: E402
+from streamseg.inference.backends.tensorrt.graph import plan_graph  # noqa: E402
 
 DYNAMIC = Shapes((1, 32, 32), (4, 64, 96), (8, 128, 128))
 

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from streamseg.fuse import Fused, Fusion, FusionParams, labels_from_logits
-from streamseg.refine.blend import Past, blend, compiled_available, softened
-from streamseg.refine.propagate import one_thread, standing_still
+from streamseg.refinement.blend import Past, blend, compiled_available, softened
+from streamseg.refinement.flow import one_thread, standing_still
+from streamseg.refinement.fusion import Fused, Fusion, FusionParams, labels_from_logits
 from streamseg.types import F32, U8, Frame, Geometry, Scores, Size
 
 SIZE = (96, 128)

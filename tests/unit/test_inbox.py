@@ -6,7 +6,7 @@ import pytest
 
 from streamseg import wire
 from streamseg.client.inbox import Inbox
-from streamseg.mailbox import Closed
+from streamseg.runtime.mailbox import Closed
 from streamseg.types import Mask
 from tests.masks import STREET, make_mask
 

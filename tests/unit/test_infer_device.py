@@ -17,17 +17,19 @@ import pytest
 
 from streamseg.config import EngineConfig, StreamConfig
 from streamseg.demo import draw_scene
-from streamseg.engine import EngineInfo, backend_of, build_spec, find_engine, load_engine
-from streamseg.engine.switch import SwitchEngine
-from streamseg.engine.tensorrt.run import PlanEngine, _Shape
-from streamseg.engine.torch import _Recorded
 from streamseg.errors import EngineError
-from streamseg.infer import infer
-from streamseg.residence import Residence
+from streamseg.inference.backends.protocol import backend_of, build_spec
+from streamseg.inference.backends.tensorrt.run import PlanEngine, _Shape
+from streamseg.inference.backends.torch import _Recorded
+from streamseg.inference.hot_swap import SwitchEngine
+from streamseg.inference.infer import infer
+from streamseg.inference.placement import Residence
+from streamseg.inference.select import load_engine
+from streamseg.inference.spec import EngineInfo, find_engine
+from streamseg.inference.upsample import labels_from_logits, labels_from_scores
 from streamseg.sources import hardware
 from streamseg.sources.surface import Surface
 from streamseg.types import U8, Frame
-from streamseg.upsample import labels_from_logits, labels_from_scores
 
 torch = pytest.importorskip("torch")
 
@@ -224,7 +226,7 @@ def test_the_log_says_where_pictures_lie_once_and_again_when_that_changes(
     engine: Any = Says("cpu")
     residence = Residence(engine, wanted.__contains__)
     config = StreamConfig(source="demo:", hwaccel="cuda")
-    monkeypatch.setattr("streamseg.residence.why_not_stay", lambda kind: "")
+    monkeypatch.setattr("streamseg.inference.placement.why_not_stay", lambda kind: "")
     with caplog.at_level(logging.INFO):
         kept = [frame(surface()) for _ in range(3)]
         for one in kept:

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from streamseg.refine.keyframes import Keyframes, choose, is_cut, look
+from streamseg.refinement.keyframes import Keyframes, choose, is_cut, look
 from streamseg.types import Frame, Geometry, Scores
 
 SIZE = (48, 64)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from streamseg.mailbox import Closed, Mailbox
+from streamseg.runtime.mailbox import Closed, Mailbox
 
 
 def in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[object]]:

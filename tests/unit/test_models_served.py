@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from streamseg.config import EngineConfig
-from streamseg.engine import load_engine, read_spec
-from streamseg.engine.torch_graph import GraphModule
+from streamseg.inference.backends.torch_graph import GraphModule
+from streamseg.inference.select import load_engine
+from streamseg.inference.spec import read_spec
 from streamseg.models.grid import Grid
 from streamseg.models.served import Served
 from streamseg.models.weights import write_engine

@@ -18,9 +18,9 @@ from streamseg import wire
 from streamseg.client import subscribe
 from streamseg.config import PublishConfig
 from streamseg.errors import WireError
-from streamseg.mailbox import Closed
-from streamseg.pictures import MOST_PER_S, Pictures, picture_of, picture_size
+from streamseg.outputs.previews import MOST_PER_S, Pictures, picture_of, picture_size
 from streamseg.publish import Publisher
+from streamseg.runtime.mailbox import Closed
 from streamseg.types import Frame, Picture
 from tests.masks import STREET, make_mask, make_picture
 

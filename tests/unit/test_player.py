@@ -13,10 +13,10 @@ import pytest
 
 from streamseg.config import StreamConfig
 from streamseg.errors import SourceEnded, SourceError
-from streamseg.player import Backoff, Pacer, Thinning, frames
+from streamseg.runtime.counters import StreamStats
 from streamseg.sources import Connected, Corrupt, Disconnected, Ended, Skipped, SourceEvent, open_source
+from streamseg.sources.live import Backoff, Pacer, Thinning, frames
 from streamseg.sources.reading import Watch
-from streamseg.stats import StreamStats
 from tests.media import corners, write_video
 
 
@@ -202,7 +202,7 @@ def test_what_fails_inside_on_the_way_from_a_live_source_is_tried_again_without_
         if len(events) == 2:
             stop.set()
 
-    monkeypatch.setattr("streamseg.player.open_source", broken)
+    monkeypatch.setattr("streamseg.sources.live.open_source", broken)
     assert list(frames(StreamConfig(source="rtsp://eye:geheim@cam/1"), "gate", stop, on_event)) == []
     assert [event.reason for event in events if isinstance(event, Disconnected)] == [
         "failed inside: ZeroDivisionError: rtsp://eye:***@cam/1 has no frames"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamseg.preprocess import fit_size, make_batch
+from streamseg.inference.preprocess import fit_size, make_batch
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace
 
 from streamseg.config import StreamConfig
-from streamseg.decode import decode
 from streamseg.demo import draw_scene
-from streamseg.preprocess import make_batch
+from streamseg.inference.preprocess import make_batch
 from streamseg.sources import open_source
+from streamseg.sources.frames import decode
 from streamseg.sources.surface import Surface
 from streamseg.types import U8, Size
 from tests.media import write_video
@@ -34,7 +34,7 @@ def street(size: Size) -> U8:
 
 
 def batch(surfaces: list[Surface], size: Size) -> Any:
-    from streamseg.preprocess.device import make_device_batch
+    from streamseg.inference.preprocess_device import make_device_batch
 
     return make_device_batch(surfaces, size)
 

@@ -15,8 +15,8 @@ import zmq
 from streamseg import wire
 from streamseg.config import PublishConfig
 from streamseg.errors import PublishError
-from streamseg.mailbox import Closed
 from streamseg.publish import Publisher
+from streamseg.runtime.mailbox import Closed
 from streamseg.types import LabelSet, Mask
 from tests.masks import STREET, make_mask, same
 

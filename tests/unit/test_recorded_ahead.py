@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from streamseg.recorded.ahead import Ahead
+from streamseg.runtime.prefetch import Ahead
 
 
 def test_order_is_kept_and_nothing_is_lost() -> None:

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from streamseg.config import EngineConfig
-from streamseg.engine import load_engine
-from streamseg.recorded import ProcessConfig, cuts
-from streamseg.recorded.cuts import OtherPictures, StretchRoute, make_part, stretches
+from streamseg.inference.select import load_engine
+from streamseg.recorded import ProcessConfig
+from streamseg.recorded import segment_plan as cuts
+from streamseg.recorded.encode import Work
 from streamseg.recorded.inputs import find_inputs
-from streamseg.recorded.parts import part_path
 from streamseg.recorded.route import PartEnd, Route
+from streamseg.recorded.segment_plan import OtherPictures, StretchRoute, make_part, stretches
+from streamseg.recorded.segments import part_path
 from streamseg.recorded.timeline import Timeline
-from streamseg.recorded.work import Work
 from tests.media import write_video
 
 NOISE = np.random.default_rng(3).integers(0, 255, (26, 6, 8, 3), np.uint8)

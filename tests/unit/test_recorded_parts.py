@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from streamseg.errors import OutputError
-from streamseg.recorded.parts import (
+from streamseg.recorded.segments import (
     FrameRecord,
     PartWriter,
     count_pixels,
@@ -20,7 +20,7 @@ from streamseg.recorded.parts import (
     read_tail,
     whole_parts,
 )
-from streamseg.recorded.picking import Account
+from streamseg.recorded.selection import Account
 from streamseg.recorded.tracks import Packet
 
 

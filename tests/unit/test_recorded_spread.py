@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from streamseg.recorded.spread import spread
+from streamseg.runtime.spread import spread
 
 
 def test_results_come_in_the_order_of_the_items_however_long_each_takes() -> None:

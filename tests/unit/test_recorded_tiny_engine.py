@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from streamseg.config import EngineConfig
-from streamseg.engine import load_engine
-from streamseg.fuse import labels_from_logits
+from streamseg.inference.select import load_engine
+from streamseg.refinement.fusion import labels_from_logits
 
 
 @pytest.mark.parametrize(

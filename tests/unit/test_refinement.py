@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from streamseg.config import Config, CrfConfig, FusionConfig, RefineConfig, StreamConfig
-from streamseg.engine.spec import ClassEntry, EngineSpec, Normalisation, find_engine
 from streamseg.errors import ConfigError
-from streamseg.refine.crf import crf_setup, refine_picture
-from streamseg.refinement import InlineRefinement, Refinement
-from streamseg.stats import Stats
+from streamseg.inference.spec import ClassEntry, EngineSpec, Normalisation, find_engine
+from streamseg.inference.upsample import labels_from_logits
+from streamseg.refinement.crf_step import crf_setup, refine_picture
+from streamseg.refinement.live import InlineRefinement, Refinement
+from streamseg.runtime.counters import Stats
 from streamseg.types import F32, Frame, Geometry, Scores
-from streamseg.upsample import labels_from_logits
 
 SIZE = (48, 64)
 SPEC = EngineSpec(

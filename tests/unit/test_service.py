@@ -16,7 +16,7 @@ from streamseg.daemon import Daemon
 from streamseg.daemon.install import check_visible, unit_files
 from streamseg.daemon.systemd import Progress, Service, on_their_way
 from streamseg.errors import UsageError
-from streamseg.stats import Stats
+from streamseg.runtime.counters import Stats
 from tests.media import draw_clip
 
 WAIT_S = 30.0
@@ -165,7 +165,7 @@ def join_daemon() -> None:
 def test_a_daemon_tells_its_life_and_a_stuck_engine_silences_the_watchdog(
     manager: Manager, monkeypatch: pytest.MonkeyPatch, clip: Path, tiny_engine: Path, realtime: bool
 ) -> None:
-    import streamseg.pipeline as pipeline
+    import streamseg.live.pipeline as pipeline
 
     stuck, original = threading.Event(), pipeline.infer
     go_on = threading.Event()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamseg.fuse import Fused
-from streamseg.refine.propagate import one_thread
-from streamseg.smooth import BLOCK, Smoothing
+from streamseg.refinement.flow import one_thread
+from streamseg.refinement.fusion import Fused
+from streamseg.refinement.smoothing import BLOCK, Smoothing
 from streamseg.types import U8
 
 SIZE = (32, 48)

@@ -16,9 +16,9 @@ import av
 import pytest
 
 from streamseg.config import StreamConfig
-from streamseg.decode import decode
 from streamseg.errors import SourceError
 from streamseg.sources import is_live, open_source, redact, resolve
+from streamseg.sources.frames import decode
 from streamseg.sources.interrupt import interruptible
 from tests.media import corners, write_audio, write_video
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from streamseg.config import StreamConfig
-from streamseg.decode import RgbConverter, decode
 from streamseg.demo import draw_scene
-from streamseg.engine.device import cuda_missing
+from streamseg.inference.backends.device import cuda_missing
 from streamseg.sources import hardware, open_source
+from streamseg.sources.frames import RgbConverter, decode
 from tests.media import write_video
 
 

@@ -13,8 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from streamseg.engine.spec import ClassEntry, read_spec, read_weights  # noqa: E402
 from streamseg.errors import ConfigError, TrainingError, UsageError  # noqa: E402
+from streamseg.inference.spec import ClassEntry, read_spec, read_weights  # noqa: E402
 from streamseg.training import augment  # noqa: E402
 from streamseg.training.checkpoint import load_checkpoint, recipe_of, save_checkpoint  # noqa: E402
 from streamseg.training.data import TrainingImages  # noqa: E402
@@ -301,7 +301,7 @@ def test_the_exported_graph_equals_the_network(finished: Path, engine: Path) -> 
 def test_the_stride_8_network_can_be_exported_too(finished: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     from streamseg.config import EngineConfig
-    from streamseg.engine import load_engine
+    from streamseg.inference.select import load_engine
     from streamseg.training.export import export_engine
 
     folder = export_engine(finished / "best.pt", tmp_path / "drawn-stride8", stride8=True)

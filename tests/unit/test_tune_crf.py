@@ -10,9 +10,9 @@ import pytest
 
 from streamseg.config import EngineConfig
 from streamseg.crf import CrfParams
-from streamseg.engine import read_spec
 from streamseg.errors import EngineError
 from streamseg.evaluation.tune import between, tune_crf, write_crf
+from streamseg.inference.spec import read_spec
 from tests.engines import write_tiny_engine
 
 PARAMS = CrfParams(

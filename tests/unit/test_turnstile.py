@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from streamseg.mailbox import Closed, Mailbox
-from streamseg.stage import Stage
-from streamseg.turnstile import Turnstile
+from streamseg.runtime.mailbox import Closed, Mailbox
+from streamseg.runtime.ordered import Turnstile
+from streamseg.runtime.stage import Stage
 
 WAIT_S = 20.0
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from streamseg.library import load_library
-from streamseg.upsample import fallback, labels_from_logits
+from streamseg.inference.upsample import fallback, labels_from_logits
+from streamseg.runtime.native import load_library
 
 SIZES = [
     ((11, 90, 120), (360, 480)),

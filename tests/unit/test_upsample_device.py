@@ -1,4 +1,4 @@
-"""Labels computed where the logits lie are those of streamseg.upsample."""
+"""Labels computed where the logits lie are those of streamseg.inference.upsample."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 
 from streamseg.config import EngineConfig
 from streamseg.demo import draw_scene
-from streamseg.engine import load_engine
-from streamseg.upsample import fallback, labels_from_logits
+from streamseg.inference.select import load_engine
+from streamseg.inference.upsample import fallback, labels_from_logits
 from tests.unit.test_upsample import SIZES
 
 torch = pytest.importorskip("torch")
 
 
 def there(logits: np.ndarray) -> Any:
-    from streamseg.upsample.device import TensorLogits
+    from streamseg.inference.upsample_device import TensorLogits
 
     return TensorLogits(torch.from_numpy(logits))
 
@@ -48,7 +48,7 @@ def test_a_networks_logits_have_the_same_labels_at_every_size() -> None:
 def test_a_picture_too_large_for_one_go_is_made_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = np.random.default_rng(2).normal(0, 4, (5, 20, 30)).astype(np.float32)
     whole = there(logits).labels((77, 131))
-    monkeypatch.setattr("streamseg.upsample.device._MOST_FLOATS", 5 * 131 * 10)
+    monkeypatch.setattr("streamseg.inference.upsample_device._MOST_FLOATS", 5 * 131 * 10)
     np.testing.assert_array_equal(there(logits).labels((77, 131)), whole)
 
 

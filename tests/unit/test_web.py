@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from streamseg.config import WebConfig, parse_config
-from streamseg.control import EngineStatus, PublisherStatus, Status
-from streamseg.control.messages import ControlStatus
 from streamseg.errors import ConfigError
+from streamseg.runtime.counters import BOUNDS_US
 from streamseg.web.setup import connectable, host_and_port, read_token
-from streamseg.wire.status import BOUNDS_US, Histogram, StreamStatus
+from streamseg.wire.control import ControlStatus, EngineStatus, PublisherStatus, Status
+from streamseg.wire.status import Histogram, StreamStatus
 from tests.masks import make_mask, make_picture
 
 pytest.importorskip("aiohttp", reason="pip install 'streamseg[web]'")

@@ -59,7 +59,7 @@ def engine(names: tuple[str, ...], source: str, zoo: bool, as_json: bool, **opti
     first, which may take minutes.
     """
     from streamseg.bench.engine import bench_engines
-    from streamseg.engine import list_engines
+    from streamseg.inference.spec import list_engines
     from streamseg.models.zoo import NETWORKS
 
     start_logging("warning")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from streamseg.engine.folder import FP32, INT8, kept_settings, weights_of, write_spec
-from streamseg.engine.spec import ClassEntry, CrfDefaults, EngineSpec, Normalisation
+from streamseg.inference.folder import FP32, INT8, kept_settings, weights_of, write_spec
+from streamseg.inference.spec import ClassEntry, CrfDefaults, EngineSpec, Normalisation
 from streamseg.models.onnx_graph import export_onnx
 from streamseg.models.served import Served
 from streamseg.models.weights.sources import SOURCES

@@ -1,0 +1,193 @@
+"""Asking a running daemon."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from streamseg.errors import ControlError, UsageError, WireError
+from streamseg.net.client_keys import ClientKeys, client_keys, refusal
+from streamseg.net.control_sockets import one_running
+from streamseg.net.options import notice_dead_peers
+from streamseg.types import LabelSet, Mask
+from streamseg.wire import decode_message
+from streamseg.wire.control import (
+    MAX_REPLY,
+    AddStream,
+    Done,
+    Failed,
+    ForceKeyframe,
+    GetSnapshot,
+    GetStatus,
+    LogLevel,
+    PauseStream,
+    Reload,
+    Reloaded,
+    RemoveStream,
+    Reply,
+    Request,
+    ResumeStream,
+    SetLogLevel,
+    Snapshot,
+    Status,
+    encode,
+    parse_reply,
+)
+
+R = TypeVar("R", bound=Reply)
+
+
+class ControlClient:
+    """A connection to a daemon's control socket, and a context manager. Belongs to one thread.
+
+    Each call waits for the answer; it raises ControlError with the daemon's reasons, or with code "no answer"
+    after timeout_s.
+    """
+
+    def __init__(
+        self,
+        endpoint: str = "",
+        *,
+        server_key: str | Path | None = None,
+        client_key_file: str | Path | None = None,
+        keys: ClientKeys | None = None,
+        timeout_s: float = 5.0,
+    ) -> None:
+        """endpoint: where the daemon's socket is; empty takes the only daemon that runs here.
+
+        The keys are those of subscribe(). Raises UsageError.
+        """
+        self.endpoint = endpoint or one_running()
+        self._keys = keys or client_keys(server_key, client_key_file)
+        self._timeout_s = timeout_s
+        self._ids = itertools.count(int.from_bytes(os.urandom(4)))
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._sock = self._context.socket(zmq.DEALER)
+        self._monitor = self._sock.get_monitor_socket()
+        try:
+            self._connect()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> ControlClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; closing twice is fine."""
+        if not self._sock.closed:
+            self._sock.disable_monitor()
+            self._monitor.close(linger=0)
+            self._sock.close(linger=0)
+            self._context.destroy(linger=0)
+
+    def status(self) -> Status:
+        """How the daemon and its streams are."""
+        return self._ask(GetStatus(), Status)
+
+    def add(self, stream: str, **settings: Any) -> None:
+        """Begin a stream; the settings are those of [streams.NAME], source is needed."""
+        self._ask(AddStream(stream=stream, settings=settings), Done)
+
+    def remove(self, stream: str) -> None:
+        """End a stream and forget it."""
+        self._ask(RemoveStream(stream=stream), Done)
+
+    def pause(self, stream: str) -> None:
+        """Close a camera or an address, hold a file at its place."""
+        self._ask(PauseStream(stream=stream), Done)
+
+    def resume(self, stream: str) -> None:
+        """Open the camera or address again, play the file on."""
+        self._ask(ResumeStream(stream=stream), Done)
+
+    def keyframe(self, stream: str) -> None:
+        """Send the stream's next frame to the CRF."""
+        self._ask(ForceKeyframe(stream=stream), Done)
+
+    def reload(self) -> Reloaded:
+        """Read the configuration again; what changed. A bad one raises, and changes nothing."""
+        return self._ask(Reload(), Reloaded)
+
+    def log_level(self, level: LogLevel) -> None:
+        """Log from this severity on."""
+        self._ask(SetLogLevel(level=level), Done)
+
+    def snapshot(self, stream: str, *, refined: bool = False) -> tuple[Mask, LabelSet | None]:
+        """The last mask of a stream, and the classes in it."""
+        mask: Mask | None = None
+        labels: LabelSet | None = None
+        for parts in self._ask(GetSnapshot(stream=stream, refined=refined), Snapshot).messages:
+            try:
+                message = decode_message(parts)
+            except WireError as error:
+                raise ControlError("malformed", f"{self.endpoint}: {error}") from error
+            if isinstance(message, Mask):
+                mask = message
+            elif isinstance(message, LabelSet):
+                labels = message
+        if mask is None:
+            raise ControlError("malformed", f"{self.endpoint}: the snapshot holds no mask")
+        return mask, labels
+
+    def _ask(self, request: Request, expected: type[R]) -> R:
+        request = msgspec.structs.replace(request, id=next(self._ids))
+        deadline_s = time.monotonic() + self._timeout_s
+        self._sock.setsockopt(zmq.SNDTIMEO, int(self._timeout_s * 1000))
+        try:
+            self._sock.send(encode(request))
+        except zmq.Again:
+            raise self._silence() from None
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            if not self._sock.poll(int(left_s * 1000) + 1):
+                continue
+            reply = parse_reply(self._sock.recv_multipart()[-1])
+            if reply.id != request.id:  # to a request that was given up
+                continue
+            if isinstance(reply, Failed):
+                raise ControlError(reply.code, *reply.problems)
+            if not isinstance(reply, expected):
+                raise ControlError("malformed", f"{self.endpoint}: answered with {type(reply).__name__}")
+            return reply
+        raise self._silence()
+
+    def _silence(self) -> ControlError:
+        """What no answer means, as far as the connection tells."""
+        why = ""
+        while self._monitor.poll(0):
+            why = refusal(recv_monitor_message(self._monitor)["event"], self._keys) or why
+        return ControlError(
+            "no answer", f"{self.endpoint}: " + (why or f"no answer in {self._timeout_s:g} s")
+        )
+
+    def _connect(self) -> None:
+        path = Path(self.endpoint.removeprefix("ipc://"))
+        if self.endpoint.startswith("ipc:///") and not path.exists():
+            raise UsageError(f"{self.endpoint}: no daemon is there")
+        if self._keys is not None:
+            self._keys.use(self._sock)
+        self._sock.setsockopt(zmq.MAXMSGSIZE, MAX_REPLY)
+        self._sock.setsockopt(zmq.SNDHWM, 16)
+        self._sock.setsockopt(zmq.RCVHWM, 4)
+        self._sock.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
+        notice_dead_peers(self._sock)
+        self._sock.setsockopt(zmq.IPV6, int(self.endpoint.startswith("tcp://[")))
+        try:
+            self._sock.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            raise UsageError(
+                f"endpoint: must be tcp://HOST:PORT or ipc://PATH, is {self.endpoint!r}"
+            ) from error

@@ -1,0 +1,59 @@
+"""configs/reference.toml: every setting with its default, type and sentence, written from the settings.
+
+python -m streamseg.config.reference > configs/reference.toml
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+import msgspec
+
+from streamseg.config import Config, Settings, bare_type, describe, settings_fields
+
+_EXAMPLES = {"streams": ("gate", {"source": "rtsp://10.0.0.7/h264"})}
+
+
+def reference_toml() -> str:
+    """The text of configs/reference.toml."""
+    head = "Every setting of streamseg, with its default. Made by: python -m streamseg.config.reference"
+    return "\n".join([f"# {head}", *_table(Config, "", {})]) + "\n"
+
+
+def _table(kind: type[Settings], prefix: str, values: dict[str, Any]) -> Iterator[str]:
+    tables = []
+    for name, annotation, default, sentence in settings_fields(kind):
+        bare = bare_type(annotation)
+        if get_origin(bare) is dict:
+            example, given = _EXAMPLES[name]
+            tables.append((f"{prefix}{name}.{example}", get_args(bare)[1], given))
+        elif isinstance(bare, type) and issubclass(bare, Settings):
+            tables.append((f"{prefix}{name}", bare, {}))
+        else:
+            yield ""
+            yield from _comment(
+                f"{sentence} ({describe(annotation)})" if "(" not in describe(annotation) else sentence
+            )
+            value = values.get(name, default)
+            unset = value is None or value is msgspec.NODEFAULT
+            yield f"# {name} =" if unset else f"{name} = {_literal(value)}"
+    for path, inner, given in tables:
+        yield ""
+        yield from _comment((inner.__doc__ or "").splitlines()[0])
+        yield f"[{path}]"
+        yield from _table(inner, f"{path}.", given)
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ")
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    print(reference_toml(), end="")

@@ -1,0 +1,306 @@
+"""The settings: each is one field with its type, default, unit and one sentence.
+
+reader.py, the command line's help and configs/reference.toml all come from these classes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from streamseg.config.security import door_problems, is_local
+from streamseg.config.settings import Settings
+from streamseg.errors import ConfigError
+
+StreamName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z",
+        description="letters, digits, '.', '_' and '-', at most 64, the first a letter or digit",
+    ),
+]
+
+
+class StreamConfig(Settings, frozen=True):
+    """One stream of pictures."""
+
+    source: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="A file, /dev/videoN, rtsp(s)://, http(s):// (HLS too), udp:// or rtmp://; "
+            "demo: is the clip that streamseg draws itself.",
+        ),
+    ]
+    password_file: Annotated[
+        str,
+        Meta(
+            description="The file with the password of the user in source, alone or on a line NAME PASSWORD "
+            "for each stream; under systemd $CREDENTIALS_DIRECTORY/passwords."
+        ),
+    ] = ""
+    realtime: Annotated[
+        bool, Meta(description="Play a file at its own pace, like a camera; the newest frame wins.")
+    ] = False
+    loop: Annotated[bool, Meta(description="Start a file again when it ends.")] = False
+    max_fps: Annotated[
+        Annotated[float, Meta(gt=0, le=1000)] | None,
+        Meta(description="Skip frames above this rate (frames/s); unset takes every frame."),
+    ] = None
+    timeout_s: Annotated[
+        float, Meta(gt=0, le=300, description="A live source silent for this long (s) is reconnected.")
+    ] = 5.0
+    max_age_ms: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(
+            description="No mask older than this (ms since its frame was captured) is published; unset: any."
+        ),
+    ] = None
+    rtsp_transport: Annotated[Literal["tcp", "udp"], Meta(description="How RTSP carries its media.")] = "tcp"
+    hwaccel: Annotated[
+        Literal["none", "cuda"],
+        Meta(
+            description="Decode on this device where it is there, else on the CPU. Pictures stay there for a "
+            "network that runs there. Not run on hardware yet."
+        ),
+    ] = "none"
+    keep_trying: Annotated[
+        bool,
+        Meta(description="Keep trying a live source that cannot be had at the start; off ends the stream."),
+    ] = True
+    mask_size: Annotated[
+        Literal["frame", "input"],
+        Meta(description="Size of the masks: the frame's own, or the network input's."),
+    ] = "frame"
+
+
+BackendName = Literal["auto", "onnx", "openvino", "torch", "aoti", "tensorrt", "tensorrt-rtx"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+
+class EngineConfig(Settings, frozen=True):
+    """The network and how it is run."""
+
+    name: Annotated[
+        str, Meta(min_length=1, description="An engine's name (streamseg engine list) or its folder.")
+    ] = "camvid-slim"
+    backend: Annotated[
+        BackendName,
+        Meta(description="What runs the network; auto takes the best that works here, and says why."),
+    ] = "auto"
+    precision: Annotated[
+        Precision,
+        Meta(
+            description="Arithmetic of the network. On a CPU int8 is about twice as fast as fp32, and bf16 "
+            "where the processor has it; fp16 is for GPUs."
+        ),
+    ] = "fp32"
+    input_size: Annotated[
+        tuple[Annotated[int, Meta(ge=32, le=8192)], Annotated[int, Meta(ge=32, le=8192)]] | None,
+        Meta(description="[height, width] that frames are scaled to fit into; unset takes the engine's own."),
+    ] = None
+    threads: Annotated[
+        int, Meta(ge=0, le=256, description="CPU threads of the network; 0 takes one for each core.")
+    ] = 0
+    lanes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="Engines side by side for live streams, each with its share of the threads: on a CPU "
+            "more masks/s, each of them later; 1 on a GPU.",
+        ),
+    ] = 1
+    max_batch: Annotated[
+        int, Meta(ge=1, le=64, description="Frames of different streams run at once, at most.")
+    ] = 4
+
+
+class PublishConfig(Settings, frozen=True):
+    """The mask stream that subscribers connect to."""
+
+    endpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^(tcp|ipc)://.+",
+            description="Where masks are published: tcp://HOST:PORT or ipc://PATH.",
+        ),
+    ] = "tcp://127.0.0.1:5570"
+    snapshot_endpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^((tcp|ipc)://.+)?$",
+            description="Where late joiners ask for the last masks; empty for the publishing port plus one "
+            "(or the ipc path plus '.snapshot').",
+        ),
+    ] = ""
+    encoding: Annotated[
+        Literal["zstd", "png", "raw"], Meta(description="How labels are packed; every one is lossless.")
+    ] = "zstd"
+    queue: Annotated[
+        int, Meta(ge=1, le=10000, description="Messages held for one slow subscriber before it loses some.")
+    ] = 8
+    curve_secret_key_file: Annotated[
+        str, Meta(description="Our secret key (streamseg keygen); with it only listed clients get in.")
+    ] = ""
+    allowed_clients: Annotated[
+        str, Meta(description="Clients' public keys: a file with one a line, or a folder of .pub files.")
+    ] = ""
+    insecure: Annotated[bool, Meta(description="Let everybody on the network in, where no keys are set.")] = (
+        False
+    )
+    max_connections: Annotated[
+        int, Meta(ge=2, le=60000, description="Connections at most; a subscriber has two.")
+    ] = 512
+
+    def __post_init__(self) -> None:
+        endpoints = {
+            "endpoint": self.endpoint,
+            "snapshot_endpoint": self.snapshot_endpoint,
+        }
+        if problems := door_problems(
+            "publish",
+            endpoints,
+            secret_key_file=self.curve_secret_key_file,
+            allowed_clients=self.allowed_clients,
+            insecure=self.insecure,
+        ):
+            raise ConfigError(*problems)
+
+
+class ControlConfig(Settings, frozen=True):
+    """Controlling the daemon while it runs (streamseg ctl); on this machine its own user always may."""
+
+    endpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^((tcp|ipc)://.+)?$",
+            description="Where others may control it, too: tcp://HOST:PORT or ipc://PATH; empty for nowhere.",
+        ),
+    ] = ""
+    curve_secret_key_file: Annotated[
+        str, Meta(description="Our secret key (streamseg keygen); may be that of [publish].")
+    ] = ""
+    allowed_clients: Annotated[
+        str, Meta(description="Public keys of those who may control: a file with one a line, or a folder.")
+    ] = ""
+    insecure: Annotated[bool, Meta(description="Let everybody on the network control it without keys.")] = (
+        False
+    )
+    max_connections: Annotated[int, Meta(ge=1, le=1000, description="Connections at most.")] = 32
+
+    def __post_init__(self) -> None:
+        if problems := door_problems(
+            "control",
+            {"endpoint": self.endpoint},
+            secret_key_file=self.curve_secret_key_file,
+            allowed_clients=self.allowed_clients,
+            insecure=self.insecure,
+        ):
+            raise ConfigError(*problems)
+
+
+class CrfConfig(Settings, frozen=True):
+    """The dense CRF (Krähenbühl & Koltun 2011) that refines masks."""
+
+    preset: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="engine for the engine's own parameters, a preset such as deeplab-v2-vgg16, or"
+            " another engine, for those tuned for it.",
+        ),
+    ] = "engine"
+    quality: Annotated[
+        Literal["exact", "high", "balanced", "fast"],
+        Meta(description="How exactly it is inferred; each is about twice as fast as the one before."),
+    ] = "balanced"
+    threads: Annotated[int, Meta(ge=1, le=64, description="CPU threads of the CRF.")] = 1
+    backend: Annotated[
+        Literal["native", "pydensecrf"],
+        Meta(description="Our own code, or the reference implementation (extra pydensecrf, always exact)."),
+    ] = "native"
+
+
+class RefineConfig(Settings, frozen=True):
+    """Refinement of live streams: the CRF on keyframes, beside the route."""
+
+    every: Annotated[int, Meta(ge=1, description="A keyframe at least every so many decoded frames.")] = 5
+    max_age_s: Annotated[
+        float,
+        Meta(gt=0, le=60, description="A keyframe older than this (s) is not refined, nor its result used."),
+    ] = 2.0
+    budget_s: Annotated[
+        float, Meta(gt=0, le=300, description="A CRF that gives no answer for so long (s) is restarted.")
+    ] = 10.0
+    priority: Annotated[
+        Literal["idle", "low", "normal"],
+        Meta(description="CPU share of the CRF: what nothing else wants, a small one, or an equal one."),
+    ] = "idle"
+
+
+class FusionConfig(Settings, frozen=True):
+    """Fusion of each frame of a live stream with the last refinement and with the frames before."""
+
+    enabled: Annotated[
+        bool, Meta(description="Fuse: steadier masks and sharper boundaries, for about 3 ms a frame.")
+    ] = False
+    refined_weight: Annotated[
+        float, Meta(ge=0, le=0.7, description="Weight of the last refinement, where it fits perfectly.")
+    ] = 0.3
+    decay: Annotated[
+        float, Meta(gt=0, le=1, description="Factor of that weight for each frame since the keyframe.")
+    ] = 0.97
+    recursion: Annotated[
+        float, Meta(ge=0, le=0.7, description="Weight of the fused frame before, where it fits perfectly.")
+    ] = 0.5
+
+
+class WebConfig(Settings, frozen=True):
+    """The web console, health and metrics (extra `web`); whoever reaches it controls the streams."""
+
+    listen: Annotated[
+        str,
+        Meta(
+            pattern=r"^(([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.%a-z]+\]):[0-9]{1,5})?$",
+            description="HOST:PORT of the console, such as 127.0.0.1:5580; empty for none.",
+        ),
+    ] = ""
+    token_file: Annotated[
+        str, Meta(description="A file with the word that opens the console; needed beyond this machine.")
+    ] = ""
+    insecure: Annotated[bool, Meta(description="Let everybody on the network in, without a token.")] = False
+
+    def __post_init__(self) -> None:
+        if not self.listen or self.token_file or self.insecure or is_local(f"tcp://{self.listen}"):
+            return
+        raise ConfigError(
+            f"web.listen: {self.listen} lets other machines in, and everybody with them; set web.token_file, "
+            "listen on 127.0.0.1, or write web.insecure = true"
+        )
+
+
+class LogConfig(Settings, frozen=True):
+    """What is logged."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The least severity that is logged.")
+    ] = "info"
+
+
+class Config(Settings, frozen=True):
+    """Everything that `streamseg run` needs to know."""
+
+    streams: Annotated[dict[StreamName, StreamConfig], Meta(description="The streams, by name.")] = (
+        msgspec.field(default_factory=dict)
+    )
+    engine: EngineConfig = EngineConfig()
+    publish: PublishConfig = PublishConfig()
+    control: ControlConfig = ControlConfig()
+    crf: CrfConfig = CrfConfig()
+    refine: RefineConfig = RefineConfig()
+    fusion: FusionConfig = FusionConfig()
+    web: WebConfig = WebConfig()
+    log: LogConfig = LogConfig()

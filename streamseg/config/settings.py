@@ -1,0 +1,143 @@
+"""Groups of settings read from plain values: every problem at once, each by its full key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from streamseg.config.redact import redact
+from streamseg.errors import ConfigError
+
+T = TypeVar("T", bound="Settings")
+
+_MOST_SHOWN = 200
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all groups of settings."""
+
+
+def build_settings(kind: type[T], tree: dict[str, Any]) -> T:
+    """Make settings of `kind` from plain values, with all problems at once; raises ConfigError."""
+    problems = list(_problems(kind, tree, ""))
+    if problems:
+        raise ConfigError(*problems)
+    try:
+        return msgspec.convert(tree, kind)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, ConfigError):  # settings that are fine one by one, but not together
+            raise error.__cause__ from None
+        raise
+
+
+def settings_fields(kind: type[Settings]) -> Iterator[tuple[str, Any, Any, str]]:
+    """Each field's (name, annotation, default or msgspec.NODEFAULT, sentence), in order."""
+    hints = get_type_hints(kind, include_extras=True)
+    for info in msgspec.structs.fields(kind):
+        annotation = hints[info.name]
+        made = info.default_factory is not msgspec.NODEFAULT
+        default = info.default_factory() if made else info.default
+        yield info.name, annotation, default, _meta(annotation).description or ""
+
+
+def describe(annotation: Any) -> str:
+    """What a value of this type may be, in words: "a number above 0, at most 1000"."""
+    meta = _meta(annotation)
+    kind = bare_type(annotation)
+    origin = get_origin(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(str(a) for a in get_args(kind))
+    if origin is tuple:
+        items = [describe(a) for a in get_args(kind)]
+        alike = len(set(items)) == 1
+        return f"a list of {len(items)}, each {items[0]}" if alike else f"a list of {' and '.join(items)}"
+    if kind is bool:
+        return "true or false"
+    if kind is str:
+        return f"text ({meta.description.rstrip('.')})" if meta.pattern and meta.description else "text"
+    if kind in (int, float):
+        words = "a whole number" if kind is int else "a number"
+        bounds = [f"{word} {b:g}" for word, b in (("above", meta.gt), ("at least", meta.ge)) if b is not None]
+        bounds += [f"{word} {b:g}" for word, b in (("below", meta.lt), ("at most", meta.le)) if b is not None]
+        return f"{words} {', '.join(bounds)}".rstrip()
+    return getattr(kind, "__name__", str(kind))
+
+
+def _problems(kind: type[Settings], tree: Any, prefix: str) -> Iterator[str]:
+    if not isinstance(tree, dict):
+        yield f"{prefix.rstrip('.')}: must be a table, is {_shown(tree)}"
+        return
+    fields = {name: (annotation, default) for name, annotation, default, _ in settings_fields(kind)}
+    for key in tree:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
+            yield f"{prefix}{key}: there is no such setting" + (
+                f"; did you mean {prefix}{near[0]}?" if near else f" (known here: {', '.join(fields)})"
+            )
+    for name, (annotation, default) in fields.items():
+        if name in tree:
+            yield from _value_problems(annotation, tree[name], f"{prefix}{name}")
+        elif default is msgspec.NODEFAULT:
+            yield f"{prefix}{name}: is missing; it must be {describe(annotation)}"
+
+
+def _value_problems(annotation: Any, value: Any, key: str) -> Iterator[str]:
+    bare = bare_type(annotation)
+    if isinstance(bare, type) and issubclass(bare, Settings):
+        yield from _problems(bare, value, f"{key}.")
+    elif get_origin(bare) is dict and isinstance(value, dict):
+        key_type, value_type = get_args(bare)
+        for name, item in value.items():
+            try:
+                msgspec.convert(name, key_type)
+            except msgspec.ValidationError:
+                yield f"{key}.{name}: a name must be {_meta(key_type).description}"
+            yield from _value_problems(value_type, item, f"{key}.{name}")
+    else:
+        try:
+            msgspec.convert(value, annotation)
+        except msgspec.ValidationError:
+            near = ""
+            if get_origin(bare) is Literal and isinstance(value, str):
+                close = difflib.get_close_matches(value, get_args(bare), n=1)
+                near = f"; did you mean {close[0]!r}?" if close else ""
+            yield f"{key}: must be {describe(annotation)}, is {_shown(value)}{near}"
+
+
+def _shown(value: Any) -> str:
+    """A wrong value as a person wrote it, cut where it is long; it may hold an address with a password."""
+    text = redact(repr(value))
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]} …"
+
+
+def _meta(annotation: Any) -> Meta:
+    """The constraints and the sentence of an annotation, merged over Optional's inside."""
+    merged: dict[str, Any] = {}
+    stack = [annotation]
+    while stack:
+        one = stack.pop()
+        if get_origin(one) is Annotated:
+            stack.append(one.__origin__)
+            for meta in one.__metadata__:
+                merged.update({k: getattr(meta, k) for k in _META_KEYS if getattr(meta, k) is not None})
+        elif get_origin(one) in (Union, UnionType):
+            stack.extend(a for a in get_args(one) if a is not NoneType)
+    return Meta(**merged)
+
+
+_META_KEYS = ("gt", "ge", "lt", "le", "pattern", "min_length", "description")
+
+
+def bare_type(annotation: Any) -> Any:
+    """The type without its Annotated wrapping and without None."""
+    if get_origin(annotation) is Annotated:
+        return bare_type(annotation.__origin__)
+    if get_origin(annotation) in (Union, UnionType):
+        inside = [a for a in get_args(annotation) if a is not NoneType]
+        return bare_type(inside[0]) if len(inside) == 1 else annotation
+    return annotation

@@ -1,0 +1,1 @@
+"""Decoded pictures → logits → labels: engines, what runs them, and the scaling on both sides."""

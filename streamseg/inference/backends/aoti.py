@@ -1,0 +1,197 @@
+"""AOTInductor: the network compiled by torch into one package, for GPUs without TensorRT. Runs on CPUs, too.
+
+Of the extra `torch`; building needs a C++ compiler (on a GPU Triton, which comes with torch, as well).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from streamseg.config import Precision
+from streamseg.errors import EngineError
+from streamseg.inference.backends.device import Cuda, cpu_identity, cuda_device
+from streamseg.inference.backends.onnx import normalised
+from streamseg.inference.backends.protocol import BuildSpec, Say
+from streamseg.inference.backends.torch import (
+    device_name,
+    keep_fp32,
+    torch_device,
+    torch_dtype,
+    torch_missing,
+)
+from streamseg.types import F32, U8, Size
+
+if TYPE_CHECKING:
+    import torch
+
+TOOLKIT = "/usr/local/cuda"
+RECIPE = "2"  # to be raised when what is compiled here changes
+
+
+class AotiBackend:
+    """Builds a package (.pt2) for the shapes of the specification."""
+
+    name = "aoti"
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+    suffix = ".pt2"
+
+    @property
+    def device(self) -> str:
+        return torch_device()
+
+    def why_not(self, precision: Precision) -> str | None:
+        if precision not in self.precisions:
+            return f"runs {', '.join(self.precisions)}, not {precision}"
+        if missing := torch_missing():
+            return missing
+        if precision == "fp16" and self.device == "cpu":
+            return "fp16 is for GPUs; choose bf16 or fp32 on a CPU"
+        if _compiler() is None:
+            return "building needs a C++ compiler (Debian: apt install g++)"
+        if self.device == "cuda" and cuda_home() is None:
+            return (
+                "building for a GPU needs CUDA's headers (install the CUDA toolkit, or set CUDA_HOME to it)"
+            )
+        return None
+
+    def why_not_build(self, precision: Precision, target: str) -> str | None:
+        return f"builds for this machine only, not for {target}" if target else self.why_not(precision)
+
+    def identity(self, spec: BuildSpec) -> dict[str, str]:
+        found = cuda_device()
+        on_gpu = self.device == "cuda" and isinstance(found, Cuda)
+        return {
+            "torch": importlib.metadata.version("torch"),
+            "device": f"{found.sm} CUDA {found.driver}" if on_gpu else cpu_identity(),  # type: ignore[union-attr]
+            "recipe": RECIPE,
+        }
+
+    def build(self, spec: BuildSpec, out: Path, say: Say) -> None:
+        if self.device == "cuda" and (home := cuda_home()) is not None:
+            os.environ["CUDA_HOME"] = home  # before torch looks for it, which it does once
+
+        import torch
+        from torch._inductor import aoti_compile_and_package
+
+        from streamseg.inference.backends.torch_graph import GraphModule
+
+        device = self.device
+        keep_fp32(spec.precision)
+        module: Any = GraphModule(spec.graph(), torch_dtype(spec.precision)).eval().to(device)
+        module = module.to(memory_format=torch.channels_last)
+        example, sides = example_batch(spec)
+        with torch.inference_mode():
+            say("tracing the network")
+            program = torch.export.export(
+                module, (torch.zeros(example, dtype=torch.uint8, device=device),), dynamic_shapes=(sides,)
+            )
+            say("compiling it; this takes a minute or more")
+            aoti_compile_and_package(program, package_path=str(out))
+
+    def load(self, spec: BuildSpec, artifact: Path | None) -> AotiEngine:
+        assert artifact is not None
+        return AotiEngine(spec, artifact, self.device)
+
+
+def _compiler() -> str | None:
+    return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+
+
+def cuda_home() -> str | None:
+    """The folder of CUDA's headers: where torch looks for a toolkit, or wheels that have them all."""
+    nvcc = shutil.which("nvcc")
+    named = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
+    wheels = importlib.util.find_spec("nvidia")
+    folders = [*named, nvcc and str(Path(nvcc).parents[1]), TOOLKIT]
+    if wheels is not None:
+        folders += [
+            str(found) for at in wheels.submodule_search_locations or () for found in Path(at).glob("cu*")
+        ]
+    needed = ("include/cuda.h", "include/crt/host_defines.h")
+    homes = (folder for folder in folders if folder and all((Path(folder) / one).is_file() for one in needed))
+    return next(homes, None)
+
+
+def example_batch(spec: BuildSpec) -> tuple[tuple[int, ...], dict[int, Any]]:
+    """A batch's shape to trace with, and which of its sides stay open."""
+    from torch.export import Dim
+
+    multiple = spec.engine.size_multiple
+    shape: list[int] = []
+    sides: dict[int, Any] = {}
+    for axis, (name, unit) in enumerate((("n", 1), ("h", multiple), ("w", multiple))):
+        low, high = spec.shapes.smallest[axis] // unit, spec.shapes.largest[axis] // unit
+        if low == high:
+            shape.append(low * unit)
+            continue
+        # Tracing takes a side of 1 for one that is always 1, and equal sides for sides that are always equal.
+        side = Dim(name, min=low, max=high)
+        sides[axis] = side if unit == 1 else unit * side
+        shape.append(min(high, max(low, (2, 4, 6)[axis])) * unit)
+    return (*shape, 3), sides
+
+
+class AotiEngine:
+    """Runs a package. Belongs to one thread at a time."""
+
+    def __init__(self, spec: BuildSpec, artifact: Path, device: str) -> None:
+        import torch
+        from torch._inductor import aoti_load_package
+
+        self._torch = torch
+        self._device = device
+        threads = spec.threads or len(os.sched_getaffinity(0))
+        if device == "cpu":
+            torch.set_num_threads(threads)
+        keep_fp32(spec.precision)
+        try:
+            self._run: Any = aoti_load_package(str(artifact))
+        except (RuntimeError, OSError) as error:
+            told = " ".join(str(error).split())[:300]
+            raise EngineError(f"{artifact}: torch cannot load it: {told}") from error
+        self._norm = spec.engine.normalisation
+        self.info = spec.info(
+            "aoti",
+            device_name(device),
+            threads if device == "cpu" else 0,
+            bounded=True,
+            tensors="cpu" if device == "cpu" else "cuda",
+        )
+
+    def __call__(self, batch: U8) -> F32:
+        feed = batch if self._norm.in_graph else normalised(batch, self._norm)
+        logits = self._logits(self._torch.from_numpy(feed).to(self._device))
+        return np.ascontiguousarray(logits.cpu().numpy(), np.float32)
+
+    def on_device(self, batch: torch.Tensor) -> torch.Tensor:
+        """See TensorEngine."""
+        logits = self._logits(batch)
+        if self._device == "cuda":
+            self._torch.cuda.current_stream().synchronize()
+        return logits
+
+    def _logits(self, feed: torch.Tensor) -> torch.Tensor:
+        if self._run is None:
+            raise EngineError(f"engine {self.info.id}: is closed")
+        try:
+            with self._torch.inference_mode():
+                return self._run(feed)  # type: ignore[no-any-return]
+        except RuntimeError as error:
+            told, shape = " ".join(str(error).split())[:300], tuple(feed.shape)
+            raise EngineError(f"engine {self.info.id}: failed on a batch of {shape}: {told}") from error
+
+    def warm_up(self, size: Size) -> float:
+        begun = time.perf_counter()
+        self(np.zeros((1, *size, 3), np.uint8))
+        return time.perf_counter() - begun
+
+    def close(self) -> None:
+        self._run = None

@@ -1,0 +1,182 @@
+"""Running a plan: pinned memory, one stream, one execution context, each shape recorded as a CUDA graph.
+
+torch carries the memory and the streams. Written from the documentation: nothing in this module has run on a
+GPU yet (tests/gpu/test_engine_tensorrt.py does).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from streamseg.errors import EngineError
+from streamseg.inference.backends.protocol import BuildSpec
+from streamseg.inference.backends.tensorrt.plan import Library, make_logger, open_plan
+from streamseg.inference.backends.torch import MOST_GRAPHS, device_name
+from streamseg.types import F32, U8, Size
+
+if TYPE_CHECKING:
+    import torch
+
+
+class _Shape(NamedTuple):
+    """The memory of one batch shape; `graph` reads `image` and writes `answer`, both on the GPU."""
+
+    image: torch.Tensor
+    answer: torch.Tensor
+    image_here: torch.Tensor  # pinned
+    answer_here: torch.Tensor  # pinned
+    graph: torch.cuda.CUDAGraph | None  # None where TensorRT-RTX records by itself
+
+
+class PlanEngine:
+    """Runs a plan of either library. Belongs to one thread at a time; releases the GIL while it waits.
+
+    Pictures are arrays, or anything on the GPU that speaks DLPack: those are not brought here. Of a plan that
+    gives logits on_device() leaves them there, too.
+    """
+
+    def __init__(self, library: Library, spec: BuildSpec, artifact: Path, backend: str) -> None:
+        """Raises EngineError for a plan that is damaged, of another version or GPU, or not of `spec`."""
+        import torch
+
+        self._torch = torch
+        cuda: Any = torch.cuda
+        cuda.init()  # its context is the one that TensorRT then uses, too
+        self._logger = make_logger(library)
+        self._runtime = library.Runtime(self._logger)
+        self._plan: Any = open_plan(library, self._runtime, self._logger, artifact, spec)
+        self._records_itself = hasattr(library, "CudaGraphStrategy")
+        self._context: Any = self._new_context(library)
+        if self._context is None:
+            raise EngineError(f"engine {spec.engine.name}: no memory for its plan: {self._logger.told()}")
+        names = [self._plan.get_tensor_name(i) for i in range(2)]
+        first_is_input = self._plan.get_tensor_mode(names[0]) == library.TensorIOMode.INPUT
+        self._picture, self._answer = names if first_is_input else names[::-1]
+        self._dtype = torch.float32 if spec.output == "logits" else torch.uint8
+        self._stream: Any = cuda.Stream()
+        self._shapes: OrderedDict[tuple[int, ...], _Shape] = OrderedDict()
+        self.info = spec.info(
+            backend, device_name("cuda"), bounded=True, tensors="cuda" if spec.output == "logits" else ""
+        )
+
+    def __call__(self, batch: U8) -> F32:
+        if self._dtype != self._torch.float32:
+            raise EngineError(f"engine {self.info.id}: its plan gives labels, not logits")
+        return cast(F32, self._run(batch))
+
+    def on_device(self, batch: torch.Tensor) -> torch.Tensor:
+        """See TensorEngine."""
+        if self._dtype != self._torch.float32:
+            raise EngineError(f"engine {self.info.id}: its plan gives labels, not logits")
+        with self._failing(batch):
+            memory = self._started(batch)
+            self._torch.cuda.current_stream().wait_stream(self._stream)
+            logits = memory.answer.clone()  # its memory is written again, after what is asked for here
+            self._torch.cuda.current_stream().synchronize()
+            return logits
+
+    def labels(self, batch: U8) -> U8:
+        """Labels (N, H, W) of the pictures' size; for plans that were built to give them."""
+        if self._dtype != self._torch.uint8:
+            raise EngineError(f"engine {self.info.id}: its plan gives logits, not labels")
+        return cast(U8, self._run(batch))
+
+    def warm_up(self, size: Size) -> float:
+        begun = time.perf_counter()
+        self._run(np.zeros((1, *size, 3), np.uint8))
+        return time.perf_counter() - begun
+
+    def close(self) -> None:
+        self._shapes.clear()  # graphs first: they use the context's memory
+        self._context = None
+        self._plan = None
+
+    def _new_context(self, library: Library) -> Any:
+        if not self._records_itself:
+            return self._plan.create_execution_context()
+        config = self._plan.create_runtime_config()
+        config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        # A shape's kernels are compiled when it is first seen, which is in warm_up().
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            library.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
+        return self._plan.create_execution_context(config)
+
+    def _run(self, batch: Any) -> npt.NDArray[Any]:
+        with self._failing(batch):
+            memory = self._started(batch)
+            with self._torch.cuda.stream(self._stream):
+                memory.answer_here.copy_(memory.answer, non_blocking=True)
+            self._stream.synchronize()
+        return np.array(memory.answer_here.numpy())  # its memory is written again
+
+    @contextlib.contextmanager
+    def _failing(self, batch: Any) -> Iterator[None]:
+        """Say in an EngineError what failed on a batch; raises it at once when closed."""
+        if self._context is None:
+            raise EngineError(f"engine {self.info.id}: is closed")
+        try:
+            yield
+        except RuntimeError as error:
+            told, shape = " ".join(str(error).split())[:300], tuple(batch.shape)
+            raise EngineError(f"engine {self.info.id}: failed on a batch of {shape}: {told}") from error
+
+    def _started(self, batch: Any) -> _Shape:
+        """Have our stream compute a batch; `answer` of what is returned holds it, before long."""
+        torch = self._torch
+        shape = tuple(batch.shape)
+        self._stream.wait_stream(torch.cuda.current_stream())  # there a batch on the GPU is still being made
+        with torch.cuda.stream(self._stream):
+            memory = self._shapes.get(shape) or self._prepare(shape)
+            self._shapes.move_to_end(shape)
+            if isinstance(batch, np.ndarray):
+                memory.image_here.numpy()[:] = batch
+                memory.image.copy_(memory.image_here, non_blocking=True)
+            else:
+                memory.image.copy_(torch.from_dlpack(batch), non_blocking=True)
+            if memory.graph is None:
+                self._enqueue(memory)
+            else:
+                memory.graph.replay()
+        return memory
+
+    def _prepare(self, shape: tuple[int, ...]) -> _Shape:
+        """Memory for a shape, and its recording. TensorRT wants to have run a shape before it is recorded."""
+        torch = self._torch
+        while len(self._shapes) >= MOST_GRAPHS:
+            self._shapes.popitem(last=False)
+        if not self._context.set_input_shape(self._picture, shape):
+            raise EngineError(f"engine {self.info.id}: does not take batches of {shape}")
+        answer = tuple(self._context.get_tensor_shape(self._answer))
+        memory = _Shape(
+            torch.zeros(shape, dtype=torch.uint8, device="cuda"),
+            torch.empty(answer, dtype=self._dtype, device="cuda"),
+            torch.empty(shape, dtype=torch.uint8, pin_memory=True),
+            torch.empty(answer, dtype=self._dtype, pin_memory=True),
+            None,
+        )
+        if not self._records_itself:
+            self._enqueue(memory)
+            self._stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            # "thread_local": what other threads do with the GPU meanwhile does not end the recording.
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                self._enqueue(memory)
+            memory = memory._replace(graph=graph)
+        self._shapes[shape] = memory
+        return memory
+
+    def _enqueue(self, memory: _Shape) -> None:
+        self._context.set_input_shape(self._picture, tuple(memory.image.shape))
+        self._context.set_tensor_address(self._picture, memory.image.data_ptr())
+        self._context.set_tensor_address(self._answer, memory.answer.data_ptr())
+        if not self._context.execute_async_v3(self._stream.cuda_stream):
+            raise EngineError(f"engine {self.info.id}: TensorRT failed: {self._logger.told()}")

@@ -1,0 +1,88 @@
+"""Plans by torch-tensorrt: the network as a torch program, converted whole. Needs a GPU; has not been run.
+
+Precision comes from the module's own types, because torch-tensorrt ignores the precisions it is given. Its
+engine cache stays off: its key leaves out a convolution's dilation.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from streamseg.errors import EngineError
+from streamseg.inference.backends.protocol import BuildSpec, Say
+from streamseg.inference.backends.tensorrt.plan import profile_shapes
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+def has_torch_tensorrt() -> bool:
+    return importlib.util.find_spec("torch_tensorrt") is not None
+
+
+def build_with_torch(spec: BuildSpec, say: Say) -> bytes:
+    """Build a plan for the GPU at hand; raises EngineError for what cannot be converted."""
+    import torch
+    import torch_tensorrt
+
+    smallest, usual, largest = profile_shapes(spec.shapes)
+    picture = torch_tensorrt.Input(
+        min_shape=smallest, opt_shape=usual, max_shape=largest, dtype=torch.uint8, name="image"
+    )
+    say("tracing the network")
+    program = exported(spec, "cuda")
+    say("converting it with torch-tensorrt; this takes minutes")
+    try:
+        return bytes(
+            torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
+                program,
+                arg_inputs=[picture],
+                use_explicit_typing=True,
+                require_full_compilation=True,
+                truncate_double=True,
+                cache_built_engines=False,
+                reuse_cached_engines=False,
+            )
+        )
+    except Exception as error:
+        told = " ".join(str(error).split())[:300]
+        raise EngineError(f"engine {spec.engine.name}: torch-tensorrt cannot convert it: {told}") from error
+
+
+def exported(spec: BuildSpec, device: str) -> ExportedProgram:
+    """The network of `spec` as torch.export writes it: uint8 in, logits or labels out, sizes left open."""
+    import torch
+
+    from streamseg.inference.backends.aoti import example_batch
+    from streamseg.inference.backends.torch import torch_dtype
+    from streamseg.inference.backends.torch_graph import GraphModule
+
+    network: Any = GraphModule(spec.graph(), torch_dtype(spec.precision)).eval()
+    if spec.output == "labels":
+        network = _with_labels(network)
+    shape, sides = example_batch(spec)
+    with torch.inference_mode():
+        return torch.export.export(
+            network.to(device),
+            (torch.zeros(shape, dtype=torch.uint8, device=device),),
+            dynamic_shapes=(sides,),
+        )
+
+
+def _with_labels(network: Any) -> Any:
+    import torch.nn.functional as F
+    from torch import Tensor, nn, uint8
+
+    class Labels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, image: Tensor) -> Tensor:
+            logits = self.network(image)
+            size = (image.shape[1], image.shape[2])
+            wide = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+            return wide.argmax(1).to(uint8)
+
+    return Labels()

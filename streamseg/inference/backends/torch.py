@@ -1,0 +1,214 @@
+"""torch: the reference on a CPU; on a GPU eager, channels last, each shape recorded as a CUDA graph.
+
+Of the extra `torch`. The network is read from the engine's ONNX graph (torch_graph.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from streamseg.config import Precision
+from streamseg.errors import EngineError
+from streamseg.inference.backends.device import Cuda, cuda_device, cuda_missing
+from streamseg.inference.backends.onnx import normalised
+from streamseg.inference.backends.protocol import BuildSpec, Say
+from streamseg.types import F32, U8, Size
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_GRAPHS = 8  # recorded at once, of the shapes used last; each keeps its own intermediate results
+
+
+class TorchBackend:
+    """Loads the graph itself; there is nothing to build."""
+
+    name = "torch"
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+    suffix = ""
+
+    @property
+    def device(self) -> str:
+        return torch_device()
+
+    def why_not(self, precision: Precision) -> str | None:
+        if precision not in self.precisions:
+            return f"runs {', '.join(self.precisions)}, not {precision}"
+        if missing := torch_missing():
+            return missing
+        if precision == "fp16" and self.device == "cpu":
+            return "fp16 is for GPUs; choose bf16 or fp32 on a CPU"
+        return None
+
+    def why_not_build(self, precision: Precision, target: str) -> str | None:
+        return "loads the graph as it is; there is nothing to build"
+
+    def identity(self, spec: BuildSpec) -> dict[str, str]:
+        return {"torch": importlib.metadata.version("torch")}
+
+    def build(self, spec: BuildSpec, out: Path, say: Say) -> None:
+        raise EngineError("backend torch: there is nothing to build")
+
+    def load(self, spec: BuildSpec, artifact: Path | None) -> TorchEngine:
+        return TorchEngine(spec, self.device)
+
+
+def torch_missing() -> str | None:
+    """None where torch and onnx are installed, else how to install them; imports neither."""
+    missing = [name for name in ("torch", "onnx") if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(missing)} missing (pip install 'streamseg[torch]')" if missing else None
+
+
+def torch_device() -> str:
+    """ "cuda" where torch can use a GPU, else "cpu"; imports torch only where there is one."""
+    if cuda_missing() is not None:
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_name(device: str) -> str:
+    """What EngineInfo says of a device: cpu, or the GPU's name."""
+    found = cuda_device()
+    return found.name if device == "cuda" and isinstance(found, Cuda) else device
+
+
+def torch_dtype(precision: Precision) -> torch.dtype:
+    import torch
+
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+
+
+def keep_fp32(precision: Precision) -> None:
+    """Have convolutions of fp32 networks compute in fp32 on a GPU, not in TF32; for the whole process."""
+    if precision == "fp32":
+        import torch
+
+        torch.backends.cudnn.allow_tf32 = False
+
+
+class _Recorded(NamedTuple):
+    """One shape's CUDA graph, with the places it reads from and writes to."""
+
+    graph: Any
+    image: torch.Tensor  # on the GPU
+    logits: torch.Tensor  # on the GPU
+    answer: torch.Tensor  # in pinned memory
+
+
+class TorchEngine:
+    """Runs the network with torch. Belongs to one thread at a time; releases the GIL while it computes.
+
+    On a CPU the number of threads is the whole process's, as torch has it.
+    """
+
+    def __init__(self, spec: BuildSpec, device: str) -> None:
+        """device: "cpu" or "cuda". Raises EngineError."""
+        import torch
+
+        from streamseg.inference.backends.torch_graph import GraphModule
+
+        self._torch = torch
+        self._device = device
+        threads = spec.threads or len(os.sched_getaffinity(0))
+        if device == "cpu":
+            torch.set_num_threads(threads)
+        keep_fp32(spec.precision)
+        module: Any = GraphModule(spec.graph(), torch_dtype(spec.precision)).eval().to(device)
+        self._module: Any = module.to(memory_format=torch.channels_last)
+        self._recorded: OrderedDict[tuple[int, ...], _Recorded] = OrderedDict()
+        self._norm = spec.engine.normalisation
+        self.info = spec.info(
+            "torch",
+            device_name(device),
+            threads if device == "cpu" else 0,
+            tensors="cpu" if device == "cpu" else "cuda",
+        )
+
+    def __call__(self, batch: U8) -> F32:
+        feed = self._torch.from_numpy(batch if self._norm.in_graph else normalised(batch, self._norm))
+        with self._failing(batch):
+            return self._on_cpu(feed) if self._device == "cpu" else self._on_cuda(feed)
+
+    def on_device(self, batch: torch.Tensor) -> torch.Tensor:
+        """See TensorEngine."""
+        with self._failing(batch), self._torch.inference_mode():
+            if self._device == "cpu":
+                return self._module(batch).contiguous()  # type: ignore[no-any-return]
+            logits = self._replayed(batch).logits.clone()  # its memory is written again
+            self._torch.cuda.current_stream().synchronize()
+            return logits
+
+    def warm_up(self, size: Size) -> float:
+        begun = time.perf_counter()
+        self(np.zeros((1, *size, 3), np.uint8))
+        return time.perf_counter() - begun
+
+    def close(self) -> None:
+        self._module = None
+        self._recorded.clear()
+
+    @contextlib.contextmanager
+    def _failing(self, batch: Any) -> Iterator[None]:
+        """Say in an EngineError what failed on a batch; raises it at once when closed."""
+        if self._module is None:
+            raise EngineError(f"engine {self.info.id}: is closed")
+        try:
+            yield
+        except RuntimeError as error:
+            told = " ".join(str(error).split())[:300]
+            shape = tuple(batch.shape)
+            raise EngineError(f"engine {self.info.id}: failed on a batch of {shape}: {told}") from error
+
+    def _on_cpu(self, feed: torch.Tensor) -> F32:
+        with self._torch.inference_mode():
+            logits = self._module(feed)
+        return np.ascontiguousarray(logits.numpy(), np.float32)
+
+    def _on_cuda(self, feed: torch.Tensor) -> F32:
+        with self._torch.inference_mode():  # as on_device(), which may have recorded the shape
+            recorded = self._replayed(feed)
+            recorded.answer.copy_(recorded.logits, non_blocking=True)
+        self._torch.cuda.current_stream().synchronize()
+        return np.array(recorded.answer.numpy(), np.float32)  # its memory is written again
+
+    def _replayed(self, feed: torch.Tensor) -> _Recorded:
+        """Run a batch, from here or there, by its shape's recording; the logits lie in it, before long."""
+        shape = tuple(feed.shape)
+        recorded = self._recorded.get(shape) or self._record(feed)
+        self._recorded.move_to_end(shape)
+        recorded.image.copy_(feed)
+        recorded.graph.replay()
+        return recorded
+
+    def _record(self, feed: torch.Tensor) -> _Recorded:
+        """Run a shape a few times, for cuDNN to choose its kernels, and then record it."""
+        torch = self._torch
+        while len(self._recorded) >= MOST_GRAPHS:
+            self._recorded.popitem(last=False)
+        torch.backends.cudnn.benchmark = True
+        image = feed.to("cuda", copy=True)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.inference_mode(), torch.cuda.stream(stream):
+            for _ in range(3):
+                self._module(image)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # "thread_local": what other threads do with the GPU meanwhile does not end the recording.
+        with torch.inference_mode(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            logits = self._module(image).contiguous()
+        answer = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
+        made = self._recorded[tuple(feed.shape)] = _Recorded(graph, image, logits, answer)
+        return made

@@ -1,0 +1,192 @@
+"""Serving at once on what can be had at once, and on the better engine when that has been built."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, cast
+
+from streamseg.config import EngineConfig
+from streamseg.errors import EngineError
+from streamseg.inference.backends.protocol import Engine, TensorEngine
+from streamseg.inference.plans.build import Build, BuildStopped, close_all, load_alike, load_choice, load_plan
+from streamseg.inference.select import Choice, choices, stand_in
+from streamseg.inference.spec import EngineInfo
+from streamseg.types import F32, U8, Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[Literal["fallback", "running"], str, EngineInfo], None]
+
+
+class SwitchEngine:
+    """An engine that another one takes over between two batches; both are of one network and its classes.
+
+    Belongs to one thread, like any engine; switch() may come from any other. The engine that was replaced is
+    kept for batches that the new one's shapes leave out.
+    """
+
+    def __init__(self, first: Engine, spare: Callable[[], Engine] | None = None) -> None:
+        """spare: loads what takes batches that `first` does not; called when it is needed."""
+        self._engine = self._used = first
+        self._spare: Engine | None = None
+        self._load_spare = spare
+        self._lock = threading.Lock()  # guards _next and _closed
+        self._next: Engine | None = None
+        self._closed = False
+
+    @property
+    def info(self) -> EngineInfo:
+        """Of the engine that ran the last batch; of the first before any."""
+        return self._used.info
+
+    def switch(self, engine: Engine) -> None:
+        """Have `engine` run from the next batch on. It is closed with this one, or at once if this one is."""
+        with self._lock:
+            if not self._closed:
+                engine, self._next = self._next, engine  # type: ignore[assignment]
+        if engine is not None:
+            engine.close()
+
+    def __call__(self, batch: U8) -> F32:
+        engine = self._for(batch)
+        logits = engine(batch)
+        self._used = engine
+        return logits
+
+    def on_device(self, batch: Tensor) -> Tensor | F32:
+        """See TensorEngine. When the engine at work now takes no tensors, by way of here."""
+        engine = self._for(batch)
+        there = str(batch.device.type) == engine.info.tensors
+        logits = cast(TensorEngine, engine).on_device(batch) if there else engine(batch.cpu().numpy())
+        self._used = engine
+        return logits
+
+    def warm_up(self, size: Size) -> float:
+        return self._engine.warm_up(size)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            engines = (self._engine, self._spare, self._next)
+            self._next = None
+        for engine in engines:
+            if engine is not None:
+                engine.close()
+
+    def _for(self, batch: U8 | Tensor) -> Engine:
+        with self._lock:
+            new, self._next = self._next, None
+        if new is not None:
+            log.info("engine %s takes over from %s", new.info.id, self._engine.info.id)
+            if self._spare is not None:
+                self._spare.close()
+            self._engine, self._spare = new, self._engine
+            if new.info.shapes is None:
+                self._spare.close()
+                self._spare = None
+        shapes = self._engine.info.shapes
+        if shapes is None or shapes.take((batch.shape[0], batch.shape[1], batch.shape[2])):
+            return self._engine
+        if self._spare is None and self._load_spare is not None:
+            self._spare = self._load_spare()
+            log.info("engine %s takes batches of %s", self._spare.info.id, batch.shape)
+        return self._spare or self._engine
+
+
+def start_engines(config: EngineConfig) -> tuple[list[SwitchEngine], Choice | None]:
+    """The best that can be had at once, an engine for each lane; and the better one to be built, if there is.
+
+    Blocks while it loads, and builds only where nothing can serve meanwhile. Raises EngineError.
+    """
+    found = choices(config)
+
+    def spare() -> Engine:
+        ready = stand_in(config, found)
+        if ready is None:
+            raise EngineError(f"engine {config.name}: nothing takes frames of this shape here")
+        return ready.backend.load(ready.spec, None)
+
+    for at, choice in enumerate(found):
+        try:
+            if not choice.backend.suffix:
+                return _lanes(config, choice, load_choice(choice)), None
+            engine = load_plan(choice)
+            if engine is not None:
+                return _lanes(config, choice, engine, spare), None
+            ready = stand_in(config, found)
+            if ready is not None:
+                return _lanes(config, ready, load_choice(ready)), choice
+            return _lanes(config, choice, load_choice(choice)), None
+        except EngineError as error:
+            if at == len(found) - 1:
+                raise
+            log.warning("engine %s: passed over: %s", choice.engine_id, error)
+    raise AssertionError("choices() is never empty")
+
+
+def _lanes(
+    config: EngineConfig, choice: Choice, first: Engine, spare: Callable[[], Engine] | None = None
+) -> list[SwitchEngine]:
+    return [SwitchEngine(engine, spare) for engine in load_alike(config.lanes, choice, first)]
+
+
+class Upgrade:
+    """Builds a better engine beside the route and loads it for each lane; hands them over once they have run.
+
+    A build that fails is said once; what serves goes on serving. start() and stop() in one thread.
+    """
+
+    def __init__(self, choice: Choice, engines: Sequence[SwitchEngine], tell: Tell) -> None:
+        """tell: hears, from the upgrade's thread too, what serves from now on, and why in words."""
+        self.choice = choice
+        self._engines = engines
+        self._tell = tell
+        self._build = Build(choice, quiet=True)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="build", daemon=True)
+
+    def start(self) -> None:
+        wanted, serving = self.choice.engine_id, self._engines[0].info
+        log.info("engine %s has to be built; %s serves until then", wanted, serving.id)
+        self._tell("fallback", f"{wanted} is being built", serving)
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 2.0) -> bool:
+        """End the build; True when its thread has ended. Stopping twice is fine."""
+        self._stopping.set()
+        self._build.stop()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        wanted = self.choice.engine_id
+        begun_s = time.monotonic()
+        engines: list[Engine] = []
+        try:
+            first = load_choice(self.choice, self._build)
+            engines = load_alike(len(self._engines), self.choice, first)
+            for engine in engines:
+                if self._stopping.is_set():
+                    return close_all(engines)
+                engine.warm_up(engine.info.input_size)
+        except BuildStopped:
+            return
+        except Exception as error:  # noqa: BLE001 - a library may raise anything; masks go on without it
+            told = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+            close_all(engines)
+            serving = self._engines[0].info
+            log.warning("engine %s cannot be had: %s; %s goes on", wanted, told, serving.id)
+            self._tell("fallback", f"{wanted} cannot be had: {told}", serving)
+            return
+        log.info("engine %s is ready after %.1f s", wanted, time.monotonic() - begun_s)
+        info = engines[0].info
+        for lane, engine in zip(self._engines, engines, strict=True):
+            lane.switch(engine)
+        self._tell("running", "", info)

@@ -1,0 +1,1 @@
+"""What backends build ahead: cache, recipe key, build process, verification."""

@@ -1,0 +1,233 @@
+"""Building an artifact in a process of its own, and loading it.
+
+A builder may take minutes, hang, crash, or use every core. Its process has what the route leaves of the CPU,
+dies with whoever asked, and may be killed at any moment: what it leaves is never loaded (cache.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from streamseg.errors import EngineError
+from streamseg.inference.backends.protocol import BuildSpec, Engine, Say
+from streamseg.inference.plans import cache
+from streamseg.inference.plans.cache import PLANS, Plan, cache_folder
+from streamseg.inference.plans.recipe_key import recipe_of
+from streamseg.inference.select import Choice
+
+log = logging.getLogger(__name__)
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What the child is to build, and where it is to lie."""
+
+    backend: str
+    spec: BuildSpec
+    folder: str
+    again: bool = False  # even if there is one
+    quiet: bool = False  # with the smaller share of the CPU
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """What the child says: progress, and at the end an error or that it is done."""
+
+    progress: str = ""
+    error: str = ""
+    done: bool = False
+
+
+class BuildStopped(EngineError):
+    """A build was ended because it was asked to."""
+
+
+def load_choice(choice: Choice, build: Build | None = None) -> Engine:
+    """Load what was chosen, building it first where there is no plan; a refused plan is built once again.
+
+    build: how, where not as usual. Raises EngineError; BuildStopped when `build` was stopped.
+    """
+    backend, spec = choice
+    if not backend.suffix:
+        return backend.load(spec, None)
+    engine = load_plan(choice)
+    if engine is not None:
+        return engine
+    (build or Build(choice)).run()
+    plan = ready_plan(choice)
+    if plan is None:
+        raise EngineError(f"engine {choice.engine_id}: its plan is gone right after it was built")
+    return backend.load(spec, plan.path)
+
+
+def load_alike(count: int, choice: Choice, first: Engine) -> list[Engine]:
+    """Load what `first` is until there are `count` of them; all or, when one cannot be had, none.
+
+    A plan that `first` has loaded is a good one, and is kept where it cannot be loaded again. Raises
+    EngineError.
+    """
+    engines = [first]
+    try:
+        while len(engines) < count:
+            plan = ready_plan(choice) if choice.backend.suffix else None
+            if choice.backend.suffix and plan is None:
+                raise EngineError(f"engine {choice.engine_id}: its plan is gone")
+            engines.append(choice.backend.load(choice.spec, None if plan is None else plan.path))
+    except BaseException:
+        close_all(engines)
+        raise
+    return engines
+
+
+def close_all(engines: Sequence[Engine]) -> None:
+    """Close engines that nobody is going to use."""
+    for engine in engines:
+        engine.close()
+
+
+def load_plan(choice: Choice) -> Engine | None:
+    """Load what was built before; None where there is nothing, or nothing that can be used."""
+    plan = ready_plan(choice)
+    if plan is None:
+        return None
+    try:
+        engine = choice.backend.load(choice.spec, plan.path)
+    except EngineError as error:
+        log.warning("engine %s: its plan is refused, and has to be built again: %s", choice.engine_id, error)
+        cache.drop_plan(plan)
+        return None
+    cache.used(plan)
+    return engine
+
+
+def ready_plan(choice: Choice) -> Plan | None:
+    """The proved plan of a choice, if there is one; what is damaged or foreign is named in the log."""
+    folders = cache.plan_folders(Path(choice.spec.folder))
+    return cache.find_plan(
+        folders,
+        recipe_of(*choice),
+        lambda why: log.warning("engine %s: %s; it is not used", choice.engine_id, why),
+    )
+
+
+class Build:
+    """One build in a child process. run() blocks; stop() may come from any thread."""
+
+    def __init__(
+        self,
+        choice: Choice,
+        folder: Path | None = None,
+        *,
+        again: bool = False,
+        quiet: bool = False,
+        say: Say | None = None,
+    ) -> None:
+        """folder: where the plan is to lie, unset the cache. again: build even if it is there.
+
+        quiet: leave most of the CPU to the route. say: gets lines of progress, unset the log.
+        """
+        self._choice = choice
+        self._folder = folder or cache_folder() / PLANS
+        self._again = again
+        self._quiet = quiet
+        self._say = say or (lambda text: log.info("engine %s: %s", choice.engine_id, text))
+        self._lock = threading.Lock()  # guards _child and _stopped, so that no child starts after stop()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+
+    @property
+    def log_file(self) -> Path:
+        """What the builder's libraries wrote."""
+        return self._folder / f"{recipe_of(*self._choice).key}.log"
+
+    def run(self) -> None:
+        """Build; returns when the plan lies there. Raises EngineError with the builder's reason."""
+        backend, spec = self._choice
+        order = Order(
+            backend=backend.name,
+            spec=spec,
+            folder=str(self._folder),
+            again=self._again,
+            quiet=self._quiet,
+        )
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with self.log_file.open("wb") as written:
+                child = self._start(written.fileno())
+        except OSError as error:
+            raise EngineError(
+                f"{self._folder}: plans cannot be kept there ({error.strerror}); "
+                "set XDG_CACHE_HOME to another folder"
+            ) from error
+        last = Line()
+        try:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(msgspec.json.encode(order) + b"\n")
+                child.stdin.flush()
+            for text in child.stdout:
+                last = msgspec.json.decode(text, type=Line)
+                if last.progress:
+                    self._say(last.progress)
+        finally:
+            self._end(child)
+        if self._stopped:
+            raise BuildStopped(f"engine {self._choice.engine_id}: its build was stopped")
+        if last.error:
+            raise EngineError(last.error)
+        if not last.done:
+            raise EngineError(
+                f"engine {self._choice.engine_id}: the build ended by {_how(child.returncode)}; "
+                f"see {self.log_file}"
+            )
+
+    def stop(self) -> None:
+        """End the build, now or before it begins; run() raises BuildStopped."""
+        with self._lock:
+            self._stopped = True
+            child = self._child
+        if child is not None:
+            _kill(child)
+
+    def _start(self, log_fd: int) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._stopped:
+                raise BuildStopped(f"engine {self._choice.engine_id}: its build was stopped")
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "streamseg.inference.plans.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log_fd,
+                start_new_session=True,  # so that compilers it started can be ended with it
+            )
+            return self._child
+
+    def _end(self, child: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            self._child = None
+        if child.stdin is not None:
+            with contextlib.suppress(OSError):
+                child.stdin.close()  # by which the child knows, if it still runs, that it is to end
+        _kill(child)
+        child.wait()
+        if child.stdout is not None:
+            child.stdout.close()
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """End the child and what it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def _how(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

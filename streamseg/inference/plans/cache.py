@@ -1,0 +1,249 @@
+"""Built artifacts on disk: found by their key, proved before they are loaded, written whole or not at all.
+
+An artifact KEY.suffix counts only beside a manifest KEY.json that names its SHA-256, and the manifest is
+written last. Whatever a killed build leaves is a file that nothing refers to, removed by the next build.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from streamseg.errors import EngineError
+from streamseg.inference.plans.recipe_key import Recipe
+
+PLANS = "plans"
+
+
+class Agreement(msgspec.Struct, frozen=True, kw_only=True):
+    """How an artifact's logits compare with the fp32 reference on real pictures."""
+
+    pictures: int
+    argmax_percent: float  # of cells whose best class is the same
+    max_difference: float  # of logits
+    mean_difference: float  # as a share of the reference's standard deviation
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies beside an artifact."""
+
+    key: str
+    file: str
+    sha256: str
+    bytes: int
+    engine: str
+    recipe: Recipe
+    device: str  # where it was built
+    built_unix_s: int
+    took_s: float
+    agreement: Agreement | None = None  # None where what was built cannot be run
+
+
+class Plan(NamedTuple):
+    """An artifact that was proved."""
+
+    path: Path
+    manifest: Manifest
+
+
+def cache_folder() -> Path:
+    """Where streamseg may keep what it can make again: systemd's $CACHE_DIRECTORY, else the user's cache."""
+    if given := os.environ.get("CACHE_DIRECTORY", "").split(":")[0]:
+        return Path(given)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path("~/.cache").expanduser()) / "streamseg"
+
+
+def plan_folders(engine: Path) -> list[Path]:
+    """Where plans of the engine in this folder are looked for: beside it, then in the cache."""
+    return [engine / PLANS, cache_folder() / PLANS]
+
+
+def find_plan(folders: list[Path], recipe: Recipe, refused: Callable[[str], None]) -> Plan | None:
+    """The proved artifact of this recipe; None where there is none. `refused` hears why one is not taken."""
+    for folder in folders:
+        path = folder / f"{recipe.key}.json"
+        try:
+            manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, msgspec.MsgspecError) as error:
+            refused(f"{path}: cannot be read ({error})")
+            continue
+        if problem := _problem(folder, manifest, recipe):
+            refused(f"{path}: {problem}")
+            continue
+        return Plan(folder / manifest.file, manifest)
+    return None
+
+
+def _problem(folder: Path, manifest: Manifest, recipe: Recipe) -> str:
+    if manifest.recipe != recipe or manifest.key != recipe.key:
+        return "is of another network, machine or version"
+    if Path(manifest.file).name != manifest.file or not manifest.file.startswith(recipe.key):
+        return f"names a file that is not its own ({manifest.file!r})"
+    try:
+        with (folder / manifest.file).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"{manifest.file} cannot be read ({error.strerror})"
+    return "" if digest == manifest.sha256 else f"{manifest.file} is damaged"
+
+
+@contextlib.contextmanager
+def building(folder: Path, key: str) -> Iterator[None]:
+    """Hold the right to build `key`; waits while another process has it. The dead hold nothing.
+
+    What killed builds of this key left is removed.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _locked(folder / f"{key}.lock")
+    except OSError as error:
+        raise EngineError(
+            f"{folder}: plans cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to another folder"
+        ) from error
+    try:
+        _remove_parts(folder, key)
+        yield
+    finally:
+        _remove_parts(folder, key)  # of a build that failed
+        os.close(lock)
+
+
+def _remove_parts(folder: Path, key: str) -> None:
+    for left in folder.glob(f"{key}.part*"):
+        left.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> int:
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                return lock
+        os.close(lock)  # pruned while we waited
+
+
+def part_file(folder: Path, recipe: Recipe, suffix: str) -> Path:
+    """Where a build writes, until keep_plan() gives it its name; only while building() is held."""
+    return folder / f"{recipe.key}.part{suffix}"
+
+
+def keep_plan(
+    part: Path,
+    recipe: Recipe,
+    *,
+    engine: str,
+    device: str,
+    suffix: str,
+    took_s: float,
+    agreement: Agreement | None,
+) -> Plan:
+    """Give a finished artifact its name and its manifest; after this it is loaded by whoever looks for it."""
+    folder = part.parent
+    file = folder / f"{recipe.key}{suffix}"
+    with part.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        os.fsync(opened.fileno())
+    manifest = Manifest(
+        key=recipe.key,
+        file=file.name,
+        sha256=digest,
+        bytes=part.stat().st_size,
+        engine=engine,
+        recipe=recipe,
+        device=device,
+        built_unix_s=int(time.time()),
+        took_s=round(took_s, 2),
+        agreement=agreement,
+    )
+    beside = folder / f"{recipe.key}.part.json"
+    with beside.open("wb") as opened:
+        opened.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        opened.flush()
+        os.fsync(opened.fileno())
+    # An older manifest would be beside an artifact that is not the one it names.
+    (folder / f"{recipe.key}.json").unlink(missing_ok=True)
+    os.replace(part, file)
+    os.replace(beside, folder / f"{recipe.key}.json")
+    _sync_folder(folder)
+    return Plan(file, manifest)
+
+
+def drop_plan(plan: Plan) -> None:
+    """Take away an artifact that its backend refused; the manifest goes first."""
+    with contextlib.suppress(OSError):
+        plan.path.with_name(f"{plan.manifest.key}.json").unlink(missing_ok=True)
+        plan.path.unlink(missing_ok=True)
+
+
+def list_plans(folder: Path) -> list[Plan]:
+    """Every artifact with a readable manifest in a folder of plans, the longest unused first."""
+    found = []
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+            found.append((path.stat().st_mtime, Plan(folder / manifest.file, manifest)))
+    return [plan for _, plan in sorted(found, key=lambda item: item[0])]
+
+
+def used(plan: Plan) -> None:
+    """Note that a plan was loaded, for prune() to know."""
+    with contextlib.suppress(OSError):
+        os.utime(plan.path.with_name(f"{plan.manifest.key}.json"))
+
+
+def prune(folder: Path, most_bytes: int) -> list[str]:
+    """Remove what killed builds left, then the longest unused plans until the rest fits; names what went.
+
+    What another process builds just now is left alone.
+    """
+    plans = list_plans(folder)
+    whole = {p.manifest.key for p in plans}
+    kept = sum(p.manifest.bytes for p in plans)
+    gone = []
+    for key in sorted({p.name.split(".")[0] for p in folder.glob("*.*")} - whole):
+        if _remove(folder, key):
+            gone.append(f"{key[:12]}… unfinished or damaged")
+    for plan in plans:
+        if kept <= most_bytes:
+            break
+        if _remove(folder, plan.manifest.key):
+            kept -= plan.manifest.bytes
+            recipe = plan.manifest.recipe
+            gone.append(
+                f"{plan.manifest.key[:12]}… {plan.manifest.engine}/{recipe.precision}/{recipe.backend}"
+            )
+    return gone
+
+
+def _remove(folder: Path, key: str) -> bool:
+    lock = os.open(folder / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (folder / f"{key}.json").unlink(missing_ok=True)  # first, so that nobody trusts what follows
+        for path in folder.glob(f"{key}.*"):
+            path.unlink(missing_ok=True)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+
+
+def _sync_folder(folder: Path) -> None:
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

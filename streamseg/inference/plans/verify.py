@@ -1,0 +1,63 @@
+"""Whether a built engine says what the network says: logits beside the fp32 reference, on drawn streets."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from streamseg.demo import draw_scene
+from streamseg.errors import EngineError
+from streamseg.inference.backends.protocol import BuildSpec, Engine, backend_of
+from streamseg.inference.plans.cache import Agreement
+from streamseg.inference.preprocess import make_batch
+from streamseg.types import F32
+
+MOMENTS_S = (0.0, 3.3, 6.7)  # of the drawn drive
+MOST_MEAN_DIFFERENCE = 0.5  # of the reference's standard deviation; int8 has about 0.1, a wrong graph 1
+
+
+def check_agreement(engine: Engine, spec: BuildSpec) -> Agreement:
+    """Compare with ONNX Runtime in fp32; raises EngineError for logits that are not the network's."""
+    reference = reference_engine(spec)
+    try:
+        size = spec.shapes.usual[1:]
+        pictures = [draw_scene(t)[0] for t in MOMENTS_S]
+        pairs = [(engine(batch), reference(batch)) for p in pictures for batch in [make_batch([p], size)]]
+    finally:
+        reference.close()
+    found = agreement_of(pairs)
+    if not found.mean_difference < MOST_MEAN_DIFFERENCE:
+        raise EngineError(
+            f"engine {engine.info.id}: what was built is not the network: its logits differ by "
+            f"{found.mean_difference:.2g} of their standard deviation; it is not used"
+        )
+    return found
+
+
+def reference_engine(spec: BuildSpec) -> Engine:
+    """The same network in ONNX Runtime, fp32."""
+    return backend_of("onnx").load(msgspec.structs.replace(spec, precision="fp32"), None)
+
+
+def agreement_of(pairs: list[tuple[F32, F32]]) -> Agreement:
+    """Agreement of (logits, reference logits), each (N, C, h, w)."""
+    same, largest, total, spread = [], 0.0, [], []
+    for got, want in pairs:
+        if got.shape != want.shape or not np.isfinite(got).all():
+            return Agreement(
+                pictures=len(pairs),
+                argmax_percent=0.0,
+                max_difference=float("inf"),
+                mean_difference=float("inf"),
+            )
+        difference = np.abs(got - want)
+        same.append(float(np.mean(got.argmax(1) == want.argmax(1))))
+        largest = max(largest, float(difference.max()))
+        total.append(float(difference.mean()))
+        spread.append(float(want.std()))
+    return Agreement(
+        pictures=len(pairs),
+        argmax_percent=round(100 * float(np.mean(same)), 3),
+        max_difference=float(f"{largest:.4g}"),
+        mean_difference=float(f"{np.mean(total) / max(float(np.mean(spread)), 1e-9):.4g}"),
+    )

@@ -1,0 +1,117 @@
+"""The builder's process: one order in, lines of progress out. Started by build.py."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from streamseg.errors import EngineError
+from streamseg.inference.backends.protocol import Backend, BuildSpec, Say, backend_of
+from streamseg.inference.plans import cache
+from streamseg.inference.plans.build import Line, Order
+from streamseg.inference.plans.cache import Agreement
+from streamseg.inference.plans.recipe_key import recipe_of
+from streamseg.inference.plans.verify import check_agreement
+
+NICE = 5
+
+
+def main() -> None:
+    """Build what standard input orders; the end of standard input is the end of this process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for whoever asked, who then ends us
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what libraries print goes into the log
+    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
+    threading.Thread(target=_end_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
+    if order.quiet:
+        lower_priority()
+
+    def tell(line: Line) -> None:
+        answers.write(msgspec.json.encode(line) + b"\n")
+
+    try:
+        build(order, lambda text: tell(Line(progress=text)))
+        tell(Line(done=True))
+    except EngineError as error:
+        tell(Line(error=str(error)))
+    except Exception as error:  # noqa: BLE001 - a builder may raise anything; the log has its stack
+        import traceback
+
+        traceback.print_exc()
+        told = " ".join(str(error).split())[:300]
+        tell(Line(error=f"{order.backend}: {type(error).__name__}: {told}"))
+
+
+def build(order: Order, say: Say) -> None:
+    """Build the plan of an order, unless another process has built it meanwhile. Raises EngineError."""
+    backend, spec, folder = backend_of(order.backend), order.spec, Path(order.folder)
+    if reason := backend.why_not_build(spec.precision, spec.target):
+        raise EngineError(f"backend {backend.name}: {reason}")
+    recipe = recipe_of(backend, spec)
+    say("waiting for the right to build it")
+    with cache.building(folder, recipe.key):
+        if not order.again and cache.find_plan([folder], recipe, say) is not None:
+            say("another process has built it")
+            return
+        part = cache.part_file(folder, recipe, backend.suffix)
+        begun = time.monotonic()
+        say(f"building for {spec.target or backend_device(backend, spec)}")
+        backend.build(spec, part, say)
+        took_s = time.monotonic() - begun
+        agreement = _agreement(backend, spec, part, say)
+        plan = cache.keep_plan(
+            part,
+            recipe,
+            engine=spec.engine.name,
+            device=spec.target or backend_device(backend, spec),
+            suffix=backend.suffix,
+            took_s=took_s,
+            agreement=agreement,
+        )
+        say(f"built in {took_s:.1f} s, {plan.manifest.bytes / 1e6:.1f} MB: {plan.path}")
+
+
+def backend_device(backend: Backend, spec: BuildSpec) -> str:
+    """Where a plan that is built here is to run."""
+    return backend.device if backend.why_not(spec.precision) is None else "another machine"
+
+
+def _agreement(backend: Backend, spec: BuildSpec, part: Path, say: Say) -> Agreement | None:
+    if spec.target or backend.why_not(spec.precision) is not None or spec.output != "logits":
+        say("not compared with fp32: it cannot be run here")
+        return None
+    say("comparing it with fp32")
+    engine = backend.load(spec, part)
+    try:
+        found = check_agreement(engine, spec)
+    finally:
+        engine.close()
+    say(f"{found.argmax_percent:.2f} % of labels as in fp32, logits at most {found.max_difference:.3g} apart")
+    return found
+
+
+def lower_priority() -> None:
+    """Take a quarter of a core that the route wants, too: with less, a busy route would never be relieved."""
+    os.nice(NICE)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(NICE))
+    if hasattr(os, "SCHED_BATCH"):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def _end_with_parent(stdin: BinaryIO) -> None:
+    stdin.read()
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Which backend runs the network: what the settings ask for, or the best that works here."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import NamedTuple
+
+import msgspec
+
+from streamseg.config import EngineConfig, Precision
+from streamseg.errors import EngineError
+from streamseg.inference.backends.device import cuda_missing
+from streamseg.inference.backends.protocol import Backend, BuildSpec, Engine, backend_of, build_spec
+from streamseg.inference.spec import find_engine
+
+log = logging.getLogger(__name__)
+
+# Best first, on a GPU and then on the CPU.
+ORDER = (
+    ("tensorrt", "cuda"),
+    ("tensorrt-rtx", "cuda"),
+    ("aoti", "cuda"),
+    ("torch", "cuda"),
+    ("openvino", "cpu"),
+    ("onnx", "cpu"),
+    ("torch", "cpu"),
+)
+LIMIT = "STREAMSEG_BACKENDS"
+
+
+class Choice(NamedTuple):
+    """A backend, and what it is to build or load."""
+
+    backend: Backend
+    spec: BuildSpec
+
+    @property
+    def engine_id(self) -> str:
+        return f"{self.spec.engine.name}/{self.spec.precision}/{self.backend.name}"
+
+
+def choices(config: EngineConfig) -> list[Choice]:
+    """What can run the engine of these settings here, best first; never empty.
+
+    For backend = "auto" it logs a line for each better one that was passed over. $STREAMSEG_BACKENDS, names
+    with commas, keeps auto to these. Raises EngineError when there is none, with every reason.
+    """
+    folder, engine = find_engine(config.name)
+    engine.weights_of(config.precision)
+    reasons: dict[str, list[str]] = {}  # why → who, in order
+    found: list[Choice] = []
+    for name, device in _wanted(config):
+        why, backend = _try(name, device, config.precision)
+        if backend is not None:
+            found.append(Choice(backend, build_spec(config, folder, engine, config.precision)))
+        elif not found:
+            reasons.setdefault(why, []).append(name)
+    told = [f"{', '.join(names)}: {why}" for why, names in reasons.items()]
+    if not found:
+        raise EngineError(
+            f"engine {engine.name} in {config.precision}: nothing here can run it; {'; '.join(told)}"
+        )
+    for line in told:
+        log.info("engine %s: passed over: %s", engine.name, line)
+    return found
+
+
+def buildable(config: EngineConfig, target: str = "") -> Choice:
+    """What `streamseg engine build` builds: the backend asked for, or the best one here that builds anything.
+
+    target: what it is to run on, where that is not this machine. Raises EngineError with every reason.
+    """
+    folder, engine = find_engine(config.name)
+    reasons = []
+    for name in dict.fromkeys(name for name, _ in _wanted(config)):
+        backend = backend_of(name)
+        reason = backend.why_not_build(config.precision, target)
+        if reason is None:
+            spec = build_spec(config, folder, engine, config.precision)
+            return Choice(backend, msgspec.structs.replace(spec, target=target))
+        reasons.append(f"{name}: {reason}")
+    raise EngineError(
+        f"engine {engine.name} in {config.precision}: nothing can be built; {'; '.join(reasons)}"
+    )
+
+
+def stand_in(config: EngineConfig, found: list[Choice]) -> Choice | None:
+    """What serves until the first choice is built: the best one that builds nothing.
+
+    Where none does in the precision asked for, ONNX Runtime in the best one that the engine has.
+    """
+    ready = [choice for choice in found if not choice.backend.suffix]
+    if ready:
+        return ready[0]
+    folder, engine = find_engine(config.name)
+    others: tuple[Precision, ...] = ("int8", "fp32") if config.precision == "int8" else ("fp32", "int8")
+    for precision in others:
+        if precision in engine.weights:
+            return Choice(backend_of("onnx"), build_spec(config, folder, engine, precision))
+    return None
+
+
+def load_engine(config: EngineConfig) -> Engine:
+    """Load the engine that the settings name, building it first where it has to be; blocks meanwhile.
+
+    With backend = "auto" the next best is taken when one fails. Raises EngineError with what is missing or
+    damaged.
+    """
+    from streamseg.inference.plans.build import load_choice
+
+    found = choices(config)
+    for at, choice in enumerate(found):
+        try:
+            return load_choice(choice)
+        except EngineError as error:
+            if at == len(found) - 1:
+                raise
+            log.warning(
+                "engine %s: %s is passed over: %s", choice.spec.engine.name, choice.backend.name, error
+            )
+    raise AssertionError("choices() is never empty")
+
+
+def _wanted(config: EngineConfig) -> list[tuple[str, str]]:
+    """(name, device) of the backends to try, best first; the device is empty for any."""
+    if config.backend != "auto":
+        return [(config.backend, "")]
+    limit = [name.strip() for name in os.environ.get(LIMIT, "").split(",") if name.strip()]
+    return [(name, device) for name, device in ORDER if not limit or name in limit]
+
+
+def _try(name: str, device: str, precision: Precision) -> tuple[str, Backend | None]:
+    """Why a backend cannot run here, or the backend."""
+    if device == "cuda" and (reason := cuda_missing()):
+        return reason, None
+    try:
+        backend = backend_of(name)
+    except EngineError as error:
+        return str(error), None
+    if missing := backend.why_not(precision):
+        return missing, None
+    if device and backend.device != device:
+        return f"would run on {backend.device}", None
+    return "", backend

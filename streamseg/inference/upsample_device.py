@@ -1,0 +1,83 @@
+"""Upsampling and argmax where the logits lie, in torch: what comes back is a byte for each pixel."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamseg.types import F32, U8, Size
+
+MOST_CLASSES = 255
+_MOST_FLOATS = 1 << 26  # of wide logits at once: a picture of 1080p with 30 classes in one go, 256 MB
+
+
+class TensorLogits:
+    """One frame's logits (C, h, w) in torch; see streamseg.types.DeviceLogits. It owns its tensor."""
+
+    def __init__(self, logits: Tensor) -> None:
+        if logits.dtype != torch.float32 or logits.dim() != 3:
+            raise TypeError(
+                f"TensorLogits: must be float32 (C, h, w), is {logits.dtype} {tuple(logits.shape)}"
+            )
+        self._logits = logits
+        self._here: F32 | None = None  # written once; two threads that ask at once make it twice, and equal
+
+    def here(self) -> F32:
+        if self._here is None:
+            self._here = np.ascontiguousarray(self._logits.cpu().numpy())
+        return self._here
+
+    def labels(self, size: Size) -> U8:
+        with torch.inference_mode():
+            return _brought(device_labels(self._logits, size))
+
+
+def device_labels(logits: Tensor, size: Size) -> Tensor:
+    """Scale logits (C, h, w) float32 bilinearly → labels (H, W) uint8, on their device.
+
+    The arithmetic of inference.upsample, in its order: pixel centres line up, rows first, and of equal logits
+    the lower class wins. Labels are the same but where rounding decides.
+    """
+    classes, h, w = logits.shape
+    if not 1 <= classes <= MOST_CLASSES:
+        raise ValueError(f"upsampling logits of {classes} classes: 1 to {MOST_CLASSES} are wanted")
+    height, width = size
+    above, below, down = _taps(h, height, str(logits.device))
+    left, right, along = _taps(w, width, str(logits.device))
+    labels = torch.empty(size, dtype=torch.uint8, device=logits.device)
+    rows_at_once = max(1, _MOST_FLOATS // (classes * width))
+    for y in range(0, height, rows_at_once):
+        rows = slice(y, y + rows_at_once)
+        band = _between(logits, 1, above[rows], below[rows], down[rows, None])  # (C, rows, w)
+        wide = _between(band, 2, left, right, along)  # (C, rows, W)
+        labels[rows] = wide.argmax(0).to(torch.uint8)
+    return labels
+
+
+def _between(values: Tensor, axis: int, first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
+    start = values.index_select(axis, first)
+    return values.index_select(axis, second).sub_(start).mul_(weight).add_(start)
+
+
+@functools.lru_cache(maxsize=64)
+def _taps(source: int, target: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The samples before and behind each pixel, and the weight of the latter."""
+    at = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
+    first = np.minimum(at.astype(np.int64), max(source - 2, 0))
+    second = np.minimum(first + 1, source - 1)
+    weight = (at - first).astype(np.float32)
+    before, behind, share = (torch.from_numpy(a).to(device) for a in (first, second, weight))
+    return before, behind, share
+
+
+def _brought(tensor: Tensor) -> U8:
+    """The array here, the caller's; through pinned memory, which torch keeps for the next one."""
+    if tensor.device.type == "cpu":
+        return tensor.numpy()
+    here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    here.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream().synchronize()
+    return here.numpy()

@@ -1,0 +1,1 @@
+"""The route for cameras: streams, and the pipeline of stages."""

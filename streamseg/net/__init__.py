@@ -1,0 +1,1 @@
+"""ZeroMQ sockets: options, endpoints, keys, and the connection guard."""

@@ -1,0 +1,107 @@
+"""Who may subscribe: the public keys in a file or a folder, read again when it changes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from streamseg.errors import ConfigError
+from streamseg.net.curve_keys import expand, parse_keys
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 0.5
+LOOK_AGAIN_S = 0.05  # when an unknown key is shown, it may have been listed a moment ago
+
+_Look = tuple[tuple[str, int, int, int], ...]  # path, inode, size and time of change of each file
+
+
+class AllowedClients:
+    """The allow-list of a setting such as `publish.allowed_clients`. Used by one thread.
+
+    A file has a key on each line, with a name behind it; a folder has a NAME.pub for each client. A line that
+    is no key is said and left out. When the list is removed, nobody is allowed; when it cannot be read any
+    more, the keys of before stay, and that is said, too.
+    """
+
+    def __init__(self, path: str, own_key: bytes = b"", setting: str = "publish.allowed_clients") -> None:
+        """own_key is allowed beside the list. Raises ConfigError when there is no list."""
+        self._path = Path(expand(path, setting))
+        self._own_key = own_key
+        self._names: dict[bytes, str] = {}
+        self._looked_s = self._looked_again_s = 0.0
+        self._seen: _Look | None = None
+        self._complaint = ""
+        if not self._path.exists():
+            raise ConfigError(
+                f"{setting}: {self._path} does not exist; make it, with a client's public key a line"
+            )
+        try:
+            self._read()
+        except OSError as error:
+            raise ConfigError(f"{setting}: {self._path} cannot be read ({error.strerror})") from error
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._names or (key != b"" and key == self._own_key)
+
+    def changed(self, *, unknown_key: bool = False) -> bool:
+        """Look for changes when it is time to; True when keys came or went."""
+        now_s = time.monotonic()
+        if unknown_key:  # of its own rhythm: the look in turn may have been just before the key was listed
+            if now_s - self._looked_again_s < LOOK_AGAIN_S:
+                return False
+            self._looked_again_s = now_s
+        elif now_s - self._looked_s < LOOK_EVERY_S:
+            return False
+        self._looked_s = now_s
+        before = set(self._names)
+        try:
+            self._read()
+        except OSError as error:
+            self._complain(f"{self._path}: cannot be read ({error.strerror}); the list of before stays")
+            return False
+        after = set(self._names)
+        if after != before:
+            log.info(
+                "%s: %d clients allowed, %d new, %d revoked",
+                self._path, len(after), len(after - before), len(before - after),
+            )  # fmt: skip
+        return after != before
+
+    def _read(self) -> None:
+        files = self._files()
+        seen = tuple(_look(file) for file in files)
+        if seen == self._seen:
+            return
+        names: dict[bytes, str] = {}
+        wrong: list[str] = []
+        for file in files:
+            keys, lines = parse_keys(file.read_text("utf-8", errors="replace"))
+            names |= {key: name or file.stem for key, name in keys.items()}
+            wrong += [f"{file}:{line}" for line in lines]
+        self._names = names
+        self._seen = seen
+        self._complaint = ""
+        if wrong:
+            self._complain(f"{', '.join(wrong[:5])}: no key of 40 characters; left out")
+        elif not names:
+            self._complain(f"{self._path}: holds no key, so nobody gets in")
+
+    def _files(self) -> list[Path]:
+        if self._path.is_dir():
+            return sorted(self._path.glob("*.pub"))
+        return [self._path] if self._path.exists() else []
+
+    def _complain(self, text: str) -> None:
+        if text != self._complaint:
+            log.warning("%s", text)
+        self._complaint = text
+
+
+def _look(file: Path) -> tuple[str, int, int, int]:
+    info = file.stat()
+    return str(file), info.st_ino, info.st_size, info.st_mtime_ns

@@ -1,0 +1,1 @@
+"""Pictures that may leave the process: previews, overlays, PNG."""

@@ -1,0 +1,303 @@
+"""Where one input's results go, and what may be done with what already lies there."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from streamseg.errors import OutputError
+from streamseg.recorded.manifest import (
+    SUFFIX,
+    Identity,
+    Manifest,
+    decode_manifest,
+    differences,
+    read_manifest,
+    result_bytes,
+)
+from streamseg.recorded.segments import part_path, sync_folder, whole_parts
+from streamseg.recorded.storage import Store
+
+NAMES = {
+    "labels": "labels.mp4",
+    "confidence": "confidence.mp4",
+    "overlay": "overlay.mp4",
+    "summary": "summary.json",
+    "png": "labels-png",
+    "rle": "rle.jsonl",
+    "npz": "labels.npz",
+    "zarr": "labels.zarr",
+    "areas": "areas.csv",
+    "areas_parquet": "areas.parquet",
+    "events": "events.csv",
+    "events_parquet": "events.parquet",
+    "sheet": "sheet.png",
+}
+"""The results (the summary is always made): how their names end."""
+
+
+class FolderError(OutputError):
+    """The folder of results itself cannot be used (not writable, full): no other input will fare better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The names of one input's results in their folder. Nothing has its name before it is whole.
+
+    The manifest comes last, so a job is finished exactly when it is there. Until then finished parts lie in a
+    hidden folder beside, which goes when the job is done.
+    """
+
+    out: Path
+    stem: str
+
+    @property
+    def shown(self) -> str:
+        """The folder of results, for people."""
+        return str(self.out)
+
+    @property
+    def manifest_shown(self) -> str:
+        return str(self.manifest)
+
+    @property
+    def manifest(self) -> Path:
+        return self.out / (self.stem + SUFFIX)
+
+    @property
+    def parts(self) -> Path:
+        return self.out / f".{self.stem}.parts"
+
+    def result(self, name: str) -> Path:
+        return self.out / f"{self.stem}.{NAMES[name]}"
+
+    def finished(self, identity: Identity) -> tuple[Manifest | None, list[str]]:
+        """The manifest, where this very job is finished; else why what is there is of no use.
+
+        The versions of the libraries may be others: a finished job is not repeated for an update.
+        """
+        manifest = self.manifest_there()
+        if manifest is None:
+            return None, []
+        now = msgspec.structs.replace(identity, versions=manifest.identity.versions)
+        reasons = differences(manifest.identity, now)
+        for output in manifest.outputs.values():
+            size = self.bytes_there(output.file)
+            if size is None:
+                reasons.append(f"{output.file} is gone")
+            elif size != output.bytes:
+                reasons.append(f"{output.file} has been changed")
+        return (None if reasons else manifest), reasons
+
+    def begin(self, identity: Identity) -> list[str]:
+        """Make this job's folder of parts; what another job left in it goes, and why comes back."""
+        job = self.parts / "job.json"
+        reasons: list[str] = []
+        if job.exists():
+            before = decode_job(job.read_bytes())
+            reasons = ["the unfinished work is damaged"] if before is None else differences(before, identity)
+            if not reasons:
+                return []
+        for old in self.parts.iterdir():
+            if old.name != "lock":
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        temporary = job.with_suffix(".tmp")
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(identity), indent=1))
+        temporary.rename(job)
+        return reasons
+
+    def in_the_way(self) -> list[str]:
+        """Files that bear this job's names and are not from any job of ours."""
+        if self.manifest.exists() or self.parts.exists():
+            return []
+        return sorted(path.name for name in NAMES if (path := self.result(name)).exists())
+
+    def manifest_there(self) -> Manifest | None:
+        return read_manifest(self.manifest) if self.manifest.exists() else None
+
+    def bytes_there(self, file: str) -> int | None:
+        path = self.out / file
+        return result_bytes(path) if path.exists() else None
+
+    def committed(self, index: int) -> None:
+        """A part has been committed."""
+
+    def publish(self, folder: Path, manifest: Manifest) -> None:
+        """Give the results in `folder` their names, the manifest last; the parts go."""
+        self._remove_results()
+        for path in sorted(folder.iterdir()):
+            target = self.out / path.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(path, target)
+        sync_folder(self.out)
+        temporary = self.parts / "manifest.tmp"
+        temporary.write_bytes(manifest.encode())
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, self.manifest)
+        sync_folder(self.out)
+        shutil.rmtree(self.parts)
+
+    def _remove_results(self) -> None:
+        """Remove the manifest, and with it the results that it names."""
+        if not self.manifest.exists():
+            return
+        outputs = named_outputs(self.manifest.read_bytes())
+        self.manifest.unlink()
+        sync_folder(self.out)
+        for file in outputs:
+            path = self.out / file
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second process from the same results; let go when this one ends, however it ends."""
+        made = not self.parts.exists()
+        self.parts.mkdir(exist_ok=True)
+        with (self.parts / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputError(
+                    f"{self.shown}/{self.stem}: another streamseg is working on it; wait for it, or end it"
+                ) from None
+            try:
+                yield
+            finally:
+                if made and not any(self.parts.glob("*.part")):
+                    shutil.rmtree(self.parts, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPlace(Place):
+    """A place in other storage: `out` is where the work is done here, `store` where it goes."""
+
+    store: Store
+
+    @property
+    def shown(self) -> str:
+        return self.store.shown
+
+    @property
+    def manifest_shown(self) -> str:
+        return f"{self.store.shown}/{self.manifest.name}"
+
+    def manifest_there(self) -> Manifest | None:
+        data = self.store.read(self.manifest.name)
+        return None if data is None else decode_manifest(data, self.manifest_shown)
+
+    def bytes_there(self, file: str) -> int | None:
+        return self.store.size(file)
+
+    def begin(self, identity: Identity) -> list[str]:
+        """Agree with what is there: this job's parts are fetched, another job's are removed."""
+        reasons = Place.begin(self, identity)
+        there = self.store.names(self.parts.name)
+        job = f"{self.parts.name}/job.json"
+        data = self.store.read(job)
+        before = None if data is None else decode_job(data)
+        others = ["the unfinished work is damaged"] if before is None else differences(before, identity)
+        if data is not None and not others:
+            for name in there:
+                if name.endswith(".part") and not (self.parts / name).exists():
+                    temporary = (self.parts / name).with_suffix(".tmp")
+                    self.store.get(f"{self.parts.name}/{name}", temporary)
+                    temporary.rename(self.parts / name)
+        else:
+            self.store.remove(self.parts.name)
+            self.store.write(job, (self.parts / "job.json").read_bytes())
+            there = []
+            reasons = others if data is not None else reasons
+        for index in sorted(whole_parts(self.parts)):
+            if part_path(self.parts, index).name not in there:
+                self.committed(index)
+        return reasons
+
+    def in_the_way(self) -> list[str]:
+        names = self.store.names()
+        if self.manifest.name in names or self.parts.name in names:
+            return []
+        return sorted(path.name for name in NAMES if (path := self.result(name)).name in names)
+
+    def committed(self, index: int) -> None:
+        path = part_path(self.parts, index)
+        self.store.put(path, f"{self.parts.name}/{path.name}")
+
+    def publish(self, folder: Path, manifest: Manifest) -> None:
+        before = self.store.read(self.manifest.name)
+        if before is not None:
+            self.store.remove(self.manifest.name)
+            for file in named_outputs(before):
+                self.store.remove(file)
+        for path in sorted(folder.iterdir()):
+            self.store.put(path, path.name)
+        self.store.write(self.manifest.name, manifest.encode())
+        self.store.remove(self.parts.name)
+        shutil.rmtree(self.parts)
+
+
+def named_outputs(manifest: bytes) -> list[str]:
+    """The files that a manifest names; none where it cannot be read."""
+    try:
+        return [output.file for output in decode_manifest(manifest, "").outputs.values()]
+    except OutputError:
+        return []
+
+
+def decode_job(data: bytes) -> Identity | None:
+    try:
+        return msgspec.json.decode(data, type=Identity)
+    except msgspec.DecodeError:
+        return None
+
+
+def open_store(url: str) -> Store:
+    """Open a folder of results in other storage and see that it can be written to; raises FolderError."""
+    probe = f".streamseg-{os.getpid()}"
+    try:
+        store = Store(url)
+        store.write(probe, b"")
+        store.remove(probe)
+    except OutputError as error:
+        raise FolderError(str(error)) from error
+    return store
+
+
+def open_folder(out: Path) -> None:
+    """Make the folder of results and see that it can be written to; raises FolderError."""
+    probe = out / f".streamseg-{os.getpid()}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise folder_error(out, error) from error
+
+
+def folder_error(out: Path, error: OSError) -> FolderError:
+    """What the system said about the folder of results, in one line with the way out."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return FolderError(
+                f"{out}: the disk is full; make room and run the same command again, "
+                "it goes on where it stopped"
+            )
+        case errno.EACCES | errno.EPERM:
+            return FolderError(f"{out}: cannot be written to; choose another folder, or change its rights")
+        case errno.EROFS:
+            return FolderError(f"{out}: is on a read-only disk; choose another folder")
+        case errno.EEXIST | errno.ENOTDIR:
+            return FolderError(f"{out}: is a file, not a folder; choose another name")
+    return FolderError(f"{out}: cannot be written to ({error.strerror or error}); choose another folder")

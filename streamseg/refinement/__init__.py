@@ -1,0 +1,1 @@
+"""Logits → sharper, steadier labels: keyframes, the CRF process, flow, fusion, smoothing."""

@@ -1,0 +1,153 @@
+"""One keyframe through the CRF: logits and picture in, log-probabilities and labels out. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import cv2
+import numpy as np
+
+from streamseg.config import CrfConfig
+from streamseg.crf import PRESETS, CrfParams, Quality, Workspace, mean_field_outputs
+from streamseg.crf.job import make_job
+from streamseg.crf.reference import reference_available, run_reference
+from streamseg.errors import ConfigError, EngineError
+from streamseg.inference.spec import EngineSpec, find_engine
+from streamseg.inference.upsample import labels_from_logits
+from streamseg.types import F32, U8, Size
+
+GRID_STRIDE = 2  # pixels of the network's input for each log-probability: what fusion works on
+
+
+@dataclass(frozen=True, slots=True)
+class CrfSetup:
+    """How keyframes are refined; the same for all of an engine."""
+
+    params: CrfParams
+    quality: Quality
+    threads: int
+    backend: Literal["native", "pydensecrf"]
+    thin: tuple[bool, ...]  # for each class: kept as the network saw it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Posterior:
+    """What the CRF says about a picture."""
+
+    log_probabilities: F32 | None  # (C, ceil(H / 2), ceil(W / 2)), where asked for
+    labels: U8 | None = None  # at the size they were asked for, thin classes as the network saw them
+    confidence: U8 | None = None  # in 1/255, where asked for
+
+
+def crf_setup(config: CrfConfig, spec: EngineSpec) -> CrfSetup:
+    """The settings as they apply to an engine; raises ConfigError for what is not installed or not known."""
+    if config.backend == "pydensecrf" and not reference_available():
+        raise ConfigError("crf.backend: pydensecrf is not installed; pip install 'streamseg[pydensecrf]'")
+    params = _params_named(config.preset, spec)
+    thin = tuple(c.thin for c in spec.classes)
+    return CrfSetup(params, config.quality, config.threads, config.backend, thin)
+
+
+def refine_picture(
+    setup: CrfSetup,
+    logits: F32,
+    picture: U8,
+    labels_size: Size | None = None,
+    *,
+    confidence: bool = False,
+    scores: bool = True,
+    workspace: Workspace | None = None,
+) -> Posterior:
+    """Run mean field on logits (C, h, w) under a picture (H, W, 3) of the network's input size.
+
+    labels_size: the size of the labels; without it nothing is computed at full resolution, which is cheaper.
+    scores: whether log-probabilities are wanted. workspace: kept from call to call, it spares a third of the
+    time. Raises CrfError.
+    """
+    run = _native if setup.backend == "native" else _reference
+    if labels_size is None and setup.backend == "native":
+        return Posterior(run(setup, logits, picture, GRID_STRIDE, workspace))
+    full = run(setup, logits, picture, 1, workspace)
+    half = _halved(full) if scores else None
+    if labels_size is None:
+        return Posterior(half)
+    return Posterior(half, *labels_with_thin(full, logits, setup.thin, labels_size, confidence))
+
+
+def labels_with_thin(
+    scores: F32, logits: F32, thin: Sequence[bool], size: Size, confidence: bool = False
+) -> tuple[U8, U8 | None]:
+    """Labels of scores (C, h, w) at `size`, but the network's own wherever its logits say a thin class.
+
+    The CRF's appearance kernel is wider than a pole and takes many of them away (docs/accuracy.md). They are
+    put in at full resolution: between scores of another certainty they would not survive being scaled up.
+    confidence as in labels_from_logits.
+    """
+    labels, sure = labels_from_logits(scores, size, confidence)
+    if not any(thin):
+        return labels, sure
+    raw, raw_sure = labels_from_logits(logits, size, confidence)
+    is_thin = np.zeros(256, np.uint8)
+    is_thin[: len(thin)] = thin
+    here = cast(U8, cv2.LUT(raw, is_thin)).view(bool)
+    np.copyto(labels, raw, where=here)
+    if sure is not None and raw_sure is not None:
+        np.copyto(sure, raw_sure, where=here)
+    return labels, sure
+
+
+def _params_named(name: str, spec: EngineSpec) -> CrfParams:
+    """`engine` for the engine's own, a preset's, or those tuned for another engine."""
+    if name in PRESETS:
+        return PRESETS[name]
+    try:
+        own = (spec if name == "engine" else find_engine(name)[1]).crf
+    except EngineError as error:
+        near = difflib.get_close_matches(name, PRESETS, 1, 0.0)
+        raise ConfigError(
+            f"crf.preset: {name!r} is no preset, the nearest is {near[0]!r}; {error}"
+        ) from error
+    return CrfParams(
+        smoothness_weight=own.smoothness_weight,
+        smoothness_sigma=own.smoothness_sigma,
+        appearance_weight=own.appearance_weight,
+        appearance_sigma_xy=own.appearance_sigma_xy,
+        appearance_sigma_rgb=own.appearance_sigma_rgb,
+        iterations=own.iterations,
+    )
+
+
+def _native(setup: CrfSetup, logits: F32, picture: U8, stride: int, workspace: Workspace | None) -> F32:
+    outputs = mean_field_outputs(
+        logits,
+        picture,
+        setup.params,
+        quality=setup.quality,
+        threads=setup.threads,
+        out_stride=stride,
+        log_probabilities=True,
+        workspace=workspace,
+    )
+    assert outputs.log_probabilities is not None
+    return outputs.log_probabilities
+
+
+def _reference(setup: CrfSetup, logits: F32, picture: U8, stride: int, workspace: Workspace | None) -> F32:
+    """The same through pydensecrf, which knows one quality, one thread and full resolution only."""
+    assert stride == 1, "the reference works at full resolution"
+    probabilities = run_reference(make_job(logits, picture, setup.params))
+    log_probabilities: F32 = np.log(np.maximum(probabilities, np.float32(1e-26)))
+    return log_probabilities
+
+
+def _halved(log_probabilities: F32) -> F32:
+    """Means of the probabilities over blocks of 2×2, at odd sides over what is there."""
+    _, height, width = log_probabilities.shape
+    even = np.pad(log_probabilities, ((0, 0), (0, height % 2), (0, width % 2)), "edge")
+    half = (even.shape[2] // 2, even.shape[1] // 2)
+    planes = [cv2.resize(p, half, interpolation=cv2.INTER_AREA) for p in np.exp(even)]
+    half_log: F32 = np.log(np.maximum(np.stack(planes), np.float32(1e-26)))
+    return half_log

@@ -1,0 +1,67 @@
+"""The CRF's process: keyframes come in over a socket, posteriors go out. Started by crf_process.py.
+
+A process of its own, so that a crash or a hang of native code costs refinements and never masks, and so that
+it can have what the network leaves of the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+
+import cv2
+
+from streamseg.crf import Workspace, native_available
+from streamseg.refinement.crf_step import CrfSetup, refine_picture
+from streamseg.refinement.messages import Answer, Hello, Priority, Request
+from streamseg.runtime.channel import Channel, ChildLost
+
+
+def main() -> None:
+    """Serve until the other end closes."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the daemon, which then closes the socket
+        signal.signal(number, signal.SIG_IGN)
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        hello: Hello = channel.receive()
+        cv2.setNumThreads(1)
+        channel.send("ready")
+        lower_priority(hello.priority)
+        workspace = Workspace() if native_available() else None
+        while True:
+            channel.send(_answer(hello.setup, channel.receive(), workspace))
+    except ChildLost:
+        pass
+
+
+def _answer(setup: CrfSetup, request: Request, workspace: Workspace | None) -> Answer:
+    begun = time.perf_counter()
+    posterior, problem = None, ""
+    try:
+        posterior = refine_picture(
+            setup,
+            request.logits,
+            request.picture,
+            request.labels_size,
+            scores=request.scores,
+            workspace=workspace,
+        )
+    except Exception as error:  # noqa: BLE001 - told to the parent; the next keyframe may fare better
+        problem = f"{type(error).__name__}: {error}"
+    return Answer(posterior, problem, time.perf_counter() - begun)
+
+
+def lower_priority(priority: Priority) -> None:
+    """Let this process run only when nothing else wants to (idle), or with a small share (low)."""
+    if priority == "normal":
+        return
+    os.nice(19 if priority == "idle" else 10)
+    if priority == "idle" and hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+if __name__ == "__main__":
+    main()

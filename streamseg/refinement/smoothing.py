@@ -1,0 +1,82 @@
+"""Fused frames of a recording → frames that also know what came after them.
+
+Fusion is a recursion forwards: each frame's posterior is pulled towards the one before, along the flow. Of a
+recording the frames to come are there as well, so a second recursion runs backwards over what the first one
+made: each frame is pulled towards the smoothed one behind it. It begins anew in each block of frames, a few
+frames beyond its end, so that it needs little memory, and a frame's result depends on nothing behind those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from streamseg.refinement.blend import Past, blend
+from streamseg.refinement.flow import Flow, grey_of
+from streamseg.refinement.fusion import Fused
+from streamseg.types import F32, U8
+
+AHEAD = 4
+"""Frames that are looked at beyond a block, unless another number is set."""
+
+BLOCK = 2
+"""In `ahead`: a block's frames. So 1.5 steps of the backward recursion are done for each frame."""
+
+WEIGHT = 0.5
+"""Of the smoothed frame behind, where the flow explains the picture."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Frame:
+    """A fused frame that waits for those behind it."""
+
+    fused: Fused
+    grey: U8
+    onward: F32 | None  # where each pixel of the frame before it is in this one; None for the first
+
+
+@dataclass(slots=True)
+class Smoothing:
+    """Takes fused frames in order and gives them back smoothed, in order, some frames later.
+
+    The last frame of a block knows the `ahead` next ones, the first one more; flush() ends the last block.
+    Repeatable to the byte where OpenCV uses one thread. Used by one thread.
+    """
+
+    ahead: int
+    weight: float = WEIGHT
+    _flow: Flow = field(default_factory=Flow)
+    _frames: list[_Frame] = field(default_factory=list)
+
+    def add(self, fused: Fused, rgb: U8, cut: bool = False) -> list[Fused]:
+        """Take the next frame with its picture (H, W, 3) → the frames that are finished now.
+
+        cut: it shares nothing with the one before; neither does a frame of another size.
+        """
+        size = fused.log_probabilities.shape[1], fused.log_probabilities.shape[2]
+        finished = []
+        if self._frames and (cut or self._frames[-1].grey.shape != size):
+            finished = self.flush()
+        grey = grey_of(rgb, size)
+        onward = self._flow(self._frames[-1].grey, grey) if self._frames else None
+        self._frames.append(_Frame(fused, grey, onward))
+        if len(self._frames) == (BLOCK + 1) * self.ahead:
+            finished += self._smoothed()[: BLOCK * self.ahead]
+            del self._frames[: BLOCK * self.ahead]
+        return finished
+
+    def flush(self) -> list[Fused]:
+        """The frames that are left: nothing behind them belongs to them."""
+        finished = self._smoothed()
+        self._frames.clear()
+        return finished
+
+    def _smoothed(self) -> list[Fused]:
+        behind: Past | None = None
+        made: list[Fused] = []
+        for frame in reversed(self._frames):
+            rows, log_probabilities = blend(frame.fused.log_probabilities, frame.grey, None, behind)
+            made.append(
+                frame.fused if behind is None else replace(frame.fused, log_probabilities=log_probabilities)
+            )
+            behind = None if frame.onward is None else Past(rows, frame.grey, frame.onward, self.weight)
+        return made[::-1]

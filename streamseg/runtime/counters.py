@@ -1,0 +1,169 @@
+"""What the route counts: frames, drops by cause and stage times of each stream.
+
+Every number has one writing thread; readers may be an instant late, which is harmless.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Literal, get_args
+
+from streamseg.types import Size
+
+State = Literal["connecting", "playing", "paused", "reconnecting", "ended", "failed"]
+"""What a stream does: its source is being opened, is played, is held by an operator, was lost and is tried
+again, came to its end, or cannot be had."""
+
+STATES: tuple[State, ...] = get_args(State)
+
+BOUNDS_US = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000)
+"""Upper bounds of a histogram's buckets in µs; what is above the last one has a bucket of its own."""
+
+_RECENT = 128  # frames over which stage times are summed up
+_RATE_OVER_S = 5.0
+_REMOVED_KNOWN = 1024  # names of removed streams, of which a frame may still be on its way
+
+
+@dataclass(slots=True)
+class Times:
+    """How often one stage took how long: a count for each of BOUNDS_US and one for above."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_US) + 1))
+    sum_us: int = 0
+
+    def add(self, us: int) -> None:
+        self.counts[bisect_left(BOUNDS_US, us)] += 1
+        self.sum_us += us
+
+
+@dataclass(slots=True)
+class StreamStats:
+    """Counters of one stream since it was added."""
+
+    decoded: int = 0
+    published: int = 0
+    refined: int = 0  # keyframes that the CRF answered in time
+    unrefined: Counter[str] = field(default_factory=Counter)  # keyframes it did not, by cause
+    refine_error: str = ""  # what the CRF last refused a keyframe for
+    connects: int = 0
+    drops: Counter[str] = field(default_factory=Counter)  # by cause
+    last_capture_unix_ns: int = 0
+    state: State = "connecting"
+    error: str = ""  # why the stream is not delivering now, empty when it is
+    size: Size | None = None  # of its pictures
+    source_fps: float | None = None
+    epoch: int = 0
+    age_ms: float | None = None  # of the last mask when it left
+    times: dict[str, Times] = field(default_factory=dict)  # by stage, and "age"
+    _recent: deque[Mapping[str, int]] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    _left_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))  # monotonic, when masks left
+
+    def record(self, stage_us: Mapping[str, int], age_us: int | None = None) -> None:
+        """Remember the stage times of a mask that leaves now, and its age."""
+        self._recent.append(stage_us)
+        self._left_s.append(time.monotonic())
+        for stage, us in stage_us.items():
+            self._times(stage).add(us)
+        if age_us is not None:
+            self.age_ms = age_us / 1000
+            self._times("age").add(max(0, age_us))
+
+    def stage_medians_us(self) -> dict[str, int]:
+        """The median time of each stage over the last masks."""
+        times: dict[str, list[int]] = {}
+        for one in list(self._recent):
+            for stage, value in one.items():
+                times.setdefault(stage, []).append(value)
+        return {stage: int(median(values)) for stage, values in times.items()}
+
+    def fps(self, now_s: float) -> float:
+        """Masks a second over the last 5 s, or over as many masks as are remembered."""
+        recent = [at_s for at_s in list(self._left_s) if at_s > now_s - _RATE_OVER_S]
+        if len(recent) == _RECENT:
+            return (len(recent) - 1) / max(recent[-1] - recent[0], 1e-9)
+        return len(recent) / _RATE_OVER_S
+
+    def silent_s(self, now_s: float) -> float | None:
+        """Seconds since a mask left; None before the first."""
+        return max(0.0, now_s - self._left_s[-1]) if self._left_s else None
+
+    def _times(self, stage: str) -> Times:
+        known = self.times.get(stage)
+        if known is None:
+            known = self.times[stage] = Times()
+        return known
+
+
+class Stats:
+    """The counters of all streams."""
+
+    def __init__(self) -> None:
+        self.crf_restarts = 0  # times the CRF's process died or hung
+        self._lock = threading.Lock()  # guards the two below, not the counters in them
+        self._streams: dict[str, StreamStats] = {}
+        self._removed: deque[str] = deque(maxlen=_REMOVED_KNOWN)
+
+    def of(self, stream: str) -> StreamStats:
+        """The counters of a stream, made when it is new. Those of a removed one are counted in vain."""
+        with self._lock:
+            if stream in self._removed:
+                return StreamStats()
+            return self._streams.setdefault(stream, StreamStats())
+
+    def begin(self, stream: str) -> StreamStats:
+        """New counters for a stream that is added, perhaps again."""
+        with self._lock:
+            if stream in self._removed:
+                self._removed.remove(stream)
+            counters = self._streams[stream] = StreamStats()
+            return counters
+
+    def forget(self, stream: str) -> None:
+        """Drop the counters of a stream that is removed."""
+        with self._lock:
+            if self._streams.pop(stream, None) is not None:
+                self._removed.append(stream)
+
+    def all(self) -> dict[str, StreamStats]:
+        with self._lock:
+            return dict(self._streams)
+
+
+class Report:
+    """Turns counters into one log line for each stream, over the time since the last report."""
+
+    def __init__(self, stats: Stats, now_s: float) -> None:
+        self._stats = stats
+        self._before_s = now_s
+        self._seen: dict[str, tuple[StreamStats, int, int, Counter[str]]] = {}
+
+    def lines(self, now_s: float) -> list[tuple[bool, str]]:
+        """(is a warning, text) for each stream that has something to tell."""
+        span_s = max(now_s - self._before_s, 1e-9)
+        self._before_s = now_s
+        lines = []
+        before, self._seen = self._seen, {}
+        for name, stats in self._stats.all().items():
+            drops = Counter(stats.drops)
+            known, decoded, published, dropped = before.get(name, (stats, 0, 0, Counter()))
+            if known is not stats:  # removed and added again
+                decoded, published, dropped = 0, 0, Counter()
+            self._seen[name] = (stats, stats.decoded, stats.published, drops)
+            new = drops - dropped
+            medians = ", ".join(f"{k} {v / 1000:.1f} ms" for k, v in stats.stage_medians_us().items())
+            rate = f"{(stats.published - published) / span_s:.1f} masks/s"
+            if set(new) - {"skipped"}:  # skipped for max_fps is what was asked for
+                lost = ", ".join(f"{count} {cause}" for cause, count in sorted(new.items()))
+                total = stats.decoded - decoded
+                lines.append(
+                    (True, f"{name}: {rate} of {total} frames in {span_s:.0f} s; {lost} ({medians})")
+                )
+            elif stats.published > published:
+                lines.append((False, f"{name}: {rate} ({medians})"))
+        return lines

@@ -1,0 +1,25 @@
+"""Finds the package's compiled kernels. Each has an array fallback, so none is required."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sysconfig
+from pathlib import Path
+
+
+@functools.cache
+def load_library(name: str) -> ctypes.CDLL:
+    """Load lib NAME (a plain C ABI; calls release the GIL); raises OSError that says where it was looked for.
+
+    Looked for beside the package's code, in the installed package (an editable install keeps it there) and in
+    a checkout's build folder.
+    """
+    package = Path(__file__).resolve().parents[1]
+    folders = [package, Path(sysconfig.get_path("platlib")) / "streamseg", package.parent / "build"]
+    for folder in folders:
+        path = folder / f"{name}.so"
+        if path.is_file():
+            return ctypes.CDLL(str(path))
+    places = ", ".join(str(f) for f in folders)
+    raise OSError(f"{name}.so is in none of {places}: streamseg was installed without a C++ compiler")

@@ -1,0 +1,185 @@
+"""The endless form of a source, for a stream's decode thread: paced, looped, thinned out and reconnected."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from streamseg.config import StreamConfig
+from streamseg.config.redact import redact
+from streamseg.errors import SourceError
+from streamseg.sources.events import Connected, Corrupt, Disconnected, Ended, Skipped, SourceEvent
+from streamseg.sources.frames import FrameMaker
+from streamseg.sources.opening import open_source
+from streamseg.sources.reading import OpenSource, pictures
+from streamseg.sources.target import resolve
+from streamseg.types import Frame
+
+log = logging.getLogger(__name__)
+
+GOOD_FRAMES = 25
+"""Frames of one connection after which a source counts as well and the next pause is short again."""
+
+
+def frames(
+    config: StreamConfig,
+    stream: str,
+    stop: threading.Event,
+    on_event: Callable[[SourceEvent], None],
+    first_epoch: int = 0,
+) -> Iterator[Frame]:
+    """Yield a stream's frames until its file ends or `stop` is set; a live source is reconnected for ever.
+
+    Blocks while connecting, reading and pacing; run it in the thread that may block. `stop` is noticed within
+    0.1 s while connecting, waiting and pacing, and within timeout_s while a source that fell silent is read.
+    Each connection, and each round of a looped file, is an epoch; they count from first_epoch. on_event is
+    called in this thread.
+    Raises SourceError when a file cannot be opened, or an address cannot work whatever one waits for. What
+    fails inside on the way from a live source is treated as the source's failure: it is tried again.
+    """
+    restarts = resolve(config.source).kind != "file"
+    backoff = Backoff()
+    epoch = first_epoch
+    rounds = 0
+    while not stop.is_set():
+        good = 0
+        try:
+            with open_source(config, stream, stop) as source:
+                if rounds == 0:
+                    on_event(_connected(source, epoch))
+                for frame in _play(source, config, FrameMaker(source, stream, epoch), stop, on_event):
+                    good += 1
+                    if good == GOOD_FRAMES:
+                        backoff.reset()
+                    yield frame
+                epoch += 1
+                if stop.is_set():
+                    return
+                if not config.loop or (source.damage and rounds == 0):
+                    on_event(Ended(source.damage))
+                if not config.loop:
+                    return
+                rounds += 1
+                continue
+        except SourceError as error:
+            if stop.is_set():
+                return
+            looped = config.loop and epoch > first_epoch  # a file that was there, and will be again
+            if not (restarts or looped) or (not config.keep_trying and epoch == first_epoch and not good):
+                raise
+            reason = str(error)
+        except Exception as error:
+            if stop.is_set() or not restarts:
+                raise
+            log.debug("%s: failed inside", stream, exc_info=error)
+            reason = redact(f"failed inside: {type(error).__name__}: {error}")
+        epoch += good > 0
+        rounds = 0
+        pause_s = backoff.pause_s()
+        on_event(Disconnected(reason, pause_s))
+        stop.wait(pause_s)
+
+
+def _connected(source: OpenSource, epoch: int) -> Connected:
+    return Connected(source.url, source.size, source.fps, source.codec, source.live, epoch)
+
+
+class Backoff:
+    """Full jitter: each pause is random between 0 and a ceiling that doubles from 0.5 s to 30 s.
+
+    Random from the bottom, so that a hundred streams of one switch do not come back in step.
+    """
+
+    def __init__(self, first_s: float = 0.5, most_s: float = 30.0, rng: random.Random | None = None) -> None:
+        self.first_s, self.most_s = first_s, most_s
+        self.rng = rng or random.Random()
+        self.ceiling_s = first_s
+
+    def pause_s(self) -> float:
+        """The next pause; the ceiling of the one after it is twice as high."""
+        pause = self.rng.uniform(0.0, self.ceiling_s)
+        self.ceiling_s = min(self.most_s, 2 * self.ceiling_s)
+        return pause
+
+    def reset(self) -> None:
+        self.ceiling_s = self.first_s
+
+
+class Thinning:
+    """Lets at most max_fps pictures a second through, evenly; jitter of up to one period evens out."""
+
+    def __init__(self, max_fps: float | None) -> None:
+        self.period_s = 1.0 / max_fps if max_fps else 0.0
+        self.due_s: float | None = None
+
+    def takes(self, now_s: float) -> bool:
+        """Whether the picture of this moment is one to keep; a clock that ran backwards starts anew."""
+        if not self.period_s:
+            return True
+        if self.due_s is None or now_s < self.due_s - 2 * self.period_s:
+            self.due_s = now_s
+        if now_s < self.due_s - 1e-6:  # PTS times are rounded
+            return False
+        self.due_s = max(self.due_s + self.period_s, now_s - self.period_s)
+        return True
+
+
+class Pacer:
+    """Holds pictures back until their PTS is due on the monotonic clock.
+
+    A PTS that jumps back, or ahead by more than JUMP_S, is taken as the new start rather than waited for; so
+    is one that comes more than LATE_S late, because the source had stalled.
+    """
+
+    JUMP_S, LATE_S = 10.0, 1.0
+
+    def __init__(self, stop: threading.Event) -> None:
+        self.stop = stop
+        self.start_s: float | None = None  # monotonic time of PTS 0
+        self.last_s = 0.0
+
+    def wait(self, pts_s: float | None) -> None:
+        """Block until the picture is due, or stopped; one that is late, or has no PTS, passes at once."""
+        if pts_s is None:
+            return
+        if self.start_s is None or not 0 <= pts_s - self.last_s <= self.JUMP_S:
+            self.start_s = time.monotonic() - pts_s
+        self.last_s = pts_s
+        ahead_s = self.start_s + pts_s - time.monotonic()
+        if ahead_s > 0:
+            self.stop.wait(ahead_s)
+        elif ahead_s < -self.LATE_S:
+            self.start_s = time.monotonic() - pts_s
+
+
+def _play(
+    source: OpenSource,
+    config: StreamConfig,
+    maker: FrameMaker,
+    stop: threading.Event,
+    on_event: Callable[[SourceEvent], None],
+) -> Iterator[Frame]:
+    thinning = Thinning(config.max_fps)
+    pacer = Pacer(stop) if source.paced else None
+    corrupt = 0
+    try:
+        for picture in pictures(source, stop):
+            if source.corrupt > corrupt:
+                on_event(Corrupt(source.corrupt - corrupt))
+                corrupt = source.corrupt
+            pts_s = picture.image.time
+            if not thinning.takes(time.monotonic() if source.endless or pts_s is None else pts_s):
+                maker.skip()
+                on_event(Skipped())
+                continue
+            if pacer:
+                pacer.wait(pts_s)
+                if stop.is_set():
+                    return
+            yield maker.frame(picture)
+    finally:
+        if source.corrupt > corrupt:
+            on_event(Corrupt(source.corrupt - corrupt))
