@@ -29,7 +29,7 @@ from streamseg.refinement.live import Refinement
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed, Mailbox
 from streamseg.runtime.ordered import Turnstile
-from streamseg.runtime.scheduler import Board
+from streamseg.runtime.scheduler import FrameScheduler
 from streamseg.runtime.stage import Stage
 from streamseg.sources import is_live
 from streamseg.types import U8, Frame, LabelSet, Mask, Refined, Scores, Size
@@ -52,7 +52,7 @@ class Pipeline:
         self._config = config
         self._label_set = engines[0].info.spec.labels
         self._publisher = publisher
-        self._board: Board[Frame] = Board()
+        self._board: FrameScheduler[Frame] = FrameScheduler()
         self._turnstile = Turnstile()  # between the lanes and _scores
         self._scores: Mailbox[Scores] = Mailbox(2)
         self._failures: list[BaseException] = []  # of stages, first cause first; list.append is whole
@@ -138,7 +138,7 @@ class Pipeline:
         self._residence.settle(frame, config)
         if not is_live(config):
             self._board.put(frame)
-        elif self._board.put_newest(frame) is not None:
+        elif self._board.replace(frame) is not None:
             self.stats.of(frame.stream).drops["slow engine"] += 1
 
     def _infer(self, engine: Engine) -> None:

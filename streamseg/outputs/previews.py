@@ -9,7 +9,7 @@ from collections.abc import Callable
 import cv2
 
 from streamseg.runtime.mailbox import Closed
-from streamseg.runtime.scheduler import Board
+from streamseg.runtime.scheduler import FrameScheduler
 from streamseg.types import U8, Frame, Picture, Size
 
 LONGEST_SIDE = 640
@@ -28,7 +28,7 @@ class Pictures:
         """wants: whether a stream's pictures are subscribed to. deliver gets each, in the thread of run()."""
         self._wants = wants
         self._deliver = deliver
-        self._board: Board[Frame] = Board()
+        self._board: FrameScheduler[Frame] = FrameScheduler()
         self._due_s: dict[str, float] = {}
 
     def offer(self, frame: Frame) -> None:
@@ -41,7 +41,7 @@ class Pictures:
             return
         self._due_s[frame.stream] = max(due_s, now_s - 1 / MOST_PER_S) + 1 / MOST_PER_S
         with contextlib.suppress(Closed):
-            self._board.put_newest(frame)
+            self._board.replace(frame)
 
     def run(self) -> None:
         """Make pictures until close(); raises Closed then."""

@@ -20,7 +20,7 @@ from streamseg.refinement.messages import Answer, Hello, Request
 from streamseg.runtime.channel import Channel, ChildLost
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed
-from streamseg.runtime.scheduler import Board
+from streamseg.runtime.scheduler import FrameScheduler
 from streamseg.types import Refined, Scores, Size
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class CrfWorker:
         self._stats = stats
         self._deliver = deliver
         self._command = command or [sys.executable, "-m", "streamseg.refinement.crf_worker"]
-        self._slots: Board[Keyframe] = Board()
+        self._slots: FrameScheduler[Keyframe] = FrameScheduler()
         self._child: _Child | None = None
         self._failures = 0  # in a row
         self._again_at = 0.0  # monotonic seconds
@@ -74,7 +74,7 @@ class CrfWorker:
     def submit(self, keyframe: Keyframe) -> None:
         """Leave a keyframe; never waits. Nothing happens once closed."""
         with contextlib.suppress(Closed):
-            if self._slots.put_newest(keyframe) is not None:
+            if self._slots.replace(keyframe) is not None:
                 self._leave_out(keyframe.stream, "replaced")
 
     @property

@@ -264,7 +264,7 @@ class Refinement:
         with self._lock:
             stream = self._streams.get(refined.scores.frame.stream)
         if stream is not None and stream.fusion is not None and refined.log_probabilities is not None:
-            stream.answers.put_newest(refined)
+            stream.answers.replace(refined)
 
 
 def fusion_params(config: FusionConfig) -> FusionParams:

@@ -44,7 +44,7 @@ class Mailbox(Generic[T]):
             self._items.append(item)
             self._not_empty.notify()
 
-    def put_newest(self, item: T) -> T | None:
+    def replace(self, item: T) -> T | None:
         """Add an item at once; the oldest gives way when there is no room, and is returned. Raises Closed."""
         with self._lock:
             if self._closed:

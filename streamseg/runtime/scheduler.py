@@ -18,7 +18,7 @@ class _Of(Protocol):
 T = TypeVar("T", bound=_Of)
 
 
-class Board(Generic[T]):
+class FrameScheduler(Generic[T]):
     """One place for each stream. A live frame replaces the one that waits; a file's waits for its turn.
 
     Serving the stream that went unserved longest, instead of the first come, is what keeps a slow camera's
@@ -31,7 +31,7 @@ class Board(Generic[T]):
         self._served_ns: dict[str, int] = {}
         self._closed = False
 
-    def put_newest(self, item: T) -> T | None:
+    def replace(self, item: T) -> T | None:
         """Leave a live frame, never waiting; returns the one it replaced. Raises Closed."""
         with self._changed:
             if self._closed:

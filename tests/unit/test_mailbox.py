@@ -55,7 +55,7 @@ def test_waits_end_at_their_deadline() -> None:
 
 def test_put_newest_lets_the_oldest_go_and_returns_it() -> None:
     box: Mailbox[int] = Mailbox(2)
-    assert [box.put_newest(i) for i in range(4)] == [None, None, 0, 1]
+    assert [box.replace(i) for i in range(4)] == [None, None, 0, 1]
     assert [box.get(), box.get()] == [2, 3]
 
 
@@ -86,7 +86,7 @@ def test_what_was_put_before_closing_can_still_be_taken() -> None:
     with pytest.raises(Closed):
         box.put(3)
     with pytest.raises(Closed):
-        box.put_newest(3)
+        box.replace(3)
 
 
 def test_closing_with_discard_leaves_nothing() -> None:
