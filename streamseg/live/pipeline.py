@@ -28,7 +28,7 @@ from streamseg.publish import Publisher
 from streamseg.refinement.live import Refinement
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed, Mailbox
-from streamseg.runtime.ordered import Turnstile
+from streamseg.runtime.ordered import OrderedWorkers
 from streamseg.runtime.scheduler import FrameScheduler
 from streamseg.runtime.stage import Stage
 from streamseg.sources import is_live
@@ -53,7 +53,7 @@ class Pipeline:
         self._label_set = engines[0].info.spec.labels
         self._publisher = publisher
         self._board: FrameScheduler[Frame] = FrameScheduler()
-        self._turnstile = Turnstile()  # between the lanes and _scores
+        self._turnstile = OrderedWorkers()  # between the lanes and _scores
         self._scores: Mailbox[Scores] = Mailbox(2)
         self._failures: list[BaseException] = []  # of stages, first cause first; list.append is whole
         self._putting = threading.Lock()  # guards that no mask of a stream is put after it was forgotten

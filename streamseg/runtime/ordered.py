@@ -12,10 +12,10 @@ from streamseg.runtime.mailbox import Closed
 T = TypeVar("T")
 
 
-class Turnstile:
+class OrderedWorkers:
     """Several lanes take work one after the other, do it at once, and leave one after the other.
 
-    A lane that failed never leaves: whoever sees that closes the turnstile, so nobody waits for the dead.
+    A lane that failed never leaves: whoever sees that closes the ordered_workers, so nobody waits for the dead.
     """
 
     def __init__(self) -> None:

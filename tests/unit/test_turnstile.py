@@ -1,4 +1,4 @@
-"""The turnstile: lanes work at once, and leave in the order in which they took."""
+"""The ordered_workers: lanes work at once, and leave in the order in which they took."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 import pytest
 
 from streamseg.runtime.mailbox import Closed, Mailbox
-from streamseg.runtime.ordered import Turnstile
+from streamseg.runtime.ordered import OrderedWorkers
 from streamseg.runtime.stage import Stage
 
 WAIT_S = 20.0
@@ -20,7 +20,7 @@ class Lanes:
     """Numbers from 0 on through several lanes, each as slow as `work` makes it."""
 
     def __init__(self, count: int, numbers: int) -> None:
-        self.turnstile = Turnstile()
+        self.ordered_workers = OrderedWorkers()
         self.out: list[int] = []
         self._numbers = iter(range(numbers))
         self._stages = [Stage(f"lane-{i}", self._run, self._ended) for i in range(count)]
@@ -44,13 +44,13 @@ class Lanes:
 
     def _run(self) -> None:
         while True:
-            ticket, number = self.turnstile.take(self._take)
+            ticket, number = self.ordered_workers.take(self._take)
             self.work(threading.current_thread().name, number)
-            with self.turnstile.leaving(ticket):
+            with self.ordered_workers.leaving(ticket):
                 self.out.append(number)
 
     def _ended(self, stage: Stage) -> None:
-        self.turnstile.close()
+        self.ordered_workers.close()
 
 
 def test_results_leave_in_the_order_of_the_work_whatever_the_speed_of_the_lanes() -> None:
@@ -104,21 +104,21 @@ def test_nobody_waits_for_a_lane_that_failed(at: int) -> None:
 
 
 def test_closing_wakes_who_waits_for_a_turn() -> None:
-    turnstile = Turnstile()
+    ordered_workers = OrderedWorkers()
     counter = itertools.count()
-    first, _ = turnstile.take(lambda: next(counter))
-    second, _ = turnstile.take(lambda: next(counter))
+    first, _ = ordered_workers.take(lambda: next(counter))
+    second, _ = ordered_workers.take(lambda: next(counter))
     ended: Mailbox[str] = Mailbox(2)
 
     def wait() -> None:
-        with pytest.raises(Closed), turnstile.leaving(second):
+        with pytest.raises(Closed), ordered_workers.leaving(second):
             raise AssertionError("it was not its turn")
         ended.put("woken")
 
     thread = threading.Thread(target=wait)
     thread.start()
-    turnstile.close()
+    ordered_workers.close()
     assert ended.get(WAIT_S) == "woken"
     thread.join(WAIT_S)
-    with pytest.raises(Closed), turnstile.leaving(first):
+    with pytest.raises(Closed), ordered_workers.leaving(first):
         raise AssertionError("it is closed")
