@@ -19,7 +19,7 @@ from streamseg.config import EngineConfig, StreamConfig
 from streamseg.demo import draw_scene
 from streamseg.errors import UsageError
 from streamseg.inference.backends.protocol import Engine
-from streamseg.inference.infer import infer, takes_there
+from streamseg.inference.infer import accepts_device_frames, infer
 from streamseg.inference.select import load_engine
 from streamseg.inference.upsample import labels_from_scores
 from streamseg.sources import open_source
@@ -52,7 +52,7 @@ def bench_route(config: EngineConfig, clip: Path, frames: int = 200) -> RouteRes
         while len(by_memory) < frames + WARM_UP:
             with open_source(stream, "bench") as source:
                 for one, other in itertools.pairwise(decode(source, "bench")):
-                    if not takes_there(engine, one):
+                    if not accepts_device_frames(engine, one):
                         raise UsageError(f"{engine.info.id}: pictures do not stay on the GPU here")
                     _, took_ms = _labels(engine, one)
                     stays.append(took_ms)

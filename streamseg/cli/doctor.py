@@ -49,7 +49,7 @@ def examine() -> list[Finding]:
         _backends,
         _tensorrt,
         _devices,
-        _residence,
+        _placement,
     ]
     return [finding for check in checks for finding in check()]
 
@@ -177,9 +177,9 @@ def _devices() -> Iterator[Finding]:
         yield Finding("NVIDIA driver", False, "none; networks run on the CPU")
 
 
-def _residence() -> Iterator[Finding]:
-    from streamseg.sources.hardware import why_not_stay
+def _placement() -> Iterator[Finding]:
+    from streamseg.sources.hardware import why_not_on_gpu
 
-    why_not = why_not_stay("cuda")
+    why_not = why_not_on_gpu("cuda")
     found = f"come to memory: {why_not}" if why_not else 'stay there, of streams with hwaccel = "cuda"'
     yield Finding("pictures on the GPU", not why_not, found)

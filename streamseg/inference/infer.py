@@ -19,7 +19,7 @@ def input_size(engine: Engine, frame_size: Size) -> Size:
     return fit_size(frame_size, engine.info.input_size, engine.info.spec.size_multiple)
 
 
-def takes_there(engine: Engine, frame: Frame) -> bool:
+def accepts_device_frames(engine: Engine, frame: Frame) -> bool:
     """Whether a frame's picture lies on a GPU, where this engine takes it."""
     return isinstance(frame.picture, Surface) and frame.picture.device == engine.info.tensors
 
@@ -34,7 +34,7 @@ def infer(engine: Engine, frames: Sequence[Frame]) -> list[Scores]:
     begun = time.monotonic_ns()
     size = input_size(engine, frames[0].size)
     logits: list[F32 | DeviceLogits]
-    surfaces = [f.picture for f in frames if takes_there(engine, f)]
+    surfaces = [f.picture for f in frames if accepts_device_frames(engine, f)]
     if len(surfaces) == len(frames):
         from streamseg.inference.preprocess_device import (
             make_device_batch,  # torch: only where such frames come from

@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 from streamseg.config import StreamConfig
 from streamseg.inference.backends.protocol import Engine
-from streamseg.inference.infer import takes_there
-from streamseg.sources.hardware import why_not_stay
+from streamseg.inference.infer import accepts_device_frames
+from streamseg.sources.hardware import why_not_on_gpu
 from streamseg.sources.surface import Surface
 from streamseg.types import Frame
 
 log = logging.getLogger(__name__)
 
 
-class Residence:
+class FramePlacement:
     """Brings pictures here that will be wanted here, and says where those of a stream lie when that changes.
 
     settle() is called in a stream's own thread: so it is there that a picture is fetched and converted, and
@@ -23,10 +23,10 @@ class Residence:
     there while it may change: a stale answer costs one copy.
     """
 
-    def __init__(self, engine: Engine, wants_here: Callable[[str], bool]) -> None:
-        """wants_here: whether the CRF or fusion has a stream's pictures."""
+    def __init__(self, engine: Engine, needed_on_host: Callable[[str], bool]) -> None:
+        """needed_on_host: whether the CRF or fusion has a stream's pictures."""
         self._engine = engine
-        self._wants_here = wants_here
+        self._needed_on_host = needed_on_host
         self._told: dict[str, str] = {}  # by stream; each is written in its stream's thread only
 
     def settle(self, frame: Frame, config: StreamConfig) -> None:
@@ -50,9 +50,9 @@ class Residence:
 
     def _why_here(self, frame: Frame, kind: str) -> str:
         if not isinstance(frame.picture, Surface):
-            return why_not_stay(kind) or f"{kind} does not decode this stream, or not to 4:2:0"
-        if not takes_there(self._engine, frame):
+            return why_not_on_gpu(kind) or f"{kind} does not decode this stream, or not to 4:2:0"
+        if not accepts_device_frames(self._engine, frame):
             return f"{self._engine.info.id} takes them there"
-        if self._wants_here(frame.stream):
+        if self._needed_on_host(frame.stream):
             return "the CRF or fusion wants them there"
         return ""

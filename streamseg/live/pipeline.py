@@ -20,8 +20,8 @@ from typing import Literal
 from streamseg.config import Config, StreamConfig
 from streamseg.errors import ControlError
 from streamseg.inference.backends.protocol import Engine
-from streamseg.inference.infer import infer, input_size, takes_there
-from streamseg.inference.placement import Residence
+from streamseg.inference.infer import accepts_device_frames, infer, input_size
+from streamseg.inference.placement import FramePlacement
 from streamseg.live.streams import Streams
 from streamseg.outputs.previews import Pictures
 from streamseg.publish import Publisher
@@ -64,7 +64,7 @@ class Pipeline:
             wants_refined=lambda stream: publisher.wants("refined", stream),
             on_refined=self._put_refined,
         )
-        self._residence = Residence(engines[0], self.refinement.wanted)
+        self._placement = FramePlacement(engines[0], self.refinement.wanted)
         self._pictures = Pictures(lambda stream: publisher.wants("picture", stream), publisher.put)
         self._stages = [
             Stage("picture", self._pictures.run, self._stage_ended),
@@ -121,7 +121,7 @@ class Pipeline:
         self._board.forget(name)
         self._pictures.forget(name)
         self.refinement.forget(name)
-        self._residence.forget(name)
+        self._placement.forget(name)
 
     def request_keyframe(self, name: str) -> None:
         """Send a stream's next frame to the CRF; raises ControlError where nobody would have the result."""
@@ -135,7 +135,7 @@ class Pipeline:
 
     def _take_in(self, frame: Frame, config: StreamConfig) -> None:
         """Leave a frame for the network; called in its stream's thread."""
-        self._residence.settle(frame, config)
+        self._placement.settle(frame, config)
         if not is_live(config):
             self._board.put(frame)
         elif self._board.replace(frame) is not None:
@@ -153,7 +153,7 @@ class Pipeline:
         """Wait for frames of one input size, and leave out those that are not to go on."""
         taken = self._board.take(
             self._config.engine.max_batch,
-            alike=lambda frame: (input_size(engine, frame.size), takes_there(engine, frame)),
+            alike=lambda frame: (input_size(engine, frame.size), accepts_device_frames(engine, frame)),
         )
         return [frame for frame in taken if self._goes_on(frame)]
 

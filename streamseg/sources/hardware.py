@@ -23,7 +23,7 @@ def hardware_decoder(kind: str, stream: str) -> HWAccel | None:
     if problem:
         _tell(kind, stream, problem)
         return None
-    if why_not_stay(kind):
+    if why_not_on_gpu(kind):
         return HWAccel(kind, allow_software_fallback=True)
     _make_context_current()
     # The context of this thread, which is torch's. Asking for the primary one, the same, is refused where
@@ -32,7 +32,7 @@ def hardware_decoder(kind: str, stream: str) -> HWAccel | None:
     return HWAccel(kind, allow_software_fallback=True, is_hw_owned=True, options=shared)
 
 
-def why_not_stay(kind: str) -> str:
+def why_not_on_gpu(kind: str) -> str:
     """Why what this device decodes is brought to memory at once; empty where it can stay."""
     if problem := _problem(kind):
         return f"there is no {kind} decoder here ({problem})"

@@ -22,7 +22,7 @@ from streamseg.inference.select import load_engine
 from streamseg.inference.upsample import labels_from_logits
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode
-from streamseg.sources.hardware import why_not_stay
+from streamseg.sources.hardware import why_not_on_gpu
 from streamseg.sources.surface import Surface
 from streamseg.types import Frame
 from tests.integration.test_device_route import DEADLINE_S, brought, by_seq, running
@@ -42,7 +42,7 @@ __all__ = ["brought"]  # a fixture
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Skips where NVDEC's pictures do not stay, and says why."""
     torch.zeros(1, device="cuda")  # before FFmpeg, as in the daemon, whose engine is loaded first
-    if reason := why_not_stay("cuda"):
+    if reason := why_not_on_gpu("cuda"):
         pytest.skip(reason)
     return street_clip(tmp_path_factory.mktemp("clips") / "street.mp4", (1080, 1920), 60)
 

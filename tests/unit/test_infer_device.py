@@ -23,7 +23,7 @@ from streamseg.inference.backends.tensorrt.run import PlanEngine, _Shape
 from streamseg.inference.backends.torch import _Recorded
 from streamseg.inference.hot_swap import SwitchEngine
 from streamseg.inference.infer import infer
-from streamseg.inference.placement import Residence
+from streamseg.inference.placement import FramePlacement
 from streamseg.inference.select import load_engine
 from streamseg.inference.spec import EngineInfo, find_engine
 from streamseg.inference.upsample import labels_from_logits, labels_from_scores
@@ -224,9 +224,9 @@ def test_the_log_says_where_pictures_lie_once_and_again_when_that_changes(
 ) -> None:
     wanted: set[str] = set()
     engine: Any = Says("cpu")
-    residence = Residence(engine, wanted.__contains__)
+    residence = FramePlacement(engine, wanted.__contains__)
     config = StreamConfig(source="demo:", hwaccel="cuda")
-    monkeypatch.setattr("streamseg.inference.placement.why_not_stay", lambda kind: "")
+    monkeypatch.setattr("streamseg.inference.placement.why_not_on_gpu", lambda kind: "")
     with caplog.at_level(logging.INFO):
         kept = [frame(surface()) for _ in range(3)]
         for one in kept:
@@ -268,7 +268,7 @@ def test_without_torch_on_cuda_a_decoders_pictures_come_to_memory(monkeypatch: p
     made = hardware.hardware_decoder("cuda", "gate")
     assert made is not None
     assert not made.is_hw_owned
-    assert hardware.why_not_stay("cuda") == "the torch that is installed has no CUDA"
+    assert hardware.why_not_on_gpu("cuda") == "the torch that is installed has no CUDA"
 
 
 def test_a_picture_brought_here_is_the_one_that_decoding_into_memory_gives(
