@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 class FramePlacement:
     """Brings pictures here that will be wanted here, and says where those of a stream lie when that changes.
 
-    settle() is called in a stream's own thread: so it is there that a picture is fetched and converted, and
+    apply() is called in a stream's own thread: so it is there that a picture is fetched and converted, and
     not in a thread that the network works in; in stage_us it counts as `wait`. The engine's info is read
     there while it may change: a stale answer costs one copy.
     """
@@ -29,7 +29,7 @@ class FramePlacement:
         self._needed_on_host = needed_on_host
         self._told: dict[str, str] = {}  # by stream; each is written in its stream's thread only
 
-    def settle(self, frame: Frame, config: StreamConfig) -> None:
+    def apply(self, frame: Frame, config: StreamConfig) -> None:
         """Take a look at a stream's next frame."""
         if config.hwaccel == "none":
             return

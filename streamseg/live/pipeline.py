@@ -135,7 +135,7 @@ class Pipeline:
 
     def _take_in(self, frame: Frame, config: StreamConfig) -> None:
         """Leave a frame for the network; called in its stream's thread."""
-        self._placement.settle(frame, config)
+        self._placement.apply(frame, config)
         if not is_live(config):
             self._board.put(frame)
         elif self._board.replace(frame) is not None:

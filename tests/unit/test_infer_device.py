@@ -230,15 +230,15 @@ def test_the_log_says_where_pictures_lie_once_and_again_when_that_changes(
     with caplog.at_level(logging.INFO):
         kept = [frame(surface()) for _ in range(3)]
         for one in kept:
-            residence.settle(one, config)
+            residence.apply(one, config)
         wanted.add("gate")
         fetched = frame(surface())
-        residence.settle(fetched, config)
+        residence.apply(fetched, config)
         wanted.clear()
         engine.info = Says("").info
-        residence.settle(frame(surface()), config)
-        residence.settle(frame(draw_scene(0.0)[0]), config)
-        residence.settle(frame(draw_scene(0.0)[0], "yard"), StreamConfig(source="demo:"))
+        residence.apply(frame(surface()), config)
+        residence.apply(frame(draw_scene(0.0)[0]), config)
+        residence.apply(frame(draw_scene(0.0)[0], "yard"), StreamConfig(source="demo:"))
     assert not any(map(is_here, kept))
     assert is_here(fetched)
     assert caplog.messages == [
