@@ -40,7 +40,7 @@ class DevicePicture(Protocol):
 class DeviceLogits(Protocol):
     """One frame's logits (C, h, w) that lie where they were computed; any thread may ask."""
 
-    def here(self) -> F32:
+    def to_host(self) -> F32:
         """Bring them here; the next time they are here already."""
         ...
 
@@ -115,13 +115,13 @@ class Scores:
     engine: str = ""  # id of the one that said it
 
     def __post_init__(self) -> None:
-        if not hasattr(self.said, "here"):
+        if not hasattr(self.data, "to_host"):
             _check("Scores.said", self.said, np.float32, (None, None, None))
 
     @property
     def logits(self) -> F32:
         """The logits here, (C, h, w)."""
-        return self.said if isinstance(self.said, np.ndarray) else self.said.here()
+        return self.said if isinstance(self.said, np.ndarray) else self.data.to_host()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,7 +25,7 @@ class TensorLogits:
         self._logits = logits
         self._here: F32 | None = None  # written once; two threads that ask at once make it twice, and equal
 
-    def here(self) -> F32:
+    def to_host(self) -> F32:
         if self._here is None:
             self._here = np.ascontiguousarray(self._logits.cpu().numpy())
         return self._here

@@ -62,7 +62,7 @@ class Surface:
         return (width, height) if self.turn[0] else (height, width)
 
     @property
-    def is_here(self) -> bool:
+    def on_host(self) -> bool:
         """Whether somebody has asked for the picture here."""
         return self._rgb is not None
 

@@ -43,7 +43,7 @@ def brought(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     from streamseg.inference.upsample_device import TensorLogits
 
     seen: list[str] = []
-    rgb, here = Surface.rgb, TensorLogits.here
+    rgb, here = Surface.rgb, TensorLogits.to_host
 
     def counted_rgb(surface: Surface) -> U8:
         seen.append("picture")

@@ -44,8 +44,8 @@ def frame(picture: Any, stream: str = "gate") -> Frame:
     return Frame(stream, 0, 0, None, Fraction(1, 25), 0, "arrival", picture, 0)
 
 
-def is_here(one: Frame) -> bool:
-    return isinstance(one.picture, np.ndarray) or one.picture.is_here  # type: ignore[union-attr]
+def on_host(one: Frame) -> bool:
+    return isinstance(one.picture, np.ndarray) or one.picture.on_host  # type: ignore[union-attr]
 
 
 def test_the_torch_engine_takes_tensors_and_leaves_the_logits_there() -> None:
@@ -151,7 +151,7 @@ def test_a_picture_stays_there_just_where_the_engine_takes_it(backend: Any) -> N
     frames = [frame(surface(t)) for t in (0.0, 3.0)]
     scores = infer(engine, frames)
     stays = backend == "torch"
-    assert [is_here(one) for one in frames] == [not stays] * 2
+    assert [on_host(one) for one in frames] == [not stays] * 2
     for one in scores:
         assert isinstance(one.said, np.ndarray) is not stays
         assert one.logits.shape == (11, 90, 120)
@@ -174,10 +174,10 @@ def test_a_batch_that_lies_partly_here_is_made_here() -> None:
 def test_a_frames_size_is_known_without_its_picture() -> None:
     one = frame(surface())
     assert one.size == (360, 480)
-    assert not is_here(one)
+    assert not on_host(one)
     assert one.rgb is one.rgb
     assert one.rgb.shape == (360, 480, 3)
-    assert is_here(one)
+    assert on_host(one)
 
 
 def test_a_network_that_takes_normalised_floats_says_that_it_takes_arrays_only(tiny_engine: Path) -> None:
@@ -200,7 +200,7 @@ def test_an_engine_without_tensors_that_takes_over_gets_the_batch_here() -> None
     assert (before.engine, between.engine) == ("camvid-slim/fp32/torch", "camvid-slim/fp32/onnx")
     after = frame(surface())
     infer(engine, [after])
-    assert is_here(after)
+    assert on_host(after)
     engine.close()
 
 
@@ -239,8 +239,8 @@ def test_the_log_says_where_pictures_lie_once_and_again_when_that_changes(
         residence.apply(frame(surface()), config)
         residence.apply(frame(draw_scene(0.0)[0]), config)
         residence.apply(frame(draw_scene(0.0)[0], "yard"), StreamConfig(source="demo:"))
-    assert not any(map(is_here, kept))
-    assert is_here(fetched)
+    assert not any(map(on_host, kept))
+    assert on_host(fetched)
     assert caplog.messages == [
         "gate: pictures stay on the GPU",
         "gate: pictures come to memory: the CRF or fusion wants them there",

@@ -60,7 +60,7 @@ def test_the_logits_can_be_had_here_from_several_threads() -> None:
     logits = np.random.default_rng(3).normal(size=(4, 6, 8)).astype(np.float32)
     kept = there(logits)
     found: list[np.ndarray] = []
-    threads = [threading.Thread(target=lambda: found.append(kept.here())) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(kept.to_host())) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
