@@ -12,7 +12,7 @@ from streamseg.wire import KINDS, Encoding, Kind, encode_labels, encode_mask, to
 log = logging.getLogger(__name__)
 
 
-class LastMasks:
+class LastValueCache:
     """Each stream's last mask of revision 0 and of revision 1, and the label sets.
 
     A message is made when somebody asks and kept until the next mask replaces it. Used by one thread.

@@ -20,7 +20,7 @@ from streamseg.net.endpoints import bind_pair
 from streamseg.net.guard import Doors
 from streamseg.net.options import notice_dead_peers
 from streamseg.publish.demand import Demand
-from streamseg.publish.last_value import LastMasks, kinds_of
+from streamseg.publish.last_value import LastValueCache, kinds_of
 from streamseg.publish.numbering import Numbers
 from streamseg.runtime.mailbox import Closed, Mailbox
 from streamseg.types import LabelSet, Mask, Picture
@@ -91,7 +91,7 @@ class Publisher:
         self._mailbox: Mailbox[Mask | Picture | _Forget] = Mailbox(WAITING_MASKS)
         self._statuses: dict[str, StreamStatus] = {}  # waiting; each operation on it is whole
         self._demand = Demand()
-        self._last = LastMasks(config.encoding, tuple(label_sets))
+        self._last = LastValueCache(config.encoding, tuple(label_sets))
         self._numbers = Numbers()
         self._unsendable: set[str] = set()  # streams whose failure has been logged
         self._error: Exception | None = None

@@ -43,7 +43,7 @@ ENDS = [
     Broken("streamseg.refinement.live:Fusion.step", True),
     Broken("streamseg.refinement.crf_process:scale_picture", True),
     Broken("streamseg.publish.publisher:encode_payload", True),
-    Broken("streamseg.publish.last_value:LastMasks.remember", True),
+    Broken("streamseg.publish.last_value:LastValueCache.remember", True),
     Broken("streamseg.net.guard:Doors.serve", True),
     Broken("streamseg.outputs.previews:picture_of", True),
     Broken("streamseg.daemon.control:ControlServer._take", True),
