@@ -16,7 +16,7 @@ import zmq
 from streamseg.config import ControlConfig
 from streamseg.errors import ConfigError, ControlError, StreamsegError
 from streamseg.net.endpoints import bind, send_now
-from streamseg.net.guard import Doors
+from streamseg.net.guard import ConnectionGuard
 from streamseg.net.options import notice_dead_peers
 from streamseg.wire.control import MAX_REQUEST, AnyReply, AnyRequest, Failed, encode, id_of, parse_request
 
@@ -104,13 +104,13 @@ class ControlServer:
         wake_fd, self._wake_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         owned.callback(os.close, wake_fd)
         owned.callback(self._stop_waking)
-        doors: dict[zmq.Socket[bytes], Doors] = {}
+        doors: dict[zmq.Socket[bytes], ConnectionGuard] = {}
         private = ControlConfig(max_connections=self._config.max_connections)
         for endpoint, config in ((self._private, private), (self._config.endpoint, self._config)):
             if endpoint:
                 sock = context.socket(zmq.ROUTER)
                 owned.callback(sock.close, linger=100)
-                doors[sock] = Doors(config, context, "control")
+                doors[sock] = ConnectionGuard(config, context, "control")
                 owned.callback(doors[sock].close)
                 _configure(sock)
                 doors[sock].guard(sock)
@@ -118,7 +118,7 @@ class ControlServer:
         self._bound.set()
         self._serve(doors, wake_fd)
 
-    def _serve(self, doors: dict[zmq.Socket[bytes], Doors], wake_fd: int) -> None:
+    def _serve(self, doors: dict[zmq.Socket[bytes], ConnectionGuard], wake_fd: int) -> None:
         poller = zmq.Poller()
         poller.register(wake_fd, zmq.POLLIN)
         pauser = zmq.Poller()
@@ -142,7 +142,7 @@ class ControlServer:
             if budget < 0:
                 pauser.poll(int(-budget / MOST_PER_S * 1000) + 1)
 
-    def _take(self, sock: zmq.Socket[bytes], door: Doors) -> int:
+    def _take(self, sock: zmq.Socket[bytes], door: ConnectionGuard) -> int:
         """Answer what has come, up to AT_ONCE requests; how many it were."""
         for taken in range(AT_ONCE):
             try:

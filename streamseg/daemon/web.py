@@ -17,7 +17,7 @@ from streamseg.publish import Publisher
 from streamseg.web.setup import (
     Keys,
     Listening,
-    MaskDoors,
+    MaskEndpoints,
     WebSetup,
     connectable,
     missing_extra,
@@ -50,10 +50,10 @@ def console_of(config: Config, control: str) -> WebProcess | None:
     )
 
 
-def doors_of(publisher: Publisher) -> MaskDoors:
+def doors_of(publisher: Publisher) -> MaskEndpoints:
     """Where the console finds the masks, and the keys that let it in."""
     keys = publisher.own_keys
-    return MaskDoors(
+    return MaskEndpoints(
         masks=connectable(publisher.endpoint),
         snapshots=connectable(publisher.snapshot_endpoint),
         keys=Keys(*(key.decode() for key in keys)) if keys is not None else None,
@@ -68,7 +68,7 @@ class WebProcess:
         self.url = ""  # to open in a browser, once it listens
         self.listening = threading.Event()
         self._setup = setup
-        self._doors: MaskDoors | None = None
+        self._doors: MaskEndpoints | None = None
         self._lock = threading.Lock()  # guards _doors, and what is written to the process
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = threading.Event()
@@ -83,7 +83,7 @@ class WebProcess:
     def start(self) -> None:
         self._thread.start()
 
-    def connect(self, doors: MaskDoors) -> None:
+    def connect(self, doors: MaskEndpoints) -> None:
         """Say where masks are; until then the console shows that the engine is being loaded."""
         with self._lock:
             self._doors = doors

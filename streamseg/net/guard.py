@@ -38,7 +38,7 @@ _ZAP = (
 )
 
 
-class Doors:
+class ConnectionGuard:
     """Guards the sockets of one thread, which calls serve() again and again."""
 
     def __init__(

@@ -17,7 +17,7 @@ import zmq
 from streamseg.config import PublishConfig
 from streamseg.errors import PublishError, StreamsegError, WireError
 from streamseg.net.endpoints import bind_pair
-from streamseg.net.guard import Doors
+from streamseg.net.guard import ConnectionGuard
 from streamseg.net.options import notice_dead_peers
 from streamseg.publish.demand import Demand
 from streamseg.publish.last_value import LastValueCache, kinds_of
@@ -192,7 +192,7 @@ class Publisher:
         owned.callback(os.close, wake_fd)
         owned.callback(self._stop_waking)
         owned.callback(self._mailbox.close, discard=True)
-        doors = Doors(self._config, context)
+        doors = ConnectionGuard(self._config, context)
         owned.callback(doors.close)
         self.own_keys = doors.own_keys
         for sock in (masks, snapshots):
@@ -211,7 +211,7 @@ class Publisher:
             self._wake_fd = -1
 
     def _serve(
-        self, masks: zmq.Socket[bytes], snapshots: zmq.Socket[bytes], wake_fd: int, doors: Doors
+        self, masks: zmq.Socket[bytes], snapshots: zmq.Socket[bytes], wake_fd: int, doors: ConnectionGuard
     ) -> None:
         poller = zmq.Poller()
         doors.register(poller)
@@ -237,7 +237,7 @@ class Publisher:
                 return
             self._answer(snapshots, doors)
 
-    def _take_subscriptions(self, masks: zmq.Socket[bytes], doors: Doors) -> None:
+    def _take_subscriptions(self, masks: zmq.Socket[bytes], doors: ConnectionGuard) -> None:
         asked: set[bytes] = set()
         for frames in received(masks):
             event = frames[0].bytes
@@ -308,7 +308,7 @@ class Publisher:
         self.stats.published += 1
         return replace(mask, run=self.run, n=self._numbers.give(mask.stream, mask.epoch, mask.seq))
 
-    def _answer(self, snapshots: zmq.Socket[bytes], doors: Doors) -> None:
+    def _answer(self, snapshots: zmq.Socket[bytes], doors: ConnectionGuard) -> None:
         for frames in received(snapshots):
             if not doors.may_ask(snapshots, frames[-1], subscribing=False):
                 continue

@@ -22,7 +22,7 @@ from streamseg.config import PublishConfig
 from streamseg.errors import UsageError, WireError
 from streamseg.net.curve_keys import read_key
 from streamseg.net.endpoints import bind_pair
-from streamseg.net.guard import Doors
+from streamseg.net.guard import ConnectionGuard
 from streamseg.publish.publisher import configure, received
 from streamseg.relay.rounds import Rounds
 from streamseg.relay.upstream import Upstream
@@ -109,7 +109,7 @@ class Relay:
             wake_fd, self._wake_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             owned.callback(os.close, wake_fd)
             owned.callback(self._stop_waking)
-            doors = Doors(self._config, context)
+            doors = ConnectionGuard(self._config, context)
             owned.callback(doors.close)
             for sock in (masks, snapshots):
                 configure(sock, self._config.queue)
@@ -152,7 +152,7 @@ class Relay:
         masks: zmq.Socket[bytes],
         snapshots: zmq.Socket[bytes],
         wake_fd: int,
-        doors: Doors,
+        doors: ConnectionGuard,
         upstreams: Sequence[Upstream],
     ) -> None:
         poller = zmq.Poller()
@@ -213,7 +213,7 @@ class Relay:
             self._origin[topic] = upstream
 
     def _take_subscriptions(
-        self, masks: zmq.Socket[bytes], doors: Doors, upstreams: Iterable[Upstream]
+        self, masks: zmq.Socket[bytes], doors: ConnectionGuard, upstreams: Iterable[Upstream]
     ) -> None:
         asked: set[bytes] = set()
         for frames in received(masks):
@@ -245,7 +245,7 @@ class Relay:
         for upstream in upstreams:
             upstream.masks.send(event)
 
-    def _take_requests(self, snapshots: zmq.Socket[bytes], doors: Doors) -> None:
+    def _take_requests(self, snapshots: zmq.Socket[bytes], doors: ConnectionGuard) -> None:
         for frames in received(snapshots):
             if not doors.may_ask(snapshots, frames[-1], subscribing=False):
                 continue
@@ -277,7 +277,7 @@ class Relay:
                 for number in there:
                     upstreams[number].ask(prefixes, poller)
 
-    def _count(self, doors: Doors, masks: zmq.Socket[bytes], upstreams: Sequence[Upstream]) -> None:
+    def _count(self, doors: ConnectionGuard, masks: zmq.Socket[bytes], upstreams: Sequence[Upstream]) -> None:
         self.stats.connected = sum(upstream.connected for upstream in upstreams)
         self.stats.subscribers = doors.connections_of(masks)
         self.stats.denied, self.stats.hung_up = doors.denied, doors.hung_up

@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import web
 
 from streamseg.web.server import Console
-from streamseg.web.setup import Listening, MaskDoors, WebSetup, host_and_port
+from streamseg.web.setup import Listening, MaskEndpoints, WebSetup, host_and_port
 
 log = logging.getLogger("streamseg.web")
 
@@ -75,7 +75,7 @@ async def _hear(console: Console, over: asyncio.Event) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     try:
         while line := await reader.readline():
-            console.connect(msgspec.json.decode(line, type=MaskDoors))
+            console.connect(msgspec.json.decode(line, type=MaskEndpoints))
     finally:
         over.set()
 

@@ -25,7 +25,7 @@ from streamseg.web.frames import Shown
 from streamseg.web.health import Movement, unready
 from streamseg.web.link import Link
 from streamseg.web.metrics import exposition
-from streamseg.web.setup import MaskDoors, WebSetup
+from streamseg.web.setup import MaskEndpoints, WebSetup
 from streamseg.web.viewer import Do, Drawn, Ping, Slow, Viewer, Watch, parse_said
 from streamseg.wire.control import Status
 
@@ -74,7 +74,7 @@ class Console:
             ]
         )
 
-    def connect(self, doors: MaskDoors) -> None:
+    def connect(self, doors: MaskEndpoints) -> None:
         """Take masks from here; called once, when the application has started."""
         keys = None
         if doors.keys is not None:

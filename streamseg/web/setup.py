@@ -33,7 +33,7 @@ class WebSetup(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "info"
 
 
-class MaskDoors(msgspec.Struct, frozen=True, kw_only=True):
+class MaskEndpoints(msgspec.Struct, frozen=True, kw_only=True):
     """The second line, once the sockets are bound: the engine may be loading until then."""
 
     masks: str  # endpoints, as one connects to them

@@ -20,7 +20,7 @@ from streamseg.client import ClientKeys, Subscription, subscribe
 from streamseg.config import PublishConfig
 from streamseg.errors import ConfigError
 from streamseg.net.curve_keys import make_keys
-from streamseg.net.guard import MOST_SUBSCRIPTIONS, Doors
+from streamseg.net.guard import MOST_SUBSCRIPTIONS, ConnectionGuard
 from streamseg.publish import Publisher
 from tests.masks import STREET, make_mask
 
@@ -246,7 +246,7 @@ def test_connections_above_the_limit_are_hung_up_and_the_others_stay() -> None:
 
 def test_a_number_that_is_no_connection_any_more_is_left_alone(tmp_path: Path) -> None:
     with zmq.Context() as context, (tmp_path / "other").open("w") as other:
-        doors = Doors(PublishConfig(endpoint="tcp://127.0.0.1:*"), context)
+        doors = ConnectionGuard(PublishConfig(endpoint="tcp://127.0.0.1:*"), context)
         before = os.listdir("/proc/self/fd")
         for _ in range(5):
             assert not doors._hang_up(other.fileno(), None, "revoked")  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ ENDS = [
     Broken("streamseg.refinement.crf_process:scale_picture", True),
     Broken("streamseg.publish.publisher:encode_payload", True),
     Broken("streamseg.publish.last_value:LastValueCache.remember", True),
-    Broken("streamseg.net.guard:Doors.serve", True),
+    Broken("streamseg.net.guard:ConnectionGuard.serve", True),
     Broken("streamseg.outputs.previews:picture_of", True),
     Broken("streamseg.daemon.control:ControlServer._take", True),
     Broken("streamseg.daemon.control:parse_request", False),
