@@ -44,7 +44,7 @@ bench: .venv/dev
 	$(BIN)/streamseg bench pipeline --source demo: --realtime
 	$(BIN)/streamseg bench engine --source demo:
 	$(BIN)/streamseg bench transport
-	$(BIN)/streamseg bench streams --precision int8 --max-batch 1 --lanes 2
+	$(BIN)/streamseg bench streams --precision int8 --max-batch 1 --replicas 2
 	$(BIN)/streamseg bench recorded --precision int8
 	$(BIN)/streamseg bench console --precision int8
 	$(BIN)/streamseg bench fusion

@@ -31,7 +31,7 @@ class PipelineResult(msgspec.Struct, frozen=True, kw_only=True):
 
     sources: list[str]
     engine: str
-    lanes: int
+    replicas: int
     realtime: bool
     seconds: float
     fps: float  # masks per second at the subscriber, all streams
@@ -77,7 +77,7 @@ def bench_pipeline(
     return PipelineResult(
         sources=[s.source for s in config.streams.values()],
         engine=daemon.engine.id,
-        lanes=config.engine.lanes,
+        replicas=config.engine.replicas,
         realtime=all(s.realtime for s in config.streams.values()),
         seconds=seconds,
         fps=round(len(received) / seconds, 2),

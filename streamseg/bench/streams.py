@@ -35,7 +35,7 @@ class StreamsResult(msgspec.Struct, frozen=True, kw_only=True):
     fps_asked: float  # of each stream
     max_age_ms: float
     engine: str
-    lanes: int
+    replicas: int
     seconds: float
     masks_per_s: float  # of all streams
     capacity: int  # streams of that rate that the same masks would have served in full
@@ -92,7 +92,7 @@ def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float =
         fps_asked=fps,
         max_age_ms=limit,
         engine=daemon.engine.id,
-        lanes=config.engine.lanes,
+        replicas=config.engine.replicas,
         seconds=seconds,
         masks_per_s=round(masks_per_s, 1),
         capacity=int(masks_per_s / fps),

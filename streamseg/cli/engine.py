@@ -52,7 +52,7 @@ def info(name: str, as_json: bool) -> None:
 
 @command.command()
 @click.argument("name")
-@options_from(EngineConfig, "backend", "precision", "input_size", "threads", "lanes", "max_batch")
+@options_from(EngineConfig, "backend", "precision", "input_size", "threads", "replicas", "max_batch")
 @click.option(
     "--sm",
     default="",

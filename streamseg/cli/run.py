@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     "--keep-trying", is_flag=True, help="Keep trying a camera or address that cannot be had at the start."
 )
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
-@options_from(EngineConfig, "backend", "precision", "input_size", "threads", "lanes")
+@options_from(EngineConfig, "backend", "precision", "input_size", "threads", "replicas")
 @options_from(PublishConfig, "endpoint", "encoding")
 @click.option(
     "--web",

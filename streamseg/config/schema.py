@@ -104,7 +104,7 @@ class EngineConfig(Settings, frozen=True):
     threads: Annotated[
         int, Meta(ge=0, le=256, description="CPU threads of the network; 0 takes one for each core.")
     ] = 0
-    lanes: Annotated[
+    replicas: Annotated[
         int,
         Meta(
             ge=1,

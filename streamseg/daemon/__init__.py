@@ -133,7 +133,7 @@ class Daemon:
             owned.callback(self.web.close)
 
     def _load(self, owned: contextlib.ExitStack) -> Sequence[Engine]:
-        """Get the engines of all lanes ready; none when we were stopped meanwhile."""
+        """Get the engines of all replicas ready; none when we were stopped meanwhile."""
         loading = Loading(self.config.engine)
         with self.service.busy(f"loading the engine {self.config.engine.name}"):
             engines = loading.wait(self._stopping)

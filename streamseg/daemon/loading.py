@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Loading:
-    """Loads the engines of all lanes and runs each once. wait() in the main thread, which can end it."""
+    """Loads the engines of all replicas and runs each once. wait() in the main thread, which can end it."""
 
     def __init__(self, config: EngineConfig) -> None:
         self.abandoned = False  # its thread still runs, and cannot be ended
@@ -69,7 +69,7 @@ class Loading:
         info = engines[0].info
         log.info(
             "engine %s on %s%s: loaded in %.1f s, first run took %.0f ms",
-            info.id, info.device, f", {len(engines)} lanes" if len(engines) > 1 else "",
+            info.id, info.device, f", {len(engines)} replicas" if len(engines) > 1 else "",
             loaded_s - begun_s, took_s * 1000,
         )  # fmt: skip
         log.info("engine %s: licence of the weights: %s", info.id, info.spec.licence)

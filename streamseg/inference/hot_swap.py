@@ -100,7 +100,7 @@ class SwitchEngine:
 
 
 def start_engines(config: EngineConfig) -> tuple[list[SwitchEngine], Choice | None]:
-    """The best that can be had at once, an engine for each lane; and the better one to be built, if there is.
+    """The best that can be had at once, an engine for each replica; and the better one to be built, if there is.
 
     Blocks while it loads, and builds only where nothing can serve meanwhile. Raises EngineError.
     """
@@ -133,11 +133,11 @@ def start_engines(config: EngineConfig) -> tuple[list[SwitchEngine], Choice | No
 def _lanes(
     config: EngineConfig, choice: Choice, first: Engine, spare: Callable[[], Engine] | None = None
 ) -> list[SwitchEngine]:
-    return [SwitchEngine(engine, spare) for engine in load_alike(config.lanes, choice, first)]
+    return [SwitchEngine(engine, spare) for engine in load_alike(config.replicas, choice, first)]
 
 
 class Upgrade:
-    """Builds a better engine beside the route and loads it for each lane; hands them over once they have run.
+    """Builds a better engine beside the route and loads it for each replica; hands them over once they have run.
 
     A build that fails is said once; what serves goes on serving. start() and stop() in one thread.
     """
@@ -187,6 +187,6 @@ class Upgrade:
             return
         log.info("engine %s is ready after %.1f s", wanted, time.monotonic() - begun_s)
         info = engines[0].info
-        for lane, engine in zip(self._engines, engines, strict=True):
-            lane.switch(engine)
+        for replica, engine in zip(self._engines, engines, strict=True):
+            replica.switch(engine)
         self._tell("running", "", info)

@@ -1,6 +1,6 @@
 """The live route, written once: streams → board → infer → fuse → publish, with refine and pictures beside it.
 
-decode-<stream> threads own their container; infer owns the engine and batches over streams (in lanes several
+decode-<stream> threads own their container; infer owns the engine and batches over streams (in replicas several
 do, each its own, and what they make leaves in the order in which they took the frames); fuse turns logits
 into labels; refine owns the CRF's process; picture makes JPEGs for those who look; the publisher's thread
 owns its sockets. Frames are dropped in one place only, the board, where a live stream's newest frame replaces
@@ -42,7 +42,7 @@ class Pipeline:
     """
 
     def __init__(self, config: Config, engines: Sequence[Engine], publisher: Publisher) -> None:
-        """engines: alike, one for each lane; used by its infer thread alone from start() until it is over.
+        """engines: alike, one for each replica; used by its infer thread alone from start() until it is over.
 
         They may become others of the same network meanwhile (SwitchEngine): each mask names its own.
         """
@@ -53,7 +53,7 @@ class Pipeline:
         self._label_set = engines[0].info.spec.labels
         self._publisher = publisher
         self._board: FrameScheduler[Frame] = FrameScheduler()
-        self._turnstile = OrderedWorkers()  # between the lanes and _scores
+        self._turnstile = OrderedWorkers()  # between the replicas and _scores
         self._scores: Mailbox[Scores] = Mailbox(2)
         self._failures: list[BaseException] = []  # of stages, first cause first; list.append is whole
         self._putting = threading.Lock()  # guards that no mask of a stream is put after it was forgotten

@@ -67,7 +67,7 @@ def load_engines(config: ProcessConfig, most: int = MAX_ENGINES) -> Iterator[lis
     one_thread()
     cores = config.engine.threads or len(os.sched_getaffinity(0))
     count = 1 if config.batch > 1 else min(cores, most)
-    settings = msgspec.structs.replace(config.engine, lanes=count)
+    settings = msgspec.structs.replace(config.engine, replicas=count)
     with ExitStack() as stack:
         yield [stack.enter_context(closing(load_engine(settings))) for _ in range(count)]
 

@@ -1,4 +1,4 @@
-"""Lanes side by side, their results in the order in which they took their work."""
+"""Replicas side by side, their results in the order in which they took their work."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 class OrderedWorkers:
-    """Several lanes take work one after the other, do it at once, and leave one after the other.
+    """Several replicas take work one after the other, do it at once, and leave one after the other.
 
-    A lane that failed never leaves: whoever sees that closes the ordered_workers, so nobody waits for the dead.
+    A replica that failed never leaves: whoever sees that closes the ordered_workers, so nobody waits for the dead.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class OrderedWorkers:
         self._closed = False
 
     def take(self, take: Callable[[], T]) -> tuple[int, T]:
-        """A ticket, and what take() gives, which may wait; no other lane takes meanwhile.
+        """A ticket, and what take() gives, which may wait; no other replica takes meanwhile.
 
         Where take() raises Closed, the work is at its end: so does this, once all who took before have left.
         """

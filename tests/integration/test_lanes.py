@@ -38,12 +38,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def running(
-    engine: Path, lanes: int, *, backend: BackendName = "onnx", **streams: StreamConfig
+    engine: Path, replicas: int, *, backend: BackendName = "onnx", **streams: StreamConfig
 ) -> Iterator[tuple[Daemon, list[BaseException]]]:
     """A daemon in a thread of its own, publishing; its error if it ends with one; stopped at the end."""
     config = Config(
         streams=streams,
-        engine=EngineConfig(name=str(engine), backend=backend, threads=lanes, lanes=lanes, max_batch=1),
+        engine=EngineConfig(
+            name=str(engine), backend=backend, threads=replicas, replicas=replicas, max_batch=1
+        ),
         publish=PublishConfig(endpoint="tcp://127.0.0.1:0", queue=10_000),
     )
     daemon = Daemon(config)
@@ -72,14 +74,14 @@ def masks_of(endpoint: str, count: int) -> list[Mask]:
         return [masks.read(WAIT_S) for _ in range(count)]
 
 
-@pytest.mark.parametrize("lanes", [2, 3])
+@pytest.mark.parametrize("replicas", [2, 3])
 def test_lanes_of_unequal_speed_publish_every_frame_of_a_file_in_order(
-    lanes: int, clip: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch
+    replicas: int, clip: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engines = limp(monkeypatch)
-    with running(tiny_engine, lanes, gate=StreamConfig(source=str(clip), loop=True)) as (daemon, _):
+    with running(tiny_engine, replicas, gate=StreamConfig(source=str(clip), loop=True)) as (daemon, _):
         got = masks_of(daemon.endpoint, 2 * FRAMES)
-    assert len(engines) == lanes
+    assert len(engines) == replicas
     assert [m.n for m in got] == list(range(got[0].n, got[0].n + len(got)))
     order = [(m.epoch, m.seq) for m in got]
     assert order == sorted(order)
@@ -135,7 +137,7 @@ def test_every_lane_goes_over_to_the_built_engine_and_no_mask_is_lost(clip: Path
 def test_lanes_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     shares = {
-        (threads, lanes): threads_of_lane(EngineConfig(threads=threads, lanes=lanes))
-        for threads, lanes in ((0, 1), (3, 1), (0, 2), (0, 3), (6, 2), (2, 4))
+        (threads, replicas): threads_of_lane(EngineConfig(threads=threads, replicas=replicas))
+        for threads, replicas in ((0, 1), (3, 1), (0, 2), (0, 3), (6, 2), (2, 4))
     }
     assert shares == {(0, 1): 0, (3, 1): 3, (0, 2): 4, (0, 3): 2, (6, 2): 3, (2, 4): 1}

@@ -93,13 +93,13 @@ def test_while_cameras_are_being_connected(tmp_path: Path, tiny_engine: Path) ->
     assert took_s < WITHIN_S
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("replicas", [1, 3])
 def test_with_a_full_pipeline_a_busy_crf_and_a_subscriber_that_does_not_read(
-    lanes: int, tmp_path: Path, tiny_engine: Path
+    replicas: int, tmp_path: Path, tiny_engine: Path
 ) -> None:
     clip = draw_clip(tmp_path / "red.mp4", frames=30)
     streams = "".join(f'[streams.s{i}]\nsource = "{clip}"\nloop = true\n' for i in range(4))
-    config = site(tmp_path, tiny_engine, streams, f"lanes = {lanes}\n[fusion]\nenabled = true\n")
+    config = site(tmp_path, tiny_engine, streams, f"replicas = {replicas}\n[fusion]\nenabled = true\n")
     with (
         Lines(python(SLOW_INFER, "run", config), errors=True) as process,
         zmq.Context() as context,

@@ -1,4 +1,4 @@
-"""Engines alike, one for each lane: all of them, or none, and a good plan is kept."""
+"""Engines alike, one for each replica: all of them, or none, and a good plan is kept."""
 
 from __future__ import annotations
 

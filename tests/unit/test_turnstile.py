@@ -1,4 +1,4 @@
-"""The ordered_workers: lanes work at once, and leave in the order in which they took."""
+"""The ordered_workers: replicas work at once, and leave in the order in which they took."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from streamseg.runtime.stage import Stage
 WAIT_S = 20.0
 
 
-class Lanes:
-    """Numbers from 0 on through several lanes, each as slow as `work` makes it."""
+class Replicas:
+    """Numbers from 0 on through several replicas, each as slow as `work` makes it."""
 
     def __init__(self, count: int, numbers: int) -> None:
         self.ordered_workers = OrderedWorkers()
         self.out: list[int] = []
         self._numbers = iter(range(numbers))
-        self._stages = [Stage(f"lane-{i}", self._run, self._ended) for i in range(count)]
+        self._stages = [Stage(f"replica-{i}", self._run, self._ended) for i in range(count)]
 
-    def work(self, lane: str, number: int) -> None: ...
+    def work(self, replica: str, number: int) -> None: ...
 
     def run(self) -> list[BaseException]:
-        """To the end; the errors of the lanes."""
+        """To the end; the errors of the replicas."""
         for stage in self._stages:
             stage.start()
         for stage in self._stages:
@@ -54,32 +54,32 @@ class Lanes:
 
 
 def test_results_leave_in_the_order_of_the_work_whatever_the_speed_of_the_lanes() -> None:
-    class Unequal(Lanes):
-        def work(self, lane: str, number: int) -> None:
-            time.sleep(random.Random(number).uniform(0, 0.003) * (lane == "lane-0"))
+    class Unequal(Replicas):
+        def work(self, replica: str, number: int) -> None:
+            time.sleep(random.Random(number).uniform(0, 0.003) * (replica == "replica-0"))
 
-    lanes = Unequal(3, 400)
-    assert lanes.run() == []
-    assert lanes.out == list(range(400))
+    replicas = Unequal(3, 400)
+    assert replicas.run() == []
+    assert replicas.out == list(range(400))
 
 
 def test_two_lanes_do_work_at_once() -> None:
     meet = threading.Barrier(2)
 
-    class Meeting(Lanes):
-        def work(self, lane: str, number: int) -> None:
+    class Meeting(Replicas):
+        def work(self, replica: str, number: int) -> None:
             meet.wait(WAIT_S)  # each number needs the other one beside it
 
-    lanes = Meeting(2, 20)
-    assert lanes.run() == []
-    assert lanes.out == list(range(20))
+    replicas = Meeting(2, 20)
+    assert replicas.run() == []
+    assert replicas.out == list(range(20))
 
 
 def test_the_last_results_leave_before_the_first_lane_ends() -> None:
     closed_at: list[int] = []
 
-    class Late(Lanes):
-        def work(self, lane: str, number: int) -> None:
+    class Late(Replicas):
+        def work(self, replica: str, number: int) -> None:
             time.sleep(0.05 * (number == 19))
 
         def _ended(self, stage: Stage) -> None:
@@ -92,15 +92,15 @@ def test_the_last_results_leave_before_the_first_lane_ends() -> None:
 
 @pytest.mark.parametrize("at", [0, 1, 7])
 def test_nobody_waits_for_a_lane_that_failed(at: int) -> None:
-    class Broken(Lanes):
-        def work(self, lane: str, number: int) -> None:
+    class Broken(Replicas):
+        def work(self, replica: str, number: int) -> None:
             if number == at:
                 raise RuntimeError("broken on purpose")
 
-    lanes = Broken(3, 10_000)
-    (error,) = lanes.run()
+    replicas = Broken(3, 10_000)
+    (error,) = replicas.run()
     assert "broken on purpose" in str(error)
-    assert lanes.out == list(range(at))
+    assert replicas.out == list(range(at))
 
 
 def test_closing_wakes_who_waits_for_a_turn() -> None:

@@ -24,7 +24,7 @@ from streamseg.config import (
 @click.command()
 @click.option("--source", "sources", multiple=True, required=True, help="A stream; may be repeated.")
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
-@options_from(EngineConfig, "backend", "precision", "input_size", "threads", "lanes")
+@options_from(EngineConfig, "backend", "precision", "input_size", "threads", "replicas")
 @options_from(StreamConfig, "realtime", "max_fps", "mask_size")
 @options_from(PublishConfig, "encoding")
 @click.option("--refined", is_flag=True, help="Subscribe to refined masks, too, so that the CRF runs.")
@@ -56,7 +56,11 @@ def pipeline(
         click.echo(msgspec.json.encode(result))
         return
     table = Table(
-        "", "p50 ms", "p95 ms", "p99 ms", title=f"{result.engine}, lanes {result.lanes}: {result.fps} masks/s"
+        "",
+        "p50 ms",
+        "p95 ms",
+        "p99 ms",
+        title=f"{result.engine}, replicas {result.replicas}: {result.fps} masks/s",
     )
     for stage, times in {"decoded → subscriber": result.latency, **result.stages}.items():
         table.add_row(stage, f"{times.p50_ms:.2f}", f"{times.p95_ms:.2f}", f"{times.p99_ms:.2f}")
@@ -73,7 +77,7 @@ def pipeline(
 @click.option("--fps", type=click.FloatRange(1), default=8.0, help="Frames a second of each.")
 @click.option("--max-age-ms", type=click.FloatRange(1), default=250.0, help="No mask may be older.")
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
-@options_from(EngineConfig, "backend", "precision", "input_size", "threads", "lanes", "max_batch")
+@options_from(EngineConfig, "backend", "precision", "input_size", "threads", "replicas", "max_batch")
 @click.option("--seconds", type=click.FloatRange(1), default=30.0, help="How long to measure.")
 @as_json
 def streams(
@@ -96,7 +100,7 @@ def streams(
     click.echo(
         f"{result.held} of {result.streams} streams held: {HELD_SHARE:.0%} of {fps:g} fps or more, no mask "
         f"above {max_age_ms:g} ms; {result.masks_per_s:g} masks/s in all, enough for {result.capacity}; "
-        f"{result.engine}, lanes {result.lanes}"
+        f"{result.engine}, replicas {result.replicas}"
     )
     stages = ", ".join(f"{stage} {times.p50_ms:.1f} ms" for stage, times in result.stages.items())
     drops = ", ".join(f"{number} {cause}" for cause, number in sorted(result.drops.items()) if number)

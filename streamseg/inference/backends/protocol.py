@@ -175,9 +175,9 @@ def build_spec(config: EngineConfig, folder: Path, engine: EngineSpec, precision
 
 def threads_of_lane(config: EngineConfig) -> int:
     """The CPU threads of each of its engines; 0 for one for each core, where there is one engine."""
-    if config.lanes == 1:
+    if config.replicas == 1:
         return config.threads
-    return max(1, (config.threads or len(os.sched_getaffinity(0))) // config.lanes)
+    return max(1, (config.threads or len(os.sched_getaffinity(0))) // config.replicas)
 
 
 def usual_shapes(size: Size, multiple: int, max_batch: int) -> Shapes:
