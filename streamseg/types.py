@@ -1,4 +1,4 @@
-"""What travels along the route: Frame → Scores → Mask, with Refined joining from the side.
+"""What travels along the route: Frame → Logits → Mask, with Refined joining from the side.
 
 All are frozen and own their arrays: whoever receives one may keep it and must not write into it. Sizes are
 (height, width). dtype, dimensions and contiguity are checked once, here, so that no stage checks again.
@@ -102,33 +102,33 @@ class Geometry:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scores:
+class Logits:
     """What the network said about one frame: logits before softmax, on the grid of its output stride.
 
     They may lie where they were computed: then logits is made when somebody first asks.
     """
 
     frame: Frame
-    said: F32 | DeviceLogits  # (C, h, w)
+    data: F32 | DeviceLogits  # (C, h, w)
     geometry: Geometry
     stage_us: dict[str, int] = field(default_factory=dict)
     engine: str = ""  # id of the one that said it
 
     def __post_init__(self) -> None:
         if not hasattr(self.data, "to_host"):
-            _check("Scores.said", self.said, np.float32, (None, None, None))
+            _check("Logits.said", self.data, np.float32, (None, None, None))
 
     @property
-    def logits(self) -> F32:
+    def array(self) -> F32:
         """The logits here, (C, h, w)."""
-        return self.said if isinstance(self.said, np.ndarray) else self.data.to_host()
+        return self.data if isinstance(self.data, np.ndarray) else self.data.to_host()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Refined:
     """The dense CRF's answer to one keyframe."""
 
-    scores: Scores  # of the keyframe
+    scores: Logits  # of the keyframe
     log_probabilities: F32 | None  # (C, h, w), half the network's input, where fusion wants them
     took_s: float
     labels: U8 | None = None  # (H, W), where a mask of the keyframe was wanted

@@ -21,7 +21,7 @@ from streamseg.errors import UsageError
 from streamseg.inference.backends.protocol import Engine
 from streamseg.inference.infer import accepts_device_frames, infer
 from streamseg.inference.select import load_engine
-from streamseg.inference.upsample import labels_from_scores
+from streamseg.inference.upsample import labels_of
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode
 from streamseg.types import U8, Frame, Size
@@ -82,7 +82,7 @@ def _labels(engine: Engine, frame: Frame, *, by_memory: bool = False) -> tuple[U
     if by_memory:
         frame = dataclasses.replace(frame, picture=frame.rgb)
     (scores,) = infer(engine, [frame])
-    labels, _ = labels_from_scores(scores, frame.size)
+    labels, _ = labels_of(scores, frame.size)
     return labels, (time.perf_counter() - begun) * 1000
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from streamseg.inference.backends.protocol import Engine, TensorEngine
 from streamseg.inference.preprocess import fit_size, make_batch
 from streamseg.sources.surface import Surface
-from streamseg.types import F32, DeviceLogits, Frame, Geometry, Scores, Size
+from streamseg.types import F32, DeviceLogits, Frame, Geometry, Logits, Size
 
 
 def input_size(engine: Engine, frame_size: Size) -> Size:
@@ -24,8 +24,8 @@ def accepts_device_frames(engine: Engine, frame: Frame) -> bool:
     return isinstance(frame.picture, Surface) and frame.picture.device == engine.info.tensors
 
 
-def infer(engine: Engine, frames: Sequence[Frame]) -> list[Scores]:
-    """Run frames that share one input size as a batch; one Scores for each, in order.
+def infer(engine: Engine, frames: Sequence[Frame]) -> list[Logits]:
+    """Run frames that share one input size as a batch; one Logits for each, in order.
 
     Pictures that lie where the engine takes them are scaled there, and the logits stay there: neither comes
     here until somebody asks. stage_us gains wait (decoded until taken here), preprocess and infer, the latter
@@ -51,7 +51,7 @@ def infer(engine: Engine, frames: Sequence[Frame]) -> list[Scores]:
         logits = list(engine(batch))  # (N, C, h / output_stride, w / output_stride)
     done = time.monotonic_ns()
     return [
-        Scores(
+        Logits(
             frame,
             logits[i],
             Geometry(frame.size, size),

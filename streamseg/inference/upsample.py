@@ -9,16 +9,16 @@ import cv2
 import numpy as np
 
 from streamseg.runtime.native import load_library
-from streamseg.types import F32, U8, Scores, Size
+from streamseg.types import F32, U8, Logits, Size
 
 _BAND = 32  # rows the array fallback works on at once, so that what it interpolates stays in the cache
 
 
-def labels_from_scores(scores: Scores, size: Size, confidence: bool = False) -> tuple[U8, U8 | None]:
+def labels_of(scores: Logits, size: Size, confidence: bool = False) -> tuple[U8, U8 | None]:
     """labels_from_logits of a frame's; where its logits lie, unless they are here or confidence is wanted."""
-    if isinstance(scores.said, np.ndarray) or confidence:
-        return labels_from_logits(scores.logits, size, confidence)
-    return scores.said.labels(size), None
+    if isinstance(scores.data, np.ndarray) or confidence:
+        return labels_from_logits(scores.array, size, confidence)
+    return scores.data.labels(size), None
 
 
 def labels_from_logits(logits: F32, size: Size, confidence: bool = False) -> tuple[U8, U8 | None]:

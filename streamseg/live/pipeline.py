@@ -32,7 +32,7 @@ from streamseg.runtime.ordered import OrderedWorkers
 from streamseg.runtime.scheduler import FrameScheduler
 from streamseg.runtime.stage import Stage
 from streamseg.sources import is_live
-from streamseg.types import U8, Frame, LabelSet, Mask, Refined, Scores, Size
+from streamseg.types import U8, Frame, LabelSet, Logits, Mask, Refined, Size
 
 
 class Pipeline:
@@ -54,7 +54,7 @@ class Pipeline:
         self._publisher = publisher
         self._board: FrameScheduler[Frame] = FrameScheduler()
         self._turnstile = OrderedWorkers()  # between the replicas and _scores
-        self._scores: Mailbox[Scores] = Mailbox(2)
+        self._scores: Mailbox[Logits] = Mailbox(2)
         self._failures: list[BaseException] = []  # of stages, first cause first; list.append is whole
         self._putting = threading.Lock()  # guards that no mask of a stream is put after it was forgotten
         self.refinement = Refinement(
@@ -192,7 +192,7 @@ class Pipeline:
         self.stats.of(frame.stream).drops["stale"] += 1
         return False
 
-    def _mask(self, scores: Scores) -> Mask:
+    def _mask(self, scores: Logits) -> Mask:
         begun = time.monotonic_ns()
         frame = scores.frame
         size = self._mask_size(scores)
@@ -208,14 +208,14 @@ class Pipeline:
         stage_us = {**scores.stage_us, "refine": round(refined.took_s * 1e6)}
         return self._mask_of(scores, refined.labels, stage_us, revision=1, refined_seq=scores.frame.seq)
 
-    def _mask_size(self, scores: Scores) -> Size:
+    def _mask_size(self, scores: Logits) -> Size:
         config = self.streams.config_of(scores.frame.stream)
         whole = config is None or config.mask_size == "frame"
         return scores.frame.size if whole else scores.geometry.input_size
 
     def _mask_of(
         self,
-        scores: Scores,
+        scores: Logits,
         labels: U8,
         stage_us: dict[str, int],
         *,

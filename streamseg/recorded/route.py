@@ -25,7 +25,7 @@ from streamseg.runtime.spread import spread
 from streamseg.sources import OpenSource
 from streamseg.sources.frames import FrameMaker
 from streamseg.sources.reading import Picture
-from streamseg.types import Frame, Mask, Scores, Size
+from streamseg.types import Frame, Logits, Mask, Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Route:
         """The picture as the network sees it: without the comb of two fields, unless that is wanted."""
         return deinterlaced(picture) if self.config.deinterlace else picture
 
-    def scores(self, frames: Iterator[Frame | PartEnd]) -> Iterator[Scores | PartEnd]:
+    def scores(self, frames: Iterator[Frame | PartEnd]) -> Iterator[Logits | PartEnd]:
         """Run the engines, each in a thread of its own, over groups of `batch` frames."""
         groups = self._groups(frames)
         with closing(
@@ -130,7 +130,7 @@ class Route:
         if waiting:
             yield waiting
 
-    def masks(self, scores: Iterator[Scores | PartEnd]) -> Iterator[Segmented | PartEnd]:
+    def masks(self, scores: Iterator[Logits | PartEnd]) -> Iterator[Segmented | PartEnd]:
         """Scale the logits to the result's size and take the best class of each pixel; refined if asked.
 
         Refinement begins anew with each part, so that a part made again by itself comes out the same.
@@ -184,7 +184,7 @@ class Route:
         return Segmented(frame, mask)
 
 
-def _infer_group(engine: Engine, group: list[Frame] | PartEnd) -> list[Scores] | PartEnd:
+def _infer_group(engine: Engine, group: list[Frame] | PartEnd) -> list[Logits] | PartEnd:
     return group if isinstance(group, PartEnd) else infer(engine, group)
 
 

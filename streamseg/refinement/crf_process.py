@@ -21,7 +21,7 @@ from streamseg.runtime.channel import Channel, ChildLost
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed
 from streamseg.runtime.scheduler import FrameScheduler
-from streamseg.types import Refined, Scores, Size
+from streamseg.types import Logits, Refined, Size
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 class Keyframe:
     """What the stage works on: the network's scores, and what is wanted of the CRF."""
 
-    scores: Scores
+    scores: Logits
     labels_size: Size | None  # of the refined mask
     for_fusion: bool = True  # log-probabilities, too
 
@@ -117,7 +117,7 @@ class CrfWorker:
             child = self._running_child()
             picture = scale_picture(scores.frame.rgb, scores.geometry.input_size)
             answer = child.ask(
-                Request(scores.logits, picture, keyframe.labels_size, keyframe.for_fusion),
+                Request(scores.array, picture, keyframe.labels_size, keyframe.for_fusion),
                 self._config.budget_s,
             )
         except (ChildLost, TimeoutError, OSError) as error:
@@ -135,7 +135,7 @@ class CrfWorker:
         posterior = answer.posterior
         return Refined(scores, posterior.log_probabilities, answer.took_s, posterior.labels)
 
-    def _too_old(self, scores: Scores) -> bool:
+    def _too_old(self, scores: Logits) -> bool:
         age_s = (time.monotonic_ns() - scores.frame.decoded_ns) / 1e9
         if age_s <= self._config.max_age_s:
             return False

@@ -14,7 +14,7 @@ from streamseg.inference.upsample import labels_from_logits
 from streamseg.refinement.blend import Past, blend, softened
 from streamseg.refinement.crf_step import labels_with_thin
 from streamseg.refinement.flow import Flow, chain, grey_of, standing_still
-from streamseg.types import F32, U8, Scores, Size
+from streamseg.types import F32, U8, Logits, Size
 
 __all__ = ["Fused", "Fusion", "FusionParams", "labels_from_logits"]
 
@@ -33,7 +33,7 @@ class FusionParams:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fused:
-    """Scores after fusion."""
+    """Logits after fusion."""
 
     log_probabilities: F32  # (C, h, w), half the network's input
     logits: F32  # (C, h', w'), the network's own
@@ -93,7 +93,7 @@ class Fusion:
         return False
 
     def step(
-        self, scores: Scores, *, keyframe: bool = False, cut: bool = False, refined: F32 | None = None
+        self, scores: Logits, *, keyframe: bool = False, cut: bool = False, refined: F32 | None = None
     ) -> Fused:
         """Fuse the next frame. A keyframe is remembered, so that refine() can bring its answer later.
 
@@ -117,12 +117,12 @@ class Fusion:
             if refined is None:
                 anchor, refined_seq = self._anchor(frame.seq)
         # Log-probabilities up to a constant at each pixel, which fusion does not mind.
-        fresh = scores.logits if refined is None else refined
+        fresh = scores.array if refined is None else refined
         posterior, fused = blend(fresh, grey, anchor, before)
         self._past = _Before(frame.epoch, grey, posterior)
         if keyframe or refined is not None:
             self._remember(frame.epoch, frame.seq, grey, refined)
-        return Fused(fused, scores.logits, self.thin, refined_seq)
+        return Fused(fused, scores.array, self.thin, refined_seq)
 
     def _anchor(self, seq: int) -> tuple[Past | None, int | None]:
         """The last finished keyframe, with its weight in the log-linear blend, and its seq."""

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.types import F32, U8, Scores
+from streamseg.types import F32, U8, Logits
 
 Why = Literal["first", "interval", "scene", "request"]
 
@@ -57,12 +57,12 @@ class Keyframes:
         """Make the next frame a keyframe."""
         self._requested = True
 
-    def sees(self, scores: Scores) -> Choice:
+    def sees(self, scores: Logits) -> Choice:
         """Take the next frame."""
         frame = scores.frame
         if frame.epoch != self._epoch:
             self._epoch, self._last_seq, self._before = frame.epoch, None, None
-        now = look(frame.rgb, scores.logits)
+        now = look(frame.rgb, scores.array)
         requested, self._requested = self._requested, False
         choice = choose(self._before, now, frame.seq, self._last_seq, self._every, requested)
         self._before = now

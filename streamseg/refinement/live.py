@@ -16,7 +16,7 @@ from streamseg.config import Config, CrfConfig, FusionConfig, RefineConfig
 from streamseg.crf import Workspace, native_available
 from streamseg.inference.preprocess import scale_picture
 from streamseg.inference.spec import EngineSpec
-from streamseg.inference.upsample import labels_from_logits, labels_from_scores
+from streamseg.inference.upsample import labels_from_logits, labels_of
 from streamseg.refinement.crf_process import CrfWorker, Keyframe
 from streamseg.refinement.crf_step import Posterior, crf_setup, refine_picture
 from streamseg.refinement.flow import one_thread
@@ -25,7 +25,7 @@ from streamseg.refinement.keyframes import Choice, Keyframes
 from streamseg.refinement.smoothing import Smoothing
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Mailbox
-from streamseg.types import U8, Refined, Scores, Size
+from streamseg.types import U8, Logits, Refined, Size
 
 _ANSWERS = 4  # kept for a stream whose frames do not come
 
@@ -46,7 +46,7 @@ CrfMode = Literal["off", "keyframes", "all"]
 class Labelled:
     """A recorded frame's labels (H, W), confidence where asked for, and the seq of the refinement in them."""
 
-    scores: Scores
+    scores: Logits
     labels: U8
     confidence: U8 | None
     refined_seq: int | None
@@ -90,9 +90,9 @@ class InlineRefinement:
         self._keyframes = Keyframes(self._every)
         self._fusion = Fusion(self._setup.thin, self._params)
         self._smoothing = Smoothing(self._ahead) if self._ahead else None
-        self._waiting: deque[Scores] = deque()  # of frames that are being smoothed
+        self._waiting: deque[Logits] = deque()  # of frames that are being smoothed
 
-    def add(self, scores: Scores, size: Size, confidence: bool = False) -> list[Labelled]:
+    def add(self, scores: Logits, size: Size, confidence: bool = False) -> list[Labelled]:
         """Take the next frame → those that are finished now, in order: itself, or earlier ones with `ahead`.
 
         Raises CrfError.
@@ -114,7 +114,7 @@ class InlineRefinement:
         return rest
 
     def labels(
-        self, scores: Scores, size: Size, confidence: bool = False
+        self, scores: Logits, size: Size, confidence: bool = False
     ) -> tuple[U8, U8 | None, int | None]:
         """A frame's labels (H, W), confidence where asked for, and the seq of the refinement in them.
 
@@ -125,11 +125,11 @@ class InlineRefinement:
         if refined is not None and refined.labels is not None:
             return refined.labels, refined.confidence, scores.frame.seq
         if not self._fuses:
-            return *labels_from_logits(scores.logits, size, confidence), None
+            return *labels_from_logits(scores.array, size, confidence), None
         fused = self._fused(scores, choice, refined)
         return *fused.labels(size, confidence), fused.refined_seq
 
-    def _refined(self, scores: Scores, choice: Choice, size: Size, confidence: bool) -> Posterior | None:
+    def _refined(self, scores: Logits, choice: Choice, size: Size, confidence: bool) -> Posterior | None:
         """The CRF's answer, where this frame goes through it: labels, or what fusion wants."""
         through = self._mode == "all" or (self._mode == "keyframes" and choice.keyframe is not None)
         if not through:
@@ -138,7 +138,7 @@ class InlineRefinement:
         own_size = None if self._fuses else size
         return refine_picture(
             self._setup,
-            scores.logits,
+            scores.array,
             picture,
             own_size,
             confidence=confidence,
@@ -146,7 +146,7 @@ class InlineRefinement:
             workspace=self._workspace,
         )
 
-    def _fused(self, scores: Scores, choice: Choice, refined: Posterior | None) -> Fused:
+    def _fused(self, scores: Logits, choice: Choice, refined: Posterior | None) -> Fused:
         log_probabilities = None if refined is None else refined.log_probabilities
         return self._fusion.step(scores, cut=choice.cut, refined=log_probabilities)
 
@@ -221,7 +221,7 @@ class Refinement:
         self._of(stream).keyframes.request()
 
     def labels(
-        self, scores: Scores, size: Size, confidence: bool = False
+        self, scores: Logits, size: Size, confidence: bool = False
     ) -> tuple[U8, U8 | None, int | None]:
         """A frame's labels and confidence (where asked for), and the keyframe whose refinement is in them.
 
@@ -229,10 +229,10 @@ class Refinement:
         """
         fused = self._fused(scores, size)
         if fused is None:
-            return *labels_from_scores(scores, size, confidence), None
+            return *labels_of(scores, size, confidence), None
         return *fused.labels(size, confidence), fused.refined_seq
 
-    def _fused(self, scores: Scores, size: Size) -> Fused | None:
+    def _fused(self, scores: Logits, size: Size) -> Fused | None:
         stream = self._of(scores.frame.stream)
         wanted = self._wants_refined(scores.frame.stream)
         fusion = stream.fusion

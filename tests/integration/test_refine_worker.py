@@ -25,7 +25,7 @@ from streamseg.refinement.crf_step import CrfSetup, refine_picture
 from streamseg.refinement.live import crf_process as worker_module
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed
-from streamseg.types import Frame, Geometry, Refined, Scores
+from streamseg.types import Frame, Geometry, Logits, Refined
 
 SIZE = (48, 64)
 DEADLINE_S = 60.0
@@ -53,7 +53,7 @@ def keyframe(seq: int = 0, stream: str = "gate", age_s: float = 0.0, bad: bool =
         logits[0, 0, 0] = np.nan
     decoded_ns = time.monotonic_ns() - round(age_s * 1e9)
     frame = Frame(stream, 0, seq, None, Fraction(1, 25), 0, "arrival", rgb, decoded_ns)
-    return Keyframe(Scores(frame, logits, Geometry(SIZE, SIZE)), SIZE)
+    return Keyframe(Logits(frame, logits, Geometry(SIZE, SIZE)), SIZE)
 
 
 class Running:
@@ -131,7 +131,7 @@ def test_a_keyframe_comes_back_refined_and_as_the_pure_function_says() -> None:
         run.feed_until(lambda: bool(run.delivered))
         refined = run.delivered[0]
     key = keyframe(refined.scores.frame.seq)
-    want = refine_picture(SETUP, key.scores.logits, key.scores.frame.rgb, SIZE)
+    want = refine_picture(SETUP, key.scores.array, key.scores.frame.rgb, SIZE)
     assert want.labels is not None
     np.testing.assert_array_equal(refined.labels, want.labels)
     np.testing.assert_array_equal(refined.log_probabilities, want.log_probabilities)

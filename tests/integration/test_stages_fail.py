@@ -39,7 +39,7 @@ class Broken:
 ENDS = [
     Broken("streamseg.live.pipeline:infer", True),
     Broken("streamseg.inference.backends.onnx:OnnxEngine.__call__", True),
-    Broken("streamseg.refinement.live:labels_from_scores", True),
+    Broken("streamseg.refinement.live:labels_of", True),
     Broken("streamseg.refinement.live:Fusion.step", True),
     Broken("streamseg.refinement.crf_process:scale_picture", True),
     Broken("streamseg.publish.publisher:encode_payload", True),
@@ -108,7 +108,7 @@ def config(clip: Path, tiny_engine: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_it_ends_with_the_reason_or_goes_on(
     broken: Broken, call: int, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if broken.place.endswith("labels_from_scores"):
+    if broken.place.endswith("labels_of"):
         config = Config(streams=config.streams, engine=config.engine, publish=config.publish)
     with running(config) as (daemon, thread, errors):
         deadline = time.monotonic() + WAIT_S

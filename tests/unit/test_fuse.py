@@ -12,7 +12,7 @@ import pytest
 from streamseg.refinement.blend import Past, blend, compiled_available, softened
 from streamseg.refinement.flow import one_thread, standing_still
 from streamseg.refinement.fusion import Fused, Fusion, FusionParams, labels_from_logits
-from streamseg.types import F32, U8, Frame, Geometry, Scores, Size
+from streamseg.types import F32, U8, Frame, Geometry, Logits, Size
 
 SIZE = (96, 128)
 CLASSES = 3
@@ -31,12 +31,12 @@ def texture(seed: int = 0) -> U8:
     return cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX)
 
 
-def scores(seq: int, shift: int = 0, logits: F32 | None = None, epoch: int = 0, seed: int = 0) -> Scores:
+def scores(seq: int, shift: int = 0, logits: F32 | None = None, epoch: int = 0, seed: int = 0) -> Logits:
     """The texture moved to the left by `shift` pixels, and flat logits where none are given."""
     rgb = np.ascontiguousarray(texture(seed)[20 : 20 + SIZE[0], 20 + shift : 20 + shift + SIZE[1]])
     frame = Frame("gate", epoch, seq, None, Fraction(1, 25), 0, "arrival", rgb, 0)
     given = np.zeros((CLASSES, 24, 32), np.float32) if logits is None else logits
-    return Scores(frame, given, Geometry(SIZE, SIZE))
+    return Logits(frame, given, Geometry(SIZE, SIZE))
 
 
 def posterior_with_edge(at: int) -> F32:
@@ -113,7 +113,7 @@ def test_a_cut_a_reconnect_and_another_size_forget_the_past(how: str) -> None:
     fusion.step(scores(1), keyframe=True)
     other = scores(2, epoch=how == "epoch")
     if how == "size":
-        other = Scores(other.frame, other.logits, Geometry(SIZE, (64, 80)))
+        other = Logits(other.frame, other.logits, Geometry(SIZE, (64, 80)))
     fused = fusion.step(other, cut=how == "cut")
     np.testing.assert_allclose(fused.log_probabilities, np.log(1 / 3), atol=1e-3)
     assert not fusion.refine(0, 1, posterior_with_edge(30))

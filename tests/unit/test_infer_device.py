@@ -26,7 +26,7 @@ from streamseg.inference.infer import infer
 from streamseg.inference.placement import FramePlacement
 from streamseg.inference.select import load_engine
 from streamseg.inference.spec import EngineInfo, find_engine
-from streamseg.inference.upsample import labels_from_logits, labels_from_scores
+from streamseg.inference.upsample import labels_from_logits, labels_of
 from streamseg.sources import hardware
 from streamseg.sources.surface import Surface
 from streamseg.types import U8, Frame
@@ -153,11 +153,11 @@ def test_a_picture_stays_there_just_where_the_engine_takes_it(backend: Any) -> N
     stays = backend == "torch"
     assert [on_host(one) for one in frames] == [not stays] * 2
     for one in scores:
-        assert isinstance(one.said, np.ndarray) is not stays
+        assert isinstance(one.data, np.ndarray) is not stays
         assert one.logits.shape == (11, 90, 120)
         assert one.logits.dtype == np.float32
         want, _ = labels_from_logits(one.logits, (360, 480))
-        got, confidence = labels_from_scores(one, (360, 480))
+        got, confidence = labels_of(one, (360, 480))
         assert confidence is None
         assert np.mean(want == got) > 0.9999
     engine.close()
@@ -167,7 +167,7 @@ def test_a_batch_that_lies_partly_here_is_made_here() -> None:
     engine = load_engine(EngineConfig(backend="torch"))
     frames = [frame(surface()), frame(draw_scene(0.0)[0])]
     scores = infer(engine, frames)
-    assert all(isinstance(one.said, np.ndarray) for one in scores)
+    assert all(isinstance(one.data, np.ndarray) for one in scores)
     engine.close()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from streamseg.refinement.keyframes import Keyframes, choose, is_cut, look
-from streamseg.types import Frame, Geometry, Scores
+from streamseg.types import Frame, Geometry, Logits
 
 SIZE = (48, 64)
 
@@ -24,10 +24,10 @@ def scene(number: int) -> tuple[np.ndarray, np.ndarray]:
     return rgb, logits
 
 
-def scores(seq: int, number: int = 0, epoch: int = 0) -> Scores:
+def scores(seq: int, number: int = 0, epoch: int = 0) -> Logits:
     rgb, logits = scene(number)
     frame = Frame("gate", epoch, seq, None, Fraction(1, 25), 0, "arrival", rgb, 0)
-    return Scores(frame, logits, Geometry(SIZE, SIZE))
+    return Logits(frame, logits, Geometry(SIZE, SIZE))
 
 
 def test_keyframes_come_at_the_interval_counted_in_decoded_frames() -> None:

@@ -16,7 +16,7 @@ from streamseg.inference.upsample import labels_from_logits
 from streamseg.refinement.crf_step import crf_setup, refine_picture
 from streamseg.refinement.live import InlineRefinement, Refinement
 from streamseg.runtime.counters import Stats
-from streamseg.types import F32, Frame, Geometry, Scores
+from streamseg.types import F32, Frame, Geometry, Logits
 
 SIZE = (48, 64)
 SPEC = EngineSpec(
@@ -31,7 +31,7 @@ SPEC = EngineSpec(
 )
 
 
-def scores(seq: int, seed: int | None = None) -> Scores:
+def scores(seq: int, seed: int | None = None) -> Logits:
     """A picture of two colours whose border the logits know only roughly."""
     rng = np.random.default_rng(seq if seed is None else seed)
     rgb = np.full((*SIZE, 3), 60, np.uint8)
@@ -42,7 +42,7 @@ def scores(seq: int, seed: int | None = None) -> Scores:
     logits[1, :, 8:] += 2
     logits[2] -= 3
     frame = Frame("gate", 0, seq, None, Fraction(1, 25), 0, "arrival", cv2.GaussianBlur(rgb, (3, 3), 0), 0)
-    return Scores(frame, logits, Geometry(SIZE, SIZE))
+    return Logits(frame, logits, Geometry(SIZE, SIZE))
 
 
 def test_inline_all_is_the_crf_of_each_frame() -> None:
