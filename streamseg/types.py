@@ -184,7 +184,7 @@ class Mask:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class Preview:
     """The frame that a mask belongs to, as a small JPEG; run, epoch, seq and n are that mask's."""
 
     stream: str

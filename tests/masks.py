@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from streamseg.types import IGNORE, U8, ClassInfo, LabelSet, Mask, Picture
+from streamseg.types import IGNORE, U8, ClassInfo, LabelSet, Mask, Preview
 
 STREET = LabelSet(
     "street3",
@@ -54,9 +54,9 @@ def make_mask(seq: int = 0, *, size: tuple[int, int] = (36, 48), **fields: Any) 
     return replace(mask, **fields)
 
 
-def make_picture(seq: int = 0, **fields: Any) -> Picture:
+def make_picture(seq: int = 0, **fields: Any) -> Preview:
     """The picture of make_mask(seq)'s frame; `fields` replace any of it."""
-    picture = Picture(
+    picture = Preview(
         stream="gate",
         epoch=0,
         seq=seq,

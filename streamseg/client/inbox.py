@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from streamseg.errors import WireError
 from streamseg.runtime.mailbox import Closed
-from streamseg.types import LabelSet, Mask, Picture
+from streamseg.types import LabelSet, Mask, Preview
 from streamseg.wire import Kind, MaskMessage, StreamStatus, parse_message, parse_picture, parse_status
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Inbox:
         self._slots: dict[Topic, MaskMessage] = {}  # waiting masks, when newest
         self._line: deque[MaskMessage] = deque()  # waiting masks, when not
         self._label_sets: dict[str, LabelSet] = {}
-        self._pictures: dict[str, deque[Picture]] = {}
+        self._pictures: dict[str, deque[Preview]] = {}
         self._statuses: dict[str, StreamStatus] = {}
         self._closed = False
         self._said = False  # that there are bad messages
@@ -92,7 +92,7 @@ class Inbox:
             self._say_once(error)
             return
         with self._changed:
-            if isinstance(message, Picture):
+            if isinstance(message, Preview):
                 self._keep(message)
             elif isinstance(message, StreamStatus):
                 self._keep_status(message)
@@ -142,7 +142,7 @@ class Inbox:
                 self._wait(deadline, f"no label set {id!r} came")
             return self._label_sets[id]
 
-    def picture(self, mask: Mask, timeout_s: float) -> Picture | None:
+    def picture(self, mask: Mask, timeout_s: float) -> Preview | None:
         """The picture of a mask's frame, waiting for it; None when it has none, or it is not here in time."""
         deadline = time.monotonic() + timeout_s
         place = (mask.n, mask.epoch, mask.seq)
@@ -172,7 +172,7 @@ class Inbox:
         if self._on_arrival is not None:
             self._on_arrival()
 
-    def _keep(self, picture: Picture) -> None:
+    def _keep(self, picture: Preview) -> None:
         if self._streams is not None and picture.stream not in self._streams:
             return
         if picture.stream not in self._pictures and len(self._pictures) >= MOST_TOPICS:
@@ -258,7 +258,7 @@ class Inbox:
         self._changed.wait(left_s)
 
 
-def _parse(parts: Sequence[bytes]) -> MaskMessage | LabelSet | Picture | StreamStatus:
+def _parse(parts: Sequence[bytes]) -> MaskMessage | LabelSet | Preview | StreamStatus:
     """Read a message by its topic; raises WireError."""
     topic = parts[0] if parts else b""
     if topic.startswith(b"picture/"):

@@ -13,7 +13,7 @@ from streamseg.client.inbox import ClientStats, Inbox
 from streamseg.client.receiver import Receiver
 from streamseg.net.client_keys import ClientKeys, client_keys
 from streamseg.runtime.mailbox import Closed
-from streamseg.types import LabelSet, Mask, Picture
+from streamseg.types import LabelSet, Mask, Preview
 from streamseg.wire import StreamStatus
 
 
@@ -156,7 +156,7 @@ class Subscription(_Subscription):
         """
         return self._inbox.status(stream, timeout_s)
 
-    def picture(self, mask: Mask, timeout_s: float = 1.0) -> Picture | None:
+    def picture(self, mask: Mask, timeout_s: float = 1.0) -> Preview | None:
         """The frame of a mask, waiting for it; needs pictures=True.
 
         None when the daemon left it out, since newer frames came, or when it is not here in time.
@@ -214,7 +214,7 @@ class AsyncSubscription(_Subscription):
         """The last status of a stream, waiting for the first; needs statuses=True."""
         return await asyncio.to_thread(self._inbox.status, stream, timeout_s)
 
-    async def picture(self, mask: Mask, timeout_s: float = 1.0) -> Picture | None:
+    async def picture(self, mask: Mask, timeout_s: float = 1.0) -> Preview | None:
         """The frame of a mask, waiting for it; needs pictures=True. None where it has none."""
         return await asyncio.to_thread(self._inbox.picture, mask, timeout_s)
 

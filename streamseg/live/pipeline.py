@@ -23,7 +23,7 @@ from streamseg.inference.backends.protocol import Engine
 from streamseg.inference.infer import accepts_device_frames, infer, input_size
 from streamseg.inference.placement import FramePlacement
 from streamseg.live.streams import Streams
-from streamseg.outputs.previews import Pictures
+from streamseg.outputs.previews import Previews
 from streamseg.publish import Publisher
 from streamseg.refinement.live import Refinement
 from streamseg.runtime.counters import Stats
@@ -65,7 +65,7 @@ class Pipeline:
             on_refined=self._put_refined,
         )
         self._placement = FramePlacement(engines[0], self.refinement.wanted)
-        self._pictures = Pictures(lambda stream: publisher.wants("picture", stream), publisher.put)
+        self._pictures = Previews(lambda stream: publisher.wants("picture", stream), publisher.put)
         self._stages = [
             Stage("picture", self._pictures.run, self._stage_ended),
             Stage("refine", self.refinement.run, self._stage_ended),

@@ -1,1 +1,1 @@
-"""Pictures that may leave the process: previews, overlays, PNG."""
+"""Previews that may leave the process: previews, overlays, PNG."""

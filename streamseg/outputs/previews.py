@@ -10,7 +10,7 @@ import cv2
 
 from streamseg.runtime.mailbox import Closed
 from streamseg.runtime.scheduler import FrameScheduler
-from streamseg.types import U8, Frame, Picture, Size
+from streamseg.types import U8, Frame, Preview, Size
 
 LONGEST_SIDE = 640
 JPEG_QUALITY = 80
@@ -24,7 +24,7 @@ class Pictures:
     that waits gives way, and its mask then has no picture.
     """
 
-    def __init__(self, wants: Callable[[str], bool], deliver: Callable[[Picture], None]) -> None:
+    def __init__(self, wants: Callable[[str], bool], deliver: Callable[[Preview], None]) -> None:
         """wants: whether a stream's pictures are subscribed to. deliver gets each, in the thread of run()."""
         self._wants = wants
         self._deliver = deliver
@@ -59,10 +59,10 @@ class Pictures:
         self._board.close()
 
 
-def picture_of(frame: Frame) -> Picture:
+def picture_of(frame: Frame) -> Preview:
     """The frame as a JPEG with a longer side of at most LONGEST_SIDE; n and run are still to be set."""
     size = picture_size(frame.size)
-    return Picture(
+    return Preview(
         stream=frame.stream,
         epoch=frame.epoch,
         seq=frame.seq,

@@ -23,7 +23,7 @@ from streamseg.publish.demand import Demand
 from streamseg.publish.last_value import LastValueCache, kinds_of
 from streamseg.publish.numbering import Numbers
 from streamseg.runtime.mailbox import Closed, Mailbox
-from streamseg.types import LabelSet, Mask, Picture
+from streamseg.types import LabelSet, Mask, Preview
 from streamseg.wire import (
     StreamStatus,
     TopicKind,
@@ -88,7 +88,7 @@ class Publisher:
         self.stats = PublisherStats()
         self._config = config
         self._on_fail = on_fail
-        self._mailbox: Mailbox[Mask | Picture | _Forget] = Mailbox(WAITING_MASKS)
+        self._mailbox: Mailbox[Mask | Preview | _Forget] = Mailbox(WAITING_MASKS)
         self._statuses: dict[str, StreamStatus] = {}  # waiting; each operation on it is whole
         self._demand = Demand()
         self._last = LastValueCache(config.encoding, tuple(label_sets))
@@ -116,7 +116,7 @@ class Publisher:
         self._bound.wait()
         self.check()
 
-    def put(self, mask: Mask | Picture, timeout_s: float | None = None) -> None:
+    def put(self, mask: Mask | Preview, timeout_s: float | None = None) -> None:
         """Leave a mask to be published, waiting for room; its n and run are set on the way out.
 
         A picture comes after its mask, whose n it is given.
@@ -258,13 +258,13 @@ class Publisher:
                 self.stats.statuses += 1
                 self.stats.messages += 1
 
-    def _publish(self, masks: zmq.Socket[bytes], item: Mask | Picture | _Forget) -> None:
+    def _publish(self, masks: zmq.Socket[bytes], item: Mask | Preview | _Forget) -> None:
         if isinstance(item, _Forget):
             self._numbers.forget(item.stream)
             self._last.forget(item.stream)
             self._unsendable.discard(item.stream)
             return
-        if isinstance(item, Picture):
+        if isinstance(item, Preview):
             self._publish_picture(masks, item)
             return
         mask = self._numbered(item)
@@ -286,7 +286,7 @@ class Publisher:
         except WireError as error:
             self._say_once(mask, error)
 
-    def _publish_picture(self, masks: zmq.Socket[bytes], picture: Picture) -> None:
+    def _publish_picture(self, masks: zmq.Socket[bytes], picture: Preview) -> None:
         n = self._numbers.of(picture.stream, picture.epoch, picture.seq)
         if n is not None and self._demand.wants("picture", picture.stream):
             now_ns = time.time_ns()

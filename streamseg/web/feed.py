@@ -14,7 +14,7 @@ import zmq.asyncio
 from streamseg.errors import WireError
 from streamseg.net.client_keys import ClientKeys
 from streamseg.net.options import notice_dead_peers
-from streamseg.types import LabelSet, Picture
+from streamseg.types import LabelSet, Preview
 from streamseg.web.frames import Shown
 from streamseg.wire import (
     MAX_PART,
@@ -43,7 +43,7 @@ class _Watched:
     watchers: int = 0
     refined_watchers: int = 0
     masks: OrderedDict[_Frame, MaskMessage] = field(default_factory=OrderedDict)
-    pictures: OrderedDict[_Frame, Picture] = field(default_factory=OrderedDict)
+    pictures: OrderedDict[_Frame, Preview] = field(default_factory=OrderedDict)
     last: Shown | None = None
 
 
@@ -178,7 +178,7 @@ class Feed:
         if frame in watched.masks and watched.watchers:
             self._show(watched, Shown(_taken(watched, frame).decode(), None))
 
-    def _take_picture(self, picture: Picture) -> None:
+    def _take_picture(self, picture: Preview) -> None:
         watched = self._watched.get(picture.stream)
         if watched is None:
             return

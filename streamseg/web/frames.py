@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from streamseg.types import Mask, Picture
+from streamseg.types import Mask, Preview
 
 _LEVEL = 1
 
@@ -24,7 +24,7 @@ class Shown:
     """A mask, and the picture of its frame where there is one; packed once for all who look."""
 
     mask: Mask
-    picture: Picture | None
+    picture: Preview | None
     _packed: dict[int, list[bytes]] = field(default_factory=dict)
 
     def messages(self, width: int) -> list[bytes]:
@@ -63,7 +63,7 @@ def _mask_message(mask: Mask, step: int, with_picture: bool) -> bytes:
     return _message(header, zlib.compress(labels.data, _LEVEL))
 
 
-def _picture_message(picture: Picture) -> bytes:
+def _picture_message(picture: Preview) -> bytes:
     header = {"kind": "picture", "stream": picture.stream, "epoch": picture.epoch, "seq": picture.seq}
     return _message(header, picture.jpeg)
 

@@ -1,4 +1,4 @@
-"""Picture ⇄ the parts of a `picture/<stream>/` message: the frame that a mask belongs to, as a JPEG."""
+"""Preview ⇄ the parts of a `picture/<stream>/` message: the frame that a mask belongs to, as a JPEG."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.errors import WireError
-from streamseg.types import Clock, Picture
+from streamseg.types import Clock, Preview
 from streamseg.wire.limits import MAX_HEADER, MAX_PICTURE, check_size
 from streamseg.wire.message import VERSION, Count, Side, StreamText, UnixNs, read_document, topic_of
 
 
 class PictureHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """What is said of a picture beside the JPEG; the fields are those of types.Picture."""
+    """What is said of a picture beside the JPEG; the fields are those of types.Preview."""
 
     version: int
     kind: Literal["picture"]
@@ -35,7 +35,7 @@ class PictureHeader(msgspec.Struct, frozen=True, kw_only=True):
     encoding: Literal["jpeg"]
 
 
-def encode_picture(picture: Picture) -> list[bytes]:
+def encode_picture(picture: Preview) -> list[bytes]:
     """Make the parts of the message; raises WireError for what no message may carry."""
     check_size(*picture.size)
     if len(picture.jpeg) > MAX_PICTURE:
@@ -60,7 +60,7 @@ def encode_picture(picture: Picture) -> list[bytes]:
     return [topic_of("picture", picture.stream), msgspec.msgpack.encode(header), picture.jpeg]
 
 
-def parse_picture(parts: Sequence[bytes]) -> Picture:
+def parse_picture(parts: Sequence[bytes]) -> Preview:
     """Read a picture message, without looking into the JPEG; raises WireError, and nothing else."""
     if len(parts) != 3:
         raise WireError(f"message: picture must have 3 parts, has {len(parts)}")
@@ -70,7 +70,7 @@ def parse_picture(parts: Sequence[bytes]) -> Picture:
         raise WireError(f"topic: {topic[:80]!r} carries 'picture' of stream {header.stream!r}")
     if not jpeg.startswith(b"\xff\xd8") or len(jpeg) > MAX_PICTURE:
         raise WireError(f"payload: is no JPEG of at most {MAX_PICTURE} bytes")
-    return Picture(
+    return Preview(
         stream=header.stream,
         epoch=header.epoch,
         seq=header.seq,

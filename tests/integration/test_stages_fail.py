@@ -45,7 +45,7 @@ ENDS = [
     Broken("streamseg.publish.publisher:encode_payload", True),
     Broken("streamseg.publish.last_value:LastValueCache.remember", True),
     Broken("streamseg.net.guard:ConnectionGuard.serve", True),
-    Broken("streamseg.outputs.previews:picture_of", True),
+    Broken("streamseg.outputs.previews:preview_of", True),
     Broken("streamseg.daemon.control:ControlServer._take", True),
     Broken("streamseg.daemon.control:parse_request", False),
     Broken("streamseg.daemon.operations:Operations.status", False),

@@ -1,4 +1,4 @@
-"""Pictures of the frames that masks belong to: made for those who look, and for nobody else."""
+"""Previews of the frames that masks belong to: made for those who look, and for nobody else."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from streamseg import wire
 from streamseg.client import subscribe
 from streamseg.config import PublishConfig
 from streamseg.errors import WireError
-from streamseg.outputs.previews import MOST_PER_S, Pictures, picture_of, picture_size
+from streamseg.outputs.previews import MOST_PER_S, Previews, picture_size, preview_of
 from streamseg.publish import Publisher
 from streamseg.runtime.mailbox import Closed
-from streamseg.types import Frame, Picture
+from streamseg.types import Frame, Preview
 from tests.masks import STREET, make_mask, make_picture
 
 WAIT_S = 20.0
@@ -44,7 +44,7 @@ def make_frame(seq: int = 0, size: tuple[int, int] = (72, 96), stream: str = "ga
 
 
 @contextmanager
-def running(pictures: Pictures) -> Iterator[None]:
+def running(pictures: Previews) -> Iterator[None]:
     def run() -> None:
         with pytest.raises(Closed):
             pictures.run()
@@ -71,7 +71,7 @@ def test_a_picture_has_the_frames_proportions_and_is_never_enlarged(
 
 def test_a_picture_shows_its_frame_and_has_its_numbers() -> None:
     frame = make_frame(7, (1080, 1920))
-    picture = picture_of(frame)
+    picture = preview_of(frame)
     bgr = cv2.imdecode(np.frombuffer(picture.jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert bgr is not None
     assert bgr.shape == (*picture.size, 3) == (360, 640, 3)
@@ -82,14 +82,14 @@ def test_a_picture_shows_its_frame_and_has_its_numbers() -> None:
 
 
 def test_nothing_is_made_that_nobody_asked_for() -> None:
-    made: list[Picture] = []
+    made: list[Preview] = []
     arrived = threading.Event()
 
-    def deliver(picture: Picture) -> None:
+    def deliver(picture: Preview) -> None:
         made.append(picture)
         arrived.set()
 
-    pictures = Pictures(lambda stream: stream == "gate", deliver)
+    pictures = Previews(lambda stream: stream == "gate", deliver)
     with running(pictures):
         pictures.offer(make_frame(1, stream="yard"))
         pictures.offer(make_frame(2))
@@ -98,8 +98,8 @@ def test_nothing_is_made_that_nobody_asked_for() -> None:
 
 
 def test_a_stream_faster_than_anybody_looks_leaves_pictures_out() -> None:
-    made: list[Picture] = []
-    pictures = Pictures(lambda _: True, made.append)
+    made: list[Preview] = []
+    pictures = Previews(lambda _: True, made.append)
     with running(pictures):
         begun_s = time.monotonic()
         for seq in range(200):
@@ -112,7 +112,7 @@ def test_a_stream_faster_than_anybody_looks_leaves_pictures_out() -> None:
 def test_a_picture_is_read_as_it_was_written() -> None:
     picture = make_picture(3, run=77, published_unix_ns=5)
     read = wire.parse_picture(wire.encode_picture(picture))
-    assert all(getattr(read, name) == getattr(picture, name) for name in Picture.__slots__)
+    assert all(getattr(read, name) == getattr(picture, name) for name in Preview.__slots__)
 
 
 def spoiled(**changes: Any) -> list[bytes]:
