@@ -9,7 +9,7 @@ import av
 import pytest
 
 from streamseg.sources.frames import FrameMaker
-from streamseg.sources.reading import Picture
+from streamseg.sources.reading import DecodedPicture
 
 
 class OnFakeGpu:
@@ -34,8 +34,8 @@ def leave_pictures_on_a_fake_gpu(monkeypatch: pytest.MonkeyPatch, pixel_format: 
     """From now on, whatever is decoded stays where NVDEC would have left it."""
     make = FrameMaker.frame
 
-    def frame(maker: FrameMaker, picture: Picture) -> Any:
+    def frame(maker: FrameMaker, picture: DecodedPicture) -> Any:
         there: Any = OnFakeGpu(picture.image, pixel_format)
-        return make(maker, Picture(there, picture.decode_ns))
+        return make(maker, DecodedPicture(there, picture.decode_ns))
 
     monkeypatch.setattr(FrameMaker, "frame", frame)

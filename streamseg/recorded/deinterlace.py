@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import av
 
-from streamseg.sources.reading import Picture
+from streamseg.sources.reading import DecodedPicture
 
 
-def deinterlaced(picture: Picture) -> Picture:
+def deinterlaced(picture: DecodedPicture) -> DecodedPicture:
     """Interpolate every other line of an interlaced picture along its edges; any other comes back as it is.
 
     FFmpeg's estdif: bwdif and yadif also look at the pictures before and behind, so that a part made by

@@ -24,7 +24,7 @@ from streamseg.refinement.live import InlineRefinement, Labelled
 from streamseg.runtime.spread import spread
 from streamseg.sources import OpenSource
 from streamseg.sources.frames import FrameMaker
-from streamseg.sources.reading import Picture
+from streamseg.sources.reading import DecodedPicture
 from streamseg.types import Frame, Logits, Mask, Size
 
 
@@ -96,7 +96,7 @@ class Route:
             if not self.stop.is_set():
                 yield PartEnd(part, account)
 
-    def whole(self, picture: Picture) -> Picture:
+    def whole(self, picture: DecodedPicture) -> DecodedPicture:
         """The picture as the network sees it: without the comb of two fields, unless that is wanted."""
         return deinterlaced(picture) if self.config.deinterlace else picture
 

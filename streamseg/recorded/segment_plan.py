@@ -31,7 +31,7 @@ from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.timeline import Timeline
 from streamseg.sources import OpenSource
 from streamseg.sources.frames import FrameMaker
-from streamseg.sources.reading import Picture, pictures
+from streamseg.sources.reading import DecodedPicture, pictures
 from streamseg.types import Frame
 
 
@@ -130,7 +130,7 @@ class StretchRoute(Route):
                 )
             yield PartEnd(stretch.index, stretch.account)
 
-    def _numbered(self, source: OpenSource) -> Iterator[tuple[int, Picture]]:
+    def _numbered(self, source: OpenSource) -> Iterator[tuple[int, DecodedPicture]]:
         """Pictures with their numbers in the file, from the stretch's first one or from before it."""
         first, begin = self.stretch.seqs[0], self.stretch.stamps[0]
         if not self.seeks or begin is None or not self.stretch.index:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from streamseg.recorded.settings import ProcessConfig
-from streamseg.sources.reading import OpenSource, Picture, pictures
+from streamseg.sources.reading import DecodedPicture, OpenSource, pictures
 
 LONGEST_PART = 4
 """In part_frames: a part is cut here even where no intra frame has come."""
@@ -20,7 +20,7 @@ MAX_PLACES = 1000
 class Pick:
     """A picture that gets a mask: the seq-th decoded of the file, in part `part`."""
 
-    picture: Picture
+    picture: DecodedPicture
     seq: int
     part: int
 
@@ -68,7 +68,7 @@ def picks(
     account.corrupt, account.line = source.corrupt, source.damage
 
 
-def time_of(picture: Picture, source: OpenSource, seq: int) -> Fraction:
+def time_of(picture: DecodedPicture, source: OpenSource, seq: int) -> Fraction:
     """Presentation time in seconds; by counting where the container has none."""
     image = picture.image
     if image.pts is None or image.time_base is None:

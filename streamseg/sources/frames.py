@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from streamseg.sources.orientation import Turn, Turning, apply_turn
-from streamseg.sources.reading import OpenSource, Picture, pictures
+from streamseg.sources.reading import DecodedPicture, OpenSource, pictures
 from streamseg.sources.surface import Surface
 from streamseg.types import U8, Clock, DevicePicture, Frame
 
@@ -72,7 +72,7 @@ class FrameMaker:
         """Leave out a decoded picture: its number is used up, nothing is converted."""
         self.seq += 1
 
-    def frame(self, picture: Picture) -> Frame:
+    def frame(self, picture: DecodedPicture) -> Frame:
         started = time.monotonic_ns()
         image = picture.image
         made = self._picture(image, self.turning.of(image))

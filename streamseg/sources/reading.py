@@ -51,7 +51,7 @@ class OpenSource:
     codec: str
     corrupt: int = 0
     damage: str | None = None
-    pending: deque[Picture] = field(default_factory=deque)
+    pending: deque[DecodedPicture] = field(default_factory=deque)
 
     @property
     def url(self) -> str:
@@ -60,14 +60,14 @@ class OpenSource:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class DecodedPicture:
     """A decoded picture as FFmpeg has it, and how long decoding took."""
 
     image: VideoFrame
     decode_ns: int
 
 
-def pictures(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
+def pictures(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPicture]:
     """Yield every picture from where the source stands, the decoder's last ones at its end included.
 
     Ends at a file's end or when `stop` is set; raises SourceEnded when an endless source ends, goes silent,
@@ -86,13 +86,13 @@ def pictures(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
     _note_damage(source, count, last_s)
 
 
-def _pending_then_read(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
+def _pending_then_read(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPicture]:
     if not stop.is_set():
         yield from _pending(source)
     yield from read(source, stop)
 
 
-def read(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
+def read(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPicture]:
     """Decode what comes next from the container; open_source takes the first picture with it."""
     watch = Watch(source)
     errors = 0
@@ -139,7 +139,7 @@ def read(source: OpenSource, stop: threading.Event) -> Iterator[Picture]:
         watch.excuse(time.monotonic() - handed_over)
 
 
-def _pending(source: OpenSource) -> Iterator[Picture]:
+def _pending(source: OpenSource) -> Iterator[DecodedPicture]:
     """Hand over what has been decoded; the rest stays for the next reader when this one is left."""
     while source.pending:
         yield source.pending.popleft()
@@ -150,7 +150,7 @@ def _packets(source: OpenSource) -> Iterator[av.Packet[Any]]:
     return source.container.demux() if source.endless else source.container.demux(source.video)
 
 
-def _decoded(source: OpenSource, packet: av.Packet[Any] | None) -> Iterator[Picture]:
+def _decoded(source: OpenSource, packet: av.Packet[Any] | None) -> Iterator[DecodedPicture]:
     """Decode one packet (None: what the decoder still holds), without a live source's damaged pictures."""
     started = time.monotonic_ns()
     flush = packet is None or packet.size == 0
@@ -174,7 +174,7 @@ def _decoded(source: OpenSource, packet: av.Packet[Any] | None) -> Iterator[Pict
             source.corrupt += 1
             if source.live:
                 continue
-        yield Picture(image, took)
+        yield DecodedPicture(image, took)
 
 
 class Watch:
