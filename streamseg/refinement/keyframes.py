@@ -57,7 +57,7 @@ class Keyframes:
         """Make the next frame a keyframe."""
         self._requested = True
 
-    def sees(self, scores: Logits) -> Choice:
+    def observe(self, scores: Logits) -> Choice:
         """Take the next frame."""
         frame = scores.frame
         if frame.epoch != self._epoch:

@@ -99,7 +99,7 @@ class InlineRefinement:
         """
         if self._smoothing is None:
             return [Labelled(scores, *self.labels(scores, size, confidence))]
-        choice = self._keyframes.sees(scores)
+        choice = self._keyframes.observe(scores)
         refined = self._refined(scores, choice, size, confidence)
         fused = self._fused(scores, choice, refined)
         finished = self._smoothing.add(fused, scores.frame.rgb, choice.cut)
@@ -120,7 +120,7 @@ class InlineRefinement:
 
         A frame that went through the CRF itself is its own refinement. Raises CrfError.
         """
-        choice = self._keyframes.sees(scores)
+        choice = self._keyframes.observe(scores)
         refined = self._refined(scores, choice, size, confidence)
         if refined is not None and refined.labels is not None:
             return refined.labels, refined.confidence, scores.frame.seq
@@ -238,7 +238,7 @@ class Refinement:
         fusion = stream.fusion
         if not wanted and fusion is None:
             return None
-        choice = stream.keyframes.sees(scores)
+        choice = stream.keyframes.observe(scores)
         if choice.keyframe:
             self._worker.submit(Keyframe(scores, size if wanted else None, fusion is not None))
         if fusion is None:

@@ -33,7 +33,7 @@ def scores(seq: int, number: int = 0, epoch: int = 0) -> Logits:
 def test_keyframes_come_at_the_interval_counted_in_decoded_frames() -> None:
     keyframes = Keyframes(every=5)
     seen = [0, 1, 4, 5, 7, 11, 12, 16]  # the live route skips frames
-    chosen = {seq: keyframes.sees(scores(seq)).keyframe for seq in seen}
+    chosen = {seq: keyframes.observe(scores(seq)).keyframe for seq in seen}
     assert chosen == {
         0: "first",
         1: None,
@@ -48,22 +48,22 @@ def test_keyframes_come_at_the_interval_counted_in_decoded_frames() -> None:
 
 def test_another_scene_is_a_keyframe_and_a_cut_and_restarts_the_interval() -> None:
     keyframes = Keyframes(every=3)
-    choices = [keyframes.sees(scores(seq, 0 if seq < 2 else 1)) for seq in range(6)]
+    choices = [keyframes.observe(scores(seq, 0 if seq < 2 else 1)) for seq in range(6)]
     assert [c.keyframe for c in choices] == ["first", None, "scene", None, None, "interval"]
     assert [c.cut for c in choices] == [False, False, True, False, False, False]
 
 
 def test_a_request_makes_the_next_frame_a_keyframe_once() -> None:
     keyframes = Keyframes(every=100)
-    keyframes.sees(scores(0))
+    keyframes.observe(scores(0))
     keyframes.request()
-    assert [keyframes.sees(scores(seq)).keyframe for seq in (1, 2)] == ["request", None]
+    assert [keyframes.observe(scores(seq)).keyframe for seq in (1, 2)] == ["request", None]
 
 
 def test_a_new_connection_begins_anew() -> None:
     keyframes = Keyframes(every=100)
-    keyframes.sees(scores(500))
-    choice = keyframes.sees(scores(0, number=1, epoch=1))
+    keyframes.observe(scores(500))
+    choice = keyframes.observe(scores(0, number=1, epoch=1))
     assert choice.keyframe == "first"
     assert not choice.cut  # there is nothing to compare with
 
@@ -71,7 +71,7 @@ def test_a_new_connection_begins_anew() -> None:
 def test_the_same_frames_give_the_same_choices() -> None:
     def run() -> list[object]:
         keyframes = Keyframes(every=4)
-        return [keyframes.sees(scores(seq, seq // 7)) for seq in range(20)]
+        return [keyframes.observe(scores(seq, seq // 7)) for seq in range(20)]
 
     assert run() == run()
 
