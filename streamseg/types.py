@@ -116,7 +116,7 @@ class Logits:
 
     def __post_init__(self) -> None:
         if not hasattr(self.data, "to_host"):
-            _check("Logits.said", self.data, np.float32, (None, None, None))
+            _check("Logits.data", self.data, np.float32, (None, None, None))
 
     @property
     def array(self) -> F32:

@@ -48,10 +48,10 @@ def bench_fusion(config: EngineConfig, source: str, count: int = 60) -> FusionRe
             keyframe = index % EVERY == 0
             if keyframe:
                 picture = scale_picture(frame.rgb, scores.geometry.input_size)
-                posterior = refine_picture(setup, scores.logits, picture)
+                posterior = refine_picture(setup, scores.array, picture)
                 answers[index + DELAY] = (frame, posterior.log_probabilities)
             begun = time.thread_time()
-            labels_from_logits(scores.logits, frame.size)
+            labels_from_logits(scores.array, frame.size)
             between = time.thread_time()
             if index in answers:
                 of, refined = answers.pop(index)

@@ -216,10 +216,10 @@ class _Run:
         frame = Frame("eval", 0, index, None, Fraction(1, 1), 0, "arrival", sample.rgb, 0)
         (scores,) = infer(self.engine, [frame])
         picture = scale_picture(sample.rgb, scores.geometry.input_size)
-        refined = refine_picture(self.setup, scores.logits, picture, size)
+        refined = refine_picture(self.setup, scores.array, picture, size)
         assert refined.labels is not None
         assert refined.log_probabilities is not None
-        masks = {"raw": labels_from_logits(scores.logits, size)[0], "crf": refined.labels}
+        masks = {"raw": labels_from_logits(scores.array, size)[0], "crf": refined.labels}
         if self.sequence is None:
             return masks, None
         keyframe = index % self.sequence.every == 0

@@ -1,1 +1,1 @@
-"""Previews that may leave the process: previews, overlays, PNG."""
+"""Pictures that may leave the process: previews, overlays, PNG."""

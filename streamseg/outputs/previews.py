@@ -17,7 +17,7 @@ JPEG_QUALITY = 80
 MOST_PER_S = 30.0  # of one stream: a file that runs as fast as it goes is not worth looking at faster
 
 
-class Pictures:
+class Previews:
     """Makes pictures in a thread of its own, so that no mask waits for one.
 
     offer() may come from any thread; run() is the work of one. Of each stream the newest frame waits; one
@@ -47,7 +47,7 @@ class Pictures:
         """Make pictures until close(); raises Closed then."""
         while True:
             (frame,) = self._board.take(1, alike=lambda _: 0)
-            self._deliver(picture_of(frame))
+            self._deliver(preview_of(frame))
 
     def forget(self, stream: str) -> None:
         """Drop what a removed stream left behind."""
@@ -59,7 +59,7 @@ class Pictures:
         self._board.close()
 
 
-def picture_of(frame: Frame) -> Preview:
+def preview_of(frame: Frame) -> Preview:
     """The frame as a JPEG with a longer side of at most LONGEST_SIDE; n and run are still to be set."""
     size = picture_size(frame.size)
     return Preview(

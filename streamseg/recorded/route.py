@@ -156,7 +156,7 @@ class Route:
                     yield self._segmented(rest, begun)
                 yield item
             elif inline is None:
-                labels, confidence = labels_from_logits(item.logits, size, config.confidence)
+                labels, confidence = labels_from_logits(item.array, size, config.confidence)
                 yield self._segmented(Labelled(item, labels, confidence, None), begun)
             else:
                 for labelled in inline.add(item, size, config.confidence):

@@ -113,7 +113,7 @@ def test_a_cut_a_reconnect_and_another_size_forget_the_past(how: str) -> None:
     fusion.step(scores(1), keyframe=True)
     other = scores(2, epoch=how == "epoch")
     if how == "size":
-        other = Logits(other.frame, other.logits, Geometry(SIZE, (64, 80)))
+        other = Logits(other.frame, other.array, Geometry(SIZE, (64, 80)))
     fused = fusion.step(other, cut=how == "cut")
     np.testing.assert_allclose(fused.log_probabilities, np.log(1 / 3), atol=1e-3)
     assert not fusion.refine(0, 1, posterior_with_edge(30))

@@ -154,9 +154,9 @@ def test_a_picture_stays_there_just_where_the_engine_takes_it(backend: Any) -> N
     assert [on_host(one) for one in frames] == [not stays] * 2
     for one in scores:
         assert isinstance(one.data, np.ndarray) is not stays
-        assert one.logits.shape == (11, 90, 120)
-        assert one.logits.dtype == np.float32
-        want, _ = labels_from_logits(one.logits, (360, 480))
+        assert one.array.shape == (11, 90, 120)
+        assert one.array.dtype == np.float32
+        want, _ = labels_from_logits(one.array, (360, 480))
         got, confidence = labels_of(one, (360, 480))
         assert confidence is None
         assert np.mean(want == got) > 0.9999
@@ -195,8 +195,8 @@ def test_an_engine_without_tensors_that_takes_over_gets_the_batch_here() -> None
     (before,) = infer(engine, [frame(surface())])
     engine.switch(without)
     (between,) = infer(engine, [frame(surface())])  # was prepared for the one before
-    assert isinstance(between.said, np.ndarray)
-    np.testing.assert_allclose(before.logits, between.logits, atol=1e-3)
+    assert isinstance(between.data, np.ndarray)
+    np.testing.assert_allclose(before.array, between.array, atol=1e-3)
     assert (before.engine, between.engine) == ("camvid-slim/fp32/torch", "camvid-slim/fp32/onnx")
     after = frame(surface())
     infer(engine, [after])

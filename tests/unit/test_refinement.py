@@ -51,11 +51,11 @@ def test_inline_all_is_the_crf_of_each_frame() -> None:
     for seq in range(3):
         one = scores(seq)
         labels, confidence, refined_seq = inline.labels(one, SIZE, confidence=True)
-        want = refine_picture(setup, one.logits, one.frame.rgb, SIZE, confidence=True)
+        want = refine_picture(setup, one.array, one.frame.rgb, SIZE, confidence=True)
         np.testing.assert_array_equal(labels, want.labels)
         np.testing.assert_array_equal(confidence, want.confidence)
         assert refined_seq == seq
-        network, _ = labels_from_logits(one.logits, SIZE)
+        network, _ = labels_from_logits(one.array, SIZE)
         wrong_before, wrong_after = ((x[:, :28] != 0).mean() for x in (network, labels))
         assert wrong_before > 0.03
         assert wrong_after < 0.7 * wrong_before
@@ -66,7 +66,7 @@ def test_inline_keyframes_leaves_the_frames_between_as_the_network_saw_them() ->
     seqs = [inline.labels(scores(seq), SIZE)[2] for seq in range(7)]
     assert seqs == [0, None, None, 3, None, None, 6]
     labels, _, _ = inline.labels(scores(7), SIZE)
-    np.testing.assert_array_equal(labels, labels_from_logits(scores(7).logits, SIZE)[0])
+    np.testing.assert_array_equal(labels, labels_from_logits(scores(7).array, SIZE)[0])
 
 
 def test_inline_with_fusion_carries_refinements_on() -> None:
@@ -92,9 +92,7 @@ def test_the_reference_gives_what_our_crf_gives() -> None:
     pytest.importorskip("pydensecrf")
     one = scores(0)
     ours, theirs = (
-        refine_picture(
-            crf_setup(CrfConfig(quality="exact", backend=b), SPEC), one.logits, one.frame.rgb, SIZE
-        )  # type: ignore[arg-type]
+        refine_picture(crf_setup(CrfConfig(quality="exact", backend=b), SPEC), one.array, one.frame.rgb, SIZE)  # type: ignore[arg-type]
         for b in ("native", "pydensecrf")
     )
     assert ours.labels is not None
@@ -104,7 +102,7 @@ def test_the_reference_gives_what_our_crf_gives() -> None:
 
 def test_odd_sizes_are_halved_to_what_the_crf_gives_at_half_resolution() -> None:
     rgb = scores(0).frame.rgb[:47, :63].copy()
-    logits: F32 = scores(0).logits
+    logits: F32 = scores(0).array
     setup = crf_setup(CrfConfig(), SPEC)
     full = refine_picture(setup, logits, rgb, (47, 63)).log_probabilities
     half = refine_picture(setup, logits, rgb).log_probabilities
@@ -149,7 +147,7 @@ def test_demand_decides_what_goes_to_the_crf() -> None:
 def test_without_fusion_a_live_mask_is_the_network_s_own() -> None:
     watched = Watched(True, False)
     labels, _, refined_seq = watched.refinement.labels(scores(0), SIZE)
-    np.testing.assert_array_equal(labels, labels_from_logits(scores(0).logits, SIZE)[0])
+    np.testing.assert_array_equal(labels, labels_from_logits(scores(0).array, SIZE)[0])
     assert refined_seq is None
 
 
