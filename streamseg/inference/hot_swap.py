@@ -100,7 +100,7 @@ class SwitchEngine:
 
 
 def start_engines(config: EngineConfig) -> tuple[list[SwitchEngine], Choice | None]:
-    """The best that can be had at once, an engine for each replica; and the better one to be built, if there is.
+    """Load the best engine that is ready now, once for each replica; and name the better one to build, if any.
 
     Blocks while it loads, and builds only where nothing can serve meanwhile. Raises EngineError.
     """
@@ -137,7 +137,7 @@ def _lanes(
 
 
 class Upgrade:
-    """Builds a better engine beside the route and loads it for each replica; hands them over once they have run.
+    """Builds a better engine beside the route, loads it for each replica, and hands over once they have run.
 
     A build that fails is said once; what serves goes on serving. start() and stop() in one thread.
     """

@@ -1,10 +1,10 @@
-"""The live route, written once: streams → board → infer → fuse → publish, with refine and pictures beside it.
+"""The live route: streams → frame scheduler → infer → fuse → publish, with refine and previews beside it.
 
-decode-<stream> threads own their container; infer owns the engine and batches over streams (in replicas several
-do, each its own, and what they make leaves in the order in which they took the frames); fuse turns logits
-into labels; refine owns the CRF's process; picture makes JPEGs for those who look; the publisher's thread
-owns its sockets. Frames are dropped in one place only, the board, where a live stream's newest frame replaces
-the one that waits. Behind it every hand-over is bounded and waits, so the age of a mask is bounded by the
+decode-<stream> threads own their container; infer owns the engine and batches over streams (with replicas
+several threads do, each with its own engine, and results leave in the order in which the frames were taken);
+fuse turns logits into labels; refine owns the CRF's process; picture makes JPEGs for subscribers; the
+publisher's thread owns its sockets. Frames are dropped in one place only, the frame scheduler, where a live
+stream's newest frame replaces the one that waits. Behind it every hand-over is bounded and waits, so the age of a mask is bounded by the
 speed of the slowest stage.
 """
 

@@ -1,4 +1,4 @@
-"""Replicas side by side, their results in the order in which they took their work."""
+"""Workers side by side, their results in the order in which they took their work."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 class OrderedWorkers:
-    """Several replicas take work one after the other, do it at once, and leave one after the other.
+    """Several workers take work one after the other, do it at once, and leave one after the other.
 
-    A replica that failed never leaves: whoever sees that closes the ordered_workers, so nobody waits for the dead.
+    A worker that failed never leaves: whoever sees that calls close(), so that no other worker waits for it.
     """
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ import streamseg
 
 PACKAGE = Path(streamseg.__file__).parent
 
-# The packages, in order: a module may import from its own and from those before it, never from those after it.
+# The packages, in order: a module imports from its own and from those before it, never from those after it.
 ORDER = [
     "errors",
     "types",
