@@ -100,7 +100,7 @@ class SwitchEngine:
 
 
 def start_engines(config: EngineConfig) -> tuple[list[SwitchEngine], Choice | None]:
-    """Load the best engine that is ready now, once for each replica; and name the better one to build, if any.
+    """Load the best engine that is ready now, once for each replica; and name a better one to build, if any.
 
     Blocks while it loads, and builds only where nothing can serve meanwhile. Raises EngineError.
     """

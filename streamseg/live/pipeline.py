@@ -4,8 +4,8 @@ decode-<stream> threads own their container; infer owns the engine and batches o
 several threads do, each with its own engine, and results leave in the order in which the frames were taken);
 fuse turns logits into labels; refine owns the CRF's process; picture makes JPEGs for subscribers; the
 publisher's thread owns its sockets. Frames are dropped in one place only, the frame scheduler, where a live
-stream's newest frame replaces the one that waits. Behind it every hand-over is bounded and waits, so the age of a mask is bounded by the
-speed of the slowest stage.
+stream's newest frame replaces the one that waits. Behind it every hand-over is bounded and waits, so the age
+of a mask is bounded by the speed of the slowest stage.
 """
 
 from __future__ import annotations
