@@ -66,3 +66,8 @@ class CrfError(StreamsegError, ValueError):
 
 class TrainingError(StreamsegError, RuntimeError):
     """A data set or a checkpoint cannot be used."""
+
+
+def one_line(error: object, most: int = 300) -> str:
+    """A library's error text on one line, cut to `most` characters."""
+    return " ".join(str(error).split())[:most]

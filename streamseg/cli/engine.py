@@ -10,7 +10,7 @@ import msgspec
 
 from streamseg.cli.settings import as_json, given, options_from
 from streamseg.config import EngineConfig, Precision, build_settings
-from streamseg.inference.select import buildable
+from streamseg.inference.select import plan_to_build
 from streamseg.inference.spec import find_engine, list_engines, read_weights
 
 
@@ -66,12 +66,13 @@ def build(name: str, sm: str, beside: bool, again: bool, **options: Any) -> None
     Engines are named (streamseg engine list) or given by their folder.
     """
     from streamseg.cli import start_logging
-    from streamseg.inference.plans.build import Build, ready_plan
+    from streamseg.inference.plans.build import Build
     from streamseg.inference.plans.cache import PLANS
+    from streamseg.inference.plans.load import ready_plan
 
     start_logging("info")
     config = build_settings(EngineConfig, {"name": name, **given(**options)})
-    choice = buildable(config, sm and f"sm_{sm.removeprefix('sm_')}")
+    choice = plan_to_build(config, sm and f"sm_{sm.removeprefix('sm_')}")
     folder = Path(choice.spec.folder) / PLANS if beside else None
     building = Build(choice, folder, again=again, say=click.echo)
     click.echo(f"{choice.engine_id}: {building.log_file} is the log")

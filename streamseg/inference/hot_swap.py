@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError
-from streamseg.inference.backends.protocol import Engine, TensorEngine
-from streamseg.inference.plans.build import Build, BuildStopped, close_all, load_alike, load_choice, load_plan
-from streamseg.inference.select import Choice, choices, stand_in
+from streamseg.inference.backends.protocol import Choice, Engine, TensorEngine
+from streamseg.inference.plans.build import Build, BuildStopped
+from streamseg.inference.plans.load import close_all, load_choice, load_plan, load_replicas
+from streamseg.inference.select import choices, fallback
 from streamseg.inference.spec import EngineInfo
 from streamseg.types import F32, U8, Size
 
@@ -107,7 +108,7 @@ def start_engines(config: EngineConfig) -> tuple[list[SwitchEngine], Choice | No
     found = choices(config)
 
     def spare() -> Engine:
-        ready = stand_in(config, found)
+        ready = fallback(config, found)
         if ready is None:
             raise EngineError(f"engine {config.name}: nothing takes frames of this shape here")
         return ready.backend.load(ready.spec, None)
@@ -119,7 +120,7 @@ def start_engines(config: EngineConfig) -> tuple[list[SwitchEngine], Choice | No
             engine = load_plan(choice)
             if engine is not None:
                 return _lanes(config, choice, engine, spare), None
-            ready = stand_in(config, found)
+            ready = fallback(config, found)
             if ready is not None:
                 return _lanes(config, ready, load_choice(ready)), choice
             return _lanes(config, choice, load_choice(choice)), None
@@ -133,7 +134,7 @@ def start_engines(config: EngineConfig) -> tuple[list[SwitchEngine], Choice | No
 def _lanes(
     config: EngineConfig, choice: Choice, first: Engine, spare: Callable[[], Engine] | None = None
 ) -> list[SwitchEngine]:
-    return [SwitchEngine(engine, spare) for engine in load_alike(config.replicas, choice, first)]
+    return [SwitchEngine(engine, spare) for engine in load_replicas(config.replicas, choice, first)]
 
 
 class Upgrade:
@@ -171,7 +172,7 @@ class Upgrade:
         engines: list[Engine] = []
         try:
             first = load_choice(self.choice, self._build)
-            engines = load_alike(len(self._engines), self.choice, first)
+            engines = load_replicas(len(self._engines), self.choice, first)
             for engine in engines:
                 if self._stopping.is_set():
                     return close_all(engines)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import NamedTuple
 
 import msgspec
 
 from streamseg.config import EngineConfig, Precision
 from streamseg.errors import EngineError
 from streamseg.inference.backends.device import cuda_missing
-from streamseg.inference.backends.protocol import Backend, BuildSpec, Engine, backend_of, build_spec
+from streamseg.inference.backends.protocol import Backend, Choice, Engine, backend_of, build_spec
+from streamseg.inference.plans.load import load_choice
 from streamseg.inference.spec import find_engine
 
 log = logging.getLogger(__name__)
@@ -27,17 +27,6 @@ ORDER = (
     ("torch", "cpu"),
 )
 LIMIT = "STREAMSEG_BACKENDS"
-
-
-class Choice(NamedTuple):
-    """A backend, and what it is to build or load."""
-
-    backend: Backend
-    spec: BuildSpec
-
-    @property
-    def engine_id(self) -> str:
-        return f"{self.spec.engine.name}/{self.spec.precision}/{self.backend.name}"
 
 
 def choices(config: EngineConfig) -> list[Choice]:
@@ -66,7 +55,7 @@ def choices(config: EngineConfig) -> list[Choice]:
     return found
 
 
-def buildable(config: EngineConfig, target: str = "") -> Choice:
+def plan_to_build(config: EngineConfig, target: str = "") -> Choice:
     """What `streamseg engine build` builds: the backend asked for, or the best one here that builds anything.
 
     target: what it is to run on, where that is not this machine. Raises EngineError with every reason.
@@ -85,7 +74,7 @@ def buildable(config: EngineConfig, target: str = "") -> Choice:
     )
 
 
-def stand_in(config: EngineConfig, found: list[Choice]) -> Choice | None:
+def fallback(config: EngineConfig, found: list[Choice]) -> Choice | None:
     """What serves until the first choice is built: the best one that builds nothing.
 
     Where none does in the precision asked for, ONNX Runtime in the best one that the engine has.
@@ -107,8 +96,6 @@ def load_engine(config: EngineConfig) -> Engine:
     With backend = "auto" the next best is taken when one fails. Raises EngineError with what is missing or
     damaged.
     """
-    from streamseg.inference.plans.build import load_choice
-
     found = choices(config)
     for at, choice in enumerate(found):
         try:

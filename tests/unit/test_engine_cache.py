@@ -22,10 +22,10 @@ from streamseg.inference.plans.cache import (
     find_plan,
     keep_plan,
     list_plans,
+    mark_used,
     part_file,
     plan_folders,
     prune,
-    used,
 )
 from streamseg.inference.plans.recipe_key import Recipe, recipe_of
 from streamseg.inference.spec import Shapes, find_engine, read_spec
@@ -187,7 +187,7 @@ def test_pruning_removes_the_longest_unused_and_what_is_unfinished(tmp_path: Pat
     plans = [keep(tmp_path, recipe_for(tiny_engine, threads=n), b"x" * 1000) for n in (1, 2, 3)]
     for age, plan in enumerate(plans):
         os.utime(tmp_path / f"{plan.manifest.key}.json", (1000 + age, 1000 + age))
-    used(plans[0])
+    mark_used(plans[0])
     (tmp_path / f"{'0' * 64}.part.plan").write_bytes(b"half")
     gone = prune(tmp_path, 2000)
     assert len(gone) == 2

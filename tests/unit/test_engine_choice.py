@@ -11,7 +11,7 @@ from streamseg.config import EngineConfig
 from streamseg.errors import EngineError
 from streamseg.inference.backends.device import cuda_missing
 from streamseg.inference.backends.protocol import backend_of
-from streamseg.inference.select import LIMIT, ORDER, choices, load_engine, stand_in
+from streamseg.inference.select import LIMIT, ORDER, choices, fallback, load_engine
 
 no_gpu = pytest.mark.skipif(cuda_missing() is None, reason="there is a GPU here")
 
@@ -77,7 +77,7 @@ def test_auto_can_be_kept_to_some_backends(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_builds_nothing_stands_in_and_onnx_in_another_precision_where_nothing_does() -> None:
     config = EngineConfig(precision="bf16", backend="openvino")
-    ready = stand_in(config, [])
+    ready = fallback(config, [])
     assert ready is not None
     assert (ready.backend.name, ready.spec.precision) == ("onnx", "fp32")
 

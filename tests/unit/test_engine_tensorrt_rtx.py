@@ -18,7 +18,7 @@ from streamseg.config import EngineConfig, Precision
 from streamseg.errors import EngineError
 from streamseg.inference.backends import tensorrt as backends
 from streamseg.inference.backends.device import Cuda
-from streamseg.inference.backends.protocol import BuildSpec, backend_of, build_spec, usual_shapes
+from streamseg.inference.backends.protocol import BuildSpec, Choice, backend_of, build_spec, usual_shapes
 from streamseg.inference.backends.tensorrt.apart import build_apart, fixed_addresses_allowed
 from streamseg.inference.backends.tensorrt.plan import (
     build_plan,
@@ -28,9 +28,9 @@ from streamseg.inference.backends.tensorrt.plan import (
     targets,
     unlike,
 )
-from streamseg.inference.plans.build import Build, ready_plan
+from streamseg.inference.plans.build import Build
+from streamseg.inference.plans.load import ready_plan
 from streamseg.inference.plans.recipe_key import recipe_of
-from streamseg.inference.select import Choice
 from streamseg.inference.spec import Shapes, find_engine
 from streamseg.models.zoo import NETWORKS
 from tests.plans import CLASSES, write_small_engine

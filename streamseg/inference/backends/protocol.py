@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, cast, get_args
 
 import msgspec
 
@@ -148,6 +148,17 @@ class Backend(Protocol):
     def load(self, spec: BuildSpec, artifact: Path | None) -> Engine:
         """Make an engine, of the artifact where it builds one. Raises EngineError for one it cannot use."""
         ...
+
+
+class Choice(NamedTuple):
+    """A backend, and what it builds or loads."""
+
+    backend: Backend
+    spec: BuildSpec
+
+    @property
+    def engine_id(self) -> str:
+        return f"{self.spec.engine.name}/{self.spec.precision}/{self.backend.name}"
 
 
 def backend_of(name: str) -> Backend:

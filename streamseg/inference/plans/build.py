@@ -1,7 +1,7 @@
-"""Building an artifact in a process of its own, and loading it.
+"""Builds a plan in a child process.
 
-A builder may take minutes, hang, crash, or use every core. Its process has what the route leaves of the CPU,
-dies with whoever asked, and may be killed at any moment: what it leaves is never loaded (cache.py).
+A build may take minutes, hang, crash, or use every core. Its process runs at a low priority, ends when its
+parent does, and may be killed at any moment: an unfinished plan is never loaded (cache.py).
 """
 
 from __future__ import annotations
@@ -13,17 +13,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from streamseg.errors import EngineError
-from streamseg.inference.backends.protocol import BuildSpec, Engine, Say
-from streamseg.inference.plans import cache
-from streamseg.inference.plans.cache import PLANS, Plan, cache_folder
+from streamseg.inference.backends.protocol import BuildSpec, Choice, Say
+from streamseg.inference.plans.cache import PLANS, cache_folder
 from streamseg.inference.plans.recipe_key import recipe_of
-from streamseg.inference.select import Choice
 
 log = logging.getLogger(__name__)
 
@@ -48,74 +45,6 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 class BuildStopped(EngineError):
     """A build was ended because it was asked to."""
-
-
-def load_choice(choice: Choice, build: Build | None = None) -> Engine:
-    """Load what was chosen, building it first where there is no plan; a refused plan is built once again.
-
-    build: how, where not as usual. Raises EngineError; BuildStopped when `build` was stopped.
-    """
-    backend, spec = choice
-    if not backend.suffix:
-        return backend.load(spec, None)
-    engine = load_plan(choice)
-    if engine is not None:
-        return engine
-    (build or Build(choice)).run()
-    plan = ready_plan(choice)
-    if plan is None:
-        raise EngineError(f"engine {choice.engine_id}: its plan is gone right after it was built")
-    return backend.load(spec, plan.path)
-
-
-def load_alike(count: int, choice: Choice, first: Engine) -> list[Engine]:
-    """Load what `first` is until there are `count` of them; all or, when one cannot be had, none.
-
-    A plan that `first` has loaded is a good one, and is kept where it cannot be loaded again. Raises
-    EngineError.
-    """
-    engines = [first]
-    try:
-        while len(engines) < count:
-            plan = ready_plan(choice) if choice.backend.suffix else None
-            if choice.backend.suffix and plan is None:
-                raise EngineError(f"engine {choice.engine_id}: its plan is gone")
-            engines.append(choice.backend.load(choice.spec, None if plan is None else plan.path))
-    except BaseException:
-        close_all(engines)
-        raise
-    return engines
-
-
-def close_all(engines: Sequence[Engine]) -> None:
-    """Close engines that nobody is going to use."""
-    for engine in engines:
-        engine.close()
-
-
-def load_plan(choice: Choice) -> Engine | None:
-    """Load what was built before; None where there is nothing, or nothing that can be used."""
-    plan = ready_plan(choice)
-    if plan is None:
-        return None
-    try:
-        engine = choice.backend.load(choice.spec, plan.path)
-    except EngineError as error:
-        log.warning("engine %s: its plan is refused, and has to be built again: %s", choice.engine_id, error)
-        cache.drop_plan(plan)
-        return None
-    cache.used(plan)
-    return engine
-
-
-def ready_plan(choice: Choice) -> Plan | None:
-    """The proved plan of a choice, if there is one; what is damaged or foreign is named in the log."""
-    folders = cache.plan_folders(Path(choice.spec.folder))
-    return cache.find_plan(
-        folders,
-        recipe_of(*choice),
-        lambda why: log.warning("engine %s: %s; it is not used", choice.engine_id, why),
-    )
 
 
 class Build:

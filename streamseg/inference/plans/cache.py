@@ -197,7 +197,7 @@ def list_plans(folder: Path) -> list[Plan]:
     return [plan for _, plan in sorted(found, key=lambda item: item[0])]
 
 
-def used(plan: Plan) -> None:
+def mark_used(plan: Plan) -> None:
     """Note that a plan was loaded, for prune() to know."""
     with contextlib.suppress(OSError):
         os.utime(plan.path.with_name(f"{plan.manifest.key}.json"))

@@ -10,9 +10,10 @@ import pytest
 
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError
-from streamseg.inference.plans import build
-from streamseg.inference.plans.build import load_alike
-from streamseg.inference.select import Choice, choices
+from streamseg.inference.backends.protocol import Choice
+from streamseg.inference.plans import load
+from streamseg.inference.plans.load import load_replicas
+from streamseg.inference.select import choices
 
 
 class OnceOnly:
@@ -38,17 +39,17 @@ def test_a_lane_that_cannot_be_loaded_closes_the_others_and_leaves_their_plan(
 ) -> None:
     plan = tmp_path / "good.plan"
     plan.write_bytes(b"good")
-    monkeypatch.setattr(build, "ready_plan", lambda choice: SimpleNamespace(path=plan))
+    monkeypatch.setattr(load, "ready_plan", lambda choice: SimpleNamespace(path=plan))
     spec = choices(EngineConfig(name=str(tiny_engine), backend="onnx"))[0].spec
     first: Any = First()
     with pytest.raises(EngineError, match="no room for another one"):
-        load_alike(2, Choice(OnceOnly(), spec), first)  # type: ignore[arg-type]
+        load_replicas(2, Choice(OnceOnly(), spec), first)  # type: ignore[arg-type]
     assert first.closed
     assert plan.read_bytes() == b"good"
 
 
 def test_as_many_engines_as_lanes(tiny_engine: Path) -> None:
     (choice,) = choices(EngineConfig(name=str(tiny_engine), backend="onnx"))
-    engines = load_alike(3, choice, choice.backend.load(choice.spec, None))
+    engines = load_replicas(3, choice, choice.backend.load(choice.spec, None))
     assert len({id(engine) for engine in engines}) == 3
-    build.close_all(engines)
+    load.close_all(engines)
