@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import random
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +13,8 @@ from streamseg.config import RefineConfig
 from streamseg.inference.preprocess import scale_picture
 from streamseg.refinement.crf_step import CrfSetup
 from streamseg.refinement.messages import Answer, Hello, Request
-from streamseg.runtime.channel import Channel, ChildLost
+from streamseg.runtime.backoff import Backoff
+from streamseg.runtime.channel import ChannelChild, ChildLost
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed
 from streamseg.runtime.scheduler import FrameScheduler
@@ -26,7 +23,7 @@ from streamseg.types import Logits, Refined, Size
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 60.0  # for the child to be ready: it imports NumPy and OpenCV, perhaps on a busy machine
-PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+END_WITHIN_S = 1.0  # for a child that has closed its end of the channel to end by itself
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,8 +62,8 @@ class CrfWorker:
         self._deliver = deliver
         self._command = command or [sys.executable, "-m", "streamseg.refinement.crf_worker"]
         self._slots: FrameScheduler[Keyframe] = FrameScheduler()
-        self._child: _Child | None = None
-        self._failures = 0  # in a row
+        self._child: ChannelChild | None = None
+        self._backoff = Backoff()
         self._again_at = 0.0  # monotonic seconds
         self._closing = False
         self._wakes: Callable[[], None] = lambda: None  # of the child that runs, replaced whole
@@ -116,7 +113,7 @@ class CrfWorker:
         try:
             child = self._running_child()
             picture = scale_picture(scores.frame.rgb, scores.geometry.input_size)
-            answer = child.ask(
+            answer: Answer = child.channel.ask(
                 Request(scores.array, picture, keyframe.labels_size, keyframe.for_fusion),
                 self._config.budget_s,
             )
@@ -124,7 +121,7 @@ class CrfWorker:
             self._leave_out(keyframe.stream, "lost")
             self._child_failed(error)
             return None
-        self._failures = 0
+        self._backoff.reset()
         if answer.posterior is None:
             self._leave_out(keyframe.stream, "failed")
             log.debug("%s: the CRF refused a keyframe: %s", keyframe.stream, answer.problem)
@@ -145,13 +142,13 @@ class CrfWorker:
     def _leave_out(self, stream: str, why: str) -> None:
         self._stats.of(stream).unrefined[why] += 1
 
-    def _running_child(self) -> _Child:
+    def _running_child(self) -> ChannelChild:
         if self._child is None:
-            child = self._child = _Child(self._command)
+            child = self._child = ChannelChild(self._command)
             self._wakes = child.channel.wake
             if self._closing:  # close() may have come before it could wake this one
                 raise Closed
-            child.start(Hello(self._setup, self._config.priority))
+            child.channel.ask(Hello(self._setup, self._config.priority), START_TIMEOUT_S)
         return self._child
 
     def _child_failed(self, error: Exception) -> None:
@@ -164,8 +161,7 @@ class CrfWorker:
             why = f"cannot be started: {error.strerror or error}"
         code = self._end_child(gone=isinstance(error, ChildLost))
         self._stats.crf_restarts += 1
-        pause_s = random.uniform(0, min(LONGEST_PAUSE_S, PAUSE_S * 2**self._failures))
-        self._failures = min(self._failures + 1, 16)
+        pause_s = self._backoff.pause_s()
         self._again_at = time.monotonic() + pause_s
         how = f"{why} ({code})" if code else why
         log.warning("refine: the CRF's process %s; again in %.1f s", how, pause_s)
@@ -173,54 +169,4 @@ class CrfWorker:
     def _end_child(self, gone: bool = False) -> str:
         child, self._child = self._child, None
         self._wakes = lambda: None
-        return "" if child is None else child.end(gone)
-
-
-class _Child:
-    """The process and the channel to it."""
-
-    def __init__(self, command: list[str]) -> None:
-        ours, theirs = socket.socketpair()
-        self.channel = Channel(ours)
-        try:
-            with theirs:
-                self._process = subprocess.Popen(
-                    [*command, str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
-                    process_group=0,  # Ctrl-C is not for it; in our session, where idle gives way at once
-                    env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-                )
-        except BaseException:
-            self.channel.close()
-            raise
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def start(self, hello: Hello) -> None:
-        self.channel.send(hello, START_TIMEOUT_S)
-        self.channel.receive(START_TIMEOUT_S)
-
-    def ask(self, request: Request, budget_s: float) -> Answer:
-        begun = time.monotonic()
-        self.channel.send(request, budget_s)
-        answer: Answer = self.channel.receive(max(0.0, budget_s - (time.monotonic() - begun)))
-        return answer
-
-    def end(self, gone: bool) -> str:
-        """Kill it; how it ended in words: by itself, with a code or a signal, or by us.
-
-        gone: its end of the channel is closed, so it should have ended, or be about to.
-        """
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0 if gone else 0.0)
-        ended = self._process.returncode
-        self._process.kill()
-        self._process.wait()
-        self.channel.close()
-        if ended is None:
-            return "killed"
-        return f"signal {-ended}" if ended < 0 else f"exit code {ended}"
+        return "" if child is None else child.end(END_WITHIN_S if gone else 0.0)

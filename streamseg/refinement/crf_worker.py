@@ -6,7 +6,6 @@ it can have what the network leaves of the CPU.
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
@@ -18,6 +17,13 @@ from streamseg.crf import Workspace, native_available
 from streamseg.refinement.crf_step import CrfSetup, refine_picture
 from streamseg.refinement.messages import Answer, Hello, Priority, Request
 from streamseg.runtime.channel import Channel, ChildLost
+from streamseg.runtime.child import Policy, lower_priority
+
+PRIORITIES: dict[Priority, tuple[int, Policy]] = {
+    "normal": (0, "other"),
+    "low": (10, "other"),
+    "idle": (19, "idle"),
+}
 
 
 def main() -> None:
@@ -29,7 +35,7 @@ def main() -> None:
         hello: Hello = channel.receive()
         cv2.setNumThreads(1)
         channel.send("ready")
-        lower_priority(hello.priority)
+        lower_priority(*PRIORITIES[hello.priority])
         workspace = Workspace() if native_available() else None
         while True:
             channel.send(_answer(hello.setup, channel.receive(), workspace))
@@ -52,15 +58,6 @@ def _answer(setup: CrfSetup, request: Request, workspace: Workspace | None) -> A
     except Exception as error:  # noqa: BLE001 - told to the parent; the next keyframe may fare better
         problem = f"{type(error).__name__}: {error}"
     return Answer(posterior, problem, time.perf_counter() - begun)
-
-
-def lower_priority(priority: Priority) -> None:
-    """Let this process run only when nothing else wants to (idle), or with a small share (low)."""
-    if priority == "normal":
-        return
-    os.nice(19 if priority == "idle" else 10)
-    if priority == "idle" and hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 if __name__ == "__main__":

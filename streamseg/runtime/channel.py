@@ -8,8 +8,10 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from typing import Any
 
+from streamseg.runtime.child import ChildProcess
 from streamseg.runtime.mailbox import Closed
 
 _LENGTH = struct.Struct("<Q")
@@ -56,6 +58,12 @@ class Channel:
             raise ChildLost(f"a message of {length} bytes")
         return pickle.loads(self._exactly(length, deadline))
 
+    def ask(self, message: object, timeout_s: float) -> Any:
+        """Send a message and receive the answer, both in timeout_s; raises as they do."""
+        begun = time.monotonic()
+        self.send(message, timeout_s)
+        return self.receive(max(0.0, timeout_s - (time.monotonic() - begun)))
+
     def wake(self) -> None:
         """End every wait of the owner by Closed; from any thread."""
         with contextlib.suppress(OSError):  # full, so it wakes; or closed, so nobody waits
@@ -91,6 +99,26 @@ class Channel:
             raise Closed
         if not ready:
             raise TimeoutError
+
+
+class ChannelChild(ChildProcess):
+    """A child with a channel to it; the number of the child's end of it is its last argument."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        ours, theirs = socket.socketpair()
+        self.channel = Channel(ours)
+        try:
+            with theirs:
+                super().__init__([*command, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+        except BaseException:
+            self.channel.close()
+            raise
+
+    def end(self, within_s: float = 0.0) -> str:
+        """End it as ChildProcess does, and close the channel."""
+        how = super().end(within_s)
+        self.channel.close()
+        return how
 
 
 def _deadline(timeout_s: float | None) -> float | None:

@@ -16,7 +16,7 @@ import pytest
 from streamseg.client import Subscription, subscribe
 from streamseg.config import Config, EngineConfig, FusionConfig, PublishConfig, RefineConfig, StreamConfig
 from streamseg.daemon import Daemon
-from streamseg.refinement.live import crf_process as worker_module
+from streamseg.runtime.backoff import Backoff
 from streamseg.types import Mask
 from tests.integration.daemons import in_thread
 from tests.media import draw_clip
@@ -26,7 +26,7 @@ DEADLINE_S = 90.0
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "PAUSE_S", 0.01)
+    monkeypatch.setattr(Backoff, "FIRST_S", 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from streamseg.config import RefineConfig
 from streamseg.crf import CrfParams
 from streamseg.refinement.crf_process import CrfWorker, Keyframe
 from streamseg.refinement.crf_step import CrfSetup, refine_picture
-from streamseg.refinement.live import crf_process as worker_module
+from streamseg.runtime.backoff import Backoff
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed
 from streamseg.types import Frame, Geometry, Logits, Refined
@@ -42,7 +42,7 @@ SETUP = CrfSetup(
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "PAUSE_S", 0.01)
+    monkeypatch.setattr(Backoff, "FIRST_S", 0.01)
 
 
 def keyframe(seq: int = 0, stream: str = "gate", age_s: float = 0.0, bad: bool = False) -> Keyframe:
@@ -159,7 +159,7 @@ def test_a_process_that_is_killed_is_replaced_counted_and_said(caplog: pytest.Lo
         assert second.pid != first.pid
         assert run.stats.crf_restarts == 1
         assert run.unrefined["lost"] == 1
-    assert "the CRF's process died (signal 9)" in caplog.text
+    assert "the CRF's process died (signal SIGKILL)" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,9 @@ def test_a_keyframe_the_crf_refuses_costs_itself_and_nothing_else() -> None:
 @pytest.mark.parametrize(("priority", "nice"), [("idle", 19), ("low", 10), ("normal", 0)])
 def test_the_process_takes_the_cpu_share_it_is_given(priority: str, nice: int) -> None:
     code = (
-        "import os; from streamseg.refinement.crf_worker import lower_priority; before = os.nice(0); "
-        f"lower_priority({priority!r}); print(os.nice(0) - before, os.nice(0), os.sched_getscheduler(0))"
+        "import os; from streamseg.refinement.crf_worker import PRIORITIES, lower_priority; "
+        f"before = os.nice(0); lower_priority(*PRIORITIES[{priority!r}]); "
+        "print(os.nice(0) - before, os.nice(0), os.sched_getscheduler(0))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     added, absolute, scheduler = map(int, out.split())

@@ -24,7 +24,7 @@ from streamseg.config import (
 )
 from streamseg.daemon import Daemon
 from streamseg.daemon import web as web_module
-from streamseg.refinement.live import crf_process as worker_module
+from streamseg.runtime.backoff import Backoff
 from streamseg.types import Mask
 from tests.media import draw_clip
 from tests.soak.flat import Holds, report, until
@@ -49,8 +49,8 @@ def test_masks_go_on_whichever_child_is_killed(
     tmp_path: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch, kills: int
 ) -> None:
     pytest.importorskip("aiohttp", reason="the console needs the extra web")
-    monkeypatch.setattr(worker_module, "PAUSE_S", 0.01)
-    monkeypatch.setattr(worker_module, "LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr(Backoff, "FIRST_S", 0.01)
+    monkeypatch.setattr(Backoff, "MOST_S", 0.1)
     monkeypatch.setattr(web_module, "PAUSE_S", 0.01)
     monkeypatch.setattr(web_module, "LONGEST_PAUSE_S", 0.1)
     rng = random.Random(int(os.environ.get("STREAMSEG_SEED", "5")))
