@@ -6,9 +6,9 @@ All are frozen and own their arrays: whoever receives one may keep it and must n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,42 +20,45 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 Clock = Literal["camera", "arrival"]
-"""Where captured_unix_ns comes from: the camera's clock (RTCP), or the moment the frame was decoded here."""
+"""Where captured_unix_ns comes from: the camera's clock (RTCP), or the moment the frame was decoded."""
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
 
 
 class DevicePicture(Protocol):
-    """A decoded picture that lies on a GPU; any thread may ask."""
+    """A decoded picture in a GPU's memory; any thread may ask."""
 
     @property
     def size(self) -> Size: ...
 
     def rgb(self) -> U8:
-        """Bring it here, (H, W, 3); the next time it is here already."""
+        """Copy it to the host, (H, W, 3); only the first call copies."""
         ...
 
 
 class DeviceLogits(Protocol):
-    """One frame's logits (C, h, w) that lie where they were computed; any thread may ask."""
+    """One frame's logits (C, h, w) in a GPU's memory; any thread may ask."""
 
     def to_host(self) -> F32:
-        """Bring them here; the next time they are here already."""
+        """Copy them to the host; only the first call copies."""
         ...
 
     def labels(self, size: Size) -> U8:
-        """What inference.upsample makes of them, (H, W): computed there, and only that is brought here."""
+        """What inference.upsample makes of them, (H, W): computed on the GPU, only the labels are copied."""
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Frame:
-    """One decoded picture.
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Which frame of which stream, and when; a frame, its masks and its preview carry the same one.
 
     epoch counts the connections of a stream (PTS may restart with each), seq the decoded frames of an epoch
-    from 0. pts is in units of time_base and exactly the container's; None where the container has none. The
-    picture may lie on a GPU: then rgb is made when somebody first asks, and size is known without.
+    from 0. pts is in units of time_base and exactly the container's; None where the container has none.
+
+    n, run and published_unix_ns are 0 until the publisher sets them. n counts the published masks of a
+    stream: a gap in n was lost on the way to you, a gap in seq alone was skipped by the daemon. run is drawn
+    when a publisher starts, so a new run is a restart: n begins again.
     """
 
     stream: str
@@ -65,6 +68,78 @@ class Frame:
     time_base: Fraction
     captured_unix_ns: int
     clock: Clock
+    n: int = 0
+    run: int = 0  # below 2**53, so that every language's number holds it
+    published_unix_ns: int = 0
+
+    @property
+    def pts_ns(self) -> int | None:
+        """Presentation time in nanoseconds, rounded to the nearest."""
+        return None if self.pts is None else round(self.pts * self.time_base * 1_000_000_000)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stamped:
+    """What carries a stamp; the stamp's fields are read as its own."""
+
+    stamp: Stamp
+
+    @property
+    def stream(self) -> str:
+        return self.stamp.stream
+
+    @property
+    def epoch(self) -> int:
+        return self.stamp.epoch
+
+    @property
+    def seq(self) -> int:
+        return self.stamp.seq
+
+    @property
+    def pts(self) -> int | None:
+        return self.stamp.pts
+
+    @property
+    def pts_ns(self) -> int | None:
+        return self.stamp.pts_ns
+
+    @property
+    def time_base(self) -> Fraction:
+        return self.stamp.time_base
+
+    @property
+    def captured_unix_ns(self) -> int:
+        return self.stamp.captured_unix_ns
+
+    @property
+    def clock(self) -> Clock:
+        return self.stamp.clock
+
+    @property
+    def n(self) -> int:
+        return self.stamp.n
+
+    @property
+    def run(self) -> int:
+        return self.stamp.run
+
+    @property
+    def published_unix_ns(self) -> int:
+        return self.stamp.published_unix_ns
+
+    def stamped(self, **changes: Any) -> Self:
+        """The same with these fields of the stamp replaced."""
+        return replace(self, stamp=replace(self.stamp, **changes))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame(Stamped):
+    """One decoded picture.
+
+    The picture may lie on a GPU: then rgb is made when somebody first asks, and size is known without.
+    """
+
     picture: U8 | DevicePicture  # (H, W, 3) RGB, or where the decoder left it
     decoded_ns: int  # monotonic, when the picture was ready
     decode_us: int = 0
@@ -75,7 +150,7 @@ class Frame:
 
     @property
     def rgb(self) -> U8:
-        """The picture here, (H, W, 3)."""
+        """The picture in host memory, (H, W, 3)."""
         return self.picture if isinstance(self.picture, np.ndarray) else self.picture.rgb()
 
     @property
@@ -83,11 +158,6 @@ class Frame:
         if isinstance(self.picture, np.ndarray):
             return self.picture.shape[0], self.picture.shape[1]
         return self.picture.size
-
-    @property
-    def pts_ns(self) -> int | None:
-        """Presentation time in nanoseconds, rounded to the nearest."""
-        return None if self.pts is None else round(self.pts * self.time_base * 1_000_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +173,16 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Logits:
-    """What the network said about one frame: logits before softmax, on the grid of its output stride.
+    """The network's output for one frame: logits before softmax, on the grid of its output stride.
 
-    They may lie where they were computed: then logits is made when somebody first asks.
+    They may lie on a GPU, where they were computed: then array copies them when somebody first asks.
     """
 
     frame: Frame
     data: F32 | DeviceLogits  # (C, h, w)
     geometry: Geometry
     stage_us: dict[str, int] = field(default_factory=dict)
-    engine: str = ""  # id of the one that said it
+    engine: str = ""  # id of the one that computed it
 
     def __post_init__(self) -> None:
         if not hasattr(self.data, "to_host"):
@@ -120,7 +190,7 @@ class Logits:
 
     @property
     def array(self) -> F32:
-        """The logits here, (C, h, w)."""
+        """The logits in host memory, (C, h, w)."""
         return self.data if isinstance(self.data, np.ndarray) else self.data.to_host()
 
 
@@ -141,32 +211,20 @@ class Refined:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Mask:
-    """One published label mask.
+class Mask(Stamped):
+    """One label mask.
 
-    n counts the published masks of a stream: a gap in n was lost on the way to you, a gap in seq alone was
-    skipped by us. revision 0 is the mask that comes at once, 1 the same frame after the dense CRF.
-    refined_seq is the keyframe whose refinement went into this mask, None when there was none. n and run are
-    given by the publisher; run is drawn when a publisher starts, so a new run is a restart: n begins again.
+    revision 0 is the mask that comes at once, 1 the same frame after the dense CRF. refined_seq is the
+    keyframe whose refinement went into this mask, None when there was none.
     """
 
-    stream: str
-    epoch: int
-    seq: int
-    n: int
-    revision: Literal[0, 1]
-    refined_seq: int | None
-    pts: int | None
-    time_base: Fraction
-    captured_unix_ns: int
-    clock: Clock
     labels: U8  # (H, W), class ids, IGNORE where nothing is known
     label_set: str
     engine: str
+    revision: Literal[0, 1] = 0
+    refined_seq: int | None = None
     confidence: U8 | None = None  # (H, W), highest probability, 0..255 for 0..1
     stage_us: dict[str, int] = field(default_factory=dict)
-    published_unix_ns: int = 0
-    run: int = 0  # below 2**53, so that every language's number holds it
 
     def __post_init__(self) -> None:
         _check("Mask.labels", self.labels, np.uint8, (None, None))
@@ -177,29 +235,14 @@ class Mask:
     def size(self) -> Size:
         return self.labels.shape[0], self.labels.shape[1]
 
-    @property
-    def pts_ns(self) -> int | None:
-        """Presentation time in nanoseconds, rounded to the nearest."""
-        return None if self.pts is None else round(self.pts * self.time_base * 1_000_000_000)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Preview:
-    """The frame that a mask belongs to, as a small JPEG; run, epoch, seq and n are that mask's."""
+class Preview(Stamped):
+    """The frame that a mask belongs to, as a small JPEG; it has that mask's stamp."""
 
-    stream: str
-    epoch: int
-    seq: int
-    n: int
-    pts: int | None
-    time_base: Fraction
-    captured_unix_ns: int
-    clock: Clock
     jpeg: bytes
     size: Size  # of the JPEG
     frame_size: Size
-    published_unix_ns: int = 0
-    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from streamseg.types import IGNORE, U8, ClassInfo, LabelSet, Mask, Preview
+from streamseg.types import IGNORE, U8, ClassInfo, LabelSet, Mask, Preview, Stamp
 
 STREET = LabelSet(
     "street3",
@@ -36,17 +37,8 @@ def draw_labels(size: tuple[int, int], seed: int = 0) -> U8:
 def make_mask(seq: int = 0, *, size: tuple[int, int] = (36, 48), **fields: Any) -> Mask:
     """A mask of stream "gate"; `fields` replace any of it."""
     mask = Mask(
-        stream="gate",
-        epoch=0,
-        seq=seq,
-        n=seq,
-        revision=0,
-        refined_seq=None,
-        pts=seq * 512,
-        time_base=Fraction(1, 15360),
-        captured_unix_ns=time.time_ns(),
-        clock="arrival",
-        labels=draw_labels(size, seq % 7),
+        make_stamp(seq, fields),
+        draw_labels(size, seq % 7),
         label_set=STREET.id,
         engine="camvid-slim",
         stage_us={"infer": 9000},
@@ -54,21 +46,15 @@ def make_mask(seq: int = 0, *, size: tuple[int, int] = (36, 48), **fields: Any) 
     return replace(mask, **fields)
 
 
+def make_stamp(seq: int, fields: dict[str, Any]) -> Stamp:
+    """The stamp of frame seq of stream "gate"; takes its own fields out of `fields`."""
+    stamp = Stamp("gate", 0, seq, seq * 512, Fraction(1, 15360), time.time_ns(), "arrival", n=seq)
+    return replace(stamp, **{f.name: fields.pop(f.name) for f in dataclass_fields(Stamp) if f.name in fields})
+
+
 def make_picture(seq: int = 0, **fields: Any) -> Preview:
     """The picture of make_mask(seq)'s frame; `fields` replace any of it."""
-    picture = Preview(
-        stream="gate",
-        epoch=0,
-        seq=seq,
-        n=seq,
-        pts=seq * 512,
-        time_base=Fraction(1, 15360),
-        captured_unix_ns=time.time_ns(),
-        clock="arrival",
-        jpeg=b"\xff\xd8 a picture",
-        size=(36, 48),
-        frame_size=(72, 96),
-    )
+    picture = Preview(make_stamp(seq, fields), b"\xff\xd8 a picture", size=(36, 48), frame_size=(72, 96))
     return replace(picture, **fields)
 
 
@@ -76,8 +62,7 @@ def same(a: Mask, b: Mask) -> bool:
     """Whether two masks agree in every field and pixel."""
     plain = all(
         getattr(a, name) == getattr(b, name)
-        for name in Mask.__slots__
-        if name not in ("labels", "confidence")
+        for name in ("stamp", "label_set", "engine", "revision", "refined_seq", "stage_us")
     )
     if (a.confidence is None) != (b.confidence is None):
         return False

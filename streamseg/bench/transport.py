@@ -26,7 +26,7 @@ from streamseg.config import PublishConfig
 from streamseg.demo import draw_scene
 from streamseg.errors import UsageError
 from streamseg.publish import Publisher
-from streamseg.types import U8, Mask, Size
+from streamseg.types import U8, Mask, Size, Stamp
 from streamseg.wire import Encoding, decode_array, encode_array
 from streamseg.wire.rle import decode_labels, encode_labels
 
@@ -181,21 +181,8 @@ def _latency_row(
 
 
 def _mask(seq: int, labels: U8) -> Mask:
-    return Mask(
-        stream="bench",
-        epoch=0,
-        seq=seq,
-        n=0,
-        revision=0,
-        refined_seq=None,
-        pts=seq,
-        time_base=Fraction(1, 60),
-        captured_unix_ns=time.time_ns(),
-        clock="arrival",
-        labels=labels,
-        label_set="bench",
-        engine="none",
-    )
+    stamp = Stamp("bench", 0, seq, seq, Fraction(1, 60), time.time_ns(), "arrival")
+    return Mask(stamp, labels, label_set="bench", engine="none")
 
 
 def _demo_labels(count: int) -> list[U8]:

@@ -28,7 +28,7 @@ from streamseg.refinement.flow import one_thread
 from streamseg.refinement.fusion import Fused, Fusion, labels_from_logits
 from streamseg.refinement.smoothing import AHEAD, Smoothing
 from streamseg.sources.live import frames
-from streamseg.types import F32, IGNORE, U8, Frame
+from streamseg.types import F32, IGNORE, U8, Frame, Stamp
 
 Progress = Callable[[int, int], None]
 
@@ -213,7 +213,7 @@ class _Run:
 
     def _masks(self, index: int, sample: Sample) -> tuple[dict[str, U8], Fused | None]:
         size = (sample.rgb.shape[0], sample.rgb.shape[1])
-        frame = Frame("eval", 0, index, None, Fraction(1, 1), 0, "arrival", sample.rgb, 0)
+        frame = Frame(Stamp("eval", 0, index, None, Fraction(1, 1), 0, "arrival"), sample.rgb, 0)
         (scores,) = infer(self.engine, [frame])
         picture = scale_picture(sample.rgb, scores.geometry.input_size)
         refined = refine_picture(self.setup, scores.array, picture, size)

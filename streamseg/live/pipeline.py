@@ -223,23 +223,15 @@ class Pipeline:
         refined_seq: int | None = None,
         confidence: U8 | None = None,
     ) -> Mask:
-        frame = scores.frame
         return Mask(
-            stream=frame.stream,
-            epoch=frame.epoch,
-            seq=frame.seq,
-            n=0,  # counted by the publisher
-            revision=revision,
-            refined_seq=refined_seq,
-            pts=frame.pts,
-            time_base=frame.time_base,
-            captured_unix_ns=frame.captured_unix_ns,
-            clock=frame.clock,
-            labels=labels,
-            label_set=self.label_set.id,
-            engine=scores.engine,
-            confidence=confidence,
-            stage_us=stage_us,
+            scores.frame.stamp,
+            labels,
+            self.label_set.id,
+            scores.engine,
+            revision,
+            refined_seq,
+            confidence,
+            stage_us,
         )
 
     def _streams_over(self) -> None:

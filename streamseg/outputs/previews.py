@@ -62,19 +62,7 @@ class Previews:
 def preview_of(frame: Frame) -> Preview:
     """The frame as a JPEG with a longer side of at most LONGEST_SIDE; n and run are still to be set."""
     size = picture_size(frame.size)
-    return Preview(
-        stream=frame.stream,
-        epoch=frame.epoch,
-        seq=frame.seq,
-        n=0,
-        pts=frame.pts,
-        time_base=frame.time_base,
-        captured_unix_ns=frame.captured_unix_ns,
-        clock=frame.clock,
-        jpeg=_jpeg(frame.rgb, size),
-        size=size,
-        frame_size=frame.size,
-    )
+    return Preview(frame.stamp, _jpeg(frame.rgb, size), size, frame.size)
 
 
 def picture_size(size: Size) -> Size:

@@ -277,7 +277,7 @@ class Publisher:
                 payload = encode_payload(mask, self._config.encoding, confidence=confidence)
                 encode_us = (time.monotonic_ns() - begun_ns) // 1000
                 mask = replace(mask, stage_us=mask.stage_us | {"encode": encode_us})
-            mask = replace(mask, published_unix_ns=time.time_ns())
+            mask = mask.stamped(published_unix_ns=time.time_ns())
             self._last.remember(mask)
             for kind in wanted:
                 has = payload if kind == "mask+confidence" else payload[:1]
@@ -290,9 +290,7 @@ class Publisher:
         n = self._numbers.of(picture.stream, picture.epoch, picture.seq)
         if n is not None and self._demand.wants("picture", picture.stream):
             now_ns = time.time_ns()
-            masks.send_multipart(
-                encode_picture(replace(picture, run=self.run, n=n, published_unix_ns=now_ns))
-            )
+            masks.send_multipart(encode_picture(picture.stamped(run=self.run, n=n, published_unix_ns=now_ns)))
             self.stats.pictures += 1
             self.stats.messages += 1
 
@@ -304,9 +302,9 @@ class Publisher:
         if mask.revision:
             self.stats.refined += 1
             n = self._numbers.of(mask.stream, mask.epoch, mask.seq)
-            return replace(mask, run=self.run, n=self._numbers.latest(mask.stream) if n is None else n)
+            return mask.stamped(run=self.run, n=self._numbers.latest(mask.stream) if n is None else n)
         self.stats.published += 1
-        return replace(mask, run=self.run, n=self._numbers.give(mask.stream, mask.epoch, mask.seq))
+        return mask.stamped(run=self.run, n=self._numbers.give(mask.stream, mask.epoch, mask.seq))
 
     def _answer(self, snapshots: zmq.Socket[bytes], doors: ConnectionGuard) -> None:
         for frames in received(snapshots):

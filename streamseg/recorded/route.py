@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 
@@ -165,19 +165,12 @@ class Route:
     def _segmented(self, labelled: Labelled, begun: int) -> Segmented:
         info, frame = self.engines[0].info, labelled.scores.frame
         mask = Mask(
-            stream=frame.stream,
-            epoch=frame.epoch,
-            seq=frame.seq,
-            n=frame.seq,
+            replace(frame.stamp, n=frame.seq),
+            labelled.labels,
+            info.spec.label_set,
+            info.id,
             revision=1 if labelled.refined_seq == frame.seq else 0,
             refined_seq=labelled.refined_seq,
-            pts=frame.pts,
-            time_base=frame.time_base,
-            captured_unix_ns=frame.captured_unix_ns,
-            clock=frame.clock,
-            labels=labelled.labels,
-            label_set=info.spec.label_set,
-            engine=info.id,
             confidence=labelled.confidence,
             stage_us={**labelled.scores.stage_us, "fuse": (time.monotonic_ns() - begun) // 1000},
         )

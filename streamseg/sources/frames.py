@@ -17,7 +17,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from streamseg.sources.orientation import Turn, Turning, apply_turn
 from streamseg.sources.reading import DecodedPicture, OpenSource, pictures
 from streamseg.sources.surface import Surface
-from streamseg.types import U8, Clock, DevicePicture, Frame
+from streamseg.types import U8, Clock, DevicePicture, Frame, Stamp
 
 # ITU-T H.273 matrix coefficients, as FFmpeg numbers them, and swscale's name for each.
 _UNSPECIFIED = 2
@@ -81,18 +81,8 @@ class FrameMaker:
         time_base = image.time_base or self.source.video.time_base
         assert time_base is not None, "a decoded video frame has a time base"
         now = time.monotonic_ns()
-        return Frame(
-            stream=self.stream,
-            epoch=self.epoch,
-            seq=seq,
-            pts=image.pts,
-            time_base=time_base,
-            captured_unix_ns=captured_unix_ns,
-            clock=clock,
-            picture=made,
-            decoded_ns=now,
-            decode_us=(picture.decode_ns + now - started) // 1000,
-        )
+        stamp = Stamp(self.stream, self.epoch, seq, image.pts, time_base, captured_unix_ns, clock)
+        return Frame(stamp, made, now, (picture.decode_ns + now - started) // 1000)
 
     def _picture(self, image: VideoFrame, turn: Turn) -> U8 | DevicePicture:
         if image.format.name != _ON_GPU or image.sw_format is None or image.sw_format.name not in _STAY:

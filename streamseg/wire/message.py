@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.errors import WireError
-from streamseg.types import ClassInfo, Clock, LabelSet, Mask
+from streamseg.types import ClassInfo, Clock, LabelSet, Mask, Stamp
 from streamseg.wire import rle
 from streamseg.wire.codec import Encoding, decode_array, encode_array
 from streamseg.wire.limits import MAX_DOCUMENT, MAX_HEADER, MAX_LABELS, check_size
@@ -26,6 +26,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 TopicKind = Kind | Literal["picture", "status"]
 """All kinds of message that have a topic for each stream."""
+
+_STAMP = tuple(f.name for f in fields(Stamp))
 
 T = TypeVar("T")
 
@@ -133,24 +135,27 @@ class MaskMessage:
             if h.kind == "mask+confidence":
                 confidence = decode_array(self.payload[1], h.encoding, size)
         return Mask(
-            stream=h.stream,
-            epoch=h.epoch,
-            seq=h.seq,
-            n=h.n,
-            revision=h.revision,
-            refined_seq=h.refined_seq,
-            pts=h.pts,
-            time_base=Fraction(*h.time_base),
-            captured_unix_ns=h.captured_unix_ns,
-            clock=h.clock,
-            labels=labels,
-            label_set=h.label_set,
-            engine=h.engine,
-            confidence=confidence,
-            stage_us=h.stage_us,
-            published_unix_ns=h.published_unix_ns,
-            run=h.run,
+            stamp_of(h),
+            labels,
+            h.label_set,
+            h.engine,
+            h.revision,
+            h.refined_seq,
+            confidence,
+            h.stage_us,
         )
+
+
+def stamp_of(header: msgspec.Struct) -> Stamp:
+    """The stamp in a header, of a mask or a picture."""
+    values = {name: getattr(header, name) for name in _STAMP}
+    return Stamp(**values | {"time_base": Fraction(*values["time_base"])})
+
+
+def stamp_fields(stamp: Stamp) -> dict[str, Any]:
+    """A stamp as fields of a header."""
+    values = {name: getattr(stamp, name) for name in _STAMP}
+    return values | {"time_base": stamp.time_base.as_integer_ratio()}
 
 
 def topic_of(kind: TopicKind, stream: str) -> bytes:
@@ -167,14 +172,13 @@ def encode_mask(
     encoding: Encoding,
     *,
     kind: Kind = "mask",
-    published_unix_ns: int | None = None,
     label_set: LabelSet | None = None,
     payload: Sequence[bytes] | None = None,
 ) -> list[bytes]:
     """Make the parts of one message.
 
-    published_unix_ns, where given, goes in place of the mask's own. label_set gives an rle message its class
-    names. payload holds what encode_array made of labels (and confidence) where the caller has it already.
+    label_set gives an rle message its class names. payload holds what encode_array made of labels (and
+    confidence) where the caller has it already.
     """
     if (kind == "refined") != (mask.revision == 1):
         raise WireError(f"revision: {mask.revision} does not go on a {kind} topic")
@@ -183,18 +187,9 @@ def encode_mask(
     header = Header(
         version=VERSION,
         kind=kind,
-        stream=mask.stream,
-        run=mask.run,
-        epoch=mask.epoch,
-        seq=mask.seq,
-        n=mask.n,
+        **stamp_fields(mask.stamp),
         revision=mask.revision,
         refined_seq=mask.refined_seq,
-        pts=mask.pts,
-        time_base=mask.time_base.as_integer_ratio(),
-        captured_unix_ns=mask.captured_unix_ns,
-        clock=mask.clock,
-        published_unix_ns=mask.published_unix_ns if published_unix_ns is None else published_unix_ns,
         shape=mask.size,
         encoding=packing,
         engine=mask.engine,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Annotated, Literal
 
 import msgspec
@@ -12,7 +11,17 @@ from msgspec import Meta
 from streamseg.errors import WireError
 from streamseg.types import Clock, Preview
 from streamseg.wire.limits import MAX_HEADER, MAX_PICTURE, check_size
-from streamseg.wire.message import VERSION, Count, Side, StreamText, UnixNs, read_document, topic_of
+from streamseg.wire.message import (
+    VERSION,
+    Count,
+    Side,
+    StreamText,
+    UnixNs,
+    read_document,
+    stamp_fields,
+    stamp_of,
+    topic_of,
+)
 
 
 class PictureHeader(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,16 +52,7 @@ def encode_picture(picture: Preview) -> list[bytes]:
     header = PictureHeader(
         version=VERSION,
         kind="picture",
-        stream=picture.stream,
-        run=picture.run,
-        epoch=picture.epoch,
-        seq=picture.seq,
-        n=picture.n,
-        pts=picture.pts,
-        time_base=picture.time_base.as_integer_ratio(),
-        captured_unix_ns=picture.captured_unix_ns,
-        clock=picture.clock,
-        published_unix_ns=picture.published_unix_ns,
+        **stamp_fields(picture.stamp),
         shape=picture.size,
         frame_shape=picture.frame_size,
         encoding="jpeg",
@@ -70,18 +70,4 @@ def parse_picture(parts: Sequence[bytes]) -> Preview:
         raise WireError(f"topic: {topic[:80]!r} carries 'picture' of stream {header.stream!r}")
     if not jpeg.startswith(b"\xff\xd8") or len(jpeg) > MAX_PICTURE:
         raise WireError(f"payload: is no JPEG of at most {MAX_PICTURE} bytes")
-    return Preview(
-        stream=header.stream,
-        epoch=header.epoch,
-        seq=header.seq,
-        n=header.n,
-        pts=header.pts,
-        time_base=Fraction(*header.time_base),
-        captured_unix_ns=header.captured_unix_ns,
-        clock=header.clock,
-        jpeg=jpeg,
-        size=check_size(*header.shape),
-        frame_size=check_size(*header.frame_shape),
-        published_unix_ns=header.published_unix_ns,
-        run=header.run,
-    )
+    return Preview(stamp_of(header), jpeg, check_size(*header.shape), check_size(*header.frame_shape))

@@ -25,7 +25,7 @@ from streamseg.refinement.crf_step import CrfSetup, refine_picture
 from streamseg.runtime.backoff import Backoff
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed
-from streamseg.types import Frame, Geometry, Logits, Refined
+from streamseg.types import Frame, Geometry, Logits, Refined, Stamp
 
 SIZE = (48, 64)
 DEADLINE_S = 60.0
@@ -52,7 +52,7 @@ def keyframe(seq: int = 0, stream: str = "gate", age_s: float = 0.0, bad: bool =
     if bad:
         logits[0, 0, 0] = np.nan
     decoded_ns = time.monotonic_ns() - round(age_s * 1e9)
-    frame = Frame(stream, 0, seq, None, Fraction(1, 25), 0, "arrival", rgb, decoded_ns)
+    frame = Frame(Stamp(stream, 0, seq, None, Fraction(1, 25), 0, "arrival"), rgb, decoded_ns)
     return Keyframe(Logits(frame, logits, Geometry(SIZE, SIZE)), SIZE)
 
 

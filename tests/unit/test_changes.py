@@ -13,7 +13,7 @@ from streamseg.daemon.reload import plan_change
 from streamseg.live.pipeline import age_ns
 from streamseg.publish.numbering import STREAMS_KNOWN, Numbers
 from streamseg.runtime.counters import Report, Stats
-from streamseg.types import Clock, Frame
+from streamseg.types import Clock, Frame, Stamp
 
 
 def config(text: str) -> Config:
@@ -83,10 +83,8 @@ def test_times_are_counted_in_buckets() -> None:
 def test_setting_the_clock_makes_no_frame_old_that_was_dated_here(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, hour_later: bool
 ) -> None:
-    frame = Frame(
-        stream="gate", epoch=0, seq=0, pts=0, time_base=Fraction(1, 25), captured_unix_ns=time.time_ns(),
-        clock=clock, picture=np.zeros((8, 8, 3), np.uint8), decoded_ns=time.monotonic_ns(),
-    )  # fmt: skip
+    stamp = Stamp("gate", 0, 0, 0, Fraction(1, 25), time.time_ns(), clock)
+    frame = Frame(stamp, np.zeros((8, 8, 3), np.uint8), time.monotonic_ns())
     set_to = time.time_ns() + 3600 * 10**9
     monkeypatch.setattr(time, "time_ns", lambda: set_to)
     assert (age_ns(frame) > 3500e9) == hour_later

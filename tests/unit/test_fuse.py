@@ -12,7 +12,7 @@ import pytest
 from streamseg.refinement.blend import Past, blend, compiled_available, softened
 from streamseg.refinement.flow import one_thread, standing_still
 from streamseg.refinement.fusion import Fused, Fusion, FusionParams, labels_from_logits
-from streamseg.types import F32, U8, Frame, Geometry, Logits, Size
+from streamseg.types import F32, U8, Frame, Geometry, Logits, Size, Stamp
 
 SIZE = (96, 128)
 CLASSES = 3
@@ -34,7 +34,7 @@ def texture(seed: int = 0) -> U8:
 def scores(seq: int, shift: int = 0, logits: F32 | None = None, epoch: int = 0, seed: int = 0) -> Logits:
     """The texture moved to the left by `shift` pixels, and flat logits where none are given."""
     rgb = np.ascontiguousarray(texture(seed)[20 : 20 + SIZE[0], 20 + shift : 20 + shift + SIZE[1]])
-    frame = Frame("gate", epoch, seq, None, Fraction(1, 25), 0, "arrival", rgb, 0)
+    frame = Frame(Stamp("gate", epoch, seq, None, Fraction(1, 25), 0, "arrival"), rgb, 0)
     given = np.zeros((CLASSES, 24, 32), np.float32) if logits is None else logits
     return Logits(frame, given, Geometry(SIZE, SIZE))
 

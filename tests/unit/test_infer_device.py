@@ -29,7 +29,7 @@ from streamseg.inference.spec import EngineInfo, find_engine
 from streamseg.inference.upsample import labels_from_logits, labels_of
 from streamseg.sources import hardware
 from streamseg.sources.surface import Surface
-from streamseg.types import U8, Frame
+from streamseg.types import U8, Frame, Stamp
 
 torch = pytest.importorskip("torch")
 
@@ -41,7 +41,7 @@ def surface(seconds: float = 0.0) -> Surface:
 
 
 def frame(picture: Any, stream: str = "gate") -> Frame:
-    return Frame(stream, 0, 0, None, Fraction(1, 25), 0, "arrival", picture, 0)
+    return Frame(Stamp(stream, 0, 0, None, Fraction(1, 25), 0, "arrival"), picture, 0)
 
 
 def on_host(one: Frame) -> bool:

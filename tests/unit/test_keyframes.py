@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from streamseg.refinement.keyframes import Keyframes, choose, is_cut, look
-from streamseg.types import Frame, Geometry, Logits
+from streamseg.types import Frame, Geometry, Logits, Stamp
 
 SIZE = (48, 64)
 
@@ -26,7 +26,7 @@ def scene(number: int) -> tuple[np.ndarray, np.ndarray]:
 
 def scores(seq: int, number: int = 0, epoch: int = 0) -> Logits:
     rgb, logits = scene(number)
-    frame = Frame("gate", epoch, seq, None, Fraction(1, 25), 0, "arrival", rgb, 0)
+    frame = Frame(Stamp("gate", epoch, seq, None, Fraction(1, 25), 0, "arrival"), rgb, 0)
     return Logits(frame, logits, Geometry(SIZE, SIZE))
 
 

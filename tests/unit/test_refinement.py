@@ -16,7 +16,7 @@ from streamseg.inference.upsample import labels_from_logits
 from streamseg.refinement.crf_step import crf_setup, refine_picture
 from streamseg.refinement.live import InlineRefinement, Refinement
 from streamseg.runtime.counters import Stats
-from streamseg.types import F32, Frame, Geometry, Logits
+from streamseg.types import F32, Frame, Geometry, Logits, Stamp
 
 SIZE = (48, 64)
 SPEC = EngineSpec(
@@ -41,7 +41,9 @@ def scores(seq: int, seed: int | None = None) -> Logits:
     logits[0, :, :8] += 2
     logits[1, :, 8:] += 2
     logits[2] -= 3
-    frame = Frame("gate", 0, seq, None, Fraction(1, 25), 0, "arrival", cv2.GaussianBlur(rgb, (3, 3), 0), 0)
+    frame = Frame(
+        Stamp("gate", 0, seq, None, Fraction(1, 25), 0, "arrival"), cv2.GaussianBlur(rgb, (3, 3), 0), 0
+    )
     return Logits(frame, logits, Geometry(SIZE, SIZE))
 
 

@@ -22,7 +22,7 @@ import zstandard
 
 from streamseg import wire
 from streamseg.errors import WireError
-from streamseg.types import IGNORE, U8, ClassInfo, LabelSet, Mask
+from streamseg.types import IGNORE, U8, ClassInfo, LabelSet, Mask, Stamp
 
 HERE = Path(__file__).resolve().parent
 
@@ -41,23 +41,25 @@ def example_mask() -> Mask:
     labels = np.array(
         [[255, 255, 255, 255, 2, 255], [0, 0, 0, 0, 2, 0], [0, 1, 1, 0, 2, 0], [0, 1, 1, 0, 0, 0]], np.uint8
     )
-    return Mask(
+    stamp = Stamp(
         stream="gate",
         epoch=1,
         seq=42,
-        n=40,
-        revision=0,
-        refined_seq=37,
         pts=21504,
         time_base=Fraction(1, 15360),
         captured_unix_ns=1_700_000_000_123_456_789,
         clock="arrival",
-        labels=labels,
+        n=40,
+        run=5_577_006_791_947_779,
+        published_unix_ns=1_700_000_000_135_000_000,
+    )
+    return Mask(
+        stamp,
+        labels,
         label_set="street3",
         engine="camvid-slim",
+        refined_seq=37,
         stage_us={"infer": 9000, "encode": 40},
-        published_unix_ns=1_700_000_000_135_000_000,
-        run=5_577_006_791_947_779,
     )
 
 
@@ -74,7 +76,7 @@ def vectors() -> Iterator[tuple[str, list[bytes], Any]]:
     yield "refined-zstd", wire.encode_mask(refined, "zstd", kind="refined"), told(refined, "refined", "zstd")
     parts = wire.encode_mask(mask, "zstd", kind="rle", label_set=LABELS)
     yield "rle", parts, told(mask, "rle", "coco-rle")
-    bare = replace(mask, pts=None, refined_seq=None, stage_us={}, clock="camera", epoch=0)
+    bare = replace(mask, refined_seq=None, stage_us={}).stamped(pts=None, clock="camera", epoch=0)
     yield "mask-nulls", wire.encode_mask(bare, "raw"), told(bare, "mask", "raw")
     tall = replace(mask, labels=np.full((301, 3), IGNORE, np.uint8))
     yield "mask-301x3-zstd", wire.encode_mask(tall, "zstd"), told(tall, "mask", "zstd")
