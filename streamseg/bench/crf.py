@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +14,8 @@ import numpy as np
 from streamseg import crf
 from streamseg.bench.summary import Machine, this_machine
 from streamseg.config import EngineConfig
-from streamseg.crf.job import make_job
+from streamseg.crf.job import Job, make_job
 from streamseg.crf.params import QUALITIES, CrfParams
-from streamseg.crf.reference import reference_available, run_reference
 from streamseg.errors import UsageError
 from streamseg.evaluation.dataset import LabelledFolder
 from streamseg.evaluation.metrics import confusion_matrix, scores_of
@@ -130,7 +130,7 @@ def _rows_of(
 def _ours(
     logits: Sequence[F32], images: Sequence[U8], params: CrfParams, quality: crf.Quality, threads: int
 ) -> Callable[[int], F32]:
-    space = crf.Workspace() if crf.native_available() else None
+    space = crf.Workspace()
     return lambda i: crf.mean_field(
         logits[i], images[i], params, quality=quality, threads=threads, workspace=space
     )
@@ -144,6 +144,38 @@ def _reference(logits: Sequence[F32], images: Sequence[U8], params: CrfParams) -
     ]
     jobs = [make_job(scores, image, params) for scores, image in zip(full, images, strict=True)]
     return lambda i: run_reference(jobs[i])
+
+
+def reference_available() -> bool:
+    """Whether pydensecrf is installed (the extra `pydensecrf`)."""
+    return importlib.util.find_spec("pydensecrf") is not None
+
+
+def run_reference(job: Job) -> F32:
+    """Run pydensecrf on logits of the picture's size, holding the GIL: probabilities (C, H, W)."""
+    import pydensecrf.densecrf as dense
+
+    height, width = job.size
+    reference = dense.DenseCRF2D(width, height, job.classes)
+    energy = np.minimum(job.logits.max(0) - job.logits, 1e4)
+    reference.setUnaryEnergy(np.ascontiguousarray(energy.reshape(job.classes, -1), np.float32))
+    for term in job.terms:
+        compat = term.compatibility_array(job.classes)
+        # pydensecrf subtracts a vector times Q, where ours rewards equal labels.
+        given = {"compat": float(compat) if compat.ndim == 0 else -compat if compat.ndim == 1 else compat}
+        given["normalization"] = dense.NormalizationType(int(term.normalisation))
+        if term.features is not None:
+            reference.addPairwiseEnergy(np.ascontiguousarray(term.features, np.float32), **given)
+        elif term.sigma_channels is None:
+            reference.addPairwiseGaussian(sxy=term.sigma_x_y(), **given)
+        else:
+            assert job.image is not None
+            sigmas = term.channel_sigmas(job.image.shape[2])
+            assert sigmas is not None
+            reference.addPairwiseBilateral(
+                sxy=term.sigma_x_y(), srgb=tuple(float(s) for s in sigmas), rgbim=job.image, **given
+            )
+    return np.array(reference.inference(job.iterations), np.float32).reshape(job.classes, height, width)
 
 
 def _mean(measure: Callable[[F32, F32], float], ours: Sequence[F32], theirs: Sequence[F32]) -> float:

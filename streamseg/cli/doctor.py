@@ -82,7 +82,7 @@ def _packages() -> Iterator[Finding]:
     yield _package("s3fs", False, "pip install 'streamseg[s3]' (recorded files from and to s3://)")
     yield _package("pyarrow", False, "pip install 'streamseg[parquet]' (tables of recorded files)")
     yield _package("zarr", False, "pip install 'streamseg[zarr]' (arrays of recorded files)")
-    yield _package("pydensecrf2", False, "pip install 'streamseg[pydensecrf]' (the reference CRF)")
+    yield _package("pydensecrf2", False, "pip install 'streamseg[pydensecrf]' (bench crf)")
 
 
 def _package(name: str, required: bool, remedy: str) -> Finding:
@@ -93,16 +93,17 @@ def _package(name: str, required: bool, remedy: str) -> Finding:
 
 
 def _kernels() -> Iterator[Finding]:
+    from streamseg.crf.native import REMEDY
     from streamseg.runtime.native import load_library
 
-    remedy = "install a C++ compiler (Debian: apt install g++), then pip install --force-reinstall streamseg"
     kernels = {"_upsample": "upsampling kernel", "_blend": "fusion kernel", "_crf": "CRF kernel"}
     for library, what in kernels.items():
         try:
             load_library(library)
             yield Finding(what, True, "compiled")
         except OSError as error:
-            yield Finding(what, False, f"array fallback, slower ({error})", remedy=remedy)
+            without = "no refinement by the CRF" if library == "_crf" else "array fallback, slower"
+            yield Finding(what, False, f"missing: {without} ({error})", remedy=REMEDY)
 
 
 def _decoders() -> Iterator[Finding]:

@@ -7,8 +7,7 @@ docs/design/0006-dense-crf.md tells how, and what was measured.
 
 from __future__ import annotations
 
-from streamseg.crf.exact import exact_mean_field
-from streamseg.crf.inference import gaussian_filter, mean_field, mean_field_batch, mean_field_outputs
+from streamseg.crf.inference import mean_field, mean_field_outputs
 from streamseg.crf.job import Outputs
 from streamseg.crf.native import Workspace
 from streamseg.crf.native import available as native_available
@@ -25,10 +24,7 @@ __all__ = [
     "PairwiseTerm",
     "Quality",
     "Workspace",
-    "exact_mean_field",
-    "gaussian_filter",
     "mean_field",
-    "mean_field_batch",
     "mean_field_outputs",
     "native_available",
     "native_missing_reason",

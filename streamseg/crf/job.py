@@ -1,4 +1,4 @@
-"""One mean-field call, checked once at the door; the same for every backend."""
+"""One mean-field call, checked once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ class Job:
     lattice_stride: int = 1
     out_stride: int = 1
     threads: int = 1
-    align_corners: bool = False
     keep_lattice: bool = False
     filter_only: bool = False
     start: F32 | None = None  # (C, H, W)
@@ -80,7 +79,7 @@ def make_job(
     `size` (H, W) is wanted only where there is no image. Options are Job's own fields.
     """
     if quality not in QUALITIES:
-        raise CrfError(f"quality: {quality!r} is none of {', '.join(QUALITIES)}")
+        raise CrfError(f"quality: must be one of {', '.join(QUALITIES)}; is {quality!r}")
     setting = QUALITIES[quality]
     if iterations is None:
         iterations = params.iterations if isinstance(params, CrfParams) else 10
@@ -122,7 +121,7 @@ def _check(job: Job) -> None:
     if not 1 <= len(job.terms) <= _MOST_TERMS:
         raise CrfError(f"{len(job.terms)} pairwise terms; 1 to {_MOST_TERMS} can be")
     if job.out_stride not in _STRIDES or job.lattice_stride not in _STRIDES:
-        raise CrfError(f"out_stride: {job.out_stride} is none of {_STRIDES}")
+        raise CrfError(f"out_stride: must be one of {', '.join(map(str, _STRIDES))}; is {job.out_stride}")
     if job.threads < 1:
         raise CrfError(f"threads: must be 1 or more, is {job.threads}")
     if job.labels and job.classes > 256:

@@ -18,9 +18,11 @@ from streamseg.types import F32
 InstructionSet = Literal["auto", "portable", "avx2", "avx512"]
 _INSTRUCTION_SETS: tuple[InstructionSet, ...] = ("auto", "portable", "avx2", "avx512")
 _ABI = 1
-_KEEP_LATTICE, _ALIGN_CORNERS, _FILTER = 1, 2, 4
+_KEEP_LATTICE, _FILTER = 1, 4
 _MOST_STATS = 8
 _MEMORY, _INTERNAL = 4, 5
+
+REMEDY = "install a C++ compiler (Debian: apt install g++), then pip install --force-reinstall streamseg"
 
 _pointer, _int, _float = ctypes.c_void_p, ctypes.c_int32, ctypes.c_float
 
@@ -87,11 +89,11 @@ def available() -> bool:
 
 @functools.cache
 def missing_reason() -> str:
-    """Why the compiled library cannot be used; empty if it can."""
+    """Why the compiled library cannot be used and how to get it, in one line; empty if it can be used."""
     try:
         _library()
     except OSError as error:
-        return str(error)
+        return f"the compiled CRF is missing; {REMEDY} ({error})"
     return ""
 
 
@@ -101,13 +103,15 @@ def best_instruction_set() -> InstructionSet:
 
 
 class Workspace:
-    """Memory that calls of any size take turns in, and the lattices of kernels that see only positions.
+    """Memory for calls of any size, one after another, and the lattices of kernels that see only positions.
 
     Used by one thread at a time. Grows to what the largest call needed; `close` gives it back, and so does
-    dropping the last reference. A context manager.
+    dropping the last reference. A context manager. Raises CrfError where the compiled library is missing.
     """
 
     def __init__(self) -> None:
+        if reason := missing_reason():
+            raise CrfError(reason)
         self._library = _library()
         self._handle: int | None = self._library.ss_crf_workspace_new()
         if not self._handle:
@@ -139,9 +143,7 @@ class Workspace:
             job.out_stride,
             job.threads,
             _INSTRUCTION_SETS.index(instruction_set),
-            (_KEEP_LATTICE if job.keep_lattice else 0)
-            | (_ALIGN_CORNERS if job.align_corners else 0)
-            | (_FILTER if job.filter_only else 0),
+            (_KEEP_LATTICE if job.keep_lattice else 0) | (_FILTER if job.filter_only else 0),
             *(None if array is None else array.ctypes.data for array in outputs),
         )
         stats = _Stats()
@@ -186,9 +188,7 @@ class Workspace:
 def _library() -> ctypes.CDLL:
     library = load_library("_crf")
     if library.ss_crf_abi() != _ABI:
-        raise OSError(
-            f"_crf.so speaks ABI {library.ss_crf_abi()}, this streamseg speaks {_ABI}: build it again"
-        )
+        raise OSError(f"_crf.so has ABI {library.ss_crf_abi()}, this streamseg needs {_ABI}: build it again")
     library.ss_crf_workspace_new.restype = _pointer
     library.ss_crf_workspace_free.argtypes = (_pointer,)
     library.ss_crf_workspace_free.restype = None

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from streamseg.errors import CrfError
 from streamseg.types import F32
 
-Quality = Literal["exact", "high", "balanced", "fast"]
+Quality = Literal["exact", "balanced", "fast"]
 Compatibility = tuple[float, ...] | tuple[tuple[float, ...], ...] | npt.NDArray[np.floating]
 
 
@@ -35,7 +35,6 @@ class QualitySetting(NamedTuple):
 
 QUALITIES: dict[Quality, QualitySetting] = {
     "exact": QualitySetting(1, None),
-    "high": QualitySetting(2, None),
     "balanced": QualitySetting(2, 5),
     "fast": QualitySetting(4, 5),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -11,14 +12,20 @@ import cv2
 import numpy as np
 
 from streamseg.config import CrfConfig
-from streamseg.crf import PRESETS, CrfParams, Quality, Workspace, mean_field_outputs
-from streamseg.crf.job import make_job
-from streamseg.crf.reference import reference_available, run_reference
+from streamseg.crf import (
+    PRESETS,
+    CrfParams,
+    Quality,
+    Workspace,
+    mean_field_outputs,
+    native_missing_reason,
+)
 from streamseg.errors import ConfigError, EngineError
 from streamseg.inference.spec import EngineSpec, find_engine
 from streamseg.inference.upsample import labels_from_logits
 from streamseg.types import F32, U8, Size
 
+DEVICE = "cuda"  # of crf.backend = "gpu"
 GRID_STRIDE = 2  # pixels of the network's input for each log-probability: what fusion works on
 
 
@@ -29,7 +36,7 @@ class CrfSetup:
     params: CrfParams
     quality: Quality
     threads: int
-    backend: Literal["native", "pydensecrf"]
+    backend: Literal["native", "gpu"]
     thin: tuple[bool, ...]  # for each class: kept as the network saw it
 
 
@@ -43,12 +50,21 @@ class Posterior:
 
 
 def crf_setup(config: CrfConfig, spec: EngineSpec) -> CrfSetup:
-    """The settings as they apply to an engine; raises ConfigError for what is not installed or not known."""
-    if config.backend == "pydensecrf" and not reference_available():
-        raise ConfigError("crf.backend: pydensecrf is not installed; pip install 'streamseg[pydensecrf]'")
+    """The settings as they apply to an engine; raises ConfigError for an unknown preset or a missing GPU.
+
+    Whether the compiled CRF is there is checked by need_crf().
+    """
+    if config.backend == "gpu" and (reason := _why_no_gpu()):
+        raise ConfigError(f"crf.backend: gpu needs torch and a CUDA device; {reason}")
     params = _params_named(config.preset, spec)
     thin = tuple(c.thin for c in spec.classes)
     return CrfSetup(params, config.quality, config.threads, config.backend, thin)
+
+
+def need_crf(setup: CrfSetup) -> None:
+    """Raise ConfigError that says how to get the compiled CRF, where it is needed and missing."""
+    if setup.backend == "native" and (reason := native_missing_reason()):
+        raise ConfigError(reason)
 
 
 def refine_picture(
@@ -67,7 +83,7 @@ def refine_picture(
     scores: whether log-probabilities are wanted. workspace: kept from call to call, it spares a third of the
     time. Raises CrfError.
     """
-    run = _native if setup.backend == "native" else _reference
+    run = _native if setup.backend == "native" else _gpu
     if labels_size is None and setup.backend == "native":
         return Posterior(run(setup, logits, picture, GRID_STRIDE, workspace))
     full = run(setup, logits, picture, 1, workspace)
@@ -135,12 +151,28 @@ def _native(setup: CrfSetup, logits: F32, picture: U8, stride: int, workspace: W
     return outputs.log_probabilities
 
 
-def _reference(setup: CrfSetup, logits: F32, picture: U8, stride: int, workspace: Workspace | None) -> F32:
-    """The same through pydensecrf, which knows one quality, one thread and full resolution only."""
-    assert stride == 1, "the reference works at full resolution"
-    probabilities = run_reference(make_job(logits, picture, setup.params))
-    log_probabilities: F32 = np.log(np.maximum(probabilities, np.float32(1e-26)))
+def _gpu(setup: CrfSetup, logits: F32, picture: U8, stride: int, workspace: Workspace | None) -> F32:
+    """The same on a CUDA device, where quality is always exact and everything is at full resolution."""
+    import torch
+    from torch.nn import functional
+
+    from streamseg.crf.gpu import mean_field_torch
+
+    assert stride == 1, "the GPU's mean field works at full resolution"
+    on_device = torch.from_numpy(np.ascontiguousarray(logits))[None].to(DEVICE)
+    full = functional.interpolate(on_device, size=picture.shape[:2], mode="bilinear", align_corners=False)[0]
+    q = mean_field_torch(full, torch.from_numpy(np.ascontiguousarray(picture)).to(DEVICE), setup.params)
+    log_probabilities: F32 = q.clamp_min(1e-26).log().cpu().numpy()
     return log_probabilities
+
+
+def _why_no_gpu() -> str:
+    """Why mean field cannot run on a CUDA device; empty if it can."""
+    if importlib.util.find_spec("torch") is None:
+        return "torch is not installed: pip install 'streamseg[torch]'"
+    import torch
+
+    return "" if torch.cuda.is_available() else "torch finds no CUDA device"
 
 
 def _halved(log_probabilities: F32) -> F32:

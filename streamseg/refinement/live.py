@@ -18,7 +18,7 @@ from streamseg.inference.preprocess import scale_picture
 from streamseg.inference.spec import EngineSpec
 from streamseg.inference.upsample import labels_from_logits, labels_of
 from streamseg.refinement.crf_process import CrfWorker, Keyframe
-from streamseg.refinement.crf_step import Posterior, crf_setup, refine_picture
+from streamseg.refinement.crf_step import Posterior, crf_setup, need_crf, refine_picture
 from streamseg.refinement.flow import one_thread
 from streamseg.refinement.fusion import Fused, Fusion, FusionParams
 from streamseg.refinement.keyframes import Choice, Keyframes
@@ -77,6 +77,8 @@ class InlineRefinement:
         """
         one_thread()
         self._setup = crf_setup(config, spec)
+        if mode != "off":
+            need_crf(self._setup)
         self._workspace = Workspace() if native_available() else None
         self._mode = mode
         self._every = every

@@ -1,4 +1,4 @@
-"""Finds the package's compiled kernels. Each has an array fallback, so none is required."""
+"""Finds the package's compiled kernels. Upsampling and fusion have an array fallback, the CRF has none."""
 
 from __future__ import annotations
 

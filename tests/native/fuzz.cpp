@@ -93,8 +93,7 @@ void one_job(Random& random, ss_crf_workspace* space, int number) {
   job.out_stride = out_stride;
   job.threads = random.one_of({1, 1, 2, 3, 5});
   job.instruction_set = random.whole(0, ss_crf_instruction_set());
-  job.flags = (random.chance(0.3f) ? SS_CRF_KEEP_LATTICE : 0) | (random.chance(0.3f) ? SS_CRF_ALIGN_CORNERS : 0) |
-              (random.chance(0.1f) ? SS_CRF_FILTER : 0);
+  job.flags = (random.chance(0.3f) ? SS_CRF_KEEP_LATTICE : 0) | (random.chance(0.1f) ? SS_CRF_FILTER : 0);
   const int oh = (height + out_stride - 1) / out_stride, ow = (width + out_stride - 1) / out_stride;
   std::vector<float> probabilities(size_t(classes) * oh * ow, -1.0f), logs(probabilities);
   std::vector<unsigned char> labels(size_t(oh) * ow, 255);

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from streamseg import crf
-from streamseg.bench.crf import CrfResult, bench_crf
-from streamseg.crf.reference import reference_available
+from streamseg.bench.crf import CrfResult, bench_crf, reference_available
 from streamseg.errors import UsageError
 from tests.crf_scenes import scene
 

@@ -16,10 +16,13 @@ import psutil
 import pytest
 
 from streamseg import crf
-from streamseg.crf import fallback, native, reference
+from streamseg.bench.crf import reference_available, run_reference
+from streamseg.crf import native
 from streamseg.crf.job import make_job
 from streamseg.errors import CrfError
 from tests.crf_scenes import agreement, scene
+from tests.oracles import mean_field as oracle
+from tests.oracles.exact import exact_mean_field
 
 needs_library = pytest.mark.skipif(not native.available(), reason=native.missing_reason())
 PARAMS = crf.preset("deeplab-largefov")
@@ -40,12 +43,12 @@ def test_the_lattice_agrees_with_the_oracle_as_well_as_the_reference_does() -> N
     ours, theirs = [], []
     for seed in range(4):
         logits, image, _ = scene(64, 64, 6, seed)
-        exact = crf.exact_mean_field(logits, image, PARAMS)
+        exact = exact_mean_field(logits, image, PARAMS)
         q = crf.mean_field(logits, image, PARAMS)
         ours.append(agreement(q, exact))
-        if reference.reference_available():
+        if reference_available():
             job = make_job(logits, image, PARAMS)
-            theirs.append(agreement(reference.run_reference(job), exact))
+            theirs.append(agreement(run_reference(job), exact))
     assert min(ours) > 0.97
     if theirs:
         assert np.mean(ours) >= np.mean(theirs) - 0.002
@@ -55,7 +58,7 @@ def test_the_lattice_agrees_with_the_oracle_as_well_as_the_reference_does() -> N
 def test_exact_quality_equals_pydensecrf(params: crf.CrfParams) -> None:
     pytest.importorskip("pydensecrf.densecrf")
     logits, image, _ = scene(120, 160, 11)
-    expected = reference.run_reference(make_job(logits, image, params))
+    expected = run_reference(make_job(logits, image, params))
     q = crf.mean_field(logits, image, params)
     assert agreement(q, expected) >= 0.9999
     assert np.abs(q - expected).mean() < 1e-3
@@ -66,7 +69,7 @@ def test_exact_quality_equals_pydensecrf(params: crf.CrfParams) -> None:
 def test_any_number_of_classes_equals_the_numpy_path(classes: int) -> None:
     logits, image, _ = scene(24, 31, classes)
     q = crf.mean_field(logits, image, PARAMS)
-    expected = fallback.run(make_job(logits, image, PARAMS)).probabilities
+    expected = oracle.run(make_job(logits, image, PARAMS)).probabilities
     np.testing.assert_allclose(q, expected, atol=REST)
     assert np.abs(q - expected).mean() < REST / 40
 
@@ -96,7 +99,7 @@ def test_every_normalisation_and_compatibility_equals_the_numpy_path(
             options: Any = {"quality": quality, "out_stride": stride}
             want: Any = {"probabilities": True, "log_probabilities": True, "labels": True}
             ours = crf.mean_field_outputs(logits, image, params, **options, **want)
-            theirs = fallback.run(make_job(logits, image, params, **options, **want))
+            theirs = oracle.run(make_job(logits, image, params, **options, **want))
             assert ours.probabilities is not None
             assert ours.labels is not None
             np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=REST)
@@ -113,7 +116,7 @@ def test_any_number_of_channels_equals_the_numpy_path(channels: int, kind: Any) 
     wide = np.concatenate([image] * 4, axis=2)[:, :, :channels].astype(kind)
     params = dataclasses.replace(PARAMS, appearance_sigma_rgb=tuple(10.0 + c for c in range(channels)))
     q = crf.mean_field(logits, wide, params)
-    np.testing.assert_allclose(q, fallback.run(make_job(logits, wide, params)).probabilities, atol=REST)
+    np.testing.assert_allclose(q, oracle.run(make_job(logits, wide, params)).probabilities, atol=REST)
 
 
 @needs_library
@@ -127,9 +130,9 @@ def test_several_terms_with_features_of_their_own_equal_the_oracle() -> None:
     ]
     q = crf.mean_field(logits, image, terms, iterations=5)
     np.testing.assert_allclose(
-        q, fallback.run(make_job(logits, image, terms, iterations=5)).probabilities, atol=REST
+        q, oracle.run(make_job(logits, image, terms, iterations=5)).probabilities, atol=REST
     )
-    assert np.abs(q - crf.exact_mean_field(logits, image, terms, 5)).mean() < 0.01
+    assert np.abs(q - exact_mean_field(logits, image, terms, 5)).mean() < 0.01
 
 
 @needs_library
@@ -172,7 +175,7 @@ def test_reduced_qualities_stay_near_exact_and_take_the_networks_own_stride() ->
     logits, image, labels = scene(120, 160, 6)
     exact = crf.mean_field(logits, image, PARAMS)
     small = np.ascontiguousarray(logits[:, 3::8, 3::8])
-    for quality, least in (("high", 0.98), ("balanced", 0.98), ("fast", 0.95)):
+    for quality, least in (("balanced", 0.98), ("fast", 0.95)):
         q = crf.mean_field(logits, image, PARAMS, quality=quality)  # type: ignore[arg-type]
         assert agreement(q, exact) > least
         from_small = crf.mean_field(small, image, PARAMS, quality=quality)  # type: ignore[arg-type]
@@ -186,13 +189,6 @@ def test_it_mends_a_noisy_labelling_along_edges_of_the_picture() -> None:
     assert after > before + 0.02
 
 
-def test_a_batch_is_its_pictures_one_by_one() -> None:
-    pairs = [scene(20, 24, 3, seed)[:2] for seed in range(3)]
-    batch = crf.mean_field_batch(np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs]), PARAMS)
-    for q, (logits, image) in zip(batch, pairs, strict=True):
-        np.testing.assert_array_equal(q, crf.mean_field(logits, image, PARAMS))
-
-
 def test_impossible_and_certain_classes_are_taken() -> None:
     logits, image, _ = scene(16, 16, 3)
     logits[0] = -np.inf
@@ -202,10 +198,8 @@ def test_impossible_and_certain_classes_are_taken() -> None:
     assert q[1, 3, 3] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("library", [pytest.param(True, marks=needs_library), False])
-def test_wrong_arrays_are_refused_with_a_sentence(library: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not library:
-        monkeypatch.setattr(native, "available", lambda: False)
+@needs_library
+def test_wrong_arrays_are_refused_with_a_sentence() -> None:
     logits, image, _ = scene(16, 16, 3)
     nan = logits.copy()
     nan[1, 5, 5] = np.nan
@@ -229,10 +223,29 @@ def test_wrong_arrays_are_refused_with_a_sentence(library: bool, monkeypatch: py
     for sentence, scores, picture, params in cases:
         with pytest.raises(CrfError, match=sentence):
             crf.mean_field(scores, picture, params)
-    with pytest.raises(CrfError, match="none of"):
+    with pytest.raises(CrfError, match="must be one of exact, balanced, fast; is 'best'"):
         crf.mean_field(logits, image, PARAMS, quality="best")  # type: ignore[arg-type]
     with pytest.raises(CrfError, match="none of"):
         crf.mean_field_outputs(logits, image, PARAMS)
+
+
+def test_without_the_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name}.so is in none of /here")
+
+    monkeypatch.setattr(native, "load_library", missing)
+    native.missing_reason.cache_clear()
+    native._library.cache_clear()
+    try:
+        logits, image, _ = scene(16, 16, 3)
+        with pytest.raises(
+            CrfError, match=r"the compiled CRF is missing; install a C\+\+ compiler .*_crf.so"
+        ):
+            crf.mean_field(logits, image, PARAMS)
+        assert not crf.native_available()
+    finally:
+        native.missing_reason.cache_clear()
+        native._library.cache_clear()
 
 
 @needs_library

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from fractions import Fraction
 
 import cv2
@@ -13,6 +14,7 @@ from streamseg.config import Config, CrfConfig, FusionConfig, RefineConfig, Stre
 from streamseg.errors import ConfigError
 from streamseg.inference.spec import ClassEntry, EngineSpec, Normalisation, find_engine
 from streamseg.inference.upsample import labels_from_logits
+from streamseg.refinement import crf_step
 from streamseg.refinement.crf_step import crf_setup, refine_picture
 from streamseg.refinement.live import InlineRefinement, Refinement
 from streamseg.runtime.counters import Stats
@@ -90,16 +92,31 @@ def test_inline_repeats_to_the_byte_and_from_a_reset(mode: str) -> None:
     assert run(inline) == first == run(new())
 
 
-def test_the_reference_gives_what_our_crf_gives() -> None:
-    pytest.importorskip("pydensecrf")
+def test_the_gpus_mean_field_gives_what_the_compiled_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CPU tensors: there is no CUDA device here."""
+    pytest.importorskip("torch")
+    monkeypatch.setattr(crf_step, "DEVICE", "cpu")
+    monkeypatch.setattr(crf_step, "_why_no_gpu", lambda: "")
     one = scores(0)
     ours, theirs = (
         refine_picture(crf_setup(CrfConfig(quality="exact", backend=b), SPEC), one.array, one.frame.rgb, SIZE)  # type: ignore[arg-type]
-        for b in ("native", "pydensecrf")
+        for b in ("native", "gpu")
     )
     assert ours.labels is not None
     assert (ours.labels == theirs.labels).mean() > 0.999
     np.testing.assert_allclose(np.exp(ours.log_probabilities), np.exp(theirs.log_probabilities), atol=0.01)
+
+
+def test_a_gpu_that_is_missing_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(
+        ConfigError, match=r"crf.backend: gpu needs torch and a CUDA device; torch finds no CUDA"
+    ):
+        crf_setup(CrfConfig(backend="gpu"), SPEC)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="torch is not installed"):
+        crf_setup(CrfConfig(backend="gpu"), SPEC)
 
 
 def test_odd_sizes_are_halved_to_what_the_crf_gives_at_half_resolution() -> None:

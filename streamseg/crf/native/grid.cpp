@@ -54,12 +54,10 @@ void span(const float* values, size_t count, size_t step, const char* what, floa
   *most = high;
 }
 
-Tap tap(int at, int stride, int full, int from, bool align_corners, bool box) {
+Tap tap(int at, int stride, int full, int from, bool box) {
   if (box) return {at * stride, std::min((at + 1) * stride, from), 0.0f};
   const double centre = (at + 0.5) * stride - 0.5;
-  double place = align_corners ? (full > 1 ? centre * (from - 1) / (full - 1) : 0.0)
-                               : (centre + 0.5) * from / full - 0.5;
-  place = std::min(std::max(place, 0.0), double(from - 1));
+  const double place = std::min(std::max((centre + 0.5) * from / full - 0.5, 0.0), double(from - 1));
   const int first = int(place);
   return {first, std::min(first + 1, from - 1), float(place - first)};
 }
@@ -152,12 +150,11 @@ void Unary::prepare(const ss_crf_job& job, const Kernels& kernels, Team& team, i
 
 void Unary::aim(const ss_crf_job& job, const Grid& grid, int row) {
   const int h = job.logits_height, w = job.logits_width;
-  const bool corners = job.flags & SS_CRF_ALIGN_CORNERS;
   const bool box = h == job.height && w == job.width;
   down.resize(grid.height);
   across.resize(grid.width);
-  for (int y = 0; y < grid.height; ++y) down[y] = tap(y, grid.stride, job.height, h, corners, box);
-  for (int x = 0; x < grid.width; ++x) across[x] = tap(x, grid.stride, job.width, w, corners, box);
+  for (int y = 0; y < grid.height; ++y) down[y] = tap(y, grid.stride, job.height, h, box);
+  for (int x = 0; x < grid.width; ++x) across[x] = tap(x, grid.stride, job.width, w, box);
   if (!box && h == grid.height && w == grid.width) {  // the network's own grid: nothing is between its samples
     for (int y = 0; y < h; ++y) down[y] = {y, y, 0.0f};
     for (int x = 0; x < w; ++x) across[x] = {x, x, 0.0f};

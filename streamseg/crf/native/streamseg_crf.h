@@ -39,7 +39,6 @@ enum { SS_CRF_NORM_NONE = 0, SS_CRF_NORM_BEFORE = 1, SS_CRF_NORM_AFTER = 2, SS_C
 enum { SS_CRF_ISA_AUTO = 0, SS_CRF_ISA_PORTABLE = 1, SS_CRF_ISA_AVX2 = 2, SS_CRF_ISA_AVX512 = 3 };
 enum {
   SS_CRF_KEEP_LATTICE = 1,  /* keep lattices of pictures and features too, with a copy to compare with */
-  SS_CRF_ALIGN_CORNERS = 2, /* logits were sampled corner to corner (Caffe's Interp), not at pixel centres */
   SS_CRF_FILTER = 4         /* no mean field: probabilities = sum over terms of compat * filter(logits) */
 };
 

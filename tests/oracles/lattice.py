@@ -1,4 +1,4 @@
-"""The permutohedral lattice in NumPy (Adams, Baek, Davis 2010): for installs without the compiled library."""
+"""The permutohedral lattice in NumPy (Adams, Baek, Davis 2010)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mean field in NumPy: the same algorithm as native/, some fifty times slower."""
+"""Mean field on the lattice in NumPy: the algorithm of streamseg/crf/native, some fifty times slower."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from streamseg.crf.job import Image, Job, Outputs
-from streamseg.crf.lattice import Lattice
 from streamseg.crf.params import Normalisation, PairwiseTerm
 from streamseg.errors import CrfError
 from streamseg.types import F32, Size
+from tests.oracles.lattice import Lattice
 
 _LEAST_LOG = -60.0
 
@@ -20,10 +20,6 @@ def run(job: Job) -> Outputs:
     """Run a checked job."""
     _check_numbers(job)
     kernels = [_Kernel(job, term) for term in job.terms]
-    if job.filter_only:
-        values = _rows(job.logits)
-        total = sum(kernel.message(values) for kernel in kernels)
-        return Outputs(_planes(np.asarray(total), job.size), None, None)
     stride = job.lattice_stride if job.iterations else min(job.lattice_stride, job.out_stride)
     size = _grid(job.size, stride)
     unary = _unary(job, stride)
@@ -45,12 +41,6 @@ def run(job: Job) -> Outputs:
         else None,
         planes.argmax(0).astype(np.uint8) if job.labels else None,
     )
-
-
-def full_unary(job: Job) -> F32:
-    """log p of every pixel of the picture up to a constant, (N, C)."""
-    _check_numbers(job)
-    return _unary(job, 1)
 
 
 class _Kernel:
@@ -108,7 +98,7 @@ class _Kernel:
 
 def _check_numbers(job: Job) -> None:
     worst = job.logits.max(0)
-    if np.isnan(job.logits).any() or (not job.filter_only and not np.isfinite(worst).all()):
+    if np.isnan(job.logits).any() or not np.isfinite(worst).all():
         raise CrfError("unary holds NaN or infinity")
     if job.start is not None and np.isnan(job.start).any():
         raise CrfError("start holds NaN")
@@ -141,17 +131,16 @@ def _unary(job: Job, stride: int) -> F32:
     elif job.logits.shape[1:] == _grid(job.size, stride):
         planes = job.logits
     else:
-        planes = _bilinear(job.logits, job.size, stride, job.align_corners)
+        planes = _bilinear(job.logits, job.size, stride)
     rows = _rows(planes)
     return np.asarray(np.maximum(rows - rows.max(1, keepdims=True), -1e4), np.float32)
 
 
-def _bilinear(planes: F32, size: Size, stride: int, align_corners: bool) -> F32:
+def _bilinear(planes: F32, size: Size, stride: int) -> F32:
     for axis, full in ((1, size[0]), (2, size[1])):
         have = planes.shape[axis]
         centre = (np.arange(-(-full // stride)) + 0.5) * stride - 0.5
-        corners, centres = centre * (have - 1) / max(full - 1, 1), (centre + 0.5) * have / full - 0.5
-        at = np.clip(corners if align_corners else centres, 0, have - 1)
+        at = np.clip((centre + 0.5) * have / full - 0.5, 0, have - 1)
         first = at.astype(np.int64)
         share = (at - first).astype(np.float32).reshape((-1, 1) if axis == 1 else (-1,))
         a = planes.take(first, axis)
