@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
@@ -19,7 +19,7 @@ Policy = Literal["other", "batch", "idle"]
 
 
 class ChildProcess:
-    """A process in a group of its own; owned by one thread, which has to call end().
+    """A process in a group of its own, owned by one thread; a context manager that ends it.
 
     A child is expected to end when its input (or its channel) closes, so it does not outlive a parent that is
     killed. Ctrl-C in a terminal does not reach it. It imports modules from where its parent does.
@@ -75,6 +75,12 @@ class ChildProcess:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
     def kill(self) -> None:
         """Kill it and what it started. From any thread; fine when it has ended."""
         with self._lock:
@@ -85,7 +91,7 @@ class ChildProcess:
     def end(self, within_s: float = 0.0) -> str:
         """Close its input, wait within_s for its end, and kill what is left; how it ended, in words.
 
-        Blocks for within_s at most. "killed" is what it says of one that did not end by itself.
+        Blocks for within_s at most. "killed" means that it did not end by itself. Ending it twice is fine.
         """
         self.close_input()
         with contextlib.suppress(subprocess.TimeoutExpired):

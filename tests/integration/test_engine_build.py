@@ -263,7 +263,7 @@ def test_a_daemon_that_builds_stops_within_5_s_and_leaves_no_builder(tiny_engine
         assert next(iter(masks)).engine == "tiny/fp32/onnx"
         until(lambda: list((cache_folder() / PLANS).glob("*.lock")), "the build has begun")
         assert daemon.engine.state == "fallback"
-        builders = [p for p in children_of(os.getpid()) if b"engine.builder" in cmdline(p)]
+        builders = [p for p in children_of(os.getpid()) if b"plans.worker" in cmdline(p)]
         assert builders
         begun = time.monotonic()
         daemon.stop()

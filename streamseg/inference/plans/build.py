@@ -6,11 +6,7 @@ parent does, and may be killed at any moment: an unfinished plan is never loaded
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -21,8 +17,11 @@ from streamseg.errors import EngineError
 from streamseg.inference.backends.protocol import BuildSpec, Choice, Say
 from streamseg.inference.plans.cache import PLANS, cache_folder
 from streamseg.inference.plans.recipe_key import recipe_of
+from streamseg.runtime.child import ChildProcess
 
 log = logging.getLogger(__name__)
+
+END_WITHIN_S = 5.0  # for a builder that has closed its output
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +68,7 @@ class Build:
         self._quiet = quiet
         self._say = say or (lambda text: log.info("engine %s: %s", choice.engine_id, text))
         self._lock = threading.Lock()  # guards _child and _stopped, so that no child starts after stop()
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: ChildProcess | None = None
         self._stopped = False
 
     @property
@@ -97,26 +96,20 @@ class Build:
                 "set XDG_CACHE_HOME to another folder"
             ) from error
         last = Line()
-        try:
-            assert child.stdin is not None
-            assert child.stdout is not None
-            with contextlib.suppress(BrokenPipeError):
-                child.stdin.write(msgspec.json.encode(order) + b"\n")
-                child.stdin.flush()
-            for text in child.stdout:
+        with child:
+            child.send(order)
+            for text in child.lines():
                 last = msgspec.json.decode(text, type=Line)
                 if last.progress:
                     self._say(last.progress)
-        finally:
-            self._end(child)
+            how = child.end(END_WITHIN_S)
         if self._stopped:
             raise BuildStopped(f"engine {self._choice.engine_id}: its build was stopped")
         if last.error:
             raise EngineError(last.error)
         if not last.done:
             raise EngineError(
-                f"engine {self._choice.engine_id}: the build ended by {_how(child.returncode)}; "
-                f"see {self.log_file}"
+                f"engine {self._choice.engine_id}: the build ended by {how}; see {self.log_file}"
             )
 
     def stop(self) -> None:
@@ -125,38 +118,16 @@ class Build:
             self._stopped = True
             child = self._child
         if child is not None:
-            _kill(child)
+            child.kill()
 
-    def _start(self, log_fd: int) -> subprocess.Popen[bytes]:
+    def _start(self, log_fd: int) -> ChildProcess:
         with self._lock:
             if self._stopped:
                 raise BuildStopped(f"engine {self._choice.engine_id}: its build was stopped")
-            self._child = subprocess.Popen(
+            self._child = ChildProcess(
                 [sys.executable, "-m", "streamseg.inference.plans.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                pipes=True,
                 stderr=log_fd,
-                start_new_session=True,  # so that compilers it started can be ended with it
+                own_session=True,
             )
             return self._child
-
-    def _end(self, child: subprocess.Popen[bytes]) -> None:
-        with self._lock:
-            self._child = None
-        if child.stdin is not None:
-            with contextlib.suppress(OSError):
-                child.stdin.close()  # by which the child knows, if it still runs, that it is to end
-        _kill(child)
-        child.wait()
-        if child.stdout is not None:
-            child.stdout.close()
-
-
-def _kill(child: subprocess.Popen[bytes]) -> None:
-    """End the child and what it started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-
-
-def _how(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -20,8 +19,9 @@ from streamseg.inference.plans.build import Line, Order
 from streamseg.inference.plans.cache import Agreement
 from streamseg.inference.plans.recipe_key import recipe_of
 from streamseg.inference.plans.verify import check_agreement
+from streamseg.runtime.child import lower_priority
 
-NICE = 5
+NICE = 5  # a quarter of a core that the route wants, too: with less, a busy route would never get its engine
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
     threading.Thread(target=_end_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
     if order.quiet:
-        lower_priority()
+        lower_priority(NICE, "batch")
 
     def tell(line: Line) -> None:
         answers.write(msgspec.json.encode(line) + b"\n")
@@ -96,16 +96,6 @@ def _agreement(backend: Backend, spec: BuildSpec, part: Path, say: Say) -> Agree
         engine.close()
     say(f"{found.argmax_percent:.2f} % of labels as in fp32, logits at most {found.max_difference:.3g} apart")
     return found
-
-
-def lower_priority() -> None:
-    """Take a quarter of a core that the route wants, too: with less, a busy route would never be relieved."""
-    os.nice(NICE)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(NICE))
-    if hasattr(os, "SCHED_BATCH"):
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _end_with_parent(stdin: BinaryIO) -> None:
