@@ -24,9 +24,9 @@ from streamseg.bench.gpu_route import RouteResult, bench_route, street_clip
 from streamseg.bench.summary import Spread, spread_of
 from streamseg.bench.zoo import random_engine
 from streamseg.config import EngineConfig, Precision
-from streamseg.demo import draw_scene
 from streamseg.errors import StreamsegError, UsageError
 from streamseg.inference.backends.device import cuda_device
+from tools.demo import draw_scene
 
 NETWORK = "deeplab-v1-largefov"
 INPUT = (504, 504)  # with the border that the network wants 513x513

@@ -16,7 +16,6 @@ import numpy as np
 
 from streamseg.bench.summary import Spread, spread_of
 from streamseg.config import EngineConfig, StreamConfig
-from streamseg.demo import draw_scene
 from streamseg.errors import UsageError
 from streamseg.inference.backends.protocol import Engine
 from streamseg.inference.infer import accepts_device_frames, infer
@@ -25,6 +24,7 @@ from streamseg.inference.upsample import labels_of
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode
 from streamseg.types import U8, Frame, Size
+from tools.demo import draw_scene
 
 WARM_UP = 10  # pictures of each form that are not counted: shapes are recorded then
 

@@ -23,12 +23,12 @@ import zstandard
 
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
 from streamseg.config import PublishConfig
-from streamseg.demo import draw_scene
 from streamseg.errors import UsageError
 from streamseg.publish import Publisher
 from streamseg.types import U8, Mask, Size, Stamp
 from streamseg.wire import Encoding, decode_array, encode_array
 from streamseg.wire.rle import decode_labels, encode_labels
+from tools.demo import draw_scene
 
 FULL_HD: Size = (1080, 1920)
 

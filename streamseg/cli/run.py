@@ -55,9 +55,7 @@ def command(config: Path | None, sources: tuple[str, ...], web: str, watch: bool
     Give a CONFIG.toml, or one --source for each stream.
     """
     if (config is None) == (not sources):
-        raise UsageError(
-            "give either CONFIG.toml or --source (demo: is the clip that streamseg draws itself)"
-        )
+        raise UsageError("give either CONFIG.toml or --source (demo: is a clip that comes with streamseg)")
     settings = load_config(config) if config is not None else None
     written = given(**options)
     if settings is not None and written:

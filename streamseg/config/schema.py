@@ -31,7 +31,7 @@ class StreamConfig(Settings, frozen=True):
         Meta(
             min_length=1,
             description="A file, /dev/videoN, rtsp(s)://, http(s):// (HLS too), udp:// or rtmp://; "
-            "demo: is the clip that streamseg draws itself.",
+            "demo: is a clip that comes with streamseg.",
         ),
     ]
     password_file: Annotated[

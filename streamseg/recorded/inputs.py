@@ -13,12 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import TextIO
 from urllib.parse import urlsplit
 
-from streamseg.demo import demo_clip
 from streamseg.errors import OutputError, UsageError
 from streamseg.recorded.manifest import SUFFIX
 from streamseg.recorded.storage import Store, is_stored, local_copy
 from streamseg.sources import redact
-from streamseg.sources.target import DEMO
+from streamseg.sources.target import DEMO, DEMO_CLIP
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m2ts", ".m4v", ".mjpeg", ".mjpg", ".mkv"}
@@ -108,7 +107,7 @@ def _lines(sources: Iterable[str], stdin: TextIO) -> Iterator[str]:
 def _expand(source: str) -> dict[str, tuple[Path, ...]]:
     """Sources, each with its images where it is a sequence."""
     if source == DEMO:
-        return {str(demo_clip()): ()}
+        return {str(DEMO_CLIP): ()}
     if is_stored(source):
         return _expand_stored(source)
     if "://" in source:

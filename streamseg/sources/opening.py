@@ -22,7 +22,7 @@ from streamseg.sources.names import host_problem
 from streamseg.sources.orientation import oriented_size
 from streamseg.sources.passwords import target_of
 from streamseg.sources.reading import OpenSource, read
-from streamseg.sources.target import DEMO, Target
+from streamseg.sources.target import Target
 
 MAX_FPS = 1000
 """A higher rate is a guess from the time base, not the camera's."""
@@ -59,12 +59,8 @@ def open_source(
 
 
 def _ready(target: Target, stop: threading.Event) -> Target:
-    """Check what can be checked without FFmpeg; draw the demo clip when it is asked for."""
+    """Check what can be checked without FFmpeg."""
     problem: str | None = None
-    if target.name == DEMO:
-        from streamseg.demo import demo_clip  # draws: not needed for anything else
-
-        return Target("file", str(demo_clip()), DEMO, "demo")
     if target.kind == "file":
         problem = file_problem(target.path)
     elif target.kind == "camera":

@@ -16,6 +16,11 @@ Kind = Literal["file", "camera", "network"]
 
 NETWORK_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp")
 DEMO = "demo:"
+DEMO_CLIP = Path(__file__).with_name("demo.clip")
+"""A drive down a drawn street: 10 s of H.264 in MP4, 480x360, 30 fps. tools/demo draws it.
+
+Not named .mp4, so that it is taken for a file of the package and not for a recording left in the tree.
+"""
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _CAMERA = re.compile(r"^/dev/(video\d+|v4l/.+)$")
@@ -44,7 +49,7 @@ def is_live(config: StreamConfig) -> bool:
 def resolve(source: str) -> Target:
     """Decide what `source` names; raise SourceError for an address that cannot work in this build."""
     if source == DEMO:
-        return Target("file", DEMO, DEMO, "demo")
+        return Target("file", str(DEMO_CLIP), DEMO, "demo")
     if match := _SCHEME.match(source):
         scheme = match[1].lower()
         if scheme == "file":

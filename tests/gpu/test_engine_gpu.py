@@ -11,11 +11,11 @@ from streamseg.bench.engine import bench_engines
 from streamseg.bench.gpu import BARS, INPUT, NETWORK
 from streamseg.bench.zoo import random_engine
 from streamseg.config import BackendName, EngineConfig, Precision
-from streamseg.demo import draw_scene
 from streamseg.inference.backends.device import Cuda, cuda_device
 from streamseg.inference.backends.protocol import backend_of
 from streamseg.inference.plans.verify import agreement_of
 from streamseg.inference.select import load_engine
+from tools.demo import draw_scene
 
 torch = pytest.importorskip("torch")
 pytestmark = [

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from streamseg.config import EngineConfig
-from streamseg.demo import draw_scene
 from streamseg.errors import EngineError
 from streamseg.inference.backends.device import Cuda, cuda_device
 from streamseg.inference.backends.protocol import BuildSpec, backend_of, build_spec
@@ -19,6 +18,7 @@ from streamseg.inference.preprocess import make_batch
 from streamseg.inference.spec import find_engine
 from streamseg.inference.upsample import labels_from_logits
 from streamseg.types import U8
+from tools.demo import draw_scene
 
 torch = pytest.importorskip("torch")
 pytestmark = [

@@ -16,7 +16,6 @@ import pytest
 from streamseg.bench.gpu_route import street_clip
 from streamseg.client import subscribe
 from streamseg.config import EngineConfig, StreamConfig
-from streamseg.demo import draw_scene
 from streamseg.inference.preprocess import make_batch
 from streamseg.inference.select import load_engine
 from streamseg.inference.upsample import labels_from_logits
@@ -26,6 +25,7 @@ from streamseg.sources.hardware import why_not_on_gpu
 from streamseg.sources.surface import Surface
 from streamseg.types import Frame
 from tests.integration.test_device_route import DEADLINE_S, brought, by_seq, running
+from tools.demo import draw_scene
 
 torch = pytest.importorskip("torch")
 pytestmark = [

@@ -17,12 +17,12 @@ import pytest
 from streamseg.client import subscribe
 from streamseg.config import Config, EngineConfig, FusionConfig, PublishConfig, RefineConfig, StreamConfig
 from streamseg.daemon import Daemon
-from streamseg.demo import draw_scene
 from streamseg.sources.surface import Surface
 from streamseg.types import U8, Mask, Size
 from tests.integration.daemons import in_thread
 from tests.media import write_video
 from tests.nvdec import leave_pictures_on_a_fake_gpu
+from tools.demo import draw_scene
 
 pytest.importorskip("torch")
 

@@ -24,6 +24,7 @@ from streamseg.recorded.route import PartEnd, Route
 from streamseg.recorded.timeline import from_runs
 from streamseg.recorded.tracks import read_labels
 from streamseg.recorded.verify import verify_folder
+from streamseg.sources.target import DEMO_CLIP
 from streamseg.types import U8
 from tests.media import BLUE, GREEN, RED, draw_clip, picture, write_video
 
@@ -301,9 +302,5 @@ def test_time_stamps_that_begin_again_are_mended_and_counted(tmp_path: Path, con
 STEPS = [900000 + 90000 * i for i in range(FRAMES)]
 
 
-def test_the_clip_that_streamseg_draws_itself_is_an_input_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clip = draw_clip(tmp_path / "street.mp4", frames=3)
-    monkeypatch.setattr("streamseg.recorded.inputs.demo_clip", lambda: clip)
-    assert [i.source for i in find_inputs(["demo:"])] == [str(clip)]
+def test_the_packaged_clip_is_an_input_too() -> None:
+    assert [(i.source, i.stem) for i in find_inputs(["demo:"])] == [(str(DEMO_CLIP), "demo")]

@@ -1,20 +1,17 @@
-"""The clip that streamseg draws itself: always the same, whole or absent, and with its ground truth."""
+"""The packaged clip and what draws it: always the same picture, with its ground truth."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import pytest
 
 from streamseg.config import StreamConfig
-from streamseg.demo import CLASSES, DEMO_FPS, DEMO_SIZE, clip, demo_clip, draw_scene, write_clip
-from streamseg.errors import SourceError
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode
+from tools.demo import CLASSES, DEMO_SIZE, draw_scene
+from tools.demo.__main__ import DEMO_FPS, DEMO_SECONDS, write_clip
 
 
 def test_a_moment_is_always_drawn_the_same_and_the_drive_repeats_itself() -> None:
@@ -79,30 +76,11 @@ def test_a_drawn_clip_is_a_real_h264_file_that_shows_the_scene(tmp_path: Path) -
         assert np.abs(frames[i].rgb.astype(int) - draw_scene(i / DEMO_FPS)[0]).mean() < 6
 
 
-def test_the_demo_source_draws_its_clip_once_into_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(clip, "DEMO_SECONDS", 0.2)
-    for _ in range(2):
-        with open_source(StreamConfig(source="demo:"), "demo") as source:
-            assert source.url == "demo:"
-            assert sum(1 for _ in decode(source, "demo")) == 6
-    (made,) = (tmp_path / "cache" / "streamseg").iterdir()
-    before = made.stat().st_mtime_ns
-    assert demo_clip() == made
-    assert made.stat().st_mtime_ns == before
-
-
-def test_where_the_cache_cannot_be_written_the_temporary_files_are_used_or_the_way_out_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blocked = tmp_path / "blocked"
-    blocked.write_text("a file where a folder should be")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(clip, "DEMO_SECONDS", 0.1)
-    assert demo_clip().parent == tmp_path / f"streamseg-{os.getuid()}"
-    monkeypatch.setattr(tempfile, "tempdir", str(blocked))
-    with pytest.raises(SourceError, match=r"the clip cannot be written to .*; set XDG_CACHE_HOME"):
-        demo_clip()
+def test_the_demo_source_is_the_packaged_clip_and_that_shows_the_drawn_street() -> None:
+    with open_source(StreamConfig(source="demo:"), "demo") as source:
+        assert (source.url, source.live) == ("demo:", False)
+        assert (source.codec, source.fps, source.size) == ("h264", DEMO_FPS, DEMO_SIZE)
+        frames = list(decode(source, "demo"))
+    assert len(frames) == DEMO_SECONDS * DEMO_FPS
+    for i in (0, 150, 299):
+        assert np.abs(frames[i].rgb.astype(int) - draw_scene(i / DEMO_FPS)[0]).mean() < 6

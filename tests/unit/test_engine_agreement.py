@@ -12,7 +12,6 @@ import pytest
 
 from streamseg.bench.engine import bench_engines
 from streamseg.config import BackendName, EngineConfig, Precision, StreamConfig
-from streamseg.demo import draw_scene
 from streamseg.inference.backends.protocol import Engine
 from streamseg.inference.hot_swap import SwitchEngine
 from streamseg.inference.infer import input_size
@@ -25,6 +24,7 @@ from streamseg.sources.frames import decode
 from streamseg.types import U8
 from tests.conftest import SHARED_DATA
 from tests.engines import write_tiny_engine
+from tools.demo import draw_scene
 
 
 def missing(name: str) -> bool:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from streamseg.config import EngineConfig
-from streamseg.demo import draw_scene
 from streamseg.inference.folder import kept_settings, write_spec
 from streamseg.inference.select import load_engine
 from streamseg.inference.spec import CrfDefaults, read_spec
+from tools.demo import draw_scene
 
 
 def test_a_specification_is_read_as_it_was_written(tiny_engine: Path, tmp_path: Path) -> None:

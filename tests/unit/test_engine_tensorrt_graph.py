@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from streamseg.config import EngineConfig, Precision
-from streamseg.demo import draw_scene
 from streamseg.errors import EngineError
 from streamseg.inference.backends.protocol import BuildSpec, build_spec
 from streamseg.inference.plans.verify import agreement_of
@@ -21,6 +20,7 @@ from streamseg.inference.preprocess import make_batch
 from streamseg.inference.spec import find_engine
 from streamseg.inference.upsample import labels_from_logits
 from streamseg.types import U8
+from tools.demo import draw_scene
 
 onnx = pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")

@@ -21,7 +21,6 @@ ORDER = [
     "runtime",
     "wire",
     "net",
-    "demo",
     "sources",
     "inference",
     "models",

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from streamseg.config import EngineConfig, StreamConfig
-from streamseg.demo import draw_scene
 from streamseg.errors import EngineError
 from streamseg.inference.backends.protocol import backend_of, build_spec
 from streamseg.inference.backends.tensorrt.run import PlanEngine, _Shape
@@ -30,6 +29,7 @@ from streamseg.inference.upsample import labels_from_logits, labels_of
 from streamseg.sources import hardware
 from streamseg.sources.surface import Surface
 from streamseg.types import U8, Frame, Stamp
+from tools.demo import draw_scene
 
 torch = pytest.importorskip("torch")
 

@@ -13,7 +13,6 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace
 
 from streamseg.config import StreamConfig
-from streamseg.demo import draw_scene
 from streamseg.inference.preprocess import make_batch
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode
@@ -21,6 +20,7 @@ from streamseg.sources.surface import Surface
 from streamseg.types import U8, Size
 from tests.media import write_video
 from tests.nvdec import leave_pictures_on_a_fake_gpu
+from tools.demo import draw_scene
 
 torch = pytest.importorskip("torch")
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from streamseg.config import StreamConfig
-from streamseg.demo import draw_scene
 from streamseg.inference.backends.device import cuda_missing
 from streamseg.sources import hardware, open_source
 from streamseg.sources.frames import RgbConverter, decode
 from tests.media import write_video
+from tools.demo import draw_scene
 
 
 @pytest.fixture

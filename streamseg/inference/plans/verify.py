@@ -1,18 +1,22 @@
-"""Whether a built engine says what the network says: logits beside the fp32 reference, on drawn streets."""
+"""Whether a built engine computes the same as the network: its logits beside the fp32 reference."""
 
 from __future__ import annotations
+
+from itertools import islice
 
 import msgspec
 import numpy as np
 
-from streamseg.demo import draw_scene
+from streamseg.config import StreamConfig
 from streamseg.errors import EngineError
 from streamseg.inference.backends.protocol import BuildSpec, Engine, backend_of
 from streamseg.inference.plans.cache import Agreement
 from streamseg.inference.preprocess import make_batch
-from streamseg.types import F32
+from streamseg.sources import open_source
+from streamseg.sources.frames import decode
+from streamseg.sources.target import DEMO
+from streamseg.types import F32, U8
 
-MOMENTS_S = (0.0, 3.3, 6.7)  # of the drawn drive
 MOST_MEAN_DIFFERENCE = 0.5  # of the reference's standard deviation; int8 has about 0.1, a wrong graph 1
 
 
@@ -21,8 +25,7 @@ def check_agreement(engine: Engine, spec: BuildSpec) -> Agreement:
     reference = reference_engine(spec)
     try:
         size = spec.shapes.usual[1:]
-        pictures = [draw_scene(t)[0] for t in MOMENTS_S]
-        pairs = [(engine(batch), reference(batch)) for p in pictures for batch in [make_batch([p], size)]]
+        pairs = [(engine(b), reference(b)) for picture in _pictures() for b in [make_batch([picture], size)]]
     finally:
         reference.close()
     found = agreement_of(pairs)
@@ -32,6 +35,12 @@ def check_agreement(engine: Engine, spec: BuildSpec) -> Agreement:
             f"{found.mean_difference:.2g} of their standard deviation; it is not used"
         )
     return found
+
+
+def _pictures() -> list[U8]:
+    """Three pictures of the demo clip, 3.3 s apart: RGB (H, W, 3) uint8."""
+    with open_source(StreamConfig(source=DEMO), "demo") as source:
+        return [frame.rgb for frame in islice(decode(source, "demo"), 0, 201, 100)]
 
 
 def reference_engine(spec: BuildSpec) -> Engine:

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.demo.view import (
+from streamseg.types import U8
+from tools.demo.view import (
     BUILDING,
     CAMERA_HEIGHT,
     CENTRE_X,
@@ -31,7 +32,6 @@ from streamseg.demo.view import (
     noise,
     to_u8,
 )
-from streamseg.types import U8
 
 PX = 20  # texture pixels in a metre
 COLUMNS = int(PERIOD_M * PX)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from streamseg.demo.view import CAR, f32, project
 from streamseg.types import U8
+from tools.demo.view import CAR, f32, project
 
 Colour = tuple[float, float, float]
 

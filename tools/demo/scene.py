@@ -8,11 +8,11 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from streamseg.demo.cars import Car
-from streamseg.demo.sprites import Sprite, make_lamp, make_person, make_sign, make_tree
-from streamseg.demo.surfaces import Surfaces, make_surfaces
-from streamseg.demo.view import DEMO_SIZE, FAR_M, LEFT_KERB, PERIOD_M, RIGHT_KERB, as_u8, noise
 from streamseg.types import U8
+from tools.demo.cars import Car
+from tools.demo.sprites import Sprite, make_lamp, make_person, make_sign, make_tree
+from tools.demo.surfaces import Surfaces, make_surfaces
+from tools.demo.view import DEMO_SIZE, FAR_M, LEFT_KERB, PERIOD_M, RIGHT_KERB, as_u8, noise
 
 CLASSES = (
     *("sky", "building", "pole", "road", "pavement", "tree"),

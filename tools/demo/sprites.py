@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from streamseg.demo.view import (
+from streamseg.types import U8
+from tools.demo.view import (
     BICYCLIST,
     CAMERA_HEIGHT,
     CENTRE_X,
@@ -24,7 +25,6 @@ from streamseg.demo.view import (
     noise,
     to_u8,
 )
-from streamseg.types import U8
 
 PX = 48  # sprite pixels in a metre, at the finest
 
