@@ -14,9 +14,9 @@ from pathlib import Path
 
 import streamseg
 from streamseg.daemon.install import systemd_version, unit_files
+from tests.waiting import LIMIT_S
 
 TOOLS = ("unshare", "nsenter", "pivot_root", "systemctl")
-WAIT_S = 60.0
 _TARGETS = ("basic", "sysinit", "shutdown", "network-online", "multi-user")
 _counter = itertools.count()
 
@@ -109,7 +109,7 @@ class Machine:
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self._process.kill()  # --kill-child: PID 1 goes with it, and all else with PID 1
-            self._process.wait(WAIT_S)
+            self._process.wait(LIMIT_S)
         if self._cgroup is not None:
             self.until(self._remove_cgroup)
 
@@ -117,7 +117,7 @@ class Machine:
         """What systemctl says inside, on standard output."""
         done = subprocess.run(
             ["nsenter", "-t", str(self._pid), "-m", "-p", "-n", "-i", "systemctl", *arguments],
-            capture_output=True, text=True, check=False, timeout=WAIT_S,
+            capture_output=True, text=True, check=False, timeout=LIMIT_S,
         )  # fmt: skip
         return done.stdout.strip()
 
@@ -159,7 +159,7 @@ class Machine:
         except FileNotFoundError:
             return ""
 
-    def until(self, true: Callable[[], bool], timeout_s: float = WAIT_S) -> float:
+    def until(self, true: Callable[[], bool], timeout_s: float = LIMIT_S) -> float:
         """Wait until it is true; returns the seconds it took."""
         begun_s = time.monotonic()
         while not true():

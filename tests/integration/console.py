@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ import pytest
 
 from streamseg.client.control import ControlClient
 from streamseg.net.control_sockets import one_running
-from tests.integration.daemons import Lines, free_port, run_daemon
-
-LIMIT_S = 40.0
+from tests.integration.daemons import Lines, run_daemon
+from tests.ports import free_port
+from tests.waiting import until
 
 
 @dataclass
@@ -82,15 +81,6 @@ def page(browser: Any) -> Iterator[Any]:
     yield page
     context.close()
     assert errors == []
-
-
-def until(true: Callable[[], Any], what: str = "it", limit_s: float = LIMIT_S) -> Any:
-    """Wait until true() is, and return what it returned."""
-    deadline = time.monotonic() + limit_s
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"waited {limit_s:g} s in vain for {what}"
-        time.sleep(0.03)
-    return found
 
 
 class Tile:

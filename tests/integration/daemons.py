@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -16,21 +15,7 @@ from types import TracebackType
 from streamseg import Daemon
 from streamseg.errors import StreamsegError
 from tests.integration.children import ROOT
-
-LIMIT_S = 40.0
-
-
-def free_port() -> int:
-    """A port of loopback that is free, and the one above it, too."""
-    while True:
-        with socket.socket() as masks, socket.socket() as snapshots:
-            masks.bind(("127.0.0.1", 0))
-            port: int = masks.getsockname()[1]
-            try:
-                snapshots.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
+from tests.waiting import LIMIT_S
 
 
 def environment() -> dict[str, str]:

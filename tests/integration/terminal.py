@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.daemons import LIMIT_S, environment
+from tests.integration.daemons import environment
+from tests.waiting import LIMIT_S
 
 
 class Terminal:

@@ -24,9 +24,11 @@ from streamseg.config import PublishConfig
 from streamseg.publish import Publisher
 from streamseg.types import Mask
 from tests.integration.children import ROOT
-from tests.integration.daemons import LIMIT_S, Lines, environment, free_port, run_daemon
+from tests.integration.daemons import Lines, environment, run_daemon
 from tests.masks import STREET, make_mask
 from tests.media import draw_clip
+from tests.ports import free_port
+from tests.waiting import LIMIT_S
 
 EXAMPLES = ROOT / "examples"
 

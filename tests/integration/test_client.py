@@ -22,8 +22,7 @@ from streamseg.errors import UsageError
 from streamseg.publish import Publisher
 from tests.integration.children import ROOT, Child
 from tests.masks import STREET, make_mask, same
-
-WAIT_S = 40.0
+from tests.waiting import LIMIT_S
 
 
 @pytest.fixture
@@ -37,16 +36,16 @@ def test_a_late_joiner_has_the_last_mask_and_its_label_set_at_once(publisher: Pu
         publisher.put(make_mask(seq))
         publisher.put(make_mask(seq, stream="yard"))
     publisher.put(make_mask(1, revision=1))
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + LIMIT_S
     while publisher.last("gate", refined=True) is None:  # the last of them is out
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    with subscribe(publisher.endpoint, refined=True, timeout_s=WAIT_S) as masks:
+    with subscribe(publisher.endpoint, refined=True, timeout_s=LIMIT_S) as masks:
         found = {(m.stream, m.n, m.revision) for m in (next(masks), next(masks), next(masks))}
         assert found == {("gate", 2, 0), ("yard", 2, 0), ("gate", 1, 1)}
         assert masks.label_set("street3") == STREET
         assert masks.connected
-        assert publisher.wait_wanted("mask", "gate", WAIT_S)
+        assert publisher.wait_wanted("mask", "gate", LIMIT_S)
         publisher.put(make_mask(3))
         assert next(masks).n == 3
         assert masks.stats.repeated == 0
@@ -54,13 +53,13 @@ def test_a_late_joiner_has_the_last_mask_and_its_label_set_at_once(publisher: Pu
 
 
 def test_late_joiners_have_all_at_once_and_the_others_get_nothing_twice(publisher: Publisher) -> None:
-    with subscribe(publisher.endpoint, newest=False, snapshot=False, timeout_s=WAIT_S) as early:
-        assert publisher.wait_wanted("mask", "gate", WAIT_S)
+    with subscribe(publisher.endpoint, newest=False, snapshot=False, timeout_s=LIMIT_S) as early:
+        assert publisher.wait_wanted("mask", "gate", LIMIT_S)
         for stream in ("gate", "yard"):
             publisher.put(make_mask(0, stream=stream))
         assert {next(early).stream, next(early).stream} == {"gate", "yard"}
         for _ in range(5):
-            with subscribe(publisher.endpoint, timeout_s=WAIT_S) as late:
+            with subscribe(publisher.endpoint, timeout_s=LIMIT_S) as late:
                 assert {next(late).stream, next(late).stream} == {"gate", "yard"}
                 assert late.label_set("street3") == STREET
         publisher.put(make_mask(1))
@@ -70,18 +69,18 @@ def test_late_joiners_have_all_at_once_and_the_others_get_nothing_twice(publishe
 
 def test_however_many_streams_one_asks_for_all_come(publisher: Publisher) -> None:
     names = [f"camera{i}" for i in range(70)]
-    with subscribe(publisher.endpoint, names, refined=True, snapshot=False, timeout_s=WAIT_S) as masks:
+    with subscribe(publisher.endpoint, names, refined=True, snapshot=False, timeout_s=LIMIT_S) as masks:
         for name in names:
-            assert publisher.wait_wanted("mask", name, WAIT_S), name
-            assert publisher.wait_wanted("refined", name, WAIT_S), name
+            assert publisher.wait_wanted("mask", name, LIMIT_S), name
+            assert publisher.wait_wanted("refined", name, LIMIT_S), name
             publisher.put(make_mask(0, stream=name))
         assert {next(masks).stream for _ in names} == set(names)
 
 
 def test_without_a_snapshot_only_what_comes_is_given(publisher: Publisher) -> None:
     publisher.put(make_mask(0))
-    with subscribe(publisher.endpoint, ["gate"], snapshot=False, timeout_s=WAIT_S) as masks:
-        assert publisher.wait_wanted("mask", "gate", WAIT_S)
+    with subscribe(publisher.endpoint, ["gate"], snapshot=False, timeout_s=LIMIT_S) as masks:
+        assert publisher.wait_wanted("mask", "gate", LIMIT_S)
         publisher.put(make_mask(1))
         assert next(masks).n == 1
 
@@ -91,9 +90,9 @@ def test_in_order_every_mask_comes_exactly_as_it_was_put(transport: str, tmp_pat
     endpoint = "tcp://127.0.0.1:*" if transport == "tcp" else f"ipc://{tmp_path}/masks"
     with (
         Publisher(PublishConfig(endpoint=endpoint, queue=300), [STREET]) as publisher,
-        subscribe(publisher.endpoint, ["gate"], newest=False, queue=300, timeout_s=WAIT_S) as masks,
+        subscribe(publisher.endpoint, ["gate"], newest=False, queue=300, timeout_s=LIMIT_S) as masks,
     ):
-        assert publisher.wait_wanted("mask", "gate", WAIT_S)
+        assert publisher.wait_wanted("mask", "gate", LIMIT_S)
         sent = [make_mask(seq) for seq in range(200)]
         for mask in sent:
             publisher.put(mask)
@@ -109,11 +108,11 @@ def test_in_order_every_mask_comes_exactly_as_it_was_put(transport: str, tmp_pat
 
 
 def test_several_subscribers_each_have_their_own_view(publisher: Publisher) -> None:
-    subs: list[Subscription] = [subscribe(publisher.endpoint, ["gate"], timeout_s=WAIT_S) for _ in range(4)]
-    subs.append(subscribe(publisher.endpoint, ["gate"], confidence=True, timeout_s=WAIT_S))
+    subs: list[Subscription] = [subscribe(publisher.endpoint, ["gate"], timeout_s=LIMIT_S) for _ in range(4)]
+    subs.append(subscribe(publisher.endpoint, ["gate"], confidence=True, timeout_s=LIMIT_S))
     try:
-        assert publisher.wait_wanted("mask", "gate", WAIT_S)
-        assert publisher.wait_wanted("mask+confidence", "gate", WAIT_S)
+        assert publisher.wait_wanted("mask", "gate", LIMIT_S)
+        assert publisher.wait_wanted("mask+confidence", "gate", LIMIT_S)
         labels = make_mask().labels
         publisher.put(make_mask(0, confidence=labels))
         masks = [next(sub) for sub in subs]
@@ -122,7 +121,7 @@ def test_several_subscribers_each_have_their_own_view(publisher: Publisher) -> N
         latest = subs[0].latest("gate")
         assert latest is not None
         assert same(latest, masks[0])
-        assert 0 <= subs[0].age_s(masks[0]) < WAIT_S
+        assert 0 <= subs[0].age_s(masks[0]) < LIMIT_S
     finally:
         for sub in subs:
             sub.close()
@@ -132,14 +131,14 @@ def test_a_restart_of_the_daemon_is_survived() -> None:
     first = Child("publish_child", "tcp://127.0.0.1:*", 50, 36, 48)
     second = None
     try:
-        with subscribe(first.says, ["gate"], timeout_s=WAIT_S) as masks:
+        with subscribe(first.says, ["gate"], timeout_s=LIMIT_S) as masks:
             while next(masks).n < 20:
                 pass
             first.kill()
             second = Child("publish_child", first.says, 50, 36, 48)
             old = masks.latest("gate")
             assert old is not None
-            deadline = time.monotonic() + WAIT_S
+            deadline = time.monotonic() + LIMIT_S
             while (mask := next(masks)).run == old.run:
                 assert time.monotonic() < deadline
             after = next(masks)
@@ -156,7 +155,7 @@ def test_a_restart_of_the_daemon_is_survived() -> None:
 def test_a_daemon_that_comes_later_is_waited_for() -> None:
     with Publisher(PublishConfig(endpoint="tcp://127.0.0.1:*")) as publisher:
         endpoint = publisher.endpoint
-    with subscribe(endpoint, timeout_s=WAIT_S) as masks:
+    with subscribe(endpoint, timeout_s=LIMIT_S) as masks:
         assert not masks.connected
         with Publisher(PublishConfig(endpoint=endpoint)) as publisher:
             publisher.put(make_mask(4))
@@ -176,7 +175,7 @@ def test_closing_from_another_thread_ends_the_loop(publisher: Publisher) -> None
     waiting = threading.Thread(target=lambda: list(masks))
     waiting.start()
     masks.close()
-    waiting.join(WAIT_S)
+    waiting.join(LIMIT_S)
     assert not waiting.is_alive()
     masks.close()
 
@@ -197,8 +196,8 @@ def test_a_hostile_publisher_is_counted_and_outlived(monkeypatch: pytest.MonkeyP
         evil.setsockopt(zmq.LINGER, 0)
         evil.setsockopt(zmq.SNDHWM, 1000)
         port = evil.bind_to_random_port("tcp://127.0.0.1")
-        with subscribe(f"tcp://127.0.0.1:{port}", timeout_s=WAIT_S) as masks:
-            assert evil.poll(WAIT_S * 1000)
+        with subscribe(f"tcp://127.0.0.1:{port}", timeout_s=LIMIT_S) as masks:
+            assert evil.poll(LIMIT_S * 1000)
             for _ in range(2):
                 assert evil.recv()[0] == 1
             rng = np.random.default_rng(3)
@@ -210,7 +209,7 @@ def test_a_hostile_publisher_is_counted_and_outlived(monkeypatch: pytest.MonkeyP
             # One part above MAX_PART: libzmq hangs up, and the subscription comes back by itself.
             evil.send_multipart([good[0], bytes(wire.MAX_PART + 1), b""])
             while True:
-                assert evil.poll(WAIT_S * 1000), "it did not come back"
+                assert evil.poll(LIMIT_S * 1000), "it did not come back"
                 if evil.recv() == b"\x01mask/":
                     break
             evil.send_multipart(good)
@@ -222,11 +221,11 @@ def test_a_hostile_publisher_is_counted_and_outlived(monkeypatch: pytest.MonkeyP
 def test_asyncio_reads_the_same_masks(publisher: Publisher) -> None:
     async def read() -> list[int]:
         seen = []
-        async with subscribe_async(publisher.endpoint, ["gate"], newest=False, timeout_s=WAIT_S) as masks:
-            assert await asyncio.to_thread(publisher.wait_wanted, "mask", "gate", WAIT_S)
+        async with subscribe_async(publisher.endpoint, ["gate"], newest=False, timeout_s=LIMIT_S) as masks:
+            assert await asyncio.to_thread(publisher.wait_wanted, "mask", "gate", LIMIT_S)
             for seq in range(5):
                 publisher.put(make_mask(seq))
-            assert await masks.label_set("street3", WAIT_S) == STREET
+            assert await masks.label_set("street3", LIMIT_S) == STREET
             async for mask in masks:
                 seen.append(mask.n)
                 if mask.n == 4:

@@ -10,8 +10,10 @@ from pathlib import Path
 from streamseg.client import AsyncSubscription, subscribe_async
 from streamseg.types import Mask
 from tests.integration.children import ROOT
-from tests.integration.daemons import LIMIT_S, Lines, free_port, run_daemon
+from tests.integration.daemons import Lines, run_daemon
 from tests.media import draw_clip
+from tests.ports import free_port
+from tests.waiting import LIMIT_S
 
 
 def words(tiny_engine: Path, tmp_path: Path, endpoint: str, *, streams: int = 1) -> list[str | Path]:

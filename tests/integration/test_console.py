@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from streamseg.client.control import ControlClient
-from tests.integration.console import Running, Tile, browser, live, page, running, until
-from tests.integration.daemons import free_port, run_daemon
+from tests.integration.console import Running, Tile, browser, live, page, running
+from tests.integration.daemons import run_daemon
 from tests.media import draw_clip, picture, write_video
+from tests.ports import free_port
+from tests.waiting import until
 
 __all__ = ["browser", "page"]
 

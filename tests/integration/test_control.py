@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import threading
@@ -39,24 +38,15 @@ from streamseg.wire.control import (
 )
 from tests.integration.daemons import in_thread
 from tests.media import draw_clip
+from tests.waiting import LIMIT_S, until
 
-WAIT_S = 60.0
+pytestmark = pytest.mark.usefixtures("own_runtime")
 STREAM = '[streams.{name}]\nsource = "{source}"\nloop = true\nrealtime = true\nmax_fps = {fps}\n'
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_clip(tmp_path_factory.mktemp("clips") / "red.mp4", frames=30)
-
-
-@pytest.fixture(autouse=True)
-def own_runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Daemons of these tests are found by these tests alone; log levels are put back."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr("streamseg.net.control_sockets.SYSTEM_BASE", tmp_path / "none")
-    level = logging.getLogger("streamseg").level
-    yield
-    logging.getLogger("streamseg").setLevel(level)
 
 
 class Site:
@@ -81,7 +71,7 @@ class Site:
         with in_thread(daemon) as (thread, errors):
             until(lambda: daemon.ready.is_set() or not thread.is_alive())
             assert daemon.ready.is_set(), errors
-            with ControlClient(daemon.private_endpoint, timeout_s=WAIT_S) as client:
+            with ControlClient(daemon.private_endpoint, timeout_s=LIMIT_S) as client:
                 yield daemon, client
 
 
@@ -92,17 +82,10 @@ def site(tmp_path: Path, tiny_engine: Path, clip: Path) -> Site:
     return site
 
 
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
 def mask_of(masks: Subscription, stream: str, true: Callable[[Mask], bool] = lambda _: True) -> Mask:
     """The next mask of a stream for which it is true."""
     while True:
-        mask = masks.read(WAIT_S)
+        mask = masks.read(LIMIT_S)
         if mask.stream == stream and true(mask):
             return mask
 
@@ -380,7 +363,7 @@ def test_garbage_and_refused_requests_cost_a_running_daemon_nothing(site: Site) 
             if rng.random() < 0.5:
                 request[rng.randrange(len(request))] = rng.randrange(256)
             asker.send(request)
-            assert asker.poll(WAIT_S * 1000)
+            assert asker.poll(LIMIT_S * 1000)
             asker.recv()
         for name in set(client.status().streams) - {"gate", "yard"}:
             client.remove(name)
@@ -424,7 +407,7 @@ def test_statuses_come_once_a_second_to_those_who_subscribe(site: Site) -> None:
         assert daemon.publisher.stats.statuses == 0
         with subscribe(daemon.endpoint, ["gate", "away"], statuses=True) as masks:
             begun_s = time.monotonic()
-            first = masks.status("gate", WAIT_S)
+            first = masks.status("gate", LIMIT_S)
             assert first.state == "playing"
             until(lambda: masks.status("gate").published > first.published)
             until(lambda: masks.status("away").state == "reconnecting")
@@ -480,7 +463,7 @@ def test_the_command_finds_the_only_daemon_and_does_what_it_says(site: Site, tmp
         assert shown.shape == (48, 64, 3)
 
 
-def test_with_several_daemons_the_command_asks_which(site: Site, tmp_path: Path) -> None:
+def test_with_several_daemons_the_command_asks_which(site: Site, own_runtime: Path) -> None:
     with pytest.raises(UsageError, match="no daemon runs here"):
         one_running()
     with site.running() as (one, _), site.running() as (other, _):
@@ -492,32 +475,37 @@ def test_with_several_daemons_the_command_asks_which(site: Site, tmp_path: Path)
             one_running("nobody")
         folder = Path(one.private_endpoint.removeprefix("ipc://")).parent
         assert folder.stat().st_mode & 0o777 == 0o700
-        assert folder.is_relative_to(tmp_path)
-    assert list((tmp_path / "streamseg").iterdir()) == []
+        assert folder.is_relative_to(own_runtime)
+    assert list((own_runtime / "streamseg").iterdir()) == []
 
 
 @pytest.mark.parametrize("spoil", ["too long", "open to others", "a file"])
 def test_a_daemon_that_cannot_have_its_private_socket_says_so_and_runs(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spoil: str
+    site: Site,
+    tmp_path: Path,
+    own_runtime: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    spoil: str,
 ) -> None:
     if spoil == "too long":
-        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("x" * 80)))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(own_runtime / ("x" * 100)))
     elif spoil == "a file":
-        (tmp_path / "streamseg").write_text("")
+        (own_runtime / "streamseg").write_text("")
     else:
-        (tmp_path / "streamseg").mkdir()
-        (tmp_path / "streamseg").chmod(0o755)
+        (own_runtime / "streamseg").mkdir()
+        (own_runtime / "streamseg").chmod(0o755)
     site.write({"gate": 20}, f'[control]\nendpoint = "ipc://{tmp_path}/own"\n')
     daemon = Daemon(load_config(site.path), site.path)
     thread = threading.Thread(target=daemon.run)
     thread.start()
     try:
         until(lambda: daemon.ready.is_set() or not thread.is_alive())
-        with ControlClient(f"ipc://{tmp_path}/own", timeout_s=WAIT_S) as client:
+        with ControlClient(f"ipc://{tmp_path}/own", timeout_s=LIMIT_S) as client:
             assert client.status().state == "running"
     finally:
         daemon.stop()
-        thread.join(WAIT_S)
+        thread.join(LIMIT_S)
     assert "streamseg ctl will not find this daemon" in caplog.text
 
 

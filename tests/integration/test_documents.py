@@ -23,7 +23,7 @@ import pytest
 from streamseg.config import PublishConfig, parse_config
 from streamseg.publish import Publisher
 from tests.integration.children import ROOT
-from tests.integration.daemons import LIMIT_S, environment, free_port, run_daemon
+from tests.integration.daemons import environment, run_daemon
 from tests.integration.documents import (
     DOCUMENTS,
     GOES_ON,
@@ -36,6 +36,8 @@ from tests.integration.documents import (
 )
 from tests.masks import STREET, make_mask
 from tests.media import draw_clip
+from tests.ports import free_port
+from tests.waiting import LIMIT_S
 
 # Small things in place of large ones, in commands and snippets.
 SMALLER = {

@@ -23,8 +23,7 @@ from streamseg.net.curve_keys import make_keys
 from streamseg.net.guard import MOST_SUBSCRIPTIONS, ConnectionGuard
 from streamseg.publish import Publisher
 from tests.masks import STREET, make_mask
-
-WAIT_S = 20.0
+from tests.waiting import LIMIT_S, until
 
 
 class Site:
@@ -56,7 +55,7 @@ class Site:
 
     def subscribe(self, key: Path, **options: object) -> Subscription:
         return subscribe(
-            self.publisher.endpoint, timeout_s=WAIT_S, server_key=self.public, client_key_file=key, **options  # type: ignore[arg-type]
+            self.publisher.endpoint, timeout_s=LIMIT_S, server_key=self.public, client_key_file=key, **options  # type: ignore[arg-type]
         )  # fmt: skip
 
     def __enter__(self) -> Site:
@@ -83,26 +82,19 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
         yield site
 
 
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-
-
 def test_a_listed_key_gets_masks_and_label_sets(site: Site) -> None:
     with site.subscribe(site.keys("robot", listed=True)) as masks:
         assert next(masks).stream == "gate"
-        assert masks.label_set(STREET.id, WAIT_S) == STREET
+        assert masks.label_set(STREET.id, LIMIT_S) == STREET
     assert site.publisher.stats.denied == 0
 
 
 def test_the_process_itself_is_let_in_by_a_key_that_no_list_has(site: Site) -> None:
     assert site.publisher.own_keys is not None
     keys = ClientKeys(*site.publisher.own_keys)
-    with subscribe(site.publisher.endpoint, timeout_s=WAIT_S, keys=keys) as masks:
+    with subscribe(site.publisher.endpoint, timeout_s=LIMIT_S, keys=keys) as masks:
         assert next(masks).stream == "gate"
-        assert masks.label_set(STREET.id, WAIT_S) == STREET
+        assert masks.label_set(STREET.id, LIMIT_S) == STREET
     assert site.publisher.stats.denied == 0
 
 
@@ -188,7 +180,7 @@ def test_a_list_in_one_file_is_read_again_and_says_its_wrong_lines(
     with Publisher(config, [STREET]) as publisher:
         publisher.put(make_mask())
         with subscribe(
-            publisher.endpoint, timeout_s=WAIT_S, server_key=public, client_key_file=robot
+            publisher.endpoint, timeout_s=LIMIT_S, server_key=public, client_key_file=robot
         ) as masks:
             next(masks)
             listed.write_text("no key at all\n")
@@ -230,7 +222,7 @@ def test_connections_above_the_limit_are_hung_up_and_the_others_stay() -> None:
     config = PublishConfig(endpoint="tcp://127.0.0.1:*", max_connections=4)
     with Publisher(config, [STREET]) as publisher:
         publisher.put(make_mask(1))
-        with subscribe(publisher.endpoint, ["gate"], timeout_s=WAIT_S) as masks:
+        with subscribe(publisher.endpoint, ["gate"], timeout_s=LIMIT_S) as masks:
             next(masks)
             port = int(publisher.endpoint.rpartition(":")[2])
             with contextlib.ExitStack() as crowd:
@@ -238,7 +230,7 @@ def test_connections_above_the_limit_are_hung_up_and_the_others_stay() -> None:
                     crowd.enter_context(socket.create_connection(("127.0.0.1", port)))
                 until(lambda: publisher.stats.hung_up >= 18)
                 until(lambda: publisher.stats.connections <= 4)
-                assert publisher.wait_wanted("mask", "gate", WAIT_S)
+                assert publisher.wait_wanted("mask", "gate", LIMIT_S)
                 publisher.put(make_mask(2))
                 assert next(masks).seq == 2
             until(lambda: publisher.stats.connections == 2)
@@ -259,7 +251,7 @@ def test_a_connection_with_endless_subscriptions_is_hung_up() -> None:
         Publisher(PublishConfig(endpoint="tcp://127.0.0.1:*"), [STREET]) as publisher,
         zmq.Context() as context,
         context.socket(zmq.XSUB) as greedy,
-        subscribe(publisher.endpoint, ["gate"], timeout_s=WAIT_S) as masks,
+        subscribe(publisher.endpoint, ["gate"], timeout_s=LIMIT_S) as masks,
     ):
         greedy.setsockopt(zmq.LINGER, 0)
         greedy.setsockopt(zmq.SNDHWM, 0)
@@ -267,7 +259,7 @@ def test_a_connection_with_endless_subscriptions_is_hung_up() -> None:
         for i in range(MOST_SUBSCRIPTIONS + 1000):
             greedy.send(b"\x01greedy/%d" % i)
         until(lambda: publisher.stats.hung_up >= 1)
-        assert publisher.wait_wanted("mask", "gate", WAIT_S)
+        assert publisher.wait_wanted("mask", "gate", LIMIT_S)
         publisher.put(make_mask(1))
         assert next(masks).seq == 1
 

@@ -13,16 +13,16 @@ from streamseg.client.control import ControlClient
 from streamseg.config import Config, EngineConfig, PublishConfig, StreamConfig
 from streamseg.runtime.counters import Report
 from streamseg.web.metrics import exposition
-from tests.integration.daemons import LIMIT_S, free_port
 from tests.integration.test_stages_fail import running
 from tests.media import draw_clip
+from tests.ports import free_port
+from tests.waiting import LIMIT_S
 
 CAUSES = ("skipped", "stale", "corrupt", "disconnected", "slow engine")
 
 
 @pytest.fixture
-def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StreamConfig:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def good(tmp_path: Path) -> StreamConfig:
     clip = draw_clip(tmp_path / "red.mp4", frames=20)
     return StreamConfig(source=str(clip), loop=True, realtime=True, max_fps=5, max_age_ms=2000)
 
@@ -61,6 +61,7 @@ def test_each_cause_is_in_the_log_the_metrics_the_control_and_the_status_topic(
             assert f'frames_dropped_total{{cause="{cause}",stream="gate"}}' in metrics
 
 
+@pytest.mark.alone  # ten cameras at once, of which none may lose a frame
 def test_one_broken_camera_of_ten_costs_the_others_nothing(good: StreamConfig, tiny_engine: Path) -> None:
     broken = StreamConfig(source=f"rtsp://127.0.0.1:{free_port()}/h264")
     names = [f"s{i}" for i in range(9)]

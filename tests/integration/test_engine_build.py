@@ -27,6 +27,7 @@ from streamseg.inference.plans.cache import PLANS, cache_folder, keep_plan
 from streamseg.inference.plans.load import load_choice, ready_plan
 from streamseg.inference.select import choices, load_engine
 from tests.media import draw_clip
+from tests.waiting import until
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="needs the extra openvino"
@@ -45,13 +46,6 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def chosen(engine: Path, backend: BackendName = "openvino") -> Choice:
     return choices(EngineConfig(name=str(engine), backend=backend, threads=1))[0]
-
-
-def until(true: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.01)
 
 
 def children_of(pid: int) -> list[int]:

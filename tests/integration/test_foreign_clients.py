@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from tests.integration.children import ROOT
-from tests.integration.daemons import LIMIT_S, Lines, free_port, run_daemon
+from tests.integration.daemons import Lines, run_daemon
 from tests.media import draw_clip
+from tests.ports import free_port
+from tests.waiting import LIMIT_S
 
 EXAMPLES = ROOT / "examples"
 VECTORS = sorted((ROOT / "tests/vectors").glob("*.bin"))

@@ -20,8 +20,8 @@ from streamseg.inference.backends.onnx import OnnxEngine
 from streamseg.inference.backends.protocol import threads_of_lane
 from tests.integration.daemons import in_thread
 from tests.media import draw_clip
+from tests.waiting import LIMIT_S
 
-WAIT_S = 60.0
 FRAMES = 90
 
 
@@ -50,7 +50,7 @@ def running(
     )
     daemon = Daemon(config)
     with in_thread(daemon) as (_, errors):
-        assert daemon.ready.wait(WAIT_S)
+        assert daemon.ready.wait(LIMIT_S)
         yield daemon, errors
 
 
@@ -71,7 +71,7 @@ def limp(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 
 def masks_of(endpoint: str, count: int) -> list[Mask]:
     with subscribe(endpoint, newest=False, snapshot=False, queue=100_000) as masks:
-        return [masks.read(WAIT_S) for _ in range(count)]
+        return [masks.read(LIMIT_S) for _ in range(count)]
 
 
 @pytest.mark.parametrize("replicas", [2, 3])
@@ -95,7 +95,7 @@ def test_a_file_that_ends_ends_the_daemon_with_all_of_its_masks(
     streams = {name: StreamConfig(source=str(clip)) for name in ("gate", "yard")}
     with running(tiny_engine, 3, **streams) as (daemon, errors):
         assert daemon.pipeline is not None
-        assert daemon.pipeline.over.wait(WAIT_S)
+        assert daemon.pipeline.over.wait(LIMIT_S)
         stats = daemon.pipeline.stats.all()
     assert errors == []
     assert {name: s.published for name, s in stats.items()} == {"gate": FRAMES, "yard": FRAMES}
@@ -115,7 +115,7 @@ def test_a_lane_that_fails_ends_the_daemon_with_the_reason(
 
         monkeypatch.setattr(OnnxEngine, "__call__", run)
         assert daemon.pipeline is not None
-        assert daemon.pipeline.over.wait(WAIT_S)
+        assert daemon.pipeline.over.wait(LIMIT_S)
     assert "broken on purpose" in str(errors[0])
 
 
@@ -124,11 +124,11 @@ def test_every_lane_goes_over_to_the_built_engine_and_no_mask_is_lost(clip: Path
     gate = StreamConfig(source=str(clip), loop=True, realtime=True)
     with (
         running(tiny_engine, 2, backend="openvino", gate=gate) as (daemon, _),
-        subscribe(daemon.endpoint, newest=False, snapshot=False, timeout_s=WAIT_S) as masks,
+        subscribe(daemon.endpoint, newest=False, snapshot=False, timeout_s=LIMIT_S) as masks,
     ):
         got: list[Mask] = []
         while len(got) < 30 or any(not m.engine.endswith("openvino") for m in got[-30:]):
-            got.append(masks.read(WAIT_S))
+            got.append(masks.read(LIMIT_S))
         assert daemon.engine.state == "running"
         assert daemon.engine.id == "tiny/fp32/openvino"
     assert [m.n for m in got] == list(range(got[0].n, got[0].n + len(got)))

@@ -24,8 +24,8 @@ from streamseg.wire.control import encode
 from streamseg.wire.status import StreamStatus
 from tests.integration.daemons import Lines
 from tests.media import draw_clip
+from tests.waiting import LIMIT_S
 
-WAIT_S = 60.0
 RIGHT = "Sesam/öffne @dich:50%"
 WRONG = "Knoblauch!7"
 
@@ -74,7 +74,7 @@ def forms(password: str) -> list[str]:
 
 
 def until_states(daemon: ControlClient, **states: str) -> dict[str, StreamStatus]:
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + LIMIT_S
     while True:
         streams = daemon.status().streams
         if all(streams[name].state == state for name, state in states.items()):
@@ -103,10 +103,10 @@ def test_no_password_is_in_anything_that_the_daemon_puts_out(
     with Lines([sys.executable, "-X", "dev", "-m", "streamseg", "run", site], errors=True) as process:
         endpoint = process.wait("publishing on").split()[-1]
         with (
-            ControlClient(f"ipc://{tmp_path}/control", timeout_s=WAIT_S) as daemon,
+            ControlClient(f"ipc://{tmp_path}/control", timeout_s=LIMIT_S) as daemon,
             subscribe(endpoint, statuses=True) as masks,
         ):
-            while masks.read(WAIT_S).stream != "right":
+            while masks.read(LIMIT_S).stream != "right":
                 pass
             streams = until_states(
                 daemon, right="playing", wrong="reconnecting", refused="reconnecting", nowhere="reconnecting"
@@ -114,7 +114,7 @@ def test_no_password_is_in_anything_that_the_daemon_puts_out(
             assert streams["right"].source == f"http://eye@{camera}/clip.mp4"
             assert "(401)" in streams["wrong"].error
             heard.append(encode(daemon.status()).decode("latin-1"))
-            heard += [str(masks.status(name, WAIT_S)) for name in streams]
+            heard += [str(masks.status(name, LIMIT_S)) for name in streams]
             for name, settings in (
                 ("right", {"source": f"http://eye:{WRONG}@x/"}),
                 ("a b", {"source": f"http://eye:{WRONG}@x/"}),
@@ -136,7 +136,7 @@ def test_no_password_is_in_anything_that_the_daemon_puts_out(
                 daemon.reload()
             heard.append(str(caught.value))
         process.process.send_signal(signal.SIGTERM)
-        process.process.wait(WAIT_S)
+        process.process.wait(LIMIT_S)
         heard += process.lines
     assert any("decoding http://eye@" in line for line in heard)
     assert len(Guarded.asked) > 2

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -25,19 +25,14 @@ from streamseg.net.curve_keys import make_keys, public_of, read_key
 from streamseg.publish import Publisher
 from streamseg.relay import Relay
 from streamseg.relay.rounds import Rounds
-from tests.integration.daemons import LIMIT_S, Lines, free_port, run_daemon
+from tests.integration.daemons import Lines, run_daemon
 from tests.masks import STREET, make_mask
 from tests.media import draw_clip
+from tests.ports import free_port
 from tests.unit.test_service import Manager
+from tests.waiting import LIMIT_S, until
 
 ANY = "tcp://127.0.0.1:*"
-
-
-def until(true: Callable[[], bool], what: str = "waited in vain") -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 @contextmanager

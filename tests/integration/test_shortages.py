@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -21,10 +21,12 @@ import pytest
 from streamseg.client import subscribe
 from streamseg.config import load_config
 from tests.integration.children import ROOT
-from tests.integration.daemons import LIMIT_S, Lines, environment, free_port, run_daemon
+from tests.integration.daemons import Lines, environment, run_daemon
 from tests.integration.test_mistakes import ROWS, expected
 from tests.integration.test_stages_fail import running
 from tests.media import draw_clip
+from tests.ports import free_port
+from tests.waiting import LIMIT_S, until
 
 STREAMSEG = (sys.executable, "-m", "streamseg")
 # Root without the right to pass over permissions is as an ordinary user.
@@ -78,13 +80,6 @@ def fill(disk: Path) -> None:
     with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 def endpoint_of(daemon: Lines) -> str:
@@ -277,7 +272,6 @@ def files_behind_http(folder: Path, port: int) -> Iterator[None]:
 def test_setting_the_clock_is_told_and_costs_no_mask(
     tmp_path: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     set_by_s = 0.0
     now_s, now_ns = time.time, time.time_ns
     monkeypatch.setattr(time, "time", lambda: now_s() + set_by_s)

@@ -21,8 +21,7 @@ from streamseg.daemon import Daemon
 from streamseg.errors import ControlError, StreamsegError
 from tests.integration.daemons import in_thread
 from tests.media import draw_clip
-
-WAIT_S = 60.0
+from tests.waiting import LIMIT_S
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(clip: Path, tiny_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def config(clip: Path, tiny_engine: Path) -> Config:
     return Config(
         streams={
             name: StreamConfig(source=str(clip), loop=True, realtime=True, max_fps=20)
@@ -111,8 +109,8 @@ def test_it_ends_with_the_reason_or_goes_on(
     if broken.place.endswith("labels_of"):
         config = Config(streams=config.streams, engine=config.engine, publish=config.publish)
     with running(config) as (daemon, thread, errors):
-        deadline = time.monotonic() + WAIT_S
-        assert daemon.ready.wait(WAIT_S), errors
+        deadline = time.monotonic() + LIMIT_S
+        assert daemon.ready.wait(LIMIT_S), errors
         failed = break_at(monkeypatch, broken.place, call)
         with (
             subscribe(daemon.endpoint, pictures=True) as masks,
@@ -129,7 +127,7 @@ def test_it_ends_with_the_reason_or_goes_on(
                 assert "broken on purpose" in str(errors[0])
             else:
                 assert client.status().state == "running"
-                assert masks.read(WAIT_S).stream in config.streams
+                assert masks.read(LIMIT_S).stream in config.streams
 
 
 @pytest.mark.parametrize("call", [0, 2, 7])
@@ -141,13 +139,13 @@ def test_a_decoder_that_fails_costs_its_own_stream_and_no_other(
 ) -> None:
     failed = break_at(monkeypatch, place, call)
     with running(config) as (daemon, thread, errors):
-        assert daemon.ready.wait(WAIT_S), errors
+        assert daemon.ready.wait(LIMIT_S), errors
         with (
             subscribe(daemon.endpoint) as masks,
-            ControlClient(daemon.private_endpoint, timeout_s=WAIT_S) as client,
+            ControlClient(daemon.private_endpoint, timeout_s=LIMIT_S) as client,
         ):
-            assert failed.wait(WAIT_S)
-            deadline = time.monotonic() + WAIT_S
+            assert failed.wait(LIMIT_S)
+            deadline = time.monotonic() + LIMIT_S
             while not (broken := [s for s in client.status().streams.values() if s.state == "failed"]):
                 assert time.monotonic() < deadline
             assert "broken on purpose" in broken[0].error

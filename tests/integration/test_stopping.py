@@ -16,11 +16,12 @@ import pytest
 import zmq
 
 from tests.integration.children import ROOT
-from tests.integration.daemons import Lines, environment, free_port
+from tests.integration.daemons import Lines, environment
 from tests.media import draw_clip
+from tests.ports import free_port
+from tests.waiting import LIMIT_S
 
 WITHIN_S = 5.0
-WAIT_S = 60.0
 SLOW_ENGINE = """
 import sys, time
 import streamseg.daemon.loading as loading
@@ -57,7 +58,7 @@ def stopped(process: Lines) -> tuple[int, float]:
     """Send SIGTERM; the exit code, and the seconds until it came."""
     begun_s = time.monotonic()
     process.process.send_signal(signal.SIGTERM)
-    code = process.process.wait(WAIT_S)
+    code = process.process.wait(LIMIT_S)
     return code, time.monotonic() - begun_s
 
 
@@ -84,7 +85,7 @@ def test_while_cameras_are_being_connected(tmp_path: Path, tiny_engine: Path) ->
         config = site(tmp_path, tiny_engine, streams + '[streams.away]\nsource = "rtsp://192.0.2.1/x"\n')
         with Lines([sys.executable, "-m", "streamseg", "run", config], errors=True) as process:
             process.wait("publishing on")
-            silent.settimeout(WAIT_S)
+            silent.settimeout(LIMIT_S)
             held = [silent.accept()[0] for _ in range(3)]
             code, took_s = stopped(process)
             for connection in held:
@@ -109,7 +110,7 @@ def test_with_a_full_pipeline_a_busy_crf_and_a_subscriber_that_does_not_read(
         stalled.setsockopt(zmq.RCVHWM, 1)
         stalled.subscribe(b"")
         stalled.connect(process.wait("publishing on").split()[-1])
-        assert stalled.poll(WAIT_S * 1000)
+        assert stalled.poll(LIMIT_S * 1000)
         code, took_s = stopped(process)
     assert code == 0, process.lines
     assert took_s < WITHIN_S
@@ -125,7 +126,7 @@ def ended(words: Sequence[str | Path], limit: int | None = None) -> tuple[int, l
 
     done = subprocess.run(
         [str(word) for word in words], cwd=ROOT, env=environment(), capture_output=True, text=True,
-        timeout=WAIT_S, check=False, preexec_fn=before,
+        timeout=LIMIT_S, check=False, preexec_fn=before,
     )  # fmt: skip
     return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("streamseg: ")]
 
@@ -167,7 +168,7 @@ def test_a_full_disk_is_named_when_a_snapshot_is_saved(tmp_path: Path, tiny_engi
     with Lines([sys.executable, "-m", "streamseg", "run", config], errors=True) as process:
         process.wait("publishing on")
         ctl = [sys.executable, "-m", "streamseg", "ctl", "--config", config, "snapshot", "gate"]
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + LIMIT_S
         while "there has been no mask yet" in str(said := ended([*ctl, "--out", "/dev/full"])):
             assert time.monotonic() < deadline
     assert said == (1, ["streamseg: /dev/full: cannot be written (No space left on device)"])

@@ -17,8 +17,9 @@ import pytest
 from streamseg.client import subscribe
 from streamseg.daemon.install import unit_files, unit_folder
 from streamseg.net.curve_keys import make_keys
-from tests.integration.boot import WAIT_S, Machine, why_not
+from tests.integration.boot import Machine, why_not
 from tests.media import draw_clip
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +54,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, tiny_engine: Path) -> Iter
 def masks_come(machine: Machine) -> None:
     """Wait for a mask that the service publishes now."""
     endpoint = f"ipc://{machine.path('/run/streamseg/site/masks')}"
-    with subscribe(endpoint, snapshot=False, timeout_s=WAIT_S) as masks:
+    with subscribe(endpoint, snapshot=False, timeout_s=LIMIT_S) as masks:
         assert next(masks).stream == "gate"
 
 
@@ -110,7 +111,7 @@ def test_the_secret_key_comes_as_a_credential_and_files_are_found_beside_the_con
     )
     machine.systemctl("start", "streamseg@secure")
     endpoint = f"ipc://{machine.path('/run/streamseg/secure/masks')}"
-    with subscribe(endpoint, server_key=site[1], client_key_file=robot[0], timeout_s=WAIT_S) as masks:
+    with subscribe(endpoint, server_key=site[1], client_key_file=robot[0], timeout_s=LIMIT_S) as masks:
         assert next(masks).stream == "gate"
     machine.until(lambda: "away: rtsp://eye@127.0.0.1:1/x: connection refused" in machine.journal())
     machine.until(lambda: "web: the console is at http://0.0.0.0:5580/" in machine.journal())
@@ -142,7 +143,7 @@ def reload(machine: Machine, text: str) -> str:
 def test_a_reload_takes_effect_and_a_bad_one_fails_and_changes_nothing(machine: Machine) -> None:
     endpoint = f"ipc://{machine.path('/run/streamseg/site/masks')}"
     pid = machine.main_pid
-    with subscribe(endpoint, newest=False, queue=100_000, snapshot=False, timeout_s=WAIT_S) as masks:
+    with subscribe(endpoint, newest=False, queue=100_000, snapshot=False, timeout_s=LIMIT_S) as masks:
         first = next(masks)
         two = SITE + '[streams.yard]\nsource = "/etc/streamseg/clip.mp4"\nloop = true\nmax_fps = 5\n'
         assert reload(machine, two) == "success", machine.journal()
@@ -204,7 +205,7 @@ def test_a_relay_is_ready_comes_back_when_killed_or_stuck_and_stops(machine: Mac
     def masks_pass() -> None:
         endpoint = f"ipc://{machine.path('/run/streamseg-relay/hall/masks')}"
         keys = {"server_key": hall[1], "client_key_file": robot[0]}
-        with subscribe(endpoint, snapshot=False, timeout_s=WAIT_S, **keys) as masks:
+        with subscribe(endpoint, snapshot=False, timeout_s=LIMIT_S, **keys) as masks:
             assert next(masks).stream == "gate"
 
     masks_pass()

@@ -14,10 +14,12 @@ from streamseg.config import PublishConfig
 from streamseg.net.curve_keys import make_keys
 from streamseg.publish import Publisher
 from tests.integration.children import ROOT
-from tests.integration.daemons import LIMIT_S, environment, free_port
+from tests.integration.daemons import environment
 from tests.integration.terminal import Terminal
 from tests.masks import STREET, make_mask
 from tests.media import draw_clip
+from tests.ports import free_port
+from tests.waiting import LIMIT_S
 
 STREAMSEG = [sys.executable, "-m", "streamseg"]
 ALTERNATE_OFF = b"\x1b[?1049l"

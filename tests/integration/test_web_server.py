@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from streamseg.net.curve_keys import make_keys
-from tests.integration.console import Running, live, running, until
-from tests.integration.daemons import LIMIT_S, free_port, run_daemon
+from tests.integration.console import Running, live, running
+from tests.integration.daemons import run_daemon
 from tests.media import draw_clip
+from tests.ports import free_port
+from tests.waiting import LIMIT_S, until
 
 pytest.importorskip("aiohttp", reason="pip install 'streamseg[web]'")
 

@@ -33,8 +33,8 @@ from streamseg.wire.control import (
     encode,
     parse_request,
 )
+from tests.waiting import LIMIT_S
 
-WAIT_S = 60.0
 GOOD = [
     encode(one)
     for one in (
@@ -103,7 +103,7 @@ def test_random_and_mutated_messages_are_answered_or_dropped_and_nothing_grows(
         ControlServer(ControlConfig(), endpoint, answer) as server,
         zmq.Context() as context,
         context.socket(zmq.DEALER) as asker,
-        ControlClient(endpoint, timeout_s=WAIT_S) as honest,
+        ControlClient(endpoint, timeout_s=LIMIT_S) as honest,
     ):
         asker.setsockopt(zmq.LINGER, 0)
         asker.connect(endpoint)
@@ -117,7 +117,7 @@ def test_random_and_mutated_messages_are_answered_or_dropped_and_nothing_grows(
                     asker.recv_multipart()
                     answered += 1
             honest.log_level("info")
-            deadline = time.monotonic() + WAIT_S
+            deadline = time.monotonic() + LIMIT_S
             while answered + server.stats.dropped < sent:
                 assert time.monotonic() < deadline, f"{sent - answered - server.stats.dropped} are missing"
                 if asker.poll(100):
@@ -138,7 +138,7 @@ def test_a_flood_is_taken_at_a_bounded_rate_and_another_asker_is_served(tmp_path
         ControlServer(ControlConfig(), endpoint, answer) as server,
         zmq.Context() as context,
         context.socket(zmq.DEALER) as flood,
-        ControlClient(endpoint, timeout_s=WAIT_S) as honest,
+        ControlClient(endpoint, timeout_s=LIMIT_S) as honest,
     ):
         flood.setsockopt(zmq.LINGER, 0)
         flood.setsockopt(zmq.SNDHWM, 100_000)
@@ -148,7 +148,7 @@ def test_a_flood_is_taken_at_a_bounded_rate_and_another_asker_is_served(tmp_path
             flood.send(b"\xc1" * 100)
         honest.log_level("info")
         while server.stats.refused < 1000:
-            assert time.monotonic() < begun_s + WAIT_S
+            assert time.monotonic() < begun_s + LIMIT_S
             honest.log_level("info")
         assert time.monotonic() - begun_s > 1000 / 500 - 1.0
 
@@ -159,7 +159,7 @@ def test_whoever_sends_too_much_is_hung_up_on_and_the_others_stay(tmp_path: Path
         ControlServer(ControlConfig(), endpoint, answer) as server,
         zmq.Context() as context,
         context.socket(zmq.DEALER) as greedy,
-        ControlClient(endpoint, timeout_s=WAIT_S) as honest,
+        ControlClient(endpoint, timeout_s=LIMIT_S) as honest,
     ):
         greedy.setsockopt(zmq.LINGER, 0)
         greedy.connect(endpoint)

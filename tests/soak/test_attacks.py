@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from streamseg.client import subscribe
-from tests.integration.test_doors import WAIT_S, Site, until
+from tests.integration.test_doors import Site
 from tests.soak.cable import Cable
 from tests.soak.flat import report
+from tests.waiting import LIMIT_S, until
 
 GREETING = b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03\x00CURVE".ljust(64, b"\x00")
 
@@ -53,7 +54,7 @@ def test_the_recorded_bytes_of_a_good_client_bring_nothing(site: Site) -> None:
         with subscribe(
             f"tcp://127.0.0.1:{cable.port}",
             snapshot=False,
-            timeout_s=WAIT_S,
+            timeout_s=LIMIT_S,
             server_key=site.public,
             client_key_file=robot,
         ) as masks:
@@ -114,7 +115,7 @@ def test_half_open_handshakes_do_not_keep_a_good_client_out(site: Site, how: str
                 joined += 1
         finally:
             over.set()
-            attacker.join(WAIT_S)
+            attacker.join(LIMIT_S)
         assert before.connected
         assert before.stats.lost == 0
         assert before.stats.restarts == 0

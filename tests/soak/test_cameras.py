@@ -12,8 +12,9 @@ import pytest
 
 from streamseg.client import Subscription, subscribe
 from streamseg.types import Mask
-from tests.integration.daemons import free_port, run_daemon
+from tests.integration.daemons import run_daemon
 from tests.integration.live import RtspServer, rtsp
+from tests.ports import free_port
 from tests.soak.cable import Cable
 from tests.soak.flat import Holds, assert_nothing_leaked, report, settled
 

@@ -16,8 +16,9 @@ import zmq
 
 from streamseg.client import subscribe
 from tests.integration.children import child
-from tests.integration.daemons import free_port, run_daemon
+from tests.integration.daemons import run_daemon
 from tests.media import draw_clip
+from tests.ports import free_port
 from tests.soak.flat import FLAT, Holds, report, settled, until
 
 HOUR = 3600 * 25  # masks

@@ -23,8 +23,7 @@ from streamseg.publish import Publisher
 from streamseg.runtime.mailbox import Closed
 from streamseg.types import Frame, Preview, Stamp
 from tests.masks import STREET, make_mask, make_picture
-
-WAIT_S = 20.0
+from tests.waiting import LIMIT_S
 
 
 def make_frame(seq: int = 0, size: tuple[int, int] = (72, 96), stream: str = "gate") -> Frame:
@@ -46,7 +45,7 @@ def running(pictures: Previews) -> Iterator[None]:
         yield
     finally:
         pictures.close()
-        thread.join(WAIT_S)
+        thread.join(LIMIT_S)
         assert not thread.is_alive()
 
 
@@ -84,7 +83,7 @@ def test_nothing_is_made_that_nobody_asked_for() -> None:
     with running(pictures):
         pictures.offer(make_frame(1, stream="yard"))
         pictures.offer(make_frame(2))
-        assert arrived.wait(WAIT_S)
+        assert arrived.wait(LIMIT_S)
     assert [(p.stream, p.seq) for p in made] == [("gate", 2)]
 
 
@@ -141,18 +140,18 @@ def test_a_subscriber_has_the_picture_of_each_mask_it_reads() -> None:
         Publisher(PublishConfig(endpoint="tcp://127.0.0.1:*"), [STREET]) as publisher,
         subscribe(publisher.endpoint, ["gate"], pictures=True, newest=False) as masks,
     ):
-        assert publisher.wait_wanted("mask", "gate", WAIT_S)
-        assert publisher.wait_wanted("picture", "gate", WAIT_S)
+        assert publisher.wait_wanted("mask", "gate", LIMIT_S)
+        assert publisher.wait_wanted("picture", "gate", LIMIT_S)
         for seq in (5, 6, 7):
             publisher.put(make_mask(seq))
             if seq != 6:
                 publisher.put(make_picture(seq))
         publisher.put(make_picture(99))  # of a mask that was never published
-        first, second, third = (masks.read(WAIT_S) for _ in range(3))
-        picture = masks.picture(third, WAIT_S)
+        first, second, third = (masks.read(LIMIT_S) for _ in range(3))
+        picture = masks.picture(third, LIMIT_S)
         assert picture is not None
         assert (picture.seq, picture.n, picture.run) == (7, 2, publisher.run)
-        assert masks.picture(second, WAIT_S) is None  # at once: a later one is here
+        assert masks.picture(second, LIMIT_S) is None  # at once: a later one is here
         assert (one := masks.picture(first)) is not None
         assert one.n == 0
         assert masks.stats.bad == 0
@@ -165,10 +164,10 @@ def test_whoever_did_not_ask_for_pictures_gets_none() -> None:
         zmq.Context() as context,
         context.socket(zmq.SUB) as sub,
     ):
-        sub.setsockopt(zmq.RCVTIMEO, int(WAIT_S * 1000))
+        sub.setsockopt(zmq.RCVTIMEO, int(LIMIT_S * 1000))
         sub.connect(publisher.endpoint)
         sub.subscribe(b"mask/gate/")
-        assert publisher.wait_wanted("mask", "gate", WAIT_S)
+        assert publisher.wait_wanted("mask", "gate", LIMIT_S)
         publisher.put(make_mask(1))
         publisher.put(make_picture(1))
         publisher.put(make_mask(2))

@@ -19,8 +19,7 @@ from streamseg.publish import Publisher
 from streamseg.runtime.mailbox import Closed
 from streamseg.types import LabelSet, Mask
 from tests.masks import STREET, make_mask, same
-
-WAIT_S = 20.0
+from tests.waiting import LIMIT_S, until
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ _open: list[zmq.Socket[bytes]] = []  # closed at the end of each test
 def subscriber(context: Any, endpoint: str, *topics: bytes) -> zmq.Socket[bytes]:
     sock: zmq.Socket[bytes] = context.socket(zmq.SUB)
     _open.append(sock)
-    sock.setsockopt(zmq.RCVTIMEO, int(WAIT_S * 1000))
+    sock.setsockopt(zmq.RCVTIMEO, int(LIMIT_S * 1000))
     sock.connect(endpoint)
     for topic in topics:
         sock.subscribe(topic)
@@ -53,7 +52,7 @@ def subscriber(context: Any, endpoint: str, *topics: bytes) -> zmq.Socket[bytes]
 
 def ask(context: Any, endpoint: str, *prefixes: bytes, kind: int = zmq.DEALER) -> list[list[bytes]]:
     with context.socket(kind) as sock:
-        sock.setsockopt(zmq.RCVTIMEO, int(WAIT_S * 1000))
+        sock.setsockopt(zmq.RCVTIMEO, int(LIMIT_S * 1000))
         sock.setsockopt(zmq.LINGER, 0)
         sock.connect(endpoint)
         sock.send_multipart(wire.snapshot_request(prefixes))
@@ -66,16 +65,9 @@ def receive(sock: zmq.Socket[bytes]) -> Mask:
     return mask
 
 
-def until(true: Any) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-
-
 def test_a_mask_arrives_with_run_n_and_the_moment_it_left(publisher: Publisher, context: Any) -> None:
     sub = subscriber(context, publisher.endpoint, b"mask/gate/")
-    assert publisher.wait_wanted("mask", "gate", WAIT_S)
+    assert publisher.wait_wanted("mask", "gate", LIMIT_S)
     before = time.time_ns()
     for seq in range(5, 8):
         publisher.put(make_mask(seq, n=99))
@@ -91,7 +83,7 @@ def test_a_mask_arrives_with_run_n_and_the_moment_it_left(publisher: Publisher, 
 
 def test_streams_are_counted_apart_and_the_slash_ends_a_name(publisher: Publisher, context: Any) -> None:
     sub = subscriber(context, publisher.endpoint, b"mask/gate/")
-    assert publisher.wait_wanted("mask", "gate", WAIT_S)
+    assert publisher.wait_wanted("mask", "gate", LIMIT_S)
     for stream in ("gate2", "gate2", "gate", "gate2", "gate"):
         publisher.put(make_mask(stream=stream))
     masks = [receive(sub) for _ in range(2)]
@@ -105,7 +97,7 @@ def test_nothing_is_packed_that_nobody_asked_for(publisher: Publisher, context: 
     assert publisher.stats.messages == 0
     assert not publisher.wants("mask", "gate")
     sub = subscriber(context, publisher.endpoint, b"rle/gate/")
-    assert publisher.wait_wanted("rle", "gate", WAIT_S)
+    assert publisher.wait_wanted("rle", "gate", LIMIT_S)
     assert not publisher.wants("mask", "gate")
     assert not publisher.wants("mask+confidence", "gate")
     assert not publisher.wants("rle", "yard")
@@ -121,7 +113,7 @@ def test_nothing_is_packed_that_nobody_asked_for(publisher: Publisher, context: 
 def test_every_kind_of_message_goes_to_its_own_subscribers(publisher: Publisher, context: Any) -> None:
     kinds: tuple[wire.Kind, ...] = wire.KINDS
     subs = {kind: subscriber(context, publisher.endpoint, wire.topic_of(kind, "gate")) for kind in kinds}
-    assert all(publisher.wait_wanted(kind, "gate", WAIT_S) for kind in kinds)
+    assert all(publisher.wait_wanted(kind, "gate", LIMIT_S) for kind in kinds)
     mask = make_mask(8)
     mask = make_mask(8, confidence=mask.labels)
     publisher.put(mask)
@@ -139,7 +131,7 @@ def test_every_kind_of_message_goes_to_its_own_subscribers(publisher: Publisher,
 
 def test_a_refinement_has_the_n_of_its_keyframe(publisher: Publisher, context: Any) -> None:
     sub = subscriber(context, publisher.endpoint, b"refined/gate/")
-    assert publisher.wait_wanted("refined", "gate", WAIT_S)
+    assert publisher.wait_wanted("refined", "gate", LIMIT_S)
     for epoch, seq in ((0, 10), (0, 12), (1, 0), (1, 10)):
         publisher.put(make_mask(seq, epoch=epoch))
     for epoch, seq in ((0, 12), (1, 10), (1, 77)):
@@ -178,7 +170,7 @@ def test_a_snapshot_has_the_last_message_of_each_topic_asked_for(
 
 def test_a_snapshot_is_the_very_message_that_was_sent(publisher: Publisher, context: Any) -> None:
     sub = subscriber(context, publisher.endpoint, b"mask/gate/")
-    assert publisher.wait_wanted("mask", "gate", WAIT_S)
+    assert publisher.wait_wanted("mask", "gate", LIMIT_S)
     publisher.put(make_mask(4))
     sent = sub.recv_multipart()
     assert ask(context, publisher.snapshot_endpoint, b"mask/gate/") == [sent]
@@ -220,7 +212,7 @@ def test_a_mask_too_large_to_publish_is_said_once_and_costs_no_other(
     import numpy as np
 
     sub = subscriber(context, publisher.endpoint, b"mask/")
-    assert publisher.wait_wanted("mask", "gate", WAIT_S)
+    assert publisher.wait_wanted("mask", "gate", LIMIT_S)
     for _ in range(3):
         publisher.put(make_mask(labels=np.zeros((1, wire.MAX_SIDE + 1), np.uint8)))
     publisher.put(make_mask(9, stream="yard"))
@@ -236,7 +228,7 @@ def test_closing_delivers_the_tail(context: Any, tmp_path: Path, transport: str)
     endpoint = "tcp://127.0.0.1:*" if transport == "tcp" else f"ipc://{tmp_path}/masks"
     with Publisher(PublishConfig(endpoint=endpoint, encoding="raw"), [STREET]) as publisher:
         sub = subscriber(context, publisher.endpoint, b"mask/")
-        assert publisher.wait_wanted("mask", "gate", WAIT_S)
+        assert publisher.wait_wanted("mask", "gate", LIMIT_S)
         for seq in range(6):
             publisher.put(make_mask(seq, size=(360, 480)))
     assert [receive(sub).n for _ in range(6)] == list(range(6))  # read only after the publisher has ended
@@ -247,7 +239,7 @@ def test_closing_ends_soon_although_a_subscriber_reads_nothing(context: Any) -> 
         sub = subscriber(context, publisher.endpoint)
         sub.setsockopt(zmq.RCVHWM, 1)
         sub.subscribe(b"mask/")
-        assert publisher.wait_wanted("mask", "gate", WAIT_S)
+        assert publisher.wait_wanted("mask", "gate", LIMIT_S)
         for seq in range(100):
             publisher.put(make_mask(seq, size=(1080, 1920)))
         begun = time.monotonic()

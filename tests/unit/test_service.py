@@ -18,8 +18,7 @@ from streamseg.daemon.systemd import Progress, Service, on_their_way
 from streamseg.errors import UsageError
 from streamseg.runtime.counters import Stats
 from tests.media import draw_clip
-
-WAIT_S = 30.0
+from tests.waiting import LIMIT_S
 
 
 class Manager:
@@ -41,7 +40,7 @@ class Manager:
         return self.heard[-1]
 
     def wait_for(self, text: str) -> str:
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline:
             if text in (said := self.listen(1.0)):
                 return said
@@ -62,8 +61,8 @@ def test_messages_arrive_in_one_datagram_each(manager: Manager) -> None:
     service = Service(manager.environ)
     service.ready(Stats())
     service.stopping()
-    assert manager.listen(WAIT_S).split("\n")[0] == "READY=1"
-    assert manager.listen(WAIT_S) == "STOPPING=1\nSTATUS=stopping"
+    assert manager.listen(LIMIT_S).split("\n")[0] == "READY=1"
+    assert manager.listen(LIMIT_S) == "STOPPING=1\nSTATUS=stopping"
 
 
 def test_without_a_manager_nothing_is_sent_and_nothing_fails() -> None:
@@ -86,7 +85,7 @@ def test_more_time_is_asked_for_while_something_takes_long(
 ) -> None:
     monkeypatch.setattr("streamseg.daemon.systemd.EXTEND_EVERY_S", 0.01)
     with Service(manager.environ).busy("building the engine"):
-        said = [manager.listen(WAIT_S) for _ in range(3)]
+        said = [manager.listen(LIMIT_S) for _ in range(3)]
     assert said == ["EXTEND_TIMEOUT_USEC=20000000\nSTATUS=building the engine"] * 3
 
 
@@ -156,7 +155,7 @@ def run_daemon(manager: Manager, monkeypatch: pytest.MonkeyPatch, engine: Path, 
 def join_daemon() -> None:
     for thread in threading.enumerate():
         if thread.name == "daemon":
-            thread.join(WAIT_S)
+            thread.join(LIMIT_S)
             assert not thread.is_alive()
 
 
@@ -172,7 +171,7 @@ def test_a_daemon_tells_its_life_and_a_stuck_engine_silences_the_watchdog(
 
     def infer(*args: Any) -> Any:
         if stuck.is_set():
-            go_on.wait(WAIT_S)
+            go_on.wait(LIMIT_S)
         return original(*args)
 
     monkeypatch.setattr(pipeline, "infer", infer)
@@ -199,7 +198,7 @@ def test_a_daemon_tells_its_life_and_a_stuck_engine_silences_the_watchdog(
 
 
 def silent_until(manager: Manager, true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + LIMIT_S
     while not true():
         assert time.monotonic() < deadline, "it went on telling the watchdog"
 

@@ -12,8 +12,7 @@ import pytest
 from streamseg.runtime.mailbox import Closed, Mailbox
 from streamseg.runtime.ordered import OrderedWorkers
 from streamseg.runtime.stage import Stage
-
-WAIT_S = 20.0
+from tests.waiting import LIMIT_S
 
 
 class Replicas:
@@ -32,7 +31,7 @@ class Replicas:
         for stage in self._stages:
             stage.start()
         for stage in self._stages:
-            stage.join(WAIT_S)
+            stage.join(LIMIT_S)
             assert not stage.is_alive(), "it hangs"
         return [stage.error for stage in self._stages if stage.error is not None]
 
@@ -68,7 +67,7 @@ def test_two_lanes_do_work_at_once() -> None:
 
     class Meeting(Replicas):
         def work(self, replica: str, number: int) -> None:
-            meet.wait(WAIT_S)  # each number needs the other one beside it
+            meet.wait(LIMIT_S)  # each number needs the other one beside it
 
     replicas = Meeting(2, 20)
     assert replicas.run() == []
@@ -118,7 +117,7 @@ def test_closing_wakes_who_waits_for_a_turn() -> None:
     thread = threading.Thread(target=wait)
     thread.start()
     ordered_workers.close()
-    assert ended.get(WAIT_S) == "woken"
-    thread.join(WAIT_S)
+    assert ended.get(LIMIT_S) == "woken"
+    thread.join(LIMIT_S)
     with pytest.raises(Closed), ordered_workers.leaving(first):
         raise AssertionError("it is closed")

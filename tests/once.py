@@ -1,0 +1,29 @@
+"""What takes long to make is made once per run, and all workers read it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def made_once(temporary: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The file or folder that make(path) writes: the first worker that asks makes it, the others wait for it.
+
+    Nobody may write into it; a test that must, copies it.
+    """
+    base = temporary.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    shared.mkdir(exist_ok=True)
+    path, part = shared / name, shared / f"{name}.part"
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when its process ends, however it ends
+        if not path.exists():
+            shutil.rmtree(part, ignore_errors=True)
+            make(part)
+            part.rename(path)
+    return path
