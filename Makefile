@@ -1,6 +1,7 @@
 # make run  [SOURCE=…]   set up, then run on the embedded clip (or on SOURCE): a live table here, the
 #                        pictures with their masks at http://127.0.0.1:5580/
-# make test              set up what the tests need, and run them all (no GPU)
+# make test              set up what the tests need, and run those that are quick (no GPU): minutes
+# make test-slow         the tests that take longer than ten seconds: sanitizers, a booted systemd, Ray, builds
 # make lint              layout, imports and types
 # make bench [DATA=…]    every figure of docs/benchmarks.md again; DATA: labelled images for the CRF
 # make gpu               with a CUDA GPU: out/gpu/gpu.json and gpu.md with what was measured, and its tests
@@ -12,10 +13,10 @@ DATA ?= ../shared/data/camvid/val
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help run test lint bench gpu soak clean
+.PHONY: help run test test-slow lint bench gpu soak clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -20
+	@sed -n '/^$$/q; s/^# //p' Makefile
 
 .venv/base: pyproject.toml constraints.txt CMakeLists.txt $(shell find streamseg engines -type f -not -name '*.pyc')
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -30,8 +31,19 @@ help:
 run: .venv/base
 	$(BIN)/streamseg run --source '$(SOURCE)' --realtime --loop --watch --web
 
+# The two run every test but those marked soak; a test is in one of them by its markers alone. Tests marked
+# alone measure time, or what the whole machine does, and so follow the others one at a time.
+WORKERS ?= 3
+PYTEST = $(BIN)/python -m pytest
+PARALLEL = $(PYTEST) -n $(WORKERS) --dist worksteal
+
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(PARALLEL) -m "not slow and not alone and not soak"
+	$(PYTEST) -m "not slow and alone and not soak"
+
+test-slow: .venv/dev
+	$(PARALLEL) -m "slow and not alone and not soak"
+	$(PYTEST) -m "slow and alone and not soak"
 
 lint: .venv/dev
 	$(BIN)/ruff format --check .
@@ -53,10 +65,10 @@ bench: .venv/dev
 
 gpu: .venv/dev
 	$(BIN)/python -m streamseg.bench.gpu --out out/gpu
-	$(BIN)/python -m pytest -m gpu tests/gpu
+	$(PYTEST) -m gpu tests/gpu
 
 soak: .venv/dev
-	$(BIN)/python -m pytest -m soak -s tests
+	$(PYTEST) -m soak -s tests
 
 clean:
 	rm -rf .venv build dist

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
-import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,9 +17,10 @@ import numpy as np
 import zmq
 
 from streamseg import wire
-from streamseg.config import PublishConfig
+from streamseg.config import EngineConfig, PublishConfig
 from streamseg.net.curve_keys import make_keys
 from streamseg.publish import Publisher
+from streamseg.recorded import ProcessConfig, process_files
 from streamseg.sources.explain import explain
 from streamseg.sources.target import resolve
 from tests.engines import write_tiny_engine
@@ -380,7 +379,7 @@ MISTAKES |= {
 
 @mistake("results that were changed")
 def _(p: Place) -> Words:
-    child(["process", str(p.clip()), "--out", "results", "--engine", str(p.engine)], p)
+    process_files([p.clip()], p.folder / "results", ProcessConfig(engine=EngineConfig(name=str(p.engine))))
     masks = p.folder / "results/ok.labels.mp4"
     data = bytearray(masks.read_bytes())
     data[len(data) // 2] ^= 0xFF
@@ -408,15 +407,6 @@ def _(p: Place) -> Words:
     cv2.imwrite(str(p.folder / "images/a.png"), np.zeros((48, 64, 3), np.uint8))
     cv2.imwrite(str(p.folder / "labels/a.png"), np.zeros((40, 64), np.uint8))
     return ["eval", "--engine", str(p.engine), "--data", str(p.folder)]
-
-
-def child(words: Words, place: Place, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a command line in the place, as a person does."""
-    return subprocess.run(
-        [sys.executable, "-m", "streamseg", *words],
-        capture_output=True, text=True, timeout=60, cwd=place.folder, check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])} | env,
-    )  # fmt: skip
 
 
 @contextlib.contextmanager

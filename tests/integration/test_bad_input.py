@@ -10,6 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from streamseg.cli import COMMANDS
+from tests.integration.children import ROOT
+from tests.integration.command import Command, streamseg
+
+__all__ = ["streamseg"]
+
 CASES = {
     "missing.mp4": "there is no such file",
     "folder": "folder",
@@ -21,79 +27,92 @@ CASES = {
 }
 
 
-def streamseg(*arguments: str, cwd: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    root = str(Path(__file__).resolve().parents[2])
-    return subprocess.run(
-        [sys.executable, "-m", "streamseg", *arguments],
-        capture_output=True, text=True, timeout=60, cwd=cwd,
-        env={"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": root},
-    )  # fmt: skip
-
-
-def last_line(done: subprocess.CompletedProcess[str], code: int) -> str:
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("INFO")]
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("streamseg: ")
-    return lines[0]
-
-
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.mp4").write_text("this is not a video\n" * 50)
     (tmp_path / "empty.mp4").touch()
     return tmp_path
 
 
-@pytest.mark.parametrize("source", CASES)
-def test_a_source_that_cannot_be_had_is_named(source: str, place: Path, tiny_engine: Path) -> None:
-    done = streamseg(
-        "run", "--source", source, "--engine", str(tiny_engine), "--endpoint", "tcp://127.0.0.1:0",
-        cwd=place, home=place,
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["run", "--source", "missing.mp4", "--endpoint", "tcp://127.0.0.1:0"], 1, CASES["missing.mp4"]),
+        (["run"], 2, "--source"),
+    ],
+    ids=["what lies outside", "wrong use"],
+)
+def test_as_a_process_it_says_one_line_and_exits_with_its_code(
+    words: list[str], code: int, said: str, place: Path, tiny_engine: Path
+) -> None:
+    """With next to nothing in its environment; the tests below run the same main() in this process."""
+    engine = ["--engine", str(tiny_engine)] if "--source" in words else []
+    done = subprocess.run(
+        [sys.executable, "-m", "streamseg", *words, *engine],
+        capture_output=True, text=True, timeout=60, cwd=place, check=False,
+        env={"PATH": os.environ["PATH"], "HOME": str(place), "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert CASES[source] in last_line(done, 1)
+    assert done.returncode == code, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("INFO")]
+    assert line.startswith("streamseg: ")
+    assert said in line
 
 
-def test_a_port_in_use_is_named(place: Path, tiny_engine: Path) -> None:
+@pytest.mark.parametrize("source", CASES)
+@pytest.mark.usefixtures("place")
+def test_a_source_that_cannot_be_had_is_named(source: str, streamseg: Command, tiny_engine: Path) -> None:
+    ended = streamseg("run", "--source", source, "--engine", tiny_engine, "--endpoint", "tcp://127.0.0.1:0")
+    assert CASES[source] in ended.last_line
+    assert ended.code == 1
+
+
+def test_a_port_in_use_is_named(streamseg: Command, tiny_engine: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
-        done = streamseg("run", "--source", "demo:", "--engine", str(tiny_engine), "--endpoint", endpoint,
-                         cwd=place, home=place)  # fmt: skip
-    assert endpoint in last_line(done, 1)
+        ended = streamseg("run", "--source", "demo:", "--engine", tiny_engine, "--endpoint", endpoint)
+    assert endpoint in ended.last_line
+    assert ended.code == 1
 
 
-def test_an_unknown_engine_is_refused_with_the_nearest_name(place: Path) -> None:
-    done = streamseg("run", "--source", "demo:", "--engine", "camvid-slin", cwd=place, home=place)
-    assert "did you mean 'camvid-slim'" in last_line(done, 1)
+def test_an_unknown_engine_is_refused_with_the_nearest_name(streamseg: Command) -> None:
+    ended = streamseg("run", "--source", "demo:", "--engine", "camvid-slin")
+    assert "did you mean 'camvid-slim'" in ended.last_line
+    assert ended.code == 1
 
 
-def test_neither_config_nor_source_is_wrong_use(place: Path) -> None:
-    assert "--source" in last_line(streamseg("run", cwd=place, home=place), 2)
+def test_neither_config_nor_source_is_wrong_use(streamseg: Command) -> None:
+    ended = streamseg("run")
+    assert "--source" in ended.last_line
+    assert ended.code == 2
 
 
-def test_every_problem_of_a_config_is_a_line(place: Path) -> None:
+def test_every_problem_of_a_config_is_a_line(place: Path, streamseg: Command) -> None:
     (place / "bad.toml").write_text('[streams.gate]\nsorce = "x"\nmax_fps = 0\n')
-    done = streamseg("check", "bad.toml", cwd=place, home=place)
-    assert done.returncode == 2
-    assert [line.split(":")[1].strip() for line in done.stderr.splitlines()] == [
+    ended = streamseg("check", "bad.toml")
+    assert ended.code == 2
+    assert [line.split(":")[1].strip() for line in ended.err.splitlines()] == [
         "streams.gate.sorce",
         "streams.gate.source",
         "streams.gate.max_fps",
     ]
 
 
-def test_an_option_beside_a_config_is_refused(place: Path) -> None:
+def test_an_option_beside_a_config_is_refused(place: Path, streamseg: Command) -> None:
     (place / "good.toml").write_text('[streams.gate]\nsource = "x.mp4"\n')
-    done = streamseg("run", "good.toml", "--precision", "int8", cwd=place, home=place)
-    assert "write it in good.toml" in last_line(done, 2)
+    ended = streamseg("run", "good.toml", "--precision", "int8")
+    assert "write it in good.toml" in ended.last_line
+    assert ended.code == 2
 
 
-def test_help_of_every_command_works(place: Path) -> None:
-    from streamseg.cli import COMMANDS
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_command_works(name: str, streamseg: Command) -> None:
+    ended = streamseg(name, "--help")
+    assert (ended.code, ended.err) == (0, "")
+    assert f"Usage: streamseg {name}" in ended.out
 
-    for name in ["run", "subscribe"]:
-        assert streamseg(name, "--help", cwd=place, home=place).returncode == 0
-    listed = streamseg("--help", cwd=place, home=place).stdout
+
+def test_the_help_lists_every_command(streamseg: Command) -> None:
+    listed = streamseg("--help").out
     assert all(name in listed for name in COMMANDS)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from streamseg.cli import main
 from streamseg.client import subscribe
 from tests.integration.children import ROOT
+from tests.integration.command import Command, Ended, streamseg
 from tests.integration.mistakes import HEARD, MACHINE, MISTAKES, SAID, Place, full_disk
+
+__all__ = ["streamseg"]
 
 OPERATING = (ROOT / "docs/operating.md").read_text("utf-8").partition("## When something is wrong")[2]
 ROWS = {
@@ -34,18 +35,11 @@ def place(tmp_path: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch) ->
     return Place(tmp_path, tiny_engine)
 
 
-def said(
-    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> tuple[str, int]:
-    """What a command line says in the end, and its exit code: the same main() as the command's."""
-    monkeypatch.setattr(sys, "argv", ["streamseg", *words])
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main()
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("streamseg: ")]
-    assert len(lines) == 1, lines
-    assert isinstance(ended.value.code, int)
-    return lines[0].removeprefix("streamseg: "), ended.value.code
+def assert_told(name: str, ended: Ended) -> None:
+    """The line on standard error and the exit code are those of the table's row."""
+    (line,) = [line for line in ended.err.splitlines() if line.startswith("streamseg: ")]
+    assert expected(name).fullmatch(line.removeprefix("streamseg: ")), line
+    assert str(ended.code) == ROWS[name][1]
 
 
 def test_the_tables_have_a_row_for_each_mistake() -> None:
@@ -54,13 +48,9 @@ def test_the_tables_have_a_row_for_each_mistake() -> None:
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told_as_the_table_says(
-    name: str, place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mistake_is_told_as_the_table_says(name: str, place: Place, streamseg: Command) -> None:
     with place.owned:
-        text, code = said(MISTAKES[name](place), capsys, monkeypatch)
-    assert expected(name).fullmatch(text), text
-    assert str(code) == ROWS[name][1]
+        assert_told(name, streamseg(*MISTAKES[name](place)))
 
 
 @pytest.mark.parametrize("name", SAID)
@@ -92,28 +82,20 @@ def test_a_subscriber_that_cannot_be_served_is_told_why(
         logging.getLogger("streamseg.client").removeHandler(heard)
 
 
-def test_a_full_disk_is_told(
-    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told(place: Place, streamseg: Command) -> None:
     with full_disk(place) as disk:
         if disk is None:
             pytest.skip("no disk can be mounted here")
         (disk / "filler").write_bytes(bytes(60 << 10))
         words = ["process", str(place.clip()), "--out", str(disk / "out"), "--engine", str(place.engine)]
-        text, code = said(words, capsys, monkeypatch)
-    assert expected("a full disk").fullmatch(text), text
-    assert str(code) == ROWS["a full disk"][1]
+        assert_told("a full disk", streamseg(*words))
 
 
-def test_missing_torch_is_told(
-    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_torch_is_told(streamseg: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
     find = importlib.util.find_spec
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name, *a: None if name == "torch" else find(name, *a)
     )
-    text, code = said(["train", "--data", "x", "--out", "y"], capsys, monkeypatch)
-    assert expected("no torch").fullmatch(text), text
-    assert str(code) == ROWS["no torch"][1]
+    assert_told("no torch", streamseg("train", "--data", "x", "--out", "y"))
