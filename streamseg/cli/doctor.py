@@ -71,7 +71,6 @@ def _packages() -> Iterator[Finding]:
         "zstandard",
         "click",
         "rich",
-        "fsspec",
     )
     for name in required:
         yield _package(name, True, "pip install streamseg")

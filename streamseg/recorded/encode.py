@@ -79,7 +79,7 @@ class Work:
             timeline = timeline or self.timeline(mask.time_base, self.route.facts.fps)
             ticks = timeline(mask.pts)
             packets: list[Packet] = []
-            if config.draws_overlay:
+            if config.overlay:
                 overlay = overlay or Overlay(labels, mask.size, config.overlay_opacity)
                 encoder = encoder or Encoder(self._track("overlay", overlay.shape, timeline.tick))
                 packets = encoder.encode(overlay(item.frame.rgb, mask.labels), ticks)

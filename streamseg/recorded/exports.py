@@ -1,19 +1,22 @@
-"""Results made from finished labels, frame after frame: PNG and run lengths."""
+"""Results made from finished labels, frame after frame: PNG, run lengths and arrays."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from streamseg.outputs.png import indexed_png
 from streamseg.recorded.segments import FrameRecord
-from streamseg.types import U8, LabelSet
+from streamseg.types import U8, LabelSet, Size
 from streamseg.wire.rle import encode_labels
+
+_CHUNK_BYTES = 4 << 20
 
 
 class Extra(Protocol):
@@ -71,6 +74,66 @@ class RleLines:
 
     def close(self) -> None:
         self.file.close()
+
+
+class ZarrGroup:
+    """labels (N, H, W) uint8, seq, pts and time_s in a Zarr group, which is read one chunk at a time."""
+
+    def __init__(self, path: Path, frames: int, size: Size, tick: Fraction, names: tuple[str, ...]) -> None:
+        import zarr  # an extra
+
+        self.stamps = Stamps(tick)
+        self.group = zarr.open_group(str(path), mode="w", zarr_format=3, attributes={"classes": list(names)})
+        self.chunk = max(1, min(frames, _CHUNK_BYTES // (size[0] * size[1])))
+        self.labels: Any = self.group.create_array(
+            "labels",
+            shape=(frames, *size),
+            chunks=(self.chunk, *size),
+            dtype="uint8",
+            dimension_names=("frame", "y", "x"),
+        )
+        self.waiting: list[U8] = []
+        self.written = 0
+
+    def add(self, record: FrameRecord, labels: U8) -> None:
+        self.stamps.add(record)
+        self.waiting.append(labels)
+        if len(self.waiting) == self.chunk:
+            self._write()
+
+    def close(self) -> None:
+        if self.waiting:
+            self._write()
+        for name, values in self.stamps.arrays().items():
+            self.group.create_array(name, data=values, dimension_names=("frame",))
+
+    def _write(self) -> None:
+        end = self.written + len(self.waiting)
+        self.labels[self.written : end] = np.stack(self.waiting)
+        self.written = end
+        self.waiting = []
+
+
+class Stamps:
+    """seq, pts (−2⁶³ where there is none) and time_s of the frames so far."""
+
+    def __init__(self, tick: Fraction) -> None:
+        self.tick = tick
+        self.seqs: list[int] = []
+        self.pts: list[int] = []
+        self.times: list[float] = []
+
+    def add(self, record: FrameRecord) -> None:
+        self.seqs.append(record.seq)
+        self.pts.append(np.iinfo(np.int64).min if record.pts is None else record.pts)
+        self.times.append(time_s(record, self.tick))
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {
+            "seq": np.array(self.seqs, np.int64),
+            "pts": np.array(self.pts, np.int64),
+            "time_s": np.array(self.times, np.float64),
+        }
 
 
 def time_s(record: FrameRecord, tick: Fraction) -> float:

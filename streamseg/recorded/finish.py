@@ -14,9 +14,8 @@ import msgspec
 from streamseg.errors import OutputError
 from streamseg.inference.spec import EngineSpec
 from streamseg.outputs.overlay import Overlay
-from streamseg.recorded.arrays import Archive, ZarrGroup
 from streamseg.recorded.audio import open_sound
-from streamseg.recorded.exports import Extra, PngFolder, RleLines
+from streamseg.recorded.exports import Extra, PngFolder, RleLines, ZarrGroup
 from streamseg.recorded.inputs import Input
 from streamseg.recorded.manifest import (
     SCHEMA,
@@ -33,7 +32,6 @@ from streamseg.recorded.route import Facts, result_size
 from streamseg.recorded.segments import FrameRecord, Tail, read_frames, read_packets, read_tail
 from streamseg.recorded.selection import as_written
 from streamseg.recorded.settings import ProcessConfig
-from streamseg.recorded.sheet import write_sheet
 from streamseg.recorded.summary import Summary
 from streamseg.recorded.tables import AreaTable, EventTable
 from streamseg.recorded.timeline import Timeline, pts_digest, to_runs
@@ -83,8 +81,6 @@ class Finish:
         tail = read_tail(self.place.parts, self.parts - 1)
         videos = self._write_videos(folder, aside, tally)
         self._write_extras(folder, videos["labels"], tally)
-        if self.config.sheet:
-            write_sheet(self._target(folder, "sheet"), videos["overlay"], tally.masks)
         summary = {
             "input": self.input.shown,
             "engine": self.identity.engine,
@@ -109,8 +105,8 @@ class Finish:
         shape = size
         if config.confidence:
             tracks["confidence"] = folder
-        if config.draws_overlay:
-            tracks["overlay"] = folder if config.overlay else aside
+        if config.overlay:
+            tracks["overlay"] = folder
             shape = Overlay(self.labels, size, config.overlay_opacity).shape
         paths: dict[str, Path] = {}
         for name, where in tracks.items():
@@ -121,7 +117,7 @@ class Finish:
             packets = read_packets(self.place.parts, self.parts, name)
             with ExitStack() as stack:
                 sound = None
-                if name == "overlay" and config.overlay and config.audio and not tally.timeline.mended:
+                if name == "overlay" and config.audio and not tally.timeline.mended:
                     end_s = tally.last_ticks * self.tick + 1 / track.fps
                     begin_s = as_written(config.start_s) if config.start_s else Fraction(-1)
                     sound = stack.enter_context(open_sound(self.input, begin_s, end_s))
@@ -139,9 +135,6 @@ class Finish:
             extras.append(PngFolder(self._target(folder, "png"), labels))
         if config.rle:
             extras.append(RleLines(self._target(folder, "rle"), labels, tick))
-        if config.npz:
-            size = result_size(self.facts.size, config.scale)
-            extras.append(Archive(self._target(folder, "npz"), tally.masks, size, tick))
         if config.zarr:
             size = result_size(self.facts.size, config.scale)
             path = self._target(folder, "zarr")

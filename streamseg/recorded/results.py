@@ -33,13 +33,11 @@ NAMES = {
     "summary": "summary.json",
     "png": "labels-png",
     "rle": "rle.jsonl",
-    "npz": "labels.npz",
     "zarr": "labels.zarr",
     "areas": "areas.csv",
     "areas_parquet": "areas.parquet",
     "events": "events.csv",
     "events_parquet": "events.parquet",
-    "sheet": "sheet.png",
 }
 """The results (the summary is always made): how their names end."""
 

@@ -52,11 +52,12 @@ class ProcessConfig(Settings, frozen=True):
     rle: Annotated[
         bool, Meta(description="Write NAME.rle.jsonl: a line for each frame, COCO run lengths of each class.")
     ] = False
-    npz: Annotated[
-        bool, Meta(description="Write NAME.labels.npz: labels (N, H, W) uint8, with seq, pts and time_s.")
-    ] = False
     zarr: Annotated[
-        bool, Meta(description="Write NAME.labels.zarr/: the same arrays in chunks (extra `zarr`).")
+        bool,
+        Meta(
+            description="Write NAME.labels.zarr/: labels (N, H, W) uint8, with seq, pts and time_s "
+            "(extra `zarr`)."
+        ),
     ] = False
     areas: Annotated[
         bool, Meta(description="Write NAME.areas.csv: the pixels of each class in each frame.")
@@ -74,9 +75,6 @@ class ProcessConfig(Settings, frozen=True):
     event_gap_s: Annotated[
         float, Meta(ge=0, description="An absence shorter than this (s) does not end an event.")
     ] = 1.0
-    sheet: Annotated[
-        bool, Meta(description="Write NAME.sheet.png: 24 overlay pictures spread over the whole, with times.")
-    ] = False
     track: Annotated[
         Annotated[int, Meta(ge=0)] | None,
         Meta(description="Which of several video tracks, from 0; unset takes the one a player would."),
@@ -113,11 +111,6 @@ class ProcessConfig(Settings, frozen=True):
     @property
     def table_kinds(self) -> tuple[str, ...]:
         return ("csv", "parquet") if self.tables == "both" else (self.tables,)
-
-    @property
-    def draws_overlay(self) -> bool:
-        """Whether overlay pictures are made: as a result, or for the contact sheet."""
-        return self.overlay or self.sheet
 
     @property
     def refines(self) -> bool:

@@ -18,21 +18,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import fsspec
-from fsspec.core import url_to_fs
-
-from streamseg.errors import OutputError, SourceError, StreamsegError
+from streamseg.errors import OutputError, SourceError, StreamsegError, UsageError
 from streamseg.recorded.manifest import files_in
 from streamseg.sources import redact
 from streamseg.sources.target import NETWORK_SCHEMES
 
 _HERE = {"", "file", "local", *NETWORK_SCHEMES}
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "oss", "hdfs", "sftp"}
 
 
 def is_stored(name: str) -> bool:
-    """Whether a name is an address that fsspec takes; http(s) and streams are FFmpeg's."""
+    """Whether a name is an address that fsspec takes; http(s) and streams are FFmpeg's.
+
+    Raises UsageError for an object store's address where fsspec is not installed.
+    """
     scheme = name.partition("://")[0].lower() if "://" in name else ""
-    return scheme not in _HERE and scheme in fsspec.available_protocols()
+    if scheme in _HERE:
+        return False
+    try:
+        import fsspec  # an extra
+    except ImportError:
+        if scheme not in _OBJECT_STORES:
+            return False
+        install = "'streamseg[s3]'" if scheme.startswith("s3") else f"fsspec and its library for {scheme}://"
+        raise UsageError(f"{redact(name)}: needs fsspec; pip install {install}") from None
+    return scheme in fsspec.available_protocols()
 
 
 class Store:
@@ -42,6 +52,8 @@ class Store:
         self.url = url.rstrip("/")
         self.shown = redact(self.url)
         with _told(self.shown):
+            from fsspec.core import url_to_fs  # an extra
+
             self._fs, path = url_to_fs(self.url)
         self._root: str = path.rstrip("/")
 

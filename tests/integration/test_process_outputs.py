@@ -35,12 +35,10 @@ def config(tiny_engine: Path) -> ProcessConfig:
         confidence=True,
         png=True,
         rle=True,
-        npz=True,
         zarr=ZARR,
         areas=True,
         events=True,
         tables="both" if PARQUET else "csv",
-        sheet=True,
     )
 
 
@@ -91,14 +89,6 @@ def test_the_run_lengths_decode_to_the_labels(made: Path, masks: list[Mask]) -> 
         assert sum(s["area"] for s in line["segments_info"]) == mask.labels.size
 
 
-def test_the_arrays_are_the_labels(made: Path, masks: list[Mask]) -> None:
-    with np.load(made / "out" / "clip.labels.npz") as arrays:
-        assert (arrays["labels"] == np.stack([m.labels for m in masks])).all()
-        assert arrays["pts"].tolist() == [m.pts for m in masks]
-        assert arrays["seq"].tolist() == list(range(30))
-        assert arrays["time_s"].tolist() == [i / 10 for i in range(30)]
-
-
 @pytest.mark.skipif(not ZARR, reason="zarr is not installed; pip install 'streamseg[zarr]'")
 def test_the_zarr_group_is_the_labels(made: Path, masks: list[Mask]) -> None:
     import zarr
@@ -107,6 +97,7 @@ def test_the_zarr_group_is_the_labels(made: Path, masks: list[Mask]) -> None:
     assert (group["labels"][:] == np.stack([m.labels for m in masks])).all()
     assert group["labels"].metadata.dimension_names == ("frame", "y", "x")
     assert group["pts"][:].tolist() == [m.pts for m in masks]
+    assert group["seq"][:].tolist() == list(range(30))
     assert group["time_s"][:].tolist() == [i / 10 for i in range(30)]
     assert group.attrs["classes"] == list(TINY_CLASSES)
 
@@ -182,21 +173,6 @@ def test_an_absence_longer_than_the_gap_ends_an_event(
     assert green == [("1.0", "1.9"), ("2.5", "2.9")]
 
 
-def test_the_contact_sheet_shows_pictures_from_the_whole(made: Path) -> None:
-    read = cv2.imread(str(made / "out" / "clip.sheet.png"))
-    assert read is not None
-    sheet = read[..., ::-1]
-    rows, columns = sheet.shape[0] // 6, sheet.shape[1] // 4
-
-    def left_half(cell: int) -> np.ndarray:
-        y, x = cell // 4 * rows + rows // 5, cell % 4 * columns + columns // 4
-        return np.asarray(sheet[y - 5 : y + 5, x - 5 : x + 5].reshape(-1, 3).mean(0))
-
-    assert left_half(2).argmax() == 0  # red in the first third
-    assert left_half(12).argmax() == 1
-    assert np.ptp(left_half(18)) < 30  # grey
-
-
 def test_everything_is_in_the_proof(made: Path) -> None:
     (verdict,) = verify_folder(made / "out")
     assert verdict.problems == []
@@ -213,12 +189,11 @@ def test_everything_is_in_the_proof(made: Path) -> None:
 
 
 def test_only_what_is_asked_for_is_left(made: Path, config: ProcessConfig, tmp_path: Path) -> None:
-    few = ProcessConfig(engine=config.engine, labels=False, overlay=False, png=True, sheet=True)
+    few = ProcessConfig(engine=config.engine, labels=False, overlay=False, png=True)
     process_files([made / "clip.mkv"], tmp_path, few)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "clip.labels-png",
         "clip.manifest.json",
-        "clip.sheet.png",
         "clip.summary.json",
     ]
     assert [v.problems for v in verify_folder(tmp_path)] == [[]]

@@ -41,7 +41,9 @@ ORDER = [
 ]
 
 
-@pytest.mark.parametrize("module", ["streamseg", "streamseg.client", "streamseg.wire", "streamseg.config"])
+@pytest.mark.parametrize(
+    "module", ["streamseg", "streamseg.client", "streamseg.wire", "streamseg.config", "streamseg.cli.process"]
+)
 def test_a_light_module_loads_nothing_heavy(module: str) -> None:
     code = (
         f"import sys, {module}; print(*({{'torch', 'av', 'cv2', 'onnxruntime', 'onnx'}} & set(sys.modules)))"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import pytest
 
 from streamseg.errors import UsageError
+from streamseg.recorded import process_files
 from streamseg.recorded.inputs import find_inputs, number_pattern
 
 
@@ -83,3 +85,14 @@ def test_one_number_makes_a_number_pattern() -> None:
     assert pattern.fullmatch("a.b0012.png")
     assert not pattern.fullmatch("aXb0012.png")
     assert number_pattern("plain.png") is None
+
+
+def test_an_object_store_without_fsspec_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(
+        UsageError, match=r"^s3://footage/a\.mp4: needs fsspec; pip install 'streamseg\[s3\]'$"
+    ):
+        find_inputs(["s3://footage/a.mp4"])
+    with pytest.raises(UsageError, match=r"needs fsspec; pip install fsspec and its library for gs://"):
+        process_files(["a.mp4"], "gs://masks")
+    assert stems("http://server/a.mp4", "file:///videos/b.mp4") == ["a", "b"]
