@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
-import subprocess
 import sys
 import threading
 import time
@@ -14,6 +12,8 @@ import msgspec
 
 from streamseg.config import Config
 from streamseg.publish import Publisher
+from streamseg.runtime.backoff import Backoff
+from streamseg.runtime.child import ChildProcess
 from streamseg.web.setup import (
     Keys,
     Listening,
@@ -26,7 +26,6 @@ from streamseg.web.setup import (
 
 log = logging.getLogger(__name__)
 
-PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 LONG_LIFE_S = 60.0  # a process that lived for so long did not fail at its start
 END_WITHIN_S = 2.0
 
@@ -70,7 +69,7 @@ class WebProcess:
         self._setup = setup
         self._doors: MaskEndpoints | None = None
         self._lock = threading.Lock()  # guards _doors, and what is written to the process
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ChildProcess | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._live, name="web", daemon=True)
 
@@ -88,7 +87,7 @@ class WebProcess:
         with self._lock:
             self._doors = doors
             if self._process is not None:
-                _write(self._process, doors)
+                self._process.send(doors)
 
     def close(self) -> None:
         """End the process, within END_WITHIN_S or by force. Closing twice is fine."""
@@ -96,21 +95,22 @@ class WebProcess:
             self._closing.set()
             process = self._process
             if process is not None:
-                _close_input(process)
+                process.close_input()
         self._thread.join(END_WITHIN_S)
         if self._thread.is_alive() and process is not None:
             process.kill()
             self._thread.join()
 
     def _live(self) -> None:
-        failures = 0
+        backoff = Backoff()
         while not self._closing.is_set():
             begun_s = time.monotonic()
             how = self._run()
             if self._closing.is_set():
                 return
-            failures = 1 if time.monotonic() - begun_s > LONG_LIFE_S else failures + 1
-            pause_s = random.uniform(0, min(LONGEST_PAUSE_S, PAUSE_S * 2 ** min(failures, 10)))
+            if time.monotonic() - begun_s > LONG_LIFE_S:
+                backoff.reset()
+            pause_s = backoff.pause_s()
             log.warning("web: the console has ended (%s); started again in %.1f s", how, pause_s)
             self._closing.wait(pause_s)
             self.restarts += 1
@@ -121,42 +121,21 @@ class WebProcess:
             if self._closing.is_set():
                 return ""
             try:
-                process = self._process = subprocess.Popen(
-                    [sys.executable, "-m", "streamseg.web"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    start_new_session=True,
-                )
+                process = ChildProcess([sys.executable, "-m", "streamseg.web"], pipes=True, own_session=True)
             except OSError as error:
                 return f"cannot be started: {error.strerror}"
-            for said in (self._setup, self._doors):
-                if said is not None:
-                    _write(process, said)
-        assert process.stdout is not None
-        with process.stdout:
-            for line in process.stdout:  # until it ends
-                self._listens(line)
-        code = process.wait()
+            self._process = process
+            for message in (self._setup, self._doors):
+                if message is not None:
+                    process.send(message)
+        for line in process.lines():  # until it ends
+            self._listens(line)
         with self._lock:
-            _close_input(process)
             self._process = None
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
+        return process.end(END_WITHIN_S)
 
     def _listens(self, line: bytes) -> None:
         with contextlib.suppress(msgspec.MsgspecError):
             self.url = msgspec.json.decode(line, type=Listening).url
             self.listening.set()
             log.info("web: the console is at %s", self.url)
-
-
-def _write(process: subprocess.Popen[bytes], message: msgspec.Struct) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(OSError):  # it has died; whoever waits for it sees that
-        process.stdin.write(msgspec.json.encode(message) + b"\n")
-        process.stdin.flush()
-
-
-def _close_input(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(OSError):
-        process.stdin.close()

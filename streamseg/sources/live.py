@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator
 from streamseg.config import StreamConfig
 from streamseg.config.redact import redact
 from streamseg.errors import SourceError
+from streamseg.runtime.backoff import Backoff
 from streamseg.sources.events import Connected, Corrupt, Disconnected, Ended, Skipped, SourceEvent
 from streamseg.sources.frames import FrameMaker
 from streamseg.sources.opening import open_source
@@ -85,27 +85,6 @@ def frames(
 
 def _connected(source: OpenSource, epoch: int) -> Connected:
     return Connected(source.url, source.size, source.fps, source.codec, source.live, epoch)
-
-
-class Backoff:
-    """Full jitter: each pause is random between 0 and a ceiling that doubles from 0.5 s to 30 s.
-
-    Random from the bottom, so that a hundred streams of one switch do not come back in step.
-    """
-
-    def __init__(self, first_s: float = 0.5, most_s: float = 30.0, rng: random.Random | None = None) -> None:
-        self.first_s, self.most_s = first_s, most_s
-        self.rng = rng or random.Random()
-        self.ceiling_s = first_s
-
-    def pause_s(self) -> float:
-        """The next pause; the ceiling of the one after it is twice as high."""
-        pause = self.rng.uniform(0.0, self.ceiling_s)
-        self.ceiling_s = min(self.most_s, 2 * self.ceiling_s)
-        return pause
-
-    def reset(self) -> None:
-        self.ceiling_s = self.first_s
 
 
 class Thinning:

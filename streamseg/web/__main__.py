@@ -9,18 +9,18 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
+from streamseg.runtime.child import lower_priority
 from streamseg.web.server import Console
 from streamseg.web.setup import Listening, MaskEndpoints, WebSetup, host_and_port
 
 log = logging.getLogger("streamseg.web")
 
 AGAIN_AFTER_S = 2.0
-NICE = 5  # whoever looks on shall not slow down what he looks at
+NICE = 5  # the console must not slow the daemon down
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)-5s %(message)s", level=setup.log_level.upper())
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
-    _give_way()
+    lower_priority(NICE)
     asyncio.run(_serve(setup))
 
 
@@ -40,14 +40,6 @@ def _first_line() -> bytes:
     while not line.endswith(b"\n") and (byte := os.read(sys.stdin.fileno(), 1)):
         line += byte
     return line
-
-
-def _give_way() -> None:
-    """Have a smaller share of the CPU than the daemon; alone in our session, as its share counts, too."""
-    os.nice(NICE)
-    if os.getsid(0) == os.getpid():
-        with contextlib.suppress(OSError):
-            Path("/proc/self/autogroup").write_text(str(NICE))
 
 
 async def _serve(setup: WebSetup) -> None:

@@ -242,7 +242,7 @@ def test_the_page_outlives_the_daemon_and_its_console(page: Any, tiny_engine: Pa
         with daemon.control() as control:
             status = control.status()
         os.kill(status.children["web"], signal.SIGKILL)
-        daemon.lines.wait("the console has ended (signal 9)")
+        daemon.lines.wait("the console has ended (signal SIGKILL)")
         until(lambda: page.locator("#connection.lost").count(), "the loss to be told", 15)
         until(lambda: page.locator("#connection.live").count(), "the console to be back")
         tile.wait_drawn()

@@ -23,7 +23,6 @@ from streamseg.config import (
     WebConfig,
 )
 from streamseg.daemon import Daemon
-from streamseg.daemon import web as web_module
 from streamseg.runtime.backoff import Backoff
 from streamseg.types import Mask
 from tests.media import draw_clip
@@ -51,8 +50,6 @@ def test_masks_go_on_whichever_child_is_killed(
     pytest.importorskip("aiohttp", reason="the console needs the extra web")
     monkeypatch.setattr(Backoff, "FIRST_S", 0.01)
     monkeypatch.setattr(Backoff, "MOST_S", 0.1)
-    monkeypatch.setattr(web_module, "PAUSE_S", 0.01)
-    monkeypatch.setattr(web_module, "LONGEST_PAUSE_S", 0.1)
     rng = random.Random(int(os.environ.get("STREAMSEG_SEED", "5")))
     clip = draw_clip(tmp_path / "red.mp4", frames=30)
     config = Config(

@@ -15,7 +15,7 @@ from streamseg.config import StreamConfig
 from streamseg.errors import SourceEnded, SourceError
 from streamseg.runtime.counters import StreamStats
 from streamseg.sources import Connected, Corrupt, Disconnected, Ended, Skipped, SourceEvent, open_source
-from streamseg.sources.live import Backoff, Pacer, Thinning, frames
+from streamseg.sources.live import Pacer, Thinning, frames
 from streamseg.sources.reading import Watch
 from tests.media import corners, write_video
 
@@ -104,19 +104,6 @@ def test_a_damaged_file_is_counted_and_told_at_its_end(tmp_path: Path) -> None:
     assert stats.drops["corrupt"] > 0
     assert "damaged" in stats.error
     assert isinstance(events[-1], Ended)
-
-
-def test_pauses_are_random_below_a_ceiling_that_doubles_from_half_a_second_to_thirty() -> None:
-    backoff = Backoff(rng=random.Random(1))
-    ceilings = []
-    for _ in range(9):
-        ceilings.append(backoff.ceiling_s)
-        assert 0 <= backoff.pause_s() <= ceilings[-1]
-    assert ceilings == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
-    backoff.reset()
-    assert backoff.ceiling_s == 0.5
-    many = [Backoff(30, 30).pause_s() for _ in range(500)]
-    assert min(many) < 3 < 27 < max(many)
 
 
 def test_thinning_evens_out_jitter() -> None:

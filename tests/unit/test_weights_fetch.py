@@ -14,6 +14,7 @@ import pytest
 from streamseg.errors import UsageError, WeightsError
 from streamseg.models.weights import SOURCES, Source, fetch
 from streamseg.models.zoo import NETWORKS
+from streamseg.runtime.backoff import Backoff
 
 CONTENT = bytes(range(256)) * 5000  # 1.28 MB
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -71,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr("streamseg.models.weights.download.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(Backoff, "FIRST_S", 0.01)
     with Server(("127.0.0.1", 0), Handler) as running:
         running.behaviour = Behaviour()
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
@@ -161,7 +162,7 @@ def test_a_refusal_is_told_and_only_a_passing_one_retried(
 def test_offline_it_says_what_to_download_and_where_to_put_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamseg.models.weights.download.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(Backoff, "FIRST_S", 0.01)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
         url = f"http://127.0.0.1:{closed.server_port}/net.pth"
     away = Source("net.pth", "MIT", "https://example.org/nets", url, "00")

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from streamseg.errors import WeightsError
 from streamseg.models.weights.sources import Source, find_source
+from streamseg.runtime.backoff import Backoff
 
 Progress = Callable[[int, int | None], None]  # bytes that are there, bytes of the whole file where known
 
 CHUNK = 1 << 18
 TIMEOUT_S = 20.0
 ATTEMPTS = 4  # that bring nothing
-FIRST_PAUSE_S = 0.5
 MOST_BYTES = 2 << 30
 
 
@@ -66,7 +66,7 @@ def _by_hand(source: Source, path: Path, reason: str) -> str:
 
 
 def _download(url: str, part: Path, progress: Progress) -> None:
-    pause_s, fruitless = FIRST_PAUSE_S, 0
+    backoff, fruitless = Backoff(), 0
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
@@ -79,8 +79,7 @@ def _download(url: str, part: Path, progress: Progress) -> None:
             fruitless += 1
             if fruitless == ATTEMPTS:
                 raise WeightsError(f"{url}: {error}; {came} bytes are kept to go on from") from error
-            time.sleep(pause_s)
-            pause_s *= 2
+            time.sleep(backoff.pause_s())
 
 
 def _continue(url: str, part: Path, progress: Progress) -> None:
