@@ -1,0 +1,91 @@
+"""Files that appear whole or not at all, locks between processes, and where caches are."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from streamseg.errors import OutputError
+
+
+@contextlib.contextmanager
+def replaced(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Give a file to write, which takes the place of `path` when the block ends without an error.
+
+    A reader of `path` finds the old file or the whole new one. durable: also after a power cut, for which
+    data and name are synced (some milliseconds); without it, an empty file may be found then. What is written
+    is PATH.tmp: one process at a time may write a path, and the next overwrites what a killed one left.
+    """
+    beside = path.with_name(f"{path.name}.tmp")
+    try:
+        yield beside
+        if durable:
+            sync(beside)
+        os.replace(beside, path)
+        if durable:
+            sync(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+
+
+def atomic_write(path: Path, data: bytes | str, *, durable: bool = True) -> None:
+    """Replace `path` by a file with this content (text as UTF-8), as replaced() does; raises OSError."""
+    with replaced(path, durable=durable) as beside:
+        beside.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
+    """Hold an exclusive lock on a file, which is made; gives its descriptor, for fcntl.flock().
+
+    The lock ends with the process, however that ends. A holder may remove the file. Blocks while another
+    process or thread holds it, or raises BlockingIOError when wait is False.
+    """
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if _is_open_as(lock, path):  # else it was removed while we waited
+                yield lock
+                return
+        finally:
+            os.close(lock)
+
+
+def _is_open_as(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def cache_folder(name: str) -> Path:
+    """Where `name` keeps what can be made or fetched again; it is not made.
+
+    Below systemd's $CACHE_DIRECTORY, else $XDG_CACHE_HOME/streamseg, else ~/.cache/streamseg. Raises
+    OutputError for a user without a home.
+    """
+    if given := os.environ.get("CACHE_DIRECTORY", "").split(":")[0]:
+        return Path(given) / name
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise OutputError(
+            "this user has no home folder; set XDG_CACHE_HOME to a folder for caches"
+        ) from error
+    return base / "streamseg" / name

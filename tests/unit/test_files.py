@@ -1,0 +1,180 @@
+"""Files that appear whole though writers are killed and disks are full; locks; the cache's folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streamseg.errors import OutputError
+from streamseg.runtime.files import atomic_write, cache_folder, locked, replaced
+
+DEADLINE_S = 60.0
+
+
+class Holder:
+    """A process that runs code, says "ready" and waits to be killed."""
+
+    def __init__(self, code: str, *args: object) -> None:
+        code = f"import sys, time\nfrom pathlib import Path\nfrom streamseg.runtime import files\n{code}"
+        command = [sys.executable, "-c", code, *map(str, args)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        assert self.process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_file_is_replaced_whole(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "masks.json"
+    atomic_write(path, b"old", durable=durable)
+    with replaced(path, durable=durable) as beside:
+        beside.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    atomic_write(path, "Größe", durable=durable)
+    assert path.read_text("utf-8") == "Größe"
+    assert os.listdir(tmp_path) == ["masks.json"]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "masks.json"
+    atomic_write(path, b"old")
+
+    def failing() -> None:
+        with replaced(path) as beside:
+            beside.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        failing()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["masks.json"]
+
+
+def test_a_writer_killed_halfway_leaves_the_old_file_and_does_not_disturb_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "masks.json"
+    atomic_write(path, b"old")
+    writer = Holder(
+        "with files.replaced(Path(sys.argv[1])) as beside:\n"
+        "    beside.write_text('half of a long text'); print('ready', flush=True); time.sleep(1000)",
+        path,
+    )
+    writer.kill()
+    assert path.read_text() == "old"
+    atomic_write(path, b"new")
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["masks.json"]
+
+
+def test_what_cannot_be_written_raises_and_leaves_the_old_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        atomic_write(tmp_path / "missing" / "masks.json", b"new")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        atomic_write(tmp_path / "folder", b"new")
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if os.getuid() or subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_leaves_the_old_file_and_gives_its_room_back(small_disk: Path) -> None:
+    path = small_disk / "masks.json"
+    atomic_write(path, b"old")
+    with pytest.raises(OSError, match="No space left"):
+        atomic_write(path, bytes(100_000))
+    assert path.read_bytes() == b"old"
+    assert os.listdir(small_disk) == ["masks.json"]
+    atomic_write(path, bytes(10_000))
+
+
+HOLD = "with files.locked(Path(sys.argv[1])): print('ready', flush=True); time.sleep(1000)"
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    holder = Holder(HOLD, path)
+    with pytest.raises(BlockingIOError), locked(path, wait=False):
+        pass
+    got = threading.Event()
+
+    def wait() -> None:
+        with locked(path):
+            got.set()
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert not got.is_set()
+    holder.kill()
+    waiting.join(DEADLINE_S)
+    assert got.is_set()
+    with locked(path, wait=False):
+        pass
+
+
+def test_an_error_of_the_holder_passes_the_lock(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "lock"):
+        (tmp_path / "missing").read_bytes()
+    with locked(tmp_path / "lock", wait=False):
+        pass
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_on_the_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    waiting = threading.Thread(target=lambda: held.append(holds(path)))
+    held: list[bool] = []
+    with locked(path):
+        waiting.start()
+        path.unlink()
+    waiting.join(DEADLINE_S)
+    assert held == [True]
+
+
+def holds(path: Path) -> bool:
+    """Take the lock; whether nobody else can have it then."""
+    with locked(path):
+        try:
+            with locked(path, wait=False):
+                return False
+        except BlockingIOError:
+            return True
+
+
+def test_the_cache_is_systemds_then_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", "/var/cache/streamseg/site:/other")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    monkeypatch.setenv("HOME", "/home/anna")
+    assert cache_folder("plans") == Path("/var/cache/streamseg/site/plans")
+    monkeypatch.delenv("CACHE_DIRECTORY")
+    assert cache_folder("plans") == Path("/x/streamseg/plans")
+    for value in ("", "relative"):  # which the standard says to ignore
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        assert cache_folder("plans") == Path("/home/anna/.cache/streamseg/plans")
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CACHE_DIRECTORY", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)  # a user without an entry in /etc/passwd
+    with pytest.raises(OutputError, match="set XDG_CACHE_HOME"):
+        cache_folder("plans")
