@@ -7,9 +7,9 @@ from pathlib import Path
 
 from streamseg.errors import UsageError
 from streamseg.inference.backends.torch import torch_missing
-from streamseg.inference.plans.cache import cache_folder
 from streamseg.inference.spec import engine_folders, read_spec
 from streamseg.models.zoo import NETWORKS
+from streamseg.runtime.files import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def kept_engine(name: str, source: str, *, int8: bool) -> Path:
     """
     if missing := torch_missing():
         raise UsageError(f"{name}: there is no such engine, and to make one with random weights: {missing}")
-    folder = cache_folder() / RANDOM / name
+    folder = cache_folder(RANDOM) / name
     if not (folder / "engine.toml").is_file():
         log.warning("%s: made with random weights: %s", name, folder)
         random_engine(name, folder)

@@ -88,10 +88,11 @@ def build(name: str, sm: str, beside: bool, again: bool, **options: Any) -> None
 )
 def prune(most_gb: float) -> None:
     """Remove built plans from the cache, the longest unused first, and what killed builds left."""
-    from streamseg.inference.plans.cache import PLANS, cache_folder
+    from streamseg.inference.plans.cache import PLANS
     from streamseg.inference.plans.cache import prune as remove
+    from streamseg.runtime.files import cache_folder
 
-    folder = cache_folder() / PLANS
+    folder = cache_folder(PLANS)
     gone = remove(folder, round(most_gb * 1e9))
     for what in gone:
         click.echo(f"removed {what}")

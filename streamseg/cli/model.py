@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -10,12 +9,9 @@ import click
 from streamseg.inference.spec import CrfDefaults
 from streamseg.models.weights import SOURCES, fetch, find_source
 from streamseg.models.zoo import NETWORKS, find_network
+from streamseg.runtime.files import cache_folder
 
-
-def weights_cache() -> Path:
-    """Where fetched weights are kept: $XDG_CACHE_HOME/streamseg/weights."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "streamseg" / "weights"
+WEIGHTS = "weights"  # the cache's name
 
 
 @click.group()
@@ -29,7 +25,7 @@ def list_() -> None:
     for name, network in NETWORKS.items():
         source = SOURCES[name]
         how = "by hand" if source.by_hand else "fetch"
-        there = ", in the cache" if (weights_cache() / source.file).is_file() else ""
+        there = ", in the cache" if (cache_folder(WEIGHTS) / source.file).is_file() else ""
         click.echo(f"{name:30} {network.parameters / 1e6:6.2f} M  {how:8} {source.file}{there}")
 
 
@@ -42,7 +38,7 @@ def fetch_(name: str, cache: Path | None) -> None:
 
     source = find_source(name)
     with Bar(source.file) as bar:
-        path = fetch(name, cache or weights_cache(), lambda have, whole: bar.at(have, whole or have))
+        path = fetch(name, cache or cache_folder(WEIGHTS), lambda have, whole: bar.at(have, whole or have))
     click.echo(f"{path}: there; licence: {source.licence}")
 
 

@@ -23,9 +23,10 @@ from streamseg.config import BackendName, Config, EngineConfig, PublishConfig, S
 from streamseg.errors import EngineError
 from streamseg.inference.backends.protocol import Choice
 from streamseg.inference.plans.build import Build, BuildStopped
-from streamseg.inference.plans.cache import PLANS, cache_folder, keep_plan
+from streamseg.inference.plans.cache import PLANS, keep_plan
 from streamseg.inference.plans.load import load_choice, ready_plan
 from streamseg.inference.select import choices, load_engine
+from streamseg.runtime.files import cache_folder
 from tests.media import draw_clip
 from tests.waiting import until
 
@@ -85,7 +86,7 @@ def test_killing_a_build_at_any_moment_leaves_nothing_that_is_loaded(tiny_engine
     begun = time.monotonic()
     Build(choice, again=True).run()
     whole_s = time.monotonic() - begun
-    shutil.rmtree(cache_folder())
+    shutil.rmtree(cache_folder(PLANS))
     moments = random.Random(3)
     for _ in range(5):
         build = Build(choice, again=True)
@@ -99,7 +100,7 @@ def test_killing_a_build_at_any_moment_leaves_nothing_that_is_loaded(tiny_engine
             load_choice(choice).close()
     Build(choice).run()
     load_choice(choice).close()
-    folder = cache_folder() / PLANS
+    folder = cache_folder(PLANS)
     assert not list(folder.glob("*.part*"))
 
 
@@ -255,7 +256,7 @@ def test_a_daemon_that_builds_stops_within_5_s_and_leaves_no_builder(tiny_engine
     engine = EngineConfig(name=str(tiny_engine), backend="aoti", threads=1)
     with live(engine, clip) as (daemon, thread), subscribe(daemon.endpoint, timeout_s=60) as masks:
         assert next(iter(masks)).engine == "tiny/fp32/onnx"
-        until(lambda: list((cache_folder() / PLANS).glob("*.lock")), "the build has begun")
+        until(lambda: list((cache_folder(PLANS)).glob("*.lock")), "the build has begun")
         assert daemon.engine.state == "fallback"
         builders = [p for p in children_of(os.getpid()) if b"plans.worker" in cmdline(p)]
         assert builders
@@ -264,7 +265,7 @@ def test_a_daemon_that_builds_stops_within_5_s_and_leaves_no_builder(tiny_engine
         thread.join(10)
         assert time.monotonic() - begun < 5
     until(lambda: not any(map(exists, builders)), "the builder ended", 5)
-    assert not list((cache_folder() / PLANS).glob("*.json"))
+    assert not list((cache_folder(PLANS)).glob("*.json"))
 
 
 def cmdline(pid: int) -> bytes:

@@ -18,7 +18,6 @@ from streamseg.inference.plans.cache import (
     Manifest,
     Plan,
     building,
-    cache_folder,
     find_plan,
     keep_plan,
     list_plans,
@@ -174,12 +173,9 @@ def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path, tiny_en
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".lock", ".plan"]
 
 
-def test_systemds_cache_directory_comes_before_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plans_are_looked_for_beside_the_engine_and_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    monkeypatch.setenv("CACHE_DIRECTORY", "/var/cache/streamseg/site:/other")
-    assert cache_folder() == Path("/var/cache/streamseg/site")
-    monkeypatch.delenv("CACHE_DIRECTORY")
-    assert cache_folder() == Path("/x/streamseg")
     assert plan_folders(Path("/e")) == [Path("/e") / PLANS, Path("/x/streamseg") / PLANS]
 
 

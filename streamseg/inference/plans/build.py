@@ -15,9 +15,10 @@ import msgspec
 
 from streamseg.errors import EngineError
 from streamseg.inference.backends.protocol import BuildSpec, Choice, Say
-from streamseg.inference.plans.cache import PLANS, cache_folder
+from streamseg.inference.plans.cache import PLANS, cannot_keep
 from streamseg.inference.plans.recipe_key import recipe_of
 from streamseg.runtime.child import ChildProcess
+from streamseg.runtime.files import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Build:
         quiet: leave most of the CPU to the route. say: gets lines of progress, unset the log.
         """
         self._choice = choice
-        self._folder = folder or cache_folder() / PLANS
+        self._folder = folder or cache_folder(PLANS)
         self._again = again
         self._quiet = quiet
         self._say = say or (lambda text: log.info("engine %s: %s", choice.engine_id, text))
@@ -91,10 +92,7 @@ class Build:
             with self.log_file.open("wb") as written:
                 child = self._start(written.fileno())
         except OSError as error:
-            raise EngineError(
-                f"{self._folder}: plans cannot be kept there ({error.strerror}); "
-                "set XDG_CACHE_HOME to another folder"
-            ) from error
+            raise cannot_keep(self._folder, error) from error
         last = Line()
         with child:
             child.send(order)

@@ -7,7 +7,6 @@ written last. Whatever a killed build leaves is a file that nothing refers to, r
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import time
@@ -19,6 +18,7 @@ import msgspec
 
 from streamseg.errors import EngineError
 from streamseg.inference.plans.recipe_key import Recipe
+from streamseg.runtime.files import cache_folder, locked, replaced, sync
 
 PLANS = "plans"
 
@@ -54,17 +54,9 @@ class Plan(NamedTuple):
     manifest: Manifest
 
 
-def cache_folder() -> Path:
-    """Where streamseg may keep what it can make again: systemd's $CACHE_DIRECTORY, else the user's cache."""
-    if given := os.environ.get("CACHE_DIRECTORY", "").split(":")[0]:
-        return Path(given)
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path("~/.cache").expanduser()) / "streamseg"
-
-
 def plan_folders(engine: Path) -> list[Path]:
     """Where plans of the engine in this folder are looked for: beside it, then in the cache."""
-    return [engine / PLANS, cache_folder() / PLANS]
+    return [engine / PLANS, cache_folder(PLANS)]
 
 
 def find_plan(folders: list[Path], recipe: Recipe, refused: Callable[[str], None]) -> Plan | None:
@@ -100,38 +92,33 @@ def _problem(folder: Path, manifest: Manifest, recipe: Recipe) -> str:
 
 @contextlib.contextmanager
 def building(folder: Path, key: str) -> Iterator[None]:
-    """Hold the right to build `key`; waits while another process has it. The dead hold nothing.
+    """Hold the right to build `key`; waits while another process has it.
 
     What killed builds of this key left is removed.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = _locked(folder / f"{key}.lock")
-    except OSError as error:
-        raise EngineError(
-            f"{folder}: plans cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to another folder"
-        ) from error
-    try:
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder / f"{key}.lock"))
+        except OSError as error:
+            raise cannot_keep(folder, error) from error
         _remove_parts(folder, key)
-        yield
-    finally:
-        _remove_parts(folder, key)  # of a build that failed
-        os.close(lock)
+        try:
+            yield
+        finally:
+            _remove_parts(folder, key)  # of a build that failed
+
+
+def cannot_keep(folder: Path, error: OSError) -> EngineError:
+    """The error of a folder of plans that cannot be written."""
+    return EngineError(
+        f"{folder}: plans cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to another folder"
+    )
 
 
 def _remove_parts(folder: Path, key: str) -> None:
     for left in folder.glob(f"{key}.part*"):
         left.unlink(missing_ok=True)
-
-
-def _locked(path: Path) -> int:
-    while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock), path.stat()):
-                return lock
-        os.close(lock)  # pruned while we waited
 
 
 def part_file(folder: Path, recipe: Recipe, suffix: str) -> Path:
@@ -154,7 +141,6 @@ def keep_plan(
     file = folder / f"{recipe.key}{suffix}"
     with part.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        os.fsync(opened.fileno())
     manifest = Manifest(
         key=recipe.key,
         file=file.name,
@@ -167,16 +153,12 @@ def keep_plan(
         took_s=round(took_s, 2),
         agreement=agreement,
     )
-    beside = folder / f"{recipe.key}.part.json"
-    with beside.open("wb") as opened:
-        opened.write(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-        opened.flush()
-        os.fsync(opened.fileno())
-    # An older manifest would be beside an artifact that is not the one it names.
-    (folder / f"{recipe.key}.json").unlink(missing_ok=True)
-    os.replace(part, file)
-    os.replace(beside, folder / f"{recipe.key}.json")
-    _sync_folder(folder)
+    sync(part)
+    with replaced(folder / f"{recipe.key}.json") as beside:
+        beside.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        # An older manifest would be beside an artifact that is not the one it names.
+        (folder / f"{recipe.key}.json").unlink(missing_ok=True)
+        os.replace(part, file)
     return Plan(file, manifest)
 
 
@@ -228,22 +210,11 @@ def prune(folder: Path, most_bytes: int) -> list[str]:
 
 
 def _remove(folder: Path, key: str) -> bool:
-    lock = os.open(folder / f"{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        (folder / f"{key}.json").unlink(missing_ok=True)  # first, so that nobody trusts what follows
-        for path in folder.glob(f"{key}.*"):
-            path.unlink(missing_ok=True)
+        with locked(folder / f"{key}.lock", wait=False):
+            (folder / f"{key}.json").unlink(missing_ok=True)  # first, so that nothing trusts what follows
+            for path in folder.glob(f"{key}.*"):
+                path.unlink(missing_ok=True)
         return True
     except BlockingIOError:
         return False
-    finally:
-        os.close(lock)
-
-
-def _sync_folder(folder: Path) -> None:
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
