@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from streamseg.inference.spec import CrfDefaults
 from streamseg.models.weights import SOURCES, fetch, find_source
 from streamseg.models.zoo import NETWORKS, find_network
 from streamseg.runtime.files import cache_folder
@@ -57,9 +56,6 @@ def import_(file: Path, name: str, out: Path | None) -> None:
     from streamseg.models.weights import import_weights, write_engine
 
     network = find_network(name)
-    crf = None
-    if network.crf_preset:
-        params = preset(network.crf_preset)
-        crf = {key: getattr(params, key) for key in CrfDefaults.__struct_fields__}
+    crf = preset(network.crf_preset) if network.crf_preset else None
     folder = write_engine(import_weights(file, name), name, out or Path("engines") / name, crf=crf)
     click.echo(f"{folder}: written")

@@ -53,7 +53,9 @@ def describe(annotation: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(str(a) for a in get_args(kind))
     if origin is tuple:
-        items = [describe(a) for a in get_args(kind)]
+        items = [describe(a) for a in get_args(kind) if a is not Ellipsis]
+        if Ellipsis in get_args(kind):
+            return f"a list, each {items[0]}"
         alike = len(set(items)) == 1
         return f"a list of {len(items)}, each {items[0]}" if alike else f"a list of {' and '.join(items)}"
     if kind is bool:
@@ -65,6 +67,8 @@ def describe(annotation: Any) -> str:
         bounds = [f"{word} {b:g}" for word, b in (("above", meta.gt), ("at least", meta.ge)) if b is not None]
         bounds += [f"{word} {b:g}" for word, b in (("below", meta.lt), ("at most", meta.le)) if b is not None]
         return f"{words} {', '.join(bounds)}".rstrip()
+    if origin in (Union, UnionType):
+        return " or ".join(describe(a) for a in get_args(kind))
     return getattr(kind, "__name__", str(kind))
 
 

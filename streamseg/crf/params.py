@@ -5,16 +5,18 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
+from streamseg.config import Settings
 from streamseg.errors import CrfError
 from streamseg.types import F32
 
 Quality = Literal["exact", "balanced", "fast"]
-Compatibility = tuple[float, ...] | tuple[tuple[float, ...], ...] | npt.NDArray[np.floating]
+Compatibility = tuple[float | tuple[float, ...], ...] | npt.NDArray[np.floating]
 
 
 class Normalisation(enum.IntEnum):
@@ -32,6 +34,16 @@ class QualitySetting(NamedTuple):
     lattice_stride: int  # mean field runs on every stride-th pixel of both axes; the last step on all
     most_iterations: int | None  # at most so many, whatever the parameters say
 
+
+KERNEL_KEYS = (
+    "smoothness_weight",
+    "smoothness_sigma",
+    "appearance_weight",
+    "appearance_sigma_xy",
+    "appearance_sigma_rgb",
+    "iterations",
+)
+"""Of CrfParams: what every engine.toml writes down."""
 
 QUALITIES: dict[Quality, QualitySetting] = {
     "exact": QualitySetting(1, None),
@@ -94,44 +106,45 @@ class PairwiseTerm:
         return float(sigmas[0]), float(sigmas[1])
 
 
-@dataclass(frozen=True, slots=True)
-class CrfParams:
-    """DeepLab's two kernels: appearance (position, colour) and smoothness (position), both Potts by default.
+class CrfParams(Settings, frozen=True):
+    """DeepLab's two kernels, appearance (position, colour) and smoothness (position): an engine's [crf].
 
-    The defaults are those of DeepLab-LargeFOV. Sigmas are in pixels and colour levels; for a picture that is
-    not RGB, `appearance_sigma_rgb` holds one sigma for all channels or one for each. `compatibility` is that
-    of PairwiseTerm and multiplies both weights. A weight of 0 leaves its kernel out.
+    Potts by default; `compatibility` is that of PairwiseTerm and multiplies both weights. A weight of 0
+    leaves its kernel out. presets.py has the parameters of the released DeepLab models.
     """
 
-    smoothness_weight: float = 3.0
-    smoothness_sigma: float = 3.0
-    appearance_weight: float = 4.0
-    appearance_sigma_xy: float = 121.0
-    appearance_sigma_rgb: float | tuple[float, ...] = 5.0
-    iterations: int = 10
-    compatibility: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None
-    normalisation: Normalisation = Normalisation.SYMMETRIC
+    smoothness_weight: Annotated[float, Meta(ge=0, description="w2, of the smoothness kernel.")] = 3.0
+    smoothness_sigma: Annotated[float, Meta(gt=0, description="σγ in pixels.")] = 1.0
+    appearance_weight: Annotated[float, Meta(ge=0, description="w1, of the appearance kernel.")] = 4.0
+    appearance_sigma_xy: Annotated[float, Meta(gt=0, description="σα in pixels.")] = 20.0
+    appearance_sigma_rgb: Annotated[
+        Annotated[float, Meta(gt=0)] | tuple[Annotated[float, Meta(gt=0)], ...],
+        Meta(description="σβ in colour levels; of a picture that is not RGB one for all channels or each."),
+    ] = 3.0
+    iterations: Annotated[int, Meta(ge=0, le=100, description="Mean-field iterations.")] = 5
+    compatibility: Annotated[
+        tuple[float | tuple[float, ...], ...] | None,
+        Meta(description="A factor for each class, or the penalty μ for each pair; unset is Potts."),
+    ] = None
+    normalisation: Annotated[
+        Normalisation, Meta(description="Of the kernels: 0 none, 1 before, 2 after, 3 symmetric.")
+    ] = Normalisation.SYMMETRIC
 
     def __post_init__(self) -> None:
         if self.iterations < 0:
             raise CrfError(f"iterations: must be 0 or more, is {self.iterations}")
 
     def terms(self) -> tuple[PairwiseTerm, ...]:
-        """The pairwise terms these parameters stand for."""
-        smoothness = PairwiseTerm(
-            self.smoothness_weight,
-            self.smoothness_sigma,
-            compatibility=self.compatibility,
-            normalisation=self.normalisation,
+        """The pairwise terms of these parameters."""
+        kernels = (
+            (self.smoothness_weight, self.smoothness_sigma, None),
+            (self.appearance_weight, self.appearance_sigma_xy, self.appearance_sigma_rgb),
         )
-        appearance = PairwiseTerm(
-            self.appearance_weight,
-            self.appearance_sigma_xy,
-            self.appearance_sigma_rgb,
-            compatibility=self.compatibility,
-            normalisation=self.normalisation,
+        return tuple(
+            PairwiseTerm(weight, xy, rgb, compatibility=self.compatibility, normalisation=self.normalisation)
+            for weight, xy, rgb in kernels
+            if weight != 0
         )
-        return tuple(term for term in (smoothness, appearance) if term.weight != 0)
 
 
 def terms_of(params: CrfParams | Sequence[PairwiseTerm]) -> tuple[PairwiseTerm, ...]:

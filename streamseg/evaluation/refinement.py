@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from threading import Event
@@ -155,7 +155,7 @@ def evaluate_refinement(
             tallies = {"all": {v: first[v] + second[v] for v in run.variants}, **tallies}
         return RefinementReport(
             engine=engine.info.id,
-            crf={"quality": crf.quality, "backend": crf.backend, **asdict(run.setup.params)},
+            crf={"quality": crf.quality, "backend": crf.backend, **msgspec.structs.asdict(run.setup.params)},
             every=None if sequence is None else sequence.every,
             delay=None if sequence is None else sequence.delay,
             parts={part: {v: t.scores() for v, t in by.items()} for part, by in tallies.items()},

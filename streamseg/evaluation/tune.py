@@ -12,6 +12,7 @@ import numpy as np
 
 from streamseg.config import CrfConfig, EngineConfig
 from streamseg.crf import CrfParams, Quality
+from streamseg.crf.params import KERNEL_KEYS
 from streamseg.errors import EngineError
 from streamseg.evaluation.boundaries import boundary_distance
 from streamseg.evaluation.dataset import LabelledFolder
@@ -36,14 +37,8 @@ AXES: dict[str, tuple[float, ...]] = {
     "smoothness_sigma": (0.7, 1, 2),
 }
 
-START = CrfParams(
-    smoothness_weight=3,
-    smoothness_sigma=1,
-    appearance_weight=4,
-    appearance_sigma_xy=20,
-    appearance_sigma_rgb=3,
-    iterations=5,
-)
+START = CrfParams()
+NONE = CrfParams(smoothness_weight=0, appearance_weight=0, iterations=0)
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,7 +156,7 @@ class _Search:
     def along(self, axis: str, values: Sequence[float], best: Trial) -> Trial:
         """The best trial when one parameter takes each of `values` and the others stay."""
         tried = [
-            self.trial(replace(best.params, **{axis: value}))  # type: ignore[arg-type]
+            self.trial(msgspec.structs.replace(best.params, **{axis: value}))
             for value in values
             if value != getattr(best.params, axis)
         ]
@@ -179,7 +174,7 @@ class _Search:
         count = len(self._pictures)
         total = scores_of(whole, self._names, count)
         trial = Trial(
-            params=params or replace(START, smoothness_weight=0, appearance_weight=0, iterations=0),
+            params=params or NONE,
             miou=total.miou,
             trimap=scores_of(near, self._names, count).miou,
             per_class=total.per_class,
@@ -208,14 +203,14 @@ def write_crf(folder: Path, params: CrfParams, thin: Sequence[str]) -> None:
     before = path.read_text("utf-8")
     tables = re.split(r"(?m)^(?=\[)", before)
     kept = [_with_thin(table, thin) for table in tables if not re.match(r"\[crf\]", table)]
-    values = [f"{key} = {getattr(params, key):g}" for key in CRF_KEYS]
+    values = [f"{key} = {getattr(params, key):g}" for key in KERNEL_KEYS]
     crf = "\n".join(["[crf]  # chosen by: streamseg eval --tune-crf", *values])
     beside = folder / "engine.toml.part"
     beside.write_text("".join(kept).rstrip() + f"\n\n{crf}\n", "utf-8")
     beside.replace(path)
     spec = read_spec(folder)
     right = {c.name for c in spec.classes if c.thin} == set(thin)
-    if not right or any(getattr(spec.crf, key) != getattr(params, key) for key in CRF_KEYS):
+    if not right or any(getattr(spec.crf, key) != getattr(params, key) for key in KERNEL_KEYS):
         path.write_text(before, "utf-8")
         raise EngineError(f"{path}: is not laid out so that [crf] and thin can be written into it")
 
@@ -228,13 +223,3 @@ def _with_thin(table: str, thin: Sequence[str]) -> str:
     bare = re.sub(r"(?m)^thin = .*\n", "", table)
     end = len(bare.rstrip())
     return bare[:end] + "\nthin = true" + bare[end:] if name[1] in thin else bare
-
-
-CRF_KEYS = (
-    "smoothness_weight",
-    "smoothness_sigma",
-    "appearance_weight",
-    "appearance_sigma_xy",
-    "appearance_sigma_rgb",
-    "iterations",
-)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from streamseg.crf.params import KERNEL_KEYS, CrfParams
 from streamseg.errors import EngineError
 from streamseg.inference.spec import EngineSpec, Weights, read_spec
 
@@ -75,8 +76,11 @@ def _lines(spec: EngineSpec) -> Iterator[str]:
         if entry.thin:
             yield "thin = true"
     yield from ("", "[crf]")
+    usual = CrfParams()
     for key in spec.crf.__struct_fields__:
-        yield _pair(key, getattr(spec.crf, key))
+        value = getattr(spec.crf, key)
+        if key in KERNEL_KEYS or value != getattr(usual, key):
+            yield _pair(key, value)
 
 
 def _pair(key: str, value: object) -> str:

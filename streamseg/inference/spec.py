@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.config import Precision, Settings, build_settings
+from streamseg.crf.params import CrfParams
 from streamseg.errors import ConfigError, EngineError
 from streamseg.types import ClassInfo, LabelSet, Size
 
@@ -43,17 +44,6 @@ class ClassEntry(Settings, frozen=True):
     thin: Annotated[bool, Meta(description="Narrower than the CRF's kernels.")] = False
 
 
-class CrfDefaults(Settings, frozen=True):
-    """The CRF parameters tuned for this engine (Krähenbühl & Koltun 2011, as DeepLab uses them)."""
-
-    smoothness_weight: Annotated[float, Meta(ge=0, description="w2, of the smoothness kernel.")] = 3.0
-    smoothness_sigma: Annotated[float, Meta(gt=0, description="σγ in pixels.")] = 1.0
-    appearance_weight: Annotated[float, Meta(ge=0, description="w1, of the appearance kernel.")] = 4.0
-    appearance_sigma_xy: Annotated[float, Meta(gt=0, description="σα in pixels.")] = 20.0
-    appearance_sigma_rgb: Annotated[float, Meta(gt=0, description="σβ in colour levels.")] = 3.0
-    iterations: Annotated[int, Meta(ge=0, le=100, description="Mean-field iterations.")] = 5
-
-
 class EngineSpec(Settings, frozen=True):
     """One engine's folder, as its engine.toml describes it."""
 
@@ -67,7 +57,7 @@ class EngineSpec(Settings, frozen=True):
     classes: Annotated[tuple[ClassEntry, ...], Meta(description="The classes, in order of their ids.")]
     size_multiple: Annotated[int, Meta(ge=1, description="Input sides are multiples of this.")] = 8
     output_stride: Annotated[int, Meta(ge=1, description="Input pixels for each logit.")] = 8
-    crf: CrfDefaults = CrfDefaults()
+    crf: CrfParams = CrfParams()
 
     def weights_of(self, precision: Precision) -> Weights:
         """The file that a precision starts from: int8 has one, the others take fp32's; raises EngineError."""

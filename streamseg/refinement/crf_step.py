@@ -120,20 +120,12 @@ def _params_named(name: str, spec: EngineSpec) -> CrfParams:
     if name in PRESETS:
         return PRESETS[name]
     try:
-        own = (spec if name == "engine" else find_engine(name)[1]).crf
+        return (spec if name == "engine" else find_engine(name)[1]).crf
     except EngineError as error:
         near = difflib.get_close_matches(name, PRESETS, 1, 0.0)
         raise ConfigError(
             f"crf.preset: {name!r} is no preset, the nearest is {near[0]!r}; {error}"
         ) from error
-    return CrfParams(
-        smoothness_weight=own.smoothness_weight,
-        smoothness_sigma=own.smoothness_sigma,
-        appearance_weight=own.appearance_weight,
-        appearance_sigma_xy=own.appearance_sigma_xy,
-        appearance_sigma_rgb=own.appearance_sigma_rgb,
-        iterations=own.iterations,
-    )
 
 
 def _native(setup: CrfSetup, logits: F32, picture: U8, stride: int, workspace: Workspace | None) -> F32:

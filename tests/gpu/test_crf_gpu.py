@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, get_args
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -29,9 +29,9 @@ def test_a_cuda_device_gives_what_the_cpu_gives(kernels: Any, classes: int) -> N
     logits, image, _ = scene(120, 160, classes)
     for name in ("deeplab-largefov", "deeplab-v2-resnet101"):
         for normalisation in crf.Normalisation:
-            params = dataclasses.replace(crf.preset(name), normalisation=normalisation)
+            params = msgspec.structs.replace(crf.preset(name), normalisation=normalisation)
             if normalisation == crf.Normalisation.NONE:
-                params = dataclasses.replace(params, smoothness_weight=0.01, appearance_weight=0.01)
+                params = msgspec.structs.replace(params, smoothness_weight=0.01, appearance_weight=0.01)
             q = mean_field_torch(
                 torch.from_numpy(logits).cuda(), torch.from_numpy(image).cuda(), params, kernels=kernels
             )

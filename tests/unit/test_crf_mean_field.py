@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import os
 import subprocess
@@ -11,6 +10,7 @@ import threading
 import time
 from typing import Any
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
@@ -87,7 +87,7 @@ def test_every_normalisation_and_compatibility_equals_the_numpy_path(
         "matrix": tuple(map(tuple, np.abs(np.subtract.outer(np.arange(5.0), np.arange(5.0))) / 4)),
     }[compatibility]
     small = 0.02 if normalisation == crf.Normalisation.NONE else 1.0
-    params = dataclasses.replace(
+    params = msgspec.structs.replace(
         PARAMS,
         normalisation=normalisation,
         compatibility=given,
@@ -114,7 +114,7 @@ def test_every_normalisation_and_compatibility_equals_the_numpy_path(
 def test_any_number_of_channels_equals_the_numpy_path(channels: int, kind: Any) -> None:
     logits, image, _ = scene(20, 26, 4)
     wide = np.concatenate([image] * 4, axis=2)[:, :, :channels].astype(kind)
-    params = dataclasses.replace(PARAMS, appearance_sigma_rgb=tuple(10.0 + c for c in range(channels)))
+    params = msgspec.structs.replace(PARAMS, appearance_sigma_rgb=tuple(10.0 + c for c in range(channels)))
     q = crf.mean_field(logits, wide, params)
     np.testing.assert_allclose(q, oracle.run(make_job(logits, wide, params)).probabilities, atol=REST)
 
@@ -162,7 +162,7 @@ def test_instruction_sets_agree_and_threads_are_equal_to_the_bit() -> None:
 def test_a_workspace_changes_nothing_whatever_it_did_before() -> None:
     cases = [scene(h, w, c, seed=h) for h, w, c in ((40, 60, 5), (33, 47, 12), (40, 60, 5), (7, 5, 40))]
     with crf.Workspace() as space:
-        for params in (PARAMS, NARROW, dataclasses.replace(PARAMS, iterations=1)):
+        for params in (PARAMS, NARROW, msgspec.structs.replace(PARAMS, iterations=1)):
             for logits, image, _ in cases:
                 for threads in (1, 3):
                     for quality in ("exact", "fast"):
@@ -206,7 +206,7 @@ def test_wrong_arrays_are_refused_with_a_sentence() -> None:
     full_of = np.full_like(logits, -np.inf)
     bright = image.astype(np.float32)
     bright[0, 0, 0] = np.inf
-    fine = dataclasses.replace(PARAMS, appearance_sigma_xy=1e-9)
+    fine = msgspec.structs.replace(PARAMS, appearance_sigma_xy=1e-9)
     cases: list[tuple[str, Any, Any, Any]] = [
         ("NaN", nan, image, PARAMS),
         ("NaN or infinity", full_of, image, PARAMS),
@@ -215,9 +215,9 @@ def test_wrong_arrays_are_refused_with_a_sentence() -> None:
         ("larger than the picture", logits, image[:8], PARAMS),
         ("wanted, got", logits[0], image, PARAMS),
         ("uint8 or float32", logits, image.astype(np.int64), PARAMS),
-        ("above 0", logits, image, dataclasses.replace(PARAMS, smoothness_sigma=-1)),
-        ("does not fit 3 classes", logits, image, dataclasses.replace(PARAMS, compatibility=(1.0, 2.0))),
-        ("3 channels", logits, image, dataclasses.replace(PARAMS, appearance_sigma_rgb=(1.0, 2.0))),
+        ("above 0", logits, image, msgspec.structs.replace(PARAMS, smoothness_sigma=-1)),
+        ("does not fit 3 classes", logits, image, msgspec.structs.replace(PARAMS, compatibility=(1.0, 2.0))),
+        ("3 channels", logits, image, msgspec.structs.replace(PARAMS, appearance_sigma_rgb=(1.0, 2.0))),
         ("pairwise terms", logits, image, []),
     ]
     for sentence, scores, picture, params in cases:

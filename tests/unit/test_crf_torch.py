@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -28,9 +28,9 @@ def test_tensors_on_the_cpu_give_what_arrays_give(
     normalisation: crf.Normalisation, compatibility: Any
 ) -> None:
     logits, image, _ = scene(24, 30, 3)
-    params = dataclasses.replace(PARAMS, normalisation=normalisation, compatibility=compatibility)
+    params = msgspec.structs.replace(PARAMS, normalisation=normalisation, compatibility=compatibility)
     if normalisation == crf.Normalisation.NONE:
-        params = dataclasses.replace(params, smoothness_weight=0.02, appearance_weight=0.02)
+        params = msgspec.structs.replace(params, smoothness_weight=0.02, appearance_weight=0.02)
     np.testing.assert_allclose(run(logits, image, params), crf.mean_field(logits, image, params), atol=1e-4)
 
 

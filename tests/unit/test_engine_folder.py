@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 from streamseg.config import EngineConfig
+from streamseg.crf import CrfParams
 from streamseg.inference.folder import kept_settings, write_spec
 from streamseg.inference.select import load_engine
-from streamseg.inference.spec import CrfDefaults, read_spec
+from streamseg.inference.spec import read_spec
 from tools.demo import draw_scene
 
 
 def test_a_specification_is_read_as_it_was_written(tiny_engine: Path, tmp_path: Path) -> None:
     spec = read_spec(tiny_engine)
-    spec = msgspec.structs.replace(spec, licence='a "quoted" one, ä', crf=CrfDefaults(iterations=7))
+    spec = msgspec.structs.replace(spec, licence='a "quoted" one, ä', crf=CrfParams(iterations=7))
     write_spec(tmp_path, spec)
     assert read_spec(tmp_path) == spec
 
@@ -31,7 +32,7 @@ def test_writing_an_engine_again_keeps_its_crf_and_its_thin_classes(
     chosen = tuple(
         msgspec.structs.replace(entry, thin=entry.name in ("red", "gone")) for entry in new.classes
     )
-    write_spec(tmp_path, msgspec.structs.replace(new, crf=CrfDefaults(iterations=3), classes=chosen))
+    write_spec(tmp_path, msgspec.structs.replace(new, crf=CrfParams(iterations=3), classes=chosen))
     kept = kept_settings(tmp_path, msgspec.structs.replace(new, licence="another"))
     assert kept.crf.iterations == 3
     assert [entry.name for entry in kept.classes if entry.thin] == ["red"]

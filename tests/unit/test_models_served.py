@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from streamseg.config import EngineConfig
+from streamseg.crf import CrfParams
 from streamseg.inference.backends.torch_graph import GraphModule
 from streamseg.inference.select import load_engine
 from streamseg.inference.spec import read_spec
@@ -146,7 +147,7 @@ def test_torch_and_onnx_runtime_agree_for_the_other_networks(name: str, tmp_path
 def test_largefov_at_full_width_becomes_an_engine_that_runs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = NETWORKS["deeplab-v1-largefov"].build().eval()
-    crf = {"appearance_weight": 4.0, "appearance_sigma_xy": 121.0, "iterations": 10}
+    crf = CrfParams(appearance_weight=4.0, appearance_sigma_xy=121.0, iterations=10)
     folder = write_engine(network, "deeplab-v1-largefov", tmp_path / "largefov", crf=crf)
     assert sorted(p.name for p in folder.iterdir()) == ["engine.toml", "model.onnx"]
     spec = read_spec(folder)

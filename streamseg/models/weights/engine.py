@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
 
+from streamseg.crf.params import CrfParams
 from streamseg.inference.folder import FP32, INT8, kept_settings, weights_of, write_spec
-from streamseg.inference.spec import ClassEntry, CrfDefaults, EngineSpec, Normalisation
+from streamseg.inference.spec import ClassEntry, EngineSpec, Normalisation
 from streamseg.models.onnx_graph import export_onnx
 from streamseg.models.served import Served
 from streamseg.models.weights.sources import SOURCES
@@ -20,7 +20,7 @@ def write_engine(
     name: str,
     out: Path,
     *,
-    crf: Mapping[str, float] | None = None,
+    crf: CrfParams | None = None,
     licence: str | None = None,
 ) -> Path:
     """Write the engine `out` (its name is the folder's) of `module`, the zoo's `name`, and give its folder.
@@ -47,7 +47,7 @@ def write_engine(
         classes=tuple(ClassEntry(name=label, colour=colour) for label, colour in VOC21.items()),
         size_multiple=entry.size_multiple,
         output_stride=entry.output_stride,
-        crf=CrfDefaults(**(crf or {})),  # type: ignore[arg-type]
+        crf=crf or CrfParams(),
     )
     write_spec(out, kept_settings(out, spec))
     return out
