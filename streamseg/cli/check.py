@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from streamseg.config import load_config
+from streamseg.inference.spec import find_engine, read_weights
 
 
 @click.command()
@@ -14,7 +15,6 @@ from streamseg.config import load_config
 def command(config: Path) -> None:
     """Check CONFIG.toml: every key and value, and that its engine is here, whole, and can be run here."""
     from streamseg.inference.select import choices
-    from streamseg.inference.spec import find_engine, read_weights
 
     loaded = load_config(config)
     folder, spec = find_engine(loaded.engine.name)

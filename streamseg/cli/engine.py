@@ -10,7 +10,6 @@ import msgspec
 
 from streamseg.cli.settings import as_json, given, options_from
 from streamseg.config import EngineConfig, Precision, build_settings
-from streamseg.inference.select import plan_to_build
 from streamseg.inference.spec import find_engine, list_engines, read_weights
 
 
@@ -69,6 +68,7 @@ def build(name: str, sm: str, beside: bool, again: bool, **options: Any) -> None
     from streamseg.inference.plans.build import Build
     from streamseg.inference.plans.cache import PLANS
     from streamseg.inference.plans.load import ready_plan
+    from streamseg.inference.select import plan_to_build
 
     start_logging("info")
     config = build_settings(EngineConfig, {"name": name, **given(**options)})
