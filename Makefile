@@ -55,16 +55,16 @@ bench: .venv/dev
 	$(BIN)/streamseg bench pipeline --source demo: --precision int8
 	$(BIN)/streamseg bench pipeline --source demo: --realtime
 	$(BIN)/streamseg bench engine --source demo:
-	$(BIN)/streamseg bench transport
+	$(BIN)/python -m benchmarks.transport
 	$(BIN)/streamseg bench streams --precision int8 --max-batch 1 --replicas 2
-	$(BIN)/streamseg bench recorded --precision int8
-	$(BIN)/streamseg bench console --precision int8
-	$(BIN)/streamseg bench fusion
-	$(BIN)/streamseg bench refine --source demo:
-	$(BIN)/streamseg bench crf --data '$(DATA)'
+	$(BIN)/python -m benchmarks.recorded --precision int8
+	$(BIN)/python -m benchmarks.console --precision int8
+	$(BIN)/python -m benchmarks.fusion
+	$(BIN)/python -m benchmarks.refine --source demo:
+	$(BIN)/python -m benchmarks.crf --data '$(DATA)'
 
 gpu: .venv/dev
-	$(BIN)/python -m streamseg.bench.gpu --out out/gpu
+	$(BIN)/python -m benchmarks.gpu --out out/gpu
 	$(PYTEST) -m gpu tests/gpu
 
 soak: .venv/dev

@@ -1,1 +1,1 @@
-"""Measurements, each as a typed result that prints as a table or as JSON."""
+"""Measurements for users: the pipeline, engines, live streams. Each returns a typed result."""

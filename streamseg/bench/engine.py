@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import get_args
 
 import msgspec
 
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
-from streamseg.bench.zoo import is_random, kept_engine
 from streamseg.config import EngineConfig, Precision, StreamConfig
-from streamseg.errors import EngineError
+from streamseg.errors import EngineError, UsageError
 from streamseg.inference.backends.device import Cuda, cuda_device
 from streamseg.inference.backends.protocol import Engine, backend_names
+from streamseg.inference.backends.torch import torch_missing
 from streamseg.inference.infer import input_size
 from streamseg.inference.plans.verify import agreement_of
 from streamseg.inference.preprocess import make_batch
 from streamseg.inference.select import load_engine
-from streamseg.inference.spec import find_engine
+from streamseg.inference.spec import engine_folders, find_engine, read_spec
+from streamseg.models.zoo import NETWORKS
+from streamseg.runtime.files import cache_folder
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode
 from streamseg.types import U8, Size
+
+log = logging.getLogger(__name__)
+
+RANDOM = "random"  # the folder of engines with random weights, in the cache
+CALIBRATION_FRAMES = 6  # for int8 with random weights: enough to time it
 
 
 class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,3 +160,46 @@ def _installed(*packages: str) -> list[str]:
             version(package)
             found.append(package)
     return found
+
+
+def is_random(name: str) -> bool:
+    """Whether this is a network of the zoo for which no engine exists, so that it gets random weights."""
+    exists = any((folder / name / "engine.toml").is_file() for folder in engine_folders())
+    return name in NETWORKS and not exists
+
+
+def kept_engine(name: str, source: str, *, int8: bool) -> Path:
+    """The folder of a zoo network's engine with random weights; made on first use and kept in the cache.
+
+    int8: also quantise it, on frames of `source`. Takes up to minutes. Raises UsageError without torch.
+    """
+    if missing := torch_missing():
+        raise UsageError(f"{name}: no such engine; making one with random weights: {missing}")
+    folder = cache_folder(RANDOM) / name
+    if not (folder / "engine.toml").is_file():
+        log.warning("%s: making an engine with random weights in %s", name, folder)
+        random_engine(name, folder)
+    if int8 and "int8" not in read_spec(folder).weights:
+        from streamseg.training.quantise import quantise_engine
+
+        log.warning("%s: quantising it to int8", name)
+        quantise_engine(str(folder), source, most=CALIBRATION_FRAMES)
+    return folder
+
+
+def random_engine(name: str, folder: Path) -> Path:
+    """Write an engine of a zoo network with random (Kaiming) weights, which keep the activations' scale."""
+    import torch
+    from torch import nn
+
+    from streamseg.models.weights import write_engine
+    from streamseg.models.zoo import find_network
+
+    torch.manual_seed(0)
+    network = find_network(name).build().eval()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return write_engine(network, name, folder)

@@ -1,10 +1,12 @@
-"""The whole daemon, measured from outside: a subscriber in a process of its own times every mask."""
+"""The whole daemon, measured from outside: a subscriber in its own process times every mask."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import msgspec
 
@@ -17,7 +19,7 @@ from streamseg.runtime.stage import Stage
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):
-    """What the subscriber saw of one mask."""
+    """One mask as the subscriber received it."""
 
     stream: str
     n: int
@@ -36,12 +38,34 @@ class PipelineResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     fps: float  # masks per second at the subscriber, all streams
     fps_of_stream: dict[str, float]
-    refined: int | None  # refined masks received; None when nobody subscribed to them
-    lost: int  # gaps in n: published, not received
+    refined: int | None  # refined masks received; None if not subscribed to
+    lost: int  # masks that were published and not received, by gaps in n
     skipped: int  # frames a live stream skipped
     latency: Spread  # decoded frame → subscriber
     stages: dict[str, Spread]
     machine: Machine
+
+
+@contextlib.contextmanager
+def running_daemon(config: Config) -> Iterator[Daemon]:
+    """Run a daemon in a thread and yield it when it is ready; raises the error that ended it.
+
+    Builds the engine first, so that the build is not measured.
+    """
+    load_engine(config.engine).close()
+    daemon = Daemon(config)
+    thread = Stage("daemon", daemon.run, lambda _: daemon.ready.set())
+    thread.start()
+    daemon.ready.wait()
+    try:
+        if thread.error is not None:
+            raise thread.error
+        yield daemon
+    finally:
+        daemon.stop()
+        thread.join()
+    if thread.error is not None:
+        raise thread.error
 
 
 def bench_pipeline(
@@ -49,26 +73,14 @@ def bench_pipeline(
 ) -> PipelineResult:
     """Run `config` for so many seconds after a warm-up and measure; raises StreamsegError.
 
-    refined: subscribe to refined masks, too, so that the CRF runs; all times are those of revision 0.
+    refined: also subscribe to refined masks, so that the CRF runs; all times are of revision 0.
     """
-    load_engine(config.engine).close()  # what has to be built is, so that it is what is measured
-    daemon = Daemon(config)
-    thread = Stage("daemon", daemon.run, lambda _: daemon.ready.set())
-    thread.start()
-    daemon.ready.wait()
-    received: list[Received] = []
-    try:
-        if thread.error is None:
-            received = _receive(daemon.endpoint, seconds, warm_up_s, refined)
-    finally:
-        daemon.stop()
-        thread.join()
-    if thread.error is not None:
-        raise thread.error
+    with running_daemon(config) as daemon:
+        received = _receive(daemon.endpoint, seconds, warm_up_s, refined)
     refinements = sum(r.revision for r in received)
     received = [r for r in received if not r.revision]
     if not received:
-        raise StreamsegError("bench: not one mask came; give a longer --seconds, or a source that lasts")
+        raise StreamsegError("bench: received no mask; try a longer --seconds or a longer source")
     streams = sorted({r.stream for r in received})
     of = {s: [r.n for r in received if r.stream == s] for s in streams}
     stages = {k for r in received for k in r.stage_us}

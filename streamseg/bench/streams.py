@@ -1,4 +1,4 @@
-"""How many live streams this machine holds: masks of each stream, and how old they are when they are made."""
+"""How many live streams this machine can serve at a given frame rate and age of masks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import time
 
 import msgspec
 
+from streamseg.bench.pipeline import running_daemon
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
 from streamseg.config import Config
-from streamseg.daemon import Daemon
-from streamseg.inference.select import load_engine
 from streamseg.runtime.counters import StreamStats
-from streamseg.runtime.stage import Stage
 
 HELD_SHARE = 0.9
 """A stream is held when this share of its frames became masks that were young enough."""
@@ -23,7 +21,7 @@ class StreamHeld(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     fps: float  # masks published a second; none is older than max_age_ms
-    share: float  # of the frames that were due
+    share: float  # of the frames due
     held: bool
 
 
@@ -38,26 +36,19 @@ class StreamsResult(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int
     seconds: float
     masks_per_s: float  # of all streams
-    capacity: int  # streams of that rate that the same masks would have served in full
-    cpu_ms_a_mask: float  # of all threads; unlike times on the clock it hardly depends on other programs
-    cpu_share: float  # of all cores that we were given
+    capacity: int  # streams of that rate that as many masks would serve in full
+    cpu_ms_a_mask: float  # of all threads; depends little on other programs
+    cpu_share: float  # of the cores available to this process
     drops: dict[str, int]  # by cause
     stages: dict[str, Spread]  # over the streams: the median of each
     streams_held: list[StreamHeld]
-    load: float  # average number of programs that wanted a core, ours included
+    load: float  # the system's load average over one minute
     machine: Machine
 
 
 def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float = 5.0) -> StreamsResult:
     """Run live streams with max_age_ms for so many seconds after a warm-up; raises StreamsegError."""
-    load_engine(config.engine).close()  # what has to be built is, so that it is what is measured
-    daemon = Daemon(config)
-    thread = Stage("daemon", daemon.run, lambda _: daemon.ready.set())
-    thread.start()
-    daemon.ready.wait()
-    try:
-        if thread.error is not None:
-            raise thread.error
+    with running_daemon(config) as daemon:
         assert daemon.pipeline is not None
         stats = daemon.pipeline.stats
         time.sleep(warm_up_s)
@@ -67,9 +58,6 @@ def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float =
         cpu_s = time.process_time() - begun_cpu_s
         medians = {name: stream.stage_medians_us() for name, stream in stats.all().items()}
         load = os.getloadavg()[0]
-    finally:
-        daemon.stop()
-        thread.join()
     streams = []
     drops: dict[str, int] = {}
     for name, (published, dropped) in after.items():

@@ -29,7 +29,7 @@ COMMANDS = {
     "model": "List networks, fetch their published weights, make engines of them.",
     "train": "Train a network on a folder of images and labels.",
     "eval": "Score an engine on images with ground truth.",
-    "bench": "Measure the pipeline, engines and transport.",
+    "bench": "Measure the pipeline, engines and live streams.",
     "doctor": "Tell what works here, and what installs the rest.",
 }
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamseg.bench.engine import bench_engines
-from streamseg.bench.gpu import BARS, INPUT, NETWORK
-from streamseg.bench.zoo import random_engine
+from benchmarks.gpu import BARS, INPUT, NETWORK
+from streamseg.bench.engine import bench_engines, random_engine
 from streamseg.config import BackendName, EngineConfig, Precision
 from streamseg.inference.backends.device import Cuda, cuda_device
 from streamseg.inference.backends.protocol import backend_of

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamseg.bench.gpu_route import street_clip
+from benchmarks.gpu_route import street_clip
 from streamseg.client import subscribe
 from streamseg.config import EngineConfig, StreamConfig
 from streamseg.inference.preprocess import make_batch

@@ -49,7 +49,12 @@ NOT_RUN = {
 }
 
 # Commands that take long: run by make soak.
-LONG = ("streamseg bench ", "streamseg eval --engine camvid-slim", "streamseg eval --data $CAMVID")
+LONG = (
+    "streamseg bench ",
+    "python -m benchmarks.",
+    "streamseg eval --engine camvid-slim",
+    "streamseg eval --data $CAMVID",
+)
 
 # Documents of which everything takes long.
 LONG_DOCUMENTS = ("docs/recorded.md", "docs/training.md")

@@ -124,6 +124,7 @@ class Reader:
             (self.folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(self.folder / "street.mp4", self.folder / name)
         shutil.copytree(ROOT / "examples", self.folder / "examples")
+        (self.folder / "benchmarks").symlink_to(ROOT / "benchmarks")
         shutil.copytree(ROOT / "engines", self.folder / "engines")  # which --tune-crf writes into
         (self.folder / "configs").mkdir()
         for path in (ROOT / "configs").glob("*.toml"):

@@ -15,8 +15,8 @@ import numpy as np
 import psutil
 import pytest
 
+from benchmarks.crf import reference_available, run_reference
 from streamseg import crf
-from streamseg.bench.crf import reference_available, run_reference
 from streamseg.crf import native
 from streamseg.crf.job import make_job
 from streamseg.errors import CrfError

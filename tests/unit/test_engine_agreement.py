@@ -114,7 +114,7 @@ def test_the_table_shows_every_form_and_why_others_are_missing(tiny_engine: Path
 def test_a_network_without_weights_is_made_once_with_random_ones_and_the_table_says_so(
     tiny_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import streamseg.bench.zoo as zoo
+    import streamseg.bench.engine as zoo
 
     made: list[str] = []
 

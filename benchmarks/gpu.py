@@ -1,8 +1,8 @@
 """What a CUDA GPU does, in one command: the dense CRF, from NVDEC to labels, LargeFOV on every backend.
 
-python -m streamseg.bench.gpu --out FOLDER writes gpu.json and gpu.md there. What needs no build comes first,
-and both files are written after each part: what ends it early leaves what was measured. The networks' weights
-are random where times do not depend on them. It has not been run on hardware yet.
+python -m benchmarks.gpu --out FOLDER writes gpu.json and gpu.md there. What needs no build comes first, and
+both files are written after each part, so an early end keeps what was measured. Weights are random where
+times do not depend on them. It has not been run on hardware yet.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from streamseg.bench.engine import EngineResult, bench_engines
-from streamseg.bench.gpu_route import RouteResult, bench_route, street_clip
+from benchmarks.gpu_route import RouteResult, bench_route, street_clip
+from streamseg.bench.engine import EngineResult, bench_engines, random_engine
 from streamseg.bench.summary import Spread, spread_of
-from streamseg.bench.zoo import random_engine
 from streamseg.config import EngineConfig, Precision
 from streamseg.errors import StreamsegError, UsageError
 from streamseg.inference.backends.device import cuda_device
@@ -51,13 +50,13 @@ def bench_gpu(
     precisions: Sequence[Precision] = PRECISIONS,
     repeats: int = 100,
 ) -> GpuResult:
-    """Measure; `done` hears what there is after each part. Raises UsageError without a GPU.
+    """Measure; calls `done` with the result so far after each part. Raises UsageError without a GPU.
 
     Takes minutes, since plans are built: about one for each precision of aoti, and more for TensorRT.
     """
     found = cuda_device()
     if isinstance(found, str):
-        raise UsageError(f"there is nothing to measure: {found}")
+        raise UsageError(f"nothing to measure: {found}")
     result = GpuResult(gpu=f"{found.name}, {found.sm}, CUDA {found.driver}")
     with tempfile.TemporaryDirectory() as folder:
         engine = random_engine(NETWORK, Path(folder) / "largefov")
@@ -78,8 +77,7 @@ def bench_gpu(
             try:
                 measured = measure()
             except (StreamsegError, RuntimeError) as error:
-                told = " ".join(str(error).split())[:300]
-                measured = {"left_out": {name: told}}
+                measured = {"left_out": {name: " ".join(str(error).split())[:300]}}
             for field, value in measured.items():
                 before = getattr(result, field)
                 whole = before + value if isinstance(before, list) else {**before, **value}
@@ -123,7 +121,10 @@ def table_of(result: GpuResult) -> str:
             f"| {row.agreement} | {row.max_difference:.2g} |"
         )
     if result.routes:
-        lines += ["", "| decoded by NVDEC → labels of the frame's size here | frame | picture stays, p50 ms "]
+        lines += [
+            "",
+            "| decoded by NVDEC → labels of the frame's size on the host | frame | picture stays, p50 ms ",
+        ]
         lines[-1] += "| by memory, p50 ms | ratio | NVDEC, p50 ms | same labels, % |"
         lines += ["|---|---|---|---|---|---|---|"]
     for route in result.routes:
@@ -174,8 +175,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/gpu"))
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--repeats", type=int, default=100)
-    asked = parser.parse_args()
-    out: Path = asked.out
+    args = parser.parse_args()
+    out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
 
     def write(result: GpuResult) -> None:
@@ -183,7 +184,7 @@ def main() -> None:
         (out / "gpu.md").write_text(table_of(result))
 
     try:
-        print(table_of(bench_gpu(write, asked.precisions, asked.repeats)), end="")
+        print(table_of(bench_gpu(write, args.precisions, args.repeats)), end="")
     except UsageError as error:
         sys.exit(str(error))
 

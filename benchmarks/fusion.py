@@ -1,4 +1,4 @@
-"""What fusion costs a frame: CPU time of one thread, beside that of a mask without it, on the same frames."""
+"""What fusion costs a frame: CPU time of one thread with and without it, on the same frames."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import itertools
 import time
 from threading import Event
 
+import click
 import msgspec
 
+from benchmarks import print_json, run_command
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
+from streamseg.cli.settings import as_json
 from streamseg.config import CrfConfig, EngineConfig, StreamConfig
 from streamseg.errors import StreamsegError
 from streamseg.inference.infer import infer
@@ -24,7 +27,7 @@ EVERY, DELAY = 5, 2  # a keyframe each so many frames, refined so many frames la
 
 
 class FusionResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Milliseconds of CPU time from scores to labels."""
+    """Milliseconds of CPU time from logits to labels."""
 
     engine: str
     plain: Spread
@@ -44,26 +47,26 @@ def bench_fusion(config: EngineConfig, source: str, count: int = 60) -> FusionRe
         answers = {}
         played = frames(StreamConfig(source=source, loop=True), "bench", Event(), lambda event: None)
         for index, frame in enumerate(itertools.islice(played, count)):
-            (scores,) = infer(engine, [frame])
+            (logits,) = infer(engine, [frame])
             keyframe = index % EVERY == 0
             if keyframe:
-                picture = scale_picture(frame.rgb, scores.geometry.input_size)
-                posterior = refine_picture(setup, scores.array, picture)
+                picture = scale_picture(frame.rgb, logits.geometry.input_size)
+                posterior = refine_picture(setup, logits.array, picture)
                 answers[index + DELAY] = (frame, posterior.log_probabilities)
             begun = time.thread_time()
-            labels_from_logits(scores.array, frame.size)
+            labels_from_logits(logits.array, frame.size)
             between = time.thread_time()
             if index in answers:
                 of, refined = answers.pop(index)
                 assert refined is not None
                 fusion.refine(of.epoch, of.seq, refined)
-            fusion.step(scores, keyframe=keyframe).labels(frame.size)
+            fusion.step(logits, keyframe=keyframe).labels(frame.size)
             plain_ms.append(1000 * (between - begun))
             fused_ms.append(1000 * (time.thread_time() - between))
     finally:
         engine.close()
     if len(fused_ms) <= WARM_UP:
-        raise StreamsegError(f"bench: {source} gave {len(fused_ms)} frames, which are too few")
+        raise StreamsegError(f"{source}: {len(fused_ms)} frames are too few; must be more than {WARM_UP}")
     plain, fused = spread_of(plain_ms[WARM_UP:]), spread_of(fused_ms[WARM_UP:])
     return FusionResult(
         engine=engine.info.id,
@@ -72,3 +75,22 @@ def bench_fusion(config: EngineConfig, source: str, count: int = 60) -> FusionRe
         costs_ms=round(fused.p50_ms - plain.p50_ms, 3),
         machine=this_machine("numpy", "opencv-python-headless"),
     )
+
+
+@click.command()
+@click.option("--source", default="demo:", help="Where the frames come from.")
+@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@click.option("--frames", type=click.IntRange(10), default=60, help="How many frames.")
+@as_json
+def command(source: str, name: str, frames: int, as_json: bool) -> None:
+    """What fusion costs a frame: CPU time of one thread from logits to labels, with it and without."""
+    result = bench_fusion(EngineConfig(name=name), source, frames)
+    if as_json:
+        return print_json(result)
+    for what, times in {"plain": result.plain, "fused": result.fused}.items():
+        click.echo(f"{what:6} p50 {times.p50_ms:.2f} ms   p95 {times.p95_ms:.2f} ms of CPU time")
+    click.echo(f"fusion costs {result.costs_ms:.2f} ms a frame")
+
+
+if __name__ == "__main__":
+    run_command(command)

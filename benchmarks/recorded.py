@@ -1,4 +1,4 @@
-"""A recorded job against its slowest step alone: how much of it the rest leaves over."""
+"""A recorded job beside its slowest step alone: what share of that speed a whole job reaches."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Event
+from typing import Any
 
+import click
 import msgspec
 
+from benchmarks import or_dash, print_json, run_command
 from streamseg.bench.summary import Machine, this_machine
-from streamseg.config import EngineConfig
+from streamseg.cli.bench import show_table
+from streamseg.cli.settings import as_json, given, options_from
+from streamseg.config import EngineConfig, build_settings
 from streamseg.errors import UsageError
 from streamseg.inference.backends.protocol import Engine
 from streamseg.inference.infer import infer
@@ -144,5 +149,36 @@ def _job(one: Input, config: ProcessConfig, engines: list[Engine], cluster: Clus
         place = Place(Path(out), one.stem)
         job = FileJob(one, place, config, engines, lambda event: None, False, Event(), cluster)
         finished = job.run()
-    assert finished is not None, "nobody stops it"
+    assert finished is not None, "nothing stops it"
     return finished.manifest.masks
+
+
+@click.command()
+@click.option("--source", default="demo:", help="The video to process.")
+@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@options_from(EngineConfig, "precision", "threads")
+@click.option("--part-frames", default=256, help="Frames of a part.")
+@click.option("--on", metavar="ray[://HOST:PORT]", help="Also measure the job on a Ray cluster.")
+@click.option("--rounds", type=click.IntRange(1), default=3, help="How often each form is measured.")
+@as_json
+def command(source: str, part_frames: int, on: str | None, rounds: int, as_json: bool, **engine: Any) -> None:
+    """`streamseg process` beside its slowest step alone, all forms by turns in one run."""
+    config = build_settings(EngineConfig, given(**engine))
+    result = bench_recorded(config, source, rounds, part_frames, on)
+    if as_json:
+        return print_json(result)
+    click.echo(f"{result.engine}, {result.frames} frames, {result.machine.cores} cores")
+    show_table(
+        ("", "frames/s", "of infer, %", "CPU ms", "of infer, %"),
+        (
+            (
+                row.form, f"{row.fps:.1f}", f"{100 * row.of_infer:.1f}", or_dash(row.cpu_ms, ".2f"),
+                or_dash(None if row.of_infer_cpu is None else 100 * row.of_infer_cpu, ".1f"),
+            )
+            for row in result.forms
+        ),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_command(command)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import click
 import cv2
 import msgspec
 import numpy as np
 
+from benchmarks import or_dash, print_json, run_command
 from streamseg import crf
 from streamseg.bench.summary import Machine, this_machine
+from streamseg.cli.bench import show_table
+from streamseg.cli.settings import as_json
 from streamseg.config import EngineConfig
 from streamseg.crf.job import Job, make_job
 from streamseg.crf.params import QUALITIES, CrfParams
@@ -40,7 +45,7 @@ class CrfRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CrfResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The table of `streamseg bench crf`."""
+    """The table of `python -m benchmarks.crf`."""
 
     size: tuple[int, int]
     classes: int
@@ -67,7 +72,7 @@ def bench_crf(
     pydensecrf is not installed (then there is no factor).
     """
     if not logits or len(logits) != len(images) or (labels is not None and len(labels) != len(images)):
-        raise UsageError("bench crf: as many logits as pictures (and labels) are wanted, and at least one")
+        raise UsageError("logits, images and labels must be equally many, at least one")
     rows: list[CrfRow] = []
     for name in presets:
         rows += _rows_of(name, logits, images, threads, repeats, labels)
@@ -232,3 +237,54 @@ def _more(count: int, size: tuple[int, ...]) -> list[F32]:
     return [
         np.asarray(cv2.resize(c, size[::-1], interpolation=cv2.INTER_CUBIC), np.float32)[None] for c in coarse
     ]
+
+
+@click.command()
+@click.option("--engine", "name", default=EngineConfig().name, help="The engine whose logits are refined.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="A folder with images/ and labels/."
+)
+@click.option("--pictures", type=click.IntRange(1), default=4, help="How many of its images.")
+@click.option("--size", type=int, nargs=2, help="Scale the images to this (height, width).")
+@click.option(
+    "--classes", type=click.IntRange(1, 256), help="Add random classes to the engine's, up to this number."
+)
+@click.option("--threads", type=int, multiple=True, default=(1, 2), help="CPU threads; may be repeated.")
+@click.option("--repeats", type=click.IntRange(1), default=5, help="Runs of each form; the fastest counts.")
+@as_json
+def command(
+    name: str,
+    data: Path,
+    pictures: int,
+    size: tuple[int, int] | None,
+    classes: int | None,
+    threads: tuple[int, ...],
+    repeats: int,
+    as_json: bool,
+) -> None:
+    """Every quality of the dense CRF beside pydensecrf, if that is installed, in one run."""
+    logits, images, labels = crf_pictures(name, data, pictures, size, classes)
+    result = bench_crf(logits, images, threads=threads, repeats=repeats, labels=labels)
+    if as_json:
+        return print_json(result)
+    height, width = result.size
+    click.echo(
+        f"{width}x{height}, {result.classes} classes, {result.pictures} images, {result.machine.processor}"
+    )
+    for preset, rows in itertools.groupby(result.rows, key=lambda row: row.preset):
+        click.echo(f"\n{preset}")
+        show_table(
+            ("quality", "threads", "ms", "factor", "of CPU", "agreement %", "mean |ΔQ|", "mIoU"),
+            (
+                (
+                    row.quality, str(row.threads), f"{row.ms:.1f}", or_dash(row.factor, ".1f"),
+                    or_dash(row.cpu_factor, ".1f"), or_dash(row.agreement, ".3f"),
+                    or_dash(row.mean_difference, ".1e"), or_dash(row.miou, ".2f"),
+                )
+                for row in rows
+            ),
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_command(command)

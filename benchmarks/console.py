@@ -11,15 +11,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 
+from benchmarks import print_json, run_command
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
+from streamseg.cli.settings import as_json, options_from
 from streamseg.client.control import ControlClient
-from streamseg.config import EngineConfig
+from streamseg.config import EngineConfig, Precision
 from streamseg.errors import StreamsegError, UsageError
 from streamseg.net.control_sockets import one_running
 from streamseg.web.setup import missing_extra
@@ -53,7 +56,7 @@ class CostResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def bench_wall(tiles: int, fps: float, seconds: float, engine: EngineConfig) -> WallResult:
-    """Show so many demo streams for so long; raises UsageError without a browser."""
+    """Show demo streams for so many seconds; raises UsageError without a browser."""
     streams = {f"s{i}": f"realtime = true\nmax_fps = {fps}" for i in range(tiles)}
     with _browser() as browser, _daemon(streams, engine) as (url, control):
         page = browser.new_page(viewport={"width": 1600, "height": 1400})
@@ -82,7 +85,7 @@ def bench_wall(tiles: int, fps: float, seconds: float, engine: EngineConfig) -> 
 
 
 def bench_cost(turns: int, seconds: float, engine: EngineConfig) -> CostResult:
-    """The daemon's throughput with nobody looking, a browser, and a reader that draws nothing, by turns."""
+    """The daemon's throughput with the console closed, in a browser, and with a reader that draws nothing."""
     closed: list[float] = []
     opened: dict[str, list[float]] = {"browser": [], "reader": []}
     shown: dict[str, list[float]] = {"browser": [], "reader": []}
@@ -124,20 +127,20 @@ def bench_cost(turns: int, seconds: float, engine: EngineConfig) -> CostResult:
 
 
 class _Reader:
-    """A page elsewhere: takes the frames of one tile as a browser does, and draws nothing."""
+    """Stands for a page on another machine: takes the frames of one tile as a browser does, draws nothing."""
 
     def __init__(self, url: str) -> None:
         self.frames = 0
         self._url = url
 
     def __enter__(self) -> _Reader:
-        self._over = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._read()), daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stop.set()
         self._thread.join()
 
     async def _read(self) -> None:
@@ -145,7 +148,7 @@ class _Reader:
 
         async with aiohttp.ClientSession() as session, session.ws_connect(f"{self._url}link") as sock:
             await sock.send_json({"say": "watch", "tiles": {"s0": {"width": 640}}})
-            while not self._over.is_set():
+            while not self._stop.is_set():
                 message = await sock.receive()
                 if message.type is aiohttp.WSMsgType.BINARY and b'"kind":"picture"' in message.data[:64]:
                     self.frames += 1
@@ -154,7 +157,7 @@ class _Reader:
 
 @contextlib.contextmanager
 def _daemon(streams: dict[str, str], engine: EngineConfig) -> Iterator[tuple[str, ControlClient]]:
-    """A daemon with a console in a process of its own; its address and its control socket."""
+    """A daemon with a console, in a process of its own; yields the console's address and a control client."""
     if missing := missing_extra():
         raise UsageError(missing)
     tables = "".join(
@@ -175,7 +178,7 @@ def _daemon(streams: dict[str, str], engine: EngineConfig) -> Iterator[tuple[str
             url = next((line.split()[-1] for line in process.stderr if "the console is at" in line), "")
             if not url:
                 raise StreamsegError("the daemon ended before its console listened")
-            threading.Thread(target=process.stderr.read, daemon=True).start()  # else it would wait for us
+            threading.Thread(target=process.stderr.read, daemon=True).start()  # so that the pipe never fills
             with ControlClient(one_running(str(process.pid)), timeout_s=START_WITHIN_S) as control:
                 _wait(lambda: control.status().state == "running")
                 yield url, control
@@ -213,9 +216,50 @@ def _drawn(page: Any) -> dict[str, int]:
     return dict(page.evaluate(script))
 
 
-def _wait(true: Any) -> None:
+def _wait(condition: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + START_WITHIN_S
-    while not true():
+    while not condition():
         if time.monotonic() > deadline_s:
             raise StreamsegError(f"nothing was shown within {START_WITHIN_S:g} s")
         time.sleep(0.1)
+
+
+@click.command()
+@click.option("--tiles", type=click.IntRange(1, 64), default=9, help="Streams on the wall.")
+@click.option("--fps", type=click.FloatRange(0.1), default=8.0, help="Frames a second of each.")
+@click.option("--turns", type=click.IntRange(0), default=4, help="Turns of the second part.")
+@options_from(EngineConfig, "precision", "input_size")
+@click.option("--seconds", type=click.FloatRange(1), default=15.0, help="How long the wall is measured.")
+@as_json
+def command(
+    tiles: int,
+    fps: float,
+    turns: int,
+    seconds: float,
+    precision: Precision,
+    input_size: tuple[int, int] | None,
+    as_json: bool,
+) -> None:
+    """The web console in headless Chromium: a wall of streams, and what one costs a busy daemon.
+
+    A smaller --input-size makes the engine faster; the console still gets the same pictures and masks.
+    """
+    engine = EngineConfig(precision=precision, input_size=input_size)
+    wall = bench_wall(tiles, fps, seconds, engine)
+    cost = bench_cost(turns, seconds / 3, engine) if turns else None
+    if as_json:
+        return print_json({"wall": wall, "cost": cost})
+    click.echo(
+        f"{wall.tiles} tiles of {wall.fps:g} fps: {wall.published_fps} masks/s, {wall.shown_fps} shown/s "
+        f"({wall.shown_share:.1%}, the least {wall.least_share:.1%})\n"
+        f"age when drawn, ms: p50 {wall.age.p50_ms:.0f}, p95 {wall.age.p95_ms:.0f}, p99 {wall.age.p99_ms:.0f}"
+    )
+    if cost is not None:
+        click.echo(f"one stream as fast as it goes: {cost.closed_fps} masks/s with the console closed")
+        for who, ratio in cost.ratio.items():
+            click.echo(f"  {who}: {cost.open_fps[who]} masks/s ({ratio:.1%}), {cost.shown_fps[who]} shown/s")
+    click.echo(wall.machine.processor)
+
+
+if __name__ == "__main__":
+    run_command(command)

@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from benchmarks.crf import CrfResult, bench_crf, reference_available
 from streamseg import crf
-from streamseg.bench.crf import CrfResult, bench_crf, reference_available
 from streamseg.errors import UsageError
 from tests.crf_scenes import scene
 
@@ -36,9 +36,9 @@ def test_every_quality_is_timed_beside_the_reference() -> None:
     assert msgspec.json.decode(msgspec.json.encode(result), type=CrfResult) == result
 
 
-def test_lists_that_do_not_fit_are_refused() -> None:
+def test_lists_of_different_lengths_are_refused() -> None:
     logits, image, _ = scene(16, 16, 3)
-    with pytest.raises(UsageError, match="as many"):
+    with pytest.raises(UsageError, match="equally many"):
         bench_crf([logits], [image, image])
-    with pytest.raises(UsageError, match="as many"):
+    with pytest.raises(UsageError, match="equally many"):
         bench_crf([], [])

@@ -1,12 +1,10 @@
-"""What it costs to pack masks and to send them: encodings on label maps, and the way to a subscriber."""
+"""What encoding and sending masks costs: encodings on label maps, and the latency to a subscriber."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import json
-import subprocess
-import sys
 import tempfile
 import time
 import zlib
@@ -16,12 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+import click
 import cv2
 import msgspec
 import numpy as np
 import zstandard
 
+from benchmarks import print_json, run_command
+from benchmarks.subscriber import start
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
+from streamseg.cli.bench import show_table
+from streamseg.cli.settings import as_json
 from streamseg.config import PublishConfig
 from streamseg.errors import UsageError
 from streamseg.publish import Publisher
@@ -54,11 +57,11 @@ class LatencyRow(msgspec.Struct, frozen=True, kw_only=True):
     encoding: str
     size: Size
     bytes: int
-    latency: Spread  # from just before sending to the labels in the reader's hands
+    latency: Spread  # from just before sending until the subscriber has the labels
 
 
 class TransportResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The tables of `streamseg bench transport`."""
+    """The tables of `python -m benchmarks.transport`."""
 
     labels: str
     encodings: list[EncodingRow]
@@ -158,19 +161,20 @@ def _latency_row(
 ) -> LatencyRow:
     with tempfile.TemporaryDirectory() as folder:
         endpoint = "tcp://127.0.0.1:*" if transport == "tcp" else f"ipc://{folder}/masks"
-        with Publisher(PublishConfig(endpoint=endpoint, encoding=encoding)) as publisher:
-            command = [sys.executable, "-m", "streamseg.bench.reader", publisher.endpoint, str(count)]
-            with subprocess.Popen(command, stdout=subprocess.PIPE) as reader:
-                try:
-                    publisher.wait_wanted("mask", "bench", 60)
-                    seq, due = 0, time.monotonic()
-                    while reader.poll() is None:
-                        publisher.put(_mask(seq, labels[seq % len(labels)]))
-                        seq, due = seq + 1, max(due + 1 / fps, time.monotonic() - 0.1)
-                        time.sleep(max(0.0, due - time.monotonic()))
-                finally:
-                    reader.kill()
-                out = reader.stdout.read() if reader.stdout else b""
+        with (
+            Publisher(PublishConfig(endpoint=endpoint, encoding=encoding)) as publisher,
+            start("delays", publisher.endpoint, count) as reader,
+        ):
+            try:
+                publisher.wait_wanted("mask", "bench", 60)
+                seq, due = 0, time.monotonic()
+                while reader.poll() is None:
+                    publisher.put(_mask(seq, labels[seq % len(labels)]))
+                    seq, due = seq + 1, max(due + 1 / fps, time.monotonic() - 0.1)
+                    time.sleep(max(0.0, due - time.monotonic()))
+            finally:
+                reader.kill()
+            out = reader.stdout.read() if reader.stdout else b""
     return LatencyRow(
         transport=transport,
         encoding=encoding,
@@ -197,7 +201,7 @@ def _folder_labels(folder: Path, count: int) -> list[U8]:
     for path in paths[:: max(1, len(paths) // count)][:count]:
         picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         if picture is None:
-            raise UsageError(f"{path}: is no picture")
+            raise UsageError(f"{path}: is not an image")
         found.append(np.ascontiguousarray(picture, np.uint8))
     return found
 
@@ -206,3 +210,41 @@ def _ratio(times: Sequence[float], base: Sequence[float], repeats: int) -> float
     """Of the best time of each map, since a busy machine only ever adds to a time."""
     best, best_base = (float(np.reshape(t, (repeats, -1)).min(0).sum()) for t in (times, base))
     return round(best / best_base, 2)
+
+
+@click.command()
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="A folder of label maps (PNG); unset: the demo clip's."
+)
+@as_json
+def command(labels: Path | None, as_json: bool) -> None:
+    """Compare encodings, and measure the latency from publishing to a subscriber in another process."""
+    result = bench_transport(labels)
+    if as_json:
+        return print_json(result)
+    click.echo(f"label maps: {result.labels}\n")
+    show_table(
+        ("encoding", "size", "bytes", "encode p50 ms", "decode p50 ms"),
+        (
+            (
+                row.encoding if row.ours else f"({row.encoding})", f"{row.size[1]}x{row.size[0]}",
+                f"{row.bytes:,}", f"{row.encode.p50_ms:.2f}", f"{row.decode.p50_ms:.2f}",
+            )
+            for row in result.encodings
+        ),
+    )  # fmt: skip
+    click.echo()
+    show_table(
+        ("transport", "encoding", "size", "bytes", "p50 ms", "p95 ms", "p99 ms"),
+        (
+            (
+                way.transport, way.encoding, f"{way.size[1]}x{way.size[0]}", f"{way.bytes:,}",
+                f"{way.latency.p50_ms:.2f}", f"{way.latency.p95_ms:.2f}", f"{way.latency.p99_ms:.2f}",
+            )
+            for way in result.latencies
+        ),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_command(command)

@@ -30,14 +30,14 @@ WARM_UP = 10  # pictures of each form that are not counted: shapes are recorded 
 
 
 class RouteResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine on one clip. Times are of a frame, from decoded to labels of its size here."""
+    """One engine on one clip. Times are of a frame, from decoded to labels of its size on the host."""
 
     engine: str
     frame_size: Size
     stays: Spread
     by_memory: Spread
     ratio: float  # of the medians, by_memory / stays
-    decode: Spread  # of NVDEC, in either form; by memory it takes bringing and converting besides
+    decode: Spread  # of NVDEC, in either form; by memory, copying and converting come on top
     same_labels_percent: float
 
 
@@ -64,13 +64,13 @@ def bench_route(config: EngineConfig, clip: Path, frames: int = 200) -> RouteRes
                 same.append(
                     float(np.mean(_labels(engine, one)[0] == _labels(engine, one, by_memory=True)[0]))
                 )
-        there, here = spread_of(stays[WARM_UP:]), spread_of(by_memory[WARM_UP:])
+        on_device, by_host = spread_of(stays[WARM_UP:]), spread_of(by_memory[WARM_UP:])
         return RouteResult(
             engine=engine.info.id,
             frame_size=one.size,
-            stays=there,
-            by_memory=here,
-            ratio=round(here.p50_ms / there.p50_ms, 2),
+            stays=on_device,
+            by_memory=by_host,
+            ratio=round(by_host.p50_ms / on_device.p50_ms, 2),
             decode=spread_of(decoded[WARM_UP:]),
             same_labels_percent=round(100 * float(np.mean(same)), 3),
         )
@@ -81,8 +81,8 @@ def _labels(engine: Engine, frame: Frame, *, by_memory: bool = False) -> tuple[U
     begun = time.perf_counter()
     if by_memory:
         frame = dataclasses.replace(frame, picture=frame.rgb)
-    (scores,) = infer(engine, [frame])
-    labels, _ = labels_of(scores, frame.size)
+    (logits,) = infer(engine, [frame])
+    labels, _ = labels_of(logits, frame.size)
     return labels, (time.perf_counter() - begun) * 1000
 
 

@@ -9,8 +9,8 @@ import av
 import msgspec
 import pytest
 
-from streamseg.bench import gpu
-from streamseg.bench.gpu_route import bench_route, street_clip
+from benchmarks import gpu
+from benchmarks.gpu_route import bench_route, street_clip
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError, UsageError
 from streamseg.inference.backends.device import Cuda, cuda_missing
