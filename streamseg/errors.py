@@ -69,5 +69,5 @@ class TrainingError(StreamsegError, RuntimeError):
 
 
 def one_line(error: object, most: int = 300) -> str:
-    """A library's error text on one line, cut to `most` characters."""
-    return " ".join(str(error).split())[:most]
+    """A library's error text on one line, cut to `most` characters; its kind where it has no text."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from streamseg.recorded.summary import Summary
 from streamseg.recorded.tables import AreaTable, EventTable
 from streamseg.recorded.timeline import Timeline, pts_digest, to_runs
 from streamseg.recorded.tracks import Track, TrackName, read_labels, write_video
+from streamseg.runtime.files import atomic_write, sync
 from streamseg.types import LabelSet
 
 
@@ -88,7 +88,7 @@ class Finish:
             "damage": tail.damage,
             **tally.summary.result(),
         }
-        _write_whole(self._target(folder, "summary"), _json(summary))
+        atomic_write(self._target(folder, "summary"), _json(summary))
         return self._manifest(folder, tally, tail)
 
     def _tally(self) -> _Tally:
@@ -124,7 +124,7 @@ class Finish:
                 count = write_video(path, track, packets, sound)
             if count != tally.masks:
                 raise OutputError(f"{path}: {count} pictures for {tally.masks} masks; please report this")
-            _sync(path)
+            sync(path)
         return paths
 
     def _write_extras(self, folder: Path, video: Path, tally: _Tally) -> None:
@@ -210,13 +210,3 @@ class _Tally:
 
 def _json(value: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +22,9 @@ from streamseg.recorded.manifest import (
     read_manifest,
     result_bytes,
 )
-from streamseg.recorded.segments import part_path, sync_folder, whole_parts
+from streamseg.recorded.segments import part_path, whole_parts
 from streamseg.recorded.storage import Store
+from streamseg.runtime.files import atomic_write, locked, move_into_place, replaced, sync
 
 NAMES = {
     "labels": "labels.mp4",
@@ -107,9 +107,7 @@ class Place:
         for old in self.parts.iterdir():
             if old.name != "lock":
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
-        temporary = job.with_suffix(".tmp")
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(identity), indent=1))
-        temporary.rename(job)
+        atomic_write(job, msgspec.json.format(msgspec.json.encode(identity), indent=1))
         return reasons
 
     def in_the_way(self) -> list[str]:
@@ -136,13 +134,10 @@ class Place:
             if target.is_dir():
                 shutil.rmtree(target)
             os.replace(path, target)
-        sync_folder(self.out)
+        sync(self.out)
         temporary = self.parts / "manifest.tmp"
         temporary.write_bytes(manifest.encode())
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, self.manifest)
-        sync_folder(self.out)
+        move_into_place(temporary, self.manifest)
         shutil.rmtree(self.parts)
 
     def _remove_results(self) -> None:
@@ -151,7 +146,7 @@ class Place:
             return
         outputs = named_outputs(self.manifest.read_bytes())
         self.manifest.unlink()
-        sync_folder(self.out)
+        sync(self.out)
         for file in outputs:
             path = self.out / file
             if path.is_dir():
@@ -164,9 +159,9 @@ class Place:
         """Keep a second process from the same results; let go when this one ends, however it ends."""
         made = not self.parts.exists()
         self.parts.mkdir(exist_ok=True)
-        with (self.parts / "lock").open("w") as lock:
+        with ExitStack() as held:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held.enter_context(locked(self.parts / "lock", wait=False))
             except BlockingIOError:
                 raise OutputError(
                     f"{self.shown}/{self.stem}: another streamseg is working on it; wait for it, or end it"
@@ -210,9 +205,8 @@ class StoredPlace(Place):
         if data is not None and not others:
             for name in there:
                 if name.endswith(".part") and not (self.parts / name).exists():
-                    temporary = (self.parts / name).with_suffix(".tmp")
-                    self.store.get(f"{self.parts.name}/{name}", temporary)
-                    temporary.rename(self.parts / name)
+                    with replaced(self.parts / name, durable=False) as beside:
+                        self.store.get(f"{self.parts.name}/{name}", beside)
         else:
             self.store.remove(self.parts.name)
             self.store.write(job, (self.parts / "job.json").read_bytes())

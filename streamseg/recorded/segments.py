@@ -20,6 +20,7 @@ import numpy as np
 from streamseg.errors import OutputError
 from streamseg.recorded.selection import Account
 from streamseg.recorded.tracks import Packet, TrackName
+from streamseg.runtime.files import move_into_place, replaced
 from streamseg.types import U8
 
 _HEAD = struct.Struct("<BI")
@@ -92,11 +93,8 @@ class PartWriter:
             )
         self._write(_TAIL, msgspec.msgpack.encode(tail))
         self._write(_SUM, self._sum.digest())
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
-        self._temporary.rename(self.path)
-        sync_folder(self.path.parent)
+        move_into_place(self._temporary, self.path)
         return self._frames
 
     def discard(self) -> None:
@@ -142,20 +140,9 @@ def only_first(folder: Path, whole: dict[int, Tail]) -> dict[int, Tail]:
 
 def keep_part(folder: Path, index: int, data: bytes) -> Tail:
     """Commit a part that was made elsewhere; raises OutputError when it did not come whole."""
-    path = part_path(folder, index)
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        tail = _tail_of(temporary)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    temporary.rename(path)
-    sync_folder(folder)
-    return tail
+    with replaced(part_path(folder, index)) as beside:
+        beside.write_bytes(data)
+        return _tail_of(beside)
 
 
 def read_tail(folder: Path, index: int) -> Tail:
@@ -212,12 +199,3 @@ def _records(path: Path) -> Iterator[tuple[int, bytes]]:
             total.update(head)
             total.update(data)
             yield kind, data
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

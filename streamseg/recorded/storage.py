@@ -10,16 +10,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from streamseg.errors import OutputError, SourceError, StreamsegError, UsageError
+from streamseg.errors import OutputError, SourceError, StreamsegError, UsageError, one_line
 from streamseg.recorded.manifest import files_in
+from streamseg.runtime.files import cache_folder, locked, replaced
 from streamseg.sources import redact
 from streamseg.sources.target import NETWORK_SCHEMES
 
@@ -149,8 +148,7 @@ def local_copy(url: str) -> Iterator[Path]:
     Whoever finds it here, even from a process that was killed, does not fetch it again. Raises SourceError.
     """
     folder = scratch(url)
-    with folder.with_suffix(".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one fetches, the others wait for it
+    with locked(folder.with_suffix(".lock")) as lock:  # one fetches, the others wait for it
         try:
             path = _fetch(Store(url), folder)
         except OutputError as error:
@@ -171,23 +169,21 @@ def _fetch(store: Store, folder: Path) -> Path:
     if not path.exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        store.get("", path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").rename(path)
+        with replaced(path) as beside:
+            store.get("", beside)
     return path
 
 
 def scratch(url: str) -> Path:
     """This machine's folder for work on an address; it is made."""
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    first = Path(cache) if os.path.isabs(cache) else Path("~/.cache").expanduser()
-    for base in (first / "streamseg", Path(tempfile.gettempdir()) / f"streamseg-{os.getuid()}"):
-        folder = base / "process" / hashlib.sha256(url.encode()).hexdigest()[:24]
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
-        return folder
-    raise OutputError(f"{folder}: cannot be made; set XDG_CACHE_HOME to a folder that can be written to")
+    folder = cache_folder("process") / hashlib.sha256(url.encode()).hexdigest()[:24]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be made ({error.strerror}); set XDG_CACHE_HOME to another folder"
+        ) from error
+    return folder
 
 
 @contextmanager
@@ -206,5 +202,4 @@ def _told(what: str) -> Iterator[None]:
         hint = "; pip install 'streamseg[s3]'" if scheme in ("s3", "s3a") else ""
         raise OutputError(f"{what}: {error}{hint}") from error
     except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise OutputError(f"{what}: {reason[0] if reason else type(error).__name__}") from error
+        raise OutputError(f"{what}: {one_line(error)}") from error

@@ -22,15 +22,20 @@ def replaced(path: Path, *, durable: bool = True) -> Iterator[Path]:
     beside = path.with_name(f"{path.name}.tmp")
     try:
         yield beside
-        if durable:
-            sync(beside)
-        os.replace(beside, path)
-        if durable:
-            sync(path.parent)
+        move_into_place(beside, path, durable=durable)
     except BaseException:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
+
+
+def move_into_place(finished: Path, path: Path, *, durable: bool = True) -> None:
+    """Give a finished file the name `path`, as replaced() does at its end; raises OSError."""
+    if durable:
+        sync(finished)
+    os.replace(finished, path)
+    if durable:
+        sync(path.parent)
 
 
 def atomic_write(path: Path, data: bytes | str, *, durable: bool = True) -> None:
