@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+import streamseg
+from streamseg.models.weights import write_engine
 from streamseg.models.zoo import NETWORKS
+
+# Three of the twelve have everything that an export meets: Caffe's plain grid, branches at the picture's own
+# size, torchvision's with hard swishes. The other nine are slow tests.
+TYPICAL = ("deeplab-v1", "deeplab-v1-msc-largefov", "lraspp-mobilenet-v3-large")
+EXPORTS = Path(__file__).resolve().parents[1] / ".pytest_cache" / "narrow"
 
 VGG = {"channels": (4, 4, 6, 6, 8), "hidden": 8, "classes": 5}
 MSC = {**VGG, "branch_channels": 4}
@@ -48,3 +61,35 @@ def narrow_network(name: str, seed: int = 0, **changes: Any) -> nn.Module:
             if module.bias is not None:
                 nn.init.uniform_(module.bias, -0.2, 0.2)
     return network.eval()
+
+
+def narrow_engine(name: str) -> Path:
+    """The folder of narrow_network(name, classes=21) as an engine. Shared by all tests: copy it to change it.
+
+    Exported once for each state of the sources, whichever test or worker asks first; the others wait for it.
+    """
+    folder = EXPORTS / _sources_key() / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "engine.toml").is_file():  # it is written last
+            shutil.rmtree(folder, ignore_errors=True)
+            write_engine(narrow_network(name, classes=21), name, folder)
+    return folder
+
+
+@functools.cache
+def _sources_key() -> str:
+    """A hash of all that an export is made of; exports of other states are removed."""
+    package = Path(streamseg.__file__).parent
+    digest = hashlib.sha256()
+    sources = [*package.glob("models/**/*.py"), *package.glob("inference/*.py"), Path(__file__)]
+    for source in sorted(sources):
+        digest.update(source.read_bytes())
+    for library in ("torch", "onnx", "onnxscript"):
+        digest.update(importlib.metadata.version(library).encode())
+    key = digest.hexdigest()[:16]
+    for other in EXPORTS.glob("*"):
+        if other.name != key:
+            shutil.rmtree(other, ignore_errors=True)
+    return key

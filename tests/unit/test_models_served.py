@@ -19,9 +19,10 @@ from streamseg.inference.spec import read_spec
 from streamseg.models.grid import Grid
 from streamseg.models.served import Served
 from streamseg.models.weights import write_engine
-from streamseg.models.weights.engine import write_onnx
 from streamseg.models.zoo import NETWORKS
-from tests.narrow import NARROW, narrow_network
+from tests.narrow import NARROW, TYPICAL, narrow_engine, narrow_network
+
+EXPORTED = [pytest.param(n, marks=() if n in TYPICAL else pytest.mark.slow) for n in NARROW]
 
 
 def picture(*shape: int, seed: int = 0) -> Tensor:
@@ -42,13 +43,10 @@ def test_served_logits_have_the_zoos_output_stride(name: str) -> None:
             assert logits.shape == (2, 5, height // stride, width // stride)
 
 
-@pytest.mark.parametrize("name", NARROW)
-def test_nothing_comes_from_memory_while_a_network_runs(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", EXPORTED)
+def test_nothing_comes_from_memory_while_a_network_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or its CUDA graph could not be recorded. Shown on torch's device without memory."""
-    folder = write_engine(narrow_network(name, classes=21), name, tmp_path / "narrow")
-    network = GraphModule((folder / "model.onnx").read_bytes()).to("meta")
+    network = GraphModule((narrow_engine(name) / "model.onnx").read_bytes()).to("meta")
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("makes a tensor of what lies in memory")
@@ -109,14 +107,14 @@ def test_the_caffe_networks_see_bgr_less_the_mean_and_torchvisions_scaled_rgb() 
     torch.testing.assert_close(seen[1].flatten(), torch.tensor(want))
 
 
-def _agree(name: str, folder: Path) -> None:
+@pytest.mark.parametrize("name", EXPORTED)
+def test_torch_and_onnx_runtime_agree_at_any_size_and_batch(name: str) -> None:
     entry = NETWORKS[name]
-    network = narrow_network(name)
+    folder = narrow_engine(name)
+    assert sorted(p.name for p in folder.iterdir()) == ["engine.toml", "model.onnx"]
     graph = folder / "model.onnx"
-    write_onnx(network, entry, graph)
-    assert list(folder.iterdir()) == [graph]
     session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    served = Served(network, entry.normalisation)
+    served = Served(narrow_network(name, classes=21), entry.normalisation)
     read_back = GraphModule(graph.read_bytes()).eval()  # what the torch backend makes of the file
     multiple = entry.size_multiple
     for shape in ((1, 7 * multiple, 10 * multiple), (3, 2 * multiple, 5 * multiple)):
@@ -128,19 +126,6 @@ def _agree(name: str, folder: Path) -> None:
         assert got.shape == want.shape == again.shape
         np.testing.assert_allclose(got, want, atol=1e-3 * np.abs(want).max())
         np.testing.assert_allclose(again, want, atol=1e-4 * np.abs(want).max())
-
-
-@pytest.mark.parametrize("name", ["deeplab-v1", "deeplab-v1-msc-largefov", "lraspp-mobilenet-v3-large"])
-def test_torch_and_onnx_runtime_agree_at_any_size_and_batch(name: str, tmp_path: Path) -> None:
-    _agree(name, tmp_path)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize(
-    "name", sorted(set(NARROW) - {"deeplab-v1", "deeplab-v1-msc-largefov", "lraspp-mobilenet-v3-large"})
-)
-def test_torch_and_onnx_runtime_agree_for_the_other_networks(name: str, tmp_path: Path) -> None:
-    _agree(name, tmp_path)
 
 
 @pytest.mark.slow
