@@ -74,7 +74,7 @@ def build(name: str, sm: str, beside: bool, again: bool, **options: Any) -> None
     config = build_settings(EngineConfig, {"name": name, **given(**options)})
     choice = plan_to_build(config, sm and f"sm_{sm.removeprefix('sm_')}")
     folder = Path(choice.spec.folder) / PLANS if beside else None
-    building = Build(choice, folder, again=again, say=click.echo)
+    building = Build(choice, folder, again=again, progress=click.echo)
     click.echo(f"{choice.engine_id}: {building.log_file} is the log")
     building.run()
     plan = ready_plan(choice)

@@ -137,7 +137,7 @@ def test_a_plan_that_cannot_be_used_is_built_again(tiny_engine: Path, damage: st
 @needs_openvino
 def test_two_processes_that_want_the_same_plan_build_it_once(tiny_engine: Path) -> None:
     said: list[str] = []
-    builds = [Build(chosen(tiny_engine), say=said.append) for _ in range(3)]
+    builds = [Build(chosen(tiny_engine), progress=said.append) for _ in range(3)]
     threads = [threading.Thread(target=build.run) for build in builds]
     for thread in threads:
         thread.start()

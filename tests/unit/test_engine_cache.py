@@ -87,7 +87,6 @@ def test_two_networks_that_differ_in_one_dilation_have_different_keys(
     [
         {"precision": "bf16"},
         {"shapes": Shapes((1, 8, 8), (1, 48, 64), (8, 96, 96))},
-        {"output": "labels"},
         {"threads": 3},
         {"target": "sm_89"},
         {"flags": ("version-compatible",)},

@@ -18,7 +18,6 @@ from streamseg.inference.backends.protocol import BuildSpec, build_spec
 from streamseg.inference.plans.verify import agreement_of
 from streamseg.inference.preprocess import make_batch
 from streamseg.inference.spec import find_engine
-from streamseg.inference.upsample import labels_from_logits
 from streamseg.types import U8
 from tools.demo import draw_scene
 
@@ -65,18 +64,6 @@ def test_in_fp32_the_rewritten_graph_gives_the_same_logits(graphs: dict[str, byt
     np.testing.assert_allclose(
         run_graph(plan_graph(graphs[name], "fp32"), pictures()), want, atol=1e-4 * want.std(), rtol=1e-4
     )
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_labels_are_those_of_our_own_upsampling_of_the_same_logits(
-    graphs: dict[str, bytes], name: str
-) -> None:
-    logits = run_graph(plan_graph(graphs[name], "fp32"), pictures())
-    labels = run_graph(plan_graph(graphs[name], "fp32", "labels"), pictures())
-    assert labels.dtype == np.uint8
-    assert labels.shape == pictures().shape[:3]
-    ours = np.stack([labels_from_logits(one, SIZE)[0] for one in logits])
-    assert np.mean(labels == ours) > 0.9999  # the last bit of two nearly equal logits
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -156,11 +143,11 @@ def test_a_graph_that_takes_floats_is_refused() -> None:
 def test_the_program_for_torch_tensorrt_says_what_the_graph_says() -> None:
     from streamseg.inference.backends.tensorrt.torch_trt import exported
 
-    spec = slim(output="labels")
+    spec = slim()
     batch = make_batch([pictures()[0]], (360, 480))
-    labels = exported(spec, "cpu").module()(torch.from_numpy(batch)).numpy()
-    assert labels.dtype == np.uint8
-    assert np.mean(labels == run_graph(plan_graph(spec.graph(), "fp32", "labels"), batch)) > 0.999
+    logits = exported(spec, "cpu").module()(torch.from_numpy(batch)).numpy()
+    want = run_graph(plan_graph(spec.graph(), "fp32"), batch)
+    np.testing.assert_allclose(logits, want, atol=1e-3 * want.std(), rtol=1e-3)
 
 
 def test_importing_the_backends_imports_no_library() -> None:

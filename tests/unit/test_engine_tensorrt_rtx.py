@@ -1,12 +1,12 @@
-"""TensorRT-RTX builds our graphs on a machine without a GPU: plans that are whole, repeatable and ours."""
+"""TensorRT-RTX builds our graphs on a machine without a GPU: plans that are whole and ours."""
 
 from __future__ import annotations
 
 import logging
-import resource
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,6 @@ from streamseg.errors import EngineError
 from streamseg.inference.backends import tensorrt as backends
 from streamseg.inference.backends.device import Cuda
 from streamseg.inference.backends.protocol import BuildSpec, Choice, backend_of, build_spec, usual_shapes
-from streamseg.inference.backends.tensorrt.apart import build_apart, fixed_addresses_allowed
 from streamseg.inference.backends.tensorrt.plan import (
     build_plan,
     make_logger,
@@ -74,13 +73,12 @@ def built(wanted: Choice, folder: Path | None = None) -> bytes:
 
 
 def plan_of(spec: BuildSpec) -> bytes:
-    return build_plan(trt, plan_graph(spec.graph(), spec.precision, spec.output), spec.shapes, spec.target)
+    return build_plan(trt, plan_graph(spec.graph(), spec.precision), spec.shapes, spec.target)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("output", ["logits", "labels"])
-def test_every_kind_of_node_builds_in_every_precision(small: Choice, precision: Any, output: Any) -> None:
-    plan = plan_of(msgspec.structs.replace(small.spec, precision=precision, output=output))
+def test_every_kind_of_node_builds_in_every_precision(small: Choice, precision: Any) -> None:
+    plan = plan_of(msgspec.structs.replace(small.spec, precision=precision))
     assert plan[:4] == b"vtrt"
 
 
@@ -95,11 +93,6 @@ def test_the_shipped_engine_builds(precision: Any) -> None:
     weights = spec.engine.weights_of(precision)
     size = (Path(spec.folder) / weights.file).stat().st_size
     assert len(plan_of(spec)) > size / 4
-
-
-@pytest.mark.skipif(not fixed_addresses_allowed(), reason="fixed addresses are not allowed here")
-def test_builds_give_the_same_bytes_each_time(small: Choice, tmp_path: Path) -> None:
-    assert len({built(small, tmp_path / folder) for folder in ("a", "another", "and one more")}) == 1
 
 
 def test_another_dilation_is_another_key_and_another_plan(small: Choice, tmp_path: Path) -> None:
@@ -187,7 +180,7 @@ def test_a_graph_that_tensorrt_cannot_take_names_the_node(small: Choice) -> None
     model = onnx.load_from_string(plan_graph(small.spec.graph(), "fp32"))
     next(node for node in model.graph.node if node.op_type == "Relu").op_type = "NoSuchThing"
     with pytest.raises(EngineError, match=r"TensorRT cannot take the graph: .*NoSuchThing"):
-        build_apart(model.SerializeToString(), DYNAMIC, "sm_89")
+        build_plan(trt, model.SerializeToString(), DYNAMIC, "sm_89")
 
 
 def test_a_gpu_that_is_no_target_is_refused_with_those_that_are(small: Choice) -> None:
@@ -226,18 +219,7 @@ def test_every_network_of_the_zoo_builds_at_full_size(name: str, tmp_path: Path)
     folder = write_engine(entry.build().eval(), name, tmp_path / name)
     shapes = usual_shapes(entry.input_size, entry.size_multiple, 8)
     shapes = Shapes(shapes.smallest, (4, *shapes.usual[1:]), shapes.largest)
-    row = []
-    for output in ("logits", "labels"):
-        graph = plan_graph(choice(folder).spec.graph(), "fp16", output)  # type: ignore[arg-type]
-        begun_s = _childrens_cpu_s()
-        plan = build_apart(graph, shapes, "sm_89")
-        row.append(f"{_childrens_cpu_s() - begun_s:.1f} | {len(plan) / 1e6:.1f}")
-        if name == "deeplab-v1-largefov" and fixed_addresses_allowed():
-            assert build_apart(graph, shapes, "sm_89") == plan
-    print(f"\n| {name} | {' | '.join(row)} |")
+    begun_s = time.process_time()
+    plan = plan_of(choice(folder, shapes=shapes).spec)
+    print(f"\n| {name} | {time.process_time() - begun_s:.1f} | {len(plan) / 1e6:.1f} |")
     shutil.rmtree(tmp_path)  # half a gigabyte
-
-
-def _childrens_cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime

@@ -110,7 +110,7 @@ def test_a_plan_reads_a_batch_when_it_is_made_and_is_read_when_it_is_through(
         answer.fill_(float(image.max()))
 
     plan: Any = object.__new__(PlanEngine)
-    plan._torch, plan._dtype, plan._context, plan._stream = torch, torch.float32, object(), Stream("plan")
+    plan._torch, plan._closed, plan._stream = torch, False, Stream("plan")
     plan.info = Says("cuda").info
     memory = _Shape(
         image, answer, torch.empty_like(image), torch.empty_like(answer), SimpleNamespace(replay=replay)

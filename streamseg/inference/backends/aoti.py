@@ -9,25 +9,23 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from streamseg.config import Precision
-from streamseg.errors import EngineError
+from streamseg.inference.backends.base import library_errors
 from streamseg.inference.backends.device import Cuda, cpu_identity, cuda_device
-from streamseg.inference.backends.onnx import normalised
-from streamseg.inference.backends.protocol import BuildSpec, Say
+from streamseg.inference.backends.protocol import BuildSpec, Progress
 from streamseg.inference.backends.torch import (
-    device_name,
+    TorchBased,
     keep_fp32,
     torch_device,
     torch_dtype,
     torch_missing,
 )
-from streamseg.types import F32, U8, Size
+from streamseg.types import F32, U8
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +42,7 @@ class AotiBackend:
     suffix = ".pt2"
 
     @property
-    def device(self) -> str:
+    def device(self) -> Literal["cpu", "cuda"]:
         return torch_device()
 
     def why_not(self, precision: Precision) -> str | None:
@@ -74,7 +72,7 @@ class AotiBackend:
             "recipe": RECIPE,
         }
 
-    def build(self, spec: BuildSpec, out: Path, say: Say) -> None:
+    def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
         if self.device == "cuda" and (home := cuda_home()) is not None:
             os.environ["CUDA_HOME"] = home  # before torch looks for it, which it does once
 
@@ -89,11 +87,11 @@ class AotiBackend:
         module = module.to(memory_format=torch.channels_last)
         example, sides = example_batch(spec)
         with torch.inference_mode():
-            say("tracing the network")
+            progress("tracing the network")
             program = torch.export.export(
                 module, (torch.zeros(example, dtype=torch.uint8, device=device),), dynamic_shapes=(sides,)
             )
-            say("compiling it; this takes a minute or more")
+            progress("compiling it; this takes a minute or more")
             aoti_compile_and_package(program, package_path=str(out))
 
     def load(self, spec: BuildSpec, artifact: Path | None) -> AotiEngine:
@@ -139,59 +137,29 @@ def example_batch(spec: BuildSpec) -> tuple[tuple[int, ...], dict[int, Any]]:
     return (*shape, 3), sides
 
 
-class AotiEngine:
+class AotiEngine(TorchBased):
     """Runs a package. Belongs to one thread at a time."""
 
-    def __init__(self, spec: BuildSpec, artifact: Path, device: str) -> None:
-        import torch
+    def __init__(self, spec: BuildSpec, artifact: Path, device: Literal["cpu", "cuda"]) -> None:
+        """Raises EngineError for a package that torch cannot load."""
+        super().__init__("aoti", spec, device, bounded=True)
         from torch._inductor import aoti_load_package
 
-        self._torch = torch
-        self._device = device
-        threads = spec.threads or len(os.sched_getaffinity(0))
-        if device == "cpu":
-            torch.set_num_threads(threads)
-        keep_fp32(spec.precision)
-        try:
-            self._run: Any = aoti_load_package(str(artifact))
-        except (RuntimeError, OSError) as error:
-            told = " ".join(str(error).split())[:300]
-            raise EngineError(f"{artifact}: torch cannot load it: {told}") from error
-        self._norm = spec.engine.normalisation
-        self.info = spec.info(
-            "aoti",
-            device_name(device),
-            threads if device == "cpu" else 0,
-            bounded=True,
-            tensors="cpu" if device == "cpu" else "cuda",
-        )
-
-    def __call__(self, batch: U8) -> F32:
-        feed = batch if self._norm.in_graph else normalised(batch, self._norm)
-        logits = self._logits(self._torch.from_numpy(feed).to(self._device))
-        return np.ascontiguousarray(logits.cpu().numpy(), np.float32)
+        with library_errors(f"{artifact}: torch cannot load it"):
+            self._package: Any = aoti_load_package(str(artifact))
 
     def on_device(self, batch: torch.Tensor) -> torch.Tensor:
         """See TensorEngine."""
-        logits = self._logits(batch)
-        if self._device == "cuda":
-            self._torch.cuda.current_stream().synchronize()
-        return logits
+        with self._running(batch), self._torch.inference_mode():
+            logits: torch.Tensor = self._package(batch)
+            if self._device == "cuda":
+                self._torch.cuda.current_stream().synchronize()
+            return logits
 
-    def _logits(self, feed: torch.Tensor) -> torch.Tensor:
-        if self._run is None:
-            raise EngineError(f"engine {self.info.id}: is closed")
-        try:
-            with self._torch.inference_mode():
-                return self._run(feed)  # type: ignore[no-any-return]
-        except RuntimeError as error:
-            told, shape = " ".join(str(error).split())[:300], tuple(feed.shape)
-            raise EngineError(f"engine {self.info.id}: failed on a batch of {shape}: {told}") from error
+    def _run(self, feed: U8 | F32) -> F32:
+        with self._torch.inference_mode():
+            logits = self._package(self._torch.from_numpy(feed).to(self._device))
+        return np.ascontiguousarray(logits.cpu().numpy(), np.float32)
 
-    def warm_up(self, size: Size) -> float:
-        begun = time.perf_counter()
-        self(np.zeros((1, *size, 3), np.uint8))
-        return time.perf_counter() - begun
-
-    def close(self) -> None:
-        self._run = None
+    def _release(self) -> None:
+        self._package = None

@@ -25,10 +25,8 @@ from streamseg.types import F32, U8, Size
 if TYPE_CHECKING:
     from torch import Tensor
 
-Say = Callable[[str], None]
-"""Takes one line of progress, as a build goes on."""
-
-OutputForm = Literal["logits", "labels"]
+Progress = Callable[[str], None]
+"""Called with a line of text as a build goes on."""
 
 BACKENDS: dict[str, str] = {
     "onnx": "streamseg.inference.backends.onnx:OnnxBackend",
@@ -80,7 +78,6 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
     input_size: Size
     shapes: Shapes
     threads: int = 0  # of the CPU, for one engine; 0 takes one for each core
-    output: OutputForm = "logits"
     target: str = ""  # what it is built for, such as "sm_89"; empty for the device at hand
     flags: tuple[str, ...] = ()  # of compatibility, such as "version-compatible"
 
@@ -88,6 +85,11 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
     def weights_sha256(self) -> str:
         """Of the graph's file: it stands for the weights, the graph and its attributes, and calibration."""
         return self.engine.weights_of(self.precision).sha256
+
+    @property
+    def cpu_threads(self) -> int:
+        """The CPU threads of one engine."""
+        return self.threads or len(os.sched_getaffinity(0))
 
     def graph(self) -> bytes:
         """The ONNX graph to start from, proved by its SHA-256; raises EngineError."""
@@ -141,7 +143,7 @@ class Backend(Protocol):
         own code. Part of the key, so of short, exact values."""
         ...
 
-    def build(self, spec: BuildSpec, out: Path, say: Say) -> None:
+    def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
         """Write the artifact to `out`, a new file. Runs in a process of its own; raises EngineError."""
         ...
 

@@ -5,24 +5,20 @@ Of the extra `torch`. The network is read from the engine's ONNX graph (torch_gr
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import importlib.util
-import os
-import time
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from streamseg.config import Precision
 from streamseg.errors import EngineError
+from streamseg.inference.backends.base import BaseEngine
 from streamseg.inference.backends.device import Cuda, cuda_device, cuda_missing
-from streamseg.inference.backends.onnx import normalised
-from streamseg.inference.backends.protocol import BuildSpec, Say
-from streamseg.types import F32, U8, Size
+from streamseg.inference.backends.protocol import BuildSpec, Progress
+from streamseg.types import F32, U8
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +34,7 @@ class TorchBackend:
     suffix = ""
 
     @property
-    def device(self) -> str:
+    def device(self) -> Literal["cpu", "cuda"]:
         return torch_device()
 
     def why_not(self, precision: Precision) -> str | None:
@@ -56,7 +52,7 @@ class TorchBackend:
     def identity(self, spec: BuildSpec) -> dict[str, str]:
         return {"torch": importlib.metadata.version("torch")}
 
-    def build(self, spec: BuildSpec, out: Path, say: Say) -> None:
+    def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
         raise EngineError("backend torch: there is nothing to build")
 
     def load(self, spec: BuildSpec, artifact: Path | None) -> TorchEngine:
@@ -69,8 +65,8 @@ def torch_missing() -> str | None:
     return f"{' and '.join(missing)} missing (pip install 'streamseg[torch]')" if missing else None
 
 
-def torch_device() -> str:
-    """ "cuda" where torch can use a GPU, else "cpu"; imports torch only where there is one."""
+def torch_device() -> Literal["cpu", "cuda"]:
+    """Whether torch can use a GPU; imports torch only where there is one."""
     if cuda_missing() is not None:
         return "cpu"
     import torch
@@ -107,84 +103,62 @@ class _Recorded(NamedTuple):
     answer: torch.Tensor  # in pinned memory
 
 
-class TorchEngine:
-    """Runs the network with torch. Belongs to one thread at a time; releases the GIL while it computes.
+class TorchBased(BaseEngine):
+    """An engine whose tensors are torch's, on "cpu" or "cuda".
 
     On a CPU the number of threads is the whole process's, as torch has it.
     """
 
-    def __init__(self, spec: BuildSpec, device: str) -> None:
-        """device: "cpu" or "cuda". Raises EngineError."""
+    def __init__(self, backend: str, spec: BuildSpec, device: Literal["cpu", "cuda"], bounded: bool) -> None:
         import torch
-
-        from streamseg.inference.backends.torch_graph import GraphModule
 
         self._torch = torch
         self._device = device
-        threads = spec.threads or len(os.sched_getaffinity(0))
-        if device == "cpu":
+        threads = spec.cpu_threads if device == "cpu" else 0
+        if threads:
             torch.set_num_threads(threads)
         keep_fp32(spec.precision)
-        module: Any = GraphModule(spec.graph(), torch_dtype(spec.precision)).eval().to(device)
-        self._module: Any = module.to(memory_format=torch.channels_last)
-        self._recorded: OrderedDict[tuple[int, ...], _Recorded] = OrderedDict()
-        self._norm = spec.engine.normalisation
-        self.info = spec.info(
-            "torch",
-            device_name(device),
-            threads if device == "cpu" else 0,
-            tensors="cpu" if device == "cpu" else "cuda",
-        )
+        info = spec.info(backend, device_name(device), threads, bounded=bounded, tensors=device)
+        super().__init__(spec, info)
 
-    def __call__(self, batch: U8) -> F32:
-        feed = self._torch.from_numpy(batch if self._norm.in_graph else normalised(batch, self._norm))
-        with self._failing(batch):
-            return self._on_cpu(feed) if self._device == "cpu" else self._on_cuda(feed)
+
+class TorchEngine(TorchBased):
+    """Runs the network with torch. Belongs to one thread at a time; releases the GIL while it computes."""
+
+    def __init__(self, spec: BuildSpec, device: Literal["cpu", "cuda"]) -> None:
+        """Raises EngineError."""
+        super().__init__("torch", spec, device, bounded=False)
+        from streamseg.inference.backends.torch_graph import GraphModule
+
+        module: Any = GraphModule(spec.graph(), torch_dtype(spec.precision)).eval().to(device)
+        self._module: Any = module.to(memory_format=self._torch.channels_last)
+        self._recorded: OrderedDict[tuple[int, ...], _Recorded] = OrderedDict()
 
     def on_device(self, batch: torch.Tensor) -> torch.Tensor:
         """See TensorEngine."""
-        with self._failing(batch), self._torch.inference_mode():
+        with self._running(batch), self._torch.inference_mode():
             if self._device == "cpu":
                 return self._module(batch).contiguous()  # type: ignore[no-any-return]
             logits = self._replayed(batch).logits.clone()  # its memory is written again
             self._torch.cuda.current_stream().synchronize()
             return logits
 
-    def warm_up(self, size: Size) -> float:
-        begun = time.perf_counter()
-        self(np.zeros((1, *size, 3), np.uint8))
-        return time.perf_counter() - begun
-
-    def close(self) -> None:
-        self._module = None
-        self._recorded.clear()
-
-    @contextlib.contextmanager
-    def _failing(self, batch: Any) -> Iterator[None]:
-        """Say in an EngineError what failed on a batch; raises it at once when closed."""
-        if self._module is None:
-            raise EngineError(f"engine {self.info.id}: is closed")
-        try:
-            yield
-        except RuntimeError as error:
-            told = " ".join(str(error).split())[:300]
-            shape = tuple(batch.shape)
-            raise EngineError(f"engine {self.info.id}: failed on a batch of {shape}: {told}") from error
-
-    def _on_cpu(self, feed: torch.Tensor) -> F32:
-        with self._torch.inference_mode():
-            logits = self._module(feed)
-        return np.ascontiguousarray(logits.numpy(), np.float32)
-
-    def _on_cuda(self, feed: torch.Tensor) -> F32:
+    def _run(self, feed: U8 | F32) -> F32:
+        tensor = self._torch.from_numpy(feed)
         with self._torch.inference_mode():  # as on_device(), which may have recorded the shape
-            recorded = self._replayed(feed)
+            if self._device == "cpu":
+                return np.ascontiguousarray(self._module(tensor).numpy(), np.float32)
+            recorded = self._replayed(tensor)
             recorded.answer.copy_(recorded.logits, non_blocking=True)
         self._torch.cuda.current_stream().synchronize()
         return np.array(recorded.answer.numpy(), np.float32)  # its memory is written again
 
+    def _release(self) -> None:
+        self._module = None
+        self._recorded.clear()
+
     def _replayed(self, feed: torch.Tensor) -> _Recorded:
-        """Run a batch, from here or there, by its shape's recording; the logits lie in it, before long."""
+        """Run a batch from the host or the device by its shape's recording, which soon holds the logits."""
         shape = tuple(feed.shape)
         recorded = self._recorded.get(shape) or self._record(feed)
         self._recorded.move_to_end(shape)

@@ -18,6 +18,7 @@ from onnx import NodeProto, numpy_helper
 from torch import Tensor, nn
 
 from streamseg.errors import EngineError
+from streamseg.inference.backends.onnx_edit import fold_batch_norm
 
 Value = Any  # a Tensor; or of sizes an int or a list of ints
 
@@ -33,8 +34,9 @@ class GraphModule(nn.Module):
         """Raises EngineError for a graph with operations that are not known here."""
         super().__init__()
         model = onnx.load_from_string(graph)
+        fold_batch_norm(model.graph)
         arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-        nodes = _fold_batch_norm(list(model.graph.node), arrays)
+        nodes = list(model.graph.node)
         unknown = sorted({node.op_type for node in nodes} - _OPERATIONS.keys())
         if unknown:
             raise EngineError(
@@ -75,37 +77,6 @@ class GraphModule(nn.Module):
                     values[name] = None
         logits: Tensor = values[self._output]
         return logits.float()
-
-
-def _fold_batch_norm(nodes: list[NodeProto], arrays: dict[str, Any]) -> list[NodeProto]:
-    """Make each batch normalisation part of the convolution that alone feeds it."""
-    made_by = {node.output[0]: node for node in nodes}
-    users: dict[str, int] = {}
-    for node in nodes:
-        for name in node.input:
-            users[name] = users.get(name, 0) + 1
-    kept = []
-    for node in nodes:
-        convolution = made_by.get(node.input[0]) if node.op_type == "BatchNormalization" else None
-        if convolution is None or convolution.op_type != "Conv" or users[node.input[0]] != 1:
-            kept.append(node)
-            continue
-        scale, shift, mean, variance = (arrays[name].astype(np.float64) for name in node.input[1:5])
-        factor = scale / np.sqrt(variance + _attributes(node).get("epsilon", 1e-5))
-        weight = arrays[convolution.input[1]]
-        bias = arrays[convolution.input[2]] if len(convolution.input) > 2 and convolution.input[2] else 0
-        made = convolution.output[0]
-        arrays[f"{made}.weight"] = (weight * factor[:, None, None, None]).astype(np.float32)
-        arrays[f"{made}.bias"] = ((bias - mean) * factor + shift).astype(np.float32)
-        folded = onnx.helper.make_node("Conv", [convolution.input[0], f"{made}.weight", f"{made}.bias"],
-                                       [node.output[0]])  # fmt: skip
-        folded.attribute.extend(convolution.attribute)
-        kept[kept.index(convolution)] = folded
-        made_by[node.output[0]] = folded
-    used = {name for node in kept for name in node.input}
-    for name in set(arrays) - used:
-        del arrays[name]
-    return kept
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:

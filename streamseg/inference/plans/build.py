@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from streamseg.errors import EngineError
-from streamseg.inference.backends.protocol import BuildSpec, Choice, Say
+from streamseg.inference.backends.protocol import BuildSpec, Choice, Progress
 from streamseg.inference.plans.cache import PLANS, cannot_keep
 from streamseg.inference.plans.recipe_key import recipe_of
 from streamseg.runtime.child import ChildProcess
@@ -57,17 +57,17 @@ class Build:
         *,
         again: bool = False,
         quiet: bool = False,
-        say: Say | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """folder: where the plan is to lie, unset the cache. again: build even if it is there.
 
-        quiet: leave most of the CPU to the route. say: gets lines of progress, unset the log.
+        quiet: leave most of the CPU to the route. progress: called with lines of text; unset they are logged.
         """
         self._choice = choice
         self._folder = folder or cache_folder(PLANS)
         self._again = again
         self._quiet = quiet
-        self._say = say or (lambda text: log.info("engine %s: %s", choice.engine_id, text))
+        self._progress = progress or (lambda text: log.info("engine %s: %s", choice.engine_id, text))
         self._lock = threading.Lock()  # guards _child and _stopped, so that no child starts after stop()
         self._child: ChildProcess | None = None
         self._stopped = False
@@ -99,7 +99,7 @@ class Build:
             for text in child.lines():
                 last = msgspec.json.decode(text, type=Line)
                 if last.progress:
-                    self._say(last.progress)
+                    self._progress(last.progress)
             how = child.end(END_WITHIN_S)
         if self._stopped:
             raise BuildStopped(f"engine {self._choice.engine_id}: its build was stopped")

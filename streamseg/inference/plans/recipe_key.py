@@ -6,7 +6,7 @@ import hashlib
 
 import msgspec
 
-from streamseg.inference.backends.protocol import Backend, BuildSpec, OutputForm
+from streamseg.inference.backends.protocol import Backend, BuildSpec
 from streamseg.inference.spec import Shapes
 
 SCHEMA = 1  # of this recipe; another number makes every artifact one that has to be built again
@@ -20,7 +20,6 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     network: str
     precision: str
     shapes: Shapes
-    output: OutputForm
     threads: int
     target: str
     flags: tuple[str, ...]
@@ -42,7 +41,6 @@ def recipe_of(backend: Backend, spec: BuildSpec) -> Recipe:
         network=spec.engine.network,
         precision=spec.precision,
         shapes=spec.shapes,
-        output=spec.output,
         threads=spec.threads,
         target=spec.target or identity.get("sm", ""),  # the same here as built ahead of time elsewhere
         flags=spec.flags,

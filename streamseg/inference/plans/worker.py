@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 import msgspec
 
-from streamseg.errors import EngineError
-from streamseg.inference.backends.protocol import Backend, BuildSpec, Say, backend_of
+from streamseg.errors import EngineError, one_line
+from streamseg.inference.backends.protocol import Backend, BuildSpec, Progress, backend_of
 from streamseg.inference.plans import cache
 from streamseg.inference.plans.build import Line, Order
 from streamseg.inference.plans.cache import Agreement
@@ -34,39 +34,38 @@ def main() -> None:
     if order.quiet:
         lower_priority(NICE, "batch")
 
-    def tell(line: Line) -> None:
+    def send(line: Line) -> None:
         answers.write(msgspec.json.encode(line) + b"\n")
 
     try:
-        build(order, lambda text: tell(Line(progress=text)))
-        tell(Line(done=True))
+        build(order, lambda text: send(Line(progress=text)))
+        send(Line(done=True))
     except EngineError as error:
-        tell(Line(error=str(error)))
+        send(Line(error=str(error)))
     except Exception as error:  # noqa: BLE001 - a builder may raise anything; the log has its stack
         import traceback
 
         traceback.print_exc()
-        told = " ".join(str(error).split())[:300]
-        tell(Line(error=f"{order.backend}: {type(error).__name__}: {told}"))
+        send(Line(error=f"{order.backend}: {type(error).__name__}: {one_line(error)}"))
 
 
-def build(order: Order, say: Say) -> None:
+def build(order: Order, progress: Progress) -> None:
     """Build the plan of an order, unless another process has built it meanwhile. Raises EngineError."""
     backend, spec, folder = backend_of(order.backend), order.spec, Path(order.folder)
     if reason := backend.why_not_build(spec.precision, spec.target):
         raise EngineError(f"backend {backend.name}: {reason}")
     recipe = recipe_of(backend, spec)
-    say("waiting for the right to build it")
+    progress("waiting for the right to build it")
     with cache.building(folder, recipe.key):
-        if not order.again and cache.find_plan([folder], recipe, say) is not None:
-            say("another process has built it")
+        if not order.again and cache.find_plan([folder], recipe, progress) is not None:
+            progress("another process has built it")
             return
         part = cache.part_file(folder, recipe, backend.suffix)
         begun = time.monotonic()
-        say(f"building for {spec.target or backend_device(backend, spec)}")
-        backend.build(spec, part, say)
+        progress(f"building for {spec.target or backend_device(backend, spec)}")
+        backend.build(spec, part, progress)
         took_s = time.monotonic() - begun
-        agreement = _agreement(backend, spec, part, say)
+        agreement = _agreement(backend, spec, part, progress)
         plan = cache.keep_plan(
             part,
             recipe,
@@ -76,7 +75,7 @@ def build(order: Order, say: Say) -> None:
             took_s=took_s,
             agreement=agreement,
         )
-        say(f"built in {took_s:.1f} s, {plan.manifest.bytes / 1e6:.1f} MB: {plan.path}")
+        progress(f"built in {took_s:.1f} s, {plan.manifest.bytes / 1e6:.1f} MB: {plan.path}")
 
 
 def backend_device(backend: Backend, spec: BuildSpec) -> str:
@@ -84,17 +83,19 @@ def backend_device(backend: Backend, spec: BuildSpec) -> str:
     return backend.device if backend.why_not(spec.precision) is None else "another machine"
 
 
-def _agreement(backend: Backend, spec: BuildSpec, part: Path, say: Say) -> Agreement | None:
-    if spec.target or backend.why_not(spec.precision) is not None or spec.output != "logits":
-        say("not compared with fp32: it cannot be run here")
+def _agreement(backend: Backend, spec: BuildSpec, part: Path, progress: Progress) -> Agreement | None:
+    if spec.target or backend.why_not(spec.precision) is not None:
+        progress("not compared with fp32: it cannot be run here")
         return None
-    say("comparing it with fp32")
+    progress("comparing it with fp32")
     engine = backend.load(spec, part)
     try:
         found = check_agreement(engine, spec)
     finally:
         engine.close()
-    say(f"{found.argmax_percent:.2f} % of labels as in fp32, logits at most {found.max_difference:.3g} apart")
+    progress(
+        f"{found.argmax_percent:.2f} % of labels as in fp32, logits at most {found.max_difference:.3g} apart"
+    )
     return found
 
 

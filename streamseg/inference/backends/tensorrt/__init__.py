@@ -6,19 +6,17 @@ machines without a GPU; running a plan of either takes one, and torch with CUDA 
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamseg.config import Precision
 from streamseg.errors import EngineError
 from streamseg.inference.backends.device import Cuda, cuda_device, cuda_missing
-from streamseg.inference.backends.protocol import BuildSpec, Say
-from streamseg.inference.backends.tensorrt.plan import Library, capability, targets
+from streamseg.inference.backends.protocol import BuildSpec, Progress
+from streamseg.inference.backends.tensorrt.plan import Library, build_plan, capability, targets
 
 if TYPE_CHECKING:
     from streamseg.inference.backends.tensorrt.run import PlanEngine
@@ -45,7 +43,9 @@ class TensorrtBackend:
 
     def why_not_build(self, precision: Precision, target: str) -> str | None:
         if target:
-            return f"builds on the GPU that is to run it, not for {target}; tensorrt-rtx builds ahead of time"
+            return (
+                f"builds on the GPU that runs the plan, not for {target}; tensorrt-rtx builds ahead of time"
+            )
         return self.why_not(precision) or _onnx_missing()
 
     def identity(self, spec: BuildSpec) -> dict[str, str]:
@@ -61,19 +61,16 @@ class TensorrtBackend:
             "recipe": RECIPE,
         }
 
-    def build(self, spec: BuildSpec, out: Path, say: Say) -> None:
+    def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
         from streamseg.inference.backends.tensorrt.torch_trt import build_with_torch, has_torch_tensorrt
 
         if has_torch_tensorrt() and spec.precision != "int8":
             try:
-                out.write_bytes(build_with_torch(spec, say))
+                out.write_bytes(build_with_torch(spec, progress))
                 return
             except EngineError as error:
-                say(f"{error}; through TensorRT's ONNX parser instead")
-        from streamseg.inference.backends.tensorrt.plan import build_plan
-
-        with _named(spec):
-            out.write_bytes(build_plan(_library("tensorrt"), _graph(spec), spec.shapes, "", say))
+                progress(f"{error}; through TensorRT's ONNX parser instead")
+        build_plan_file("tensorrt", spec, out, progress)
 
     def load(self, spec: BuildSpec, artifact: Path | None) -> PlanEngine:
         from streamseg.inference.backends.tensorrt.run import PlanEngine
@@ -112,11 +109,8 @@ class TensorrtRtxBackend:
         version = str(_library("tensorrt_rtx").__version__)
         return {"tensorrt_rtx": version, "sm": _sm(spec), "recipe": RECIPE}
 
-    def build(self, spec: BuildSpec, out: Path, say: Say) -> None:
-        from streamseg.inference.backends.tensorrt.apart import build_apart
-
-        with _named(spec):
-            out.write_bytes(build_apart(_graph(spec), spec.shapes, spec.target))
+    def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
+        build_plan_file("tensorrt_rtx", spec, out, progress)
 
     def load(self, spec: BuildSpec, artifact: Path | None) -> PlanEngine:
         from streamseg.inference.backends.tensorrt.run import PlanEngine
@@ -125,17 +119,13 @@ class TensorrtRtxBackend:
         return PlanEngine(_library("tensorrt_rtx"), spec, artifact, self.name)
 
 
-def _graph(spec: BuildSpec) -> bytes:
+def build_plan_file(library: str, spec: BuildSpec, out: Path, progress: Progress) -> None:
+    """Build a plan through the library's ONNX parser; raises EngineError."""
     from streamseg.inference.backends.tensorrt.graph import plan_graph
 
-    return plan_graph(spec.graph(), spec.precision, spec.output)
-
-
-@contextlib.contextmanager
-def _named(spec: BuildSpec) -> Iterator[None]:
-    """Put the engine's name before an error."""
     try:
-        yield
+        graph = plan_graph(spec.graph(), spec.precision)
+        out.write_bytes(build_plan(_library(library), graph, spec.shapes, spec.target, progress))
     except EngineError as error:
         raise EngineError(f"engine {spec.engine.name}, for TensorRT: {error}") from error
 

@@ -8,23 +8,14 @@ picture goes through before the first convolution (its mean, its scales) stays f
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
-
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from streamseg.config import Precision
 from streamseg.errors import EngineError
-from streamseg.inference.backends.protocol import OutputForm
-
-LABELS = "labels"
-MOST_LABELS = 255  # 255 itself is IGNORE
-
-Array = npt.NDArray[Any]
+from streamseg.inference.backends.onnx_edit import Constants, fold_batch_norm
 
 _HALF = {
     "fp16": (TensorProto.FLOAT16, np.dtype(np.float16)),
@@ -34,12 +25,10 @@ _BF16_OPSET = 22  # the first whose convolutions and pools may be bf16; of ours 
 _ALWAYS_FP32 = {"Resize": (1, 2)}  # inputs: region of interest and scales
 
 
-def plan_graph(graph: bytes, precision: Precision, output: OutputForm = "logits") -> bytes:
-    """Rewrite an engine's graph: uint8 RGB (N, H, W, 3) → logits (N, C, h, w) float32.
+def plan_graph(graph: bytes, precision: Precision) -> bytes:
+    """Rewrite an engine's graph for TensorRT: uint8 RGB (N, H, W, 3) → logits (N, C, h, w) float32.
 
-    Or → labels (N, H, W) uint8, those of bilinear logits at the input's size, with pixel centres in line, as
-    inference.upsample has them. The same bytes in give the same bytes out. Raises EngineError for a graph
-    that takes no uint8 pictures.
+    The result is deterministic. Raises EngineError for a graph that does not take uint8 pictures.
     """
     model = onnx.load_from_string(graph)
     if len(model.graph.input) != 1 or _type_of(model.graph.input[0]) != TensorProto.UINT8:
@@ -49,45 +38,13 @@ def plan_graph(graph: bytes, precision: Precision, output: OutputForm = "logits"
     _cast_first(model.graph)
     if precision == "int8":
         _make_symmetric(model.graph)
-    _fold_batch_norm(model.graph)
+    fold_batch_norm(model.graph)
     if precision == "bf16":
         _split_hard_swish(model.graph)
         model.opset_import[0].version = max(model.opset_import[0].version, _BF16_OPSET)
     if precision in _HALF:
         _make_half(model, precision)
-    if output == "labels":
-        _append_labels(model.graph)
     return bytes(model.SerializeToString(deterministic=True))
-
-
-class _Constants:
-    """The initializers of a graph by name; the new ones are put at the end, those without a use taken out."""
-
-    def __init__(self, graph: GraphProto) -> None:
-        self._graph = graph
-        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
-
-    def type_of(self, name: str) -> int:
-        return int(self._tensors[name].data_type)
-
-    def __getitem__(self, name: str) -> Array:
-        return numpy_helper.to_array(self._tensors[name])
-
-    def add(self, name: str, value: Array) -> str:
-        if name not in self._tensors:
-            tensor = numpy_helper.from_array(value, name)
-            self._graph.initializer.append(tensor)
-            self._tensors[name] = tensor
-        return name
-
-    def drop_unused(self) -> None:
-        used = {name for node in self._graph.node for name in node.input}
-        kept = [tensor for tensor in self._graph.initializer if tensor.name in used]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(kept)
 
 
 def _name_constants(graph: GraphProto) -> None:
@@ -131,7 +88,7 @@ def _make_symmetric(graph: GraphProto) -> None:
     The new step covers the same range, at most twice as coarse. Biases, int32 for CPUs, become fp32: TensorRT
     adds them to the sums itself.
     """
-    constants = _Constants(graph)
+    constants = Constants(graph)
     folded: dict[str, str] = {}
     for node in list(graph.node):
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
@@ -150,34 +107,6 @@ def _make_symmetric(graph: GraphProto) -> None:
             node.input[1] = constants.add(f"{node.input[1]}_symmetric", wider.astype(np.float32))
             node.input[2] = constants.add(f"{zero}_symmetric", np.zeros(middle.shape, np.int8))
     _rename_inputs(graph, folded)
-    constants.drop_unused()
-
-
-def _fold_batch_norm(graph: GraphProto) -> None:
-    """Put each batch normalisation that follows a convolution into its weights, computed in fp64."""
-    constants = _Constants(graph)
-    uses = Counter(name for node in graph.node for name in node.input)
-    made_by = {name: node for node in graph.node for name in node.output}
-    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
-        before = made_by.get(norm.input[0])
-        if before is None or before.op_type != "Conv" or uses[norm.input[0]] > 1:
-            continue
-        if before.input[1] not in constants:  # quantised
-            continue
-        scale, shift, mean, variance = (constants[name].astype(np.float64) for name in norm.input[1:5])
-        gain = scale / np.sqrt(variance + _attribute(norm, "epsilon", 1e-5))
-        weight = constants[before.input[1]].astype(np.float64)
-        bias = constants[before.input[2]].astype(np.float64) if len(before.input) > 2 else np.zeros(len(gain))
-        folded_weight = constants.add(
-            f"{norm.output[0]}_weight", (weight * gain[:, None, None, None]).astype(np.float32)
-        )
-        folded_bias = constants.add(
-            f"{norm.output[0]}_bias", ((bias - mean) * gain + shift).astype(np.float32)
-        )
-        del before.input[1:]
-        before.input.extend([folded_weight, folded_bias])
-        before.output[0] = norm.output[0]
-        graph.node.remove(norm)
     constants.drop_unused()
 
 
@@ -205,7 +134,7 @@ def _make_half(model: ModelProto, precision: Precision) -> None:
     half, dtype = _HALF[precision]
     graph = model.graph
     fp32 = _floats(model)
-    constants = _Constants(graph)
+    constants = Constants(graph)
     halved: set[str] = set()  # values that were fp32
     cast: set[str] = set()  # values of fp32 that have been cast to half, by one cast for all who want it
     learned = _behind_convolutions(graph)
@@ -259,36 +188,5 @@ def _rename_value(nodes: list[NodeProto], name: str, new: str) -> None:
         node.output[:] = [new if n == name else n for n in node.output]
 
 
-def _append_labels(graph: GraphProto) -> None:
-    """Logits → labels of the input's size."""
-    picture, logits = graph.input[0].name, graph.output[0].name
-    classes = graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    if not 1 <= classes <= MOST_LABELS:
-        raise EngineError(f"TensorRT: {classes} classes do not fit into labels of 8 bits")
-    graph.node.extend(
-        [
-            helper.make_node("Shape", [logits], ["labels_channels"], start=0, end=2),
-            helper.make_node("Shape", [picture], ["labels_sides"], start=1, end=3),
-            helper.make_node("Concat", ["labels_channels", "labels_sides"], ["labels_shape"], axis=0),
-            helper.make_node(
-                "Resize",
-                [logits, "", "", "labels_shape"],
-                ["labels_logits"],
-                mode="linear",
-                coordinate_transformation_mode="half_pixel",
-            ),
-            helper.make_node("ArgMax", ["labels_logits"], ["labels_index"], axis=1, keepdims=0),
-            helper.make_node("Cast", ["labels_index"], [LABELS], to=TensorProto.UINT8),
-        ]
-    )
-    sides = [dim.dim_param or dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim[:3]]
-    del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(LABELS, TensorProto.UINT8, sides))
-
-
 def _type_of(value: onnx.ValueInfoProto) -> int:
     return int(value.type.tensor_type.elem_type)
-
-
-def _attribute(node: NodeProto, name: str, default: float) -> float:
-    return next((float(a.f) for a in node.attribute if a.name == name), default)

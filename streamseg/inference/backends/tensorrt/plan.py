@@ -1,7 +1,7 @@
 """A plan: what TensorRT's builder makes of a graph. Written once for both libraries, whose APIs agree.
 
-`library` is the module tensorrt or tensorrt_rtx. Whatever it says goes to standard error, in the builder's
-process its log, and its errors into the EngineError.
+`library` is the module tensorrt or tensorrt_rtx. Its messages go to standard error, in the build process its
+log, and its errors into the EngineError.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from streamseg.errors import EngineError
-from streamseg.inference.backends.protocol import BuildSpec, Say
+from streamseg.errors import EngineError, one_line
+from streamseg.inference.backends.protocol import BuildSpec, Progress
 from streamseg.inference.spec import Shapes
 
 Library = Any
-SAY_EVERY_S = 2.0
+REPORT_EVERY_S = 2.0
 
 
 def build_plan(
-    library: Library, graph: bytes, shapes: Shapes, target: str = "", say: Say = lambda text: None
+    library: Library, graph: bytes, shapes: Shapes, target: str = "", progress: Progress = lambda text: None
 ) -> bytes:
     """Build the plan of a rewritten graph (see graph.py) for a target such as "sm_89", or the GPU at hand.
 
-    It takes batches within `shapes`. Raises EngineError with what the library said.
+    It takes batches within `shapes`. Raises EngineError with the library's reason.
     """
     logger = make_logger(library)
     builder = library.Builder(logger)
@@ -33,8 +33,8 @@ def build_plan(
     parser = library.OnnxParser(network, logger)
     if not parser.parse(graph):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
-        told = "; ".join(f"{e.node_operator()} {e.node_name()}: {e.desc()}" for e in errors)
-        raise EngineError(f"TensorRT cannot take the graph: {_line(told)}")
+        reasons = "; ".join(f"{e.node_operator()} {e.node_name()}: {e.desc()}" for e in errors)
+        raise EngineError(f"TensorRT cannot take the graph: {one_line(reasons, 400)}")
     config = builder.create_builder_config()
     if target:
         config.num_compute_capabilities = 1
@@ -42,10 +42,10 @@ def build_plan(
     profile = builder.create_optimization_profile()
     profile.set_shape(network.get_input(0).name, *profile_shapes(shapes))
     config.add_optimization_profile(profile)
-    config.progress_monitor = make_progress(library, say)
+    config.progress_monitor = make_progress(library, progress)
     built = builder.build_serialized_network(network, config)
     if built is None:
-        raise EngineError(f"TensorRT cannot build it: {logger.told()}")
+        raise EngineError(f"TensorRT cannot build it: {logger.last_errors()}")
     return bytes(built)
 
 
@@ -53,24 +53,26 @@ def open_plan(library: Library, runtime: Any, logger: Any, artifact: Path, spec:
     """Deserialise a plan for the GPU at hand, and check that it is one of `spec`; raises EngineError."""
     engine = runtime.deserialize_cuda_engine(artifact.read_bytes())
     if engine is None:
-        raise EngineError(f"engine {spec.engine.name}: TensorRT refuses {artifact.name}: {logger.told()}")
+        raise EngineError(
+            f"engine {spec.engine.name}: TensorRT refuses {artifact.name}: {logger.last_errors()}"
+        )
     if problem := unlike(library, engine, spec):
         raise EngineError(f"engine {spec.engine.name}: {artifact.name} is another plan: {problem}")
     return engine
 
 
 def unlike(library: Library, engine: Any, spec: BuildSpec) -> str:
-    """What of an engine's inputs and outputs is not as `spec` has it; empty where all is."""
+    """How an engine's inputs and outputs differ from `spec`; empty where they do not."""
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     if len(names) != 2:
         return f"it has {len(names)} inputs and outputs, not 2"
     picture, answer = names
     if engine.get_tensor_mode(picture) != library.TensorIOMode.INPUT:
         picture, answer = answer, picture
-    wanted = library.float32 if spec.output == "logits" else library.uint8
-    if engine.get_tensor_dtype(picture) != library.uint8 or engine.get_tensor_dtype(answer) != wanted:
-        return f"it does not turn uint8 pictures into {spec.output}"
-    if spec.output == "logits" and engine.get_tensor_shape(answer)[1] != len(spec.engine.classes):
+    types = engine.get_tensor_dtype(picture), engine.get_tensor_dtype(answer)
+    if types != (library.uint8, library.float32):
+        return "it does not turn uint8 pictures into float32 logits"
+    if engine.get_tensor_shape(answer)[1] != len(spec.engine.classes):
         return f"it has {engine.get_tensor_shape(answer)[1]} classes, not {len(spec.engine.classes)}"
     found = [tuple(shape) for shape in engine.get_tensor_profile_shape(picture, 0)]
     if found != profile_shapes(spec.shapes):
@@ -90,14 +92,14 @@ def targets(library: Library) -> list[str]:
 
 
 def capability(library: Library, target: str) -> Any:
-    """The library's name for a target such as "sm_89"; raises EngineError with those there are."""
+    """The library's name for a target such as "sm_89"; raises EngineError with the known ones."""
     if target not in targets(library):
         raise EngineError(f"TensorRT-RTX builds for {', '.join(targets(library))}, not for {target}")
     return library.ComputeCapability.__members__[f"SM{target[3:]}"]
 
 
 def make_logger(library: Library) -> Any:
-    """An ILogger that keeps the last errors; told() gives them as one line."""
+    """An ILogger that keeps the last errors; last_errors() gives them as one line."""
 
     class Logger(library.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -110,35 +112,31 @@ def make_logger(library: Library) -> Any:
             if int(severity) <= int(library.ILogger.ERROR):
                 self._errors = [*self._errors, message][-3:]
 
-        def told(self) -> str:
-            return _line("; ".join(self._errors)) or "it gives no reason"
+        def last_errors(self) -> str:
+            return one_line("; ".join(self._errors), 400) or "no reason given"
 
     return Logger()
 
 
-def make_progress(library: Library, say: Say) -> Any:
-    """An IProgressMonitor that says how far a build is, every few seconds."""
+def make_progress(library: Library, progress: Progress) -> Any:
+    """An IProgressMonitor that reports every few seconds how far a build is."""
 
-    class Progress(library.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(library.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             library.IProgressMonitor.__init__(self)
             self._steps: dict[str, int] = {}
-            self._said_s = time.monotonic()
+            self._reported_s = time.monotonic()
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self._steps[phase_name] = num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            if time.monotonic() - self._said_s > SAY_EVERY_S:
-                self._said_s = time.monotonic()
-                say(f"{phase_name}: step {step + 1} of {self._steps.get(phase_name, 0)}")
+            if time.monotonic() - self._reported_s > REPORT_EVERY_S:
+                self._reported_s = time.monotonic()
+                progress(f"{phase_name}: step {step + 1} of {self._steps.get(phase_name, 0)}")
             return True
 
         def phase_finish(self, phase_name: str) -> None:
             self._steps.pop(phase_name, None)
 
-    return Progress()
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())[:400]
+    return Monitor()

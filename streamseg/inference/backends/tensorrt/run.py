@@ -6,41 +6,37 @@ GPU yet (tests/gpu/test_engine_tensorrt.py does).
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from streamseg.errors import EngineError
+from streamseg.inference.backends.base import BaseEngine
 from streamseg.inference.backends.protocol import BuildSpec
 from streamseg.inference.backends.tensorrt.plan import Library, make_logger, open_plan
 from streamseg.inference.backends.torch import MOST_GRAPHS, device_name
-from streamseg.types import F32, U8, Size
+from streamseg.types import F32, U8
 
 if TYPE_CHECKING:
     import torch
 
 
 class _Shape(NamedTuple):
-    """The memory of one batch shape; `graph` reads `image` and writes `answer`, both on the GPU."""
+    """The memory of one batch shape; `graph` reads `image` and writes `logits`, both on the GPU."""
 
     image: torch.Tensor
-    answer: torch.Tensor
-    image_here: torch.Tensor  # pinned
-    answer_here: torch.Tensor  # pinned
+    logits: torch.Tensor
+    host_image: torch.Tensor  # pinned
+    host_logits: torch.Tensor  # pinned
     graph: torch.cuda.CUDAGraph | None  # None where TensorRT-RTX records by itself
 
 
-class PlanEngine:
+class PlanEngine(BaseEngine):
     """Runs a plan of either library. Belongs to one thread at a time; releases the GIL while it waits.
 
-    Pictures are arrays, or anything on the GPU that speaks DLPack: those are not brought here. Of a plan that
-    gives logits on_device() leaves them there, too.
+    Pictures are arrays, or anything on the GPU that speaks DLPack. on_device() leaves the logits there, too.
     """
 
     def __init__(self, library: Library, spec: BuildSpec, artifact: Path, backend: str) -> None:
@@ -56,45 +52,38 @@ class PlanEngine:
         self._records_itself = hasattr(library, "CudaGraphStrategy")
         self._context: Any = self._new_context(library)
         if self._context is None:
-            raise EngineError(f"engine {spec.engine.name}: no memory for its plan: {self._logger.told()}")
+            raise EngineError(
+                f"engine {spec.engine.name}: no memory for its plan: {self._logger.last_errors()}"
+            )
         names = [self._plan.get_tensor_name(i) for i in range(2)]
         first_is_input = self._plan.get_tensor_mode(names[0]) == library.TensorIOMode.INPUT
         self._picture, self._answer = names if first_is_input else names[::-1]
-        self._dtype = torch.float32 if spec.output == "logits" else torch.uint8
         self._stream: Any = cuda.Stream()
         self._shapes: OrderedDict[tuple[int, ...], _Shape] = OrderedDict()
-        self.info = spec.info(
-            backend, device_name("cuda"), bounded=True, tensors="cuda" if spec.output == "logits" else ""
-        )
+        super().__init__(spec, spec.info(backend, device_name("cuda"), bounded=True, tensors="cuda"))
 
-    def __call__(self, batch: U8) -> F32:
-        if self._dtype != self._torch.float32:
-            raise EngineError(f"engine {self.info.id}: its plan gives labels, not logits")
-        return cast(F32, self._run(batch))
+    def __call__(self, batch: U8 | torch.Tensor) -> F32:
+        """See Engine; a batch that is on the GPU already is not copied to the host."""
+        with self._running(batch):
+            return self._run(batch)
 
     def on_device(self, batch: torch.Tensor) -> torch.Tensor:
         """See TensorEngine."""
-        if self._dtype != self._torch.float32:
-            raise EngineError(f"engine {self.info.id}: its plan gives labels, not logits")
-        with self._failing(batch):
+        with self._running(batch):
             memory = self._started(batch)
             self._torch.cuda.current_stream().wait_stream(self._stream)
-            logits = memory.answer.clone()  # its memory is written again, after what is asked for here
+            logits = memory.logits.clone()  # its memory is written again, after what is asked for here
             self._torch.cuda.current_stream().synchronize()
             return logits
 
-    def labels(self, batch: U8) -> U8:
-        """Labels (N, H, W) of the pictures' size; for plans that were built to give them."""
-        if self._dtype != self._torch.uint8:
-            raise EngineError(f"engine {self.info.id}: its plan gives logits, not labels")
-        return cast(U8, self._run(batch))
+    def _run(self, feed: Any) -> F32:
+        memory = self._started(feed)
+        with self._torch.cuda.stream(self._stream):
+            memory.host_logits.copy_(memory.logits, non_blocking=True)
+        self._stream.synchronize()
+        return np.array(memory.host_logits.numpy())  # its memory is written again
 
-    def warm_up(self, size: Size) -> float:
-        begun = time.perf_counter()
-        self._run(np.zeros((1, *size, 3), np.uint8))
-        return time.perf_counter() - begun
-
-    def close(self) -> None:
+    def _release(self) -> None:
         self._shapes.clear()  # graphs first: they use the context's memory
         self._context = None
         self._plan = None
@@ -110,25 +99,6 @@ class PlanEngine:
         )
         return self._plan.create_execution_context(config)
 
-    def _run(self, batch: Any) -> npt.NDArray[Any]:
-        with self._failing(batch):
-            memory = self._started(batch)
-            with self._torch.cuda.stream(self._stream):
-                memory.answer_here.copy_(memory.answer, non_blocking=True)
-            self._stream.synchronize()
-        return np.array(memory.answer_here.numpy())  # its memory is written again
-
-    @contextlib.contextmanager
-    def _failing(self, batch: Any) -> Iterator[None]:
-        """Say in an EngineError what failed on a batch; raises it at once when closed."""
-        if self._context is None:
-            raise EngineError(f"engine {self.info.id}: is closed")
-        try:
-            yield
-        except RuntimeError as error:
-            told, shape = " ".join(str(error).split())[:300], tuple(batch.shape)
-            raise EngineError(f"engine {self.info.id}: failed on a batch of {shape}: {told}") from error
-
     def _started(self, batch: Any) -> _Shape:
         """Have our stream compute a batch; `answer` of what is returned holds it, before long."""
         torch = self._torch
@@ -138,8 +108,8 @@ class PlanEngine:
             memory = self._shapes.get(shape) or self._prepare(shape)
             self._shapes.move_to_end(shape)
             if isinstance(batch, np.ndarray):
-                memory.image_here.numpy()[:] = batch
-                memory.image.copy_(memory.image_here, non_blocking=True)
+                memory.host_image.numpy()[:] = batch
+                memory.image.copy_(memory.host_image, non_blocking=True)
             else:
                 memory.image.copy_(torch.from_dlpack(batch), non_blocking=True)
             if memory.graph is None:
@@ -158,9 +128,9 @@ class PlanEngine:
         answer = tuple(self._context.get_tensor_shape(self._answer))
         memory = _Shape(
             torch.zeros(shape, dtype=torch.uint8, device="cuda"),
-            torch.empty(answer, dtype=self._dtype, device="cuda"),
+            torch.empty(answer, dtype=torch.float32, device="cuda"),
             torch.empty(shape, dtype=torch.uint8, pin_memory=True),
-            torch.empty(answer, dtype=self._dtype, pin_memory=True),
+            torch.empty(answer, dtype=torch.float32, pin_memory=True),
             None,
         )
         if not self._records_itself:
@@ -177,6 +147,6 @@ class PlanEngine:
     def _enqueue(self, memory: _Shape) -> None:
         self._context.set_input_shape(self._picture, tuple(memory.image.shape))
         self._context.set_tensor_address(self._picture, memory.image.data_ptr())
-        self._context.set_tensor_address(self._answer, memory.answer.data_ptr())
+        self._context.set_tensor_address(self._answer, memory.logits.data_ptr())
         if not self._context.execute_async_v3(self._stream.cuda_stream):
-            raise EngineError(f"engine {self.info.id}: TensorRT failed: {self._logger.told()}")
+            raise EngineError(f"engine {self.info.id}: TensorRT failed: {self._logger.last_errors()}")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from streamseg.errors import EngineError
-from streamseg.inference.backends.protocol import BuildSpec, Say
+from streamseg.inference.backends.base import library_errors
+from streamseg.inference.backends.protocol import BuildSpec, Progress
 from streamseg.inference.backends.tensorrt.plan import profile_shapes
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def has_torch_tensorrt() -> bool:
     return importlib.util.find_spec("torch_tensorrt") is not None
 
 
-def build_with_torch(spec: BuildSpec, say: Say) -> bytes:
+def build_with_torch(spec: BuildSpec, progress: Progress) -> bytes:
     """Build a plan for the GPU at hand; raises EngineError for what cannot be converted."""
     import torch
     import torch_tensorrt
@@ -30,10 +30,10 @@ def build_with_torch(spec: BuildSpec, say: Say) -> bytes:
     picture = torch_tensorrt.Input(
         min_shape=smallest, opt_shape=usual, max_shape=largest, dtype=torch.uint8, name="image"
     )
-    say("tracing the network")
+    progress("tracing the network")
     program = exported(spec, "cuda")
-    say("converting it with torch-tensorrt; this takes minutes")
-    try:
+    progress("converting it with torch-tensorrt; this takes minutes")
+    with library_errors(f"engine {spec.engine.name}: torch-tensorrt cannot convert it"):
         return bytes(
             torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
                 program,
@@ -45,13 +45,10 @@ def build_with_torch(spec: BuildSpec, say: Say) -> bytes:
                 reuse_cached_engines=False,
             )
         )
-    except Exception as error:
-        told = " ".join(str(error).split())[:300]
-        raise EngineError(f"engine {spec.engine.name}: torch-tensorrt cannot convert it: {told}") from error
 
 
 def exported(spec: BuildSpec, device: str) -> ExportedProgram:
-    """The network of `spec` as torch.export writes it: uint8 in, logits or labels out, sizes left open."""
+    """The network of `spec` as torch.export writes it: uint8 in, logits out, sizes left open."""
     import torch
 
     from streamseg.inference.backends.aoti import example_batch
@@ -59,8 +56,6 @@ def exported(spec: BuildSpec, device: str) -> ExportedProgram:
     from streamseg.inference.backends.torch_graph import GraphModule
 
     network: Any = GraphModule(spec.graph(), torch_dtype(spec.precision)).eval()
-    if spec.output == "labels":
-        network = _with_labels(network)
     shape, sides = example_batch(spec)
     with torch.inference_mode():
         return torch.export.export(
@@ -68,21 +63,3 @@ def exported(spec: BuildSpec, device: str) -> ExportedProgram:
             (torch.zeros(shape, dtype=torch.uint8, device=device),),
             dynamic_shapes=(sides,),
         )
-
-
-def _with_labels(network: Any) -> Any:
-    import torch.nn.functional as F
-    from torch import Tensor, nn, uint8
-
-    class Labels(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, image: Tensor) -> Tensor:
-            logits = self.network(image)
-            size = (image.shape[1], image.shape[2])
-            wide = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-            return wide.argmax(1).to(uint8)
-
-    return Labels()
