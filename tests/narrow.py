@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import streamseg
-from streamseg.models.weights import write_engine
+from streamseg.models.export import write_engine
 from streamseg.models.zoo import NETWORKS
 
 # Three of the twelve have everything that an export meets: Caffe's plain grid, branches at the picture's own
@@ -83,7 +83,7 @@ def _sources_key() -> str:
     """A hash of all that an export is made of; exports of other states are removed."""
     package = Path(streamseg.__file__).parent
     digest = hashlib.sha256()
-    sources = [*package.glob("models/**/*.py"), *package.glob("inference/*.py"), Path(__file__)]
+    sources = [*package.glob("models/*.py"), package / "inference" / "spec.py", Path(__file__)]
     for source in sorted(sources):
         digest.update(source.read_bytes())
     for library in ("torch", "onnx", "onnxscript"):

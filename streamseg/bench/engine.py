@@ -192,7 +192,7 @@ def random_engine(name: str, folder: Path) -> Path:
     import torch
     from torch import nn
 
-    from streamseg.models.weights import write_engine
+    from streamseg.models.export import write_engine
     from streamseg.models.zoo import find_network
 
     torch.manual_seed(0)

@@ -53,7 +53,8 @@ def import_(file: Path, name: str, out: Path | None) -> None:
     from streamseg.crf.presets import preset
 
     need_torch("import")
-    from streamseg.models.weights import import_weights, write_engine
+    from streamseg.models.export import write_engine
+    from streamseg.models.weights import import_weights
 
     network = find_network(name)
     crf = preset(network.crf_preset) if network.crf_preset else None

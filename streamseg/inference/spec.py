@@ -1,9 +1,10 @@
-"""engine.toml: what a folder under engines/ holds, and where such folders are looked for."""
+"""An engine's folder: engine.toml read and written, its weights, and where engines are looked for."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import os
 import tomllib
 from collections.abc import Iterator
@@ -14,9 +15,18 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.config import Precision, Settings, build_settings
-from streamseg.crf.params import CrfParams
+from streamseg.crf.params import KERNEL_KEYS, CrfParams
 from streamseg.errors import ConfigError, EngineError
 from streamseg.types import ClassInfo, LabelSet, Size
+
+FP32, INT8 = "model.onnx", "model.int8.onnx"
+
+_NOTES = {
+    "input_size": "(height, width)",
+    "size_multiple": "of the input's sides",
+    "output_stride": "of the logits",
+    "[normalisation]": "(level - mean) / std of RGB levels 0..255",
+}
 
 
 class Normalisation(Settings, frozen=True):
@@ -137,6 +147,71 @@ def read_weights(folder: Path, spec: EngineSpec, precision: Precision) -> bytes:
             "install it again"
         )
     return data
+
+
+def weights_in(folder: Path) -> dict[str, Weights]:
+    """The weights that lie in a folder, with their hashes."""
+    found = {}
+    for precision, name in (("fp32", FP32), ("int8", INT8)):
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                found[precision] = Weights(file=name, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+    return found
+
+
+def kept_settings(folder: Path, spec: EngineSpec) -> EngineSpec:
+    """`spec` with what was chosen in FOLDER/engine.toml by hand or by tuning: [crf], and the thin classes.
+
+    As it is where there is no engine yet, or one that cannot be read.
+    """
+    try:
+        before = read_spec(folder)
+    except EngineError:
+        return spec
+    thin = {entry.name: entry.thin for entry in before.classes}
+    classes = tuple(
+        msgspec.structs.replace(entry, thin=thin.get(entry.name, entry.thin)) for entry in spec.classes
+    )
+    return msgspec.structs.replace(spec, crf=before.crf, classes=classes)
+
+
+def write_spec(folder: Path, spec: EngineSpec) -> None:
+    """Write FOLDER/engine.toml; it appears whole."""
+    beside = folder / "engine.toml.part"
+    beside.write_text("\n".join(_lines(spec)) + "\n", "utf-8")
+    os.replace(beside, folder / "engine.toml")
+
+
+def _lines(spec: EngineSpec) -> Iterator[str]:
+    for key in ("name", "network", "licence", "label_set", "input_size", "size_multiple", "output_stride"):
+        yield _pair(key, getattr(spec, key))
+    yield from ("", f"[normalisation]  # {_NOTES['[normalisation]']}")
+    for key in ("mean", "std"):
+        yield _pair(key, getattr(spec.normalisation, key))
+    yield _pair("in_graph", spec.normalisation.in_graph)
+    for precision, weights in spec.weights.items():
+        yield from (
+            "",
+            f"[weights.{precision}]",
+            _pair("file", weights.file),
+            _pair("sha256", weights.sha256),
+        )
+    for entry in spec.classes:
+        yield from ("", "[[classes]]", _pair("name", entry.name), _pair("colour", entry.colour))
+        if entry.thin:
+            yield "thin = true"
+    yield from ("", "[crf]")
+    usual = CrfParams()
+    for key in spec.crf.__struct_fields__:
+        value = getattr(spec.crf, key)
+        if key in KERNEL_KEYS or value != getattr(usual, key):
+            yield _pair(key, value)
+
+
+def _pair(key: str, value: object) -> str:
+    """A line of TOML, which writes numbers, lists and text as JSON does."""
+    note = f"  # {_NOTES[key]}" if key in _NOTES else ""
+    return f"{key} = {json.dumps(value, ensure_ascii=False)}{note}"
 
 
 class Shapes(msgspec.Struct, frozen=True):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamseg.models.grid import Grid, corners
-from streamseg.models.vgg import CHANNELS, Vgg16
+from streamseg.models.backbones import CHANNELS, Vgg16
+from streamseg.models.served import Grid, corners
 
 
 class Head(NamedTuple):

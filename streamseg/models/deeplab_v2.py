@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamseg.models.grid import corners
-from streamseg.models.vgg import CHANNELS, Vgg16
+from streamseg.models.backbones import CHANNELS, Vgg16
+from streamseg.models.served import corners
 
 ASPP_RATES = (6, 12, 18, 24)
 BLOCKS = (3, 4, 23, 3)

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamseg.models.grid import Grid, centres
-from streamseg.models.mobilenet_v3 import LAST, MobileNetV3Large, divisible
-from streamseg.models.resnet import EXPANSION, ResNet
+from streamseg.models.backbones import EXPANSION, LAST, MobileNetV3Large, ResNet, divisible
+from streamseg.models.served import Grid, centres
 
 ASPP_RATES = (12, 24, 36)
 RESNET50, RESNET101 = (3, 4, 6, 3), (3, 4, 23, 3)

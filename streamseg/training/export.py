@@ -9,13 +9,20 @@ from streamseg.config import EngineConfig
 from streamseg.errors import TrainingError
 from streamseg.evaluation import Scores
 from streamseg.evaluation.engines import evaluate_engine
-from streamseg.inference.folder import FP32, INT8, kept_settings, weights_of, write_spec
-from streamseg.inference.spec import EngineSpec, Normalisation, read_spec
+from streamseg.inference.spec import (
+    FP32,
+    INT8,
+    EngineSpec,
+    Normalisation,
+    kept_settings,
+    read_spec,
+    weights_in,
+    write_spec,
+)
 from streamseg.models.slim import AUXILIARY_STRIDE, OUTPUT_STRIDE, SIZE_MULTIPLE, Slim, count_macs
 from streamseg.training.card import CardFacts, write_card
 from streamseg.training.checkpoint import load_checkpoint, recipe_of, trained_network
-from streamseg.training.graph import write_graph
-from streamseg.training.loop import MEAN, STD
+from streamseg.training.networks import MEAN, STD, write_graph
 from streamseg.training.quantise import CALIBRATION_IMAGES, calibration_pictures, quantise
 from streamseg.training.recipe import TrainRecipe
 
@@ -75,7 +82,7 @@ def engine_spec(folder: Path, recipe: TrainRecipe, output_stride: int = OUTPUT_S
         label_set=recipe.label_set,
         input_size=recipe.input_size,
         normalisation=Normalisation(mean=MEAN, std=STD, in_graph=True),
-        weights=weights_of(folder),
+        weights=weights_in(folder),
         classes=tuple(recipe.classes),
         size_multiple=SIZE_MULTIPLE,
         output_stride=output_stride,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -24,16 +25,11 @@ from streamseg.training.checkpoint import load_checkpoint, save_checkpoint
 from streamseg.training.data import TrainingImages
 from streamseg.training.log import EpochEntry, Progress, read_log, write_log
 from streamseg.training.loss import class_weights, cross_entropy, lovasz_softmax, thin_labels
-from streamseg.training.networks import Trainable, build_network
+from streamseg.training.networks import Trainable, build_network, normalise
 from streamseg.training.recipe import TrainRecipe
-from streamseg.training.schedule import WeightAverage, learning_rate
 from streamseg.types import Size
 
 logger = logging.getLogger(__name__)
-
-# RGB levels 0..255: those of ImageNet, close to CamVid's and well known.
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
 
 
 def train(recipe: TrainRecipe, data: Path, val: Path | None, out: Path, resume: bool) -> Path:
@@ -64,11 +60,43 @@ def predictor(network: nn.Module, device: torch.device, input_size: Size) -> Pre
     return predict
 
 
-def normalise(rgb: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
-    """(N, H, W, 3) uint8 to normalised float32 (N, 3, H, W), channels last in memory."""
-    x = torch.from_numpy(rgb).to(device).float()
-    x = (x - torch.tensor(MEAN, device=device)) / torch.tensor(STD, device=device)
-    return x.permute(0, 3, 1, 2)
+def learning_rate(recipe: TrainRecipe, progress: float) -> float:
+    """The rate at `progress` (0 to 1) of the run: a rise, a plateau until `hold`, then half a cosine to 0.
+
+    On the plateau nothing depends on the run's length, so a run may be resumed with another one there.
+    """
+    if progress < recipe.warmup:
+        return recipe.learning_rate * max(progress / recipe.warmup, 1e-3)
+    if progress < recipe.hold:
+        return recipe.learning_rate
+    start = max(recipe.hold, recipe.warmup)
+    fallen = (progress - start) / max(1 - start, 1e-9)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(fallen, 1)))
+
+
+class WeightAverage:
+    """An exponential average of a network's weights and of its batch-norm statistics."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._steps = 0
+        self._now = [t for t in network.state_dict().values() if t.is_floating_point()]
+        self._names = [n for n, t in network.state_dict().items() if t.is_floating_point()]
+        self._average = [t.detach().clone() for t in self._now]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self._steps += 1
+        decay = min(self._decay, self._steps / (self._steps + 10))  # a young average forgets its start
+        torch._foreach_lerp_(self._average, self._now, 1 - decay)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(zip(self._names, self._average, strict=True))
+
+    def load(self, state: dict[str, Tensor], steps: int) -> None:
+        self._steps = steps
+        for name, tensor in zip(self._names, self._average, strict=True):
+            tensor.copy_(state[name])
 
 
 class _Run:

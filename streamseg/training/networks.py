@@ -1,16 +1,27 @@
-"""The networks that can be trained from scratch."""
+"""The networks that can be trained from scratch: built, fed, and written as ONNX graphs."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, cast
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from streamseg.models.ablation import Ablation
-from streamseg.models.slim import Slim
+from streamseg.models.export import export_onnx
+from streamseg.models.slim import LightAspp, ResidualBlock, Slim
 from streamseg.training.recipe import TrainRecipe
+
+# RGB levels 0..255: those of ImageNet, close to CamVid's and well known.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
 
 
 class Trainable(Protocol):
@@ -33,3 +44,93 @@ _MAKERS: dict[str, Callable[[int, int], nn.Module]] = {
 def build_network(recipe: TrainRecipe) -> nn.Module:
     """The recipe's network, untrained; a Trainable."""
     return _MAKERS[recipe.network](len(recipe.classes), recipe.width)
+
+
+def normalise(rgb: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
+    """(N, H, W, 3) uint8 to normalised float32 (N, 3, H, W), channels last in memory."""
+    x = torch.from_numpy(rgb).to(device).float()
+    x = (x - torch.tensor(MEAN, device=device)) / torch.tensor(STD, device=device)
+    return x.permute(0, 3, 1, 2)
+
+
+def write_graph(network: nn.Module, path: Path, stride8: bool = False) -> None:
+    """Export `network` to `path`: uint8 RGB (N, H, W, 3) in, float32 logits (N, C, h, w) out.
+
+    N is free, H and W are any multiples of 8. Logits are at 1/4, or with `stride8` the auxiliary ones at 1/8.
+    The graph is run beside the network before it is written under its name; EngineError if they differ.
+    """
+
+    def reference(picture: Tensor) -> Tensor:
+        return _network(network, normalise(picture.numpy(), torch.device("cpu")), stride8)
+
+    export_onnx(_Served(network, stride8), path, reference=reference)
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """A copy in which every batch normalisation is part of the convolution before it."""
+    folded = copy.deepcopy(network).eval()
+    for module in list(folded.modules()):
+        if isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], nn.BatchNorm2d):
+            module[0], module[1] = _fused(module[0], module[1]), nn.Identity()
+        elif isinstance(module, ResidualBlock):
+            module.second, module.norm = _fused(module.second, module.norm), _identity()
+        elif isinstance(module, LightAspp):
+            _fold_sum(module)
+        elif isinstance(module, Slim):
+            module.skip, module.skip_norm = _fused(module.skip, module.skip_norm), _identity()
+    return folded
+
+
+class _Served(nn.Module):
+    """The network as an engine runs it. Of the normalisation only the subtraction is left as a step: the
+    division is part of the first convolution's weights. (So could the mean be, but not where the padding is.)
+    """
+
+    def __init__(self, network: nn.Module, stride8: bool) -> None:
+        super().__init__()
+        self.network = fold_batch_norm(network)
+        self.stride8 = stride8
+        self.mean = nn.Buffer(torch.tensor(MEAN).view(1, 3, 1, 1))
+        for first in _first_convolutions(self.network):
+            assert isinstance(first, nn.Conv2d)
+            first.weight.data /= torch.tensor(STD).view(1, 3, 1, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image.permute(0, 3, 1, 2).float() - self.mean  # (N, H, W, 3) uint8 -> (N, 3, H, W)
+        logits: Tensor = _network(self.network, x, self.stride8)
+        return logits
+
+
+def _network(network: nn.Module, x: Tensor, stride8: bool) -> Tensor:
+    return cast("Slim", network).forward_stride8(x) if stride8 else cast("Tensor", network(x))
+
+
+def _first_convolutions(network: nn.Module) -> list[nn.Module]:
+    """Those that see the picture itself."""
+    assert isinstance(network, Slim | Ablation)
+    stages = [network.stem, *(network.branches[:1] if isinstance(network, Ablation) else ())]
+    return [next(module for module in stage.modules() if isinstance(module, nn.Conv2d)) for stage in stages]
+
+
+def _fused(convolution: nn.Module, norm: nn.Module) -> nn.Conv2d:
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    return fuse_conv_bn_eval(convolution, norm)
+
+
+def _identity() -> nn.BatchNorm2d:
+    return nn.Identity()  # type: ignore[return-value]
+
+
+def _fold_sum(aspp: LightAspp) -> None:
+    """The branches are summed and then normalised: each is scaled, and one of them gets the bias."""
+    for branch in (aspp.image, *aspp.atrous):
+        assert isinstance(branch, nn.Conv2d)
+        scale = aspp.norm.weight / torch.sqrt(_tensor(aspp.norm.running_var) + aspp.norm.eps)
+        branch.weight.data = branch.weight.data * scale.detach()[:, None, None, None]
+    aspp.point, aspp.norm = _fused(aspp.point, aspp.norm), _identity()
+
+
+def _tensor(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value

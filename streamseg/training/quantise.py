@@ -34,9 +34,8 @@ from onnxruntime.quantization import (
 from streamseg.config import StreamConfig
 from streamseg.errors import TrainingError
 from streamseg.evaluation.dataset import pictures_of
-from streamseg.inference.folder import INT8, weights_of, write_spec
 from streamseg.inference.preprocess import fit_size, scale_picture
-from streamseg.inference.spec import find_engine, read_weights
+from streamseg.inference.spec import INT8, find_engine, read_weights, weights_in, write_spec
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode
 from streamseg.types import U8, Size
@@ -93,7 +92,7 @@ def quantise_engine(
         beside.replace(folder / INT8)
     finally:
         beside.unlink(missing_ok=True)
-    weights = {"fp32": spec.weights["fp32"], "int8": weights_of(folder)["int8"]}
+    weights = {"fp32": spec.weights["fp32"], "int8": weights_in(folder)["int8"]}
     write_spec(folder, msgspec.structs.replace(spec, weights=weights))
     return folder, quantised
 

@@ -12,9 +12,8 @@ import pytest
 
 from streamseg.config import EngineConfig
 from streamseg.crf import CrfParams
-from streamseg.inference.folder import kept_settings, write_spec
 from streamseg.inference.select import load_engine
-from streamseg.inference.spec import read_spec
+from streamseg.inference.spec import kept_settings, read_spec, write_spec
 from tools.demo import draw_scene
 
 
@@ -42,7 +41,7 @@ def test_writing_an_engine_again_keeps_its_crf_and_its_thin_classes(
 
 def test_an_imported_network_gets_an_int8_form_from_pictures(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs the extra torch")
-    from streamseg.models.weights import write_engine
+    from streamseg.models.export import write_engine
     from streamseg.training.quantise import quantise_engine
     from tests.narrow import narrow_engine, narrow_network
 

@@ -212,7 +212,7 @@ def test_the_command_builds_beside_the_engine_for_a_gpu_elsewhere(tmp_path: Path
 def test_every_network_of_the_zoo_builds_at_full_size(name: str, tmp_path: Path) -> None:
     """Prints the table of docs/benchmarks.md with -s: fp16 for SM 8.9, batch 1 to 8, CPU seconds."""
     torch = pytest.importorskip("torch")
-    from streamseg.models.weights import write_engine
+    from streamseg.models.export import write_engine
 
     entry = NETWORKS[name]
     torch.manual_seed(0)

@@ -16,9 +16,8 @@ from streamseg.crf import CrfParams
 from streamseg.inference.backends.torch_graph import GraphModule
 from streamseg.inference.select import load_engine
 from streamseg.inference.spec import read_spec
-from streamseg.models.grid import Grid
-from streamseg.models.served import Served
-from streamseg.models.weights import write_engine
+from streamseg.models.export import write_engine
+from streamseg.models.served import Grid, Served
 from streamseg.models.zoo import NETWORKS
 from tests.narrow import NARROW, TYPICAL, narrow_engine, narrow_network
 

@@ -19,10 +19,9 @@ from streamseg.training import augment  # noqa: E402
 from streamseg.training.checkpoint import load_checkpoint, recipe_of, save_checkpoint  # noqa: E402
 from streamseg.training.data import TrainingImages  # noqa: E402
 from streamseg.training.log import read_log  # noqa: E402
-from streamseg.training.loop import train  # noqa: E402
+from streamseg.training.loop import learning_rate, train  # noqa: E402
 from streamseg.training.loss import cross_entropy, lovasz_softmax, thin_labels  # noqa: E402
 from streamseg.training.recipe import AugmentRecipe, TrainRecipe, load_recipe  # noqa: E402
-from streamseg.training.schedule import learning_rate  # noqa: E402
 
 CLASSES = (
     ClassEntry(name="ground", colour=(90, 90, 90)),
@@ -285,7 +284,7 @@ def test_the_exported_graph_equals_the_network(finished: Path, engine: Path) -> 
     import onnxruntime as ort
 
     from streamseg.training.checkpoint import trained_network
-    from streamseg.training.loop import normalise
+    from streamseg.training.networks import normalise
 
     network = trained_network(load_checkpoint(finished / "best.pt"))
     session = ort.InferenceSession(str(engine / "model.onnx"), providers=["CPUExecutionProvider"])

@@ -1,6 +1,6 @@
-"""Published weights: fetched, read from Caffe's and torch's files, matched by name, written as engines.
+"""Published weights: fetched, read from Caffe's and torch's files, matched by name.
 
-`fetch` needs nothing heavy; importing and writing need the torch extra and load it when they are used.
+`fetch` needs nothing heavy; importing needs the torch extra and loads it when it is used.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from streamseg.models.weights.download import fetch
 from streamseg.models.weights.sources import SOURCES, Source, find_source
 
 if TYPE_CHECKING:
-    from streamseg.models.weights.engine import write_engine
     from streamseg.models.weights.files import import_weights
 
-__all__ = ["SOURCES", "Source", "fetch", "find_source", "import_weights", "write_engine"]
+__all__ = ["SOURCES", "Source", "fetch", "find_source", "import_weights"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,8 +21,4 @@ def __getattr__(name: str) -> Any:
         from streamseg.models.weights.files import import_weights
 
         return import_weights
-    if name == "write_engine":
-        from streamseg.models.weights.engine import write_engine
-
-        return write_engine
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

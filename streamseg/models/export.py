@@ -1,4 +1,4 @@
-"""A network as the ONNX graph that an engine's folder holds: the picture as uint8, sizes left open."""
+"""A network becomes an engine: a folder with an ONNX graph, of any size and batch, and engine.toml."""
 
 from __future__ import annotations
 
@@ -12,13 +12,65 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from streamseg.crf.params import CrfParams
 from streamseg.errors import EngineError
+from streamseg.inference.spec import (
+    FP32,
+    INT8,
+    ClassEntry,
+    EngineSpec,
+    Normalisation,
+    kept_settings,
+    weights_in,
+    write_spec,
+)
+from streamseg.models.served import Served
+from streamseg.models.weights.sources import SOURCES
+from streamseg.models.zoo import VOC21, find_network
 
 INPUT, OUTPUT = "image_u8", "logits"
 OPSET = 20
 TOLERANCE = 1e-3  # of the largest logit, between torch and ONNX Runtime
 MOST_BATCH = 256
 LARGEST_SIDE = 8192
+
+
+def write_engine(
+    module: nn.Module,
+    name: str,
+    out: Path,
+    *,
+    crf: CrfParams | None = None,
+    licence: str | None = None,
+) -> Path:
+    """Write the engine `out` (its name is the folder's) of `module`, the zoo's `name`, and give its folder.
+
+    crf: the parameters for engine.toml, as streamseg.crf's preset of the zoo's crf_preset has them. An engine
+    that is there is replaced, its int8 form, which would be of other weights, removed; its [crf] stays.
+    Raises EngineError when the exported graph does not say what the network says; then nothing is written.
+    """
+    entry = find_network(name)
+    out = out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    export_onnx(Served(module, entry.normalisation), out / FP32, multiple=entry.size_multiple)
+    (out / INT8).unlink(missing_ok=True)
+    spec = EngineSpec(
+        name=out.name,
+        network=entry.name,
+        licence=licence or SOURCES[name].licence,
+        label_set="voc-21",
+        input_size=entry.input_size,
+        normalisation=Normalisation(
+            mean=entry.normalisation.mean, std=entry.normalisation.std, in_graph=True
+        ),
+        weights=weights_in(out),
+        classes=tuple(ClassEntry(name=label, colour=colour) for label, colour in VOC21.items()),
+        size_multiple=entry.size_multiple,
+        output_stride=entry.output_stride,
+        crf=crf or CrfParams(),
+    )
+    write_spec(out, kept_settings(out, spec))
+    return out
 
 
 def export_onnx(
