@@ -17,6 +17,7 @@ from msgspec import Meta
 from streamseg.config import Precision, Settings, build_settings
 from streamseg.crf.params import KERNEL_KEYS, CrfParams
 from streamseg.errors import ConfigError, EngineError
+from streamseg.runtime.files import atomic_write
 from streamseg.types import ClassInfo, LabelSet, Size
 
 FP32, INT8 = "model.onnx", "model.int8.onnx"
@@ -177,9 +178,7 @@ def kept_settings(folder: Path, spec: EngineSpec) -> EngineSpec:
 
 def write_spec(folder: Path, spec: EngineSpec) -> None:
     """Write FOLDER/engine.toml; it appears whole."""
-    beside = folder / "engine.toml.part"
-    beside.write_text("\n".join(_lines(spec)) + "\n", "utf-8")
-    os.replace(beside, folder / "engine.toml")
+    atomic_write(folder / "engine.toml", "\n".join(_lines(spec)) + "\n")
 
 
 def _lines(spec: EngineSpec) -> Iterator[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
@@ -27,6 +27,7 @@ from streamseg.inference.spec import (
 from streamseg.models.served import Served
 from streamseg.models.weights.sources import SOURCES
 from streamseg.models.zoo import VOC21, find_network
+from streamseg.runtime.files import replaced
 
 INPUT, OUTPUT = "image_u8", "logits"
 OPSET = 20
@@ -78,8 +79,8 @@ def export_onnx(
 ) -> None:
     """Write `served`, uint8 RGB (N, H, W, 3) to float32 logits (N, C, h, w), as an ONNX graph.
 
-    N is free, H and W are any multiples of `multiple`. On a size that was not exported the graph is run
-    beside `reference`, unset `served` itself, before it gets its name; raises EngineError when they differ.
+    N is free, H and W are any multiples of `multiple`. The graph is compared with `reference` (unset:
+    `served`) on another size than the exported one; raises EngineError when they differ, and writes nothing.
     """
     example = torch.zeros(2, 8 * multiple, 12 * multiple, 3, dtype=torch.uint8)
     side = {"min": 2, "max": LARGEST_SIDE // multiple}
@@ -89,13 +90,8 @@ def export_onnx(
         1: multiple * dim("h", **side),
         2: multiple * dim("w", **side),
     }
-    beside = path.with_name(path.name + ".part")
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)  # it warns of libraries that nobody asked for
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with replaced(path) as beside:
+        with _quiet_exporter():
             torch.onnx.export(
                 served.eval(),
                 (example,),
@@ -108,18 +104,28 @@ def export_onnx(
                 external_data=False,
                 verbose=False,
             )
-        _forget_where_it_was_made(beside)
+        _remove_metadata(beside)
         difference = _difference(reference or served, multiple, beside)
         if not difference < TOLERANCE:
             raise EngineError(f"{path}: the exported graph differs from the network by {difference:.2g}")
-        os.replace(beside, path)
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without its warnings about optional libraries that are not installed."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         exporter.setLevel(level)
-        beside.unlink(missing_ok=True)
 
 
-def _forget_where_it_was_made(path: Path) -> None:
-    """Take out the exporter's stack traces; they name the maker's folders and change with every line."""
+def _remove_metadata(path: Path) -> None:
+    """Remove the exporter's stack traces: they name local folders and change with every line of code."""
     model = onnx.load(path)
     graph = model.graph
     parts = (*graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output)
