@@ -1,4 +1,4 @@
-"""Serving at once on what can be had at once, and on the better engine when that has been built."""
+"""Serve on an engine that is ready; switch to a better one when its plan has been built."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Tell = Callable[[Literal["fallback", "running"], str, EngineInfo], None]
+Report = Callable[[Literal["fallback", "running"], str, EngineInfo], None]
 
 
 class SwitchEngine:
-    """An engine that another one takes over between two batches; both are of one network and its classes.
+    """An engine that can be replaced between two batches by another one of the same network.
 
-    Belongs to one thread, like any engine; switch() may come from any other. The engine that was replaced is
-    kept for batches that the new one's shapes leave out.
+    Belongs to one thread, like any engine; switch() may be called from another. The replaced engine is kept
+    for batches of shapes that the new one does not take.
     """
 
     def __init__(self, first: Engine, spare: Callable[[], Engine] | None = None) -> None:
-        """spare: loads what takes batches that `first` does not; called when it is needed."""
+        """spare: loads an engine for batches that `first` does not take; called when it is needed."""
         self._engine = self._used = first
         self._spare: Engine | None = None
         self._load_spare = spare
@@ -43,11 +43,11 @@ class SwitchEngine:
 
     @property
     def info(self) -> EngineInfo:
-        """Of the engine that ran the last batch; of the first before any."""
+        """Of the engine that ran the last batch."""
         return self._used.info
 
     def switch(self, engine: Engine) -> None:
-        """Have `engine` run from the next batch on. It is closed with this one, or at once if this one is."""
+        """Run `engine` from the next batch on; takes ownership of it."""
         with self._lock:
             if not self._closed:
                 engine, self._next = self._next, engine  # type: ignore[assignment]
@@ -61,10 +61,10 @@ class SwitchEngine:
         return logits
 
     def on_device(self, batch: Tensor) -> Tensor | F32:
-        """See TensorEngine. When the engine at work now takes no tensors, by way of here."""
+        """See TensorEngine; by way of the host when the current engine takes no tensors."""
         engine = self._for(batch)
-        there = str(batch.device.type) == engine.info.tensors
-        logits = cast(TensorEngine, engine).on_device(batch) if there else engine(batch.cpu().numpy())
+        fits = str(batch.device.type) == engine.info.tensors
+        logits = cast(TensorEngine, engine).on_device(batch) if fits else engine(batch.cpu().numpy())
         self._used = engine
         return logits
 
@@ -84,7 +84,7 @@ class SwitchEngine:
         with self._lock:
             new, self._next = self._next, None
         if new is not None:
-            log.info("engine %s takes over from %s", new.info.id, self._engine.info.id)
+            log.info("engine %s replaces %s", new.info.id, self._engine.info.id)
             if self._spare is not None:
                 self._spare.close()
             self._engine, self._spare = new, self._engine
@@ -96,70 +96,70 @@ class SwitchEngine:
             return self._engine
         if self._spare is None and self._load_spare is not None:
             self._spare = self._load_spare()
-            log.info("engine %s takes batches of %s", self._spare.info.id, batch.shape)
+            log.info("engine %s runs batches of shape %s", self._spare.info.id, batch.shape)
         return self._spare or self._engine
 
 
 def start_engines(config: EngineConfig) -> tuple[list[SwitchEngine], Choice | None]:
-    """Load the best engine that is ready now, once for each replica; and name a better one to build, if any.
+    """Load the best engine that is ready, once for each replica; also give a better one to build, if any.
 
-    Blocks while it loads, and builds only where nothing can serve meanwhile. Raises EngineError.
+    Blocks while it loads, and builds only where no engine can serve meanwhile. Raises EngineError.
     """
     found = choices(config)
 
     def spare() -> Engine:
         ready = fallback(config, found)
         if ready is None:
-            raise EngineError(f"engine {config.name}: nothing takes frames of this shape here")
+            raise EngineError(f"engine {config.name}: no engine on this machine takes frames of this shape")
         return ready.backend.load(ready.spec, None)
 
     for at, choice in enumerate(found):
         try:
             if not choice.backend.suffix:
-                return _lanes(config, choice, load_choice(choice)), None
+                return _replicas(config, choice, load_choice(choice)), None
             engine = load_plan(choice)
             if engine is not None:
-                return _lanes(config, choice, engine, spare), None
+                return _replicas(config, choice, engine, spare), None
             ready = fallback(config, found)
             if ready is not None:
-                return _lanes(config, ready, load_choice(ready)), choice
-            return _lanes(config, choice, load_choice(choice)), None
+                return _replicas(config, ready, load_choice(ready)), choice
+            return _replicas(config, choice, load_choice(choice)), None
         except EngineError as error:
             if at == len(found) - 1:
                 raise
-            log.warning("engine %s: passed over: %s", choice.engine_id, error)
+            log.warning("engine %s: skipped: %s", choice.engine_id, error)
     raise AssertionError("choices() is never empty")
 
 
-def _lanes(
+def _replicas(
     config: EngineConfig, choice: Choice, first: Engine, spare: Callable[[], Engine] | None = None
 ) -> list[SwitchEngine]:
     return [SwitchEngine(engine, spare) for engine in load_replicas(config.replicas, choice, first)]
 
 
 class Upgrade:
-    """Builds a better engine beside the route, loads it for each replica, and hands over once they have run.
+    """Builds a better engine in the background, loads it for each replica, runs it once, and switches.
 
-    A build that fails is said once; what serves goes on serving. start() and stop() in one thread.
+    A build that fails is reported once; the current engine keeps serving. start() and stop() in one thread.
     """
 
-    def __init__(self, choice: Choice, engines: Sequence[SwitchEngine], tell: Tell) -> None:
-        """tell: hears, from the upgrade's thread too, what serves from now on, and why in words."""
+    def __init__(self, choice: Choice, engines: Sequence[SwitchEngine], report: Report) -> None:
+        """report: called, also from the upgrade's thread, with the state, why, and the engine that serves."""
         self.choice = choice
         self._engines = engines
-        self._tell = tell
+        self._report = report
         self._build = Build(choice, quiet=True)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="build", daemon=True)
 
     def start(self) -> None:
         wanted, serving = self.choice.engine_id, self._engines[0].info
-        log.info("engine %s has to be built; %s serves until then", wanted, serving.id)
-        self._tell("fallback", f"{wanted} is being built", serving)
+        log.info("engine %s must be built first; %s serves until then", wanted, serving.id)
+        self._report("fallback", f"{wanted} is being built", serving)
         self._thread.start()
 
     def stop(self, timeout_s: float = 2.0) -> bool:
-        """End the build; True when its thread has ended. Stopping twice is fine."""
+        """Stop the build; True when its thread has ended. Stopping twice is fine."""
         self._stopping.set()
         self._build.stop()
         if self._thread.ident is not None:
@@ -179,15 +179,15 @@ class Upgrade:
                 engine.warm_up(engine.info.input_size)
         except BuildStopped:
             return
-        except Exception as error:  # noqa: BLE001 - a library may raise anything; masks go on without it
-            told = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001 - a library may raise anything; the current engine serves on
+            reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
             close_all(engines)
             serving = self._engines[0].info
-            log.warning("engine %s cannot be had: %s; %s goes on", wanted, told, serving.id)
-            self._tell("fallback", f"{wanted} cannot be had: {told}", serving)
+            log.warning("engine %s failed: %s; %s keeps serving", wanted, reason, serving.id)
+            self._report("fallback", f"{wanted} failed: {reason}", serving)
             return
         log.info("engine %s is ready after %.1f s", wanted, time.monotonic() - begun_s)
         info = engines[0].info
         for replica, engine in zip(self._engines, engines, strict=True):
             replica.switch(engine)
-        self._tell("running", "", info)
+        self._report("running", "", info)

@@ -1,4 +1,4 @@
-"""Frame → network input, with the exact geometry of the way back."""
+"""Frames → network input."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from streamseg.types import U8, Size
 
 
 def fit_size(frame_size: Size, target: Size, multiple: int) -> Size:
-    """The input size for a frame: its own shape, about as many pixels as target, sides rounded to multiple.
+    """The input size for a frame: its aspect ratio, about as many pixels as target, sides a multiple.
 
-    Keeping the number of pixels keeps the cost of the network, whatever the frame's aspect ratio.
+    With the same number of pixels the network costs the same for every aspect ratio.
     """
     height, width = frame_size
     scale = math.sqrt(target[0] * target[1] / (height * width))
@@ -26,8 +26,8 @@ def fit_size(frame_size: Size, target: Size, multiple: int) -> Size:
 def make_batch(pictures: Sequence[U8], size: Size) -> U8:
     """Scale RGB pictures (H, W, 3) to one size → (N, h, w, 3) uint8, contiguous.
 
-    Area averaging where a picture shrinks to less than half, else bilinear; pixel centres line up. A single
-    picture that already has the size is not copied.
+    Area averaging where a picture shrinks to less than half, else bilinear, with aligned pixel centres. A
+    single picture that already has the size is not copied.
     """
     if len(pictures) == 1:
         return scale_picture(pictures[0], size)[None]
@@ -43,5 +43,5 @@ def scale_picture(picture: U8, size: Size) -> U8:
 
 
 def shrinks_much(size: Size, to: Size) -> bool:
-    """Whether bilinear scaling would leave out pixels."""
+    """Whether bilinear scaling would skip pixels."""
     return size[0] > 2 * to[0] or size[1] > 2 * to[1]

@@ -1,7 +1,7 @@
-"""Surfaces → network input where they lie, in torch: NV12 or P010 planes, scaled, as upright RGB.
+"""Surfaces → network input on their device, in torch: NV12 or P010 planes, scaled, as upright RGB.
 
-The same as decode and make_batch give: within one level of OpenCV's conversion and three of swscale's, but
-for about three values in 10 000, colours outside RGB that are clipped before scaling there and after it here.
+Gives what decode and make_batch give: within one level of OpenCV's conversion and three of swscale's, but
+for about three values in 10 000, colours outside RGB, which they clip before scaling and this clips after.
 Scaling is linear and separable, so each plane is multiplied by one matrix from the left and one from the
 right, and everything after that is of the network's size.
 """
@@ -24,7 +24,7 @@ from streamseg.types import Size
 def make_device_batch(surfaces: Sequence[Surface], size: Size) -> Tensor:
     """Scale surfaces to one size → (N, h, w, 3) uint8 RGB, contiguous, on their device.
 
-    As make_batch: area averaging where a picture shrinks to less than half, else bilinear; centres line up.
+    As make_batch: area averaging where a picture shrinks to less than half, else bilinear.
     """
     with torch.inference_mode():
         return torch.stack([device_picture(surface, size) for surface in surfaces])
@@ -34,8 +34,8 @@ def device_picture(surface: Surface, size: Size) -> Tensor:
     """One surface as upright RGB of this size, (h, w, 3) uint8, contiguous."""
     transpose, left_right, top_bottom = surface.turn
     height, width = size[::-1] if transpose else size
-    # The capsule, not the plane: PyAV's planes take no stream, and torch would hand them one. None is needed:
-    # FFmpeg works on CUDA's default stream, and so does torch here.
+    # The capsule, not the plane: PyAV's planes take no stream, and torch would pass one. None is needed:
+    # FFmpeg works on CUDA's default stream, and so does torch in this thread.
     luma, chroma = (from_dlpack(plane.__dlpack__()) for plane in surface.planes)
     area = shrinks_much((luma.shape[0], luma.shape[1]), (height, width))
     device = str(luma.device)
@@ -58,10 +58,10 @@ def device_picture(surface: Surface, size: Size) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _weights(source: int, target: int, area: bool, samples: int, device: str) -> Tensor:
-    """(target, samples) float32: what each sample of a plane gives to each pixel after scaling.
+    """(target, samples) float32: the weight of each sample of a plane in each pixel after scaling.
 
-    The plane stands for `source` pixels, each of which has the value of its sample: where there are fewer,
-    two pixels share one, and an odd last pixel takes the last one, as OpenCV has chroma.
+    The plane stands for `source` pixels, each with the value of its sample: where there are fewer samples,
+    two pixels share one, and an odd last pixel takes the last one, as in OpenCV's chroma.
     """
     step = source / target
     weights = np.zeros((target, source))
@@ -86,7 +86,7 @@ def _weights(source: int, target: int, area: bool, samples: int, device: str) ->
 def _to_rgb(
     luma_of_red_and_blue: tuple[float, float], full_range: bool, dtype: torch.dtype, device: str
 ) -> tuple[Tensor, Tensor]:
-    """What turns (Y, U, V) as planes have them into RGB in 0..255: a matrix (3, 3), an offset (3, 1)."""
+    """From the planes' (Y, U, V) to RGB in 0..255: a matrix (3, 3) and an offset (3, 1)."""
     red, blue = luma_of_red_and_blue
     green = 1 - red - blue
     bits, unit = (8, 1) if dtype == torch.uint8 else (10, 64)  # P010: ten bits at the top of sixteen

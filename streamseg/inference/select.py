@@ -1,4 +1,4 @@
-"""Which backend runs the network: what the settings ask for, or the best that works here."""
+"""Selects the backend that runs the network: the one asked for, or the best that works on this machine."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ LIMIT = "STREAMSEG_BACKENDS"
 
 
 def choices(config: EngineConfig) -> list[Choice]:
-    """What can run the engine of these settings here, best first; never empty.
+    """The backends that can run the engine of these settings on this machine, best first; never empty.
 
-    For backend = "auto" it logs a line for each better one that was passed over. $STREAMSEG_BACKENDS, names
-    with commas, keeps auto to these. Raises EngineError when there is none, with every reason.
+    For backend = "auto" it logs why better ones were skipped. $STREAMSEG_BACKENDS, a comma-separated list,
+    limits auto. Raises EngineError with every reason when there is none.
     """
     folder, engine = find_engine(config.name)
     engine.weights_of(config.precision)
@@ -45,20 +45,21 @@ def choices(config: EngineConfig) -> list[Choice]:
             found.append(Choice(backend, build_spec(config, folder, engine, config.precision)))
         elif not found:
             reasons.setdefault(why, []).append(name)
-    told = [f"{', '.join(names)}: {why}" for why, names in reasons.items()]
+    skipped = [f"{', '.join(names)}: {why}" for why, names in reasons.items()]
     if not found:
         raise EngineError(
-            f"engine {engine.name} in {config.precision}: nothing here can run it; {'; '.join(told)}"
+            f"engine {engine.name} in {config.precision}: no backend can run it on this machine; "
+            f"{'; '.join(skipped)}"
         )
-    for line in told:
-        log.info("engine %s: passed over: %s", engine.name, line)
+    for line in skipped:
+        log.info("engine %s: skipped: %s", engine.name, line)
     return found
 
 
 def plan_to_build(config: EngineConfig, target: str = "") -> Choice:
-    """What `streamseg engine build` builds: the backend asked for, or the best one here that builds anything.
+    """What `streamseg engine build` builds: for the backend asked for, or the best one that builds plans.
 
-    target: what it is to run on, where that is not this machine. Raises EngineError with every reason.
+    target: the GPU it is for, such as "sm_89"; empty for this machine. Raises EngineError with every reason.
     """
     folder, engine = find_engine(config.name)
     reasons = []
@@ -70,14 +71,14 @@ def plan_to_build(config: EngineConfig, target: str = "") -> Choice:
             return Choice(backend, msgspec.structs.replace(spec, target=target))
         reasons.append(f"{name}: {reason}")
     raise EngineError(
-        f"engine {engine.name} in {config.precision}: nothing can be built; {'; '.join(reasons)}"
+        f"engine {engine.name} in {config.precision}: no backend can build a plan; {'; '.join(reasons)}"
     )
 
 
 def fallback(config: EngineConfig, found: list[Choice]) -> Choice | None:
-    """What serves until the first choice is built: the best one that builds nothing.
+    """What serves until the first choice is built: the best backend that needs no plan.
 
-    Where none does in the precision asked for, ONNX Runtime in the best one that the engine has.
+    Where none has the precision asked for, ONNX Runtime in the best precision that the engine has.
     """
     ready = [choice for choice in found if not choice.backend.suffix]
     if ready:
@@ -91,7 +92,7 @@ def fallback(config: EngineConfig, found: list[Choice]) -> Choice | None:
 
 
 def load_engine(config: EngineConfig) -> Engine:
-    """Load the engine that the settings name, building it first where it has to be; blocks meanwhile.
+    """Load the engine that the settings name, building its plan first where it needs one. Blocks.
 
     With backend = "auto" the next best is taken when one fails. Raises EngineError with what is missing or
     damaged.
@@ -103,14 +104,12 @@ def load_engine(config: EngineConfig) -> Engine:
         except EngineError as error:
             if at == len(found) - 1:
                 raise
-            log.warning(
-                "engine %s: %s is passed over: %s", choice.spec.engine.name, choice.backend.name, error
-            )
+            log.warning("engine %s: %s is skipped: %s", choice.spec.engine.name, choice.backend.name, error)
     raise AssertionError("choices() is never empty")
 
 
 def _wanted(config: EngineConfig) -> list[tuple[str, str]]:
-    """(name, device) of the backends to try, best first; the device is empty for any."""
+    """(name, device) of the backends to try, best first; an empty device means any."""
     if config.backend != "auto":
         return [(config.backend, "")]
     limit = [name.strip() for name in os.environ.get(LIMIT, "").split(",") if name.strip()]
@@ -118,7 +117,7 @@ def _wanted(config: EngineConfig) -> list[tuple[str, str]]:
 
 
 def _try(name: str, device: str, precision: Precision) -> tuple[str, Backend | None]:
-    """Why a backend cannot run here, or the backend."""
+    """Why a backend cannot run on this machine, or the backend."""
     if device == "cuda" and (reason := cuda_missing()):
         return reason, None
     try:

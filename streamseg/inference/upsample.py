@@ -11,22 +11,22 @@ import numpy as np
 from streamseg.runtime.native import load_library
 from streamseg.types import F32, U8, Logits, Size
 
-_BAND = 32  # rows the array fallback works on at once, so that what it interpolates stays in the cache
+_BAND = 32  # rows that the array fallback interpolates at once, to stay in the CPU's cache
 
 
-def labels_of(scores: Logits, size: Size, confidence: bool = False) -> tuple[U8, U8 | None]:
-    """labels_from_logits of a frame's; where its logits lie, unless they are here or confidence is wanted."""
-    if isinstance(scores.data, np.ndarray) or confidence:
-        return labels_from_logits(scores.array, size, confidence)
-    return scores.data.labels(size), None
+def labels_of(logits: Logits, size: Size, confidence: bool = False) -> tuple[U8, U8 | None]:
+    """labels_from_logits for one frame: on the device that has its logits, on the host for confidence."""
+    if isinstance(logits.data, np.ndarray) or confidence:
+        return labels_from_logits(logits.array, size, confidence)
+    return logits.data.labels(size), None
 
 
 def labels_from_logits(logits: F32, size: Size, confidence: bool = False) -> tuple[U8, U8 | None]:
     """Scale logits (C, h, w) float32 bilinearly to size → labels uint8 (H, W), and confidence if asked for.
 
-    Pixel centres line up (as cv2.INTER_LINEAR); of equal logits the lower class wins. confidence is the
+    Pixel centres are aligned (as cv2.INTER_LINEAR); of equal logits the lower class wins. confidence is the
     highest softmax probability of the scaled logits in 1/255, (H, W) uint8. No full-resolution float tensor
-    is made. Releases the GIL; both results are the caller's.
+    is made. Releases the GIL; the caller owns both results. Raises ValueError or MemoryError.
     """
     try:
         library = load_library("_upsample")
@@ -46,7 +46,7 @@ def labels_from_logits(logits: F32, size: Size, confidence: bool = False) -> tup
         raise MemoryError(f"upsampling logits {logits.shape} to {size}")
     if code:
         raise ValueError(
-            f"upsampling logits {logits.shape} to {size}: 1 to 255 classes and sides above 0 are wanted"
+            f"upsampling logits {logits.shape} to {size}: must have 1 to 255 classes and sides above 0"
         )
     return labels, highest
 

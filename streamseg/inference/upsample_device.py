@@ -1,4 +1,4 @@
-"""Upsampling and argmax where the logits lie, in torch: what comes back is a byte for each pixel."""
+"""Upsampling and argmax on the device that has the logits, in torch: one byte for each pixel comes back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from streamseg.types import F32, U8, Size
 
 MOST_CLASSES = 255
-_MOST_FLOATS = 1 << 26  # of wide logits at once: a picture of 1080p with 30 classes in one go, 256 MB
+_MOST_FLOATS = 1 << 26  # of upsampled logits at once: 1080p with 30 classes, 256 MB
 
 
 class TensorLogits:
@@ -23,27 +23,27 @@ class TensorLogits:
                 f"TensorLogits: must be float32 (C, h, w), is {logits.dtype} {tuple(logits.shape)}"
             )
         self._logits = logits
-        self._here: F32 | None = None  # written once; two threads that ask at once make it twice, and equal
+        self._on_host: F32 | None = None  # two threads that ask at once copy it twice, equally
 
     def to_host(self) -> F32:
-        if self._here is None:
-            self._here = np.ascontiguousarray(self._logits.cpu().numpy())
-        return self._here
+        if self._on_host is None:
+            self._on_host = np.ascontiguousarray(self._logits.cpu().numpy())
+        return self._on_host
 
     def labels(self, size: Size) -> U8:
         with torch.inference_mode():
-            return _brought(device_labels(self._logits, size))
+            return _to_host(device_labels(self._logits, size))
 
 
 def device_labels(logits: Tensor, size: Size) -> Tensor:
     """Scale logits (C, h, w) float32 bilinearly → labels (H, W) uint8, on their device.
 
-    The arithmetic of inference.upsample, in its order: pixel centres line up, rows first, and of equal logits
-    the lower class wins. Labels are the same but where rounding decides.
+    The arithmetic of inference.upsample, in its order: aligned pixel centres, rows first, and of equal logits
+    the lower class wins. Labels differ only where rounding decides.
     """
     classes, h, w = logits.shape
     if not 1 <= classes <= MOST_CLASSES:
-        raise ValueError(f"upsampling logits of {classes} classes: 1 to {MOST_CLASSES} are wanted")
+        raise ValueError(f"upsampling logits of {classes} classes: must be 1 to {MOST_CLASSES}")
     height, width = size
     above, below, down = _taps(h, height, str(logits.device))
     left, right, along = _taps(w, width, str(logits.device))
@@ -64,20 +64,20 @@ def _between(values: Tensor, axis: int, first: Tensor, second: Tensor, weight: T
 
 @functools.lru_cache(maxsize=64)
 def _taps(source: int, target: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The samples before and behind each pixel, and the weight of the latter."""
+    """The samples before and after each pixel, and the weight of the latter."""
     at = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
     first = np.minimum(at.astype(np.int64), max(source - 2, 0))
     second = np.minimum(first + 1, source - 1)
     weight = (at - first).astype(np.float32)
-    before, behind, share = (torch.from_numpy(a).to(device) for a in (first, second, weight))
-    return before, behind, share
+    before, after, share = (torch.from_numpy(a).to(device) for a in (first, second, weight))
+    return before, after, share
 
 
-def _brought(tensor: Tensor) -> U8:
-    """The array here, the caller's; through pinned memory, which torch keeps for the next one."""
+def _to_host(tensor: Tensor) -> U8:
+    """Copy to the host, through pinned memory, which torch reuses; the caller owns the array."""
     if tensor.device.type == "cpu":
         return tensor.numpy()
-    here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    here.copy_(tensor, non_blocking=True)
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    pinned.copy_(tensor, non_blocking=True)
     torch.cuda.current_stream().synchronize()
-    return here.numpy()
+    return pinned.numpy()

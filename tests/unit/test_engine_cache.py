@@ -143,7 +143,7 @@ def test_a_foreign_artifact_under_our_key_is_not_taken(tmp_path: Path, tiny_engi
     (tmp_path / f"{foreign.key}.json").rename(tmp_path / f"{ours.key}.json")
     plan, refused = found(tmp_path, ours)
     assert plan is None
-    assert "another network, machine or version" in refused[0]
+    assert "for another network, machine or version" in refused[0]
     assert other.path.exists()
 
 

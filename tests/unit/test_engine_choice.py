@@ -60,7 +60,7 @@ def test_a_precision_that_a_backend_does_not_run_is_named(
     monkeypatch: pytest.MonkeyPatch, backend: str, precision: str, why: str
 ) -> None:
     monkeypatch.delenv(LIMIT)
-    with pytest.raises(EngineError, match="nothing here can run it") as caught:
+    with pytest.raises(EngineError, match="no backend can run it") as caught:
         choices(EngineConfig(backend=backend, precision=precision))  # type: ignore[arg-type]
     assert why in str(caught.value)
 

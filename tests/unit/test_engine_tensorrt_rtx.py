@@ -134,7 +134,7 @@ def test_a_corrupted_or_foreign_plan_is_refused_and_built_again(
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         assert ready_plan(other) is None
-    assert "is of another network, machine or version" in caplog.text
+    assert "is for another network, machine or version" in caplog.text
     built(other)
     again = ready_plan(other)
     assert again is not None

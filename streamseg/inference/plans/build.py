@@ -22,21 +22,21 @@ from streamseg.runtime.files import cache_folder
 
 log = logging.getLogger(__name__)
 
-END_WITHIN_S = 5.0  # for a builder that has closed its output
+END_WITHIN_S = 5.0  # for a child that has closed its output
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What the child is to build, and where it is to lie."""
+    """What the child builds, and into which folder."""
 
     backend: str
     spec: BuildSpec
     folder: str
-    again: bool = False  # even if there is one
-    quiet: bool = False  # with the smaller share of the CPU
+    again: bool = False  # even if there is a plan already
+    quiet: bool = False  # at a low priority
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """What the child says: progress, and at the end an error or that it is done."""
+    """A line from the child: progress, and at the end an error or done."""
 
     progress: str = ""
     error: str = ""
@@ -44,7 +44,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BuildStopped(EngineError):
-    """A build was ended because it was asked to."""
+    """A build was stopped by stop()."""
 
 
 class Build:
@@ -59,9 +59,9 @@ class Build:
         quiet: bool = False,
         progress: Progress | None = None,
     ) -> None:
-        """folder: where the plan is to lie, unset the cache. again: build even if it is there.
+        """folder: for the plan, unset the cache. again: build even if there is one.
 
-        quiet: leave most of the CPU to the route. progress: called with lines of text; unset they are logged.
+        quiet: at a low priority. progress: called with lines of text; unset they are logged.
         """
         self._choice = choice
         self._folder = folder or cache_folder(PLANS)
@@ -74,11 +74,11 @@ class Build:
 
     @property
     def log_file(self) -> Path:
-        """What the builder's libraries wrote."""
+        """The messages of the libraries that build."""
         return self._folder / f"{recipe_of(*self._choice).key}.log"
 
     def run(self) -> None:
-        """Build; returns when the plan lies there. Raises EngineError with the builder's reason."""
+        """Build; returns when the plan is written. Raises EngineError with the reason."""
         backend, spec = self._choice
         order = Order(
             backend=backend.name,

@@ -1,7 +1,7 @@
-"""Built artifacts on disk: found by their key, proved before they are loaded, written whole or not at all.
+"""Plans on disk: found by their key, checked before they are loaded, written whole or not at all.
 
-An artifact KEY.suffix counts only beside a manifest KEY.json that names its SHA-256, and the manifest is
-written last. Whatever a killed build leaves is a file that nothing refers to, removed by the next build.
+A plan KEY.suffix is valid only beside a manifest KEY.json with its SHA-256, which is written last. A killed
+build leaves a file that nothing refers to; the next build of the key removes it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PLANS = "plans"
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
-    """How an artifact's logits compare with the fp32 reference on real pictures."""
+    """How a plan's logits compare with the fp32 reference on real pictures."""
 
     pictures: int
     argmax_percent: float  # of cells whose best class is the same
@@ -33,7 +33,7 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What lies beside an artifact."""
+    """KEY.json, beside a plan."""
 
     key: str
     file: str
@@ -44,11 +44,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     device: str  # where it was built
     built_unix_s: int
     took_s: float
-    agreement: Agreement | None = None  # None where what was built cannot be run
+    agreement: Agreement | None = None  # None for a plan that cannot run on the machine that built it
 
 
 class Plan(NamedTuple):
-    """An artifact that was proved."""
+    """A plan's file and its manifest."""
 
     path: Path
     manifest: Manifest
@@ -60,7 +60,7 @@ def plan_folders(engine: Path) -> list[Path]:
 
 
 def find_plan(folders: list[Path], recipe: Recipe, refused: Callable[[str], None]) -> Plan | None:
-    """The proved artifact of this recipe; None where there is none. `refused` hears why one is not taken."""
+    """The plan of this recipe, its SHA-256 checked; None where there is none. refused: gets why not."""
     for folder in folders:
         path = folder / f"{recipe.key}.json"
         try:
@@ -79,7 +79,7 @@ def find_plan(folders: list[Path], recipe: Recipe, refused: Callable[[str], None
 
 def _problem(folder: Path, manifest: Manifest, recipe: Recipe) -> str:
     if manifest.recipe != recipe or manifest.key != recipe.key:
-        return "is of another network, machine or version"
+        return "is for another network, machine or version"
     if Path(manifest.file).name != manifest.file or not manifest.file.startswith(recipe.key):
         return f"names a file that is not its own ({manifest.file!r})"
     try:
@@ -92,9 +92,9 @@ def _problem(folder: Path, manifest: Manifest, recipe: Recipe) -> str:
 
 @contextlib.contextmanager
 def building(folder: Path, key: str) -> Iterator[None]:
-    """Hold the right to build `key`; waits while another process has it.
+    """Hold the lock for building `key`; waits while another process builds it.
 
-    What killed builds of this key left is removed.
+    Removes what killed builds of this key left. Raises EngineError for a folder that cannot be written.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -112,7 +112,7 @@ def building(folder: Path, key: str) -> Iterator[None]:
 def cannot_keep(folder: Path, error: OSError) -> EngineError:
     """The error of a folder of plans that cannot be written."""
     return EngineError(
-        f"{folder}: plans cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to another folder"
+        f"{folder}: plans cannot be written there ({error.strerror}); set XDG_CACHE_HOME to another folder"
     )
 
 
@@ -136,7 +136,7 @@ def keep_plan(
     took_s: float,
     agreement: Agreement | None,
 ) -> Plan:
-    """Give a finished artifact its name and its manifest; after this it is loaded by whoever looks for it."""
+    """Give a finished plan its name and its manifest; from then on it is found by find_plan()."""
     folder = part.parent
     file = folder / f"{recipe.key}{suffix}"
     with part.open("rb") as opened:
@@ -156,21 +156,21 @@ def keep_plan(
     sync(part)
     with replaced(folder / f"{recipe.key}.json") as beside:
         beside.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-        # An older manifest would be beside an artifact that is not the one it names.
+        # An older manifest would not match the new file.
         (folder / f"{recipe.key}.json").unlink(missing_ok=True)
         os.replace(part, file)
     return Plan(file, manifest)
 
 
 def drop_plan(plan: Plan) -> None:
-    """Take away an artifact that its backend refused; the manifest goes first."""
+    """Delete a plan that its backend refused; the manifest first."""
     with contextlib.suppress(OSError):
         plan.path.with_name(f"{plan.manifest.key}.json").unlink(missing_ok=True)
         plan.path.unlink(missing_ok=True)
 
 
 def list_plans(folder: Path) -> list[Plan]:
-    """Every artifact with a readable manifest in a folder of plans, the longest unused first."""
+    """The plans in a folder that have a readable manifest, least recently used first."""
     found = []
     for path in folder.glob("*.json"):
         with contextlib.suppress(OSError, msgspec.MsgspecError):
@@ -180,15 +180,15 @@ def list_plans(folder: Path) -> list[Plan]:
 
 
 def mark_used(plan: Plan) -> None:
-    """Note that a plan was loaded, for prune() to know."""
+    """Record that a plan was loaded, for prune()."""
     with contextlib.suppress(OSError):
         os.utime(plan.path.with_name(f"{plan.manifest.key}.json"))
 
 
 def prune(folder: Path, most_bytes: int) -> list[str]:
-    """Remove what killed builds left, then the longest unused plans until the rest fits; names what went.
+    """Remove what killed builds left, then the least recently used plans until the rest fits; say which.
 
-    What another process builds just now is left alone.
+    What another process is building is left alone.
     """
     plans = list_plans(folder)
     whole = {p.manifest.key for p in plans}

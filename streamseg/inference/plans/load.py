@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 
 def load_choice(choice: Choice, build: Build | None = None) -> Engine:
-    """Load what was chosen, building it first where there is no plan; a refused plan is built once again.
+    """Load an engine, building its plan first where there is none; a refused plan is built once again.
 
-    build: how, where not as usual. Raises EngineError; BuildStopped when `build` was stopped.
+    build: used instead of a new one. Blocks. Raises EngineError; BuildStopped when `build` was stopped.
     """
     backend, spec = choice
     if not backend.suffix:
@@ -29,15 +29,14 @@ def load_choice(choice: Choice, build: Build | None = None) -> Engine:
     (build or Build(choice)).run()
     plan = ready_plan(choice)
     if plan is None:
-        raise EngineError(f"engine {choice.engine_id}: its plan is gone right after it was built")
+        raise EngineError(f"engine {choice.engine_id}: its plan disappeared after it was built")
     return backend.load(spec, plan.path)
 
 
 def load_replicas(count: int, choice: Choice, first: Engine) -> list[Engine]:
-    """Load what `first` is until there are `count` of them; all or, when one cannot be had, none.
+    """Load more engines like `first`, to have `count`; when one fails, all are closed.
 
-    A plan that `first` has loaded is a good one, and is kept where it cannot be loaded again. Raises
-    EngineError.
+    The plan is kept then: `first` has proved that it is a good one. Raises EngineError.
     """
     engines = [first]
     try:
@@ -53,20 +52,20 @@ def load_replicas(count: int, choice: Choice, first: Engine) -> list[Engine]:
 
 
 def close_all(engines: Sequence[Engine]) -> None:
-    """Close engines that nobody is going to use."""
+    """Close several engines."""
     for engine in engines:
         engine.close()
 
 
 def load_plan(choice: Choice) -> Engine | None:
-    """Load what was built before; None where there is nothing, or nothing that can be used."""
+    """Load a plan that was built before; None where there is none that can be used."""
     plan = ready_plan(choice)
     if plan is None:
         return None
     try:
         engine = choice.backend.load(choice.spec, plan.path)
     except EngineError as error:
-        log.warning("engine %s: its plan is refused, and has to be built again: %s", choice.engine_id, error)
+        log.warning("engine %s: its plan is refused and will be built again: %s", choice.engine_id, error)
         drop_plan(plan)
         return None
     mark_used(plan)
@@ -74,7 +73,7 @@ def load_plan(choice: Choice) -> Engine | None:
 
 
 def ready_plan(choice: Choice) -> Plan | None:
-    """The proved plan of a choice, if there is one; what is damaged or foreign is named in the log."""
+    """The plan of a choice, checked, if there is one; one that is damaged or does not fit is logged."""
     folders = plan_folders(Path(choice.spec.folder))
     return find_plan(
         folders,

@@ -1,4 +1,4 @@
-"""The key of a built artifact: everything that it depends on, hashed."""
+"""The key of a plan: a hash of everything that it depends on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import msgspec
 from streamseg.inference.backends.protocol import Backend, BuildSpec
 from streamseg.inference.spec import Shapes
 
-SCHEMA = 1  # of this recipe; another number makes every artifact one that has to be built again
+SCHEMA = 1  # of this recipe; another number invalidates every plan
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """What an artifact was made of and for; two equal recipes may share it."""
+    """What a plan was made of and for; equal recipes may share a plan."""
 
     schema: int
     graph_sha256: str  # weights, every node with its attributes, and the calibration of int8
@@ -28,7 +28,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """SHA-256 over all of it, in hexadecimal."""
+        """SHA-256 of all fields, in hexadecimal."""
         return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
 
 
@@ -42,7 +42,7 @@ def recipe_of(backend: Backend, spec: BuildSpec) -> Recipe:
         precision=spec.precision,
         shapes=spec.shapes,
         threads=spec.threads,
-        target=spec.target or identity.get("sm", ""),  # the same here as built ahead of time elsewhere
+        target=spec.target or identity.get("sm", ""),  # the same on the GPU as built ahead of time
         flags=spec.flags,
         backend=backend.name,
         identity=identity,

@@ -21,7 +21,7 @@ MOST_MEAN_DIFFERENCE = 0.5  # of the reference's standard deviation; int8 has ab
 
 
 def check_agreement(engine: Engine, spec: BuildSpec) -> Agreement:
-    """Compare with ONNX Runtime in fp32; raises EngineError for logits that are not the network's."""
+    """Compare with ONNX Runtime in fp32; raises EngineError when the logits differ too much."""
     reference = reference_engine(spec)
     try:
         size = spec.shapes.usual[1:]
@@ -31,7 +31,7 @@ def check_agreement(engine: Engine, spec: BuildSpec) -> Agreement:
     found = agreement_of(pairs)
     if not found.mean_difference < MOST_MEAN_DIFFERENCE:
         raise EngineError(
-            f"engine {engine.info.id}: what was built is not the network: its logits differ by "
+            f"engine {engine.info.id}: the plan does not compute what the network does: its logits differ by "
             f"{found.mean_difference:.2g} of their standard deviation; it is not used"
         )
     return found

@@ -1,4 +1,4 @@
-"""The builder's process: one order in, lines of progress out. Started by build.py."""
+"""The build process: one order in, lines of progress out. Started by build.py."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from streamseg.inference.plans.recipe_key import recipe_of
 from streamseg.inference.plans.verify import check_agreement
 from streamseg.runtime.child import lower_priority
 
-NICE = 5  # a quarter of a core that the route wants, too: with less, a busy route would never get its engine
+NICE = 5  # about a quarter of a busy core: with less, the build would never end beside a busy route
 
 
 def main() -> None:
-    """Build what standard input orders; the end of standard input is the end of this process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for whoever asked, who then ends us
+    """Build what standard input orders; this process ends when standard input does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the parent, which then ends us
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what libraries print goes into the log
     order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
@@ -42,7 +42,7 @@ def main() -> None:
         send(Line(done=True))
     except EngineError as error:
         send(Line(error=str(error)))
-    except Exception as error:  # noqa: BLE001 - a builder may raise anything; the log has its stack
+    except Exception as error:  # noqa: BLE001 - a library may raise anything; the log has its stack
         import traceback
 
         traceback.print_exc()
@@ -55,7 +55,7 @@ def build(order: Order, progress: Progress) -> None:
     if reason := backend.why_not_build(spec.precision, spec.target):
         raise EngineError(f"backend {backend.name}: {reason}")
     recipe = recipe_of(backend, spec)
-    progress("waiting for the right to build it")
+    progress("waiting for other builds of it")
     with cache.building(folder, recipe.key):
         if not order.again and cache.find_plan([folder], recipe, progress) is not None:
             progress("another process has built it")
@@ -79,13 +79,13 @@ def build(order: Order, progress: Progress) -> None:
 
 
 def backend_device(backend: Backend, spec: BuildSpec) -> str:
-    """Where a plan that is built here is to run."""
+    """Where the plan runs: on this machine's device, or elsewhere."""
     return backend.device if backend.why_not(spec.precision) is None else "another machine"
 
 
 def _agreement(backend: Backend, spec: BuildSpec, part: Path, progress: Progress) -> Agreement | None:
     if spec.target or backend.why_not(spec.precision) is not None:
-        progress("not compared with fp32: it cannot be run here")
+        progress("not compared with fp32: it cannot run on this machine")
         return None
     progress("comparing it with fp32")
     engine = backend.load(spec, part)
@@ -94,7 +94,7 @@ def _agreement(backend: Backend, spec: BuildSpec, part: Path, progress: Progress
     finally:
         engine.close()
     progress(
-        f"{found.argmax_percent:.2f} % of labels as in fp32, logits at most {found.max_difference:.3g} apart"
+        f"{found.argmax_percent:.2f} % of labels as in fp32, logits {found.max_difference:.3g} off at most"
     )
     return found
 
