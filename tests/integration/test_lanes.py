@@ -17,7 +17,7 @@ import streamseg.live.pipeline as pipeline
 from streamseg import Daemon, Mask, subscribe
 from streamseg.config import BackendName, Config, EngineConfig, PublishConfig, StreamConfig
 from streamseg.inference.backends.onnx import OnnxEngine
-from streamseg.inference.backends.protocol import threads_of_lane
+from streamseg.inference.backends.protocol import threads_of_replica
 from tests.integration.daemons import in_thread
 from tests.media import draw_clip
 from tests.waiting import LIMIT_S
@@ -137,7 +137,7 @@ def test_every_lane_goes_over_to_the_built_engine_and_no_mask_is_lost(clip: Path
 def test_lanes_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     shares = {
-        (threads, replicas): threads_of_lane(EngineConfig(threads=threads, replicas=replicas))
+        (threads, replicas): threads_of_replica(EngineConfig(threads=threads, replicas=replicas))
         for threads, replicas in ((0, 1), (3, 1), (0, 2), (0, 3), (6, 2), (2, 4))
     }
     assert shares == {(0, 1): 0, (3, 1): 3, (0, 2): 4, (0, 3): 2, (6, 2): 3, (2, 4): 1}

@@ -1,6 +1,6 @@
-"""AOTInductor: the network compiled by torch into one package, for GPUs without TensorRT. Runs on CPUs, too.
+"""AOTInductor (extra `torch`): the network compiled by torch, for GPUs without TensorRT, and for CPUs.
 
-Of the extra `torch`; building needs a C++ compiler (on a GPU Triton, which comes with torch, as well).
+Building needs a C++ compiler, and on a GPU Triton, which comes with torch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 TOOLKIT = "/usr/local/cuda"
-RECIPE = "2"  # to be raised when what is compiled here changes
+RECIPE = "2"  # raise it when the compiled program changes
 
 
 class AotiBackend:
@@ -74,7 +74,7 @@ class AotiBackend:
 
     def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
         if self.device == "cuda" and (home := cuda_home()) is not None:
-            os.environ["CUDA_HOME"] = home  # before torch looks for it, which it does once
+            os.environ["CUDA_HOME"] = home  # before torch reads it, which it does once
 
         import torch
         from torch._inductor import aoti_compile_and_package
@@ -94,9 +94,9 @@ class AotiBackend:
             progress("compiling it; this takes a minute or more")
             aoti_compile_and_package(program, package_path=str(out))
 
-    def load(self, spec: BuildSpec, artifact: Path | None) -> AotiEngine:
-        assert artifact is not None
-        return AotiEngine(spec, artifact, self.device)
+    def load(self, spec: BuildSpec, plan: Path | None) -> AotiEngine:
+        assert plan is not None
+        return AotiEngine(spec, plan, self.device)
 
 
 def _compiler() -> str | None:
@@ -104,7 +104,7 @@ def _compiler() -> str | None:
 
 
 def cuda_home() -> str | None:
-    """The folder of CUDA's headers: where torch looks for a toolkit, or wheels that have them all."""
+    """The folder of CUDA's headers: a toolkit where torch looks for one, or wheels with all of them."""
     nvcc = shutil.which("nvcc")
     named = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
     wheels = importlib.util.find_spec("nvidia")
@@ -119,7 +119,7 @@ def cuda_home() -> str | None:
 
 
 def example_batch(spec: BuildSpec) -> tuple[tuple[int, ...], dict[int, Any]]:
-    """A batch's shape to trace with, and which of its sides stay open."""
+    """A batch's shape for tracing, and its dynamic sides by axis."""
     from torch.export import Dim
 
     multiple = spec.engine.size_multiple
@@ -130,7 +130,7 @@ def example_batch(spec: BuildSpec) -> tuple[tuple[int, ...], dict[int, Any]]:
         if low == high:
             shape.append(low * unit)
             continue
-        # Tracing takes a side of 1 for one that is always 1, and equal sides for sides that are always equal.
+        # Tracing would fix a side of 1, and tie equal sides to each other.
         side = Dim(name, min=low, max=high)
         sides[axis] = side if unit == 1 else unit * side
         shape.append(min(high, max(low, (2, 4, 6)[axis])) * unit)
@@ -140,13 +140,13 @@ def example_batch(spec: BuildSpec) -> tuple[tuple[int, ...], dict[int, Any]]:
 class AotiEngine(TorchBased):
     """Runs a package. Belongs to one thread at a time."""
 
-    def __init__(self, spec: BuildSpec, artifact: Path, device: Literal["cpu", "cuda"]) -> None:
+    def __init__(self, spec: BuildSpec, plan: Path, device: Literal["cpu", "cuda"]) -> None:
         """Raises EngineError for a package that torch cannot load."""
         super().__init__("aoti", spec, device, bounded=True)
         from torch._inductor import aoti_load_package
 
-        with library_errors(f"{artifact}: torch cannot load it"):
-            self._package: Any = aoti_load_package(str(artifact))
+        with library_errors(f"{plan}: torch cannot load it"):
+            self._package: Any = aoti_load_package(str(plan))
 
     def on_device(self, batch: torch.Tensor) -> torch.Tensor:
         """See TensorEngine."""

@@ -1,4 +1,4 @@
-"""What this machine computes with, asked without loading a framework."""
+"""The GPU and the CPU of this machine, read without loading a framework."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Cuda(NamedTuple):
 
 @functools.cache
 def cuda_device() -> Cuda | str:
-    """The first CUDA GPU, or why there is none, as its driver says."""
+    """The first CUDA GPU, or why there is none."""
     try:
         lib = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return "no NVIDIA driver is installed"
     count, device, driver = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     if code := lib.cuInit(0):
-        return f"the NVIDIA driver refuses to start (CUDA error {code}); look at nvidia-smi"
+        return f"the NVIDIA driver does not start (CUDA error {code}); check nvidia-smi"
     if lib.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        return "the NVIDIA driver finds no GPU; look at nvidia-smi and CUDA_VISIBLE_DEVICES"
+        return "the NVIDIA driver finds no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES"
     lib.cuDeviceGet(ctypes.byref(device), 0)
     lib.cuDriverGetVersion(ctypes.byref(driver))
     name = ctypes.create_string_buffer(256)
@@ -63,7 +63,7 @@ def cuda_missing() -> str | None:
 
 @functools.cache
 def cpu_features() -> tuple[str, ...]:
-    """What the processor has of the instructions that networks are compiled to, from /proc/cpuinfo."""
+    """The instruction sets of the processor that matter for networks, from /proc/cpuinfo."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -74,7 +74,7 @@ def cpu_features() -> tuple[str, ...]:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself."""
+    """Whether the processor has bfloat16 instructions."""
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpu_features())
 
 

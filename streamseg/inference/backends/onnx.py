@@ -16,7 +16,7 @@ from streamseg.types import F32, U8
 
 
 class OnnxBackend:
-    """Loads the graph itself; there is nothing to build."""
+    """Loads the graph itself; has no plans."""
 
     name = "onnx"
     precisions: tuple[Precision, ...] = ("fp32", "int8")
@@ -29,15 +29,15 @@ class OnnxBackend:
         return f"runs {' and '.join(self.precisions)} on a CPU, not {precision}"
 
     def why_not_build(self, precision: Precision, target: str) -> str | None:
-        return "loads the graph as it is; there is nothing to build"
+        return "loads the graph itself and has no plans"
 
     def identity(self, spec: BuildSpec) -> dict[str, str]:
         return {"onnxruntime": ort.__version__}
 
     def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
-        raise EngineError("backend onnx: there is nothing to build")
+        raise EngineError("backend onnx: has no plans")
 
-    def load(self, spec: BuildSpec, artifact: Path | None) -> OnnxEngine:
+    def load(self, spec: BuildSpec, plan: Path | None) -> OnnxEngine:
         return OnnxEngine(spec)
 
 

@@ -13,7 +13,7 @@ Array = npt.NDArray[Any]
 
 
 class Constants:
-    """The initializers of a graph by name; the new ones are put at the end, those without a use taken out."""
+    """The initializers of a graph by name."""
 
     def __init__(self, graph: GraphProto) -> None:
         self._graph = graph
@@ -43,7 +43,7 @@ class Constants:
 
 
 def fold_batch_norm(graph: GraphProto) -> None:
-    """Put each batch normalisation that follows a convolution into its weights, computed in fp64."""
+    """Fold each batch normalisation into the convolution that alone feeds it; computed in fp64."""
     constants = Constants(graph)
     uses = Counter(name for node in graph.node for name in node.input)
     made_by = {name: node for node in graph.node for name in node.output}

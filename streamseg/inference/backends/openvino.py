@@ -64,9 +64,9 @@ class OpenvinoBackend:
             compiled.export_model(blob)
         out.write_bytes(blob.getbuffer())
 
-    def load(self, spec: BuildSpec, artifact: Path | None) -> OpenvinoEngine:
-        assert artifact is not None
-        return OpenvinoEngine(spec, artifact)
+    def load(self, spec: BuildSpec, plan: Path | None) -> OpenvinoEngine:
+        assert plan is not None
+        return OpenvinoEngine(spec, plan)
 
 
 _first_call = threading.Lock()
@@ -75,13 +75,13 @@ _first_call = threading.Lock()
 class OpenvinoEngine(BaseEngine):
     """Runs an exported graph on CPU threads. Belongs to one thread; releases the GIL while it computes."""
 
-    def __init__(self, spec: BuildSpec, artifact: Path) -> None:
+    def __init__(self, spec: BuildSpec, plan: Path) -> None:
         import openvino
 
         with _first_call:
             openvino.Type.f32.to_dtype()  # makes a table at its first call; two threads at that hang for ever
         with _openvino_errors(spec, "load"):
-            compiled = openvino.Core().import_model(artifact.read_bytes(), "CPU", _settings(spec))
+            compiled = openvino.Core().import_model(plan.read_bytes(), "CPU", _settings(spec))
             self._request: Any = compiled.create_infer_request()
         super().__init__(spec, spec.info("openvino", "cpu", spec.cpu_threads))
 

@@ -1,8 +1,7 @@
-"""What runs networks: the protocol of a backend, what it builds, and the table of those we have.
+"""The protocols of engines and backends, what a backend builds, and the table of backends.
 
-Every engine's folder holds its network as an ONNX graph, with the weights in it: `model.onnx` in fp32, and
-`model.int8.onnx` with QuantizeLinear and DequantizeLinear where it was calibrated. Every backend starts from
-these bytes, and nothing else of a network is stored.
+An engine's folder holds its network as an ONNX graph with its weights: `model.onnx` in fp32, and where
+calibrated `model.int8.onnx`, with QuantizeLinear and DequantizeLinear. Every backend starts from these files.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ BACKENDS: dict[str, str] = {
     "tensorrt-rtx": "streamseg.inference.backends.tensorrt:TensorrtRtxBackend",
 }
 
-PROFILE_ASPECT = 3.0  # frames this much wider than high, or higher than wide, still fit a plan
+PROFILE_ASPECT = 3.0  # a plan takes frames up to this much wider than high, or higher than wide
 
 
 class Engine(Protocol):
-    """A network ready to run. Belongs to one thread at a time; may be handed over whole."""
+    """A network ready to run. Belongs to one thread at a time."""
 
     @property
     def info(self) -> EngineInfo: ...
@@ -58,32 +57,32 @@ class Engine(Protocol):
 
 
 class TensorEngine(Engine, Protocol):
-    """An engine that takes pictures which lie on a device already, and leaves the logits there."""
+    """An engine that also takes pictures that are already on its device, and leaves the logits there."""
 
     def on_device(self, batch: Tensor) -> Tensor | F32:
-        """The same for uint8 (N, H, W, 3) in torch → logits in torch, the caller's; of a SwitchEngine here.
+        """The same for uint8 (N, H, W, 3) in torch → logits in torch; of a SwitchEngine also on the host.
 
-        batch lies where info.tensors says, and so do the logits. Returns when they are computed; raises
-        EngineError.
+        batch is on the device of info.tensors, and so are the logits, which the caller owns. Returns when
+        they are computed; raises EngineError.
         """
         ...
 
 
 class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that decides what a backend builds or loads, but for the machine it happens on."""
+    """Everything that decides what a backend builds or loads, apart from the machine."""
 
     engine: EngineSpec
     folder: str  # the engine's
     precision: Precision
     input_size: Size
     shapes: Shapes
-    threads: int = 0  # of the CPU, for one engine; 0 takes one for each core
-    target: str = ""  # what it is built for, such as "sm_89"; empty for the device at hand
+    threads: int = 0  # CPU threads of one engine; 0: one for each core
+    target: str = ""  # the GPU it is built for, such as "sm_89"; empty: this machine's
     flags: tuple[str, ...] = ()  # of compatibility, such as "version-compatible"
 
     @property
     def weights_sha256(self) -> str:
-        """Of the graph's file: it stands for the weights, the graph and its attributes, and calibration."""
+        """Of the graph's file: weights, nodes with their attributes, and calibration."""
         return self.engine.weights_of(self.precision).sha256
 
     @property
@@ -92,7 +91,7 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
         return self.threads or len(os.sched_getaffinity(0))
 
     def graph(self) -> bytes:
-        """The ONNX graph to start from, proved by its SHA-256; raises EngineError."""
+        """The ONNX graph to start from, its SHA-256 checked; raises EngineError."""
         return read_weights(Path(self.folder), self.engine, self.precision)
 
     def info(
@@ -104,7 +103,7 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
         bounded: bool = False,
         tensors: Literal["", "cpu", "cuda"] = "",
     ) -> EngineInfo:
-        """What an engine loaded from this tells about itself; bounded: it takes no batch outside `shapes`."""
+        """The info of an engine loaded from this. bounded: it takes only batches within `shapes`."""
         return EngineInfo(
             id=f"{self.engine.name}/{self.precision}/{backend}",
             spec=self.engine,
@@ -119,36 +118,36 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backend(Protocol):
-    """One way of running networks. Cheap to make; its library is imported when a method needs it."""
+    """A library that runs networks. Cheap to make; the library is imported when a method needs it."""
 
     name: str
     precisions: tuple[Precision, ...]  # that it can run at all
-    suffix: str  # of the file it builds, such as ".plan"; empty where it loads the graph itself
+    suffix: str  # of its plans, such as ".plan"; empty for one that loads the graph itself
 
     @property
     def device(self) -> str:
-        """Where it would run here: "cpu" or "cuda"; asked only when why_not() has nothing against it."""
+        """Where it would run on this machine, "cpu" or "cuda"; only after why_not() gave None."""
         ...
 
     def why_not(self, precision: Precision) -> str | None:
-        """None when it can run here in this precision, else what is missing and what to do about it."""
+        """None when it can run on this machine in this precision, else what is missing and what to do."""
         ...
 
     def why_not_build(self, precision: Precision, target: str) -> str | None:
-        """The same for building: a library may build here what only another machine can run."""
+        """The same for building: some libraries build for a GPU that this machine does not have."""
         ...
 
     def identity(self, spec: BuildSpec) -> dict[str, str]:
-        """What else its artifact depends on: versions, SM or CPU features, and a number that changes with its
-        own code. Part of the key, so of short, exact values."""
+        """What else its plan depends on: versions, SM or CPU features, and a number that changes with its own
+        code. Part of the plan's key."""
         ...
 
     def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
-        """Write the artifact to `out`, a new file. Runs in a process of its own; raises EngineError."""
+        """Write the plan to `out`, a new file. Called in the build process; raises EngineError."""
         ...
 
-    def load(self, spec: BuildSpec, artifact: Path | None) -> Engine:
-        """Make an engine, of the artifact where it builds one. Raises EngineError for one it cannot use."""
+    def load(self, spec: BuildSpec, plan: Path | None) -> Engine:
+        """Load an engine, from the plan if the backend builds one. Raises EngineError."""
         ...
 
 
@@ -164,7 +163,7 @@ class Choice(NamedTuple):
 
 
 def backend_of(name: str) -> Backend:
-    """The backend of this name; raises EngineError for one that there is not."""
+    """The backend of this name; raises EngineError when its module lacks a library."""
     module, kind = BACKENDS[name].split(":")
     try:
         return cast(Backend, getattr(importlib.import_module(module), kind)())
@@ -173,7 +172,7 @@ def backend_of(name: str) -> Backend:
 
 
 def build_spec(config: EngineConfig, folder: Path, engine: EngineSpec, precision: Precision) -> BuildSpec:
-    """What the settings ask for, with shapes for every frame between 3:1 and 1:3."""
+    """The settings as a BuildSpec, with shapes for every frame between 3:1 and 1:3."""
     wanted = config.input_size or engine.input_size
     size = fit_size(wanted, wanted, engine.size_multiple)
     return BuildSpec(
@@ -182,19 +181,19 @@ def build_spec(config: EngineConfig, folder: Path, engine: EngineSpec, precision
         precision=precision,
         input_size=size,
         shapes=usual_shapes(size, engine.size_multiple, config.max_batch),
-        threads=threads_of_lane(config),
+        threads=threads_of_replica(config),
     )
 
 
-def threads_of_lane(config: EngineConfig) -> int:
-    """The CPU threads of each of its engines; 0 for one for each core, where there is one engine."""
+def threads_of_replica(config: EngineConfig) -> int:
+    """The CPU threads of each replica; 0, for one on each core, where there is one replica."""
     if config.replicas == 1:
         return config.threads
     return max(1, (config.threads or len(os.sched_getaffinity(0))) // config.replicas)
 
 
 def usual_shapes(size: Size, multiple: int, max_batch: int) -> Shapes:
-    """Shapes around an input size: frames of another aspect ratio keep its number of pixels (fit_size)."""
+    """Shapes for an input size: frames of another aspect ratio have about as many pixels (fit_size)."""
     pixels = size[0] * size[1]
     shortest = max(1, math.floor(math.sqrt(pixels / PROFILE_ASPECT) / multiple)) * multiple
     longest = math.ceil(math.sqrt(pixels * PROFILE_ASPECT) / multiple) * multiple
@@ -203,5 +202,5 @@ def usual_shapes(size: Size, multiple: int, max_batch: int) -> Shapes:
 
 
 def backend_names() -> tuple[str, ...]:
-    """The names that the setting engine.backend takes, but for auto."""
+    """The values of the setting engine.backend without auto."""
     return tuple(name for name in get_args(BackendName) if name != "auto")

@@ -1,6 +1,6 @@
-"""torch: the reference on a CPU; on a GPU eager, channels last, each shape recorded as a CUDA graph.
+"""torch (extra `torch`): eager on a CPU; on a GPU channels last, with a CUDA graph for each batch shape.
 
-Of the extra `torch`. The network is read from the engine's ONNX graph (torch_graph.py).
+The network is read from the engine's ONNX graph (torch_graph.py).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from streamseg.types import F32, U8
 if TYPE_CHECKING:
     import torch
 
-MOST_GRAPHS = 8  # recorded at once, of the shapes used last; each keeps its own intermediate results
+MOST_GRAPHS = 8  # kept for the shapes used last; each holds its own intermediate results
 
 
 class TorchBackend:
-    """Loads the graph itself; there is nothing to build."""
+    """Loads the graph itself; has no plans."""
 
     name = "torch"
     precisions: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
@@ -47,20 +47,20 @@ class TorchBackend:
         return None
 
     def why_not_build(self, precision: Precision, target: str) -> str | None:
-        return "loads the graph as it is; there is nothing to build"
+        return "loads the graph itself and has no plans"
 
     def identity(self, spec: BuildSpec) -> dict[str, str]:
         return {"torch": importlib.metadata.version("torch")}
 
     def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
-        raise EngineError("backend torch: there is nothing to build")
+        raise EngineError("backend torch: has no plans")
 
-    def load(self, spec: BuildSpec, artifact: Path | None) -> TorchEngine:
+    def load(self, spec: BuildSpec, plan: Path | None) -> TorchEngine:
         return TorchEngine(spec, self.device)
 
 
 def torch_missing() -> str | None:
-    """None where torch and onnx are installed, else how to install them; imports neither."""
+    """None when torch and onnx are installed, else how to install them; imports neither."""
     missing = [name for name in ("torch", "onnx") if importlib.util.find_spec(name) is None]
     return f"{' and '.join(missing)} missing (pip install 'streamseg[torch]')" if missing else None
 
@@ -75,7 +75,7 @@ def torch_device() -> Literal["cpu", "cuda"]:
 
 
 def device_name(device: str) -> str:
-    """What EngineInfo says of a device: cpu, or the GPU's name."""
+    """For EngineInfo: cpu, or the GPU's name."""
     found = cuda_device()
     return found.name if device == "cuda" and isinstance(found, Cuda) else device
 
@@ -87,7 +87,7 @@ def torch_dtype(precision: Precision) -> torch.dtype:
 
 
 def keep_fp32(precision: Precision) -> None:
-    """Have convolutions of fp32 networks compute in fp32 on a GPU, not in TF32; for the whole process."""
+    """Let convolutions of fp32 networks compute in fp32 on a GPU, not in TF32; sets it for the process."""
     if precision == "fp32":
         import torch
 
@@ -95,7 +95,7 @@ def keep_fp32(precision: Precision) -> None:
 
 
 class _Recorded(NamedTuple):
-    """One shape's CUDA graph, with the places it reads from and writes to."""
+    """One shape's CUDA graph and the tensors it reads and writes."""
 
     graph: Any
     image: torch.Tensor  # on the GPU
@@ -167,7 +167,7 @@ class TorchEngine(TorchBased):
         return recorded
 
     def _record(self, feed: torch.Tensor) -> _Recorded:
-        """Run a shape a few times, for cuDNN to choose its kernels, and then record it."""
+        """Run a shape three times, for cuDNN to choose its kernels, then record it."""
         torch = self._torch
         while len(self._recorded) >= MOST_GRAPHS:
             self._recorded.popitem(last=False)
@@ -180,7 +180,7 @@ class TorchEngine(TorchBased):
                 self._module(image)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # "thread_local": what other threads do with the GPU meanwhile does not end the recording.
+        # "thread_local": other threads may use the GPU during the recording.
         with torch.inference_mode(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
             logits = self._module(image).contiguous()
         answer = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)

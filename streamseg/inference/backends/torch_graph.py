@@ -1,7 +1,7 @@
-"""An engine's ONNX graph as a torch module: the network again, from the one file that holds it.
+"""An engine's ONNX graph as a torch module.
 
-Only what our exporters write is understood (see _OPERATIONS); the rest is refused by name. Values that say
-how large things are stay Python integers, so that torch.export keeps sizes open. Needs torch and onnx.
+Supports the operations that our exporters write (_OPERATIONS); a graph with others is refused by name. Sizes
+stay Python integers, so that torch.export keeps them dynamic. Needs torch and onnx.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Value = Any  # a Tensor; or of sizes an int or a list of ints
 class GraphModule(nn.Module):
     """uint8 RGB (N, H, W, 3), or what the graph takes, to float32 logits (N, C, h, w).
 
-    Convolutions compute in `dtype`, and what follows them; what stands before the first one, the
-    normalisation, stays fp32. Batch normalisations that follow a convolution become part of it.
+    Convolutions and what follows them compute in `dtype`; what precedes the first one, the normalisation,
+    stays fp32. Batch normalisations are folded into the convolution before them.
     """
 
     def __init__(self, graph: bytes, dtype: torch.dtype = torch.float32) -> None:
-        """Raises EngineError for a graph with operations that are not known here."""
+        """Raises EngineError for a graph with other operations."""
         super().__init__()
         model = onnx.load_from_string(graph)
         fold_batch_norm(model.graph)
@@ -40,7 +40,7 @@ class GraphModule(nn.Module):
         unknown = sorted({node.op_type for node in nodes} - _OPERATIONS.keys())
         if unknown:
             raise EngineError(
-                f"torch does not run {', '.join(unknown)} of this graph; choose another backend"
+                f"backend torch: does not support {', '.join(unknown)} of this graph; choose another backend"
             )
         self._input = model.graph.input[0].name
         self._output = model.graph.output[0].name
@@ -108,7 +108,7 @@ def _batch_norm(at: dict[str, Any], x: Tensor, *parameters: Tensor) -> Tensor:
 def _max_pool(at: dict[str, Any], x: Tensor) -> Tensor:
     top, left, bottom, right = at.get("pads", [0, 0, 0, 0])
     if (top, left) != (bottom, right):
-        raise EngineError("torch does not run a MaxPool with uneven padding; choose another backend")
+        raise EngineError("backend torch: no MaxPool with uneven padding; choose another backend")
     ceil = bool(at.get("ceil_mode", 0))
     dilation = at.get("dilations", [1, 1])
     return F.max_pool2d(x, at["kernel_shape"], at.get("strides", [1, 1]), (top, left), dilation, ceil)
@@ -117,7 +117,7 @@ def _max_pool(at: dict[str, Any], x: Tensor) -> Tensor:
 def _average_pool(at: dict[str, Any], x: Tensor) -> Tensor:
     top, left, bottom, right = at.get("pads", [0, 0, 0, 0])
     if (top, left) != (bottom, right):
-        raise EngineError("torch does not run an AveragePool with uneven padding; choose another backend")
+        raise EngineError("backend torch: no AveragePool with uneven padding; choose another backend")
     return F.avg_pool2d(
         x,
         at["kernel_shape"],
@@ -133,7 +133,7 @@ def _resize(
 ) -> Tensor:
     how = at.get("coordinate_transformation_mode", b"half_pixel")
     if at.get("mode") != b"linear" or how not in (b"half_pixel", b"align_corners"):
-        raise EngineError("torch runs bilinear Resize only; choose another backend")
+        raise EngineError("backend torch: only bilinear Resize; choose another backend")
     if sizes is None:
         sizes = [int(f) * s if f == int(f) else math.floor(f * s)
                  for f, s in zip(scales, x.shape, strict=True)]  # fmt: skip
@@ -146,7 +146,7 @@ def _reduce_mean(at: dict[str, Any], x: Tensor, axes: Value = None) -> Tensor:
 
 def _pad(at: dict[str, Any], x: Tensor, pads: Value, value: Value = None, axes: Value = None) -> Tensor:
     if at.get("mode", b"constant") != b"constant":
-        raise EngineError("torch runs Pad with a constant only; choose another backend")
+        raise EngineError("backend torch: only Pad with a constant; choose another backend")
     rank = x.dim()
     before, after = [0] * rank, [0] * rank
     count = len(pads) // 2
@@ -175,13 +175,13 @@ def _gather(at: dict[str, Any], x: Value, indices: Value) -> Value:
         return [x[i] for i in indices] if isinstance(indices, list) else x[indices]
     if isinstance(indices, int):
         return x.select(axis, indices)
-    if isinstance(indices, list):  # not as a tensor: a CUDA graph cannot record that it comes from here
+    if isinstance(indices, list):  # not as a tensor: a CUDA graph cannot record a copy from the host
         return torch.stack([x.select(axis, i) for i in indices], axis)
     return x.index_select(axis, indices)
 
 
 def _reshape(_at: dict[str, Any], x: Value, shape: Value) -> Value:
-    if not isinstance(x, Tensor):  # a size becomes a list of one, or the other way about
+    if not isinstance(x, Tensor):  # a size becomes a list of one, or the reverse
         flat = x if isinstance(x, list) else [x]
         return flat if shape else flat[0]
     wanted = [x.shape[i] if side == 0 else side for i, side in enumerate(shape)]
@@ -218,7 +218,7 @@ _DTYPES = {onnx.TensorProto.INT64: torch.int64, onnx.TensorProto.UINT8: torch.ui
 
 
 def _both(on_tensors: Callable[[Any, Any], Any], on_sizes: Callable[[Any, Any], Any]) -> Callable[..., Value]:
-    """An operation of two operands, on tensors, or on sizes one by one."""
+    """An operation with two operands: tensors, or sizes element by element."""
 
     def run(_at: dict[str, Any], a: Value, b: Value) -> Value:
         if isinstance(a, Tensor) or isinstance(b, Tensor):

@@ -1,7 +1,7 @@
 """TensorRT and TensorRT-RTX: plans built from the engine's ONNX graph.
 
-Neither library is imported before it is needed, and tests pass without them. TensorRT-RTX builds plans on
-machines without a GPU; running a plan of either takes one, and torch with CUDA for its memory.
+The libraries are imported when they are needed. TensorRT-RTX builds plans on machines without a GPU; running
+a plan of either needs one, and torch with CUDA for its memory.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from streamseg.inference.backends.tensorrt.plan import Library, build_plan, capa
 if TYPE_CHECKING:
     from streamseg.inference.backends.tensorrt.run import PlanEngine
 
-RECIPE = "1"  # to be raised when graph.py or plan.py make something else of the same graph
+RECIPE = "1"  # raise it when graph.py or plan.py change the plan of the same graph
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 
 
 class TensorrtBackend:
-    """TensorRT: fastest, after a build of minutes that times kernels on the very GPU. No build has been run.
+    """TensorRT: fastest, after a build of minutes that times kernels on the GPU. No build has been run yet.
 
     torch-tensorrt builds where it is installed, except int8, whose quantisation is in the ONNX graph. What it
     cannot convert, and everything where it is missing, goes through TensorRT's own ONNX parser.
@@ -69,14 +69,14 @@ class TensorrtBackend:
                 out.write_bytes(build_with_torch(spec, progress))
                 return
             except EngineError as error:
-                progress(f"{error}; through TensorRT's ONNX parser instead")
+                progress(f"{error}; using TensorRT's ONNX parser instead")
         build_plan_file("tensorrt", spec, out, progress)
 
-    def load(self, spec: BuildSpec, artifact: Path | None) -> PlanEngine:
+    def load(self, spec: BuildSpec, plan: Path | None) -> PlanEngine:
         from streamseg.inference.backends.tensorrt.run import PlanEngine
 
-        assert artifact is not None
-        return PlanEngine(_library(self.name), spec, artifact, self.name)
+        assert plan is not None
+        return PlanEngine(_library(self.name), spec, plan, self.name)
 
 
 class TensorrtRtxBackend:
@@ -96,7 +96,7 @@ class TensorrtRtxBackend:
         found = cuda_device()
         known = targets(_library("tensorrt_rtx"))
         if isinstance(found, Cuda) and found.sm not in known:
-            return f"TensorRT-RTX is for GPUs of {', '.join(known)}; {found.name} is {found.sm}"
+            return f"TensorRT-RTX supports {', '.join(known)}; {found.name} is {found.sm}"
         return None
 
     def why_not_build(self, precision: Precision, target: str) -> str | None:
@@ -112,11 +112,11 @@ class TensorrtRtxBackend:
     def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
         build_plan_file("tensorrt_rtx", spec, out, progress)
 
-    def load(self, spec: BuildSpec, artifact: Path | None) -> PlanEngine:
+    def load(self, spec: BuildSpec, plan: Path | None) -> PlanEngine:
         from streamseg.inference.backends.tensorrt.run import PlanEngine
 
-        assert artifact is not None
-        return PlanEngine(_library("tensorrt_rtx"), spec, artifact, self.name)
+        assert plan is not None
+        return PlanEngine(_library("tensorrt_rtx"), spec, plan, self.name)
 
 
 def build_plan_file(library: str, spec: BuildSpec, out: Path, progress: Progress) -> None:

@@ -1,9 +1,9 @@
-"""The engine's ONNX graph as TensorRT takes it: strongly typed, int8 around zero, with labels if asked for.
+"""The engine's ONNX graph as TensorRT takes it: strongly typed, with symmetric int8.
 
-TensorRT computes in the types that the graph says. So the graph is rewritten before it is parsed: for fp16
+TensorRT computes in the types that the graph states. So the graph is rewritten before it is parsed: for fp16
 and bf16 everything from the first convolutions on, with a cast there and one at the logits; for int8 the
-quantisation, whose activations are uint8 with a zero point for CPUs, becomes int8 around zero. What a
-picture goes through before the first convolution (its mean, its scales) stays fp32 in every precision.
+quantisation, whose activations are uint8 with a zero point for CPUs, becomes symmetric int8. The picture's
+normalisation before the first convolution stays fp32 in every precision.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def plan_graph(graph: bytes, precision: Precision) -> bytes:
     model = onnx.load_from_string(graph)
     if len(model.graph.input) != 1 or _type_of(model.graph.input[0]) != TensorProto.UINT8:
         raise EngineError("TensorRT: the graph does not take uint8 pictures; export the engine again")
-    del model.graph.value_info[:]  # types that will not hold
+    del model.graph.value_info[:]  # their types change
     _name_constants(model.graph)
     _cast_first(model.graph)
     if precision == "int8":
@@ -48,7 +48,7 @@ def plan_graph(graph: bytes, precision: Precision) -> bytes:
 
 
 def _name_constants(graph: GraphProto) -> None:
-    """Constant nodes become initializers, so that there is one kind of constant."""
+    """Turn Constant nodes into initializers, so that there is one kind of constant."""
     for node in [node for node in graph.node if node.op_type == "Constant"]:
         value = helper.get_attribute_value(node.attribute[0])
         if not isinstance(value, TensorProto):
@@ -64,10 +64,10 @@ def _constant_type(attribute: str) -> type[np.generic]:
 
 
 def _cast_first(graph: GraphProto) -> None:
-    """Turn the picture into fp32 before anything else: TensorRT does nothing to uint8 but cast it."""
+    """Cast the picture to fp32 before anything else: TensorRT only casts uint8."""
     picture = graph.input[0].name
     levels = f"{picture}_fp32"
-    moved, renamed = {picture}, {}  # values that are still the picture's levels, as they lie elsewhere
+    moved, renamed = {picture}, {}  # values that still are the picture's levels, transposed or sliced
     for node in list(graph.node):
         if moved.isdisjoint(node.input) or node.op_type == "Shape":
             continue
@@ -136,7 +136,7 @@ def _make_half(model: ModelProto, precision: Precision) -> None:
     fp32 = _floats(model)
     constants = Constants(graph)
     halved: set[str] = set()  # values that were fp32
-    cast: set[str] = set()  # values of fp32 that have been cast to half, by one cast for all who want it
+    cast: set[str] = set()  # fp32 values that have been cast to half, once for all nodes that need it
     learned = _behind_convolutions(graph)
     nodes: list[NodeProto] = []
     for node in graph.node:
@@ -174,7 +174,7 @@ def _floats(model: ModelProto) -> set[str]:
 
 
 def _behind_convolutions(graph: GraphProto) -> set[str]:
-    """The values that convolutions say, and all that is computed from them."""
+    """The outputs of convolutions, and all that is computed from them."""
     values: set[str] = set()
     for node in graph.node:
         if node.op_type == "Conv" or not values.isdisjoint(node.input):

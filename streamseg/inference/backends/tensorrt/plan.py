@@ -1,4 +1,4 @@
-"""A plan: what TensorRT's builder makes of a graph. Written once for both libraries, whose APIs agree.
+"""Building and opening plans. Written once for both libraries, which have the same API.
 
 `library` is the module tensorrt or tensorrt_rtx. Its messages go to standard error, in the build process its
 log, and its errors into the EngineError.
@@ -22,7 +22,7 @@ REPORT_EVERY_S = 2.0
 def build_plan(
     library: Library, graph: bytes, shapes: Shapes, target: str = "", progress: Progress = lambda text: None
 ) -> bytes:
-    """Build the plan of a rewritten graph (see graph.py) for a target such as "sm_89", or the GPU at hand.
+    """Build the plan of a rewritten graph (graph.py) for a target such as "sm_89", or for this machine's GPU.
 
     It takes batches within `shapes`. Raises EngineError with the library's reason.
     """
@@ -49,15 +49,13 @@ def build_plan(
     return bytes(built)
 
 
-def open_plan(library: Library, runtime: Any, logger: Any, artifact: Path, spec: BuildSpec) -> Any:
-    """Deserialise a plan for the GPU at hand, and check that it is one of `spec`; raises EngineError."""
-    engine = runtime.deserialize_cuda_engine(artifact.read_bytes())
+def open_plan(library: Library, runtime: Any, logger: Any, plan: Path, spec: BuildSpec) -> Any:
+    """Deserialise a plan for this machine's GPU, and check that it fits `spec`; raises EngineError."""
+    engine = runtime.deserialize_cuda_engine(plan.read_bytes())
     if engine is None:
-        raise EngineError(
-            f"engine {spec.engine.name}: TensorRT refuses {artifact.name}: {logger.last_errors()}"
-        )
+        raise EngineError(f"engine {spec.engine.name}: TensorRT refuses {plan.name}: {logger.last_errors()}")
     if problem := unlike(library, engine, spec):
-        raise EngineError(f"engine {spec.engine.name}: {artifact.name} is another plan: {problem}")
+        raise EngineError(f"engine {spec.engine.name}: {plan.name} does not fit: {problem}")
     return engine
 
 
@@ -86,7 +84,7 @@ def profile_shapes(shapes: Shapes) -> list[tuple[int, ...]]:
 
 
 def targets(library: Library) -> list[str]:
-    """The GPUs that plans can be built for without having one, such as "sm_89"."""
+    """The GPUs that plans can be built for on any machine, such as "sm_89"."""
     members = library.ComputeCapability.__members__
     return sorted((f"sm_{name[2:]}" for name in members if name.startswith("SM")), key=lambda sm: int(sm[3:]))
 

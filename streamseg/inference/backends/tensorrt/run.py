@@ -1,7 +1,7 @@
-"""Running a plan: pinned memory, one stream, one execution context, each shape recorded as a CUDA graph.
+"""Running a plan: pinned memory, one stream, one execution context, a CUDA graph for each batch shape.
 
-torch carries the memory and the streams. Written from the documentation: nothing in this module has run on a
-GPU yet (tests/gpu/test_engine_tensorrt.py does).
+torch provides the memory and the streams. Written from the documentation: nothing in this module has run on
+a GPU yet (tests/gpu/test_engine_tensorrt.py does).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Shape(NamedTuple):
     logits: torch.Tensor
     host_image: torch.Tensor  # pinned
     host_logits: torch.Tensor  # pinned
-    graph: torch.cuda.CUDAGraph | None  # None where TensorRT-RTX records by itself
+    graph: torch.cuda.CUDAGraph | None  # None with TensorRT-RTX, which records by itself
 
 
 class PlanEngine(BaseEngine):
@@ -39,16 +39,16 @@ class PlanEngine(BaseEngine):
     Pictures are arrays, or anything on the GPU that speaks DLPack. on_device() leaves the logits there, too.
     """
 
-    def __init__(self, library: Library, spec: BuildSpec, artifact: Path, backend: str) -> None:
-        """Raises EngineError for a plan that is damaged, of another version or GPU, or not of `spec`."""
+    def __init__(self, library: Library, spec: BuildSpec, plan: Path, backend: str) -> None:
+        """Raises EngineError for a plan that is damaged, or for another version, GPU or `spec`."""
         import torch
 
         self._torch = torch
         cuda: Any = torch.cuda
-        cuda.init()  # its context is the one that TensorRT then uses, too
+        cuda.init()  # TensorRT then uses the same context
         self._logger = make_logger(library)
         self._runtime = library.Runtime(self._logger)
-        self._plan: Any = open_plan(library, self._runtime, self._logger, artifact, spec)
+        self._plan: Any = open_plan(library, self._runtime, self._logger, plan, spec)
         self._records_itself = hasattr(library, "CudaGraphStrategy")
         self._context: Any = self._new_context(library)
         if self._context is None:
@@ -72,7 +72,7 @@ class PlanEngine(BaseEngine):
         with self._running(batch):
             memory = self._started(batch)
             self._torch.cuda.current_stream().wait_stream(self._stream)
-            logits = memory.logits.clone()  # its memory is written again, after what is asked for here
+            logits = memory.logits.clone()  # its memory is written again by the next batch
             self._torch.cuda.current_stream().synchronize()
             return logits
 
@@ -100,10 +100,10 @@ class PlanEngine(BaseEngine):
         return self._plan.create_execution_context(config)
 
     def _started(self, batch: Any) -> _Shape:
-        """Have our stream compute a batch; `answer` of what is returned holds it, before long."""
+        """Start computing a batch on our stream; returns the memory that will hold its logits."""
         torch = self._torch
         shape = tuple(batch.shape)
-        self._stream.wait_stream(torch.cuda.current_stream())  # there a batch on the GPU is still being made
+        self._stream.wait_stream(torch.cuda.current_stream())  # which may still be writing the batch
         with torch.cuda.stream(self._stream):
             memory = self._shapes.get(shape) or self._prepare(shape)
             self._shapes.move_to_end(shape)
@@ -119,7 +119,7 @@ class PlanEngine(BaseEngine):
         return memory
 
     def _prepare(self, shape: tuple[int, ...]) -> _Shape:
-        """Memory for a shape, and its recording. TensorRT wants to have run a shape before it is recorded."""
+        """Memory for a shape, and its recording. TensorRT must have run a shape before it is recorded."""
         torch = self._torch
         while len(self._shapes) >= MOST_GRAPHS:
             self._shapes.popitem(last=False)
@@ -137,7 +137,7 @@ class PlanEngine(BaseEngine):
             self._enqueue(memory)
             self._stream.synchronize()
             graph = torch.cuda.CUDAGraph()
-            # "thread_local": what other threads do with the GPU meanwhile does not end the recording.
+            # "thread_local": other threads may use the GPU during the recording.
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._enqueue(memory)
             memory = memory._replace(graph=graph)

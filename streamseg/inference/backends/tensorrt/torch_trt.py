@@ -1,7 +1,7 @@
-"""Plans by torch-tensorrt: the network as a torch program, converted whole. Needs a GPU; has not been run.
+"""Plans by torch-tensorrt: the network as a torch program, converted whole. Needs a GPU; not run yet.
 
 Precision comes from the module's own types, because torch-tensorrt ignores the precisions it is given. Its
-engine cache stays off: its key leaves out a convolution's dilation.
+engine cache is off: its key leaves out a convolution's dilation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def has_torch_tensorrt() -> bool:
 
 
 def build_with_torch(spec: BuildSpec, progress: Progress) -> bytes:
-    """Build a plan for the GPU at hand; raises EngineError for what cannot be converted."""
+    """Build a plan for this machine's GPU; raises EngineError for what cannot be converted."""
     import torch
     import torch_tensorrt
 
@@ -48,7 +48,7 @@ def build_with_torch(spec: BuildSpec, progress: Progress) -> bytes:
 
 
 def exported(spec: BuildSpec, device: str) -> ExportedProgram:
-    """The network of `spec` as torch.export writes it: uint8 in, logits out, sizes left open."""
+    """The network of `spec` as a torch program: uint8 in, logits out, with dynamic sizes."""
     import torch
 
     from streamseg.inference.backends.aoti import example_batch
