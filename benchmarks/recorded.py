@@ -32,8 +32,7 @@ from streamseg.recorded.inputs import Input, find_inputs
 from streamseg.recorded.job import load_engines
 from streamseg.recorded.results import Place
 from streamseg.recorded.route import PartEnd, Route
-from streamseg.runtime.prefetch import Ahead
-from streamseg.runtime.spread import spread
+from streamseg.runtime.ordered import Prefetcher, map_ordered
 from streamseg.types import Frame
 
 MAX_FRAMES = 300  # kept in memory for the network alone
@@ -135,12 +134,12 @@ def _frames(one: Input, config: ProcessConfig, engines: list[Engine]) -> Iterato
 
 def _infer(engines: list[Engine], frames: list[Frame]) -> int:
     works = [lambda frame, engine=engine: infer(engine, [frame]) for engine in engines]
-    return sum(1 for _ in spread("infer", iter(frames), works))
+    return sum(1 for _ in map_ordered("infer", iter(frames), works))
 
 
 def _decode_and_infer(one: Input, config: ProcessConfig, engines: list[Engine]) -> int:
     route = Route(one, config, engines)
-    with closing(Ahead("decode", route.frames())) as frames:
+    with closing(Prefetcher("decode", route.frames())) as frames:
         return sum(1 for item in route.scores(iter(frames)) if not isinstance(item, PartEnd))
 
 

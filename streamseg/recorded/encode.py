@@ -14,7 +14,7 @@ from streamseg.recorded.route import PartEnd, Route, Segmented
 from streamseg.recorded.segments import FrameRecord, PartWriter, count_pixels
 from streamseg.recorded.timeline import Timeline
 from streamseg.recorded.tracks import Encoder, Packet, Track, TrackName
-from streamseg.runtime.prefetch import Ahead
+from streamseg.runtime.ordered import Prefetcher
 from streamseg.types import U8, Size
 
 
@@ -53,10 +53,10 @@ class Work:
         """
         route = self.route
         with (
-            closing(Ahead("decode", route.frames())) as frames,
-            closing(Ahead("infer", route.scores(iter(frames)))) as scores,
-            closing(Ahead("fuse", route.masks(iter(scores)))) as masks,
-            closing(Ahead("draw", self._draw(iter(masks)))) as drawn,
+            closing(Prefetcher("decode", route.frames())) as frames,
+            closing(Prefetcher("infer", route.scores(iter(frames)))) as scores,
+            closing(Prefetcher("fuse", route.masks(iter(scores)))) as masks,
+            closing(Prefetcher("draw", self._draw(iter(masks)))) as drawn,
         ):
             try:
                 return self._write(iter(drawn))

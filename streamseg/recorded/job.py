@@ -25,7 +25,7 @@ from streamseg.recorded.route import PartEnd, Route
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.storage import is_stored, scratch
 from streamseg.refinement.flow import one_thread
-from streamseg.runtime.prefetch import Ahead
+from streamseg.runtime.ordered import Prefetcher
 from streamseg.types import Mask
 
 MAX_ENGINES = 4
@@ -46,9 +46,9 @@ def process_file(path: str | Path, config: ProcessConfig | None = None) -> Itera
     with fetched(found[0]) as one, load_engines(config) as engines:
         route = Route(one, config, engines)
         with (
-            closing(Ahead("decode", route.frames())) as frames,
-            closing(Ahead("infer", route.scores(iter(frames)))) as scores,
-            closing(Ahead("fuse", route.masks(iter(scores)))) as segmented,
+            closing(Prefetcher("decode", route.frames())) as frames,
+            closing(Prefetcher("infer", route.scores(iter(frames)))) as scores,
+            closing(Prefetcher("fuse", route.masks(iter(scores)))) as segmented,
         ):
             try:
                 yield (item.mask for item in segmented if not isinstance(item, PartEnd))

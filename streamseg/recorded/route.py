@@ -21,7 +21,7 @@ from streamseg.recorded.selection import Account, picks
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.refinement.fusion import labels_from_logits
 from streamseg.refinement.live import InlineRefinement, Labelled
-from streamseg.runtime.spread import spread
+from streamseg.runtime.ordered import map_ordered
 from streamseg.sources import OpenSource
 from streamseg.sources.frames import FrameMaker
 from streamseg.sources.reading import DecodedPicture
@@ -104,7 +104,7 @@ class Route:
         """Run the engines, each in a thread of its own, over groups of `batch` frames."""
         groups = self._groups(frames)
         with closing(
-            spread("infer", groups, [partial(_infer_group, engine) for engine in self.engines])
+            map_ordered("infer", groups, [partial(_infer_group, engine) for engine in self.engines])
         ) as results:
             for made in results:
                 if isinstance(made, PartEnd):

@@ -1,4 +1,4 @@
-"""A thread of the route that never dies unheard."""
+"""A named thread that reports its error when it ends."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from streamseg.runtime.mailbox import Closed
 
 log = logging.getLogger(__name__)
 
-Ended = Callable[["Stage"], None]
-
 
 class Stage(threading.Thread):
-    """Runs one blocking function in a named thread; tells `ended` when it is over, with the error if any.
+    """Runs one blocking function in a named thread, and calls on_end, in that thread, when it is over.
 
-    Closed is how a stage is told to stop, so it is no error.
+    `error` is then what the function raised, or None. Closed is how a stage is asked to stop, so it is no
+    error.
     """
 
-    def __init__(self, name: str, work: Callable[[], None], ended: Ended) -> None:
+    def __init__(self, name: str, work: Callable[[], None], on_end: Callable[[Stage], None]) -> None:
         super().__init__(name=name, daemon=True)
         self.error: BaseException | None = None
         self._work = work
-        self._ended = ended
+        self._on_end = on_end
 
     def run(self) -> None:
         try:
@@ -34,4 +33,4 @@ class Stage(threading.Thread):
             self.error = error
             log.debug("%s: failed", self.name, exc_info=error)
         finally:
-            self._ended(self)
+            self._on_end(self)

@@ -175,7 +175,7 @@ def test_results_are_the_same_bytes_however_threads_ran(
 ) -> None:
     clip = draw_clip(tmp_path / "clip.mp4", frames=30)
     process_files([clip], tmp_path / "one", config)
-    monkeypatch.setattr(work, "Ahead", lambda name, items: _InPlace(items))
+    monkeypatch.setattr(work, "Prefetcher", lambda name, items: _InPlace(items))
     process_files([clip], tmp_path / "two", config)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
