@@ -6,6 +6,7 @@ All are frozen and own their arrays: whoever receives one may keep it and must n
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal, Protocol, Self
@@ -134,15 +135,33 @@ class Stamped:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class FrameSettings:
+    """The settings of a live stream that matter behind its source; each of its frames refers to them.
+
+    One object serves all frames until a setting changes; the frames that follow refer to another one.
+    """
+
+    live: bool = True  # a newer frame replaces the one that waits; False: each waits for its turn
+    max_age_ms: float | None = None
+    mask_size: Literal["frame", "input"] = "frame"
+    hwaccel: str = "none"
+    removed: threading.Event = field(default_factory=threading.Event)  # set: the stream was removed
+
+
+DEFAULT_SETTINGS = FrameSettings()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Frame(Stamped):
     """One decoded picture.
 
-    The picture may lie on a GPU: then rgb is made when somebody first asks, and size is known without.
+    The picture may lie on a GPU: then rgb copies it when it is first asked for; size is known without.
     """
 
     picture: U8 | DevicePicture  # (H, W, 3) RGB, or where the decoder left it
     decoded_ns: int  # monotonic, when the picture was ready
     decode_us: int = 0
+    settings: FrameSettings = DEFAULT_SETTINGS
 
     def __post_init__(self) -> None:
         if not hasattr(self.picture, "rgb"):

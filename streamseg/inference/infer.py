@@ -1,17 +1,21 @@
-"""Frames → logits, in one call of the engine for each input size."""
+"""Frames → logits, in one call of the engine for each input size; and where a stream's pictures lie."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
 
 from streamseg.inference.backends.protocol import Engine, TensorEngine
 from streamseg.inference.preprocess import fit_size, make_batch
+from streamseg.sources.hardware import why_not_on_gpu
 from streamseg.sources.surface import Surface
 from streamseg.types import F32, DeviceLogits, Frame, Geometry, Logits, Size
+
+log = logging.getLogger(__name__)
 
 
 def input_size(engine: Engine, frame_size: Size) -> Size:
@@ -24,21 +28,25 @@ def accepts_device_frames(engine: Engine, frame: Frame) -> bool:
     return isinstance(frame.picture, Surface) and frame.picture.device == engine.info.tensors
 
 
+def batch_key(engine: Engine, frame: Frame) -> tuple[Size, bool]:
+    """Equal for frames that infer() may take as one batch."""
+    return input_size(engine, frame.size), accepts_device_frames(engine, frame)
+
+
 def infer(engine: Engine, frames: Sequence[Frame]) -> list[Logits]:
     """Run frames that share one input size as a batch; one Logits for each, in order.
 
-    Pictures that lie where the engine takes them are scaled there, and the logits stay there: neither comes
-    here until somebody asks. stage_us gains wait (decoded until taken here), preprocess and infer, the latter
-    two of the whole batch; what is prepared on a GPU is waited for in infer.
+    Pictures on the engine's device are scaled there, and their logits stay there: neither is copied to the
+    host until somebody asks. stage_us gains wait (from decoded until now), preprocess and infer, the latter
+    two of the whole batch; the preparation on a GPU is waited for in infer.
     """
     begun = time.monotonic_ns()
     size = input_size(engine, frames[0].size)
     logits: list[F32 | DeviceLogits]
     surfaces = [f.picture for f in frames if accepts_device_frames(engine, f)]
     if len(surfaces) == len(frames):
-        from streamseg.inference.preprocess_device import (
-            make_device_batch,  # torch: only where such frames come from
-        )
+        # torch: imported only where such frames come from
+        from streamseg.inference.preprocess_device import make_device_batch
         from streamseg.inference.upsample_device import TensorLogits
 
         tensors = make_device_batch(cast(list[Surface], surfaces), size)  # (N, h, w, 3)
@@ -65,3 +73,47 @@ def infer(engine: Engine, frames: Sequence[Frame]) -> list[Logits]:
         )
         for i, frame in enumerate(frames)
     ]
+
+
+class FramePlacement:
+    """Decides for each frame whether its picture stays on the GPU, and logs when that changes for a stream.
+
+    apply() is called in the stream's decode thread, so that a picture is copied and converted there and not
+    in the network's thread; in stage_us that counts as `wait`. engine.info may change while it is read here:
+    a stale answer costs one copy.
+    """
+
+    def __init__(self, engine: Engine, needed_on_host: Callable[[str], bool]) -> None:
+        """needed_on_host: whether the CRF or fusion needs a stream's pictures."""
+        self._engine = engine
+        self._needed_on_host = needed_on_host
+        self._reasons: dict[str, str] = {}  # last logged, by stream; each is written in its stream's thread
+
+    def apply(self, frame: Frame) -> None:
+        """Copy a stream's next picture to the host if something needs it there."""
+        if frame.settings.hwaccel == "none":
+            return
+        reason = self._why_on_host(frame)
+        if reason:
+            _ = frame.rgb
+        if self._reasons.get(frame.stream) == reason:
+            return
+        self._reasons[frame.stream] = reason
+        if reason:
+            log.info("%s: pictures are copied to host memory: %s", frame.stream, reason)
+        else:
+            log.info("%s: pictures stay on the GPU", frame.stream)
+
+    def forget(self, stream: str) -> None:
+        """Drop what is kept of a removed stream."""
+        self._reasons.pop(stream, None)
+
+    def _why_on_host(self, frame: Frame) -> str:
+        if not isinstance(frame.picture, Surface):
+            kind = frame.settings.hwaccel
+            return why_not_on_gpu(kind) or f"{kind} does not decode this stream, or not to 4:2:0"
+        if not accepts_device_frames(self._engine, frame):
+            return f"{self._engine.info.id} takes them from there"
+        if self._needed_on_host(frame.stream):
+            return "the CRF or fusion needs them there"
+        return ""

@@ -1,4 +1,4 @@
-"""The streams that play, each in a thread of its own; one begins, pauses or ends while the others go on."""
+"""The live streams, each in a thread of its own: add, remove, change, pause and resume them."""
 
 from __future__ import annotations
 
@@ -7,70 +7,68 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from streamseg.config import StreamConfig
 from streamseg.errors import ControlError
 from streamseg.runtime.counters import State, Stats, StreamStats
 from streamseg.runtime.stage import Stage
-from streamseg.sources import SourceEvent, resolve
+from streamseg.sources import SourceEvent, is_live, resolve
 from streamseg.sources.live import frames
-from streamseg.types import Frame
+from streamseg.types import Frame, FrameSettings
 
 log = logging.getLogger(__name__)
 
-LIVE_SETTINGS = ("max_age_ms", "mask_size")  # are looked up for each frame; others need the source anew
-EPOCHS_KNOWN = 4096  # streams whose next epoch is remembered after they were removed
-
-Deliver = Callable[[Frame, StreamConfig], None]
+LIVE_SETTINGS = ("max_age_ms", "mask_size")  # taken by the next frame; for others the source is reopened
+MAX_EPOCHS = 4096  # removed streams whose next epoch is remembered
 
 
 @dataclass(slots=True, eq=False)
-class _Playing:
-    """One life of a stream's thread."""
+class _Playback:
+    """One decode thread of a stream, from when its source is opened until it ends or is reopened."""
 
     stop: threading.Event = field(default_factory=threading.Event)
-    go_on: threading.Event = field(default_factory=threading.Event)  # cleared: held at its place
-    stage: Stage | None = None
+    running: threading.Event = field(
+        default_factory=threading.Event
+    )  # cleared: a paused file holds its place
 
     def end(self) -> None:
         self.stop.set()
-        self.go_on.set()
+        self.running.set()
 
 
 @dataclass(slots=True, eq=False)
 class _Stream:
     config: StreamConfig
+    settings: FrameSettings  # replaced as a whole, so its decode thread reads it without the lock
     stats: StreamStats
     paused: bool = False
-    over: bool = False  # ended or failed by itself
-    playing: _Playing = field(default_factory=_Playing)
+    ended: bool = False  # by itself: its file came to its end, or its source failed
+    playback: _Playback = field(default_factory=_Playback)
 
 
 class Streams:
-    """What plays, by name. Any thread may call; decode-<stream> threads own the containers."""
+    """The streams by name. Any thread may call; each decode-<stream> thread owns its container."""
 
-    def __init__(self, stats: Stats, deliver: Deliver, on_all_over: Callable[[], None]) -> None:
-        """deliver gets each frame in its stream's thread, and may wait. on_all_over is called when a stream
+    def __init__(
+        self, stats: Stats, on_frame: Callable[[Frame], None], on_all_ended: Callable[[], None]
+    ) -> None:
+        """on_frame gets each frame in its stream's thread, and may wait. on_all_ended is called when a stream
         has ended by itself and no other one plays or is paused; nothing can be added from then on.
         """
-        self.failures: dict[str, BaseException] = {}  # of streams that cannot be had, by name
+        self.failures: dict[str, BaseException] = {}  # of streams whose source failed, by name
         self._stats = stats
-        self._deliver = deliver
-        self._on_all_over = on_all_over
+        self._on_frame = on_frame
+        self._on_all_ended = on_all_ended
         self._lock = threading.Lock()  # guards all below; not held while anything waits
         self._streams: dict[str, _Stream] = {}
         self._next_epoch: OrderedDict[str, int] = OrderedDict()
-        self._stages: dict[str, Stage] = {}  # the last one of each stream, which may still be winding down
+        self._stages: dict[str, Stage] = {}  # the last one of each stream, which may not have ended yet
         self._closed = False
 
     def __contains__(self, name: str) -> bool:
+        # Without the lock: one look into a dictionary is atomic, and the answer may be old in any case.
         return name in self._streams
-
-    def config_of(self, name: str) -> StreamConfig | None:
-        """A stream's settings; None when it has been removed."""
-        stream = self._streams.get(name)
-        return stream.config if stream is not None else None
 
     def configs(self) -> dict[str, StreamConfig]:
         """The settings of all streams."""
@@ -86,44 +84,55 @@ class Streams:
             }
 
     def add(self, streams: Mapping[str, StreamConfig]) -> None:
-        """Begin streams; raises ControlError for a name that is taken, and once all are over."""
+        """Start streams; raises ControlError for a name that exists, and once all have ended."""
         with self._lock:
             self._check_open()
             for name in streams:
                 if name in self._streams:
-                    raise ControlError("stream exists", f"{name}: is there already; remove it first")
+                    raise ControlError("stream exists", f"{name}: exists already; remove it first")
             stages = []
             for name, config in streams.items():
-                stream = self._streams[name] = _Stream(config, self._stats.begin(name))
+                settings = FrameSettings(
+                    is_live(config), config.max_age_ms, config.mask_size, config.hwaccel, threading.Event()
+                )
+                stream = self._streams[name] = _Stream(config, settings, self._stats.begin(name))
                 stages.append(self._prepare(name, stream))
         for stage in stages:
             stage.start()
 
     def remove(self, name: str) -> None:
-        """End a stream; its thread may still wind down when this returns. Raises ControlError."""
+        """End a stream; its thread may not have ended yet when this returns. Raises ControlError."""
         with self._lock:
             stream = self._known(name)
             del self._streams[name]
             self.failures.pop(name, None)
-            stream.playing.end()
+            stream.settings.removed.set()
+            stream.playback.end()
             self._stats.forget(name)
             if not self._stages[name].is_alive():
                 del self._stages[name]
             self._forget_old_epochs()
 
     def change(self, name: str, config: StreamConfig) -> bool:
-        """Give a stream other settings; True when its source is opened anew for them. Raises ControlError."""
+        """Give a stream other settings; True when its source is reopened for them. Raises ControlError."""
         with self._lock:
             self._check_open()
             stream = self._known(name)
             changed = [f for f in config.__struct_fields__ if getattr(config, f) != getattr(stream.config, f)]
             stream.config = config
+            stream.settings = replace(
+                stream.settings,
+                live=is_live(config),
+                max_age_ms=config.max_age_ms,
+                mask_size=config.mask_size,
+                hwaccel=config.hwaccel,
+            )
             if set(changed) <= set(LIVE_SETTINGS):
                 return False
             if stream.paused:
-                stream.playing.end()  # what was held belongs to the old settings
+                stream.playback.end()  # its place in the file belongs to the old settings
                 return True
-            stage = self._begin_anew(name, stream)
+            stage = self._restart(name, stream)
         stage.start()
         return True
 
@@ -131,30 +140,32 @@ class Streams:
         """Close a camera or an address; hold a file at its place. Raises ControlError."""
         with self._lock:
             stream = self._known(name)
-            if stream.paused or stream.over:
-                raise ControlError("bad state", f"{name}: is {'paused' if stream.paused else 'over'} already")
+            if stream.paused or stream.ended:
+                raise ControlError(
+                    "bad state", f"{name}: {'is paused' if stream.paused else 'has ended'} already"
+                )
             stream.paused = True
             if resolve(stream.config.source).kind == "file":
-                stream.playing.go_on.clear()
+                stream.playback.running.clear()
             else:
-                stream.playing.end()
+                stream.playback.end()
 
     def resume(self, name: str) -> None:
-        """Play on: a file from its place, a camera or an address opened anew. Raises ControlError.
+        """Continue: a file from its place, a camera or an address opened again. Raises ControlError.
 
-        A stream that has ended or failed begins again.
+        A stream that has ended or failed starts from the beginning.
         """
         with self._lock:
             self._check_open()
             stream = self._known(name)
-            if not stream.paused and not stream.over:
+            if not stream.paused and not stream.ended:
                 raise ControlError("bad state", f"{name}: is not paused")
-            held = stream.paused and not stream.playing.stop.is_set()
+            held = stream.paused and not stream.playback.stop.is_set()
             stream.paused = False
-            if held and not stream.over:
-                stream.playing.go_on.set()
+            if held and not stream.ended:
+                stream.playback.running.set()
                 return
-            stage = self._begin_anew(name, stream)
+            stage = self._restart(name, stream)
         stage.start()
 
     def stop(self) -> None:
@@ -162,7 +173,7 @@ class Streams:
         with self._lock:
             self._closed = True
             for stream in self._streams.values():
-                stream.playing.end()
+                stream.playback.end()
 
     def join(self, deadline_s: float) -> bool:
         """Wait for all threads until that monotonic time; True when they have ended."""
@@ -173,75 +184,81 @@ class Streams:
                 stage.join(max(0.0, deadline_s - time.monotonic()))
         return not any(stage.is_alive() for stage in stages)
 
-    def _begin_anew(self, name: str, stream: _Stream) -> Stage:
-        """End what plays of a stream and make the thread that follows; the lock is held."""
-        stream.playing.end()
-        stream.playing = _Playing()
-        stream.over = False
+    def _restart(self, name: str, stream: _Stream) -> Stage:
+        """End a stream's playback and make the thread that follows it; the lock is held."""
+        stream.playback.end()
+        stream.playback = _Playback()
+        stream.ended = False
         stream.stats.state, stream.stats.error = "connecting", ""
         self.failures.pop(name, None)
         return self._prepare(name, stream)
 
     def _prepare(self, name: str, stream: _Stream) -> Stage:
-        playing, config, before = stream.playing, stream.config, self._stages.get(name)
-        playing.go_on.set()
+        """Make the decode thread of a stream; the lock is held."""
+        playback, config, previous = stream.playback, stream.config, self._stages.get(name)
+        playback.running.set()
 
         def on_event(event: SourceEvent) -> None:
             event.count(stream.stats)
             event.log(log, name)
 
         def work() -> None:
-            # A camera can be opened once only, and masks must come in order: the thread before goes first.
-            while before is not None and before.is_alive() and not playing.stop.is_set():
-                before.join(0.1)
-            first_epoch = self._next_epoch.get(name, 0)
-            for frame in frames(config, name, playing.stop, on_event, first_epoch):
-                self._next_epoch[name] = frame.epoch + 1
-                playing.go_on.wait()
-                if playing.stop.is_set():
+            # A camera can be opened once only, and masks must come in order: the thread before ends first.
+            while previous is not None and previous.is_alive() and not playback.stop.is_set():
+                previous.join(0.1)
+            with self._lock:
+                epoch = self._next_epoch.get(name, 0)
+            # stream.settings is read without the lock: a change takes effect one frame later at the most.
+            for frame in frames(config, name, playback.stop, on_event, epoch, lambda: stream.settings):
+                if frame.epoch >= epoch:
+                    epoch = frame.epoch + 1
+                    with self._lock:
+                        self._next_epoch[name] = epoch
+                playback.running.wait()
+                if playback.stop.is_set():
                     return
                 stream.stats.epoch = frame.epoch
                 stream.stats.decoded += 1
                 stream.stats.last_capture_unix_ns = frame.captured_unix_ns
-                self._deliver(frame, stream.config)
+                self._on_frame(frame)
 
-        stage = Stage(f"decode-{name}", work, lambda stage: self._ended(name, stream, playing, stage))
-        playing.stage = self._stages[name] = stage
+        stage = Stage(f"decode-{name}", work, lambda stage: self._stage_ended(name, stream, playback, stage))
+        self._stages[name] = stage
         return stage
 
-    def _ended(self, name: str, stream: _Stream, playing: _Playing, stage: Stage) -> None:
-        """A stream's thread is over: it was told to, its file has ended, or its source cannot be had."""
+    def _stage_ended(self, name: str, stream: _Stream, playback: _Playback, stage: Stage) -> None:
+        """A stream's thread has ended: it was asked to, its file came to its end, or its source failed."""
         error = stage.error
         with self._lock:
-            if self._streams.get(name) is not stream or stream.playing is not playing:
+            if self._streams.get(name) is not stream or stream.playback is not playback:
                 if self._stages.get(name) is stage and name not in self._streams:
                     del self._stages[name]
                 return
-            if playing.stop.is_set() and error is None:
+            if playback.stop.is_set() and error is None:
                 return
-            stream.over, stream.paused = True, False
+            stream.ended, stream.paused = True, False
             stream.stats.state = "ended" if error is None else "failed"
             if error is not None:
                 self.failures[name] = error
                 stream.stats.error = str(error)
-            last = all(other.over for other in self._streams.values())
+            last = all(other.ended for other in self._streams.values())
             self._closed = self._closed or last
-        if error is not None and not last:  # else it is what the daemon ends with, and says
+        if error is not None and not last:  # of the last stream the daemon reports it when it ends
             log.error("%s: %s", name, error)
         if last:
-            self._on_all_over()
+            self._on_all_ended()
 
     def _known(self, name: str) -> _Stream:
         if name not in self._streams:
             names = ", ".join(self._streams) or "none"
-            raise ControlError("unknown stream", f"{name}: there is no such stream (there is {names})")
+            raise ControlError("unknown stream", f"{name}: unknown stream (streams: {names})")
         return self._streams[name]
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ControlError("stopping", "the daemon is about to end")
+            raise ControlError("stopping", "the daemon is stopping")
 
     def _forget_old_epochs(self) -> None:
-        while len(self._next_epoch) > EPOCHS_KNOWN + len(self._streams):
+        while len(self._next_epoch) > MAX_EPOCHS + len(self._streams):
             oldest = next(name for name in self._next_epoch if name not in self._streams)
             del self._next_epoch[oldest]

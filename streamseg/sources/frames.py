@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from streamseg.sources.orientation import Turn, Turning, apply_turn
 from streamseg.sources.reading import DecodedPicture, OpenSource, pictures
 from streamseg.sources.surface import Surface
-from streamseg.types import U8, Clock, DevicePicture, Frame, Stamp
+from streamseg.types import DEFAULT_SETTINGS, U8, Clock, DevicePicture, Frame, FrameSettings, Stamp
 
 # ITU-T H.273 matrix coefficients, as FFmpeg numbers them, and swscale's name for each.
 _UNSPECIFIED = 2
@@ -62,8 +62,15 @@ def decode(
 class FrameMaker:
     """Makes the Frames of one epoch, numbered as they come. One thread uses it."""
 
-    def __init__(self, source: OpenSource, stream: str, epoch: int) -> None:
-        self.source, self.stream, self.epoch = source, stream, epoch
+    def __init__(
+        self,
+        source: OpenSource,
+        stream: str,
+        epoch: int,
+        settings: Callable[[], FrameSettings] = lambda: DEFAULT_SETTINGS,
+    ) -> None:
+        """settings: returns those that the next frame refers to."""
+        self.source, self.stream, self.epoch, self.settings = source, stream, epoch, settings
         self.seq = 0
         self.to_rgb = RgbConverter()
         self.turning = Turning()
@@ -82,7 +89,8 @@ class FrameMaker:
         assert time_base is not None, "a decoded video frame has a time base"
         now = time.monotonic_ns()
         stamp = Stamp(self.stream, self.epoch, seq, image.pts, time_base, captured_unix_ns, clock)
-        return Frame(stamp, made, now, (picture.decode_ns + now - started) // 1000)
+        decode_us = (picture.decode_ns + now - started) // 1000
+        return Frame(stamp, made, now, decode_us, self.settings())
 
     def _picture(self, image: VideoFrame, turn: Turn) -> U8 | DevicePicture:
         if image.format.name != _ON_GPU or image.sw_format is None or image.sw_format.name not in _STAY:

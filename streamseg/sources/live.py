@@ -16,7 +16,7 @@ from streamseg.sources.frames import FrameMaker
 from streamseg.sources.opening import open_source
 from streamseg.sources.reading import OpenSource, pictures
 from streamseg.sources.target import resolve
-from streamseg.types import Frame
+from streamseg.types import DEFAULT_SETTINGS, Frame, FrameSettings
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +30,14 @@ def frames(
     stop: threading.Event,
     on_event: Callable[[SourceEvent], None],
     first_epoch: int = 0,
+    settings: Callable[[], FrameSettings] = lambda: DEFAULT_SETTINGS,
 ) -> Iterator[Frame]:
     """Yield a stream's frames until its file ends or `stop` is set; a live source is reconnected for ever.
 
     Blocks while connecting, reading and pacing; run it in the thread that may block. `stop` is noticed within
     0.1 s while connecting, waiting and pacing, and within timeout_s while a source that fell silent is read.
     Each connection, and each round of a looped file, is an epoch; they count from first_epoch. on_event is
-    called in this thread.
+    called in this thread; settings, too, for each frame.
     Raises SourceError when a file cannot be opened, or an address cannot work whatever one waits for. What
     fails inside on the way from a live source is treated as the source's failure: it is tried again.
     """
@@ -50,7 +51,9 @@ def frames(
             with open_source(config, stream, stop) as source:
                 if rounds == 0:
                     on_event(_connected(source, epoch))
-                for frame in _play(source, config, FrameMaker(source, stream, epoch), stop, on_event):
+                for frame in _play(
+                    source, config, FrameMaker(source, stream, epoch, settings), stop, on_event
+                ):
                     good += 1
                     if good == GOOD_FRAMES:
                         backoff.reset()

@@ -54,7 +54,7 @@ def brought(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return here(logits)
 
     monkeypatch.setattr(Surface, "rgb", counted_rgb)
-    monkeypatch.setattr(TensorLogits, "here", counted_here)
+    monkeypatch.setattr(TensorLogits, "to_host", counted_here)
     return seen
 
 
@@ -134,7 +134,7 @@ def test_fusion_brings_both_and_says_so(
         got = by_seq(daemon)
     assert set(brought) == {"picture", "logits"}
     assert [m for m in caplog.messages if "pictures" in m] == [
-        "gate: pictures come to memory: the CRF or fusion wants them there"
+        "gate: pictures are copied to host memory: the CRF or fusion needs them there"
     ]
     seq = next(iter(want))
     assert np.mean(want[seq].labels == got[seq].labels) > 0.98
@@ -176,7 +176,10 @@ def test_an_engine_that_takes_arrays_gets_them_and_the_log_says_so(
         got = by_seq(daemon)
     for seq, mask in want.items():
         np.testing.assert_array_equal(mask.labels, got[seq].labels)
-    assert "gate: pictures come to memory: camvid-slim/fp32/onnx takes them there" in caplog.messages
+    assert (
+        "gate: pictures are copied to host memory: camvid-slim/fp32/onnx takes them from there"
+        in caplog.messages
+    )
 
 
 def test_a_stream_decoded_here_and_one_decoded_there_share_the_engine(

@@ -15,20 +15,19 @@ import msgspec
 import numpy as np
 import pytest
 
-from streamseg.config import EngineConfig, StreamConfig
+from streamseg.config import EngineConfig
 from streamseg.errors import EngineError
 from streamseg.inference.backends.protocol import backend_of, build_spec
 from streamseg.inference.backends.tensorrt.run import PlanEngine, _Shape
 from streamseg.inference.backends.torch import _Recorded
 from streamseg.inference.hot_swap import SwitchEngine
-from streamseg.inference.infer import infer
-from streamseg.inference.placement import FramePlacement
+from streamseg.inference.infer import FramePlacement, infer
 from streamseg.inference.select import load_engine
 from streamseg.inference.spec import EngineInfo, find_engine
 from streamseg.inference.upsample import labels_from_logits, labels_of
 from streamseg.sources import hardware
 from streamseg.sources.surface import Surface
-from streamseg.types import U8, Frame, Stamp
+from streamseg.types import U8, Frame, FrameSettings, Stamp
 from tools.demo import draw_scene
 
 torch = pytest.importorskip("torch")
@@ -40,8 +39,9 @@ def surface(seconds: float = 0.0) -> Surface:
     return Surface(*image.planes, (image.height, image.width), lambda: image.to_rgb().to_ndarray())
 
 
-def frame(picture: Any, stream: str = "gate") -> Frame:
-    return Frame(Stamp(stream, 0, 0, None, Fraction(1, 25), 0, "arrival"), picture, 0)
+def frame(picture: Any, stream: str = "gate", hwaccel: str = "cuda") -> Frame:
+    stamp = Stamp(stream, 0, 0, None, Fraction(1, 25), 0, "arrival")
+    return Frame(stamp, picture, 0, settings=FrameSettings(hwaccel=hwaccel))
 
 
 def on_host(one: Frame) -> bool:
@@ -224,28 +224,27 @@ def test_the_log_says_where_pictures_lie_once_and_again_when_that_changes(
 ) -> None:
     wanted: set[str] = set()
     engine: Any = Says("cpu")
-    residence = FramePlacement(engine, wanted.__contains__)
-    config = StreamConfig(source="demo:", hwaccel="cuda")
-    monkeypatch.setattr("streamseg.inference.placement.why_not_on_gpu", lambda kind: "")
+    placement = FramePlacement(engine, wanted.__contains__)
+    monkeypatch.setattr("streamseg.inference.infer.why_not_on_gpu", lambda kind: "")
     with caplog.at_level(logging.INFO):
         kept = [frame(surface()) for _ in range(3)]
         for one in kept:
-            residence.apply(one, config)
+            placement.apply(one)
         wanted.add("gate")
         fetched = frame(surface())
-        residence.apply(fetched, config)
+        placement.apply(fetched)
         wanted.clear()
         engine.info = Says("").info
-        residence.apply(frame(surface()), config)
-        residence.apply(frame(draw_scene(0.0)[0]), config)
-        residence.apply(frame(draw_scene(0.0)[0], "yard"), StreamConfig(source="demo:"))
+        placement.apply(frame(surface()))
+        placement.apply(frame(draw_scene(0.0)[0]))
+        placement.apply(frame(draw_scene(0.0)[0], "yard", "none"))
     assert not any(map(on_host, kept))
     assert on_host(fetched)
     assert caplog.messages == [
         "gate: pictures stay on the GPU",
-        "gate: pictures come to memory: the CRF or fusion wants them there",
-        "gate: pictures come to memory: some/fp32/engine takes them there",
-        "gate: pictures come to memory: cuda does not decode this stream, or not to 4:2:0",
+        "gate: pictures are copied to host memory: the CRF or fusion needs them there",
+        "gate: pictures are copied to host memory: some/fp32/engine takes them from there",
+        "gate: pictures are copied to host memory: cuda does not decode this stream, or not to 4:2:0",
     ]
 
 

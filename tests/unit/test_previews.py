@@ -1,4 +1,4 @@
-"""Previews of the frames that masks belong to: made for those who look, and for nobody else."""
+"""Previews of the frames that masks belong to, and their messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streamseg import wire
 from streamseg.client import subscribe
 from streamseg.config import PublishConfig
 from streamseg.errors import WireError
-from streamseg.outputs.previews import MOST_PER_S, Previews, picture_size, preview_of
+from streamseg.outputs.previews import MAX_FPS, Previews, preview_of, preview_size
 from streamseg.publish import Publisher
 from streamseg.runtime.mailbox import Closed
 from streamseg.types import Frame, Preview, Stamp
@@ -50,13 +50,13 @@ def running(pictures: Previews) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("frame", "picture"),
+    ("frame", "preview"),
     [((480, 640), (480, 640)), ((1080, 1920), (360, 640)), ((1920, 1080), (640, 360)), ((4000, 2), (640, 1))],
 )
 def test_a_picture_has_the_frames_proportions_and_is_never_enlarged(
-    frame: tuple[int, int], picture: tuple[int, int]
+    frame: tuple[int, int], preview: tuple[int, int]
 ) -> None:
-    assert picture_size(frame) == picture
+    assert preview_size(frame) == preview
 
 
 def test_a_picture_shows_its_frame_and_has_its_numbers() -> None:
@@ -71,32 +71,40 @@ def test_a_picture_shows_its_frame_and_has_its_numbers() -> None:
     assert picture.captured_unix_ns == frame.captured_unix_ns
 
 
-def test_nothing_is_made_that_nobody_asked_for() -> None:
+def test_of_each_stream_the_newest_frame_that_waits_is_made() -> None:
     made: list[Preview] = []
-    arrived = threading.Event()
+    begun, arrived, proceed = threading.Event(), threading.Event(), threading.Event()
 
-    def deliver(picture: Preview) -> None:
-        made.append(picture)
-        arrived.set()
+    def on_preview(preview: Preview) -> None:
+        made.append(preview)
+        begun.set()
+        assert proceed.wait(LIMIT_S)
+        if len(made) == 3:
+            arrived.set()
 
-    pictures = Previews(lambda stream: stream == "gate", deliver)
-    with running(pictures):
-        pictures.offer(make_frame(1, stream="yard"))
-        pictures.offer(make_frame(2))
+    previews = Previews(on_preview)
+    with running(previews):
+        previews.offer(make_frame(0))
+        assert begun.wait(LIMIT_S)
+        for seq in (1, 2):
+            time.sleep(1.1 / MAX_FPS)  # sooner, the second one is not taken
+            previews.offer(make_frame(seq))
+            previews.offer(make_frame(seq, stream="yard"))
+        proceed.set()
         assert arrived.wait(LIMIT_S)
-    assert [(p.stream, p.seq) for p in made] == [("gate", 2)]
+    assert sorted((p.stream, p.seq) for p in made) == [("gate", 0), ("gate", 2), ("yard", 2)]
 
 
-def test_a_stream_faster_than_anybody_looks_leaves_pictures_out() -> None:
+def test_of_a_fast_stream_at_most_max_fps_previews_are_made() -> None:
     made: list[Preview] = []
-    pictures = Previews(lambda _: True, made.append)
+    pictures = Previews(made.append)
     with running(pictures):
         begun_s = time.monotonic()
         for seq in range(200):
             pictures.offer(make_frame(seq))
             time.sleep(0.001)
         span_s = time.monotonic() - begun_s
-    assert 1 <= len(made) <= span_s * MOST_PER_S + 2
+    assert 1 <= len(made) <= span_s * MAX_FPS + 2
 
 
 def test_a_picture_is_read_as_it_was_written() -> None:
