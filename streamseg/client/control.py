@@ -14,13 +14,13 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from streamseg.errors import ControlError, UsageError, WireError
+from streamseg.net import options
 from streamseg.net.client_keys import ClientKeys, client_keys, refusal
 from streamseg.net.control_sockets import one_running
-from streamseg.net.options import notice_dead_peers
+from streamseg.net.endpoints import connect
 from streamseg.types import LabelSet, Mask
 from streamseg.wire import decode_message
 from streamseg.wire.control import (
-    MAX_REPLY,
     AddStream,
     Done,
     Failed,
@@ -146,11 +146,9 @@ class ControlClient:
     def _ask(self, request: Request, expected: type[R]) -> R:
         request = msgspec.structs.replace(request, id=next(self._ids))
         deadline_s = time.monotonic() + self._timeout_s
-        self._sock.setsockopt(zmq.SNDTIMEO, int(self._timeout_s * 1000))
-        try:
-            self._sock.send(encode(request))
-        except zmq.Again:
-            raise self._silence() from None
+        if not self._sock.poll(int(self._timeout_s * 1000), zmq.POLLOUT):
+            raise self._silence()
+        self._sock.send(encode(request), zmq.DONTWAIT)
         while (left_s := deadline_s - time.monotonic()) > 0:
             if not self._sock.poll(int(left_s * 1000) + 1):
                 continue
@@ -176,18 +174,6 @@ class ControlClient:
     def _connect(self) -> None:
         path = Path(self.endpoint.removeprefix("ipc://"))
         if self.endpoint.startswith("ipc:///") and not path.exists():
-            raise UsageError(f"{self.endpoint}: no daemon is there")
-        if self._keys is not None:
-            self._keys.use(self._sock)
-        self._sock.setsockopt(zmq.MAXMSGSIZE, MAX_REPLY)
-        self._sock.setsockopt(zmq.SNDHWM, 16)
-        self._sock.setsockopt(zmq.RCVHWM, 4)
-        self._sock.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
-        notice_dead_peers(self._sock)
-        self._sock.setsockopt(zmq.IPV6, int(self.endpoint.startswith("tcp://[")))
-        try:
-            self._sock.connect(self.endpoint)
-        except zmq.ZMQError as error:
-            raise UsageError(
-                f"endpoint: must be tcp://HOST:PORT or ipc://PATH, is {self.endpoint!r}"
-            ) from error
+            raise UsageError(f"{self.endpoint}: no daemon has this socket")
+        options.ask_control(self._sock, self._keys)
+        connect(self._sock, self.endpoint)

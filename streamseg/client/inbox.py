@@ -86,7 +86,7 @@ class Inbox:
     def put(self, parts: Sequence[bytes], *, snapshot: bool = False) -> None:
         """Take in a message as it came from the network; one that breaks the protocol is counted."""
         try:
-            message = _parse(parts)
+            message = parse_any(parts)
         except WireError as error:
             self.put_bad()
             self._say_once(error)
@@ -258,8 +258,8 @@ class Inbox:
         self._changed.wait(left_s)
 
 
-def _parse(parts: Sequence[bytes]) -> MaskMessage | LabelSet | Preview | StreamStatus:
-    """Read a message by its topic; raises WireError."""
+def parse_any(parts: Sequence[bytes]) -> MaskMessage | LabelSet | Preview | StreamStatus:
+    """Read a message of any kind, all but the payload of a mask; raises WireError, and nothing else."""
     topic = parts[0] if parts else b""
     if topic.startswith(b"picture/"):
         return parse_picture(parts)

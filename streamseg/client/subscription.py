@@ -48,7 +48,7 @@ def subscribe(
     keys = keys or client_keys(server_key, client_key_file)
     inbox = Inbox(streams, newest=newest, queue=queue)
     topics = _topics(streams, refined=refined, confidence=confidence, pictures=pictures, statuses=statuses)
-    return Subscription(Receiver(endpoint, topics, snapshot, inbox, keys), timeout_s)
+    return Subscription(Receiver(endpoint, topics, snapshot, inbox, keys), inbox, timeout_s)
 
 
 def subscribe_async(
@@ -71,21 +71,21 @@ def subscribe_async(
     loop, arrived = asyncio.get_running_loop(), asyncio.Event()
 
     def on_arrival() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed, so nobody reads any more
+        with contextlib.suppress(RuntimeError):  # the loop has closed, so there is no reader any more
             loop.call_soon_threadsafe(arrived.set)
 
     keys = keys or client_keys(server_key, client_key_file)
     inbox = Inbox(streams, newest=newest, queue=queue, on_arrival=on_arrival)
     topics = _topics(streams, refined=refined, confidence=confidence, pictures=pictures, statuses=statuses)
-    return AsyncSubscription(Receiver(endpoint, topics, snapshot, inbox, keys), timeout_s, arrived)
+    return AsyncSubscription(Receiver(endpoint, topics, snapshot, inbox, keys), inbox, timeout_s, arrived)
 
 
 class _Subscription:
     """What both forms have in common."""
 
-    def __init__(self, receiver: Receiver, timeout_s: float | None) -> None:
+    def __init__(self, receiver: Receiver, inbox: Inbox, timeout_s: float | None) -> None:
         self._receiver = receiver
-        self._inbox = receiver.inbox
+        self._inbox = inbox
         self._timeout_s = timeout_s
 
     @property
@@ -111,7 +111,7 @@ class _Subscription:
         return (time.time_ns() - mask.captured_unix_ns) / 1e9
 
     def close(self) -> None:
-        """Stop receiving; whoever waits for a mask is woken, and reading ends. Closing twice is fine."""
+        """Stop receiving; a reader that waits is woken, and reading ends. Closing twice is fine."""
         self._receiver.close()
 
 
@@ -167,8 +167,10 @@ class Subscription(_Subscription):
 class AsyncSubscription(_Subscription):
     """Masks for `async for`; `async with` closes it at a known moment. Belongs to one event loop."""
 
-    def __init__(self, receiver: Receiver, timeout_s: float | None, arrived: asyncio.Event) -> None:
-        super().__init__(receiver, timeout_s)
+    def __init__(
+        self, receiver: Receiver, inbox: Inbox, timeout_s: float | None, arrived: asyncio.Event
+    ) -> None:
+        super().__init__(receiver, inbox, timeout_s)
         self._arrived = arrived
 
     async def __aenter__(self) -> AsyncSubscription:

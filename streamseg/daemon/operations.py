@@ -114,7 +114,7 @@ class Operations:
                 refused=control.stats.refused,
                 dropped=control.stats.dropped,
                 denied=control.stats.denied,
-                hung_up=control.stats.hung_up,
+                hung_up=control.stats.disconnected,
             )
             if control is not None
             else ControlStatus(endpoint=""),

@@ -50,7 +50,7 @@ def publisher_status(publisher: Publisher) -> PublisherStatus:
         snapshots=stats.snapshots,
         refused=stats.refused,
         denied=stats.denied,
-        hung_up=stats.hung_up,
+        hung_up=stats.disconnected,
     )
 
 

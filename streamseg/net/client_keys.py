@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import zmq
 
@@ -22,12 +21,6 @@ class ClientKeys:
     @property
     def public(self) -> bytes:
         return public_of(self.secret)
-
-    def use(self, sock: zmq.Socket[Any]) -> None:
-        """Make a socket talk CURVE; before it connects."""
-        sock.setsockopt(zmq.CURVE_SERVERKEY, self.server)
-        sock.setsockopt(zmq.CURVE_PUBLICKEY, self.public)
-        sock.setsockopt(zmq.CURVE_SECRETKEY, self.secret)
 
 
 def client_keys(server_key: str | Path | None, client_key_file: str | Path | None) -> ClientKeys | None:
@@ -50,12 +43,13 @@ def refusal(event: int, keys: ClientKeys | None) -> str:
     if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
         if keys is not None:
             return (
-                "the daemon speaks without keys; leave ours away, or set publish.curve_secret_key_file there"
+                "the daemon uses no keys; drop server_key and client_key_file, "
+                "or set publish.curve_secret_key_file on the daemon"
             )
-        return "the daemon asks for keys; give its public one (server key) and our own (client key)"
+        return "the daemon requires keys; give its public key (server_key) and your own (client_key_file)"
     if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and keys is not None:
         return (
-            "hung up on our keys; the server key must be the public one of this daemon (its NAME.pub), "
-            "and it must have keys at all (publish.curve_secret_key_file)"
+            "the daemon closed the connection because of our keys; server_key must be the public key of this "
+            "daemon (its NAME.pub), and the daemon must use keys (publish.curve_secret_key_file)"
         )
     return ""

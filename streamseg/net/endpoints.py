@@ -1,23 +1,26 @@
-"""Binding sockets, with errors that name the endpoint and the way out."""
+"""Binding, connecting and reading sockets; errors name the endpoint and what to do."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import socket
 import stat
+from collections.abc import Iterator
 
 import zmq
 
 from streamseg.errors import PublishError, UsageError
+from streamseg.net import options
 from streamseg.wire import default_snapshot_endpoint
 
 _WAYS_OUT = {
     errno.EADDRINUSE: "is in use; stop the other process or choose another port",
     errno.EADDRNOTAVAIL: "is no address of this machine; use one of its own, such as 127.0.0.1",
     errno.ENODEV: "names no network interface of this machine; use an IP address, such as 127.0.0.1",
-    errno.EINVAL: "is no endpoint; write tcp://ADDRESS:PORT or ipc:///PATH",
+    errno.EINVAL: "is not an endpoint; write tcp://ADDRESS:PORT or ipc:///PATH",
     errno.EACCES: "may not be used by this user; choose a port above 1023, or a folder that can be written",
     errno.EPERM: "may not be used by this user; choose a port above 1023, or a folder that can be written",
     errno.ENOENT: "lies in a folder that does not exist; make it, or choose another path",
@@ -65,12 +68,57 @@ def bind(sock: zmq.Socket[bytes], endpoint: str) -> str:
     port = re.fullmatch(r"tcp://.+:(\d+)", endpoint)
     if port and int(port[1]) > 65535:  # libzmq would wrap it around and bind another
         raise PublishError(f"{endpoint}: has a port above 65535")
-    sock.setsockopt(zmq.IPV6, int(endpoint.startswith("tcp://[")))
+    options.ip_version(sock, endpoint)
     try:
         sock.bind(endpoint)
     except zmq.ZMQError as error:
         raise PublishError(f"{endpoint}: {_WAYS_OUT.get(error.errno or 0, error.strerror)}") from error
     return sock.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+def connect(sock: zmq.Socket[bytes], endpoint: str) -> None:
+    """Connect a socket, which libzmq repeats until it succeeds; raises UsageError for what is no endpoint."""
+    options.ip_version(sock, endpoint)
+    try:
+        sock.connect(endpoint)
+    except zmq.ZMQError as error:
+        raise UsageError(f"endpoint: must be tcp://HOST:PORT or ipc://PATH, is {endpoint!r}") from error
+
+
+def reconnect(sock: zmq.Socket[bytes], endpoint: str) -> None:
+    """Connect again where libzmq has given up: the other side broke the protocol or MAXMSGSIZE."""
+    with contextlib.suppress(zmq.ZMQError):  # it may be disconnected already
+        sock.disconnect(endpoint)
+    sock.connect(endpoint)
+
+
+def received(sock: zmq.Socket[bytes], at_most: int) -> Iterator[list[zmq.Frame]]:
+    """The messages that have arrived, up to at_most; never waits."""
+    with contextlib.suppress(zmq.Again):
+        for _ in range(at_most):
+            yield sock.recv_multipart(zmq.DONTWAIT, copy=False)
+
+
+def split_address(frames: list[zmq.Frame]) -> tuple[list[bytes], list[bytes]]:
+    """What a ROUTER received → (address to answer to, the request's parts)."""
+    parts = [frame.bytes for frame in frames]
+    # A REQ socket puts an empty part before its request and expects it back.
+    behind = 2 if len(parts) > 2 and not parts[1] else 1
+    return parts[:behind], parts[behind:]
+
+
+def send_now(sock: zmq.Socket[bytes], message: list[bytes]) -> bool:
+    """Send an answer on a ROUTER socket, never waiting; False when the client has gone or does not read."""
+    for _ in range(2):
+        try:
+            sock.send_multipart(message, zmq.DONTWAIT)
+            return True
+        except zmq.Again:
+            # Also when libzmq has not yet looked at what was read meanwhile; reading EVENTS makes it look.
+            sock.getsockopt(zmq.EVENTS)
+        except zmq.ZMQError:
+            break
+    return False
 
 
 def _look_at_path(endpoint: str) -> None:
@@ -97,18 +145,3 @@ def _look_at_path(endpoint: str) -> None:
         except OSError:
             return  # left behind by a process that is gone
     raise PublishError(f"{endpoint}: is in use; stop the other process or choose another path")
-
-
-def send_now(sock: zmq.Socket[bytes], message: list[bytes]) -> bool:
-    """Send an answer on a ROUTER socket, never waiting; False when the asker has gone, or does not read."""
-    for _ in range(2):
-        try:
-            sock.send_multipart(message, zmq.DONTWAIT)
-            return True
-        except (
-            zmq.Again
-        ):  # also when libzmq has not looked yet at what was read meanwhile: this makes it look
-            sock.getsockopt(zmq.EVENTS)
-        except zmq.ZMQError:
-            break
-    return False

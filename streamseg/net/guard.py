@@ -1,4 +1,4 @@
-"""Who may come in and who is there: keys, the allow-list, and bounds on connections; for any of our sockets.
+"""Who may connect and who is connected: keys, the allow-list, and bounds on connections.
 
 libzmq cannot be told to end one connection. It does say which file descriptor a message came by (ZMQ_SRCFD)
 and whose key was shown for it (User-Id), so we shut that connection down at the operating system, and libzmq
@@ -20,21 +20,20 @@ from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
 from streamseg.config import ControlConfig, PublishConfig
+from streamseg.net import options
 from streamseg.net.allow_list import LOOK_EVERY_S, AllowedClients
 from streamseg.net.curve_keys import need_curve, public_of, read_key, readable_by_all
-from streamseg.net.listening import Listening, no_file_left
+from streamseg.net.listening import Listening
 
 log = logging.getLogger(__name__)
 
-MOST_SUBSCRIPTIONS = 4096  # of one connection; whoever asks for more is hung up on
+MAX_SUBSCRIPTIONS = 4096  # of one connection; a client that asks for more is disconnected
 AT_ONCE = 64  # key questions and connection events taken between two looks at the masks
-SAY_EVERY_S = 10.0  # refused keys and connections are counted, and told this often
+LOG_EVERY_S = 10.0  # refused keys and connections are counted, and logged this often
 
-_NO_FILE = (
-    "turned away a connection: no file descriptor is left; raise LimitNOFILE= of the service, or ulimit -n"
-)
+_NO_FILE = "refused a connection: no file descriptor is left; raise LimitNOFILE= of the service, or ulimit -n"
 _ZAP = (
-    "inproc://zeromq.zap.01"  # where libzmq asks whether a key may come in: https://rfc.zeromq.org/spec/27/
+    "inproc://zeromq.zap.01"  # where libzmq asks whether a key is accepted: https://rfc.zeromq.org/spec/27/
 )
 
 
@@ -49,22 +48,22 @@ class ConnectionGuard:
     ) -> None:
         """Reads the keys; raises ConfigError that names the setting in `section`.
 
-        Only one of a context's doors may have keys. close() before the context is ended.
+        Only one guard of a context may have keys. close() before the context is ended.
         """
         self._section = section
         self.connections = 0
         self.denied = 0  # keys that are not listed
         self.own_keys: tuple[bytes, bytes] | None = None  # see Publisher
-        self.hung_up = 0  # connections ended by us: revoked, too many, or too many subscriptions
+        self.disconnected = 0  # connections ended by us: revoked, too many, or too many subscriptions
         self._secret: bytes | None = None
         self._allowed: AllowedClients | None = None
         self._zap: zmq.Socket[bytes] | None = None
-        self._most = config.max_connections
+        self._max_connections = config.max_connections
         self._guarded: dict[zmq.Socket[bytes], _Guarded] = {}  # by monitor
-        self._who: dict[int, tuple[bytes, _Guarded]] = {}  # the key last shown on a file descriptor
-        self._asked: Counter[int] = Counter()  # subscriptions by file descriptor
-        self._say_at_s = 0.0
-        self._untold: Counter[str] = Counter()
+        self._keys: dict[int, tuple[bytes, _Guarded]] = {}  # the key last shown on a file descriptor
+        self._subscriptions: Counter[int] = Counter()  # subscriptions by file descriptor
+        self._log_at_s = 0.0
+        self._unlogged: Counter[str] = Counter()
         self._context = context
         if config.curve_secret_key_file:
             need_curve()
@@ -86,45 +85,42 @@ class ConnectionGuard:
 
     @property
     def poll_ms(self) -> int:
-        """How long the publish thread may sleep before it calls serve() again."""
+        """How long the socket thread may wait before it calls serve() again."""
         return int(LOOK_EVERY_S * 1000)
 
     def guard(self, sock: zmq.Socket[bytes]) -> None:
         """Set a socket up, before it is bound."""
         if self._secret is not None:
-            sock.setsockopt(zmq.CURVE_SERVER, 1)
-            sock.setsockopt(zmq.CURVE_SECRETKEY, self._secret)
-            sock.setsockopt(zmq.ZAP_DOMAIN, b"streamseg")
-            sock.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+            options.require_keys(sock, self._secret)
         monitor = self._context.socket(zmq.PAIR)
-        monitor.setsockopt(zmq.RCVHWM, 0)  # libzmq's own thread would wait for room
-        address = f"inproc://doors-{id(self)}-{len(self._guarded)}"
+        options.monitor(monitor)
+        address = f"inproc://guard-{id(self)}-{len(self._guarded)}"
         # Not EVENT_ACCEPT_FAILED: where no file is left that is a hundred thousand a second, before the rest.
         sock.monitor(address, zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         monitor.connect(address)
         self._guarded[monitor] = _Guarded(sock)
 
     def register(self, poller: zmq.Poller) -> None:
-        """Have the publish thread woken when serve() has something to do."""
+        """Have the poller return when serve() has something to do."""
         for sock in [*self._guarded, *([self._zap] if self._zap is not None else [])]:
             poller.register(sock, zmq.POLLIN)
 
     def serve(self) -> None:
-        """Let in and keep out, cut off whoever was revoked; never waits."""
+        """Accept and refuse connections, disconnect revoked clients; never waits."""
         for monitor, guarded in self._guarded.items():
             self._follow(monitor, guarded)
-        if no_file_left():
-            self._turn_away()
+        if _no_file_left():
+            self._refuse_waiting()
         if self._allowed is not None and self._allowed.changed():
-            self._cut_off(self._allowed)
+            self._drop_revoked(self._allowed)
         if self._zap is not None and self._allowed is not None:
             with contextlib.suppress(zmq.Again):
                 for _ in range(AT_ONCE):
                     self._zap.send_multipart(self._answer(self._zap.recv_multipart(zmq.DONTWAIT)))
-        self._tell()
+        self._log()
 
-    def may_ask(self, sock: zmq.Socket[bytes], part: zmq.Frame, *, subscribing: bool) -> bool:
-        """Whether what came in this part of a message may be done; otherwise its sender is hung up on."""
+    def allow(self, sock: zmq.Socket[bytes], part: zmq.Frame, *, subscribing: bool) -> bool:
+        """Whether this part of a message comes from a client that may ask; otherwise it is disconnected."""
         fd = _source_fd(part)
         if fd is None:  # libzmq itself tells of subscriptions that have ended
             return True
@@ -133,19 +129,19 @@ class ConnectionGuard:
             guarded.open[fd] = True
         if self._allowed is not None:
             key = _user_id(part)
-            self._who[fd] = (key, guarded)
-            if key not in self._allowed:  # let in just before it was revoked
-                self._hang_up(fd, guarded, "revoked")
+            self._keys[fd] = (key, guarded)
+            if key not in self._allowed:  # accepted just before it was revoked
+                self._disconnect(fd, guarded, "its key was revoked")
                 return False
         if subscribing:
-            self._asked[fd] += 1
-            if self._asked[fd] > MOST_SUBSCRIPTIONS:
-                self._hang_up(fd, guarded, f"with more than {MOST_SUBSCRIPTIONS} subscriptions")
+            self._subscriptions[fd] += 1
+            if self._subscriptions[fd] > MAX_SUBSCRIPTIONS:
+                self._disconnect(fd, guarded, f"more than {MAX_SUBSCRIPTIONS} subscriptions")
                 return False
         return True
 
     def close(self) -> None:
-        """Close what belongs to the doors; the guarded sockets are others'."""
+        """Close what belongs to the guard, not the sockets that it guards."""
         for monitor, guarded in self._guarded.items():
             guarded.sock.disable_monitor()
             monitor.close(linger=0)
@@ -155,16 +151,16 @@ class ConnectionGuard:
             self._zap.close(linger=0)
             self._zap = None
 
-    def _turn_away(self) -> None:
-        """Let nobody wait at a door that libzmq cannot open: it would try again and again."""
+    def _refuse_waiting(self) -> None:
+        """Refuse connections that libzmq cannot accept: it would try again and again, with a whole core."""
         for guarded in self._guarded.values():
-            if not guarded.listening.waits:
+            if not guarded.listening.pending:
                 continue
-            turned = guarded.listening.turn_away()
-            if not turned and guarded.listening.robbed:
-                turned = self._free_one()
-            if turned:
-                self._untold[_NO_FILE] += turned
+            refused = guarded.listening.refuse()
+            if not refused and guarded.listening.reserve_lost:
+                refused = self._free_one()
+            if refused:
+                self._unlogged[_NO_FILE] += refused
 
     def _follow(self, monitor: zmq.Socket[bytes], guarded: _Guarded) -> None:
         with contextlib.suppress(zmq.Again):
@@ -174,7 +170,7 @@ class ConnectionGuard:
                 if event["event"] == zmq.EVENT_LISTENING:
                     guarded.listening.begins(fd)
                     continue
-                self._asked.pop(fd, None)
+                self._subscriptions.pop(fd, None)
                 if event["event"] == zmq.EVENT_DISCONNECTED:
                     guarded.open.pop(fd, None)
                     continue
@@ -189,15 +185,15 @@ class ConnectionGuard:
             for fd, asked in reversed(guarded.open.items()):
                 if not asked:
                     guarded.open.pop(fd)
-                    return int(self._hang_up(fd, guarded, ""))
+                    return int(self._disconnect(fd, guarded, ""))
         return 0
 
     def _make_room(self, newest: int, guarded: _Guarded) -> None:
         """Keep to max_connections: the oldest that never asked for anything goes, else the newest.
 
-        So whoever fills us with handshakes that do not go on pushes out his own.
+        So a client that opens many connections and never finishes a handshake pushes out its own.
         """
-        if sum(len(g.open) for g in self._guarded.values()) <= self._most:
+        if sum(len(g.open) for g in self._guarded.values()) <= self._max_connections:
             return
         idle = [
             (fd, g)
@@ -207,37 +203,37 @@ class ConnectionGuard:
         ]
         fd, owner = idle[0] if idle else (newest, guarded)
         owner.open.pop(fd)
-        self._hang_up(fd, owner, f"above {self._section}.max_connections = {self._most}")
+        self._disconnect(fd, owner, f"above {self._section}.max_connections = {self._max_connections}")
 
     def _answer(self, question: list[bytes]) -> list[bytes]:
-        """Reply to libzmq's question whether a key may come in."""
+        """Reply to libzmq's question whether a key is accepted (ZAP, RFC 27)."""
         version, request = [*question, b"", b""][:2]
         key = z85.encode(question[6]) if len(question) == 7 and question[5] == b"CURVE" else b""
         if self._allowed is not None:
             if key not in self._allowed and self._allowed.changed(unknown_key=True):
-                self._cut_off(self._allowed)
+                self._drop_revoked(self._allowed)
             if key in self._allowed:
                 return [version, request, b"200", b"OK", key, b""]
         self.denied += 1
         address = question[3].decode(errors="replace") if len(question) > 3 else "?"
         what = f"refused the key {key.decode()} from {address}"
-        self._untold[what if len(self._untold) < 100 else "refused other keys"] += 1
+        self._unlogged[what if len(self._unlogged) < 100 else "refused other keys"] += 1
         return [version, request, b"400", b"not allowed", b"", b""]
 
-    def _cut_off(self, allowed: AllowedClients) -> None:
-        """Hang up on those who are not allowed any more."""
-        for fd, (key, guarded) in list(self._who.items()):
+    def _drop_revoked(self, allowed: AllowedClients) -> None:
+        """Disconnect those who are not allowed any more."""
+        for fd, (key, guarded) in list(self._keys.items()):
             if key not in allowed:
-                self._hang_up(fd, guarded, "revoked")
+                self._disconnect(fd, guarded, "its key was revoked")
 
-    def _hang_up(self, fd: int, guarded: _Guarded, why: str) -> bool:
+    def _disconnect(self, fd: int, guarded: _Guarded, why: str) -> bool:
         """End the connection on a file descriptor, if it still is one of this socket's; whether it was.
 
-        The number may have been given to another file since; so a twin is made of it, and looked at. At worst
-        another subscriber of the same socket has to connect again.
+        The number may have been given to another file since; so a duplicate of it is made, and looked at. At
+        worst another subscriber of the same socket has to connect again.
         """
-        self._who.pop(fd, None)
-        self._asked.pop(fd, None)
+        self._keys.pop(fd, None)
+        self._subscriptions.pop(fd, None)
         borrowed, number = False, -1
         try:
             try:
@@ -245,37 +241,37 @@ class ConnectionGuard:
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE):
                     return False
-                # None to spare, so on libzmq's own: at worst it is another file's by now, and a camera's.
+                # No descriptor is left, so use libzmq's own: at worst it is another file's by now.
                 number, borrowed = fd, True
-            twin = socket.socket(fileno=number)
+            duplicate = socket.socket(fileno=number)
         except OSError:  # no socket any more
             if not borrowed and number >= 0:
                 os.close(number)
             return False
         try:
-            if guarded.owns(twin):
-                twin.shutdown(socket.SHUT_RDWR)
-                self.hung_up += 1
+            if guarded.owns(duplicate):
+                duplicate.shutdown(socket.SHUT_RDWR)
+                self.disconnected += 1
                 if why:
-                    self._untold[f"hung up on a connection {why}"] += 1
+                    self._unlogged[f"disconnected a client: {why}"] += 1
                 return True
         except OSError:
             pass
         finally:
             if borrowed:
-                twin.detach()
+                duplicate.detach()
             else:
-                twin.close()
+                duplicate.close()
         return False
 
-    def _tell(self) -> None:
+    def _log(self) -> None:
         now_s = time.monotonic()
-        if not self._untold or now_s < self._say_at_s:
+        if not self._unlogged or now_s < self._log_at_s:
             return
-        self._say_at_s = now_s + SAY_EVERY_S
-        for what, count in self._untold.most_common(5):
+        self._log_at_s = now_s + LOG_EVERY_S
+        for what, count in self._unlogged.most_common(5):
             log.warning("%s: %s%s", self._section, what, f", {count} times" if count > 1 else "")
-        self._untold.clear()
+        self._unlogged.clear()
 
 
 class _Guarded:
@@ -310,3 +306,12 @@ def _user_id(part: zmq.Frame) -> bytes:
         return str(part.get("User-Id")).encode()
     except zmq.ZMQError:
         return b""
+
+
+def _no_file_left() -> bool:
+    """Whether this process, or the machine, has no file descriptor left."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    return False

@@ -1,9 +1,8 @@
-"""A listening socket for which no file descriptor is left: who wants to connect is turned away."""
+"""Refusing connections to a listening socket of libzmq when no file descriptor is left."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import socket
@@ -12,13 +11,13 @@ AT_ONCE = 64
 
 
 class Listening:
-    """What libzmq listens on, for one socket of the doors. Lives in the thread that owns the socket.
+    """What libzmq listens on, for one guarded socket. Used by the thread that owns the socket.
 
-    libzmq tries to accept what waits again and again, and would use up a core until a file is closed
-    somewhere. (Giving up the endpoint would end the connections that stand, too.) So we accept what waits in
-    its place, by a descriptor kept for that, and close it. The operating system gives each connection to one
-    of the two, so nothing is lost by taking part. Where libzmq is quicker with the kept one, too, a
-    connection that never asked for anything has to go.
+    libzmq tries to accept pending connections again and again, and would use up a core until a file is closed
+    somewhere. (Unbinding the endpoint would end the established connections, too.) So we accept them in its
+    place, with a descriptor kept in reserve, and close them. The operating system gives each connection to
+    one of the two, so none is lost. Where libzmq is quicker with the reserve, too, a connection that never
+    asked for anything has to go.
     """
 
     def __init__(self) -> None:
@@ -30,12 +29,12 @@ class Listening:
         if not _listens(fd):
             return
         self._fd = fd
-        os.set_blocking(fd, False)  # else whoever is second at a connection waits for the next one
+        os.set_blocking(fd, False)  # else the second one to accept a connection waits for the next
         self._keep_one()
 
     @property
-    def waits(self) -> bool:
-        """Whether somebody waits to be accepted."""
+    def pending(self) -> bool:
+        """Whether a connection waits to be accepted."""
         if self._fd < 0:
             return False
         look = select.poll()
@@ -43,29 +42,29 @@ class Listening:
         return bool(look.poll(0))
 
     @property
-    def robbed(self) -> bool:
-        """Whether the kept descriptor is gone: libzmq was quicker, and has a connection for it."""
+    def reserve_lost(self) -> bool:
+        """Whether the reserve is gone: libzmq was quicker, and has a connection for it."""
         return self._fd >= 0 and self._reserve < 0
 
-    def turn_away(self) -> int:
-        """Close what waits to be accepted; how many that were. Never waits."""
+    def refuse(self) -> int:
+        """Close the pending connections; how many they were. Never waits."""
         if self._fd < 0:
             return 0
-        turned = 0
+        refused = 0
         self.close()
         listener = socket.socket(fileno=self._fd)
         try:
-            with contextlib.suppress(OSError):  # nobody waits any more, or libzmq took the descriptor
-                while turned < AT_ONCE:
+            with contextlib.suppress(OSError):  # none is pending any more, or libzmq took the descriptor
+                while refused < AT_ONCE:
                     listener.accept()[0].close()
-                    turned += 1
+                    refused += 1
         finally:
             listener.detach()
             self._keep_one()
-        return turned
+        return refused
 
     def close(self) -> None:
-        """Give the kept descriptor back; closing twice is fine."""
+        """Give the reserve back; closing twice is fine."""
         if self._reserve >= 0:
             os.close(self._reserve)
             self._reserve = -1
@@ -74,15 +73,6 @@ class Listening:
         if self._reserve < 0:
             with contextlib.suppress(OSError):
                 self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-
-
-def no_file_left() -> bool:
-    """Whether this process, or the machine, can open no file any more."""
-    try:
-        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-    except OSError as error:
-        return error.errno in (errno.EMFILE, errno.ENFILE)
-    return False
 
 
 def _listens(fd: int) -> bool:

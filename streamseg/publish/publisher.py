@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 
-import zmq
-
 from streamseg.config import PublishConfig
-from streamseg.errors import PublishError, StreamsegError, WireError
-from streamseg.net.endpoints import bind_pair
-from streamseg.net.guard import ConnectionGuard
-from streamseg.net.options import notice_dead_peers
-from streamseg.publish.demand import Demand
-from streamseg.publish.last_value import LastValueCache, kinds_of
-from streamseg.publish.numbering import Numbers
+from streamseg.errors import PublishError, WireError
+from streamseg.net.mask_sockets import MaskSockets
+from streamseg.net.socket_thread import SocketThread
+from streamseg.publish.topics import Demand, LastValueCache, MaskNumbers
 from streamseg.runtime.mailbox import Closed, Mailbox
 from streamseg.types import LabelSet, Mask, Preview
-from streamseg.wire import (
-    StreamStatus,
-    TopicKind,
-    encode_payload,
-    encode_picture,
-    encode_status,
-    parse_snapshot_request,
-    snapshot_reply,
-)
+from streamseg.wire import StreamStatus, TopicKind, encode_picture, encode_status
 
 log = logging.getLogger(__name__)
 
-LINGER_MS = 1000  # how long close() waits for the last masks to leave; a stalled subscriber costs that much
 WAITING_MASKS = 4  # in the mailbox; more would only grow old there
-REQUESTS_AT_ONCE = 64  # subscriptions and snapshot requests taken between two looks at the mailbox
 
 
 @dataclass(slots=True)
 class PublisherStats:
-    """Counted by the publish thread; whoever reads sees each number whole."""
+    """Counted by the publish thread; a reader in another thread sees each number whole."""
 
     published: int = 0  # masks of revision 0
     refined: int = 0  # masks of revision 1
@@ -55,7 +37,7 @@ class PublisherStats:
     connections: int = 0  # open now, at both sockets
     subscribers: int = 0  # of those, at the mask socket
     denied: int = 0  # keys that are not on the list
-    hung_up: int = 0  # connections ended by us
+    disconnected: int = 0  # connections ended by us
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,23 +64,18 @@ class Publisher:
         self.run = secrets.randbelow(2**53 - 1) + 1
         self.endpoint = ""  # where it really is, once started
         self.snapshot_endpoint = ""
-        # Where clients need keys: our public one, and a secret one made for this run that is always let in,
+        # Where clients need keys: our public one, and a secret one made for this run that is always accepted,
         # so that this process and its children can subscribe. None where no keys are needed.
         self.own_keys: tuple[bytes, bytes] | None = None
         self.stats = PublisherStats()
         self._config = config
-        self._on_fail = on_fail
         self._mailbox: Mailbox[Mask | Preview | _Forget] = Mailbox(WAITING_MASKS)
         self._statuses: dict[str, StreamStatus] = {}  # waiting; each operation on it is whole
         self._demand = Demand()
         self._last = LastValueCache(config.encoding, tuple(label_sets))
-        self._numbers = Numbers()
+        self._numbers = MaskNumbers()
         self._unsendable: set[str] = set()  # streams whose failure has been logged
-        self._error: Exception | None = None
-        self._bound = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._wake_lock = threading.Lock()  # guards _wake_fd, which another file may get once it is closed
-        self._wake_fd = -1
+        self._thread = SocketThread("publish", self._serve, self._explain, on_fail)
 
     def __enter__(self) -> Publisher:
         self.start()
@@ -111,10 +88,7 @@ class Publisher:
 
     def start(self) -> None:
         """Bind and begin; raises PublishError. `endpoint` and `snapshot_endpoint` are known afterwards."""
-        self._thread = threading.Thread(target=self._live, name="publish", daemon=True)
         self._thread.start()
-        self._bound.wait()
-        self.check()
 
     def put(self, mask: Mask | Preview, timeout_s: float | None = None) -> None:
         """Leave a mask to be published, waiting for room; its n and run are set on the way out.
@@ -124,24 +98,24 @@ class Publisher:
         Raises Closed when the publisher is closed or has failed, TimeoutError after timeout_s.
         """
         self._mailbox.put(mask, timeout_s)
-        self._wake()
+        self._thread.wake()
 
     def put_status(self, status: StreamStatus) -> None:
-        """Leave a stream's status to be published, where somebody subscribes; never waits."""
+        """Leave a stream's status to be published, where it has a subscriber; never waits."""
         self._statuses[status.stream] = status
-        self._wake()
+        self._thread.wake()
 
     def forget(self, stream: str) -> None:
         """Take a removed stream out of the snapshots; n goes on if it comes again. Waits as put() does."""
         self._mailbox.put(_Forget(stream))
-        self._wake()
+        self._thread.wake()
 
     def last(self, stream: str, *, refined: bool = False) -> Mask | None:
         """A stream's last mask, from any thread."""
         return self._last.mask("refined" if refined else "mask", stream)
 
     def wants(self, kind: TopicKind, stream: str) -> bool:
-        """Whether anybody subscribes to this kind of this stream now. Any thread; takes microseconds."""
+        """Whether somebody subscribes to this kind of this stream now. Any thread; takes microseconds."""
         return self._demand.wants(kind, stream)
 
     def wait_wanted(self, kind: TopicKind, stream: str, timeout_s: float) -> bool:
@@ -149,155 +123,92 @@ class Publisher:
         return self._demand.wait(kind, stream, timeout_s)
 
     def check(self) -> None:
-        """Raise what the publish thread died of, if it did."""
-        if self._error is not None:
-            raise self._error
+        """Raise the error that ended the publish thread, if one did."""
+        self._thread.check()
 
     def close(self) -> None:
         """Publish what was put, give subscribers LINGER_MS to take it, and end. Closing twice is fine."""
         self._mailbox.close()
-        self._wake()
-        if self._thread is not None:
-            self._thread.join()
+        self._thread.close()
 
-    def _wake(self) -> None:
-        with self._wake_lock, contextlib.suppress(BlockingIOError):  # a full pipe wakes, too
-            if self._wake_fd >= 0:
-                os.write(self._wake_fd, b"!")
+    def _explain(self, error: Exception) -> PublishError:
+        return PublishError(f"{self._config.endpoint}: publishing failed: {error}")
 
-    def _live(self) -> None:
-        """The life of the publish thread."""
-        try:
-            with contextlib.ExitStack() as owned:
-                self._open_and_serve(owned)
-        except StreamsegError as error:
-            self._error = error
-        except Exception as error:  # noqa: BLE001 - handed on, to check() and to on_fail
-            self._error = PublishError(f"{self._config.endpoint}: publishing failed: {error}")
-            self._error.__cause__ = error
-        started = self._bound.is_set()
-        self._bound.set()
-        if self._error is not None and started and self._on_fail is not None:
-            self._on_fail(self._error)
-
-    def _open_and_serve(self, owned: contextlib.ExitStack) -> None:
-        context = zmq.Context()
-        # Waits for the lingering masks, and closes what a failure left open: term() would wait for that, too.
-        owned.callback(context.destroy, linger=0)
-        masks = context.socket(zmq.XPUB)
-        owned.callback(masks.close, linger=LINGER_MS)
-        snapshots = context.socket(zmq.ROUTER)
-        owned.callback(snapshots.close, linger=0)
-        wake_fd, self._wake_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        owned.callback(os.close, wake_fd)
-        owned.callback(self._stop_waking)
-        owned.callback(self._mailbox.close, discard=True)
-        doors = ConnectionGuard(self._config, context)
-        owned.callback(doors.close)
-        self.own_keys = doors.own_keys
-        for sock in (masks, snapshots):
-            configure(sock, self._config.queue)
-            doors.guard(sock)
-        masks.setsockopt(zmq.XPUB_VERBOSE, 1)  # each subscriber to labels/ is told, not only the first
-        self.endpoint, self.snapshot_endpoint = bind_pair(
-            masks, snapshots, self._config.endpoint, self._config.snapshot_endpoint
-        )
-        self._bound.set()
-        self._serve(masks, snapshots, wake_fd, doors)
-
-    def _stop_waking(self) -> None:
-        with self._wake_lock:
-            os.close(self._wake_fd)
-            self._wake_fd = -1
-
-    def _serve(
-        self, masks: zmq.Socket[bytes], snapshots: zmq.Socket[bytes], wake_fd: int, doors: ConnectionGuard
-    ) -> None:
-        poller = zmq.Poller()
-        doors.register(poller)
-        poller.register(masks, zmq.POLLIN)
-        poller.register(snapshots, zmq.POLLIN)
-        poller.register(wake_fd, zmq.POLLIN)
+    def _serve(self, thread: SocketThread) -> None:
+        """The publish thread: takes from the mailbox until that is closed and empty."""
+        thread.on_close(self._mailbox.close, discard=True)
+        sockets = MaskSockets(thread, self._config)
+        guard = sockets.guard
+        self.own_keys = guard.own_keys
+        self.endpoint, self.snapshot_endpoint = sockets.endpoint, sockets.snapshot_endpoint
+        poller = thread.poller(sockets.masks, sockets.snapshots)
+        guard.register(poller)
+        thread.opened()
         while True:
             closing = self._mailbox.closed  # read before looking, so that nothing put earlier is missed
-            if not len(self._mailbox) and not closing:
-                ready = dict(poller.poll(doors.poll_ms))
-                if wake_fd in ready:
-                    os.read(wake_fd, 4096)
-            doors.serve()
-            self.stats.connections, self.stats.subscribers = doors.connections, doors.connections_of(masks)
-            self.stats.denied, self.stats.hung_up = doors.denied, doors.hung_up
-            self._take_subscriptions(masks, doors)
-            self._publish_statuses(masks)
+            busy = closing or len(self._mailbox) > 0
+            ready = thread.poll(poller, 0 if busy else guard.poll_ms)
+            guard.serve()
+            if sockets.masks in ready:
+                self._take_subscriptions(sockets)
+            self._publish_statuses(sockets)
             try:
-                self._publish(masks, self._mailbox.get(timeout_s=0))
+                self._publish(sockets, self._mailbox.get(timeout_s=0))
             except TimeoutError:
                 pass
             except Closed:
                 return
-            self._answer(snapshots, doors)
+            if sockets.snapshots in ready:
+                for address, prefixes in sockets.requests():
+                    sockets.answer(address, self.run, self._last.matching(prefixes))
+            self._count(sockets)
 
-    def _take_subscriptions(self, masks: zmq.Socket[bytes], doors: ConnectionGuard) -> None:
+    def _take_subscriptions(self, sockets: MaskSockets) -> None:
         asked: set[bytes] = set()
-        for frames in received(masks):
-            event = frames[0].bytes
-            if len(frames) != 1 or not doors.may_ask(masks, frames[0], subscribing=event[:1] == b"\x01"):
-                continue
-            prefix = self._demand.note(event)
-            if prefix is not None:
+        for subscribing, prefix in sockets.subscriptions():
+            self._demand.note(subscribing, prefix)
+            if subscribing:
                 asked.add(prefix)
         labels = {m[0]: m for prefix in asked for m in self._last.label_messages(prefix)}
         for message in labels.values():
-            masks.send_multipart(message)
+            sockets.masks.send_multipart(message)
 
-    def _publish_statuses(self, masks: zmq.Socket[bytes]) -> None:
+    def _publish_statuses(self, sockets: MaskSockets) -> None:
         while self._statuses:
             _, status = self._statuses.popitem()
             if self._demand.wants("status", status.stream):
-                masks.send_multipart(encode_status(status, self.run, time.time_ns()))
+                sockets.masks.send_multipart(encode_status(status, self.run, time.time_ns()))
                 self.stats.statuses += 1
                 self.stats.messages += 1
 
-    def _publish(self, masks: zmq.Socket[bytes], item: Mask | Preview | _Forget) -> None:
+    def _publish(self, sockets: MaskSockets, item: Mask | Preview | _Forget) -> None:
         if isinstance(item, _Forget):
             self._numbers.forget(item.stream)
             self._last.forget(item.stream)
             self._unsendable.discard(item.stream)
-            return
-        if isinstance(item, Preview):
-            self._publish_picture(masks, item)
-            return
-        mask = self._numbered(item)
-        wanted = [kind for kind in kinds_of(mask) if self._demand.wants(kind, mask.stream)]
-        try:
-            payload: list[bytes] = []
-            if set(wanted) - {"rle"}:
-                begun_ns = time.monotonic_ns()
-                confidence = "mask+confidence" in wanted
-                payload = encode_payload(mask, self._config.encoding, confidence=confidence)
-                encode_us = (time.monotonic_ns() - begun_ns) // 1000
-                mask = replace(mask, stage_us=mask.stage_us | {"encode": encode_us})
-            mask = mask.stamped(published_unix_ns=time.time_ns())
-            self._last.remember(mask)
-            for kind in wanted:
-                has = payload if kind == "mask+confidence" else payload[:1]
-                masks.send_multipart(self._last.message(kind, mask.stream, has))
-                self.stats.messages += 1
-        except WireError as error:
-            self._say_once(mask, error)
+        elif isinstance(item, Preview):
+            self._publish_picture(sockets, item)
+        else:
+            try:
+                for message in self._last.published(self._numbered(item), self._demand):
+                    sockets.masks.send_multipart(message)
+                    self.stats.messages += 1
+            except WireError as error:
+                self._log_once(item, error)
 
-    def _publish_picture(self, masks: zmq.Socket[bytes], picture: Preview) -> None:
+    def _publish_picture(self, sockets: MaskSockets, picture: Preview) -> None:
         n = self._numbers.of(picture.stream, picture.epoch, picture.seq)
         if n is not None and self._demand.wants("picture", picture.stream):
             now_ns = time.time_ns()
-            masks.send_multipart(encode_picture(picture.stamped(run=self.run, n=n, published_unix_ns=now_ns)))
+            stamped = picture.stamped(run=self.run, n=n, published_unix_ns=now_ns)
+            sockets.masks.send_multipart(encode_picture(stamped))
             self.stats.pictures += 1
             self.stats.messages += 1
 
     def _numbered(self, mask: Mask) -> Mask:
         """Give the mask its run and n: the next one, or for a refinement that of its keyframe.
 
-        A keyframe that was never published, or too long ago, lends its refinement the latest n.
+        The refinement of a keyframe that was never published, or too long ago, gets the stream's latest n.
         """
         if mask.revision:
             self.stats.refined += 1
@@ -306,42 +217,16 @@ class Publisher:
         self.stats.published += 1
         return mask.stamped(run=self.run, n=self._numbers.give(mask.stream, mask.epoch, mask.seq))
 
-    def _answer(self, snapshots: zmq.Socket[bytes], doors: ConnectionGuard) -> None:
-        for frames in received(snapshots):
-            if not doors.may_ask(snapshots, frames[-1], subscribing=False):
-                continue
-            parts = [frame.bytes for frame in frames]
-            # A REQ socket puts an empty part before its request and expects it back.
-            address = parts[:2] if parts[1:2] == [b""] else parts[:1]
-            try:
-                prefixes = parse_snapshot_request(parts[len(address) :])
-            except WireError as error:
-                self.stats.refused += 1
-                log.debug("snapshot request refused: %s", error)
-                continue
-            reply = snapshot_reply(self.run, self._last.matching(prefixes))
-            with contextlib.suppress(zmq.Again):  # the asker does not read; it may ask again
-                snapshots.send_multipart([*address, *reply], zmq.DONTWAIT)
-                self.stats.snapshots += 1
+    def _count(self, sockets: MaskSockets) -> None:
+        guard = sockets.guard
+        self.stats.connections, self.stats.subscribers = (
+            guard.connections,
+            guard.connections_of(sockets.masks),
+        )
+        self.stats.denied, self.stats.disconnected = guard.denied, guard.disconnected
+        self.stats.snapshots, self.stats.refused = sockets.answered, sockets.refused
 
-    def _say_once(self, mask: Mask, error: WireError) -> None:
+    def _log_once(self, mask: Mask, error: WireError) -> None:
         if mask.stream not in self._unsendable:
             self._unsendable.add(mask.stream)
             log.warning("%s: a mask of %dx%d cannot be published: %s", mask.stream, *mask.size, error)
-
-
-def received(sock: zmq.Socket[bytes]) -> Iterable[list[zmq.Frame]]:
-    """What has arrived, up to REQUESTS_AT_ONCE messages."""
-    with contextlib.suppress(zmq.Again):
-        for _ in range(REQUESTS_AT_ONCE):
-            yield sock.recv_multipart(zmq.DONTWAIT, copy=False)
-
-
-def configure(sock: zmq.Socket[bytes], queue: int) -> None:
-    """Set up a socket that strangers connect to; before it is bound."""
-    sock.setsockopt(zmq.SNDHWM, queue)
-    sock.setsockopt(zmq.RCVHWM, 1000)  # subscriptions and requests, each of at most MAXMSGSIZE
-    sock.setsockopt(zmq.MAXMSGSIZE, 4096)  # of what comes in: a topic prefix each
-    sock.setsockopt(zmq.SNDBUF, 64 << 10)  # what the kernel holds back makes a slow reader's masks older
-    sock.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
-    notice_dead_peers(sock)

@@ -21,6 +21,7 @@ from streamseg.cli import main
 from streamseg.client import ClientKeys, subscribe
 from streamseg.config import PublishConfig
 from streamseg.errors import UsageError
+from streamseg.net import options
 from streamseg.net.curve_keys import make_keys, public_of, read_key
 from streamseg.publish import Publisher
 from streamseg.relay import Relay
@@ -117,7 +118,7 @@ def test_two_daemons_and_fifty_subscribers_with_keys_on_both_sides(tmp_path: Pat
         for _ in range(50):
             sock = owned.enter_context(context.socket(zmq.SUB))
             sock.setsockopt(zmq.LINGER, 0)
-            site.keys("robot", "relay").use(sock)
+            options.receive(sock, site.keys("robot", "relay"))
             sock.subscribe(b"mask/")
             sock.subscribe(b"labels/")
             sock.connect(relay.endpoint)
@@ -302,7 +303,7 @@ def test_rounds_leave_out_who_is_late_and_never_ask_for_more_than_one_request_ho
         (["tcp://h:5570", "--endpoint", "tcp://*:5580"], "--endpoint: .* lets other machines in"),
         (["tcp://h:5570", "--allowed-clients", "x"], "--curve-secret-key-file: is missing"),
         (["tcp://h:5570", "--server-key", "nokey"], "--server-key: nokey cannot be read"),
-        (["tcp://h:5570", "--server-key", "a" * 40], "a daemon with a key wants ours"),
+        (["tcp://h:5570", "--server-key", "a" * 40], "a daemon with a key requires ours"),
         (["tcp://h:1", "tcp://h:3", "tcp://h:5", *["--server-key", "a" * 40] * 2], "one for each"),
     ],
 )  # fmt: skip

@@ -205,7 +205,10 @@ def test_a_crowd_of_connections_costs_who_is_connected_nothing(tmp_path: Path, t
             last = next(mask for mask in masks if mask.n > first.n + 40)
             assert (last.stream, masks.stats.lost) == ("gate", 0)
         until(
-            lambda: any(re.search("hung up on|turned away", line) for line in daemon.lines), "it was not told"
+            lambda: any(
+                re.search("disconnected a client|refused a connection", line) for line in daemon.lines
+            ),
+            "it was not told",
         )
 
 
@@ -229,9 +232,9 @@ def test_when_no_file_is_left_it_goes_on_and_takes_in_again_what_came_meanwhile(
                 return any(text in line for line in daemon.lines)
 
             held: list[socket.socket] = []
-            until(lambda: told("turned away a connection"), "no connection was turned away")
+            until(lambda: told("refused a connection"), "no connection was refused")
             until(lambda: told("(no file descriptor is left"), "the camera was not told")
-            # libzmq spins until the doors are looked at, every half second
+            # libzmq spins until the guard looks at its sockets, every half second
             until(lambda: cpu_share(pid) < 0.5, "it spins")
             assert next(mask for mask in masks if mask.n > first.n + 20)
             owned.close()
@@ -241,7 +244,7 @@ def test_when_no_file_is_left_it_goes_on_and_takes_in_again_what_came_meanwhile(
                 assert late.read().stream == "yard"
             assert next(mask for mask in masks if mask.n > first.n + 40)
             assert masks.stats.lost == 0
-        for row, words in (("connection", "turned away"), ("camera", "(no file descriptor")):
+        for row, words in (("connection", "refused a connection"), ("camera", "(no file descriptor")):
             line = next(line for line in daemon.lines if words in line)
             assert_told(f"no open file left for a {row}", [line], None)
 

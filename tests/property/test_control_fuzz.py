@@ -95,7 +95,7 @@ def answer(request: AnyRequest, local: bool) -> AnyReply:
 def test_random_and_mutated_messages_are_answered_or_dropped_and_nothing_grows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: int
 ) -> None:
-    monkeypatch.setattr("streamseg.daemon.control.MOST_PER_S", 1_000_000)
+    monkeypatch.setattr("streamseg.daemon.control.MAX_PER_S", 1_000_000)
     monkeypatch.setattr("streamseg.daemon.control.log.exception", lambda _: None)  # thousands of tracebacks
     rng = random.Random(int(os.environ.get("STREAMSEG_SEED", "1")))
     endpoint = f"ipc://{tmp_path}/control"

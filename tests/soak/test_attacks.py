@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from streamseg.client import subscribe
-from tests.integration.test_doors import Site
+from tests.integration.test_guard import Site
 from tests.soak.cable import Cable
 from tests.soak.flat import report
 from tests.waiting import LIMIT_S, until
@@ -125,9 +125,9 @@ def test_half_open_handshakes_do_not_keep_a_good_client_out(site: Site, how: str
 
 FILL_AND_LEAVE = """
 import sys, time, zmq
-from streamseg.publish.publisher import configure
+from streamseg.net import options
 with zmq.Context() as context, context.socket(zmq.ROUTER) as ours:
-    configure(ours, 8)
+    options.publish(ours, 8)
     port = ours.bind_to_random_port("tcp://127.0.0.1")
     with zmq.Context() as theirs, theirs.socket(zmq.DEALER) as asker:
         asker.setsockopt(zmq.LINGER, 0)

@@ -11,7 +11,7 @@ import pytest
 from streamseg.config import Config, StreamConfig, parse_config
 from streamseg.daemon.reload import plan_change
 from streamseg.live.pipeline import age_ns
-from streamseg.publish.numbering import STREAMS_KNOWN, Numbers
+from streamseg.publish.topics import KNOWN_STREAMS, MaskNumbers
 from streamseg.runtime.counters import Report, Stats
 from streamseg.types import Clock, Frame, Stamp
 
@@ -43,16 +43,16 @@ def test_the_same_file_plans_nothing_and_what_ctl_changed_is_put_back() -> None:
 
 
 def test_n_goes_on_when_a_stream_comes_again_and_what_is_remembered_is_bounded() -> None:
-    numbers = Numbers()
+    numbers = MaskNumbers()
     assert [numbers.give("gate", 0, seq) for seq in range(3)] == [0, 1, 2]
     assert numbers.of("gate", 0, 1) == 1
     numbers.forget("gate")
     assert numbers.of("gate", 0, 1) is None
     assert numbers.give("gate", 1, 0) == 3
-    for i in range(STREAMS_KNOWN + 100):
+    for i in range(KNOWN_STREAMS + 100):
         numbers.give(f"s{i}", 0, 0)
         numbers.forget(f"s{i}")
-    assert len(numbers._next) <= STREAMS_KNOWN + 1
+    assert len(numbers._next) <= KNOWN_STREAMS + 1
     assert numbers.give("gate", 1, 1) == 4
 
 

@@ -283,7 +283,7 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     [
         ("tcp://203.0.113.1:5570", "no address of this machine"),
         ("tcp://nosuchnic:5570", "names no network interface|no address"),
-        ("tcp://127.0.0.1", "is no endpoint"),
+        ("tcp://127.0.0.1", "is not an endpoint"),
         ("tcp://127.0.0.1:70000", "above 65535"),
         ("tcp://127.0.0.1:65535", "no port above it"),
         ("ipc:///nowhere/at/all", "does not exist"),

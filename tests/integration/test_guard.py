@@ -20,7 +20,7 @@ from streamseg.client import ClientKeys, Subscription, subscribe
 from streamseg.config import PublishConfig
 from streamseg.errors import ConfigError
 from streamseg.net.curve_keys import make_keys
-from streamseg.net.guard import MOST_SUBSCRIPTIONS, ConnectionGuard
+from streamseg.net.guard import MAX_SUBSCRIPTIONS, ConnectionGuard
 from streamseg.publish import Publisher
 from tests.masks import STREET, make_mask
 from tests.waiting import LIMIT_S, until
@@ -156,7 +156,7 @@ def test_a_revoked_client_is_cut_off_within_a_second_and_the_others_lose_nothing
         assert stays.connected
         assert stays.stats.lost == 0
         assert last[-1] > first.n
-        assert site.publisher.stats.hung_up in (1, 2)  # its subscription, and its snapshot connection
+        assert site.publisher.stats.disconnected in (1, 2)  # its subscription, and its snapshot connection
 
 
 def test_a_key_that_is_added_later_gets_in_without_a_restart(site: Site) -> None:
@@ -228,7 +228,7 @@ def test_connections_above_the_limit_are_hung_up_and_the_others_stay() -> None:
             with contextlib.ExitStack() as crowd:
                 for _ in range(20):
                     crowd.enter_context(socket.create_connection(("127.0.0.1", port)))
-                until(lambda: publisher.stats.hung_up >= 18)
+                until(lambda: publisher.stats.disconnected >= 18)
                 until(lambda: publisher.stats.connections <= 4)
                 assert publisher.wait_wanted("mask", "gate", LIMIT_S)
                 publisher.put(make_mask(2))
@@ -238,10 +238,10 @@ def test_connections_above_the_limit_are_hung_up_and_the_others_stay() -> None:
 
 def test_a_number_that_is_no_connection_any_more_is_left_alone(tmp_path: Path) -> None:
     with zmq.Context() as context, (tmp_path / "other").open("w") as other:
-        doors = ConnectionGuard(PublishConfig(endpoint="tcp://127.0.0.1:*"), context)
+        guard = ConnectionGuard(PublishConfig(endpoint="tcp://127.0.0.1:*"), context)
         before = os.listdir("/proc/self/fd")
         for _ in range(5):
-            assert not doors._hang_up(other.fileno(), None, "revoked")  # type: ignore[arg-type]
+            assert not guard._disconnect(other.fileno(), None, "revoked")  # type: ignore[arg-type]
         assert len(os.listdir("/proc/self/fd")) == len(before)
         other.write("still ours")
 
@@ -256,9 +256,9 @@ def test_a_connection_with_endless_subscriptions_is_hung_up() -> None:
         greedy.setsockopt(zmq.LINGER, 0)
         greedy.setsockopt(zmq.SNDHWM, 0)
         greedy.connect(publisher.endpoint)
-        for i in range(MOST_SUBSCRIPTIONS + 1000):
+        for i in range(MAX_SUBSCRIPTIONS + 1000):
             greedy.send(b"\x01greedy/%d" % i)
-        until(lambda: publisher.stats.hung_up >= 1)
+        until(lambda: publisher.stats.disconnected >= 1)
         assert publisher.wait_wanted("mask", "gate", LIMIT_S)
         publisher.put(make_mask(1))
         assert next(masks).seq == 1

@@ -1,0 +1,72 @@
+"""A socket that connects to a daemon, and what libzmq reports of its connection."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from streamseg.net import options
+from streamseg.net.client_keys import ClientKeys, refusal
+from streamseg.net.endpoints import connect, reconnect
+
+SILENT_S = 5.0  # libzmq tries again at least every 2 s; after this long without a try, we connect again
+
+_LOST = (
+    zmq.EVENT_DISCONNECTED,
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+)
+
+
+class Connection:
+    """A SUB or XSUB socket for one daemon's masks, with its monitor. Used by the thread that owns the socket.
+
+    close() before the socket is closed.
+    """
+
+    def __init__(self, sock: zmq.Socket[bytes], endpoint: str, keys: ClientKeys | None) -> None:
+        self.sock = sock
+        self.endpoint = endpoint
+        self.connected = False
+        self.last_event = 0
+        self._keys = keys
+        options.receive(sock, keys)
+        self._monitor = sock.get_monitor_socket()
+        self._event_s = time.monotonic()
+
+    def connect(self) -> None:
+        """Connect, again and again; raises UsageError for what is no endpoint."""
+        connect(self.sock, self.endpoint)
+
+    def register(self, poller: zmq.Poller) -> None:
+        poller.register(self.sock, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
+
+    def changes(self) -> Iterator[tuple[bool, str]]:
+        """What has happened since the last call: (was it connected before, why the daemon refused it).
+
+        Each time that the connection is made, is lost or fails; the reason is empty where there is none.
+        Connects again where libzmq has given up. Never waits.
+        """
+        with contextlib.suppress(zmq.Again):
+            while True:
+                event = int(recv_monitor_message(self._monitor, zmq.DONTWAIT)["event"])
+                self.last_event, self._event_s = event, time.monotonic()
+                if event == zmq.EVENT_HANDSHAKE_SUCCEEDED or event in _LOST:
+                    before, self.connected = self.connected, event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+                    yield before, refusal(event, self._keys)
+        if not self.connected and time.monotonic() - self._event_s > SILENT_S:
+            # libzmq gives a connection up for good when the other side broke the protocol or MAXMSGSIZE.
+            reconnect(self.sock, self.endpoint)
+            self._event_s = time.monotonic()
+
+    def close(self) -> None:
+        """Close the monitor, not the socket."""
+        self.connected = False
+        self.sock.disable_monitor()
+        self._monitor.close(linger=0)
