@@ -22,7 +22,7 @@ from streamseg.errors import UsageError
 from streamseg.publish import Publisher
 from tests.integration.children import ROOT, Child
 from tests.masks import STREET, make_mask, same
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until
 
 
 @pytest.fixture
@@ -79,6 +79,7 @@ def test_however_many_streams_one_asks_for_all_come(publisher: Publisher) -> Non
 
 def test_without_a_snapshot_only_what_comes_is_given(publisher: Publisher) -> None:
     publisher.put(make_mask(0))
+    until(lambda: publisher.stats.published == 1)
     with subscribe(publisher.endpoint, ["gate"], snapshot=False, timeout_s=LIMIT_S) as masks:
         assert publisher.wait_wanted("mask", "gate", LIMIT_S)
         publisher.put(make_mask(1))
