@@ -10,7 +10,7 @@ import msgspec
 
 from streamseg.config import Config, Settings, StreamConfig
 from streamseg.errors import ConfigError, SourceError
-from streamseg.sources.passwords import target_of
+from streamseg.sources.target import target_of
 
 # Settings that a running daemon takes on; all others wait for the next start.
 LIVE = frozenset(

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from streamseg.config import StreamConfig
+from streamseg.config.redact import redact
 from streamseg.live.pipeline import Pipeline
 from streamseg.publish import Publisher
 from streamseg.runtime.counters import State, StreamStats
-from streamseg.sources import redact
 from streamseg.wire.control import PublisherStatus
 from streamseg.wire.status import Histogram, StreamStatus
 

@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import TextIO
 from urllib.parse import urlsplit
 
+from streamseg.config.redact import redact
 from streamseg.errors import OutputError, UsageError
 from streamseg.recorded.manifest import SUFFIX
 from streamseg.recorded.storage import Store, is_stored, local_copy
-from streamseg.sources import redact
 from streamseg.sources.target import DEMO, DEMO_CLIP
 
 VIDEO_SUFFIXES = frozenset(

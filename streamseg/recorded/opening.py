@@ -7,7 +7,6 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,8 +19,7 @@ from streamseg.recorded.inputs import Input, number_pattern
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.sources import OpenSource, Target, open_source
 from streamseg.sources.explain import file_problem
-from streamseg.sources.orientation import oriented_size
-from streamseg.sources.reading import read
+from streamseg.sources.opening import with_first_picture
 
 ADDRESS_TIMEOUT_S = 10.0
 
@@ -36,25 +34,10 @@ def open_input(
         with _open_images(one, config, stop) as source:
             yield source
         return
-    with _shown(one), open_source(StreamConfig(source=one.opened), one.stem, stop=stop) as source:
-        source.target = replace(source.target, shown=one.shown)
-        if source.endless:
-            raise SourceError(f"{source.url}: is a live stream without an end; use: streamseg run --source …")
-        source.live = source.paced = False  # a file behind an address is taken whole too
-        if config.track is not None:
-            _choose(source, config.track, stop)
+    with open_source(
+        StreamConfig(source=one.opened), one.stem, stop, recorded=True, track=config.track, shown=one.shown
+    ) as source:
         yield source
-
-
-@contextmanager
-def _shown(one: Input) -> Iterator[None]:
-    """Say where a copy is from, not where it lies."""
-    try:
-        yield
-    except SourceError as error:
-        if one.copy is None or str(one.copy) not in str(error):
-            raise
-        raise SourceError(str(error).replace(str(one.copy), one.shown)) from error
 
 
 def content_digest(one: Input) -> tuple[str, int]:
@@ -86,31 +69,8 @@ def _address_digest(one: Input) -> tuple[str, int]:
     return hashlib.sha256(text.encode()).hexdigest(), int(told["Content-Length"] or 0)
 
 
-def _choose(source: OpenSource, track: int, stop: threading.Event) -> None:
-    """Go over to another video track, from its beginning."""
-    tracks = source.container.streams.video
-    if track >= len(tracks):
-        last = len(tracks) - 1
-        raise SourceError(f"{source.url}: has no video track {track}; choose from 0 to {last}")
-    if tracks[track] is source.video or tracks[track].index == source.video.index:
-        return
-    source.pending.clear()
-    source.container.seek(source.container.start_time or 0)
-    source.video = tracks[track]
-    source.video.thread_type = "AUTO"
-    source.codec = source.video.codec_context.name
-    source.frames_hint = source.video.frames or None
-    source.fps = Fraction(source.video.average_rate) if source.video.average_rate else None
-    for picture in read(source, stop):
-        source.pending.appendleft(picture)
-        source.size = oriented_size(picture.image)
-        return
-    raise SourceError(f"{source.url}: video track {track} holds no picture that can be decoded")
-
-
 @contextmanager
 def _open_images(one: Input, config: ProcessConfig, stop: threading.Event) -> Iterator[OpenSource]:
-    first = one.images[0]
     rate = Fraction(config.image_fps).limit_denominator(1001)
     pattern, options = _image_pattern(one)
     try:
@@ -118,14 +78,7 @@ def _open_images(one: Input, config: ProcessConfig, stop: threading.Event) -> It
     except (av.error.FFmpegError, OSError) as error:
         raise SourceError(f"{one.shown}: cannot be read as images ({error.strerror})") from error
     with container:
-        source = _describe(one, container, rate)
-        for picture in read(source, stop):
-            source.pending.appendleft(picture)
-            source.size = oriented_size(picture.image)
-            break
-        else:
-            raise SourceError(f"{first}: holds no picture that can be decoded")
-        yield source
+        yield with_first_picture(_describe(one, container, rate), stop)
 
 
 def _image_pattern(one: Input) -> tuple[str, dict[str, str]]:

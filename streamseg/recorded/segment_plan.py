@@ -137,8 +137,7 @@ class StretchRoute(Route):
             go_to_start(source, self.config.start_s)
             yield from enumerate(pictures(source, self.stop))
             return
-        source.pending.clear()
-        source.container.seek(begin, stream=source.video, backward=True)
+        source.seek(begin, source.video)
         found = pictures(source, self.stop)
         for picture in found:
             if picture.image.pts == begin:

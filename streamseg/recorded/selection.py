@@ -86,10 +86,7 @@ def go_to_start(source: OpenSource, start_s: float) -> None:
     if start_s <= 0:
         return
     begin = source.container.start_time or 0  # µs
-    if source.pending and source.pending[0].image.pts is None:
-        return  # there is nothing to seek by; a try would lose its place
-    source.pending.clear()
-    source.container.seek(max(begin, int(start_s * 1_000_000)), backward=True)
+    source.seek(max(begin, int(start_s * 1_000_000)))
 
 
 class _Selection:

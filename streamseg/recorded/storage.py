@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from streamseg.config.redact import redact
 from streamseg.errors import OutputError, SourceError, StreamsegError, UsageError, one_line
 from streamseg.recorded.manifest import files_in
 from streamseg.runtime.files import cache_folder, locked, replaced
-from streamseg.sources import redact
 from streamseg.sources.target import NETWORK_SCHEMES
 
 _HERE = {"", "file", "local", *NETWORK_SCHEMES}

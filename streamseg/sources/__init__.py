@@ -1,6 +1,5 @@
 """Where pictures come from: a file, a camera or a network address, opened and closed by one thread."""
 
-from streamseg.config.redact import redact
 from streamseg.sources.events import Connected, Corrupt, Disconnected, Ended, Skipped, SourceEvent
 from streamseg.sources.opening import open_source
 from streamseg.sources.reading import OpenSource
@@ -17,6 +16,5 @@ __all__ = [
     "Target",
     "is_live",
     "open_source",
-    "redact",
     "resolve",
 ]

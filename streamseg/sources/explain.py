@@ -1,15 +1,70 @@
-"""FFmpeg's errors as one line each, that names the thing and the way out; never with a password."""
+"""What is wrong with a source, in one line that says what to do: by looks, then by FFmpeg's errors.
+
+No line holds a password.
+"""
 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
+import queue
+import socket
 import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import av
 
+from streamseg.errors import SourceEnded, SourceError, StreamsegError
 from streamseg.sources.target import Target
+
+LOOKUP_S = 10.0
+
+_FAILURES = (av.error.FFmpegError, OSError, ValueError)
+
+
+@contextmanager
+def opening_explained(target: Target, timeout_s: float, stop: threading.Event) -> Iterator[None]:
+    """Check what can be checked without FFmpeg, then raise SourceError for what it raises inside.
+
+    SourceEnded where `stop` was set. Blocks up to LOOKUP_S for the name of a host.
+    """
+    if problem := _problem(target, stop):
+        raise SourceError(f"{target.shown}: {problem}")
+    begun = time.monotonic()
+    try:
+        yield
+    except _FAILURES as error:
+        if isinstance(error, StreamsegError):
+            raise
+        if stop.is_set():
+            raise SourceEnded(f"{target.shown}: stopped while opening") from None
+        # A silent server makes FFmpeg say "invalid data"; the clock knows better.
+        silent = target.kind == "network" and time.monotonic() - begun >= 0.95 * timeout_s
+        # Not chained: FFmpeg's error text holds the address with its password.
+        raise SourceError(explain(target, TimeoutError() if silent else error, timeout_s)) from None
+
+
+@contextmanager
+def reading_explained(target: Target, timeout_s: float) -> Iterator[None]:
+    """Raise SourceEnded for what FFmpeg raises inside; a TimeoutError is a silence of `timeout_s`."""
+    try:
+        yield
+    except _FAILURES as error:
+        if isinstance(error, StreamsegError):
+            raise
+        raise SourceEnded(explain(target, error, timeout_s)) from None  # not chained: see above
+
+
+def _problem(target: Target, stop: threading.Event) -> str | None:
+    if target.kind == "file":
+        return file_problem(target.path)
+    return camera_problem(target.path) if target.kind == "camera" else host_problem(target, stop)
 
 
 def explain(target: Target, error: BaseException, silent_s: float | None = None) -> str:
@@ -51,6 +106,50 @@ def camera_problem(path: Path) -> str | None:
     if not os.access(path, os.R_OK | os.W_OK):
         return _camera_reason(PermissionError())
     return None
+
+
+def host_problem(target: Target, stop: threading.Event) -> str | None:
+    """What is wrong with the host of an address; None if it can be found. Takes 10 s at most.
+
+    FFmpeg looks the name up again, uninterruptibly, but then the answer is at hand; its own message for an
+    unknown name is "Input/output error".
+    """
+    try:
+        host = urlsplit(target.name).hostname
+        port = urlsplit(target.name).port
+    except ValueError:
+        return "is not a valid address; write special letters of the password as %XX"
+    if not host:
+        return None if target.scheme == "udp" else f"has no host; write {target.scheme}://HOST/PATH"
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return _lookup_problem(host, port, stop)
+    return None
+
+
+def _lookup_problem(host: str, port: int | None, stop: threading.Event) -> str | None:
+    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            answers.put(f"there is no host {host!r}; check the name and the network's DNS")
+        else:
+            answers.put(None)
+
+    # getaddrinfo cannot be interrupted. The thread owns nothing and ends with the lookup.
+    threading.Thread(target=look_up, name=f"lookup-{host}", daemon=True).start()
+    deadline = time.monotonic() + LOOKUP_S
+    while time.monotonic() < deadline and not stop.is_set():
+        try:
+            return answers.get(timeout=0.05)
+        except queue.Empty:
+            continue
+    return (
+        None if stop.is_set() else f"no DNS server answered for {host!r} in {LOOKUP_S:g} s; check the network"
+    )
 
 
 def _file_reason(path: Path, error: BaseException) -> str:

@@ -5,19 +5,21 @@ As contiguous RGB; or, of a GPU's decoder, where that left it.
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import cast
 
 import cv2
 import numpy as np
+from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-from streamseg.sources.orientation import Turn, Turning, apply_turn
 from streamseg.sources.reading import DecodedPicture, OpenSource, pictures
-from streamseg.sources.surface import Surface
-from streamseg.types import DEFAULT_SETTINGS, U8, Clock, DevicePicture, Frame, FrameSettings, Stamp
+from streamseg.sources.surface import UPRIGHT, Surface, Turn
+from streamseg.types import DEFAULT_SETTINGS, U8, Clock, DevicePicture, Frame, FrameSettings, Size, Stamp
 
 # ITU-T H.273 matrix coefficients, as FFmpeg numbers them, and swscale's name for each.
 _UNSPECIFIED = 2
@@ -172,3 +174,51 @@ def colours_of(image: VideoFrame) -> tuple[Colorspace, bool]:
         hd = image.width >= 1280 or image.height > 576
         return Colorspace.ITU709 if hd else Colorspace.ITU601, full
     return _MATRICES[image.colorspace], full
+
+
+def turn_of(image: VideoFrame) -> Turn:
+    """How this picture has to be turned: the display matrix, as the nearest of its eight right-angled cases.
+
+    FFmpeg's matrix takes (x, y) to (a·x + c·y, b·x + d·y), with y downwards (libavutil/display.h).
+    """
+    for data in cast("Iterable[SideData]", image.side_data):  # its stub says dict; it is a sequence
+        if data.type == Type.DISPLAYMATRIX:
+            a, b, _, c, d = struct.unpack("<5i", bytes(data)[:20])
+            if abs(b) + abs(c) > abs(a) + abs(d):
+                return True, c < 0, b < 0
+            return False, a < 0, d < 0
+    return UPRIGHT
+
+
+class Turning:
+    """How the pictures of one connection have to be turned, one after the other.
+
+    Asking PyAV for a picture's side data ties both together in a cycle, so that its pixels stay in memory
+    until Python collects cycles: 3 MB for each picture of 1080p, by the hundred. So it is asked again only
+    when the angle changes, which can be had without.
+    """
+
+    def __init__(self) -> None:
+        self._angle: int | None = None
+        self._turn = UPRIGHT
+
+    def of(self, image: VideoFrame) -> Turn:
+        """turn_of() of this picture. A mirroring that begins midway without a new angle is not seen."""
+        angle = image.rotation
+        if angle != self._angle:
+            self._angle, self._turn = angle, turn_of(image)
+        return self._turn
+
+
+def oriented_size(image: VideoFrame) -> Size:
+    """(height, width) of the picture once turned."""
+    return (image.width, image.height) if turn_of(image)[0] else (image.height, image.width)
+
+
+def apply_turn(rgb: U8, turn: Turn) -> U8:
+    """The turned picture, contiguous; the same array when there is nothing to turn."""
+    transpose, left_right, top_bottom = turn
+    turned = cv2.transpose(rgb) if transpose else rgb
+    if left_right or top_bottom:
+        turned = cv2.flip(turned, -1 if left_right and top_bottom else int(left_right))
+    return np.asarray(turned, np.uint8)

@@ -6,23 +6,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import av
 from av.codec.hwaccel import HWAccel
-from av.container import InputContainer
+from av.container import InputContainer, core
 from av.video.stream import VideoStream
 
 from streamseg.config import StreamConfig
 from streamseg.errors import SourceEnded, SourceError
-from streamseg.sources.explain import camera_problem, content_problem, explain, file_problem
+from streamseg.sources.explain import content_problem, opening_explained
+from streamseg.sources.frames import oriented_size
 from streamseg.sources.hardware import hardware_decoder
-from streamseg.sources.interrupt import interruptible
-from streamseg.sources.names import host_problem
-from streamseg.sources.orientation import oriented_size
-from streamseg.sources.passwords import target_of
-from streamseg.sources.reading import OpenSource, read
-from streamseg.sources.target import Target
+from streamseg.sources.reading import OpenSource, first_picture
+from streamseg.sources.target import Target, target_of
 
 MAX_FPS = 1000
 """A higher rate is a guess from the time base, not the camera's."""
@@ -38,44 +37,52 @@ WEB = ("http", "https")
 
 @contextmanager
 def open_source(
-    config: StreamConfig, stream: str, stop: threading.Event | None = None
+    config: StreamConfig,
+    stream: str,
+    stop: threading.Event | None = None,
+    *,
+    recorded: bool = False,
+    track: int | None = None,
+    shown: str = "",
 ) -> Iterator[OpenSource]:
     """Open a stream's source and decode its first picture; close it on leaving.
 
     Blocks until the first picture, `stop`, or the timeouts of `config`. Use it in one thread from opening to
     closing. Raises SourceError, in one line that names the source (without its password) and the way out;
     SourceEnded when `stop` was set.
+
+    recorded: each picture counts, so what is behind an address is read like a file, and what has no end is
+    refused. track: which of several video tracks, from 0; None takes the one that a player would. shown: what
+    messages call the source, if not by its address.
     """
     stop = stop if stop is not None else threading.Event()
-    target = _ready(target_of(config, stream), stop)
+    target = target_of(config, stream)
+    if shown:
+        target = replace(target, shown=shown)
     with interruptible(stop):
         hardware = None if config.hwaccel == "none" else hardware_decoder(config.hwaccel, stream)
-        container = _open_container(target, config, stop, hardware)
-        try:
-            source = _first_picture(_describe(target, config, container), stop)
-            yield source
-        finally:
-            container.close()
+        with opening_explained(target, config.timeout_s, stop):
+            container = _open_container(target, config, hardware)
+        with container:
+            yield with_first_picture(_describe(target, config, container, recorded, track), stop)
 
 
-def _ready(target: Target, stop: threading.Event) -> Target:
-    """Check what can be checked without FFmpeg."""
-    problem: str | None = None
-    if target.kind == "file":
-        problem = file_problem(target.path)
-    elif target.kind == "camera":
-        problem = camera_problem(target.path)
-    else:
-        problem = host_problem(target, stop)
-    if problem:
-        raise SourceError(f"{target.shown}: {problem}")
-    return target
+def with_first_picture(source: OpenSource, stop: threading.Event) -> OpenSource:
+    """The source with its first picture decoded, and the size of that. Raises SourceError without one."""
+    first = first_picture(source, stop)
+    if first is not None:
+        return replace(source, size=oriented_size(first.image))
+    if stop.is_set():
+        raise SourceEnded(f"{source.url}: stopped while opening")
+    if source.endless:
+        raise SourceEnded(f"{source.url}: ended before its first picture")
+    why = content_problem(source.target.path) if source.target.kind == "file" else ""
+    if "cut off" not in why:
+        why = "holds no picture that can be decoded; it is damaged or was cut short"
+    raise SourceError(f"{source.url}: {why}")
 
 
-def _open_container(
-    target: Target, config: StreamConfig, stop: threading.Event, hardware: HWAccel | None
-) -> InputContainer:
-    started = time.monotonic()
+def _open_container(target: Target, config: StreamConfig, hardware: HWAccel | None) -> InputContainer:
     limit_s = config.timeout_s + OPEN_EXTRA_S
     # PyAV's own read timeout takes the GIL at every read. Only where FFmpeg's is not enough: RTMP has none,
     # and HLS goes on asking for new segments, inside one read, long after the last one.
@@ -84,24 +91,14 @@ def _open_container(
         read_limit = config.timeout_s
     elif target.scheme in WEB:
         read_limit = config.timeout_s + HLS_EXTRA_S
-    try:
-        return av.open(
-            f"file:{target.name}" if target.kind == "file" else target.name,
-            format="v4l2" if target.kind == "camera" else None,
-            options=_options(target, config),
-            timeout=(limit_s, read_limit),
-            metadata_errors="replace",
-            hwaccel=hardware,
-        )
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        if stop.is_set():
-            raise SourceEnded(f"{target.shown}: stopped while opening") from None
-        waited = time.monotonic() - started
-        # A silent server makes FFmpeg say "invalid data"; the clock knows better.
-        silent = target.kind == "network" and waited >= 0.95 * config.timeout_s
-        cause: BaseException = TimeoutError() if silent else error
-        # Not chained: FFmpeg's error text holds the address with its password.
-        raise SourceError(explain(target, cause, config.timeout_s)) from None
+    return av.open(
+        f"file:{target.name}" if target.kind == "file" else target.name,
+        format="v4l2" if target.kind == "camera" else None,
+        options=_options(target, config),
+        timeout=(limit_s, read_limit),
+        metadata_errors="replace",
+        hwaccel=hardware,
+    )
 
 
 def _options(target: Target, config: StreamConfig) -> dict[str, str]:
@@ -130,14 +127,18 @@ def _options(target: Target, config: StreamConfig) -> dict[str, str]:
     return options
 
 
-def _describe(target: Target, config: StreamConfig, container: InputContainer) -> OpenSource:
-    video = _best_video(target, container)
+def _describe(
+    target: Target, config: StreamConfig, container: InputContainer, recorded: bool, track: int | None
+) -> OpenSource:
+    video = _best_video(target, container) if track is None else _track(target, container, track)
     duration_s = container.duration / 1e6 if container.duration else None
     endless = target.kind == "camera" or (
         target.kind == "network" and (duration_s is None or target.scheme not in WEB)
     )
+    if endless and recorded:
+        raise SourceError(f"{target.shown}: is a live stream without an end; use: streamseg run --source …")
     bursts = endless and container.format.name.startswith("hls")
-    live = target.kind != "file" or config.realtime
+    live = not recorded and (target.kind != "file" or config.realtime)
     # Frame threads hold pictures back, and of a GPU's decoder each takes one of the 32 surfaces that it has.
     video.thread_type = "SLICE" if endless or video.codec_context.is_hwaccel else "AUTO"
     return OpenSource(
@@ -173,6 +174,14 @@ def _best_video(target: Target, container: InputContainer) -> VideoStream:
     raise SourceError(f"{target.shown}: has no video in it{only}; choose another file or stream")
 
 
+def _track(target: Target, container: InputContainer, track: int) -> VideoStream:
+    tracks = container.streams.video
+    if track >= len(tracks):
+        last = len(tracks) - 1
+        raise SourceError(f"{target.shown}: has no video track {track}; choose from 0 to {last}")
+    return tracks[track]
+
+
 def _fps(video: VideoStream) -> Fraction | None:
     for rate in (video.average_rate, video.guessed_rate):
         if rate and rate <= MAX_FPS:
@@ -180,18 +189,46 @@ def _fps(video: VideoStream) -> Fraction | None:
     return None
 
 
-def _first_picture(source: OpenSource, stop: threading.Event) -> OpenSource:
-    """Decode up to the first picture and keep it for the reader: only now is the size known for certain."""
-    for picture in read(source, stop):
-        source.pending.appendleft(picture)  # before those that one packet, or the file's end, gave with it
-        source.size = oriented_size(picture.image)
-        return source
-    if stop.is_set():
-        raise SourceEnded(f"{source.url}: stopped while opening")
-    if source.endless:
-        raise SourceEnded(f"{source.url}: ended before its first picture")
-    why = content_problem(source.target.path) if source.target.kind == "file" else ""
-    reason = (
-        why if "cut off" in why else "holds no picture that can be decoded; it is damaged or was cut short"
-    )
-    raise SourceError(f"{source.url}: {reason}")
+# FFmpeg asks its interrupt callback about ten times a second whether to continue. PyAV's callback compares
+# `time.monotonic()`, as its module av.container.core finds it, with the timeout of the call. We put a clock
+# there that runs ahead in a thread whose stop flag is set, so that connecting ends within 0.1 s of the flag
+# instead of at its timeout. Everywhere else the clock is the true one. Only calls with a PyAV timeout ask:
+# all opening, and reading where there is no other way, because the callback takes the GIL. Should a later
+# PyAV look at another clock, calls still end at their timeout, and a test fails.
+
+
+class _Opening(threading.local):
+    stop: threading.Event | None = None
+    jumps: int = 0
+
+
+_opening = _Opening()
+
+
+class _Clock:
+    """The `time` module, as far as av.container.core needs it, with a clock that can run ahead."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def monotonic(self) -> float:
+        now = time.monotonic()
+        stop = _opening.stop
+        if stop is not None and stop.is_set():
+            # Every call is later than the one before by more than any timeout: PyAV may take its start
+            # time from this clock too.
+            _opening.jumps += 1
+            now += 1e6 * _opening.jumps
+        return now
+
+
+@contextmanager
+def interruptible(stop: threading.Event) -> Iterator[None]:
+    """Let `stop` end FFmpeg calls of this thread that were given PyAV's `timeout`."""
+    if not isinstance(getattr(core, "time", None), _Clock):
+        core.time = _Clock()  # type: ignore[attr-defined]
+    before, _opening.stop = _opening.stop, stop
+    try:
+        yield
+    finally:
+        _opening.stop = before

@@ -16,7 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from streamseg.errors import SourceEnded
-from streamseg.sources.explain import explain
+from streamseg.sources.explain import reading_explained
 from streamseg.sources.target import Target
 from streamseg.types import Size
 
@@ -29,6 +29,8 @@ CAMERA_POLL_S = 0.004
 @dataclass(slots=True, eq=False)
 class OpenSource:
     """A source whose first picture has been decoded. Belongs to the thread that opened it.
+
+    Made by open_source; only reading changes it: corrupt, damage and pending.
 
     live says that newest wins: a camera, an address, or a file played in real time. endless says that no end
     is to come, so that an end is a disconnect: a camera or a stream, but not a whole file behind http://.
@@ -51,7 +53,18 @@ class OpenSource:
     codec: str
     corrupt: int = 0
     damage: str | None = None
-    pending: deque[DecodedPicture] = field(default_factory=deque)
+    pending: deque[DecodedPicture] = field(default_factory=deque)  # decoded, for the next reader
+
+    def seek(self, offset: int, stream: VideoStream | None = None) -> bool:
+        """Go to the intra frame at or before `offset`: in µs, or in units of the stream's time base.
+
+        False, and nothing is done, where the pictures have no time stamps: a try would lose its place.
+        """
+        if self.pending and self.pending[0].image.pts is None:
+            return False
+        self.pending.clear()
+        self.container.seek(offset, stream=stream, backward=True)
+        return True
 
     @property
     def url(self) -> str:
@@ -74,11 +87,12 @@ def pictures(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPictu
     or repeats one time stamp for `timeout_s`.
     """
     count, last_s = 0, 0.0
-    for picture in _pending_then_read(source, stop):
-        count += 1
-        if picture.image.time is not None:
-            last_s = picture.image.time
-        yield picture
+    with reading_explained(source.target, source.timeout_s):
+        for picture in _read(source, stop):
+            count += 1
+            if picture.image.time is not None:
+                last_s = picture.image.time
+            yield picture
     if stop.is_set():
         return
     if source.endless:
@@ -86,14 +100,20 @@ def pictures(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPictu
     _note_damage(source, count, last_s)
 
 
-def _pending_then_read(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPicture]:
+def first_picture(source: OpenSource, stop: threading.Event) -> DecodedPicture | None:
+    """Decode up to the first picture, which the next reader gets too; None where there is none."""
+    with reading_explained(source.target, source.timeout_s):
+        for picture in _read(source, stop):
+            source.pending.appendleft(
+                picture
+            )  # before those that one packet, or the file's end, gave with it
+            return picture
+    return None
+
+
+def _read(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPicture]:
     if not stop.is_set():
         yield from _pending(source)
-    yield from read(source, stop)
-
-
-def read(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPicture]:
-    """Decode what comes next from the container; open_source takes the first picture with it."""
     watch = Watch(source)
     errors = 0
     packets = _packets(source)
@@ -110,9 +130,7 @@ def read(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPicture]:
             continue
         except (av.error.FFmpegError, OSError, ValueError) as error:
             if source.endless:
-                cause: BaseException = TimeoutError() if watch.silent(asked) else error
-                # Not chained: FFmpeg's error text holds the address with its password.
-                raise SourceEnded(explain(source.target, cause, source.timeout_s)) from None
+                raise TimeoutError if watch.silent(asked) else error from None
             source.corrupt += 1
             errors += 1
             if errors > MAX_READ_ERRORS:
@@ -122,7 +140,7 @@ def read(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPicture]:
             packets = _packets(source)
             continue
         if watch.silent(asked):
-            raise SourceEnded(explain(source.target, TimeoutError(), source.timeout_s))
+            raise TimeoutError
         errors = 0
         # The empty packet that ends a file says 0, whichever stream it ends.
         if packet.size and packet.stream_index != source.video.index:
@@ -191,7 +209,7 @@ class Watch:
             self.pts, self.last_change = pts, self.last_picture
 
     def excuse(self, seconds: float) -> None:
-        """Leave out the time that the pictures' reader took for himself."""
+        """Leave out the time that the reader of the pictures took."""
         self.last_picture += seconds
         self.last_change += seconds
 

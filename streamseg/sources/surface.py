@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-from streamseg.sources.orientation import UPRIGHT, Turn
 from streamseg.types import U8, Size
+
+Turn = tuple[bool, bool, bool]
+"""(transpose, then mirror left-right, then mirror top-bottom)"""
+
+UPRIGHT: Turn = (False, False, False)
 
 DeviceKind = Literal["cpu", "cuda"]
 

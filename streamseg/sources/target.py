@@ -1,16 +1,19 @@
-"""What a `source` setting names, decided from its text alone: nothing is opened here."""
+"""What a `source` setting names: decided from its text, with the password from its file."""
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass
+import stat
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from streamseg.config import StreamConfig
 from streamseg.config.redact import redact
-from streamseg.errors import SourceError
+from streamseg.errors import ConfigError, SourceError
+from streamseg.net.curve_keys import expand
 
 Kind = Literal["file", "camera", "network"]
 
@@ -21,6 +24,8 @@ DEMO_CLIP = Path(__file__).with_name("demo.clip")
 
 Not named .mp4, so that it is taken for a file of the package and not for a recording left in the tree.
 """
+
+MOST_BYTES = 64 << 10  # of a password file
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _CAMERA = re.compile(r"^/dev/(video\d+|v4l/.+)$")
@@ -68,3 +73,70 @@ def resolve(source: str) -> Target:
         return Target("camera", source, source, "v4l2")
     path = str(Path(source).expanduser())
     return Target("file", path, path)
+
+
+def target_of(config: StreamConfig, stream: str) -> Target:
+    """What a stream's settings name, its password filled in where it has a file of its own.
+
+    The file is read each time, so that a new password is used when the camera is next connected. Raises
+    SourceError in one line, without the password.
+    """
+    target = resolve(config.source)
+    if not config.password_file:
+        return target
+    try:
+        name = _with_password(target, read_password(config.password_file, stream))
+    except ConfigError as error:
+        raise SourceError(f"{target.shown}: {error}") from None
+    return replace(target, name=name)
+
+
+def read_password(path: str, stream: str) -> str:
+    """A stream's password: the line that begins with its name, or the only line there is.
+
+    Lines that are empty or begin with '#' are passed over. Raises ConfigError, also when others than the
+    file's owner may read it.
+    """
+    setting = "password_file"
+    file = Path(expand(path, setting))
+    try:
+        with file.open("rb") as opened:
+            _check_private(file, os.fstat(opened.fileno()), setting)
+            text = opened.read(MOST_BYTES).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{setting}: {file} is no text") from None
+    except OSError as error:
+        raise ConfigError(f"{setting}: {file} cannot be read ({error.strerror})") from error
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    for line in lines:
+        name, _, password = line.partition(" ")
+        if name == stream and password.strip():
+            return password.strip()
+    if len(lines) == 1 and " " not in lines[0]:
+        return lines[0]
+    raise ConfigError(
+        f"{setting}: {file} has no line that begins with {stream}, then a space and the password"
+    )
+
+
+def _check_private(file: Path, info: os.stat_result, setting: str) -> None:
+    """Raise a ConfigError for what other users may read. systemd sees to its credentials itself."""
+    if not stat.S_ISREG(info.st_mode):
+        raise ConfigError(f"{setting}: {file} is no file")
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    if credentials and file.is_relative_to(credentials):
+        return
+    if info.st_mode & 0o077:
+        raise ConfigError(f"{setting}: others than its owner may read {file}; chmod 600 {file}")
+
+
+def _with_password(target: Target, password: str) -> str:
+    """The address with the password behind the user; raises ConfigError where that cannot be."""
+    parts = urlsplit(target.name) if target.kind == "network" else None
+    user, at, host = parts.netloc.rpartition("@") if parts is not None else ("", "", "")
+    if parts is None or not at or not user:
+        raise ConfigError("password_file: needs a user in the address, as in rtsp://USER@HOST/PATH")
+    if ":" in user:
+        raise ConfigError("password_file: the address holds a password already; leave one of them out")
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()

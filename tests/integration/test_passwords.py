@@ -19,7 +19,7 @@ from streamseg.client import subscribe
 from streamseg.client.control import ControlClient
 from streamseg.config import Config, StreamConfig, build_settings
 from streamseg.errors import ConfigError, ControlError, SourceError
-from streamseg.sources.passwords import read_password, target_of
+from streamseg.sources.target import read_password, target_of
 from streamseg.wire.control import encode
 from streamseg.wire.status import StreamStatus
 from tests.integration.daemons import Lines

@@ -16,10 +16,11 @@ import av
 import pytest
 
 from streamseg.config import StreamConfig
+from streamseg.config.redact import redact
 from streamseg.errors import SourceError
-from streamseg.sources import is_live, open_source, redact, resolve
+from streamseg.sources import is_live, open_source, resolve
 from streamseg.sources.frames import decode
-from streamseg.sources.interrupt import interruptible
+from streamseg.sources.opening import interruptible
 from tests.media import corners, write_audio, write_video
 
 
@@ -243,7 +244,7 @@ def test_a_whole_file_is_described(clip: Path) -> None:
 
 
 def test_the_stop_flag_reaches_ffmpeg_while_it_opens() -> None:
-    """Guards the way in which streamseg.sources.interrupt relies on PyAV."""
+    """Guards the way in which streamseg.sources.opening relies on PyAV."""
     stop = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server, interruptible(stop):
         threading.Timer(0.2, stop.set).start()
