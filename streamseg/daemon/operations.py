@@ -181,7 +181,7 @@ class Operations:
                 for problem in error.problems:
                     log.error("reload refused: %s", problem)
                 log.error("reload refused: the configuration of before stays as it is")
-                daemon.service.say(f"reload refused: {error.problems[0]}")
+                daemon.service.set_status(f"reload refused: {error.problems[0]}")
                 raise
             change = plan_change(daemon.config, pipeline.streams.configs(), new)
             return self._apply(change, pipeline)

@@ -1,4 +1,4 @@
-"""How the service is, told to systemd: https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html
+"""The service's side of systemd's protocol: https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html
 
 One datagram to $NOTIFY_SOCKET for each message. Without that variable nothing is sent.
 """
@@ -14,35 +14,32 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 
-from streamseg.runtime.counters import Stats, StreamStats
+from streamseg.runtime.counters import ProgressWatch, Stats
 
 log = logging.getLogger(__name__)
 
 EXTEND_EVERY_S = 5.0
 EXTEND_BY_S = 20.0
-EXTEND_AT_MOST_S = 3600.0  # an engine that takes longer to build is taken for stuck
+EXTEND_AT_MOST_S = 3600.0  # an engine that takes longer to build counts as stuck
 STATUS_EVERY_S = 5.0
-
-_BEFORE_DECODE = frozenset(
-    {"skipped", "corrupt", "disconnected"}
-)  # drops of pictures never counted as decoded
-_OVERTAKEN = "slow engine"  # a drop that happens without the engine doing anything
 
 
 class Service:
-    """Our side of Type=notify and of the watchdog. Used by the main thread, but for what says otherwise."""
+    """Type=notify and the watchdog. Used by the main thread, except where a method says otherwise."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
         self._sock: socket.socket | None = None
-        if self._address:  # kept: a watchdog that is not fed for want of a file descriptor would end us
+        if (
+            self._address
+        ):  # kept open: without a free file descriptor the watchdog would not be fed and would end us
             self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._sock.settimeout(1.0)
             weakref.finalize(self, self._sock.close)
         self._name = ""
         self._rates: _Rates | None = None
-        self._progress: Progress | None = None
-        self._moved_s = time.monotonic()
+        self._stats: Stats | None = None  # once masks are published
+        self._progress = ProgressWatch()
         ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         usec = environ.get("WATCHDOG_USEC", "")
         self.watchdog_s = int(usec) / 1e6 if ours and usec.isdecimal() and int(usec) else None
@@ -56,11 +53,11 @@ class Service:
         try:
             self._sock.sendto("\n".join(assignments).encode(), address)
         except OSError as error:
-            log.warning("systemd: %s cannot be told %s (%s)", self._address, assignments[0], error.strerror)
+            log.warning("systemd: cannot send to %s: %s (%s)", self._address, assignments[0], error.strerror)
 
     @contextlib.contextmanager
     def busy(self, what: str) -> Iterator[None]:
-        """While the body runs, say what takes so long and ask for more time to start."""
+        """While the body runs, show what takes so long and ask for more time to start."""
         if not self._address:
             yield
             return
@@ -90,58 +87,29 @@ class Service:
         finally:
             self.notify("READY=1")
 
-    def say(self, status: str) -> None:
+    def set_status(self, status: str) -> None:
         """What `systemctl status` shows until there is something new. From any thread."""
         self.notify(f"STATUS={status}")
 
     def ready(self, stats: Stats) -> None:
         """Masks are published from now on; `stats` is what alive() looks at."""
-        self._progress = Progress(stats)
+        self._stats, self._progress = stats, ProgressWatch()
         self._rates = _Rates(stats, time.monotonic())
-        self.notify("READY=1", "STATUS=publishing; waiting for the first pictures")
+        self.notify("READY=1", "STATUS=publishing; waiting for the first frames")
 
     def alive(self) -> None:
         """To be called every tick_s. Pings the watchdog only when the route moves or has nothing to do."""
         now_s = time.monotonic()
-        if self._progress is not None and self._progress.moves():
-            self._moved_s = now_s
-            if self.watchdog_s is not None:
-                self.notify("WATCHDOG=1")
+        moves = self._stats is not None and self._progress.moves(self._stats.all().values())
+        if moves and self.watchdog_s is not None:
+            self.notify("WATCHDOG=1")
         status = self._rates.status(now_s) if self._rates is not None else ""
         if status:
-            stuck = now_s - self._moved_s >= STATUS_EVERY_S
-            self.notify("STATUS=" + ("stuck: pictures wait, and none is published" if stuck else status))
+            stuck = self._progress.stuck_s >= STATUS_EVERY_S
+            self.notify("STATUS=" + ("stuck: frames wait, and none is published" if stuck else status))
 
     def stopping(self) -> None:
         self.notify("STOPPING=1", "STATUS=stopping")
-
-
-class Progress:
-    """Whether the route moves, told from its counters."""
-
-    def __init__(self, stats: Stats) -> None:
-        self._stats = stats
-        self._done_before = -1
-
-    def moves(self) -> bool:
-        """True when a frame left the route since the last call, or when none is on its way."""
-        streams = list(self._stats.all().values())
-        done = sum(s.published + sum(_dropped(s, overtaken=False)) for s in streams)
-        moved = done != self._done_before
-        self._done_before = done
-        return moved or all(on_their_way(s) <= 0 for s in streams)
-
-
-def on_their_way(stats: StreamStats) -> int:
-    """Frames of a stream that were decoded, and neither published nor dropped yet."""
-    return stats.decoded - stats.published - sum(_dropped(stats, overtaken=True))
-
-
-def _dropped(stats: StreamStats, *, overtaken: bool) -> Iterator[int]:
-    """Counts of the frames that were dropped behind the decoder."""
-    for cause, count in list(stats.drops.items()):
-        if cause not in _BEFORE_DECODE and (overtaken or cause != _OVERTAKEN):
-            yield count
 
 
 class _Rates:

@@ -9,10 +9,10 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from streamseg.types import Size
 
@@ -24,6 +24,9 @@ STATES: tuple[State, ...] = get_args(State)
 
 BOUNDS_US = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000)
 """Upper bounds of a histogram's buckets in µs; what is above the last one has a bucket of its own."""
+
+_BEFORE_DECODE = frozenset({"skipped", "corrupt", "disconnected"})  # drops of frames that were never decoded
+_REPLACED = "slow engine"  # the drop of a frame that a newer one replaced while it waited
 
 _RECENT = 128  # frames over which stage times are summed up
 _RATE_OVER_S = 5.0
@@ -133,6 +136,51 @@ class Stats:
     def all(self) -> dict[str, StreamStats]:
         with self._lock:
             return dict(self._streams)
+
+
+class Progress(Protocol):
+    """Counters of one stream: StreamStats, or wire's StreamStatus."""
+
+    @property
+    def decoded(self) -> int: ...
+    @property
+    def published(self) -> int: ...
+    @property
+    def drops(self) -> Mapping[str, int]: ...
+
+
+class ProgressWatch:
+    """Whether frames leave the route, told from the counters each time that moves() is called."""
+
+    def __init__(self) -> None:
+        self._done = -1
+        self._moved_s = time.monotonic()
+
+    def moves(self, streams: Iterable[Progress]) -> bool:
+        """True when a frame has left the route since the last call, or when none is on its way."""
+        streams = list(streams)
+        done = sum(stream.published + _dropped(stream, replaced=False) for stream in streams)
+        moves = done != self._done or all(on_their_way(stream) <= 0 for stream in streams)
+        self._done = done
+        if moves:
+            self._moved_s = time.monotonic()
+        return moves
+
+    @property
+    def stuck_s(self) -> float:
+        """Seconds since moves() was last true."""
+        return time.monotonic() - self._moved_s
+
+
+def on_their_way(stream: Progress) -> int:
+    """Frames of a stream that were decoded, and neither published nor dropped yet."""
+    return stream.decoded - stream.published - _dropped(stream, replaced=True)
+
+
+def _dropped(stream: Progress, *, replaced: bool) -> int:
+    """Frames dropped after decoding; those that newer ones replaced need no work of the engine."""
+    without = _BEFORE_DECODE if replaced else _BEFORE_DECODE | {_REPLACED}
+    return sum(count for cause, count in list(stream.drops.items()) if cause not in without)
 
 
 class Report:

@@ -1,4 +1,4 @@
-"""The daemon's status as Prometheus metrics."""
+"""The daemon's status for monitoring: whether it is healthy and ready, and Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -13,9 +13,25 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from streamseg.runtime.counters import BOUNDS_US, STATES
+from streamseg.runtime.counters import BOUNDS_US, STATES, ProgressWatch
 from streamseg.wire.control import Status
 from streamseg.wire.status import Histogram, StreamStatus
+
+STUCK_AFTER_S = 10.0
+
+
+def unhealthy(status: Status, watch: ProgressWatch) -> str:
+    """What is wrong with the route; empty when frames leave it, or when it has nothing to do."""
+    if watch.moves(status.streams.values()) or watch.stuck_s <= STUCK_AFTER_S:
+        return ""
+    return f"frames wait, and none was published for {watch.stuck_s:.0f} s"
+
+
+def unready(status: Status) -> str:
+    """Why there are no masks yet or any more; empty when the engine is loaded and the sockets are bound."""
+    if status.state != "running":
+        return f"{status.state}: engine {status.engine.id} {status.engine.state}"
+    return "" if status.publisher is not None else "the sockets are not bound"
 
 
 def exposition(status: Status | None, accept: str) -> tuple[bytes, str]:

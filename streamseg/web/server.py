@@ -18,13 +18,13 @@ from streamseg.client.control import ControlClient
 from streamseg.errors import ControlError
 from streamseg.net.client_keys import ClientKeys
 from streamseg.outputs.png import indexed_png
+from streamseg.runtime.counters import ProgressWatch
 from streamseg.types import U8, LabelSet
 from streamseg.web.access import COOKIE, Access
 from streamseg.web.feed import Feed
 from streamseg.web.frames import Shown
-from streamseg.web.health import Movement, unready
 from streamseg.web.link import Link
-from streamseg.web.metrics import exposition
+from streamseg.web.metrics import exposition, unhealthy, unready
 from streamseg.web.setup import MaskEndpoints, WebSetup
 from streamseg.web.viewer import Do, Drawn, Ping, Slow, Viewer, Watch, parse_said
 from streamseg.wire.control import Status
@@ -57,7 +57,7 @@ class Console:
     def __init__(self, setup: WebSetup) -> None:
         self._access = Access(setup.token)
         self._link = Link(setup.control)
-        self._movement = Movement()
+        self._progress = ProgressWatch()
         self._viewers: set[Viewer] = set()
         self._feed: Feed | None = None
         self.app = web.Application(middlewares=[self._guard], client_max_size=MOST_SAID)
@@ -132,7 +132,7 @@ class Console:
     async def _healthz(self, _: web.Request) -> web.Response:
         """200 while the daemon answers and its route moves."""
         try:
-            wrong = self._movement.look(await self._link.status(STATUS_EVERY_S))
+            wrong = unhealthy(await self._link.status(STATUS_EVERY_S), self._progress)
         except ControlError as error:
             wrong = f"the daemon does not answer: {error}" if error.code == "no answer" else str(error)
         return web.Response(text=f"{wrong or 'ok'}\n", status=503 if wrong else 200)

@@ -14,7 +14,7 @@ import pytest
 
 from streamseg.config import WebConfig, parse_config
 from streamseg.errors import ConfigError
-from streamseg.runtime.counters import BOUNDS_US
+from streamseg.runtime.counters import BOUNDS_US, ProgressWatch
 from streamseg.web.setup import connectable, host_and_port, read_token
 from streamseg.wire.control import ControlStatus, EngineStatus, PublisherStatus, Status
 from streamseg.wire.status import Histogram, StreamStatus
@@ -26,8 +26,7 @@ pytest.importorskip("prometheus_client", reason="pip install 'streamseg[web]'")
 from streamseg.web.access import COOKIE, Access
 from streamseg.web.feed import Feed
 from streamseg.web.frames import Shown
-from streamseg.web.health import STUCK_AFTER_S, Movement, unready
-from streamseg.web.metrics import exposition
+from streamseg.web.metrics import STUCK_AFTER_S, exposition, unhealthy, unready
 from streamseg.web.viewer import MOST_TEXTS, Drawn, Slow, Tile, Viewer, Watch, parse_said
 
 TOKEN = "a-token-that-is-long-enough"
@@ -221,14 +220,15 @@ def status(**fields: Any) -> Status:
 
 def test_a_route_that_moves_or_has_nothing_to_do_is_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 0.0
-    monkeypatch.setattr("streamseg.web.health.time.monotonic", lambda: now_s)
-    movement = Movement()
+    monkeypatch.setattr("streamseg.runtime.counters.time.monotonic", lambda: now_s)
+    watch = ProgressWatch()
     for now_s, decoded, published in ((0.0, 5, 4), (60.0, 9, 8), (120.0, 9, 9), (300.0, 9, 9)):  # noqa: B007
-        assert movement.look(status(decoded=decoded, published=published)) == ""
+        assert unhealthy(status(decoded=decoded, published=published), watch) == ""
     now_s = 301.0
-    assert movement.look(status(decoded=12, published=9, drops={"slow engine": 2})) == ""
+    assert unhealthy(status(decoded=12, published=9, drops={"slow engine": 2}), watch) == ""
     now_s += STUCK_AFTER_S + 1
-    assert "none went out for" in movement.look(status(decoded=14, published=9, drops={"slow engine": 2}))
+    stuck = status(decoded=14, published=9, drops={"slow engine": 4})  # overtaking is no progress
+    assert "none was published for" in unhealthy(stuck, watch)
 
 
 def test_who_is_not_ready_says_why() -> None:
