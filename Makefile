@@ -35,14 +35,12 @@ run: .venv/base
 # alone measure time, or what the whole machine does, and so follow the others one at a time.
 WORKERS ?= 3
 PYTEST = $(BIN)/python -m pytest
-PARALLEL = $(PYTEST) -n $(WORKERS) --dist worksteal
-
 test: .venv/dev
-	$(PARALLEL) -m "not slow and not alone and not soak"
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not alone and not soak"
 	$(PYTEST) -m "not slow and alone and not soak"
 
 test-slow: .venv/dev
-	$(PARALLEL) -m "slow and not alone and not soak"
+	$(PYTEST) -n $(WORKERS) --dist loadscope -m "slow and not alone and not soak"
 	$(PYTEST) -m "slow and alone and not soak"
 
 lint: .venv/dev

@@ -19,7 +19,8 @@ def made_once(temporary: pytest.TempPathFactory, name: str, make: Callable[[Path
     base = temporary.getbasetemp()
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
     shared.mkdir(exist_ok=True)
-    path, part = shared / name, shared / f"{name}.part"
+    path, part = shared / name, shared / "parts" / name
+    part.parent.mkdir(exist_ok=True)
     with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # given back when its process ends, however it ends
         if not path.exists():

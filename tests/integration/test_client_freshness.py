@@ -18,7 +18,7 @@ from tests.integration.children import HeldUp, child
 SECONDS = float(os.environ.get("STREAMSEG_FRESHNESS_S", "6"))
 FLAT = 16 << 20  # bytes: a few masks of 2 MB more or less wait at a time
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120 + 3 * SECONDS)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(120 + 3 * SECONDS)]
 
 
 def assert_flat(rss: list[int]) -> None:

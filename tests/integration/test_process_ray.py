@@ -20,7 +20,7 @@ from tests.media import write_video
 
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed; pip install 'streamseg[ray]'")
 
-pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default"), pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")

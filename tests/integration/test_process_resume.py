@@ -90,10 +90,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
+@pytest.mark.parametrize(
+    "kills", [2, pytest.param(int(os.environ.get("STREAMSEG_TEST_KILLS", "5")), marks=pytest.mark.slow)]
+)
 def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
-    clip: Path, tiny_engine: Path, tmp_path: Path
+    kills: int, clip: Path, tiny_engine: Path, tmp_path: Path
 ) -> None:
-    kills = int(os.environ.get("STREAMSEG_TEST_KILLS", "5"))
     whole = run(clip, tmp_path / "whole", tiny_engine, 0)
     assert whole.returncode == 0, whole.stderr
     moments = int(whole.stdout)

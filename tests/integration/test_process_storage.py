@@ -135,7 +135,9 @@ main()
 """
 
 
-@pytest.mark.parametrize(("at", "done"), [(3, 10), (6, 26), (8, 26)])
+@pytest.mark.parametrize(
+    ("at", "done"), [(3, 10), *(pytest.param(*late, marks=pytest.mark.slow) for late in ((6, 26), (8, 26)))]
+)
 def test_killed_on_one_machine_another_one_goes_on(
     bucket: Store,
     clip: Path,

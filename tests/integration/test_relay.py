@@ -101,6 +101,7 @@ class Site:
         return ClientKeys(public_of(self.secret(server)), self.secret(name))
 
 
+@pytest.mark.slow
 def test_two_daemons_and_fifty_subscribers_with_keys_on_both_sides(tmp_path: Path, tiny_engine: Path) -> None:
     site = Site(tmp_path, tiny_engine)
     ports = {"gate": free_port(), "yard": free_port()}

@@ -66,6 +66,7 @@ def python(code: str, *words: str | Path) -> list[str | Path]:
     return [sys.executable, "-c", code, *words]
 
 
+@pytest.mark.alone
 def test_while_the_engine_loads(tmp_path: Path, tiny_engine: Path) -> None:
     config = site(tmp_path, tiny_engine, '[streams.gate]\nsource = "demo:"\n')
     with Lines(python(SLOW_ENGINE, "run", config), errors=True) as process:
@@ -75,6 +76,7 @@ def test_while_the_engine_loads(tmp_path: Path, tiny_engine: Path) -> None:
     assert took_s < WITHIN_S
 
 
+@pytest.mark.alone
 def test_while_cameras_are_being_connected(tmp_path: Path, tiny_engine: Path) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
         port = silent.getsockname()[1]
@@ -94,6 +96,7 @@ def test_while_cameras_are_being_connected(tmp_path: Path, tiny_engine: Path) ->
     assert took_s < WITHIN_S
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_with_a_full_pipeline_a_busy_crf_and_a_subscriber_that_does_not_read(
     replicas: int, tmp_path: Path, tiny_engine: Path

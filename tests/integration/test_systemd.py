@@ -21,7 +21,7 @@ from tests.integration.boot import Machine, why_not
 from tests.media import draw_clip
 from tests.waiting import LIMIT_S
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 WATCHDOG_S = 6
 SITE = """

@@ -20,6 +20,8 @@ from tests.soak.cable import Cable
 from tests.soak.flat import report
 from tests.waiting import LIMIT_S, until
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
 GREETING = b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03\x00CURVE".ljust(64, b"\x00")
 
 

@@ -18,6 +18,8 @@ from tests.ports import free_port
 from tests.soak.cable import Cable
 from tests.soak.flat import Holds, assert_nothing_leaked, report, settled
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
 __all__ = ["rtsp"]
 
 STREAMS = ("a", "b", "c")

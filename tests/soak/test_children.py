@@ -28,6 +28,8 @@ from streamseg.types import Mask
 from tests.media import draw_clip
 from tests.soak.flat import Holds, report, until
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
 CHILDREN = {"crf": "streamseg.refinement.crf_worker", "web": "streamseg.web"}
 WAIT_S = 90.0
 

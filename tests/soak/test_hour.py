@@ -21,6 +21,8 @@ from tests.media import draw_clip
 from tests.ports import free_port
 from tests.soak.flat import FLAT, Holds, report, settled, until
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
 HOUR = 3600 * 25  # masks
 STREAMS = ("gate", "yard", "door", "roof")
 WAIT_S = 120.0

@@ -23,6 +23,8 @@ from tests.masks import STREET, make_mask
 from tests.property.test_wire_fuzz import mutated, seeds
 from tests.soak.flat import report, until
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
 WAIT_S = 60.0
 GROWTH = (
     24 << 20

@@ -66,6 +66,7 @@ def test_branches_add_to_the_scores_of_fc8() -> None:
     assert torch.equal(without, up)
 
 
+@pytest.mark.slow
 def test_a_variant_becomes_an_engine_and_has_no_form_at_an_eighth(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     from streamseg.config import EngineConfig

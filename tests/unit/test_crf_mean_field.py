@@ -39,6 +39,7 @@ def test_probabilities_sum_to_one_and_belong_to_the_caller() -> None:
     q[:] = 0  # writable, and nothing else looks at it
 
 
+@pytest.mark.slow
 def test_the_lattice_agrees_with_the_oracle_as_well_as_the_reference_does() -> None:
     ours, theirs = [], []
     for seed in range(4):

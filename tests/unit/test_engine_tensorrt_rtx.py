@@ -112,6 +112,7 @@ def test_a_plan_built_ahead_of_time_is_the_one_that_its_gpu_looks_for(
     assert recipe_of(*there).key != ahead
 
 
+@pytest.mark.slow
 def test_a_corrupted_or_foreign_plan_is_refused_and_built_again(
     small: Choice, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,6 +194,7 @@ def test_a_gpu_that_is_no_target_is_refused_with_those_that_are(small: Choice) -
         Build(small._replace(spec=msgspec.structs.replace(small.spec, target="sm_90"))).run()
 
 
+@pytest.mark.slow
 def test_the_command_builds_beside_the_engine_for_a_gpu_elsewhere(tmp_path: Path) -> None:
     folder = write_small_engine(tmp_path / "small")
     command = [sys.executable, "-m", "streamseg", "engine", "build", str(folder), "--backend", "tensorrt-rtx"]

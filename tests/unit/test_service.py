@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -52,7 +53,9 @@ class Manager:
 
 @pytest.fixture(params=["path", "abstract"])
 def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
-    manager = Manager(f"{tmp_path}/notify" if request.param == "path" else f"@streamseg-test-{tmp_path.name}")
+    manager = Manager(
+        f"{tmp_path}/notify" if request.param == "path" else f"@streamseg-test-{os.getpid()}-{tmp_path.name}"
+    )
     yield manager
     manager.close()
 
