@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -16,6 +15,7 @@ from torch import nn
 import streamseg
 from streamseg.models.export import write_engine
 from streamseg.models.zoo import NETWORKS
+from tests.once import one_at_a_time
 
 # Three of the twelve have everything that an export meets: Caffe's plain grid, branches at the picture's own
 # size, torchvision's with hard swishes. The other nine are slow tests.
@@ -70,8 +70,7 @@ def narrow_engine(name: str) -> Path:
     """
     folder = EXPORTS / _sources_key() / name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_at_a_time(folder.parent / f"{name}.lock"):
         if not (folder / "engine.toml").is_file():  # it is written last
             shutil.rmtree(folder, ignore_errors=True)
             write_engine(narrow_network(name, classes=21), name, folder)

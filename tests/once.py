@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,17 @@ def made_once(temporary: pytest.TempPathFactory, name: str, make: Callable[[Path
     shared.mkdir(exist_ok=True)
     path, part = shared / name, shared / "parts" / name
     part.parent.mkdir(exist_ok=True)
-    with (shared / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when its process ends, however it ends
+    with one_at_a_time(shared / f"{name}.lock"):
         if not path.exists():
             shutil.rmtree(part, ignore_errors=True)
             make(part)
             part.rename(path)
     return path
+
+
+@contextlib.contextmanager
+def one_at_a_time(file: Path) -> Iterator[None]:
+    """Hold the lock of this file; the kernel gives it back when its process ends, however it ends."""
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -13,6 +13,7 @@ import pytest
 from tests.integration.children import ROOT
 from tests.integration.daemons import Lines, run_daemon
 from tests.media import draw_clip
+from tests.once import one_at_a_time
 from tests.ports import free_port
 from tests.waiting import LIMIT_S
 
@@ -59,9 +60,11 @@ def compiled(program: str) -> Path:
 
 
 def program(language: str, name: str) -> list[str]:
-    if language == "node":
-        return ["node", str(node_folder() / f"{name}.mjs")]
-    return [str(compiled(name))]
+    (ROOT / "build").mkdir(exist_ok=True)
+    with one_at_a_time(ROOT / "build/clients.lock"):
+        if language == "node":
+            return ["node", str(node_folder() / f"{name}.mjs")]
+        return [str(compiled(name))]
 
 
 LANGUAGES = pytest.mark.parametrize("language", ["node", "cpp"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.once import one_at_a_time
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ["-DSTREAMSEG_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=Release"]
@@ -24,8 +25,7 @@ def fuzz(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     cache = getattr(request.config, "cache", None)
     checkout = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]  # a CMake folder belongs to one checkout
     folder = Path(cache.mkdir(f"sanitizers-{checkout}")) if cache else tmp_path_factory.mktemp("sanitizers")
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_at_a_time(folder / "lock"):
         for command in (
             ["cmake", "-S", ROOT, "-B", folder, *OPTIONS],
             ["cmake", "--build", folder, "--target", "crf_fuzz", "--parallel", "2"],

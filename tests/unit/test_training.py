@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from streamseg.training.log import read_log  # noqa: E402
 from streamseg.training.loop import learning_rate, train  # noqa: E402
 from streamseg.training.loss import cross_entropy, lovasz_softmax, thin_labels  # noqa: E402
 from streamseg.training.recipe import AugmentRecipe, TrainRecipe, load_recipe  # noqa: E402
+from tests.once import made_once  # noqa: E402
 
 CLASSES = (
     ClassEntry(name="ground", colour=(90, 90, 90)),
@@ -68,9 +70,11 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of four epochs that nothing interrupted."""
-    out = tmp_path_factory.mktemp("run")
-    assert train(RECIPE, drawn, drawn, out, resume=False) == out / "best.pt"
-    return out
+
+    def run(out: Path) -> None:
+        assert train(RECIPE, drawn, drawn, out, resume=False) == out / "best.pt"
+
+    return made_once(tmp_path_factory, "finished-run", run)
 
 
 def test_training_lowers_the_loss_and_logs_every_epoch(finished: Path) -> None:
@@ -277,7 +281,9 @@ def engine(drawn: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory
     pytest.importorskip("onnxscript")
     from streamseg.training.export import export_engine
 
-    return export_engine(finished / "best.pt", tmp_path_factory.mktemp("engines") / "drawn", drawn, drawn)
+    return made_once(
+        tmp_path_factory, "drawn", lambda folder: export_engine(finished / "best.pt", folder, drawn, drawn)
+    )
 
 
 def test_the_exported_graph_equals_the_network(finished: Path, engine: Path) -> None:
@@ -343,9 +349,10 @@ def test_int8_is_really_quantised_and_agrees_with_fp32(engine: Path) -> None:
     assert (both[0][0].argmax(1) == both[1][0].argmax(1)).mean() > 0.9
 
 
-def test_the_model_card_keeps_what_people_wrote(drawn: Path, finished: Path, engine: Path) -> None:
+def test_the_model_card_keeps_what_people_wrote(finished: Path, engine: Path, tmp_path: Path) -> None:
     from streamseg.training.export import export_engine
 
+    engine = shutil.copytree(engine, tmp_path / "drawn")
     card = engine / "README.md"
     text = card.read_text()
     assert "| **mIoU** |" in text
