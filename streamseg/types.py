@@ -217,7 +217,7 @@ class Logits:
 class Refined:
     """The dense CRF's answer to one keyframe."""
 
-    scores: Logits  # of the keyframe
+    logits: Logits  # of the keyframe
     log_probabilities: F32 | None  # (C, h, w), half the network's input, where fusion wants them
     took_s: float
     labels: U8 | None = None  # (H, W), where a mask of the keyframe was wanted

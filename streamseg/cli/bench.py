@@ -39,7 +39,7 @@ def command() -> None:
 @options_from(StreamConfig, "realtime", "max_fps", "mask_size")
 @options_from(PublishConfig, "encoding")
 @click.option("--refined", is_flag=True, help="Also subscribe to refined masks, so that the CRF runs.")
-@click.option("--fusion", is_flag=True, help="Fuse with refinements and with the frames before.")
+@click.option("--fusion", is_flag=True, help="Run at refinement.level live: fuse with the frames before.")
 @click.option("--seconds", type=click.FloatRange(1), default=15.0, help="How long to measure.")
 @as_json
 def pipeline(
@@ -60,7 +60,7 @@ def pipeline(
         },
         "engine": pick(EngineConfig),
         "publish": {"endpoint": "tcp://127.0.0.1:0", **pick(PublishConfig)},
-        "fusion": {"enabled": fusion},
+        "refinement": {"level": "live" if fusion else "off"},
     }
     result = bench_pipeline(build_settings(Config, tree), seconds, refined=refined)
     _show(result, as_json, show_pipeline)

@@ -100,7 +100,7 @@ def status(connect: _Connection, as_json: bool) -> None:
 @click.option("--source", required=True, help="A file, /dev/videoN or an address.")
 @options_from(
     StreamConfig, "password_file", "realtime", "loop", "max_fps", "max_age_ms", "timeout_s", "rtsp_transport",
-    "keep_trying", "mask_size",
+    "retry_at_start", "mask_size",
 )  # fmt: skip
 @click.pass_obj
 def add(connect: _Connection, /, stream: str, source: str, **options: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamseg.cli.settings import options_from
-from streamseg.config import CrfConfig, EngineConfig, RefineConfig
+from streamseg.config import CrfConfig, EngineConfig, RefinementConfig
 from streamseg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "--video", type=click.Path(path_type=Path), help="Take the sequence's frames from this file, in order."
 )
 @click.option(
-    "--every", default=RefineConfig().every, help="A keyframe every so many frames of the sequence."
+    "--every", default=RefinementConfig().every, help="A keyframe every so many frames of the sequence."
 )
 @click.option("--delay", default=2, help="Frames until a keyframe's refinement is there.")
 @click.option("--preset", default=CrfConfig().preset, help="The engine's own CRF parameters, or a preset's.")

@@ -10,15 +10,43 @@ from typing import Any
 import click
 
 from streamseg.cli.settings import options_from
-from streamseg.config import CrfConfig, EngineConfig, FusionConfig, build_settings, settings_fields
+from streamseg.config import (
+    CrfConfig,
+    EngineConfig,
+    FusionConfig,
+    RefinementConfig,
+    build_settings,
+    settings_fields,
+)
+from streamseg.errors import UsageError
 from streamseg.recorded.settings import ProcessConfig
 
-FUSION = next(sentence for name, _, _, sentence in settings_fields(FusionConfig) if name == "enabled")
 HELP = {name: sentence for name, _, _, sentence in settings_fields(ProcessConfig)}
-ASIDE = ("engine", "crf_options", "fusion", "start_s", "end_s")  # options of their own
+ASIDE = ("engine", "refinement", "start_s", "end_s")  # options of their own
+MOVED = {
+    "--crf": "--refinement-crf-on; --refinement live is the CRF on keyframes, with fusion",
+    "--crf-every": "--refinement-every",
+    "--ahead": "--refinement-lookahead; --refinement best sets it",
+    "--fusion": "--refinement live",
+    "--no-fusion": "--no-refinement-fusion-enabled",
+    "--preset": "--refinement-crf-preset",
+    "--quality": "--refinement-crf-quality",
+}
+"""Options of 0.1, and what they are called now."""
 
 
-@click.command()
+class _Command(click.Command):
+    """Names the new option where an old one is given."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for arg in args[: args.index("--") if "--" in args else None]:
+            option = arg.partition("=")[0]
+            if option in MOVED:
+                raise UsageError(f"{option}: is now {MOVED[option]}")
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_Command)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
     "--out", required=True, help="The folder of results; it is made. Or an address, such as s3://BUCKET/PATH."
@@ -26,8 +54,17 @@ ASIDE = ("engine", "crf_options", "fusion", "start_s", "end_s")  # options of th
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @options_from(EngineConfig, "precision", "input_size", "threads")
 @options_from(ProcessConfig, *(name for name in HELP if name not in ASIDE))
-@options_from(CrfConfig, "preset", "quality")
-@click.option("--fusion/--no-fusion", default=False, help=FUSION)
+@click.option(
+    "--refinement",
+    "refinement_level",
+    type=click.Choice(["off", "live", "best"]),
+    default=RefinementConfig().level,
+    help="off: the network's masks; live: the CRF on keyframes, and fusion over time; best: smoothed with "
+    "the frames that follow, too. The options below change single choices.",
+)
+@options_from(RefinementConfig, "every", "lookahead", prefix="refinement-")
+@options_from(CrfConfig, prefix="refinement-crf-")
+@options_from(FusionConfig, "enabled", prefix="refinement-fusion-")
 @click.option("--start", "start_s", type=float, default=0.0, help=HELP["start_s"])
 @click.option("--end", "end_s", type=float, help=HELP["end_s"])
 @click.option(
@@ -49,8 +86,11 @@ def command(
     given = {key: value for key, value in {"name": name, **options}.items() if value is not None}
     groups: dict[str, Any] = {
         "engine": _taken(given, "name", "precision", "input_size", "threads"),
-        "crf_options": _taken(given, "preset", "quality"),
-        "fusion": {"enabled": given.pop("fusion")},
+        "refinement": {
+            "crf": _prefixed(given, "refinement_crf_"),
+            "fusion": _prefixed(given, "refinement_fusion_"),
+            **_prefixed(given, "refinement_"),
+        },
     }
     config = build_settings(ProcessConfig, {**given, **groups})
     stop = threading.Event()
@@ -73,3 +113,9 @@ def command(
 
 def _taken(options: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: options.pop(name) for name in names if name in options}
+
+
+def _prefixed(options: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Take out the options whose names begin so, without that beginning."""
+    names = [name for name in options if name.startswith(prefix)]
+    return {name.removeprefix(prefix): options.pop(name) for name in names}

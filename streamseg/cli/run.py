@@ -75,7 +75,7 @@ def _from_options(sources: tuple[str, ...], options: dict[str, Any]) -> Config:
 
     names = ["video"] if len(sources) == 1 else [f"video{i}" for i in range(len(sources))]
     streams = {
-        n: {"source": s, "keep_trying": False, **pick(StreamConfig)}
+        n: {"source": s, "retry_at_start": False, **pick(StreamConfig)}
         for n, s in zip(names, sources, strict=True)
     }
     return build_settings(

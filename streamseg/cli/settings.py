@@ -15,15 +15,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def options_from(kind: type[Settings], *names: str) -> Callable[[F], F]:
-    """Add an option for each named field of `kind`; without names, for all simple ones."""
+def options_from(kind: type[Settings], *names: str, prefix: str = "") -> Callable[[F], F]:
+    """Add an option for each named field of `kind`; without names, for all simple ones.
+
+    prefix: what its name begins with, such as refinement-crf-.
+    """
     fields = [f for f in settings_fields(kind) if (f[0] in names if names else _simple(f[1]))]
     if missing := set(names) - {f[0] for f in fields}:
         raise KeyError(f"{kind.__name__} has no {', '.join(sorted(missing))}")
 
     def add(function: F) -> F:
         for name, annotation, default, sentence in reversed(fields):
-            function = _option(name, annotation, default, sentence)(function)
+            function = _option(prefix + name, annotation, default, sentence)(function)
         return function
 
     return add

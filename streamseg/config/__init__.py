@@ -1,17 +1,15 @@
 """Every setting once: its type, default, unit and sentence, the TOML reader, and the generated reference."""
 
 from streamseg.config.reader import load_config, parse_config
+from streamseg.config.refinement import CrfConfig, CrfOn, FusionConfig, RefinementConfig
 from streamseg.config.schema import (
     BackendName,
     Config,
     ControlConfig,
-    CrfConfig,
     EngineConfig,
-    FusionConfig,
     LogConfig,
     Precision,
     PublishConfig,
-    RefineConfig,
     StreamConfig,
     StreamName,
     WebConfig,
@@ -23,12 +21,13 @@ __all__ = [
     "Config",
     "ControlConfig",
     "CrfConfig",
+    "CrfOn",
     "EngineConfig",
     "FusionConfig",
     "LogConfig",
     "Precision",
     "PublishConfig",
-    "RefineConfig",
+    "RefinementConfig",
     "Settings",
     "StreamConfig",
     "StreamName",

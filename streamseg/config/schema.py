@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from streamseg.config.refinement import RefinementConfig
 from streamseg.config.security import door_problems, is_local
 from streamseg.config.settings import Settings
 from streamseg.errors import ConfigError
@@ -66,9 +67,9 @@ class StreamConfig(Settings, frozen=True):
             "network that runs there. Not run on hardware yet."
         ),
     ] = "none"
-    keep_trying: Annotated[
+    retry_at_start: Annotated[
         bool,
-        Meta(description="Keep trying a live source that cannot be had at the start; off ends the stream."),
+        Meta(description="Keep trying a live source that cannot be opened at the start; else it ends."),
     ] = True
     mask_size: Annotated[
         Literal["frame", "input"],
@@ -202,68 +203,6 @@ class ControlConfig(Settings, frozen=True):
             raise ConfigError(*problems)
 
 
-class CrfConfig(Settings, frozen=True):
-    """The dense CRF (Krähenbühl & Koltun 2011) that refines masks."""
-
-    preset: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            description="engine for the engine's own parameters, a preset such as deeplab-v2-vgg16, or"
-            " another engine, for those tuned for it.",
-        ),
-    ] = "engine"
-    quality: Annotated[
-        Literal["exact", "balanced", "fast"],
-        Meta(
-            description="How exactly it is inferred; balanced is about three times as fast as exact, "
-            "fast five times."
-        ),
-    ] = "balanced"
-    threads: Annotated[int, Meta(ge=1, le=64, description="CPU threads of the CRF.")] = 1
-    backend: Annotated[
-        Literal["native", "gpu"],
-        Meta(
-            description="What runs it: C++ on the CPU, or torch and Triton on a CUDA device (extra torch, "
-            "always exact). gpu has not been run on hardware yet."
-        ),
-    ] = "native"
-
-
-class RefineConfig(Settings, frozen=True):
-    """Refinement of live streams: the CRF on keyframes, beside the route."""
-
-    every: Annotated[int, Meta(ge=1, description="A keyframe at least every so many decoded frames.")] = 5
-    max_age_s: Annotated[
-        float,
-        Meta(gt=0, le=60, description="A keyframe older than this (s) is not refined, nor its result used."),
-    ] = 2.0
-    budget_s: Annotated[
-        float, Meta(gt=0, le=300, description="A CRF that gives no answer for so long (s) is restarted.")
-    ] = 10.0
-    priority: Annotated[
-        Literal["idle", "low", "normal"],
-        Meta(description="CPU share of the CRF: what nothing else wants, a small one, or an equal one."),
-    ] = "idle"
-
-
-class FusionConfig(Settings, frozen=True):
-    """Fusion of each frame of a live stream with the last refinement and with the frames before."""
-
-    enabled: Annotated[
-        bool, Meta(description="Fuse: steadier masks and sharper boundaries, for about 3 ms a frame.")
-    ] = False
-    refined_weight: Annotated[
-        float, Meta(ge=0, le=0.7, description="Weight of the last refinement, where it fits perfectly.")
-    ] = 0.3
-    decay: Annotated[
-        float, Meta(gt=0, le=1, description="Factor of that weight for each frame since the keyframe.")
-    ] = 0.97
-    recursion: Annotated[
-        float, Meta(ge=0, le=0.7, description="Weight of the fused frame before, where it fits perfectly.")
-    ] = 0.5
-
-
 class WebConfig(Settings, frozen=True):
     """The web console, health and metrics (extra `web`); whoever reaches it controls the streams."""
 
@@ -305,8 +244,6 @@ class Config(Settings, frozen=True):
     engine: EngineConfig = EngineConfig()
     publish: PublishConfig = PublishConfig()
     control: ControlConfig = ControlConfig()
-    crf: CrfConfig = CrfConfig()
-    refine: RefineConfig = RefineConfig()
-    fusion: FusionConfig = FusionConfig()
+    refinement: RefinementConfig = RefinementConfig()
     web: WebConfig = WebConfig()
     log: LogConfig = LogConfig()

@@ -17,6 +17,24 @@ T = TypeVar("T", bound="Settings")
 
 _MOST_SHOWN = 200
 
+MOVED = {
+    "crf.preset": "refinement.crf.preset",
+    "crf.quality": "refinement.crf.quality",
+    "crf.threads": "refinement.crf.threads",
+    "crf.backend": "refinement.crf.backend",
+    "refine.every": "refinement.every",
+    "refine.max_age_s": "refinement.max_age_s",
+    "refine.budget_s": "refinement.timeout_s",
+    "refine.priority": "refinement.priority",
+    "fusion.enabled": 'refinement.level = "live"; for fusion alone, refinement.fusion.enabled',
+    "fusion.refined_weight": "refinement.fusion.refined_weight",
+    "fusion.decay": "refinement.fusion.decay",
+    "fusion.recursion": "refinement.fusion.recursion",
+    "engine.lanes": "engine.replicas",
+    "streams.*.keep_trying": "retry_at_start",
+}
+"""Keys of 0.1, and what they are called now."""
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all groups of settings."""
@@ -79,15 +97,34 @@ def _problems(kind: type[Settings], tree: Any, prefix: str) -> Iterator[str]:
     fields = {name: (annotation, default) for name, annotation, default, _ in settings_fields(kind)}
     for key in tree:
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
-            yield f"{prefix}{key}: there is no such setting" + (
-                f"; did you mean {prefix}{near[0]}?" if near else f" (known here: {', '.join(fields)})"
-            )
+            yield from _unknown(f"{prefix}{key}", tree[key], prefix, list(fields))
     for name, (annotation, default) in fields.items():
         if name in tree:
             yield from _value_problems(annotation, tree[name], f"{prefix}{name}")
         elif default is msgspec.NODEFAULT:
             yield f"{prefix}{name}: is missing; it must be {describe(annotation)}"
+
+
+def _unknown(key: str, value: Any, prefix: str, known: list[str]) -> Iterator[str]:
+    moved = list(_moved(key, value))
+    if moved:
+        yield from moved
+        return
+    near = difflib.get_close_matches(key.removeprefix(prefix), known, n=1, cutoff=0.5)
+    hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
+    yield f"{key}: unknown setting; {hint}"
+
+
+def _moved(key: str, value: Any) -> Iterator[str]:
+    """A line for each setting in `value` that has another key now."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _moved(f"{key}.{name}", inner)
+        return
+    stream = key.startswith("streams.")
+    new = MOVED.get("streams.*." + key.rpartition(".")[2] if stream else key)
+    if new is not None:
+        yield f"{key}: is now {key.rpartition('.')[0] + '.' + new if stream else new}"
 
 
 def _value_problems(annotation: Any, value: Any, key: str) -> Iterator[str]:

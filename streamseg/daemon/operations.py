@@ -194,8 +194,8 @@ class Operations:
             if pipeline.streams.change(name, config):
                 restarted.append(name)
         pipeline.streams.add(change.added)
-        if any(key.startswith(("refine.", "fusion.")) for key in change.applied):
-            pipeline.refinement.apply(change.config.refine, change.config.fusion)
+        if any(key.startswith("refinement.") for key in change.applied):
+            pipeline.refinement.apply(change.config.refinement)
         set_log_level(change.config.log.level)
         self._daemon.config = change.config
         live = [f"streams.{name}" for name in change.changed if name not in restarted]

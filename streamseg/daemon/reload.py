@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
-from streamseg.config import Config, Settings, StreamConfig
+from streamseg.config import Config, FusionConfig, Settings, StreamConfig
 from streamseg.errors import ConfigError, SourceError
 from streamseg.sources.target import target_of
 
+S = TypeVar("S", bound=Settings)
+
 # Settings that a running daemon takes on; all others wait for the next start.
 LIVE = frozenset(
-    {"log.level", "refine.every", "refine.max_age_s", "refine.budget_s", "fusion.enabled",
-     "fusion.refined_weight", "fusion.decay", "fusion.recursion"}
-)  # fmt: skip
+    {
+        "log.level",
+        *(f"refinement.{key}" for key in ("level", "every", "max_age_s", "timeout_s", "crf.on")),
+        *(f"refinement.fusion.{key}" for key in FusionConfig.__struct_fields__),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +74,16 @@ def check_sources(streams: Mapping[str, StreamConfig]) -> None:
 
 def _taking(running: Config, new: Config, keys: list[str]) -> Config:
     """The running settings with these keys, and the streams, of the new ones."""
-    groups: dict[str, Any] = {"streams": new.streams}
+    taken = msgspec.structs.replace(running, streams=new.streams)
     for key in keys:
-        group, _, field = key.partition(".")
-        before = groups.get(group, getattr(running, group))
-        groups[group] = msgspec.structs.replace(before, **{field: getattr(getattr(new, group), field)})
-    return msgspec.structs.replace(running, **groups)
+        taken = _with(taken, new, key)
+    return taken
+
+
+def _with(settings: S, new: S, key: str) -> S:
+    """The settings with one key, such as refinement.fusion.decay, of the new ones."""
+    name, _, rest = key.partition(".")
+    value = getattr(new, name)
+    return msgspec.structs.replace(
+        settings, **{name: _with(getattr(settings, name), value, rest) if rest else value}
+    )

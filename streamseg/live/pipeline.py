@@ -23,13 +23,13 @@ from streamseg.inference.infer import FramePlacement, batch_key, infer
 from streamseg.live.streams import Streams
 from streamseg.outputs.previews import Previews
 from streamseg.publish import Publisher
-from streamseg.refinement.live import Refinement
+from streamseg.refinement.streams import LiveRefinement
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed, Mailbox
 from streamseg.runtime.ordered import OrderedWorkers
 from streamseg.runtime.scheduler import FrameScheduler
 from streamseg.runtime.stage import Stage
-from streamseg.types import Frame, LabelSet, Logits, Mask, Refined
+from streamseg.types import Frame, LabelSet, Logits, Mask
 
 
 class Pipeline:
@@ -54,19 +54,13 @@ class Pipeline:
         self._logits: Mailbox[Logits] = Mailbox(2)
         self._failures: list[BaseException] = []  # of stages, first cause first; list.append is atomic
         self._putting = threading.Lock()  # guards that no mask of a stream is put after it was forgotten
-        self.refinement = Refinement(
-            config,
-            engines[0].info.spec,
-            self.stats,
-            wants_refined=lambda stream: publisher.wants("refined", stream),
-            on_refined=self._put_refined,
-        )
-        self._placement = FramePlacement(engines[0], self.refinement.wanted)
+        self.refinement = LiveRefinement(config.refinement, engines[0].info.spec, self.stats)
+        self._placement = FramePlacement(engines[0], self._needs_refinement)
         self._previews = Previews(publisher.put)
         names = ["infer"] if len(engines) == 1 else [f"infer-{i}" for i in range(len(engines))]
         self._stages = [
             Stage("preview", self._previews.run, self._stage_ended),
-            Stage("refine", self.refinement.run, self._stage_ended),
+            Stage("refine", self._refine, self._stage_ended),
             *(
                 Stage(name, partial(self._infer, engine), self._stage_ended)
                 for name, engine in zip(names, engines, strict=True)
@@ -121,9 +115,9 @@ class Pipeline:
         """Send a stream's next frame to the CRF; raises ControlError where nothing would use the result."""
         if name not in self.streams:
             raise ControlError("unknown stream", f"{name}: unknown stream")
-        if not self.refinement.wanted(name):
+        if not self._needs_refinement(name):
             raise ControlError(
-                "bad state", f"{name}: no one subscribes to its refined masks, and fusion.enabled is off"
+                "bad state", f"{name}: no one subscribes to its refined masks, and refinement.level is off"
             )
         self.refinement.request_keyframe(name)
 
@@ -167,28 +161,35 @@ class Pipeline:
         frame = logits.frame
         size = frame.size if frame.settings.mask_size == "frame" else logits.geometry.input_size
         confident = self._publisher.wants("mask+confidence", frame.stream)
-        labels, confidence, refined_seq = self.refinement.labels(logits, size, confident)
+        labelled = self.refinement.labels(
+            logits, size, confident, refined_wanted=self._publisher.wants("refined", frame.stream)
+        )
         stage_us = logits.stage_us | {"fuse": (time.monotonic_ns() - begun) // 1000}
         return Mask(
             frame.stamp,
-            labels,
+            labelled.labels,
             self._label_set.id,
             logits.engine,
-            refined_seq=refined_seq,
-            confidence=confidence,
+            refined_seq=labelled.refined_seq,
+            confidence=labelled.confidence,
             stage_us=stage_us,
         )
 
-    def _put_refined(self, refined: Refined) -> None:
-        """Publish revision 1 of a keyframe's mask; called in the refine stage."""
-        assert refined.labels is not None
-        logits = refined.scores
-        frame = logits.frame
-        stage_us = logits.stage_us | {"refine": round(refined.took_s * 1e6)}
-        mask = Mask(
-            frame.stamp, refined.labels, self._label_set.id, logits.engine, 1, frame.seq, stage_us=stage_us
-        )
-        self._put(mask, frame)
+    def _refine(self) -> None:
+        """Publish revision 1 of keyframes' masks."""
+        with contextlib.closing(self.refinement.refined()) as answers:
+            for refined in answers:
+                if refined.labels is None:
+                    continue
+                logits = refined.logits
+                frame = logits.frame
+                stage_us = logits.stage_us | {"refine": round(refined.took_s * 1e6)}
+                labels, set_id = refined.labels, self._label_set.id
+                mask = Mask(frame.stamp, labels, set_id, logits.engine, 1, frame.seq, stage_us=stage_us)
+                self._put(mask, frame)
+
+    def _needs_refinement(self, stream: str) -> bool:
+        return self.refinement.needed(self._publisher.wants("refined", stream))
 
     def _put(self, mask: Mask, frame: Frame) -> bool:
         """Leave a frame's mask with the publisher; False when its stream was removed."""

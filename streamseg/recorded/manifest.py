@@ -105,6 +105,10 @@ def result_settings(config: ProcessConfig, engine: Engine) -> dict[str, Any]:
     """The settings that decide the results; how many threads computed them does not."""
     settings: dict[str, Any] = msgspec.to_builtins(config)
     del settings["engine"]
+    refinement = msgspec.to_builtins(config.refinement.written_out())
+    for key in ("level", "max_age_s", "timeout_s", "priority"):
+        del refinement[key]
+    settings["refinement"] = refinement
     return {**settings, "input_size": list(engine.info.input_size)}
 
 

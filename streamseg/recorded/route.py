@@ -20,7 +20,7 @@ from streamseg.recorded.opening import open_input
 from streamseg.recorded.selection import Account, picks
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.refinement.fusion import labels_from_logits
-from streamseg.refinement.live import InlineRefinement, Labelled
+from streamseg.refinement.streams import Labelled, recorded_refinement
 from streamseg.runtime.ordered import map_ordered
 from streamseg.sources import OpenSource
 from streamseg.sources.frames import FrameMaker
@@ -136,34 +136,25 @@ class Route:
         Refinement begins anew with each part, so that a part made again by itself comes out the same.
         """
         config, info = self.config, self.engines[0].info
-        inline = (
-            InlineRefinement(
-                config.crf_options,
-                info.spec,
-                config.crf,
-                every=config.crf_every,
-                fusion=config.fusion,
-                ahead=config.ahead,
-            )
-            if config.refines
-            else None
-        )
+        refinement = recorded_refinement(config.refinement, info.spec) if config.refines else None
         for item in scores:
             size = result_size(self.facts.size, config.scale)
             begun = time.monotonic_ns()
             if isinstance(item, PartEnd):
-                for rest in inline.rest(size, config.confidence) if inline is not None else ():
+                for rest in refinement.rest(size, config.confidence) if refinement is not None else ():
                     yield self._segmented(rest, begun)
                 yield item
-            elif inline is None:
+            elif refinement is None:
                 labels, confidence = labels_from_logits(item.array, size, config.confidence)
                 yield self._segmented(Labelled(item, labels, confidence, None), begun)
             else:
-                for labelled in inline.add(item, size, config.confidence):
+                for labelled in refinement.add(
+                    item, size, config.confidence, refined_wanted=not config.refinement.fuses
+                ):
                     yield self._segmented(labelled, begun)
 
     def _segmented(self, labelled: Labelled, begun: int) -> Segmented:
-        info, frame = self.engines[0].info, labelled.scores.frame
+        info, frame = self.engines[0].info, labelled.logits.frame
         mask = Mask(
             replace(frame.stamp, n=frame.seq),
             labelled.labels,
@@ -172,7 +163,7 @@ class Route:
             revision=1 if labelled.refined_seq == frame.seq else 0,
             refined_seq=labelled.refined_seq,
             confidence=labelled.confidence,
-            stage_us={**labelled.scores.stage_us, "fuse": (time.monotonic_ns() - begun) // 1000},
+            stage_us={**labelled.logits.stage_us, "fuse": (time.monotonic_ns() - begun) // 1000},
         )
         return Segmented(frame, mask)
 

@@ -6,30 +6,14 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from streamseg.config import CrfConfig, EngineConfig, FusionConfig, RefineConfig, Settings
+from streamseg.config import EngineConfig, RefinementConfig, Settings
 
 
 class ProcessConfig(Settings, frozen=True):
     """Everything that `streamseg process` needs to know besides its inputs and its folder."""
 
     engine: EngineConfig = EngineConfig()
-    crf: Annotated[
-        Literal["off", "keyframes", "all"],
-        Meta(description="Refine with the dense CRF: no frame, keyframes, or every frame."),
-    ] = "off"
-    crf_every: Annotated[
-        int, Meta(ge=1, description="A keyframe at least every so many frames, and where the scene changes.")
-    ] = RefineConfig().every
-    crf_options: CrfConfig = CrfConfig()
-    fusion: FusionConfig = FusionConfig()
-    ahead: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=32,
-            description="Fuse with the frames behind, too, at least so many; 4 is good, 0 is off.",
-        ),
-    ] = 0
+    refinement: RefinementConfig = RefinementConfig()
     labels: Annotated[
         bool, Meta(description="Write NAME.labels.mp4: class ids as lossless grey video (FFV1), same PTS.")
     ] = True
@@ -115,4 +99,4 @@ class ProcessConfig(Settings, frozen=True):
     @property
     def refines(self) -> bool:
         """Whether labels come from more than the network's scores of their own frame."""
-        return self.crf != "off" or self.fusion.enabled or self.ahead > 0
+        return self.refinement.crf_on != "off" or self.refinement.fuses

@@ -6,19 +6,16 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
 
-from streamseg.config import RefineConfig
-from streamseg.inference.preprocess import scale_picture
-from streamseg.refinement.crf_step import CrfSetup
-from streamseg.refinement.messages import Answer, Hello, Request
+from streamseg.config import RefinementConfig
+from streamseg.refinement.crf_step import Answer, CrfSetup, Hello, Keyframe
 from streamseg.runtime.backoff import Backoff
 from streamseg.runtime.channel import ChannelChild, ChildLost
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed
 from streamseg.runtime.scheduler import FrameScheduler
-from streamseg.types import Logits, Refined, Size
+from streamseg.types import Logits, Refined
 
 log = logging.getLogger(__name__)
 
@@ -26,40 +23,25 @@ START_TIMEOUT_S = 60.0  # for the child to be ready: it imports NumPy and OpenCV
 END_WITHIN_S = 1.0  # for a child that has closed its end of the channel to end by itself
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Keyframe:
-    """What the stage works on: the network's scores, and what is wanted of the CRF."""
-
-    scores: Logits
-    labels_size: Size | None  # of the refined mask
-    for_fusion: bool = True  # log-probabilities, too
-
-    @property
-    def stream(self) -> str:
-        return self.scores.frame.stream
-
-
 class CrfWorker:
-    """Owns the CRF's process. run() is the work of one thread; submit() and close() come from any.
+    """Owns the CRF's process. refined() is the work of one thread; submit() and close() come from any.
 
     Of each stream the newest keyframe waits; one that waits gives way. The process is started with the first
-    keyframe. When it dies, or gives no answer in budget_s, it is replaced after a pause that grows from 0.5
+    keyframe. When it dies, or gives no answer in timeout_s, it is replaced after a pause that grows from 0.5
     to 30 s (full jitter); keyframes that come meanwhile are left out and counted.
     """
 
     def __init__(
         self,
         setup: CrfSetup,
-        config: RefineConfig,
+        config: RefinementConfig,
         stats: Stats,
-        deliver: Callable[[Refined], None],
         command: list[str] | None = None,
     ) -> None:
-        """deliver gets each result, in the thread of run(). command: what to start instead, in tests."""
+        """command: what to start instead, in tests."""
         self._setup = setup
         self._config = config
         self._stats = stats
-        self._deliver = deliver
         self._command = command or [sys.executable, "-m", "streamseg.refinement.crf_worker"]
         self._slots: FrameScheduler[Keyframe] = FrameScheduler()
         self._child: ChannelChild | None = None
@@ -69,7 +51,7 @@ class CrfWorker:
         self._wakes: Callable[[], None] = lambda: None  # of the child that runs, replaced whole
 
     def submit(self, keyframe: Keyframe) -> None:
-        """Leave a keyframe; never waits. Nothing happens once closed."""
+        """Leave a keyframe to be refined; never waits. Nothing happens once closed."""
         with contextlib.suppress(Closed):
             if self._slots.replace(keyframe) is not None:
                 self._leave_out(keyframe.stream, "replaced")
@@ -80,43 +62,42 @@ class CrfWorker:
         child = self._child
         return None if child is None else child.pid
 
-    def apply(self, config: RefineConfig) -> None:
+    def apply(self, config: RefinementConfig) -> None:
         """Take other settings; the priority is that of a process that runs already, and stays."""
         self._config = config
 
-    def run(self) -> None:
-        """Refine what is submitted until close(); raises Closed then. Kills the process on its way out."""
+    def refined(self) -> Generator[Refined, None, None]:
+        """Refine what is submitted until close(), one after another; raises Closed then.
+
+        Closing the generator kills the process.
+        """
         try:
             while not self._closing:
                 (keyframe,) = self._slots.take(1, alike=lambda _: 0)
                 refined = self._refine(keyframe)
                 if refined is not None:
                     self._stats.of(keyframe.stream).refined += 1
-                    self._deliver(refined)
+                    yield refined
             raise Closed
         finally:
             self._end_child()
 
     def close(self) -> None:
-        """End run() at once, whatever it waits for; closing twice is fine."""
+        """End refined() at once, also while it waits; closing twice is fine."""
         self._closing = True
         self._slots.close()
         self._wakes()
 
     def _refine(self, keyframe: Keyframe) -> Refined | None:
-        scores = keyframe.scores
-        if self._too_old(scores):
+        logits = keyframe.logits
+        if self._too_old(logits):
             return None
         if time.monotonic() < self._again_at:
             self._leave_out(keyframe.stream, "restarting")
             return None
         try:
             child = self._running_child()
-            picture = scale_picture(scores.frame.rgb, scores.geometry.input_size)
-            answer: Answer = child.channel.ask(
-                Request(scores.array, picture, keyframe.labels_size, keyframe.for_fusion),
-                self._config.budget_s,
-            )
+            answer: Answer = child.channel.ask(keyframe.request(), self._config.timeout_s)
         except (ChildLost, TimeoutError, OSError) as error:
             self._leave_out(keyframe.stream, "lost")
             self._child_failed(error)
@@ -127,16 +108,16 @@ class CrfWorker:
             log.debug("%s: the CRF refused a keyframe: %s", keyframe.stream, answer.problem)
             self._stats.of(keyframe.stream).refine_error = answer.problem
             return None
-        if self._too_old(scores):
+        if self._too_old(logits):
             return None
         posterior = answer.posterior
-        return Refined(scores, posterior.log_probabilities, answer.took_s, posterior.labels)
+        return Refined(logits, posterior.log_probabilities, answer.took_s, posterior.labels)
 
-    def _too_old(self, scores: Logits) -> bool:
-        age_s = (time.monotonic_ns() - scores.frame.decoded_ns) / 1e9
+    def _too_old(self, logits: Logits) -> bool:
+        age_s = (time.monotonic_ns() - logits.frame.decoded_ns) / 1e9
         if age_s <= self._config.max_age_s:
             return False
-        self._leave_out(scores.frame.stream, "too old")
+        self._leave_out(logits.frame.stream, "too old")
         return True
 
     def _leave_out(self, stream: str, why: str) -> None:
@@ -154,9 +135,9 @@ class CrfWorker:
     def _child_failed(self, error: Exception) -> None:
         why = "died"
         if isinstance(error, TimeoutError):
-            why = f"gave no answer in {self._config.budget_s:g} s"
+            why = f"gave no answer in {self._config.timeout_s:g} s"
             if self._config.priority == "idle":
-                why += ", or got no CPU (refine.priority is idle)"
+                why += ", or got no CPU (refinement.priority is idle)"
         elif isinstance(error, OSError) and self._child is None:
             why = f"cannot be started: {error.strerror or error}"
         code = self._end_child(gone=isinstance(error, ChildLost))

@@ -1,4 +1,7 @@
-"""One keyframe through the CRF: logits and picture in, log-probabilities and labels out. Pure."""
+"""One keyframe through the CRF: logits and picture in, log-probabilities and labels out. Pure.
+
+And what a keyframe is on its way to the CRF's process and back.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,14 @@ from streamseg.crf import (
     native_missing_reason,
 )
 from streamseg.errors import ConfigError, EngineError
+from streamseg.inference.preprocess import scale_picture
 from streamseg.inference.spec import EngineSpec, find_engine
 from streamseg.inference.upsample import labels_from_logits
-from streamseg.types import F32, U8, Size
+from streamseg.types import F32, U8, Logits, Size
 
-DEVICE = "cuda"  # of crf.backend = "gpu"
+DEVICE = "cuda"  # of refinement.crf.backend = "gpu"
+Priority = Literal["idle", "low", "normal"]
+
 GRID_STRIDE = 2  # pixels of the network's input for each log-probability: what fusion works on
 
 
@@ -49,13 +55,60 @@ class Posterior:
     confidence: U8 | None = None  # in 1/255, where asked for
 
 
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first message to the CRF's process: what to do, and at which priority."""
+
+    setup: CrfSetup
+    priority: Priority
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """What the CRF needs of one keyframe."""
+
+    logits: F32  # (C, h, w)
+    picture: U8  # (H, W, 3), of the network's input size
+    labels_size: Size | None
+    log_probabilities: bool  # wanted: they are two megabytes
+    confidence: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """The posterior, or why there is none."""
+
+    posterior: Posterior | None
+    problem: str
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Keyframe:
+    """A frame for the CRF, and what is wanted of it."""
+
+    logits: Logits
+    labels_size: Size | None  # of the refined mask
+    for_fusion: bool = True  # log-probabilities, too
+    confidence: bool = False
+
+    @property
+    def stream(self) -> str:
+        return self.logits.frame.stream
+
+    def request(self) -> Request:
+        """The arrays of it; the picture is scaled to the network's input."""
+        picture = scale_picture(self.logits.frame.rgb, self.logits.geometry.input_size)
+        return Request(self.logits.array, picture, self.labels_size, self.for_fusion, self.confidence)
+
+
 def crf_setup(config: CrfConfig, spec: EngineSpec) -> CrfSetup:
     """The settings as they apply to an engine; raises ConfigError for an unknown preset or a missing GPU.
 
     Whether the compiled CRF is there is checked by need_crf().
     """
     if config.backend == "gpu" and (reason := _why_no_gpu()):
-        raise ConfigError(f"crf.backend: gpu needs torch and a CUDA device; {reason}")
+        raise ConfigError(f"refinement.crf.backend: gpu needs torch and a CUDA device; {reason}")
     params = _params_named(config.preset, spec)
     thin = tuple(c.thin for c in spec.classes)
     return CrfSetup(params, config.quality, config.threads, config.backend, thin)
@@ -67,6 +120,19 @@ def need_crf(setup: CrfSetup) -> None:
         raise ConfigError(reason)
 
 
+def refine(setup: CrfSetup, request: Request, workspace: Workspace | None = None) -> Posterior:
+    """Refine a keyframe; raises CrfError."""
+    return refine_picture(
+        setup,
+        request.logits,
+        request.picture,
+        request.labels_size,
+        confidence=request.confidence,
+        log_probabilities=request.log_probabilities,
+        workspace=workspace,
+    )
+
+
 def refine_picture(
     setup: CrfSetup,
     logits: F32,
@@ -74,20 +140,20 @@ def refine_picture(
     labels_size: Size | None = None,
     *,
     confidence: bool = False,
-    scores: bool = True,
+    log_probabilities: bool = True,
     workspace: Workspace | None = None,
 ) -> Posterior:
     """Run mean field on logits (C, h, w) under a picture (H, W, 3) of the network's input size.
 
     labels_size: the size of the labels; without it nothing is computed at full resolution, which is cheaper.
-    scores: whether log-probabilities are wanted. workspace: kept from call to call, it spares a third of the
+    log_probabilities: whether they are wanted. workspace: kept from call to call, it spares a third of the
     time. Raises CrfError.
     """
     run = _native if setup.backend == "native" else _gpu
     if labels_size is None and setup.backend == "native":
         return Posterior(run(setup, logits, picture, GRID_STRIDE, workspace))
     full = run(setup, logits, picture, 1, workspace)
-    half = _halved(full) if scores else None
+    half = _halved(full) if log_probabilities else None
     if labels_size is None:
         return Posterior(half)
     return Posterior(half, *labels_with_thin(full, logits, setup.thin, labels_size, confidence))
@@ -124,7 +190,7 @@ def _params_named(name: str, spec: EngineSpec) -> CrfParams:
     except EngineError as error:
         near = difflib.get_close_matches(name, PRESETS, 1, 0.0)
         raise ConfigError(
-            f"crf.preset: {name!r} is no preset, the nearest is {near[0]!r}; {error}"
+            f"refinement.crf.preset: {name!r} is no preset, the nearest is {near[0]!r}; {error}"
         ) from error
 
 

@@ -14,8 +14,7 @@ import time
 import cv2
 
 from streamseg.crf import Workspace, native_available
-from streamseg.refinement.crf_step import CrfSetup, refine_picture
-from streamseg.refinement.messages import Answer, Hello, Priority, Request
+from streamseg.refinement.crf_step import Answer, CrfSetup, Hello, Priority, Request, refine
 from streamseg.runtime.channel import Channel, ChildLost
 from streamseg.runtime.child import Policy, lower_priority
 
@@ -47,14 +46,7 @@ def _answer(setup: CrfSetup, request: Request, workspace: Workspace | None) -> A
     begun = time.perf_counter()
     posterior, problem = None, ""
     try:
-        posterior = refine_picture(
-            setup,
-            request.logits,
-            request.picture,
-            request.labels_size,
-            scores=request.scores,
-            workspace=workspace,
-        )
+        posterior = refine(setup, request, workspace)
     except Exception as error:  # noqa: BLE001 - told to the parent; the next keyframe may fare better
         problem = f"{type(error).__name__}: {error}"
     return Answer(posterior, problem, time.perf_counter() - begun)

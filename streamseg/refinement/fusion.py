@@ -10,25 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from streamseg.config import FusionConfig
 from streamseg.inference.upsample import labels_from_logits
 from streamseg.refinement.blend import Past, blend, softened
 from streamseg.refinement.crf_step import labels_with_thin
 from streamseg.refinement.flow import Flow, chain, grey_of, standing_still
 from streamseg.types import F32, U8, Logits, Size
 
-__all__ = ["Fused", "Fusion", "FusionParams", "labels_from_logits"]
+__all__ = ["Fused", "Fusion", "labels_from_logits"]
 
+_DEFAULTS = FusionConfig()
 _MOST_ANCHORS = 4  # the finished keyframe, the one at work, the one that waits, and one that was replaced
-
-
-@dataclass(frozen=True, slots=True)
-class FusionParams:
-    """How much of the past goes into the present."""
-
-    refined_weight: float = 0.3  # of the last refinement, in the log-linear blend
-    decay: float = 0.97  # of that weight, for each frame since the keyframe
-    soften: float = 0.05  # share of the refined posterior that is spread evenly over the classes
-    recursion: float = 0.5  # of the fused posterior of the frame before, in the linear blend
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +65,7 @@ class Fusion:
     """
 
     thin: Sequence[bool]  # for each class: narrower than the CRF's kernels, kept as the network saw it
-    params: FusionParams = FusionParams()
+    config: FusionConfig = _DEFAULTS
     _flow: Flow = field(default_factory=Flow)
     _past: _Before | None = None
     _anchors: list[_Anchor] = field(default_factory=list)  # oldest first; at most the first is finished
@@ -113,7 +105,7 @@ class Fusion:
             step = self._flow(grey, past.grey)
             for kept in self._anchors:
                 kept.where = chain(step, kept.where)
-            before = Past(past.posterior, past.grey, step, self.params.recursion)
+            before = Past(past.posterior, past.grey, step, self.config.recursion)
             if refined is None:
                 anchor, refined_seq = self._anchor(frame.seq)
         # Log-probabilities up to a constant at each pixel, which fusion does not mind.
@@ -129,7 +121,7 @@ class Fusion:
         anchor = self._anchors[0] if self._anchors else None
         if anchor is None or anchor.log_posterior is None:
             return None, None
-        peak = self.params.refined_weight * self.params.decay ** (seq - anchor.seq)
+        peak = self.config.refined_weight * self.config.decay ** (seq - anchor.seq)
         if peak < 0.01:
             return None, None
         return Past(anchor.log_posterior, anchor.grey, anchor.where, peak), anchor.seq
@@ -145,7 +137,7 @@ class Fusion:
             del self._anchors[1]  # the oldest one that still waits for its answer
 
     def _softened(self, log_probabilities: F32, grey: U8) -> F32:
-        return softened(log_probabilities, (grey.shape[0], grey.shape[1]), self.params.soften)
+        return softened(log_probabilities, (grey.shape[0], grey.shape[1]), self.config.soften)
 
 
 def fusion_size(input_size: Size) -> Size:

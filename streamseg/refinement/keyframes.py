@@ -1,7 +1,7 @@
 """Which frames go to the CRF: every so often, when the scene changes, and on request. Pure.
 
 A change of scene is looked for in the decoded picture (a histogram of coarse colours) and in the logits
-(labels that changed in place), both on a thinned-out grid: 0.1 ms for a frame.
+(labels that changed in place), both on a thinned grid: 0.1 ms for a frame.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PEAK = 4  # levels of each colour channel
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Features:
     """What two frames are compared by."""
 
     colours: npt.NDArray[np.float64]  # shares of the coarse colours, summing to 1
@@ -36,56 +36,56 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class KeyframeDecision:
     """Whether a frame is a keyframe and why, and whether it begins another scene."""
 
     keyframe: Why | None
     cut: bool
 
 
-class Keyframes:
+class KeyframeSelector:
     """Chooses the keyframes of one stream from its frames in order. request() may come from any thread."""
 
     def __init__(self, every: int) -> None:
         self._every = every
-        self._before: Look | None = None
+        self._before: Features | None = None
         self._epoch = -1
         self._last_seq: int | None = None  # of the last keyframe, in this epoch
-        self._requested = False  # set by any thread; a request that meets a choice being made counts for it
+        self._requested = False  # set by any thread; a request that comes during a decision counts for it
 
     def request(self) -> None:
         """Make the next frame a keyframe."""
         self._requested = True
 
-    def observe(self, scores: Logits) -> Choice:
+    def observe(self, logits: Logits) -> KeyframeDecision:
         """Take the next frame."""
-        frame = scores.frame
+        frame = logits.frame
         if frame.epoch != self._epoch:
             self._epoch, self._last_seq, self._before = frame.epoch, None, None
-        now = look(frame.rgb, scores.array)
+        now = features(frame.rgb, logits.array)
         requested, self._requested = self._requested, False
-        choice = choose(self._before, now, frame.seq, self._last_seq, self._every, requested)
+        decision = decide(self._before, now, frame.seq, self._last_seq, self._every, requested)
         self._before = now
-        if choice.keyframe:
+        if decision.keyframe:
             self._last_seq = frame.seq
-        return choice
+        return decision
 
 
-def choose(
-    before: Look | None, now: Look, seq: int, last_seq: int | None, every: int, requested: bool
-) -> Choice:
-    """The rule, from the two looks, the number of the frame and of the last keyframe, and the request."""
+def decide(
+    before: Features | None, now: Features, seq: int, last_seq: int | None, every: int, requested: bool
+) -> KeyframeDecision:
+    """The rule, from both frames' features, the frame's seq, the last keyframe's, and the request."""
     cut = before is not None and is_cut(before, now)
     if last_seq is None:
-        return Choice("first", cut)
+        return KeyframeDecision("first", cut)
     if cut:
-        return Choice("scene", cut)
+        return KeyframeDecision("scene", cut)
     if requested:
-        return Choice("request", cut)
-    return Choice("interval" if seq - last_seq >= every else None, cut)
+        return KeyframeDecision("request", cut)
+    return KeyframeDecision("interval" if seq - last_seq >= every else None, cut)
 
 
-def is_cut(before: Look, now: Look) -> bool:
+def is_cut(before: Features, now: Features) -> bool:
     """Whether another scene begins: both the colours and the labels say so, or their grid is another one.
 
     Either alone happens within a scene: a lamp is switched on, the camera turns.
@@ -97,14 +97,14 @@ def is_cut(before: Look, now: Look) -> bool:
     return colours * labels >= CUT
 
 
-def look(rgb: U8, logits: F32) -> Look:
+def features(rgb: U8, logits: F32) -> Features:
     """Thin out a picture (H, W, 3) and its logits (C, h, w)."""
     coarse = _thinned(rgb[..., 0]).astype(np.intp) * _PEAK // 256
     for channel in (1, 2):
         coarse = coarse * _PEAK + _thinned(rgb[..., channel]).astype(np.intp) * _PEAK // 256
     counts = np.bincount(coarse.ravel(), minlength=_PEAK**3)
     few = np.stack([_thinned(plane) for plane in logits])
-    return Look(counts / coarse.size, few.argmax(0).astype(np.uint8))
+    return Features(counts / coarse.size, few.argmax(0).astype(np.uint8))
 
 
 def _thinned(plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

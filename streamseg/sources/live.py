@@ -71,7 +71,7 @@ def frames(
             if stop.is_set():
                 return
             looped = config.loop and epoch > first_epoch  # a file that was there, and will be again
-            if not (restarts or looped) or (not config.keep_trying and epoch == first_epoch and not good):
+            if not (restarts or looped) or (not config.retry_at_start and epoch == first_epoch and not good):
                 raise
             reason = str(error)
         except Exception as error:

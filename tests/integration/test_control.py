@@ -269,14 +269,14 @@ def test_a_reload_touches_only_what_has_changed(site: Site) -> None:
     ):
         yard, gate = mask_of(masks, "yard"), mask_of(masks, "gate")
         connects = client.status().streams["gate"].connects
-        more = '[log]\nlevel = "debug"\n[refine]\nevery = 3\n[crf]\nthreads = 2\n'
+        more = '[log]\nlevel = "debug"\n[refinement]\nevery = 3\ncrf.threads = 2\n'
         site.write({"gate": 20, "yard": 5, "door": 10}, f"{more}[control]\nmax_connections = 7\n")
         assert msgspec.structs.replace(client.reload(), id=0) == Reloaded(
             added=["door"],
             removed=["hall"],
             restarted=["yard"],
-            applied=["refine.every", "log.level"],
-            needs_restart=["control.max_connections", "crf.threads"],
+            applied=["refinement.every", "log.level"],
+            needs_restart=["control.max_connections", "refinement.crf.threads"],
         )
         later = mask_of(masks, "yard", lambda mask: mask.epoch > yard.epoch)
         assert later.n > yard.n
@@ -289,7 +289,7 @@ def test_a_reload_touches_only_what_has_changed(site: Site) -> None:
         assert status.log_level == "debug"
         again = client.reload()
         assert (again.added, again.removed, again.restarted, again.applied) == ([], [], [], [])
-        assert again.needs_restart == ["control.max_connections", "crf.threads"]
+        assert again.needs_restart == ["control.max_connections", "refinement.crf.threads"]
 
 
 def test_settings_that_are_looked_up_for_each_frame_need_no_new_connection(site: Site) -> None:
@@ -387,8 +387,8 @@ def test_fusion_can_be_switched_on_and_a_keyframe_forced(site: Site) -> None:
         site.running() as (daemon, client),
         subscribe(daemon.endpoint, refined=True, snapshot=False) as masks,
     ):
-        site.write({"gate": 20, "yard": 10}, "[fusion]\nenabled = true\n[refine]\nevery = 1000000\n")
-        assert client.reload().applied == ["refine.every", "fusion.enabled"]
+        site.write({"gate": 20, "yard": 10}, "[refinement]\nlevel = 'live'\nevery = 1000000\n")
+        assert client.reload().applied == ["refinement.level", "refinement.every"]
         first = mask_of(masks, "gate", lambda mask: mask.revision == 1)
         assert client.status().children["crf"] > 0
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from streamseg.client import subscribe
-from streamseg.config import Config, EngineConfig, FusionConfig, PublishConfig, RefineConfig, StreamConfig
+from streamseg.config import Config, EngineConfig, PublishConfig, RefinementConfig, StreamConfig
 from streamseg.daemon import Daemon
 from streamseg.sources.surface import Surface
 from streamseg.types import U8, Mask, Size
@@ -127,10 +127,10 @@ def test_confidence_brings_the_logits_and_not_the_picture(
 def test_fusion_brings_both_and_says_so(
     clip: Path, brought: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with running(clip, fusion=FusionConfig(enabled=True)) as daemon:
+    with running(clip, refinement=RefinementConfig(level="live")) as daemon:
         want = by_seq(daemon, 1)
     leave_pictures_on_a_fake_gpu(monkeypatch)
-    with caplog.at_level(logging.INFO), running(clip, fusion=FusionConfig(enabled=True)) as daemon:
+    with caplog.at_level(logging.INFO), running(clip, refinement=RefinementConfig(level="live")) as daemon:
         got = by_seq(daemon)
     assert set(brought) == {"picture", "logits"}
     assert [m for m in caplog.messages if "pictures" in m] == [
@@ -148,7 +148,7 @@ def test_refined_masks_are_made_for_those_who_ask(
         "streams": {
             "gate": StreamConfig(source=str(clip), hwaccel="cuda", loop=True, realtime=True, max_fps=2)
         },
-        "refine": RefineConfig(priority="normal"),
+        "refinement": RefinementConfig(priority="normal"),
     }
     with running(clip, **settings) as daemon, subscribe(daemon.endpoint, ["gate"], refined=True) as masks:
         while masks.read(DEADLINE_S).revision == 0:

@@ -165,7 +165,7 @@ def live(tiny_engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     config = folder / "live.toml"
     config.write_text(
         f'[engine]\nname = "{tiny_engine}"\n[publish]\nendpoint = "{endpoint}"\n'
-        f'[streams.gate]\nsource = "{clip}"\nrealtime = true\nloop = true\n[fusion]\nenabled = true\n'
+        f'[streams.gate]\nsource = "{clip}"\nrealtime = true\nloop = true\n[refinement]\nlevel = "live"\n'
     )
     runtime = folder / "run"
     runtime.mkdir(mode=0o700)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from streamseg.config import EngineConfig
+from streamseg.config import CrfConfig, EngineConfig, RefinementConfig
 from streamseg.errors import UsageError
 from streamseg.recorded import ProcessConfig, process_file, process_files
 from streamseg.recorded.manifest import read_manifest
@@ -298,7 +298,8 @@ def test_masks_tell_which_frames_were_refined(
     made: Path, config: ProcessConfig, crf: str, wanted: list[int | None]
 ) -> None:
     """Keyframes: every tenth, and where the scene changes: from red to green, to grey, to green."""
-    settings = ProcessConfig(engine=config.engine, crf=crf, crf_every=10)  # type: ignore[arg-type]
+    refinement = RefinementConfig(every=10, crf=CrfConfig(on=crf))  # type: ignore[arg-type]
+    settings = ProcessConfig(engine=config.engine, refinement=refinement)
     with process_file(made / "clip.mkv", settings) as masks:
         found = list(masks)
     refined = [m.refined_seq for m in found if m.refined_seq is not None]

@@ -10,13 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from streamseg.config import EngineConfig, FusionConfig
+from streamseg.config import CrfConfig, EngineConfig, RefinementConfig
 from streamseg.errors import OutputError
 from streamseg.recorded import Event, ProcessConfig, Started, process_files
 from streamseg.recorded.segments import part_path, whole_parts
@@ -172,12 +171,16 @@ def test_a_damaged_part_is_made_again(clip: Path, config: ProcessConfig, tmp_pat
 
 @pytest.mark.parametrize(
     "settings",
-    [{"crf": "keyframes", "fusion": FusionConfig(enabled=True)}, {"crf": "all"}, {"ahead": 2}],
+    [
+        RefinementConfig(level="live", every=3),
+        RefinementConfig(crf=CrfConfig(on="all")),
+        RefinementConfig(lookahead=2),
+    ],
 )
 def test_refinement_is_the_same_whether_interrupted_or_not(
-    clip: Path, config: ProcessConfig, tmp_path: Path, settings: dict[str, Any]
+    clip: Path, config: ProcessConfig, tmp_path: Path, settings: RefinementConfig
 ) -> None:
-    refined = msgspec.structs.replace(config, crf_every=3, overlay=False, **settings)
+    refined = msgspec.structs.replace(config, refinement=settings, overlay=False)
     stop_after(clip, tmp_path, refined, 23)
     process_files([clip], tmp_path, refined)
     process_files([clip], tmp_path / "whole", refined)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from streamseg.client import Subscription, subscribe
-from streamseg.config import Config, EngineConfig, FusionConfig, PublishConfig, RefineConfig, StreamConfig
+from streamseg.config import Config, EngineConfig, PublishConfig, RefinementConfig, StreamConfig
 from streamseg.daemon import Daemon
 from streamseg.runtime.backoff import Backoff
 from streamseg.types import Mask
@@ -41,8 +41,9 @@ def running(clip: Path, engine: Path, fusion: bool = False) -> Iterator[Daemon]:
         streams={"gate": StreamConfig(source=str(clip), realtime=True, loop=True)},
         engine=EngineConfig(name=str(engine), threads=1),
         publish=PublishConfig(endpoint="tcp://127.0.0.1:0", queue=10_000),
-        refine=RefineConfig(priority="normal", max_age_s=60, budget_s=60),
-        fusion=FusionConfig(enabled=fusion),
+        refinement=RefinementConfig(
+            level="live" if fusion else "off", priority="normal", max_age_s=60, timeout_s=60
+        ),
     )
     daemon = Daemon(config)
     with in_thread(daemon) as (_, errors):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -18,10 +19,10 @@ import numpy as np
 import psutil
 import pytest
 
-from streamseg.config import RefineConfig
+from streamseg.config import RefinementConfig
 from streamseg.crf import CrfParams
-from streamseg.refinement.crf_process import CrfWorker, Keyframe
-from streamseg.refinement.crf_step import CrfSetup, refine_picture
+from streamseg.refinement.crf_process import CrfWorker
+from streamseg.refinement.crf_step import CrfSetup, Keyframe, refine_picture
 from streamseg.runtime.backoff import Backoff
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed
@@ -59,18 +60,19 @@ def keyframe(seq: int = 0, stream: str = "gate", age_s: float = 0.0, bad: bool =
 class Running:
     """A worker in its thread, with what it delivered."""
 
-    def __init__(self, config: RefineConfig, script: str | None) -> None:
+    def __init__(self, config: RefinementConfig, script: str | None) -> None:
         self.stats = Stats()
         self.delivered: list[Refined] = []
         self.ended: list[BaseException | None] = []
         command = None if script is None else [sys.executable, "-c", PREAMBLE + script]
         config = msgspec.structs.replace(config, priority="normal")  # others may use all of the machine
-        self.worker = CrfWorker(SETUP, config, self.stats, self.delivered.append, command)
+        self.worker = CrfWorker(SETUP, config, self.stats, command)
         self.thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
         try:
-            self.worker.run()
+            for refined in self.worker.refined():
+                self.delivered.append(refined)
             self.ended.append(None)
         except BaseException as error:  # noqa: BLE001 - the test looks at it
             self.ended.append(error)
@@ -111,8 +113,8 @@ DIES = "channel.receive(); os.kill(os.getpid(), signal.SIGSEGV)"
 
 
 @contextmanager
-def running(config: RefineConfig | None = None, script: str | None = None) -> Iterator[Running]:
-    run = Running(config or RefineConfig(max_age_s=60, budget_s=DEADLINE_S), script)
+def running(config: RefinementConfig | None = None, script: str | None = None) -> Iterator[Running]:
+    run = Running(config or RefinementConfig(max_age_s=60, timeout_s=DEADLINE_S), script)
     run.thread.start()
     try:
         yield run
@@ -130,8 +132,8 @@ def test_a_keyframe_comes_back_refined_and_as_the_pure_function_says() -> None:
     with running() as run:
         run.feed_until(lambda: bool(run.delivered))
         refined = run.delivered[0]
-    key = keyframe(refined.scores.frame.seq)
-    want = refine_picture(SETUP, key.scores.array, key.scores.frame.rgb, SIZE)
+    key = keyframe(refined.logits.frame.seq)
+    want = refine_picture(SETUP, key.logits.array, key.logits.frame.rgb, SIZE)
     assert want.labels is not None
     np.testing.assert_array_equal(refined.labels, want.labels)
     np.testing.assert_array_equal(refined.log_probabilities, want.log_probabilities)
@@ -168,7 +170,10 @@ def test_a_process_that_is_killed_is_replaced_counted_and_said(caplog: pytest.Lo
 def test_a_process_that_hangs_or_crashes_is_killed_and_tried_again(
     script: str, word: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with running(RefineConfig(max_age_s=60, budget_s=0.2), script) as run, caplog.at_level(logging.WARNING):
+    with (
+        running(RefinementConfig(max_age_s=60, timeout_s=0.2), script) as run,
+        caplog.at_level(logging.WARNING),
+    ):
         run.feed_until(lambda: run.stats.crf_restarts >= 2)
         assert run.delivered == []
         assert len(children()) <= 1
@@ -192,8 +197,8 @@ def test_closing_does_not_wait_for_a_process_that_hangs() -> None:
 def test_a_keyframe_that_waits_gives_way_to_a_newer_one_of_its_stream() -> None:
     stats = Stats()
     delivered: list[Refined] = []
-    config = RefineConfig(max_age_s=60, budget_s=DEADLINE_S, priority="normal")
-    worker = CrfWorker(SETUP, config, stats, delivered.append)
+    config = RefinementConfig(max_age_s=60, timeout_s=DEADLINE_S, priority="normal")
+    worker = CrfWorker(SETUP, config, stats)
     for seq in range(3):
         worker.submit(keyframe(seq))
     worker.submit(keyframe(0, "yard"))
@@ -201,8 +206,9 @@ def test_a_keyframe_that_waits_gives_way_to_a_newer_one_of_its_stream() -> None:
     assert not stats.of("yard").unrefined
 
     def run() -> None:
-        with pytest.raises(Closed):
-            worker.run()
+        with contextlib.suppress(Closed):
+            for refined in worker.refined():
+                delivered.append(refined)
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -211,11 +217,11 @@ def test_a_keyframe_that_waits_gives_way_to_a_newer_one_of_its_stream() -> None:
         time.sleep(0.005)
     worker.close()
     thread.join(DEADLINE_S)
-    assert {(r.scores.frame.stream, r.scores.frame.seq) for r in delivered} == {("gate", 2), ("yard", 0)}
+    assert {(r.logits.frame.stream, r.logits.frame.seq) for r in delivered} == {("gate", 2), ("yard", 0)}
 
 
 def test_a_keyframe_that_is_too_old_is_left_out() -> None:
-    with running(RefineConfig(max_age_s=0.5)) as run:
+    with running(RefinementConfig(max_age_s=0.5)) as run:
         run.worker.submit(keyframe(age_s=1.0))
         deadline = time.monotonic() + DEADLINE_S
         while not run.unrefined and time.monotonic() < deadline:

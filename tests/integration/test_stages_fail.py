@@ -16,7 +16,7 @@ import pytest
 
 from streamseg.client import subscribe
 from streamseg.client.control import ControlClient
-from streamseg.config import Config, EngineConfig, FusionConfig, PublishConfig, RefineConfig, StreamConfig
+from streamseg.config import Config, EngineConfig, PublishConfig, RefinementConfig, StreamConfig
 from streamseg.daemon import Daemon
 from streamseg.errors import ControlError, StreamsegError
 from tests.integration.daemons import in_thread
@@ -38,8 +38,8 @@ class Broken:
 ENDS = [
     Broken("streamseg.live.pipeline:infer", True),
     Broken("streamseg.inference.backends.onnx:OnnxEngine.__call__", True),
-    Broken("streamseg.refinement.live:labels_of", True),
-    Broken("streamseg.refinement.live:Fusion.step", True),
+    Broken("streamseg.refinement.streams:labels_of", True),
+    Broken("streamseg.refinement.streams:Fusion.step", True),
     Broken("streamseg.refinement.crf_process:scale_picture", True),
     Broken("streamseg.publish.topics:encode_payload", True),
     Broken("streamseg.publish.topics:LastValueCache.remember", True),
@@ -96,8 +96,7 @@ def config(clip: Path, tiny_engine: Path) -> Config:
         },
         engine=EngineConfig(name=str(tiny_engine), threads=1, backend="onnx"),
         publish=PublishConfig(endpoint="tcp://127.0.0.1:0"),
-        refine=RefineConfig(every=2, priority="normal"),
-        fusion=FusionConfig(enabled=True),
+        refinement=RefinementConfig(level="live", every=2, priority="normal"),
     )
 
 

@@ -103,7 +103,7 @@ def test_with_a_full_pipeline_a_busy_crf_and_a_subscriber_that_does_not_read(
 ) -> None:
     clip = draw_clip(tmp_path / "red.mp4", frames=30)
     streams = "".join(f'[streams.s{i}]\nsource = "{clip}"\nloop = true\n' for i in range(4))
-    config = site(tmp_path, tiny_engine, streams, f"replicas = {replicas}\n[fusion]\nenabled = true\n")
+    config = site(tmp_path, tiny_engine, streams, f"replicas = {replicas}\n[refinement]\nlevel = 'live'\n")
     with (
         Lines(python(SLOW_INFER, "run", config), errors=True) as process,
         zmq.Context() as context,

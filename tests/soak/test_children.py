@@ -18,7 +18,7 @@ from streamseg.config import (
     Config,
     EngineConfig,
     PublishConfig,
-    RefineConfig,
+    RefinementConfig,
     StreamConfig,
     WebConfig,
 )
@@ -58,7 +58,7 @@ def test_masks_go_on_whichever_child_is_killed(
         streams={"gate": StreamConfig(source=str(clip), realtime=True, loop=True)},
         engine=EngineConfig(name=str(tiny_engine), threads=1),
         publish=PublishConfig(endpoint="tcp://127.0.0.1:0", queue=10_000),
-        refine=RefineConfig(priority="normal", max_age_s=60, budget_s=60),
+        refinement=RefinementConfig(priority="normal", max_age_s=60, timeout_s=60),
         web=WebConfig(listen="127.0.0.1:0"),
     )
     daemon = Daemon(config)

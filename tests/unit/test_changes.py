@@ -21,16 +21,16 @@ def config(text: str) -> Config:
 
 
 def test_only_what_differs_is_planned() -> None:
-    running = config("[streams.yard]\nsource = 'y'\n[fusion]\ndecay = 0.5\n[publish]\nqueue = 3\n")
+    running = config("[streams.yard]\nsource = 'y'\n[refinement.fusion]\ndecay = 0.5\n[publish]\nqueue = 3\n")
     new = config("max_fps = 3\n[streams.hall]\nsource = 'h'\n[publish]\nqueue = 4\n[log]\nlevel = 'debug'\n")
     change = plan_change(running, running.streams, new)
     assert list(change.added) == ["hall"]
     assert change.removed == ["yard"]
     assert change.changed == {"gate": StreamConfig(source="gate.mp4", max_fps=3)}
-    assert change.applied == ["fusion.decay", "log.level"]
+    assert change.applied == ["refinement.fusion.decay", "log.level"]
     assert change.needs_restart == ["publish.queue"]
     assert change.config.publish.queue == 3  # goes on as it is, and is named again at the next reload
-    assert (change.config.fusion.decay, change.config.log.level) == (0.97, "debug")
+    assert (change.config.refinement.fusion.decay, change.config.log.level) == (0.97, "debug")
     assert change.config.streams == new.streams
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from streamseg.config import Config, load_config, parse_config
+from streamseg.config import Config, RefinementConfig, load_config, parse_config
 from streamseg.config.reference import reference_toml
 from streamseg.errors import ConfigError
 
@@ -40,8 +41,43 @@ def test_the_reference_file_holds_the_defaults() -> None:
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
     assert problems('[streams.gate]\nsource = "x"\nmaxfps = 3\n') == [
-        "streams.gate.maxfps: there is no such setting; did you mean streams.gate.max_fps?"
+        "streams.gate.maxfps: unknown setting; did you mean streams.gate.max_fps?"
     ]
+
+
+def test_a_key_of_before_is_refused_with_the_new_one() -> None:
+    old = """
+lanes = 2
+[crf]
+preset = "camvid"
+[refine]
+every = 3
+budget_s = 4
+[fusion]
+enabled = true
+"""
+    assert problems(ONE + "keep_trying = false\n[engine]" + old) == [
+        "crf.preset: is now refinement.crf.preset",
+        "refine.every: is now refinement.every",
+        "refine.budget_s: is now refinement.timeout_s",
+        'fusion.enabled: is now refinement.level = "live"; for fusion alone, refinement.fusion.enabled',
+        "streams.gate.keep_trying: is now streams.gate.retry_at_start",
+        "engine.lanes: is now engine.replicas",
+    ]
+
+
+def test_a_level_sets_what_is_not_set_by_itself() -> None:
+    def of(**settings: object) -> tuple[str, bool, int]:
+        config = msgspec.convert(settings, RefinementConfig)
+        return config.crf_on, config.fuses, config.frames_ahead
+
+    assert of() == ("off", False, 0)
+    assert of(level="live") == ("keyframes", True, 0)
+    assert of(level="best") == ("keyframes", True, 4)
+    assert of(level="live", lookahead=2) == ("keyframes", True, 2)
+    assert of(level="best", crf={"on": "all"}) == ("all", True, 4)
+    assert of(level="best", fusion={"enabled": False}) == ("keyframes", False, 0)
+    assert of(crf={"on": "keyframes"}) == ("keyframes", False, 0)
 
 
 def test_a_wrong_value_says_what_it_must_be_and_what_it_is() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from streamseg.refinement.blend import Past, blend, compiled_available, softened
 from streamseg.refinement.flow import one_thread, standing_still
-from streamseg.refinement.fusion import Fused, Fusion, FusionParams, labels_from_logits
+from streamseg.refinement.fusion import Fused, Fusion, FusionConfig, labels_from_logits
 from streamseg.types import F32, U8, Frame, Geometry, Logits, Size, Stamp
 
 SIZE = (96, 128)
@@ -57,7 +57,7 @@ def test_without_a_past_fusion_is_the_network_s_own_opinion() -> None:
 
 
 def test_a_refined_keyframe_moves_along_with_the_picture() -> None:
-    fusion = Fusion(THIN, FusionParams(recursion=0))
+    fusion = Fusion(THIN, FusionConfig(recursion=0))
     fusion.step(scores(0), keyframe=True)
     assert fusion.refine(0, 0, posterior_with_edge(40))
     for seq in (1, 2, 3):
@@ -70,7 +70,7 @@ def test_a_refined_keyframe_moves_along_with_the_picture() -> None:
 
 
 def test_a_keyframe_s_answer_may_come_frames_later() -> None:
-    fusion = Fusion(THIN, FusionParams(recursion=0))
+    fusion = Fusion(THIN, FusionConfig(recursion=0))
     fusion.step(scores(0), keyframe=True)
     fusion.step(scores(1, shift=4))
     assert fusion.step(scores(2, shift=8)).refined_seq is None
@@ -92,11 +92,11 @@ def test_a_newer_answer_replaces_an_older_one_and_a_late_one_is_refused() -> Non
 
 
 def test_where_the_flow_does_not_explain_the_picture_nothing_is_taken() -> None:
-    fusion = Fusion(THIN, FusionParams(refined_weight=0.7))
+    fusion = Fusion(THIN, FusionConfig(refined_weight=0.7))
     fusion.step(scores(0), keyframe=True)
     fusion.refine(0, 0, posterior_with_edge(32))
     unlike = fusion.step(scores(1, seed=9)).log_probabilities
-    still = Fusion(THIN, FusionParams(refined_weight=0.7))
+    still = Fusion(THIN, FusionConfig(refined_weight=0.7))
     still.step(scores(0), keyframe=True)
     still.refine(0, 0, posterior_with_edge(32))
     like = still.step(scores(1)).log_probabilities
@@ -133,7 +133,7 @@ def test_fresh_logits_that_are_sure_win_against_the_whole_past_in_two_frames() -
 
 def test_recursion_removes_flicker_of_a_still_picture() -> None:
     def changes(recursion: float) -> float:
-        fusion = Fusion((False,) * 3, FusionParams(recursion=recursion))
+        fusion = Fusion((False,) * 3, FusionConfig(recursion=recursion))
         labels = []
         generator = np.random.default_rng(3)
         for seq in range(8):
@@ -145,7 +145,7 @@ def test_recursion_removes_flicker_of_a_still_picture() -> None:
 
 
 def test_thin_classes_stay_where_the_network_saw_them() -> None:
-    fusion = Fusion(THIN, FusionParams(refined_weight=0.7, recursion=0))
+    fusion = Fusion(THIN, FusionConfig(refined_weight=0.7, recursion=0))
     logits = np.zeros((CLASSES, 24, 32), np.float32)
     logits[2, :, 8:10] = 0.5  # a pole of which the network is not sure
     fusion.step(scores(0, logits=logits), keyframe=True)
@@ -178,7 +178,7 @@ def test_the_same_frames_give_the_same_bytes() -> None:
 
 
 def test_frames_that_were_skipped_do_not_upset_it() -> None:
-    fusion = Fusion(THIN, FusionParams(recursion=0))
+    fusion = Fusion(THIN, FusionConfig(recursion=0))
     fusion.step(scores(0), keyframe=True)
     fusion.refine(0, 0, posterior_with_edge(40))
     fused = fusion.step(scores(9, shift=10))

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from streamseg.refinement.keyframes import Keyframes, choose, is_cut, look
+from streamseg.refinement.keyframes import KeyframeSelector, decide, features, is_cut
 from streamseg.types import Frame, Geometry, Logits, Stamp
 
 SIZE = (48, 64)
@@ -31,7 +31,7 @@ def scores(seq: int, number: int = 0, epoch: int = 0) -> Logits:
 
 
 def test_keyframes_come_at_the_interval_counted_in_decoded_frames() -> None:
-    keyframes = Keyframes(every=5)
+    keyframes = KeyframeSelector(every=5)
     seen = [0, 1, 4, 5, 7, 11, 12, 16]  # the live route skips frames
     chosen = {seq: keyframes.observe(scores(seq)).keyframe for seq in seen}
     assert chosen == {
@@ -47,21 +47,21 @@ def test_keyframes_come_at_the_interval_counted_in_decoded_frames() -> None:
 
 
 def test_another_scene_is_a_keyframe_and_a_cut_and_restarts_the_interval() -> None:
-    keyframes = Keyframes(every=3)
+    keyframes = KeyframeSelector(every=3)
     choices = [keyframes.observe(scores(seq, 0 if seq < 2 else 1)) for seq in range(6)]
     assert [c.keyframe for c in choices] == ["first", None, "scene", None, None, "interval"]
     assert [c.cut for c in choices] == [False, False, True, False, False, False]
 
 
 def test_a_request_makes_the_next_frame_a_keyframe_once() -> None:
-    keyframes = Keyframes(every=100)
+    keyframes = KeyframeSelector(every=100)
     keyframes.observe(scores(0))
     keyframes.request()
     assert [keyframes.observe(scores(seq)).keyframe for seq in (1, 2)] == ["request", None]
 
 
 def test_a_new_connection_begins_anew() -> None:
-    keyframes = Keyframes(every=100)
+    keyframes = KeyframeSelector(every=100)
     keyframes.observe(scores(500))
     choice = keyframes.observe(scores(0, number=1, epoch=1))
     assert choice.keyframe == "first"
@@ -70,7 +70,7 @@ def test_a_new_connection_begins_anew() -> None:
 
 def test_the_same_frames_give_the_same_choices() -> None:
     def run() -> list[object]:
-        keyframes = Keyframes(every=4)
+        keyframes = KeyframeSelector(every=4)
         return [keyframes.observe(scores(seq, seq // 7)) for seq in range(20)]
 
     assert run() == run()
@@ -80,15 +80,15 @@ def test_the_same_frames_give_the_same_choices() -> None:
 def test_what_changes_in_the_picture_or_in_the_labels_alone_is_no_cut(change: str) -> None:
     rgb, logits = scene(0)
     other_rgb, other_logits = scene(1)
-    before = look(rgb, logits)
-    now = look(other_rgb, logits) if change == "light" else look(rgb, other_logits)
+    before = features(rgb, logits)
+    now = features(other_rgb, logits) if change == "light" else features(rgb, other_logits)
     assert not is_cut(before, now)
-    assert is_cut(before, look(other_rgb, other_logits))
+    assert is_cut(before, features(other_rgb, other_logits))
 
 
 def test_another_picture_size_is_a_cut() -> None:
     rgb, logits = scene(0)
-    assert is_cut(look(rgb, logits), look(rgb, logits[:, :9]))
+    assert is_cut(features(rgb, logits), features(rgb, logits[:, :9]))
 
 
 def test_successive_frames_of_a_drive_are_no_cut_and_another_clip_is(shared_data) -> None:  # type: ignore[no-untyped-def]
@@ -110,16 +110,16 @@ def test_successive_frames_of_a_drive_are_no_cut_and_another_clip_is(shared_data
             0, 0.3, (11, 90, 120)
         ).astype(np.float32)
 
-    looks = [look(read(p), logits_of(t)) for p, t in zip(names, truth, strict=True)]
+    looks = [features(read(p), logits_of(t)) for p, t in zip(names, truth, strict=True)]
     assert not any(is_cut(a, b) for a, b in itertools.pairwise(looks))
-    upside_down = look(read(names[0])[::-1] // 3, logits_of(truth[0])[:, ::-1])
+    upside_down = features(read(names[0])[::-1] // 3, logits_of(truth[0])[:, ::-1])
     assert is_cut(looks[0], upside_down)
 
 
 def test_the_rule_needs_nothing_but_its_arguments() -> None:
     rgb, logits = scene(0)
-    seen = look(rgb, logits)
-    assert choose(None, seen, 7, None, 5, False).keyframe == "first"
-    assert choose(seen, seen, 7, 2, 5, False).keyframe == "interval"
-    assert choose(seen, seen, 6, 2, 5, False).keyframe is None
-    assert choose(seen, seen, 6, 2, 5, True).keyframe == "request"
+    seen = features(rgb, logits)
+    assert decide(None, seen, 7, None, 5, False).keyframe == "first"
+    assert decide(seen, seen, 7, 2, 5, False).keyframe == "interval"
+    assert decide(seen, seen, 6, 2, 5, False).keyframe is None
+    assert decide(seen, seen, 6, 2, 5, True).keyframe == "request"

@@ -10,15 +10,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from streamseg.config import Config, CrfConfig, FusionConfig, RefineConfig, StreamConfig
+from streamseg.config import CrfConfig, FusionConfig, RefinementConfig
 from streamseg.errors import ConfigError
 from streamseg.inference.spec import ClassEntry, EngineSpec, Normalisation, find_engine
 from streamseg.inference.upsample import labels_from_logits
 from streamseg.refinement import crf_step
-from streamseg.refinement.crf_step import crf_setup, refine_picture
-from streamseg.refinement.live import InlineRefinement, Refinement
+from streamseg.refinement.crf_step import Keyframe, crf_setup, refine, refine_picture
+from streamseg.refinement.streams import Labelled, LiveRefinement, StreamRefinement, recorded_refinement
 from streamseg.runtime.counters import Stats
-from streamseg.types import F32, Frame, Geometry, Logits, Stamp
+from streamseg.types import F32, Frame, Geometry, Logits, Refined, Stamp
 
 SIZE = (48, 64)
 SPEC = EngineSpec(
@@ -49,47 +49,85 @@ def scores(seq: int, seed: int | None = None) -> Logits:
     return Logits(frame, logits, Geometry(SIZE, SIZE))
 
 
-def test_inline_all_is_the_crf_of_each_frame() -> None:
-    inline = InlineRefinement(CrfConfig(quality="exact"), SPEC, "all")
+def labels(one: StreamRefinement, logits: Logits, confidence: bool = False) -> Labelled:
+    """As a recorded stream without fusion or smoothing asks for them."""
+    (labelled,) = one.add(logits, SIZE, confidence, refined_wanted=True)
+    return labelled
+
+
+def recorded(on: str, every: int = 5, fuses: bool = False, quality: str = "balanced") -> StreamRefinement:
+    config = RefinementConfig(
+        every=every,
+        crf=CrfConfig(on=on, quality=quality),  # type: ignore[arg-type]
+        fusion=FusionConfig(enabled=fuses),
+    )
+    return recorded_refinement(config, SPEC)
+
+
+def test_all_is_the_crf_of_each_frame() -> None:
+    inline = recorded("all", quality="exact")
     setup = crf_setup(CrfConfig(quality="exact"), SPEC)
     for seq in range(3):
         one = scores(seq)
-        labels, confidence, refined_seq = inline.labels(one, SIZE, confidence=True)
+        got = labels(inline, one, confidence=True)
         want = refine_picture(setup, one.array, one.frame.rgb, SIZE, confidence=True)
-        np.testing.assert_array_equal(labels, want.labels)
-        np.testing.assert_array_equal(confidence, want.confidence)
-        assert refined_seq == seq
+        np.testing.assert_array_equal(got.labels, want.labels)
+        np.testing.assert_array_equal(got.confidence, want.confidence)
+        assert got.refined_seq == seq
         network, _ = labels_from_logits(one.array, SIZE)
-        wrong_before, wrong_after = ((x[:, :28] != 0).mean() for x in (network, labels))
+        wrong_before, wrong_after = ((x[:, :28] != 0).mean() for x in (network, got.labels))
         assert wrong_before > 0.03
         assert wrong_after < 0.7 * wrong_before
 
 
-def test_inline_keyframes_leaves_the_frames_between_as_the_network_saw_them() -> None:
-    inline = InlineRefinement(CrfConfig(), SPEC, "keyframes", every=3)
-    seqs = [inline.labels(scores(seq), SIZE)[2] for seq in range(7)]
+def test_keyframes_leaves_the_frames_between_as_the_network_saw_them() -> None:
+    inline = recorded("keyframes", every=3)
+    seqs = [labels(inline, scores(seq)).refined_seq for seq in range(7)]
     assert seqs == [0, None, None, 3, None, None, 6]
-    labels, _, _ = inline.labels(scores(7), SIZE)
-    np.testing.assert_array_equal(labels, labels_from_logits(scores(7).array, SIZE)[0])
+    np.testing.assert_array_equal(
+        labels(inline, scores(7)).labels, labels_from_logits(scores(7).array, SIZE)[0]
+    )
 
 
-def test_inline_with_fusion_carries_refinements_on() -> None:
-    inline = InlineRefinement(CrfConfig(), SPEC, "keyframes", every=3, fusion=FusionConfig(enabled=True))
-    assert [inline.labels(scores(seq), SIZE)[2] for seq in range(7)] == [0, 0, 0, 3, 3, 3, 6]
+def test_fusion_carries_refinements_on() -> None:
+    inline = recorded("keyframes", every=3, fuses=True)
+    seqs = [inline.add(scores(seq), SIZE)[0].refined_seq for seq in range(7)]
+    assert seqs == [0, 0, 0, 3, 3, 3, 6]
 
 
-@pytest.mark.parametrize("mode", ["off", "keyframes", "all"])
-def test_inline_repeats_to_the_byte_and_from_a_reset(mode: str) -> None:
-    def run(inline: InlineRefinement) -> list[bytes]:
-        return [inline.labels(scores(seq), SIZE)[0].tobytes() for seq in range(4)]
+@pytest.mark.parametrize("on", ["off", "keyframes", "all"])
+def test_it_repeats_to_the_byte_and_from_a_reset(on: str) -> None:
+    def run(inline: StreamRefinement) -> list[bytes]:
+        return [inline.add(scores(seq), SIZE)[0].labels.tobytes() for seq in range(4)]
 
-    def new() -> InlineRefinement:
-        return InlineRefinement(CrfConfig(), SPEC, mode, every=2, fusion=FusionConfig(enabled=True))  # type: ignore[arg-type]
-
-    inline = new()
+    inline = recorded(on, every=2, fuses=True)
     first = run(inline)
     inline.reset()
-    assert run(inline) == first == run(new())
+    assert run(inline) == first == run(recorded(on, every=2, fuses=True))
+
+
+def test_a_process_that_answers_at_once_gives_what_the_crf_in_line_gives() -> None:
+    """One state machine: live and recorded differ in when the answer comes, by one frame at least."""
+    config = RefinementConfig(level="live", every=2)
+    setup = crf_setup(config.crf, SPEC)
+    live = StreamRefinement(config, setup, lambda keyframe: sent.append(keyframe))
+    sent: list[Keyframe] = []
+    seqs = []
+    for seq in range(5):
+        seqs.append(live.add(scores(seq), SIZE)[0].refined_seq)
+        for keyframe in sent:
+            posterior = refine(setup, keyframe.request())
+            live.answer(Refined(keyframe.logits, posterior.log_probabilities, 0.0))
+        sent.clear()
+    assert seqs == [None, 0, 0, 2, 2]
+
+
+def test_best_looks_ahead_and_gives_every_frame_once() -> None:
+    inline = recorded_refinement(RefinementConfig(level="best", every=3), SPEC)
+    got = [one for seq in range(14) for one in inline.add(scores(seq), SIZE)]
+    assert len(got) == 8  # two blocks of 4
+    got += inline.rest(SIZE)
+    assert [one.logits.frame.seq for one in got] == list(range(14))
 
 
 def test_the_gpus_mean_field_gives_what_the_compiled_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +149,7 @@ def test_a_gpu_that_is_missing_is_refused_in_one_line(monkeypatch: pytest.Monkey
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(
-        ConfigError, match=r"crf.backend: gpu needs torch and a CUDA device; torch finds no CUDA"
+        ConfigError, match=r"refinement.crf.backend: gpu needs torch and a CUDA device; torch finds no CUDA"
     ):
         crf_setup(CrfConfig(backend="gpu"), SPEC)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -130,51 +168,62 @@ def test_odd_sizes_are_halved_to_what_the_crf_gives_at_half_resolution() -> None
 
 
 def test_a_preset_that_is_not_known_is_refused_with_its_key() -> None:
-    with pytest.raises(ConfigError, match=r"crf\.preset: .*deeplab-v2"):
+    with pytest.raises(ConfigError, match=r"refinement\.crf\.preset: .*deeplab-v2"):
         crf_setup(CrfConfig(preset="deeplab-v2-vgg1"), SPEC)
 
 
 class Watched:
-    """A Refinement whose worker only notes what it was given."""
+    """A live refinement whose worker only notes what it was given."""
 
-    def __init__(self, wanted: bool, fusion: bool) -> None:
-        config = Config(
-            streams={"gate": StreamConfig(source="demo:")},
-            refine=RefineConfig(every=3),
-            fusion=FusionConfig(enabled=fusion),
-        )
-        self.refinement = Refinement(config, SPEC, Stats(), lambda stream: wanted, lambda refined: None)
+    def __init__(self, wanted: bool, config: RefinementConfig) -> None:
+        self.wanted = wanted
+        self.refinement = LiveRefinement(config, SPEC, Stats())
         self.submitted: list[tuple[int, object]] = []
         self.refinement._worker.submit = lambda key: self.submitted.append(  # type: ignore[method-assign]
-            (key.scores.frame.seq, key.labels_size)
+            (key.logits.frame.seq, key.labels_size)
         )
 
     def step(self, count: int) -> None:
         for seq in range(count):
-            self.refinement.labels(scores(seq), SIZE)
+            self.refinement.labels(scores(seq), SIZE, refined_wanted=self.wanted)
+
+
+OFF = RefinementConfig(every=3)
 
 
 def test_demand_decides_what_goes_to_the_crf() -> None:
-    nobody, subscriber, fusion = Watched(False, False), Watched(True, False), Watched(False, True)
-    for watched in (nobody, subscriber, fusion):
+    (
+        nobody,
+        subscriber,
+    ) = Watched(False, OFF), Watched(True, OFF)
+    live = Watched(False, RefinementConfig(level="live", every=3))
+    fusion = Watched(False, RefinementConfig(every=3, fusion=FusionConfig(enabled=True)))
+    never = Watched(True, RefinementConfig(every=3, crf=CrfConfig(on="off")))
+    all_ = Watched(True, RefinementConfig(crf=CrfConfig(on="all")))
+    for watched in (nobody, subscriber, live, fusion, never, all_):
         watched.step(5)
     assert nobody.submitted == []
     assert subscriber.submitted == [(0, SIZE), (3, SIZE)]
-    assert fusion.submitted == [(0, None), (3, None)]
+    assert live.submitted == [(0, None), (3, None)]
+    assert fusion.submitted == never.submitted == []
+    assert all_.submitted == [(seq, SIZE) for seq in range(5)]
+    assert [one.refinement.needed(one.wanted) for one in (nobody, subscriber, live, fusion, never)] == [
+        False, True, True, True, False,
+    ]  # fmt: skip
 
 
 def test_without_fusion_a_live_mask_is_the_network_s_own() -> None:
-    watched = Watched(True, False)
-    labels, _, refined_seq = watched.refinement.labels(scores(0), SIZE)
-    np.testing.assert_array_equal(labels, labels_from_logits(scores(0).array, SIZE)[0])
-    assert refined_seq is None
+    watched = Watched(True, OFF)
+    labelled = watched.refinement.labels(scores(0), SIZE, refined_wanted=True)
+    np.testing.assert_array_equal(labelled.labels, labels_from_logits(scores(0).array, SIZE)[0])
+    assert labelled.refined_seq is None
 
 
 def test_a_keyframe_can_be_asked_for() -> None:
-    watched = Watched(True, False)
+    watched = Watched(True, OFF)
     watched.step(2)
     watched.refinement.request_keyframe("gate")
-    watched.refinement.labels(scores(2), SIZE)
+    watched.refinement.labels(scores(2), SIZE, refined_wanted=True)
     assert [seq for seq, _ in watched.submitted] == [0, 2]
 
 

@@ -1,0 +1,224 @@
+"""From logits to labels with the CRF and fusion: one state machine for each stream, live and recorded.
+
+Live, the CRF runs in a process of its own and its answers come some frames later; recorded, it runs in line.
+Where nothing is wanted but the network's own labels, nothing else is computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+from streamseg.config import RefinementConfig
+from streamseg.crf import Workspace, native_available
+from streamseg.inference.spec import EngineSpec
+from streamseg.inference.upsample import labels_of
+from streamseg.refinement.crf_process import CrfWorker
+from streamseg.refinement.crf_step import CrfSetup, Keyframe, Posterior, crf_setup, need_crf, refine
+from streamseg.refinement.flow import one_thread
+from streamseg.refinement.fusion import Fused, Fusion
+from streamseg.refinement.keyframes import KeyframeDecision, KeyframeSelector
+from streamseg.refinement.smoothing import Smoothing
+from streamseg.runtime.counters import Stats
+from streamseg.runtime.mailbox import Mailbox
+from streamseg.types import U8, Logits, Refined, Size
+
+_ANSWERS = 4  # kept for a stream whose frames do not come
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """A frame's labels (H, W), confidence where asked for, and the seq of the refinement in them."""
+
+    logits: Logits
+    labels: U8
+    confidence: U8 | None
+    refined_seq: int | None
+
+
+class StreamRefinement:
+    """The memory of one stream; add() takes its frames in order. Used by one thread, but for answer().
+
+    The result depends, to the byte, on nothing but the arguments, the answers and the frames since reset().
+    """
+
+    def __init__(
+        self,
+        config: RefinementConfig,
+        setup: CrfSetup,
+        crf: Callable[[Keyframe], Posterior | None],
+        lookahead: int = 0,
+    ) -> None:
+        """crf: refines a keyframe in line, or gives None and has answer() called later.
+
+        lookahead: frames that add() looks at beyond each block of frames; fusion must be on.
+        """
+        self._config = config
+        self._setup = setup
+        self._crf = crf
+        self._lookahead = lookahead
+        self._answers: Mailbox[Refined] = Mailbox(_ANSWERS)  # to the thread of add()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, as at the start of a segment of a recording."""
+        self.keyframes = KeyframeSelector(self._config.every)
+        self._fusion = Fusion(self._setup.thin, self._config.fusion) if self._config.fuses else None
+        self._smoothing = Smoothing(self._lookahead) if self._lookahead else None
+        self._waiting: deque[Logits] = deque()  # of frames that are being smoothed
+
+    def answer(self, refined: Refined) -> None:
+        """Take the CRF's answer to an earlier keyframe; from any thread."""
+        if self._fusion is not None and refined.log_probabilities is not None:
+            self._answers.replace(refined)
+
+    def add(
+        self, logits: Logits, size: Size, confidence: bool = False, *, refined_wanted: bool = False
+    ) -> list[Labelled]:
+        """Take the next frame → the frames that are finished now, in order: itself, or earlier ones.
+
+        labels (H, W) have this size. refined_wanted: the CRF's own labels of keyframes are wanted, too.
+        Raises CrfError.
+        """
+        if self._fusion is None and not refined_wanted:
+            return [Labelled(logits, *labels_of(logits, size, confidence), None)]
+        decision = self.keyframes.observe(logits)
+        sent = self._goes_to_crf(decision, refined_wanted)
+        posterior = None
+        if sent:
+            labels_size = size if refined_wanted else None
+            posterior = self._crf(Keyframe(logits, labels_size, self._fusion is not None, confidence))
+        if self._fusion is None:
+            if posterior is None or posterior.labels is None:
+                return [Labelled(logits, *labels_of(logits, size, confidence), None)]
+            return [Labelled(logits, posterior.labels, posterior.confidence, logits.frame.seq)]
+        while len(self._answers):
+            answer = self._answers.get()
+            assert answer.log_probabilities is not None, "fusion asked for them"
+            self._fusion.refine(answer.logits.frame.epoch, answer.logits.frame.seq, answer.log_probabilities)
+        fused = self._fusion.step(
+            logits,
+            keyframe=sent,
+            cut=decision.cut,
+            refined=None if posterior is None else posterior.log_probabilities,
+        )
+        self._waiting.append(logits)
+        finished = (
+            [fused] if self._smoothing is None else self._smoothing.add(fused, logits.frame.rgb, decision.cut)
+        )
+        return self._labelled(finished, size, confidence)
+
+    def rest(self, size: Size, confidence: bool = False) -> list[Labelled]:
+        """The frames that add() has kept; begins anew."""
+        finished = self._smoothing.flush() if self._smoothing is not None else []
+        rest = self._labelled(finished, size, confidence)
+        self.reset()
+        return rest
+
+    def _goes_to_crf(self, decision: KeyframeDecision, refined_wanted: bool) -> bool:
+        on = self._config.crf_on
+        if refined_wanted and self._config.crf.on is None:
+            on = "keyframes"
+        return on == "all" or (on == "keyframes" and decision.keyframe is not None)
+
+    def _labelled(self, finished: list[Fused], size: Size, confidence: bool) -> list[Labelled]:
+        return [
+            Labelled(self._waiting.popleft(), *fused.labels(size, confidence), fused.refined_seq)
+            for fused in finished
+        ]
+
+
+def recorded_refinement(config: RefinementConfig, spec: EngineSpec) -> StreamRefinement:
+    """The state machine of a recorded stream, with the CRF in line. Raises ConfigError.
+
+    Lets OpenCV use one thread in the whole process, because its flow depends on their number.
+    """
+    one_thread()
+    setup = crf_setup(config.crf, spec)
+    if config.crf_on != "off":
+        need_crf(setup)
+    workspace = Workspace() if native_available() else None
+
+    def in_line(keyframe: Keyframe) -> Posterior:
+        return refine(setup, keyframe.request(), workspace)
+
+    return StreamRefinement(config, setup, in_line, config.frames_ahead)
+
+
+class LiveRefinement:
+    """The state machines of all live streams, and the CRF's process."""
+
+    def __init__(self, config: RefinementConfig, spec: EngineSpec, stats: Stats) -> None:
+        """Raises ConfigError."""
+        self._setup = crf_setup(config.crf, spec)
+        if config.crf_on != "off":
+            need_crf(self._setup)
+        self._lock = threading.Lock()  # guards the dictionary, not what is in it, and the settings
+        self._streams: dict[str, StreamRefinement] = {}
+        self._worker = CrfWorker(self._setup, config, stats)
+        self.apply(config)
+
+    def refined(self) -> Generator[Refined, None, None]:
+        """Refine keyframes until close(), one after another; raises Closed then.
+
+        The work of one thread, which closes the generator when it ends; that kills the CRF's process.
+        """
+        with contextlib.closing(self._worker.refined()) as answers:
+            for answer in answers:
+                with self._lock:
+                    stream = self._streams.get(answer.logits.frame.stream)
+                if stream is not None:
+                    stream.answer(answer)
+                yield answer
+
+    def close(self) -> None:
+        """End refined() at once; closing twice is fine."""
+        self._worker.close()
+
+    def apply(self, config: RefinementConfig) -> None:
+        """Take other settings; refinement.priority is that of a process that runs already, and stays.
+
+        Every stream's memory begins anew. From any thread.
+        """
+        if config.fuses:
+            one_thread()
+        self._worker.apply(config)
+        with self._lock:
+            self._config = config
+            self._streams = {}
+
+    def needed(self, refined_wanted: bool) -> bool:
+        """Whether a stream's pictures are needed here: by fusion, or for who wants its refined masks."""
+        return self._config.fuses or (refined_wanted and self._config.crf.on != "off")
+
+    def forget(self, stream: str) -> None:
+        """Drop what is kept of a removed stream."""
+        with self._lock:
+            self._streams.pop(stream, None)
+
+    @property
+    def pid(self) -> int | None:
+        """The CRF's process, None while there is none."""
+        return self._worker.pid
+
+    def request_keyframe(self, stream: str) -> None:
+        """Refine the next frame of this stream before the interval is over; from any thread."""
+        self._of(stream).keyframes.request()
+
+    def labels(
+        self, logits: Logits, size: Size, confidence: bool = False, *, refined_wanted: bool = False
+    ) -> Labelled:
+        """A frame's labels (H, W) of this size; sends the frame to the CRF when it is a keyframe."""
+        (labelled,) = self._of(logits.frame.stream).add(
+            logits, size, confidence, refined_wanted=refined_wanted
+        )
+        return labelled
+
+    def _of(self, name: str) -> StreamRefinement:
+        with self._lock:
+            if name not in self._streams:
+                self._streams[name] = StreamRefinement(self._config, self._setup, self._worker.submit)
+            return self._streams[name]
