@@ -71,7 +71,7 @@ class EngineSpec(Settings, frozen=True):
     crf: CrfParams = CrfParams()
 
     def weights_of(self, precision: Precision) -> Weights:
-        """The file that a precision starts from: int8 has one, the others take fp32's; raises EngineError."""
+        """The file of a precision: int8 has its own, the others start from fp32's; raises EngineError."""
         file = "int8" if precision == "int8" else "fp32"
         if file not in self.weights:
             make = "streamseg engine quantise" if file == "int8" else "streamseg engine export"
@@ -95,7 +95,7 @@ def engine_folders() -> list[Path]:
 
 
 def list_engines() -> Iterator[tuple[Path, EngineSpec]]:
-    """Every engine that can be found, nearest first; of two with one name the first."""
+    """Every engine that is found, in the order of engine_folders(); of two with one name the first."""
     seen: set[str] = set()
     for folder in engine_folders():
         for toml in sorted(folder.glob("*/engine.toml")):
@@ -105,7 +105,7 @@ def list_engines() -> Iterator[tuple[Path, EngineSpec]]:
 
 
 def find_engine(name: str) -> tuple[Path, EngineSpec]:
-    """The engine with this name, or in this folder; raises EngineError with the nearest known name."""
+    """The engine of this name, or in this folder; raises EngineError with the most similar known name."""
     if os.sep in name or (Path(name) / "engine.toml").is_file():
         return Path(name), read_spec(Path(name))
     for folder in engine_folders():
@@ -114,7 +114,7 @@ def find_engine(name: str) -> tuple[Path, EngineSpec]:
     known = sorted({path.name for path, _ in list_engines()})
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
-    raise EngineError(f"engine {name!r}: there is none of this name{hint}")
+    raise EngineError(f"unknown engine {name!r}{hint}")
 
 
 def read_spec(folder: Path) -> EngineSpec:
@@ -125,7 +125,7 @@ def read_spec(folder: Path) -> EngineSpec:
     except OSError as error:
         raise EngineError(
             f"engine {folder}: {path.name} cannot be read ({error.strerror}); "
-            "streamseg engine list tells what there is"
+            "streamseg engine list shows the engines"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise EngineError(f"engine {folder}: {path.name} is not valid TOML: {error}") from error
@@ -134,7 +134,7 @@ def read_spec(folder: Path) -> EngineSpec:
 
 
 def read_weights(folder: Path, spec: EngineSpec, precision: Precision) -> bytes:
-    """The bytes that this precision starts from, proved by their SHA-256; raises EngineError."""
+    """The file of this precision, its SHA-256 checked; raises EngineError."""
     entry = spec.weights_of(precision)
     try:
         data = (folder / entry.file).read_bytes()
@@ -151,7 +151,7 @@ def read_weights(folder: Path, spec: EngineSpec, precision: Precision) -> bytes:
 
 
 def weights_in(folder: Path) -> dict[str, Weights]:
-    """The weights that lie in a folder, with their hashes."""
+    """The files of weights in a folder, with their hashes."""
     found = {}
     for precision, name in (("fp32", FP32), ("int8", INT8)):
         if (folder / name).is_file():
@@ -161,9 +161,9 @@ def weights_in(folder: Path) -> dict[str, Weights]:
 
 
 def kept_settings(folder: Path, spec: EngineSpec) -> EngineSpec:
-    """`spec` with what was chosen in FOLDER/engine.toml by hand or by tuning: [crf], and the thin classes.
+    """`spec` with [crf] and the thin classes of FOLDER/engine.toml, which were set by hand or by tuning.
 
-    As it is where there is no engine yet, or one that cannot be read.
+    Unchanged where there is no engine yet, or one that cannot be read.
     """
     try:
         before = read_spec(folder)
@@ -177,7 +177,7 @@ def kept_settings(folder: Path, spec: EngineSpec) -> EngineSpec:
 
 
 def write_spec(folder: Path, spec: EngineSpec) -> None:
-    """Write FOLDER/engine.toml; it appears whole."""
+    """Write FOLDER/engine.toml; a reader finds the old or the new file."""
     atomic_write(folder / "engine.toml", "\n".join(_lines(spec)) + "\n")
 
 
@@ -208,35 +208,35 @@ def _lines(spec: EngineSpec) -> Iterator[str]:
 
 
 def _pair(key: str, value: object) -> str:
-    """A line of TOML, which writes numbers, lists and text as JSON does."""
+    """A line of TOML; numbers, lists and text are the same as in JSON."""
     note = f"  # {_NOTES[key]}" if key in _NOTES else ""
     return f"{key} = {json.dumps(value, ensure_ascii=False)}{note}"
 
 
 class Shapes(msgspec.Struct, frozen=True):
-    """The batches (N, H, W) that a plan takes: any between smallest and largest, fastest at usual."""
+    """The batches (N, H, W) that a plan takes: from smallest to largest, fastest at usual."""
 
     smallest: tuple[int, int, int]
     usual: tuple[int, int, int]
     largest: tuple[int, int, int]
 
     def take(self, batch: tuple[int, int, int]) -> bool:
-        """Whether a batch of this shape lies inside."""
+        """Whether a plan takes a batch of this shape."""
         return all(a <= b <= c for a, b, c in zip(self.smallest, batch, self.largest, strict=True))
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a loaded engine tells about itself."""
+    """The properties of a loaded engine."""
 
-    id: str  # name/precision/backend: what masks carry
+    id: str  # name/precision/backend, as in masks
     spec: EngineSpec
     backend: str
     precision: Precision
     device: str
     threads: int
-    input_size: Size  # the frames are scaled to about this many pixels
-    shapes: Shapes | None = None  # the batches that it takes, where not all
-    # Where batches and logits may lie in torch, if anywhere; then it is a TensorEngine (backend.py).
+    input_size: Size  # frames are scaled to about this many pixels
+    shapes: Shapes | None = None  # None: it takes all batches
+    # The device of batches and logits in torch, for a TensorEngine; else empty.
     tensors: Literal["", "cpu", "cuda"] = ""
 
     @property

@@ -3,7 +3,7 @@
 Chen et al., arXiv 1412.7062, Table 1 (a): DeepLab, DeepLab-MSc, DeepLab-LargeFOV, DeepLab-MSc-LargeFOV. As in
 the paper the four share the backbone, whose last blocks have dilation 2, and differ in the field of view of
 fc6 (4x4 with holes of 4, which sees 13 cells of 8 pixels, or 3x3 with holes of 12, which sees 25) and in
-whether branches of earlier stages add their scores. There is no other context: no pyramid, no skip.
+whether branches of earlier stages add their logits. There is no other context: no pyramid, no skip.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FC_WIDTH, BRANCH_WIDTH = 128, 32
 class Ablation(nn.Module):
     """One of the four. `forward` gives logits at 1/4; `supervised` gives those of fc8 at 1/8 too.
 
-    All maps of scores meet at 1/4, also where there is only fc8's: the variants are trained and scored alike.
+    All logits are brought to 1/4, also where there are only fc8's: the variants are trained and scored alike.
     """
 
     def __init__(self, classes: int, width: int = 96, *, large_fov: bool, multi_scale: bool) -> None:
@@ -52,8 +52,8 @@ class Ablation(nn.Module):
         fc8: Tensor = self.fc8(self.fc7(self.fc6(self.blocks8(eighth))))  # (N, classes, H/8, W/8)
         logits = _twice(fc8)
         for branch, stage in zip(self.branches, (image, half, quarter, eighth), strict=False):
-            scores = branch(stage)
-            logits = logits + (_twice(scores) if stage is eighth else scores)
+            more = branch(stage)
+            logits = logits + (_twice(more) if stage is eighth else more)
         return logits, fc8
 
     def forward(self, image: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class Ablation(nn.Module):
 
 
 def _branch(channels: int, classes: int, stride: int) -> nn.Sequential:
-    """The paper's multi-scale branch: 3x3, 1x1, scores; `stride` brings a finer stage to 1/4."""
+    """The paper's multi-scale branch: 3x3, 1x1, logits; `stride` brings a finer stage to 1/4."""
     return nn.Sequential(
         ConvBnRelu(channels, BRANCH_WIDTH, 3, stride=stride),
         ConvBnRelu(BRANCH_WIDTH, BRANCH_WIDTH, 1),
@@ -70,5 +70,5 @@ def _branch(channels: int, classes: int, stride: int) -> nn.Sequential:
     )
 
 
-def _twice(scores: Tensor) -> Tensor:
-    return F.interpolate(scores, scale_factor=2.0, mode="bilinear", align_corners=False)
+def _twice(logits: Tensor) -> Tensor:
+    return F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)

@@ -1,8 +1,8 @@
 """DeepLab v1: VGG16 with the hole algorithm, five variants (Chen et al. 2015, arXiv 1412.7062).
 
 The variants differ in fc6, the old VGG16's first fully connected layer turned into a convolution: how much
-of the picture it sees (its field of view), and how much it costs. The multi-scale ones add what small
-branches on the picture and the first four pools say.
+of the picture it sees (its field of view), and how much it costs. The multi-scale ones add the logits of
+small branches on the picture and the first four pools.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from streamseg.models.served import Grid, corners
 
 
 class Head(NamedTuple):
-    """fc6 and what stands before it."""
+    """fc6 and the pooling before it."""
 
     kernel: int
     dilation: int
@@ -32,7 +32,7 @@ LARGE_FOV = Head(3, 12, 12, 1024, average=True)
 
 BRANCHES = ("data", "pool1", "pool2", "pool3", "pool4")
 BRANCH_CHANNELS = 128
-# 2x2 pools with padding move the grid: logit 0 looks at pixel -7.5. The paper crops 7 and 8 pixels instead.
+# 2x2 pools with padding move the grid: logit 0 is at pixel -7.5. The paper crops 7 and 8 pixels instead.
 SHIFTED = Grid(8, -7.5, before=5, after=3, skip=2)
 
 
@@ -133,7 +133,7 @@ def deeplab_msc_largefov(
 
 
 def _interp(logits: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Caffe's Interp: bilinear, corners in line."""
+    """Caffe's Interp: bilinear with aligned corners."""
     if logits.shape[2:] == size:
         return logits
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)

@@ -18,7 +18,7 @@ RESNET50, RESNET101 = (3, 4, 6, 3), (3, 4, 23, 3)
 
 
 class ImagePooling(nn.Sequential):
-    """What the whole picture says, at every place."""
+    """The features of the whole picture, at every place."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(

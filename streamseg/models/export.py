@@ -44,11 +44,11 @@ def write_engine(
     crf: CrfParams | None = None,
     licence: str | None = None,
 ) -> Path:
-    """Write the engine `out` (its name is the folder's) of `module`, the zoo's `name`, and give its folder.
+    """Write `module`, the zoo's network `name`, as the engine `out`, named as its folder; give the folder.
 
-    crf: the parameters for engine.toml, as streamseg.crf's preset of the zoo's crf_preset has them. An engine
-    that is there is replaced, its int8 form, which would be of other weights, removed; its [crf] stays.
-    Raises EngineError when the exported graph does not say what the network says; then nothing is written.
+    crf: for engine.toml, such as the preset of the zoo's crf_preset. An engine in the folder is replaced, its
+    int8 form, which is of other weights, is removed, and its [crf] is kept. Raises EngineError when the
+    exported graph differs from the network; then nothing is written.
     """
     entry = find_network(name)
     out = out.absolute()

@@ -13,12 +13,12 @@ from streamseg.models.zoo import Normalisation
 
 
 class Grid(NamedTuple):
-    """Where a network's logits lie, and the border that brings them to the middle of their cells.
+    """Where a network's logits are, and the border that moves them to the centres of their cells.
 
-    The pipeline takes logit i of a network with output stride s as the middle of pixels s·i … s·i + s − 1.
-    torchvision's networks were trained that way. The Caffe networks were trained with corners in line: their
-    logit i lies at pixel `first` + s·i. A border of the mean colour moves the grid to where it should be,
-    within half a pixel, and `skip` logits on each side are dropped.
+    The pipeline takes logit i of a network with output stride s as the centre of pixels s·i … s·i + s − 1.
+    torchvision's networks were trained that way. The Caffe networks were trained with aligned corners: their
+    logit i is at pixel `first` + s·i. A border of the mean colour moves the grid to within half a pixel of
+    the centres, and `skip` logits on each side are dropped.
     """
 
     stride: int  # output stride
@@ -29,14 +29,14 @@ class Grid(NamedTuple):
 
 
 def corners(stride: int = 8) -> Grid:
-    """Logits at pixels 0, s, 2s …; the border makes the sides s·k + 1, so that every grid inside lines up."""
+    """Logits at pixels 0, s, 2s …; the border makes the sides s·k + 1, so that all layers' grids agree."""
     if stride == 1:
         return Grid(1, 0, after=1)
     return Grid(stride, 0, before=stride // 2, after=stride // 2 + 1, skip=1)
 
 
 def centres(stride: int) -> Grid:
-    """Logits in the middle of their cells, as bilinear upsampling with align_corners=False takes them."""
+    """Logits at the centres of their cells, as bilinear upsampling with align_corners=False takes them."""
     return Grid(stride, (stride - 1) / 2)
 
 
@@ -44,7 +44,7 @@ class Served(nn.Module):
     """uint8 RGB (N, H, W, 3) to float32 logits (N, C, H/s, W/s), s the network's output stride.
 
     H and W are multiples of the zoo's size_multiple. Normalises, swaps to BGR for the Caffe networks, and
-    pads with the mean so that logits lie where the pipeline takes them to be (see Grid). Copies the network.
+    pads with the mean so that logits are at the centres of their cells (see Grid). Copies the network.
     """
 
     def __init__(self, network: nn.Module, normalisation: Normalisation) -> None:

@@ -1,8 +1,8 @@
 """slim: a dilated DeepLab for the CPU, 0.87 M parameters and 2.9 GMAC at 480x360.
 
-Dense 3x3 convolutions only: per operation they are the fastest on every runtime we measured, they quantise to
+Dense 3x3 convolutions only: per operation they are the fastest on every measured runtime, they quantise to
 int8 well, and they export everywhere. Dilation keeps the picture at 1/8 while the view grows, as in DeepLab
-(Chen et al., 2017); a 1x1 skip from 1/4 brings thin things back, as in DeepLab v3+ (Chen et al., 2018).
+(Chen et al., 2017); a 1x1 skip from 1/4 restores thin things, as in DeepLab v3+ (Chen et al., 2018).
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class _Part(nn.Module):
 def count_macs(module: nn.Module, input_size: tuple[int, int]) -> int:
     """Multiply-accumulates of all convolutions and linear layers for one RGB picture of `input_size` (H, W).
 
-    Runs `module` once on zeros; pooling, resizing and additions are not counted, as is usual.
+    Runs `module` once on zeros; pooling, resizing and additions are not counted.
     """
     total = 0
 

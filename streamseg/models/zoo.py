@@ -1,6 +1,6 @@
-"""The table of networks: what each is called, how it is built, what goes in, and what is known about it.
+"""The table of networks: names, constructors, inputs and sizes.
 
-Light: a network's module, and with it torch, is imported when it is built.
+A network's module, and with it torch, is imported when the network is built.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def _torchvision(name: str, function: str, parameters: int, stride: int = 8, mul
     return Network(name, f"deeplab_v3:{function}", TORCHVISION, parameters, {}, stride, multiple, size)
 
 
-# The 2x2 pools of the first two give 42 cells at 321 and 66 at 513, one more each way than the others' 41 and
-# 65; on 41 and 65 cells they would take 125.9 / 316.9 and 242.3 / 610.3 GMAC.
+# The 2x2 pools of the first two give 42 cells at 321 and 66 at 513, where the others have 41 and 65; with 41
+# and 65 cells they would take 125.9 / 316.9 and 242.3 / 610.3 GMAC.
 NETWORKS: dict[str, Network] = {
     network.name: network
     for network in (
@@ -138,4 +138,4 @@ def find_network(name: str) -> Network:
         return NETWORKS[name]
     near = difflib.get_close_matches(name, NETWORKS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(NETWORKS)}"
-    raise UsageError(f"network {name!r}: there is none of this name; {hint}")
+    raise UsageError(f"unknown network {name!r}; {hint}")

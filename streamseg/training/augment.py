@@ -1,7 +1,7 @@
-"""Changing a training picture: where it is seen from, in what light, through what camera.
+"""Augmentation of training pictures: geometry, light and camera.
 
-All of it is uint8 OpenCV, because that takes 1.5 ms a crop where the network takes 20. Every function draws
-from the generator it is given, so a picture depends on the seed alone.
+In uint8 with OpenCV, which takes 1.5 ms a crop where the network takes 20. Every function draws from the
+generator it is given, so a picture depends on the seed only.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def random_view(
     linear = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag(
         [scale_x, scale_y]
     )
-    # Where the middle of the picture comes to lie: the crop slides over the scaled picture, or the picture
-    # over the crop where it is the smaller one. Nothing is lost to emptiness that need not be.
+    # Where the middle of the picture goes: the crop slides over the scaled picture, or the picture over the
+    # crop where it is the smaller one, so that no more of the crop is empty than has to be.
     middle = np.array([w / 2, h / 2])
     crop_middle = np.array([crop_w, crop_h]) / 2
     slack = np.abs(np.array([abs(scale_x) * w - crop_w, abs(scale_y) * h - crop_h])) / 2
@@ -84,7 +84,7 @@ def paste(
 
 
 def change_light(rng: np.random.Generator, recipe: AugmentRecipe, rgb: Image) -> Image:
-    """Another time of day, weather and camera: colour, light, shadows, blur, noise, compression."""
+    """Change colour, light, shadows, blur, noise and compression at random."""
     if rng.random() < recipe.colour:
         rgb = _bytes(cv2.transform(rgb, _colour_matrix(rng)))
     if rng.random() < recipe.shadow:
@@ -101,7 +101,7 @@ def change_light(rng: np.random.Generator, recipe: AugmentRecipe, rgb: Image) ->
 
 
 def _bytes(image: Any) -> Image:
-    """OpenCV's result, which it types loosely, as what it is."""
+    """Type an OpenCV result as uint8."""
     return np.asarray(image, np.uint8)
 
 
@@ -127,7 +127,7 @@ def _light_curve(rng: np.random.Generator) -> Image:
 
 
 def _uneven_light(rng: np.random.Generator, rgb: Image) -> Image:
-    """Either a cast shadow with an edge, or light that changes slowly over the picture."""
+    """A shadow with an edge, or light that changes slowly over the picture."""
     h, w = rgb.shape[:2]
     if rng.random() < 0.5:
         sharp = np.full((h, w), 255, np.uint8)
@@ -141,7 +141,7 @@ def _uneven_light(rng: np.random.Generator, rgb: Image) -> Image:
 
 
 def _blur(rng: np.random.Generator, rgb: Image) -> Image:
-    """Out of focus, or a picture that was smaller before."""
+    """Out of focus, or upscaled from a smaller picture."""
     if rng.random() < 0.6:
         return _bytes(cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.5, 1.6)))
     h, w = rgb.shape[:2]

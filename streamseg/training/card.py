@@ -1,15 +1,15 @@
-"""The model card: what is known about an engine, written into its README.md between two markers."""
+"""The model card: facts about an engine, written into its README.md between two markers."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from streamseg.evaluation import Scores
+from streamseg.runtime.files import atomic_write
 from streamseg.training.quantise import Quantised
 from streamseg.training.recipe import TrainRecipe
 
@@ -18,7 +18,7 @@ END = "<!-- end of what the export writes -->"
 
 
 class CardFacts(NamedTuple):
-    """What the export knows."""
+    """The facts that the export knows."""
 
     name: str
     recipe: TrainRecipe
@@ -40,9 +40,7 @@ def write_card(path: Path, facts: CardFacts) -> None:
         head, begin, rest = text.partition(BEGIN)
         _, end, tail = rest.partition(END)
         before, after = (head, tail) if begin and end else (f"{text.rstrip()}\n\n", "\n")
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(before + card + after, "utf-8")
-    os.replace(beside, path)
+    atomic_write(path, before + card + after)
 
 
 def card_text(facts: CardFacts) -> str:
@@ -60,8 +58,8 @@ def card_text(facts: CardFacts) -> str:
     if facts.quantised is not None:
         tried = ", ".join(f"{name} {share:.2f}" for name, share in facts.quantised.agreement.items())
         sections.append(
-            f"int8: calibrated on {facts.calibrated_on} training images ({facts.quantised.calibration}), by "
-            f"the share of labels that are those of fp32 on other training images, in %: {tried}."
+            f"int8: calibrated on {facts.calibrated_on} training images by {facts.quantised.calibration}, "
+            f"which agrees best with fp32 on other training images. Labels as in fp32, %: {tried}."
         )
     if facts.scores:
         sections.append(_score_table(facts.scores))
@@ -70,7 +68,7 @@ def card_text(facts: CardFacts) -> str:
 
 
 def recipe_toml(recipe: TrainRecipe) -> str:
-    """The recipe as TOML, without the classes, which engine.toml tells."""
+    """The recipe as TOML, without the classes, which are in engine.toml."""
     settings: dict[str, Any] = msgspec.to_builtins(recipe)
     augment = settings.pop("augment")
     del settings["classes"]
@@ -81,7 +79,7 @@ def recipe_toml(recipe: TrainRecipe) -> str:
 
 
 def _toml(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)  # TOML writes numbers, texts and lists as JSON does
+    return json.dumps(value, ensure_ascii=False)  # numbers, text and lists are the same in TOML
 
 
 def _score_table(scores: dict[str, Scores]) -> str:

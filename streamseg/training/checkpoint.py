@@ -1,8 +1,7 @@
-"""Files of a training run: written whole or not at all, read with every field checked."""
+"""Checkpoints of a training run: written whole or not at all, checked when they are read."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import torch
 from torch import nn
 
 from streamseg.config import build_settings
-from streamseg.errors import ConfigError, TrainingError
+from streamseg.errors import ConfigError, TrainingError, one_line
+from streamseg.runtime.files import replaced
 from streamseg.training.networks import build_network
 from streamseg.training.recipe import TrainRecipe
 
@@ -20,10 +20,9 @@ Checkpoint = dict[str, Any]
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write beside `path`, then put it in its place, so that an interrupted write leaves the old one."""
-    beside = path.with_name(path.name + ".part")
-    torch.save({"format": FORMAT, **checkpoint}, beside)
-    os.replace(beside, path)
+    """Write a checkpoint; an interrupted write leaves the old one."""
+    with replaced(path) as beside:
+        torch.save({"format": FORMAT, **checkpoint}, beside)
 
 
 def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> Checkpoint:
@@ -31,11 +30,11 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> Checkpoin
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
-        raise TrainingError(f"{path}: no such checkpoint") from None
-    except Exception as error:  # torch raises half a dozen kinds for a damaged file
-        raise TrainingError(f"{path}: not a checkpoint that can be read ({error})") from error
+        raise TrainingError(f"{path}: does not exist") from None
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise TrainingError(f"{path}: is not a checkpoint that can be read ({one_line(error)})") from error
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
-        raise TrainingError(f"{path}: not a checkpoint of this version of streamseg")
+        raise TrainingError(f"{path}: is not a checkpoint of this version of streamseg")
     return checkpoint
 
 

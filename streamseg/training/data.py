@@ -1,4 +1,4 @@
-"""Training batches: the whole data set in memory as uint8, crops prepared by threads ahead of the network."""
+"""Training batches: the whole data set in memory as uint8, crops prepared ahead by threads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PLACES_KEPT = 256  # pixels remembered for each image and rare class, to centre 
 class TrainingImages:
     """All images of a folder in memory, and the crops made of them.
 
-    Crop i of epoch e depends on (seed, e, i) alone: not on threads, and not on whether a run was interrupted.
+    Crop i of epoch e depends on (seed, e, i) only: not on threads, nor on whether the run was interrupted.
     """
 
     def __init__(self, folder: Path, recipe: TrainRecipe) -> None:
@@ -36,7 +36,7 @@ class TrainingImages:
         self._images: list[tuple[Image, Image]] = []
         counts = np.zeros(256, np.int64)
         for sample in LabelledFolder(folder, len(recipe.classes)):
-            size = fit_size(sample.labels.shape, recipe.input_size, SIZE_MULTIPLE)  # as when it is served
+            size = fit_size(sample.labels.shape, recipe.input_size, SIZE_MULTIPLE)  # as an engine sees it
             rgb = scale_picture(sample.rgb, size)
             labels = sample.labels
             if labels.shape != size:
@@ -45,7 +45,7 @@ class TrainingImages:
             self._images.append((rgb, labels))
         if len(self._images) < recipe.batch_size:
             raise TrainingError(
-                f"{folder}: holds {len(self._images)} images, fewer than one batch ({recipe.batch_size})"
+                f"{folder}: has {len(self._images)} images, fewer than batch_size ({recipe.batch_size})"
             )
         shares = counts[: len(recipe.classes)] / counts.sum()
         if counts[: len(recipe.classes)].sum() == 0:
@@ -57,11 +57,11 @@ class TrainingImages:
 
     @property
     def steps(self) -> int:
-        """Batches in an epoch; images that do not fill one wait for another epoch's order."""
+        """Batches in an epoch; a rest that does not fill a batch is left out."""
         return len(self._images) // self._recipe.batch_size
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch, prepared ahead by threads that end with the iterator."""
+        """The batches of one epoch, prepared ahead by threads; they end with the iterator."""
         size = self._recipe.batch_size
         order = np.random.default_rng([self._recipe.seed, epoch]).permutation(len(self._images))
         waiting: deque[list[Future[tuple[Image, Image]]]] = deque()
@@ -78,13 +78,13 @@ class TrainingImages:
                 pool.shutdown(cancel_futures=True)
 
     def crop(self, epoch: int, index: int) -> tuple[Image, Image]:
-        """One changed crop of image `index`."""
+        """One augmented crop of image `index`."""
         recipe = self._recipe.augment
         rng = np.random.default_rng([self._recipe.seed, epoch, index])
         rgb, labels = self._images[index]
         centre = None
         if self._places[index] and rng.random() < recipe.rare_crops:
-            # One of the classes first, then one of its pixels: a bicyclist counts as much as a fence.
+            # First a class, then one of its pixels, so that small classes count as much as large ones.
             places = self._places[index][rng.integers(len(self._places[index]))]
             centre = tuple(places[rng.integers(len(places))])
         view = augment.random_view(rng, recipe, labels.shape, centre)

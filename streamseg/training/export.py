@@ -30,7 +30,7 @@ from streamseg.training.recipe import TrainRecipe
 def export_engine(
     checkpoint: Path, out: Path, data: Path | None = None, val: Path | None = None, stride8: bool = False
 ) -> Path:
-    """Make the engine `out` (its name is the folder's) of a checkpoint of a training run; give its folder.
+    """Make the engine `out`, named as its folder, of a checkpoint of a training run; give its folder.
 
     With `data`, a labelled folder of training images, an int8 form is calibrated on some of them. With `val`
     the card tells the scores of each form on it. Takes about a minute; raises TrainingError. An engine of the
@@ -39,7 +39,7 @@ def export_engine(
     loaded = load_checkpoint(checkpoint)
     recipe, network = recipe_of(loaded), trained_network(loaded)
     if stride8 and not isinstance(network, Slim):
-        raise TrainingError(f"{checkpoint}: {recipe.network} has no form with logits at 1/8; slim has")
+        raise TrainingError(f"{checkpoint}: {recipe.network} has no logits at 1/8; only slim has")
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     write_graph(network, out / FP32, stride8)
@@ -74,7 +74,7 @@ def export_engine(
 
 
 def engine_spec(folder: Path, recipe: TrainRecipe, output_stride: int = OUTPUT_STRIDE) -> EngineSpec:
-    """What engine.toml says of the weights in `folder`; [crf] and thin classes stay as they are there."""
+    """The engine.toml of the weights in `folder`; its [crf] and thin classes are kept."""
     spec = EngineSpec(
         name=folder.name,
         network=recipe.network,

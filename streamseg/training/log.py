@@ -1,9 +1,8 @@
-"""What a run says: one line of JSON per epoch, a plot of them, and progress for who watches."""
+"""The log of a run: one line of JSON per epoch, a plot of them, and progress on the terminal."""
 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +14,7 @@ from rich.progress import Progress as RichProgress
 
 from streamseg.errors import TrainingError
 from streamseg.evaluation import Scores
+from streamseg.runtime.files import atomic_write
 from streamseg.training.plot import plot_curves
 
 logger = logging.getLogger(__name__)
@@ -33,10 +33,8 @@ class EpochEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_log(out: Path, history: list[EpochEntry]) -> None:
-    """Write log.jsonl and its plot, log.png, anew."""
-    beside = out / "log.jsonl.part"
-    beside.write_bytes(msgspec.json.Encoder().encode_lines(history))
-    os.replace(beside, out / "log.jsonl")
+    """Write log.jsonl, and its plot log.png after an evaluation."""
+    atomic_write(out / "log.jsonl", msgspec.json.Encoder().encode_lines(history))
     if history[-1].scores is not None or len(history) <= 2:
         evaluated = [(e.epoch, e.scores.miou) for e in history if e.scores is not None]
         plot_curves(out / "log.png", [(e.epoch, e.loss) for e in history], evaluated)
@@ -51,7 +49,7 @@ def read_log(out: Path) -> list[EpochEntry]:
 
 
 class Progress:
-    """A bar with ETA on a terminal; elsewhere one line in the log for each epoch."""
+    """A progress bar with ETA on a terminal; elsewhere one log line for each epoch."""
 
     def __init__(self, epochs: int, first: int, steps: int) -> None:
         self._epochs, self._first, self._steps = epochs, first, steps
@@ -90,15 +88,15 @@ class Progress:
         self._last = now
         left_s = (self._epochs - entry.epoch) * sum(self._recent) / len(self._recent)
         eta = f"{_clock(left_s)} left"
-        said = f"epoch {entry.epoch}/{self._epochs}: loss {entry.loss:.4f}"
+        text = f"epoch {entry.epoch}/{self._epochs}: loss {entry.loss:.4f}"
         if entry.scores is not None:
-            said += f", val mIoU {entry.scores.miou:.2f}, pixel accuracy {entry.scores.pixel_accuracy:.2f}"
+            text += f", val mIoU {entry.scores.miou:.2f}, pixel accuracy {entry.scores.pixel_accuracy:.2f}"
         if self._bar is None:
-            logger.info("%s, %.1f s, %s", said, entry.seconds, eta)
+            logger.info("%s, %.1f s, %s", text, entry.seconds, eta)
         else:
             self._bar.update(self._task, description=f"loss {entry.loss:.4f}", eta=eta)
             if entry.scores is not None:
-                self._bar.print(said)
+                self._bar.print(text)
 
 
 def _clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The training run: epochs of steps, an average of the weights, evaluations, checkpoints."""
+"""The training run: epochs, the average of the weights, evaluations, checkpoints."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def train(recipe: TrainRecipe, data: Path, val: Path | None, out: Path, resume: 
     """Train on the folder `data`, choose on `val`, and give the path of the chosen checkpoint.
 
     Writes `last.pt` after every epoch, `best.pt` at the best evaluation (without `val`, at the end),
-    `log.jsonl` and `log.png` into `out`. With `resume` a run goes on from `last.pt` exactly as if it had not
-    stopped; the recipe may then name another number of epochs. Blocks until done. Raises TrainingError or
+    `log.jsonl` and `log.png` into `out`. With `resume` a run continues from `last.pt` as if it had not been
+    stopped; the recipe may then have another number of epochs. Blocks until done. Raises TrainingError or
     UsageError.
     """
     run = _Run(recipe, data, val, out, resume)
@@ -48,7 +48,7 @@ def train(recipe: TrainRecipe, data: Path, val: Path | None, out: Path, resume: 
 
 
 def predictor(network: nn.Module, device: torch.device, input_size: Size) -> Predict:
-    """A function from RGB (H, W, 3) uint8 to labels (H, W) uint8, by the steps an engine takes."""
+    """A function from RGB (H, W, 3) uint8 to labels (H, W) uint8, in the same steps as an engine."""
 
     @torch.no_grad()
     def predict(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -61,10 +61,7 @@ def predictor(network: nn.Module, device: torch.device, input_size: Size) -> Pre
 
 
 def learning_rate(recipe: TrainRecipe, progress: float) -> float:
-    """The rate at `progress` (0 to 1) of the run: a rise, a plateau until `hold`, then half a cosine to 0.
-
-    On the plateau nothing depends on the run's length, so a run may be resumed with another one there.
-    """
+    """The rate at `progress` (0 to 1) of the run: a rise, a plateau until `hold`, then half a cosine to 0."""
     if progress < recipe.warmup:
         return recipe.learning_rate * max(progress / recipe.warmup, 1e-3)
     if progress < recipe.hold:
@@ -87,7 +84,7 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         self._steps += 1
-        decay = min(self._decay, self._steps / (self._steps + 10))  # a young average forgets its start
+        decay = min(self._decay, self._steps / (self._steps + 10))  # so that the first steps count less
         torch._foreach_lerp_(self._average, self._now, 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -100,7 +97,7 @@ class WeightAverage:
 
 
 class _Run:
-    """Everything a run carries from epoch to epoch."""
+    """The state of a run."""
 
     def __init__(self, recipe: TrainRecipe, data: Path, val: Path | None, out: Path, resume: bool) -> None:
         self.recipe, self.val, self.out = recipe, val, out
@@ -110,10 +107,10 @@ class _Run:
         self.device = _device(recipe.device)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
-        cv2.setNumThreads(1)  # crops are made beside the network; more threads would take its cores
+        cv2.setNumThreads(1)  # crops are made in parallel with training; more threads would take its cores
         torch.manual_seed(recipe.seed)
         self.images = TrainingImages(data, recipe)
-        # Learn now, not after twenty epochs, that the validation folder is unusable.
+        # Fail now, not after twenty epochs, when the validation folder is unusable.
         if val is not None:
             evaluate(lambda rgb: np.zeros(rgb.shape[:2], np.uint8), val, recipe.class_names)
         self.network = build_network(recipe).to(self.device)
@@ -136,7 +133,7 @@ class _Run:
         if resume:
             self._resume()
         elif (out / "last.pt").exists():
-            raise UsageError(f"{out}: holds a run already; resume it, or choose another folder")
+            raise UsageError(f"{out}: already holds a run; add --resume, or choose another folder")
 
     def train_epoch(self, progress: Progress) -> None:
         recipe, steps = self.recipe, self.images.steps
@@ -151,7 +148,7 @@ class _Run:
         loss = float(total) / steps
         if not np.isfinite(loss):
             raise TrainingError(
-                f"epoch {self.epoch}: the loss is {loss}; start again with a lower learning rate "
+                f"epoch {self.epoch}: the loss is {loss}; start again with a lower learning_rate "
                 f"(now {recipe.learning_rate:g})"
             )
         seconds = time.monotonic() - began
@@ -239,9 +236,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"device: {name} is none of auto, cpu, cuda, cuda:N") from None
+        raise UsageError(f"device: must be auto, cpu, cuda or cuda:N; is {name}") from None
     if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device: {name} is none of auto, cpu, cuda, cuda:N")
+        raise UsageError(f"device: must be auto, cpu, cuda or cuda:N; is {name}")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device: {name}, but torch finds no CUDA device here; use cpu")
+        raise UsageError(f"device: is {name}, but torch finds no CUDA device; use cpu")
     return device

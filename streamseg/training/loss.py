@@ -1,4 +1,4 @@
-"""The training loss: class-weighted cross-entropy, and Lovasz-softmax, a smooth form of the IoU itself."""
+"""The training loss: class-weighted cross-entropy, and Lovasz-softmax, a smooth form of the IoU."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def class_weights(shares: npt.NDArray[np.float64], balance: float) -> Tensor:
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, phase: int) -> Tensor:
     """Weighted cross-entropy at twice the resolution of `logits` (N, C, h, w) against full-size `labels`.
 
-    `labels` (N, H, W) are thinned out to (N, 2h, 2w), starting at the pixel that `phase` names: over the
-    steps of an epoch each is used, in two thirds of the time that a loss at full resolution takes.
+    `labels` (N, H, W) are subsampled to (N, 2h, 2w), starting at pixel `phase` (0 to 3) of each cell: over
+    the steps of an epoch all four are used, in two thirds of the time of a loss at full resolution.
     """
     logits = F.interpolate(logits.float(), scale_factor=2.0, mode="bilinear", align_corners=False)
     thinned = thin_labels(labels, labels.shape[1] // logits.shape[2], phase)

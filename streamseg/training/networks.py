@@ -25,7 +25,7 @@ STD = (58.395, 57.12, 57.375)
 
 
 class Trainable(Protocol):
-    """What training wants of a network, beside being a torch module."""
+    """What training needs of a network, which is also a torch module."""
 
     def supervised(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Logits at 1/4 and auxiliary ones at 1/8, both of which the loss counts."""
@@ -57,7 +57,7 @@ def write_graph(network: nn.Module, path: Path, stride8: bool = False) -> None:
     """Export `network` to `path`: uint8 RGB (N, H, W, 3) in, float32 logits (N, C, h, w) out.
 
     N is free, H and W are any multiples of 8. Logits are at 1/4, or with `stride8` the auxiliary ones at 1/8.
-    The graph is run beside the network before it is written under its name; EngineError if they differ.
+    Raises EngineError when the graph differs from the network.
     """
 
     def reference(picture: Tensor) -> Tensor:
@@ -82,8 +82,8 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
 
 
 class _Served(nn.Module):
-    """The network as an engine runs it. Of the normalisation only the subtraction is left as a step: the
-    division is part of the first convolution's weights. (So could the mean be, but not where the padding is.)
+    """The network as an engine runs it. Of the normalisation only the subtraction is a step of its own: the
+    division is folded into the first convolution's weights. (The mean cannot be, because of the padding.)
     """
 
     def __init__(self, network: nn.Module, stride8: bool) -> None:
@@ -106,7 +106,7 @@ def _network(network: nn.Module, x: Tensor, stride8: bool) -> Tensor:
 
 
 def _first_convolutions(network: nn.Module) -> list[nn.Module]:
-    """Those that see the picture itself."""
+    """The convolutions whose input is the picture."""
     assert isinstance(network, Slim | Ablation)
     stages = [network.stem, *(network.branches[:1] if isinstance(network, Ablation) else ())]
     return [next(module for module in stage.modules() if isinstance(module, nn.Conv2d)) for stage in stages]
@@ -123,7 +123,7 @@ def _identity() -> nn.BatchNorm2d:
 
 
 def _fold_sum(aspp: LightAspp) -> None:
-    """The branches are summed and then normalised: each is scaled, and one of them gets the bias."""
+    """The branches are summed and then normalised: scale each of them, and give one of them the bias."""
     for branch in (aspp.image, *aspp.atrous):
         assert isinstance(branch, nn.Conv2d)
         scale = aspp.norm.weight / torch.sqrt(_tensor(aspp.norm.running_var) + aspp.norm.eps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamseg.errors import TrainingError
+from streamseg.runtime.files import atomic_write
 
 Points = Sequence[tuple[float, float]]
 Colour = tuple[int, int, int]
@@ -40,10 +40,8 @@ def plot_curves(path: Path, losses: Points, mious: Points) -> None:
     _text(canvas, "epoch", (WIDTH // 2 - 20, HEIGHT - 10), (0, 0, 0))
     coded, png = cv2.imencode(".png", canvas)
     if not coded:
-        raise TrainingError(f"{path}: the plot cannot be coded")
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(png.tobytes())
-    os.replace(beside, path)
+        raise TrainingError(f"{path}: cannot be encoded as PNG")
+    atomic_write(path, png.tobytes())
 
 
 def _curve(canvas: npt.NDArray[np.uint8], points: Points, last: float, top: float, colour: Colour) -> None:

@@ -1,8 +1,8 @@
-"""int8 beside fp32: a calibrated static quantisation of an exported graph, chosen without looking at val.
+"""int8 from fp32: static quantisation of an exported graph, calibrated without the validation images.
 
 Weights are int8 for each output channel, activations uint8 with a zero point, as Q/DQ nodes that ONNX Runtime
-fuses into integer convolutions (QuantizeLinear, DequantizeLinear). Convolutions that see the picture, and
-those that give the logits, stay fp32: in slim together 1 % of the arithmetic. Measured for slim on AVX-512
+fuses into integer convolutions (QuantizeLinear, DequantizeLinear). The first and the last convolutions stay
+fp32: in slim together 1 % of the arithmetic. Measured for slim on AVX-512
 VNNI with one thread: 9.0 ms; with the first convolution in int8 11.2; with int8 activations 25, as fp32.
 Calibration by entropy chose the same ranges as the smallest and largest value did, so it is not tried.
 """
@@ -36,6 +36,7 @@ from streamseg.errors import TrainingError
 from streamseg.evaluation.dataset import pictures_of
 from streamseg.inference.preprocess import fit_size, scale_picture
 from streamseg.inference.spec import INT8, find_engine, read_weights, weights_in, write_spec
+from streamseg.runtime.files import replaced
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode
 from streamseg.types import U8, Size
@@ -67,7 +68,7 @@ CALIBRATIONS = (
 
 
 class Quantised(NamedTuple):
-    """What was chosen, and how often its labels agree with fp32 on images that were not calibrated on."""
+    """The chosen calibration, and how often each one's labels agree with fp32 on other images, in %."""
 
     calibration: str
     agreement: dict[str, float]  # of every candidate
@@ -78,20 +79,16 @@ def quantise_engine(
 ) -> tuple[Path, Quantised]:
     """Give the engine `name` an int8 form, calibrated on pictures or a video `data`; returns its folder.
 
-    size: the input size, unset the engine's own. most: pictures that are used, a third to compare on. Its
-    other files stay as they are. Raises StreamsegError.
+    size: the input size, unset the engine's own. most: pictures that are used, a third to compare on. Other
+    files stay as they are. Raises StreamsegError.
     """
     folder, spec = find_engine(name)
-    read_weights(folder, spec, "fp32")  # proves them
+    read_weights(folder, spec, "fp32")  # checks them
     if not spec.normalisation.in_graph:
-        raise TrainingError(f"engine {spec.name}: its graph does not take pictures; export it again")
+        raise TrainingError(f"engine {spec.name}: its graph does not take uint8 pictures; export it again")
     calibrate, compare = calibration_pictures(data, size or spec.input_size, spec.size_multiple, most)
-    beside = folder / f"{INT8}.part"
-    try:
+    with replaced(folder / INT8) as beside:
         quantised = quantise(folder / spec.weights["fp32"].file, beside, calibrate, compare)
-        beside.replace(folder / INT8)
-    finally:
-        beside.unlink(missing_ok=True)
     weights = {"fp32": spec.weights["fp32"], "int8": weights_in(folder)["int8"]}
     write_spec(folder, msgspec.structs.replace(spec, weights=weights))
     return folder, quantised
@@ -111,7 +108,7 @@ def calibration_pictures(
             frames = itertools.islice(decode(opened, "calibration"), 0, most * FRAMES_APART, FRAMES_APART)
             pictures = [frame.rgb for frame in frames]
     if len(pictures) < 2:
-        raise TrainingError(f"{data}: calibration needs two pictures at least")
+        raise TrainingError(f"{data}: has fewer than two pictures, which calibration needs")
     compared = set(range(1, len(pictures), 3 if len(pictures) > 2 else 2))
     scaled = [scale_picture(p, fit_size((p.shape[0], p.shape[1]), size, multiple)) for p in pictures]
     return (
@@ -153,9 +150,7 @@ def quantise(model: Path, out: Path, calibrate: Images, compare: Images) -> Quan
 def _quantise(model: Path, out: Path, images: Images, calibration: Calibration) -> None:
     graph = onnx.load(model).graph
     images = images[: len(images) // AT_ONCE * AT_ONCE] or images
-    logging.disable(
-        logging.WARNING
-    )  # it recommends a preparation that this graph has had, and prints its steps
+    logging.disable(logging.WARNING)  # it recommends a preparation that this graph has had
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             quantize_static(
@@ -181,7 +176,7 @@ def _quantise(model: Path, out: Path, images: Images, calibration: Calibration) 
 
 
 def outer_convolutions(graph: Any) -> list[str]:
-    """Names of the convolutions that no other stands before (they see the picture), or none behind."""
+    """Names of the convolutions before which, or after which, there is no other."""
     seen: set[str] = set()  # values that a convolution went into
     first = []
     for node in graph.node:
@@ -214,7 +209,7 @@ def _without_batch_norm(model: Path, out: Path) -> Path:
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Feeds images; ONNX Runtime asks for some at a time, by set_range."""
+    """Feeds images, some at a time: ONNX Runtime calls set_range."""
 
     def __init__(self, name: str, images: Images) -> None:
         self._name, self._images = name, images

@@ -1,4 +1,4 @@
-"""Everything that decides how a network comes out of training, in one class. Written once, read from TOML."""
+"""The recipe of a training run: all its settings, read from TOML."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CAMVID_CLASSES = (
 
 
 class AugmentRecipe(Settings, frozen=True):
-    """How each training picture is changed before the network sees it."""
+    """Augmentation of the training pictures."""
 
     crop_size: Annotated[
         tuple[Annotated[int, Meta(ge=32, multiple_of=8)], Annotated[int, Meta(ge=32, multiple_of=8)]],
@@ -72,7 +72,7 @@ class TrainRecipe(Settings, frozen=True):
     label_set: Annotated[str, Meta(min_length=1, description="Name of the set of classes.")] = "camvid-11"
     licence: Annotated[
         str, Meta(min_length=1, description="Licence of the weights, as the licence of the data demands.")
-    ] = "not stated; ask whoever trained it"
+    ] = "not stated; ask who trained it"
     classes: Annotated[
         tuple[ClassEntry, ...], Meta(min_length=2, max_length=255, description="The classes, in order.")
     ] = CAMVID_CLASSES

@@ -43,18 +43,18 @@ def brought(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     from streamseg.inference.upsample_device import TensorLogits
 
     seen: list[str] = []
-    rgb, here = Surface.rgb, TensorLogits.to_host
+    rgb, to_host = Surface.rgb, TensorLogits.to_host
 
     def counted_rgb(surface: Surface) -> U8:
         seen.append("picture")
         return rgb(surface)
 
-    def counted_here(logits: TensorLogits) -> Any:
+    def counted_to_host(logits: TensorLogits) -> Any:
         seen.append("logits")
-        return here(logits)
+        return to_host(logits)
 
     monkeypatch.setattr(Surface, "rgb", counted_rgb)
-    monkeypatch.setattr(TensorLogits, "to_host", counted_here)
+    monkeypatch.setattr(TensorLogits, "to_host", counted_to_host)
     return seen
 
 

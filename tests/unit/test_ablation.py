@@ -82,5 +82,5 @@ def test_a_variant_becomes_an_engine_and_has_no_form_at_an_eighth(tmp_path: Path
     assert read_spec(folder).network == "deeplab-msc"
     with closing(load_engine(EngineConfig(name=f"{folder}/"))) as engine:
         assert engine(np.zeros((1, 64, 96, 3), np.uint8)).shape == (1, len(CAMVID_CLASSES), 16, 24)
-    with pytest.raises(TrainingError, match="no form with logits at 1/8"):
+    with pytest.raises(TrainingError, match="has no logits at 1/8"):
         export_engine(tmp_path / "best.pt", tmp_path / "eighth", stride8=True)

@@ -140,22 +140,22 @@ def test_pictures_of_other_sizes_are_scaled_as_an_engine_would_scale_them(tmp_pa
 
 
 def test_a_run_is_not_overwritten_unless_it_is_resumed(drawn: Path, finished: Path) -> None:
-    with pytest.raises(UsageError, match="holds a run already; resume it"):
+    with pytest.raises(UsageError, match="already holds a run; add --resume"):
         train(RECIPE, drawn, None, finished, resume=False)
 
 
 def test_resuming_where_nothing_is_says_so(drawn: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"last\.pt: no such checkpoint"):
+    with pytest.raises(TrainingError, match=r"last\.pt: does not exist"):
         train(RECIPE, drawn, None, tmp_path, resume=True)
 
 
 def test_too_few_images_for_a_batch_are_refused(drawn: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"holds 12 images, fewer than one batch \(16\)"):
+    with pytest.raises(TrainingError, match=r"has 12 images, fewer than batch_size \(16\)"):
         train(msgspec.structs.replace(RECIPE, batch_size=16), drawn, None, tmp_path, resume=False)
 
 
 def test_a_device_that_is_not_here_is_refused(drawn: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is none of auto, cpu, cuda"):
+    with pytest.raises(UsageError, match="must be auto, cpu, cuda or cuda:N; is abacus"):
         train(msgspec.structs.replace(RECIPE, device="abacus"), drawn, None, tmp_path, resume=False)
 
 
@@ -164,7 +164,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(
 ) -> None:
     monkeypatch.setattr("streamseg.training.loop.cross_entropy", lambda logits, *_: logits.sum() * np.nan)
     with pytest.raises(
-        TrainingError, match="epoch 1: the loss is nan; start again with a lower learning rate"
+        TrainingError, match="epoch 1: the loss is nan; start again with a lower learning_rate"
     ):
         train(RECIPE, drawn, None, tmp_path, resume=False)
     assert not (tmp_path / "last.pt").exists()
@@ -181,7 +181,7 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "last.pt").write_bytes(content)
-    with pytest.raises(TrainingError, match=r"last\.pt: not a checkpoint that can be read"):
+    with pytest.raises(TrainingError, match=r"last\.pt: is not a checkpoint that can be read"):
         load_checkpoint(tmp_path / "last.pt")
 
 

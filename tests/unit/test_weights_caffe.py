@@ -86,7 +86,7 @@ def test_missing_surplus_and_misshapen_layers_are_listed_by_name(tmp_path: Path)
     assert lines[1:] == [
         "missing: conv3_2.weight, conv3_2.bias",
         "surplus: conv9_2.weight, conv9_2.bias",
-        "misshapen: fc8.weight (5, 8, 1, 1) in place of (7, 8, 1, 1), fc8.bias (5,) in place of (7,)",
+        "of another shape: fc8.weight (5, 8, 1, 1) instead of (7, 8, 1, 1), fc8.bias (5,) instead of (7,)",
     ]
 
 
@@ -137,7 +137,7 @@ def test_claims_of_terabytes_allocate_nothing(tmp_path: Path) -> None:
         file.write_bytes(data)
         tracemalloc.start()
         try:
-            with pytest.raises(WeightsError, match=r"not a sound \.caffemodel"):
+            with pytest.raises(WeightsError, match=r"damaged or not a \.caffemodel"):
                 read_caffemodel(file)
             assert tracemalloc.get_traced_memory()[1] < 1_000_000
         finally:

@@ -113,7 +113,7 @@ def test_a_cut_connection_is_resumed_where_it_broke(server: Server, tmp_path: Pa
 
 def test_a_later_call_goes_on_with_what_an_earlier_one_got(server: Server, tmp_path: Path) -> None:
     server.behaviour.cuts = [400_000, 0, 0, 0, 0]
-    with pytest.raises(WeightsError, match="400000 bytes are kept to go on from"):
+    with pytest.raises(WeightsError, match="400000 bytes are kept, to resume from"):
         fetch("deeplabv3-resnet50", tmp_path, source=source(server))
     assert files(tmp_path) == ["net.pth.part"]
     server.behaviour.asked.clear()
@@ -153,7 +153,7 @@ def test_a_refusal_is_told_and_only_a_passing_one_retried(
     server: Server, tmp_path: Path, status: int, requests: int
 ) -> None:
     server.behaviour.status = status
-    with pytest.raises(WeightsError, match=f"the server answers {status}"):
+    with pytest.raises(WeightsError, match=f"the server answered {status}"):
         fetch("deeplabv3-resnet50", tmp_path, source=source(server))
     assert len(server.behaviour.asked) == requests
     assert files(tmp_path) == []
@@ -195,5 +195,5 @@ def test_every_network_has_a_source_with_a_licence_and_what_is_fetched_can_be_pr
 
 
 def test_an_unknown_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="none of this name"):
+    with pytest.raises(UsageError, match="unknown network"):
         fetch("deeplab-v9", tmp_path)

@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_listed_and_long_lists_are_counted(tmp_path: Path) 
     assert str(caught.value).splitlines()[1:] == [
         "missing: classifier.4.weight",
         "surplus: head.weight",
-        "misshapen: classifier.4.bias (3,) in place of (5,)",
+        "of another shape: classifier.4.bias (3,) instead of (5,)",
     ]
     torch.save({"classifier.4.bias": torch.zeros(5)}, file)
     with pytest.raises(WeightsError, match=r"backbone\.bn1\.weight, .* and \d+ more"):
@@ -121,7 +121,7 @@ class Evil:
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, save in (("zip.pth", torch.save), ("plain.pth", lambda e, f: f.write_bytes(pickle.dumps(e)))):
         save({"classifier.4.bias": Evil()}, tmp_path / name)
-        with pytest.raises(WeightsError, match="not a file of weights that torch can read"):
+        with pytest.raises(WeightsError, match="torch cannot read it"):
             import_weights(tmp_path / name, "deeplabv3-resnet50")
     assert "ran code" not in capsys.readouterr().out
 
@@ -131,7 +131,7 @@ def test_a_tensor_that_claims_terabytes_is_misshapen_and_not_allocated(tmp_path:
     state = narrow_network(name).state_dict()
     state["classifier.4.bias"] = torch.zeros(1).expand(1 << 42)
     torch.save(state, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match=r"misshapen: classifier\.4\.bias \(4398046511104,\)"):
+    with pytest.raises(WeightsError, match=r"of another shape: classifier\.4\.bias \(4398046511104,\)"):
         import_weights(tmp_path / "x.pth", name, **NARROW[name])
 
 
@@ -152,12 +152,12 @@ def test_a_file_that_is_not_there_is_named(suffix: str, tmp_path: Path) -> None:
 
 def test_tables_of_other_things_other_suffixes_and_unknown_names_are_refused(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match="'epoch' is no tensor but a int"):
+    with pytest.raises(WeightsError, match="'epoch' is not a tensor but a int"):
         import_weights(tmp_path / "x.pth", "deeplabv3-resnet50")
     torch.save([1], tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match="holds no table of tensors"):
+    with pytest.raises(WeightsError, match="has no table of tensors"):
         import_weights(tmp_path / "x.pth", "deeplabv3-resnet50")
-    with pytest.raises(WeightsError, match="neither"):
+    with pytest.raises(WeightsError, match=r"must be a \.caffemodel"):
         import_weights(tmp_path / "x.h5", "deeplabv3-resnet50")
     with pytest.raises(UsageError, match="did you mean 'deeplabv3-resnet50'"):
         import_weights(tmp_path / "x.pth", "deeplabv3-resnet5")

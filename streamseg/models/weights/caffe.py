@@ -32,8 +32,8 @@ LONGEST_NAME = 512  # bytes
 def read_caffemodel(path: Path) -> Layers:
     """The blobs of every layer that has any, by the layer's name, in the file's order.
 
-    Raises WeightsError, which begins with the file's name, for anything that is not a sound file. Takes
-    little more memory than the file's size, whatever the file claims.
+    Raises WeightsError, which begins with the file's name, for a damaged file. Takes little
+    more memory than the file's size, also for sizes that the file only claims.
     """
     try:
         size = path.stat().st_size
@@ -45,7 +45,7 @@ def read_caffemodel(path: Path) -> Layers:
     try:
         return read_layers(data)
     except WeightsError as error:
-        raise WeightsError(f"{path}: is not a sound .caffemodel: {error}") from error
+        raise WeightsError(f"{path}: is damaged or not a .caffemodel: {error}") from error
 
 
 def read_layers(data: Window) -> Layers:
@@ -57,7 +57,7 @@ def read_layers(data: Window) -> Layers:
         if field.number not in NAME_BLOBS:
             continue
         if field.wire != BYTES:
-            raise WeightsError(f"field {field.number}, a layer, is no message")
+            raise WeightsError(f"field {field.number}, a layer, is not a message")
         count += 1
         if count > MOST_LAYERS:
             raise WeightsError(f"more than {MOST_LAYERS} layers")
@@ -68,7 +68,7 @@ def read_layers(data: Window) -> Layers:
             raise WeightsError(f"two layers are named {name!r}")
         layers[name] = blobs
     if not layers:
-        raise WeightsError("it holds no layer with weights")
+        raise WeightsError("no layer has weights")
     return layers
 
 

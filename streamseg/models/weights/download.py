@@ -1,4 +1,4 @@
-"""Downloads published weights into a cache: resumed where it broke off, and proved by their SHA-256."""
+"""Downloads published weights into a cache: interrupted downloads are resumed, the SHA-256 is checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamseg.errors import WeightsError
 from streamseg.models.weights.sources import Source, find_source
 from streamseg.runtime.backoff import Backoff
 
-Progress = Callable[[int, int | None], None]  # bytes that are there, bytes of the whole file where known
+Progress = Callable[[int, int | None], None]  # bytes so far, and of the whole file where known
 
 CHUNK = 1 << 18
 TIMEOUT_S = 20.0
@@ -24,7 +24,7 @@ MOST_BYTES = 2 << 30
 
 
 class _Broken(Exception):
-    """The connection ended before the file did; what has come is kept."""
+    """The connection ended before the file did; the received part is kept."""
 
 
 def fetch(
@@ -42,7 +42,7 @@ def fetch(
         _prove(path, source)
         return path
     if source.url is None:
-        raise WeightsError(_by_hand(source, path, "is to be downloaded by hand"))
+        raise WeightsError(_by_hand(source, path, "must be downloaded by hand"))
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
@@ -78,12 +78,12 @@ def _download(url: str, part: Path, progress: Progress) -> None:
                 continue
             fruitless += 1
             if fruitless == ATTEMPTS:
-                raise WeightsError(f"{url}: {error}; {came} bytes are kept to go on from") from error
+                raise WeightsError(f"{url}: {error}; {came} bytes are kept, to resume from") from error
             time.sleep(backoff.pause_s())
 
 
 def _continue(url: str, part: Path, progress: Progress) -> None:
-    """Ask for what `part` lacks and append it; raises _Broken where another try may help."""
+    """Request the rest of `part` and append it; raises _Broken where another try may help."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -93,7 +93,7 @@ def _continue(url: str, part: Path, progress: Progress) -> None:
                 part.unlink()  # the server sends the file from its beginning
                 have = 0
             if whole is not None and whole > MOST_BYTES:
-                raise WeightsError(f"{url}: has {whole} bytes, too many for weights")
+                raise WeightsError(f"{url}: has {whole} bytes, more than any of the weights")
             progress(have, whole)
             with part.open("ab") as file:
                 while chunk := answer.read(CHUNK):
@@ -106,10 +106,10 @@ def _continue(url: str, part: Path, progress: Progress) -> None:
         with error:
             if error.code == 416 and have:
                 part.unlink()  # it does not fit the file on the server; begin again
-                raise _Broken("what was kept of an earlier try does not belong to this file") from error
+                raise _Broken("the kept part does not belong to this file") from error
             if error.code >= 500 or error.code == 429:
-                raise _Broken(f"the server answers {error.code} {error.reason}") from error
-            raise WeightsError(f"{url}: the server answers {error.code} {error.reason}") from error
+                raise _Broken(f"the server answered {error.code} {error.reason}") from error
+            raise WeightsError(f"{url}: the server answered {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise _Broken(f"no connection ({error.reason})") from error
     except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
@@ -119,7 +119,7 @@ def _continue(url: str, part: Path, progress: Progress) -> None:
 
 
 def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
-    """Where in the file this answer begins, and how long the file is."""
+    """Where in the file this response begins, and the file's size where known."""
     length = answer.headers.get("Content-Length", "")
     following = int(length) if length.isdigit() else None
     if answer.status != 206:
@@ -127,12 +127,12 @@ def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | Non
     first, _, whole = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     start = first.partition("-")[0]
     if not start.isdigit() or int(start) != have:
-        raise WeightsError(f"{answer.url}: the server answers with another range than was asked for")
+        raise WeightsError(f"{answer.url}: the server sent another range than requested")
     return have, int(whole) if whole.isdigit() else None
 
 
 def _prove(path: Path, source: Source) -> None:
-    """Check the file's SHA-256 as far as it is known; a wrong one that we downloaded is removed."""
+    """Check the SHA-256 as far as it is published; a wrong download is removed."""
     if not source.sha256_start:
         return
     with path.open("rb") as file:
@@ -142,7 +142,7 @@ def _prove(path: Path, source: Source) -> None:
     if path.suffix == ".part":
         path.unlink()
         raise WeightsError(
-            f"what was downloaded is not the published file (SHA-256 {digest[:16]}…, "
+            f"the download is not the published file (SHA-256 {digest[:16]}…, "
             f"expected {source.sha256_start}…); it was removed"
         )
     raise WeightsError(

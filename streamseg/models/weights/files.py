@@ -1,4 +1,4 @@
-"""Opens every kind of file that weights come in."""
+"""Reads weights from .caffemodel, .pth, .pt and .safetensors files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def import_weights(file: Path, name: str, **changes: Any) -> nn.Module:
     and WeightsError that lists every layer that is missing, surplus or misshapen.
     """
     entry = find_network(name)
-    with torch.device("meta"):  # its own weights would be thrown away
+    with torch.device("meta"):  # without memory for weights that are replaced
         network = entry.build(**changes)
     fill(network, read_state(file, network), file)
     return network.eval()
@@ -45,13 +45,13 @@ def read_state(file: Path, network: nn.Module) -> dict[str, Tensor]:
         return _checked(file, _read_torch(file))
     if suffix == ".safetensors":
         return _checked(file, _read_safetensors(file))
-    raise WeightsError(f"{file}: is neither .caffemodel nor .pth, .pt or .safetensors")
+    raise WeightsError(f"{file}: must be a .caffemodel, .pth, .pt or .safetensors file")
 
 
 def _read_torch(file: Path) -> object:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles it does not expect, which it then refuses
+            warnings.simplefilter("ignore")  # about unexpected pickles, which it then refuses
             return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise WeightsError(f"{file}: cannot be read ({error.strerror})") from error
@@ -60,7 +60,7 @@ def _read_torch(file: Path) -> object:
         AttributeError, ImportError,
     ) as error:  # fmt: skip
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{file}: is not a file of weights that torch can read: {first}") from error
+        raise WeightsError(f"{file}: torch cannot read it: {first}") from error
 
 
 def _read_safetensors(file: Path) -> object:
@@ -76,7 +76,7 @@ def _read_safetensors(file: Path) -> object:
     except OSError as error:
         raise WeightsError(f"{file}: cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
-        raise WeightsError(f"{file}: is not a sound .safetensors file: {error}") from error
+        raise WeightsError(f"{file}: is damaged or not a .safetensors file: {error}") from error
 
 
 def _checked(file: Path, loaded: object) -> dict[str, Tensor]:
@@ -84,8 +84,8 @@ def _checked(file: Path, loaded: object) -> dict[str, Tensor]:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping) or not loaded:
-        raise WeightsError(f"{file}: holds no table of tensors")
+        raise WeightsError(f"{file}: has no table of tensors")
     for key, value in loaded.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise WeightsError(f"{file}: {key!r} is no tensor but a {type(value).__name__}")
+            raise WeightsError(f"{file}: {key!r} is not a tensor but a {type(value).__name__}")
     return dict(loaded)

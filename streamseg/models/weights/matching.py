@@ -1,4 +1,4 @@
-"""From the names and shapes of a file to those of a network, with a list of everything that does not fit."""
+"""Matches the names and shapes of a file with those of a network, and lists everything that does not fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARED_SCALES = re.compile(r"res075|res05")  # the other two of three scales rep
 IGNORED_KEYS = ("aux_classifier.",)  # torchvision's second head, which only training uses
 MOST_LISTED = 12
 
-# The last layers carry the name of the experiment: fc8_pascal, fc8_voc12_2, fc1_voc12_c0.
+# The last layers are named after the experiment: fc8_pascal, fc8_voc12_2, fc1_voc12_c0.
 _LAST = (
     (re.compile(r"^(fc8)_.*?_?([1-4])$"), r"\1_\2"),
     (re.compile(r"^(fc1)_.*?_?(c[0-3])$"), r"\1_\2"),
@@ -25,7 +25,7 @@ _LAST = (
 
 
 def caffe_state(layers: Layers, network: nn.Module) -> dict[str, Tensor]:
-    """A state dict for `network`, whose modules are named as Caffe's layers, of what a .caffemodel holds.
+    """A state dict for `network`, whose modules are named as Caffe's layers, from a .caffemodel.
 
     Statistics of a BatchNorm layer are divided by its scale factor; a Scale layer becomes the weight and bias
     of the normalisation before it. Layers that the network does not have keep their names, to be listed.
@@ -48,13 +48,13 @@ def caffe_state(layers: Layers, network: nn.Module) -> dict[str, Tensor]:
         for i, blob in enumerate(blobs):
             key = f"{name}.{parts[i] if i < len(parts) else f'blob{i}'}"
             if key in state:
-                raise WeightsError(f"layer {layer!r} comes twice, as {key}")
+                raise WeightsError(f"layer {layer!r} appears twice, as {key}")
             state[key] = torch.from_numpy(np.array(blob))
     return state
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], file: object) -> None:
-    """Put `state` into `network`; raises WeightsError that lists what is missing, surplus or misshapen.
+    """Load `state` into `network`; raises WeightsError that lists missing and surplus keys and wrong shapes.
 
     A shape may differ in axes of length 1, as in old Caffe files. The tensors become the network's own.
     """
@@ -69,12 +69,12 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], file: object) -> None:
             if key.endswith("num_batches_tracked"):
                 ready[key] = torch.tensor(0)
         elif _long_axes(have.shape) != _long_axes(want.shape):
-            misshapen.append(f"{key} {tuple(have.shape)} in place of {tuple(want.shape)}")
+            misshapen.append(f"{key} {tuple(have.shape)} instead of {tuple(want.shape)}")
         else:
             ready[key] = have.to(want.dtype).reshape(want.shape).contiguous()
     problems = [
         f"{what}: {_listed(names)}"
-        for what, names in (("missing", missing), ("surplus", surplus), ("misshapen", misshapen))
+        for what, names in (("missing", missing), ("surplus", surplus), ("of another shape", misshapen))
         if names
     ]
     if problems:

@@ -1,6 +1,6 @@
-"""The protobuf wire format, as much of it as a file of weights needs, with a bound on everything.
+"""The part of the protobuf wire format that files of weights need, with a bound on everything.
 
-Nothing is copied and nothing is allocated by what a length claims: every field is a window into the file.
+Nothing is copied, and no claimed length is trusted: every field is a window into the file.
 """
 
 from __future__ import annotations

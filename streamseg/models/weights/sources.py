@@ -1,4 +1,4 @@
-"""Where the published weights are, under which licence, and what proves that a file is the right one."""
+"""Where published weights are, their licences, and their SHA-256."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ VOC_LICENCE = "not stated by its authors, so for research only; trained on PASCA
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One published file. Without `url` it is to be downloaded by hand from `page`."""
+    """One published file. Without `url` it must be downloaded by hand from `page`."""
 
     file: str
     licence: str
     page: str
     url: str | None = None
-    sha256_start: str = ""  # its first hexadecimal digits, as many as are published
-    note: str = ""  # what the file is called there
+    sha256_start: str = ""  # its published first digits, in hexadecimal
+    note: str = ""  # its name on that page
 
     @property
     def by_hand(self) -> bool:
@@ -42,7 +42,7 @@ def _caffe(name: str, page: str, note: str) -> Source:
     return Source(file=f"{name}.caffemodel", licence=VOC_LICENCE, page=page, note=note)
 
 
-# The authors publish no hashes, and their pages have moved before: these files are fetched by a person.
+# The authors publish no hashes, and their pages have moved before: these files are downloaded by hand.
 _V1 = "http://liangchiehchen.com/projects/DeepLab_Models.html"
 _V2 = "http://liangchiehchen.com/projects/DeepLabv2_{}.html"
 _V2_ZIP = "http://liangchiehchen.com/projects/released/deeplab_aspp_{}/prototxt_and_model.zip"
