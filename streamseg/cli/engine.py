@@ -33,7 +33,7 @@ def list_() -> None:
 @click.argument("name")
 @as_json
 def info(name: str, as_json: bool) -> None:
-    """Describe the engine NAME, and check that its weights are whole."""
+    """Describe the engine NAME, and check its weights."""
     folder, spec = find_engine(name)
     sizes = {p: len(read_weights(folder, spec, p)) for p in get_args(Precision) if p in spec.weights}
     if as_json:
@@ -55,14 +55,14 @@ def info(name: str, as_json: bool) -> None:
 @click.option(
     "--sm",
     default="",
-    help="Build for a GPU of this compute capability, such as 89; unset: for what is here.",
+    help="Build for a GPU of this compute capability, such as 89; unset: for this machine.",
 )
 @click.option("--beside", is_flag=True, help="Keep the plan in the engine's folder instead of the cache.")
-@click.option("--again", is_flag=True, help="Build even if it is there.")
+@click.option("--again", is_flag=True, help="Build even if there is a plan.")
 def build(name: str, sm: str, beside: bool, again: bool, **options: Any) -> None:
-    """Build what a backend needs to run the engine NAME on this machine, so that no start has to.
+    """Build the plan that a backend needs for the engine NAME, so that a start does not have to.
 
-    Engines are named (streamseg engine list) or given by their folder.
+    NAME is an engine's name (streamseg engine list) or its folder.
     """
     from streamseg.cli import start_logging
     from streamseg.inference.plans.build import Build
@@ -75,7 +75,7 @@ def build(name: str, sm: str, beside: bool, again: bool, **options: Any) -> None
     choice = plan_to_build(config, sm and f"sm_{sm.removeprefix('sm_')}")
     folder = Path(choice.spec.folder) / PLANS if beside else None
     building = Build(choice, folder, again=again, progress=click.echo)
-    click.echo(f"{choice.engine_id}: {building.log_file} is the log")
+    click.echo(f"{choice.engine_id}: building; log: {building.log_file}")
     building.run()
     plan = ready_plan(choice)
     if plan is not None:
@@ -84,10 +84,10 @@ def build(name: str, sm: str, beside: bool, again: bool, **options: Any) -> None
 
 @command.command()
 @click.option(
-    "--most-gb", type=click.FloatRange(0), default=4.0, help="What may stay of built plans; 0 takes all."
+    "--most-gb", type=click.FloatRange(0), default=4.0, help="Keep at most this much; 0 removes all plans."
 )
 def prune(most_gb: float) -> None:
-    """Remove built plans from the cache, the longest unused first, and what killed builds left."""
+    """Remove plans from the cache, least recently used first, and what killed builds left."""
     from streamseg.inference.plans.cache import PLANS
     from streamseg.inference.plans.cache import prune as remove
     from streamseg.runtime.files import cache_folder
@@ -102,12 +102,12 @@ def prune(most_gb: float) -> None:
 @command.command()
 @click.argument("name")
 @click.option(
-    "--data", required=True, help="What to calibrate on: a folder of pictures, or a video; demo: works, too."
+    "--data", required=True, help="Calibrate on this folder of pictures or video; demo: is the demo clip."
 )
 @options_from(EngineConfig, "input_size")
-@click.option("--pictures", type=click.IntRange(2), default=48, help="How many of them, at most.")
+@click.option("--pictures", type=click.IntRange(2), default=48, help="Use at most this many of them.")
 def quantise(name: str, data: str, input_size: tuple[int, int] | None, pictures: int) -> None:
-    """Give the engine NAME an int8 form, calibrated on pictures like those it will see."""
+    """Add an int8 form to the engine NAME, calibrated on pictures like those it will run on."""
     from streamseg.cli import need_torch, start_logging
 
     need_torch("quantise")
@@ -124,19 +124,15 @@ def quantise(name: str, data: str, input_size: tuple[int, int] | None, pictures:
 @command.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The engine's new folder.")
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Labelled images (training ones) that calibrate int8."
-)
+@click.option("--data", type=click.Path(path_type=Path), help="Labelled training images, to calibrate int8.")
 @click.option(
     "--val",
     type=click.Path(path_type=Path),
-    help="Labelled images on which the model card's scores are taken.",
+    help="Labelled images for the scores in the model card.",
 )
-@click.option(
-    "--stride8", is_flag=True, help="Logits at 1/8, without the quarter-resolution skip: to compare."
-)
+@click.option("--stride8", is_flag=True, help="Logits at 1/8, without the skip at 1/4, to compare with.")
 def export(checkpoint: Path, out: Path, data: Path | None, val: Path | None, stride8: bool) -> None:
-    """Make an engine of a CHECKPOINT of streamseg train; int8 as well when --data is given."""
+    """Make an engine of a CHECKPOINT of streamseg train, with an int8 form when --data is given."""
     from streamseg.cli import need_torch
 
     need_torch("export")

@@ -24,21 +24,21 @@ def list_() -> None:
     for name, network in NETWORKS.items():
         source = SOURCES[name]
         how = "by hand" if source.by_hand else "fetch"
-        there = ", in the cache" if (cache_folder(WEIGHTS) / source.file).is_file() else ""
-        click.echo(f"{name:30} {network.parameters / 1e6:6.2f} M  {how:8} {source.file}{there}")
+        cached = ", in the cache" if (cache_folder(WEIGHTS) / source.file).is_file() else ""
+        click.echo(f"{name:30} {network.parameters / 1e6:6.2f} M  {how:8} {source.file}{cached}")
 
 
 @command.command("fetch")
 @click.argument("name")
-@click.option("--cache", type=click.Path(path_type=Path), help="The cache's folder, if another.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Another folder for the cache.")
 def fetch_(name: str, cache: Path | None) -> None:
-    """Download the published weights of the network NAME to the cache; goes on where it broke off."""
+    """Download the published weights of the network NAME to the cache; resumes interrupted downloads."""
     from streamseg.cli.progress import Bar
 
     source = find_source(name)
     with Bar(source.file) as bar:
         path = fetch(name, cache or cache_folder(WEIGHTS), lambda have, whole: bar.at(have, whole or have))
-    click.echo(f"{path}: there; licence: {source.licence}")
+    click.echo(f"{path}: downloaded; licence: {source.licence}")
 
 
 @command.command("import")

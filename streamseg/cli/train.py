@@ -11,13 +11,17 @@ from streamseg.cli import need_torch, start_logging
 
 
 @click.command()
-@click.option(
-    "--recipe", type=click.Path(path_type=Path), help="A recipe (TOML); unset takes the default one."
-)
+@click.option("--recipe", type=click.Path(path_type=Path), help="A recipe (TOML); unset: the default one.")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Training images/ and labels/.")
-@click.option("--val", type=click.Path(path_type=Path), help="Validation images/ and labels/, to choose on.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where checkpoints and logs go.")
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --out.")
+@click.option(
+    "--val",
+    type=click.Path(path_type=Path),
+    help="Validation images/ and labels/, to choose the best checkpoint.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="The folder for checkpoints and logs."
+)
+@click.option("--resume", is_flag=True, help="Continue from the last checkpoint in --out.")
 def command(recipe: Path | None, data: Path, val: Path | None, out: Path, resume: bool) -> None:
     """Train a network from scratch; writes checkpoints, a log (JSONL) and its plot (PNG) into --out."""
     need_torch("train")
