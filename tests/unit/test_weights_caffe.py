@@ -96,8 +96,8 @@ ONE = np.ones((2, 3), np.float32)
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", "no layer with weights"),
-        (net(layer("relu", [], "new")), "no layer with weights"),
+        (b"", "no layer has weights"),
+        (net(layer("relu", [], "new")), "no layer has weights"),
         (net(layer("c", [blob(ONE)], "new"), layer("c", [blob(ONE)], "new")), "two layers are named 'c'"),
         (net(layer("c", [blob(ONE)] * 17, "new")), "more than 16 blobs"),
         (net(layer("c", [chunk(5, bytes(7))], "new")), "7 bytes of numbers of 4"),
@@ -110,7 +110,7 @@ ONE = np.ones((2, 3), np.float32)
         (net(layer("c" * 600, [blob(ONE)], "new")), "name of 600 bytes"),
         (chunk(100, chunk(1, b"\xff\xfe")), "not UTF-8"),
         (net(layer("c", [blob(ONE)], "new"))[:-1], "claims"),
-        (number(100, 3), "is no message"),
+        (number(100, 3), "is not a message"),
         (b"\x00\x01", "field number 0"),
         (b"\x0b", "wire type 3"),
         (b"\xff" * 11, "more than ten bytes"),

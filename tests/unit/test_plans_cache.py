@@ -1,4 +1,4 @@
-"""Built artifacts: found by a key over everything that matters, proved before use, whole or not there."""
+"""Plans on disk: found by a key over everything that matters, checked before use, whole or absent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def recipe_for(folder: Path, **changes: Any) -> Recipe:
 
 
 def keep(folder: Path, recipe: Recipe, content: bytes = b"plan" * 100) -> Plan:
-    """Put an artifact into a folder of plans, as a builder does."""
+    """Put an plan into a folder of plans, as a builder does."""
     with building(folder, recipe.key):
         part = part_file(folder, recipe, ".plan")
         part.write_bytes(content)
@@ -93,7 +93,7 @@ def test_two_networks_that_differ_in_one_dilation_have_different_keys(
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_whatever_decides_the_artifact_changes_the_key(tiny_engine: Path, changes: dict[str, Any]) -> None:
+def test_everything_that_decides_the_plan_changes_the_key(tiny_engine: Path, changes: dict[str, Any]) -> None:
     assert recipe_for(tiny_engine, **changes).key != recipe_for(tiny_engine).key
 
 
@@ -112,7 +112,7 @@ def test_the_same_recipe_has_the_same_key_in_every_process(tiny_engine: Path) ->
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone", "empty"])
-def test_a_damaged_artifact_is_not_found_and_the_reason_is_told(
+def test_a_damaged_plan_is_not_found_and_the_reason_is_given(
     tmp_path: Path, tiny_engine: Path, damage: str
 ) -> None:
     recipe = recipe_for(tiny_engine)
@@ -128,7 +128,7 @@ def test_a_damaged_artifact_is_not_found_and_the_reason_is_told(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"key": 3}'])
-def test_a_damaged_manifest_is_not_believed(tmp_path: Path, tiny_engine: Path, text: str) -> None:
+def test_a_damaged_manifest_is_refused(tmp_path: Path, tiny_engine: Path, text: str) -> None:
     recipe = recipe_for(tiny_engine)
     keep(tmp_path, recipe)
     (tmp_path / f"{recipe.key}.json").write_text(text)
@@ -137,7 +137,7 @@ def test_a_damaged_manifest_is_not_believed(tmp_path: Path, tiny_engine: Path, t
     assert len(refused) == 1
 
 
-def test_a_foreign_artifact_under_our_key_is_not_taken(tmp_path: Path, tiny_engine: Path) -> None:
+def test_another_plan_under_our_key_is_not_taken(tmp_path: Path, tiny_engine: Path) -> None:
     ours, foreign = recipe_for(tiny_engine), recipe_for(tiny_engine, target="sm_120")
     other = keep(tmp_path, foreign)
     (tmp_path / f"{foreign.key}.json").rename(tmp_path / f"{ours.key}.json")
@@ -157,7 +157,7 @@ def test_a_manifest_that_points_elsewhere_is_not_followed(tmp_path: Path, tiny_e
         assert found(tmp_path / "plans", recipe)[0] is None
 
 
-def test_an_artifact_without_its_manifest_is_nothing(tmp_path: Path, tiny_engine: Path) -> None:
+def test_a_plan_without_its_manifest_is_ignored(tmp_path: Path, tiny_engine: Path) -> None:
     recipe = recipe_for(tiny_engine)
     (tmp_path / f"{recipe.key}.plan").write_bytes(b"plan")
     assert found(tmp_path, recipe) == (None, [])
