@@ -127,7 +127,7 @@ BLOCKS = (
     Block(3, 184, 80, False, True),
     Block(3, 480, 112, True, True),
     Block(3, 672, 112, True, True),
-    Block(5, 672, 160, True, True, 1, 2),  # the stride of 2 that stood here became dilation
+    Block(5, 672, 160, True, True, 1, 2),  # dilated instead of a stride of 2
     Block(5, 960, 160, True, True, 1, 2),
     Block(5, 960, 160, True, True, 1, 2),
 )

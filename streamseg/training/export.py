@@ -33,8 +33,8 @@ def export_engine(
     """Make the engine `out`, named as its folder, of a checkpoint of a training run; give its folder.
 
     With `data`, a labelled folder of training images, an int8 form is calibrated on some of them. With `val`
-    the card tells the scores of each form on it. Takes about a minute; raises TrainingError. An engine of the
-    same name is replaced, and of its README.md only what lies between the card's markers.
+    the card has the scores of each form on it. Takes about a minute; raises TrainingError. An engine of the
+    same name is replaced; of its README.md only the text between the card's markers.
     """
     loaded = load_checkpoint(checkpoint)
     recipe, network = recipe_of(loaded), trained_network(loaded)

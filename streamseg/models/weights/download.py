@@ -32,14 +32,14 @@ def fetch(
 ) -> Path:
     """Download the published weights of the zoo's network `name` into `cache_dir` and give the file.
 
-    A file that is there and proves right is not downloaded again. A download that breaks is kept as .part and
-    resumed, now or by a later call. Blocks; silence of 20 s counts as broken. Raises WeightsError that says
-    what to download and where to put it, when it cannot be had from here.
+    A file in the cache whose SHA-256 is right is not downloaded again. An interrupted download is kept as
+    .part and resumed, now or by a later call. Blocks; 20 s without data count as an interruption. Raises
+    WeightsError, which says what to download by hand and where to put it.
     """
     source = source or find_source(name)
     path = cache_dir / source.file
     if path.is_file():
-        _prove(path, source)
+        _check(path, source)
         return path
     if source.url is None:
         raise WeightsError(_by_hand(source, path, "must be downloaded by hand"))
@@ -47,7 +47,7 @@ def fetch(
         cache_dir.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
         _download(source.url, part, progress or _silent)
-        _prove(part, source)
+        _check(part, source)
         os.replace(part, path)
     except WeightsError as error:
         raise WeightsError(_by_hand(source, path, str(error))) from error
@@ -131,7 +131,7 @@ def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | Non
     return have, int(whole) if whole.isdigit() else None
 
 
-def _prove(path: Path, source: Source) -> None:
+def _check(path: Path, source: Source) -> None:
     """Check the SHA-256 as far as it is published; a wrong download is removed."""
     if not source.sha256_start:
         return
