@@ -34,6 +34,7 @@ from onnxruntime.quantization import (
 from streamseg.config import StreamConfig
 from streamseg.errors import TrainingError
 from streamseg.evaluation.dataset import pictures_of
+from streamseg.inference.backends.onnx_edit import fold_batch_norm
 from streamseg.inference.preprocess import fit_size, scale_picture
 from streamseg.inference.spec import INT8, find_engine, read_weights, weights_in, write_spec
 from streamseg.runtime.files import replaced
@@ -128,7 +129,7 @@ def quantise(model: Path, out: Path, calibrate: Images, compare: Images) -> Quan
     wanted = [_labels(session, image) for session in [_session(model)] for image in compare]
     agreement: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        model = _without_batch_norm(model, Path(folder) / "folded.onnx")
+        model = _folded(model, Path(folder) / "folded.onnx")
         tried: dict[str, Path] = {}
         for calibration in CALIBRATIONS:
             path = Path(folder) / f"{len(tried)}.onnx"
@@ -196,15 +197,11 @@ def outer_convolutions(graph: Any) -> list[str]:
     return sorted({*first, *last})
 
 
-def _without_batch_norm(model: Path, out: Path) -> Path:
-    """The graph with its batch normalisations folded into the convolutions, where there are any."""
-    if not any(node.op_type == "BatchNormalization" for node in onnx.load(model).graph.node):
-        return model
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(out)
-    options.log_severity_level = 3
-    ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+def _folded(model: Path, out: Path) -> Path:
+    """The graph with its batch normalisations folded into the convolutions."""
+    graph = onnx.load(model)
+    fold_batch_norm(graph.graph)
+    onnx.save(graph, out)
     return out
 
 
