@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import json
 import queue
@@ -28,7 +29,7 @@ from tests.integration.daemons import Lines, environment, run_daemon
 from tests.masks import STREET, make_mask
 from tests.media import draw_clip
 from tests.ports import free_port
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until
 
 EXAMPLES = ROOT / "examples"
 
@@ -84,14 +85,14 @@ def test_mqtt_subscribers_get_headers_and_run_lengths_and_the_last_mask_at_once(
 
     with Lines(command), subprocess.Popen(broker, stderr=subprocess.DEVNULL) as process:
         try:
-            deadline = time.monotonic() + LIMIT_S
-            while True:
-                try:
+
+            def connected() -> bool:
+                with contextlib.suppress(OSError):
                     reader.connect("127.0.0.1", port)
-                    break
-                except OSError:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.05)
+                    return True
+                return False
+
+            until(connected, "the broker")
             reader.loop_start()
             while wait("streamseg/bridge")[0] != b"online":
                 pass

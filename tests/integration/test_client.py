@@ -36,10 +36,7 @@ def test_a_late_joiner_has_the_last_mask_and_its_label_set_at_once(publisher: Pu
         publisher.put(make_mask(seq))
         publisher.put(make_mask(seq, stream="yard"))
     publisher.put(make_mask(1, revision=1))
-    deadline = time.monotonic() + LIMIT_S
-    while publisher.last("gate", refined=True) is None:  # the last of them is out
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: publisher.last("gate", refined=True), "the last of them is out")
     with subscribe(publisher.endpoint, refined=True, timeout_s=LIMIT_S) as masks:
         found = {(m.stream, m.n, m.revision) for m in (next(masks), next(masks), next(masks))}
         assert found == {("gate", 2, 0), ("yard", 2, 0), ("gate", 1, 1)}

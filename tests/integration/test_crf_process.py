@@ -27,6 +27,7 @@ from streamseg.runtime.backoff import Backoff
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed
 from streamseg.types import Frame, Geometry, Logits, Refined, Stamp
+from tests.waiting import until
 
 SIZE = (48, 64)
 DEADLINE_S = 60.0
@@ -83,16 +84,14 @@ class Running:
 
     def feed_until(self, done: Callable[[], bool], **how: bool) -> None:
         """Submit keyframes, one after another, until `done`."""
-        deadline = time.monotonic() + DEADLINE_S
         seq = 0
         while not done():
-            assert time.monotonic() < deadline, f"nothing after {DEADLINE_S} s: {self.unrefined}"
             before = self.settled()
             self.worker.submit(keyframe(seq, **how))
-            while self.settled() == before and not done():
-                assert time.monotonic() < deadline, f"nothing after {DEADLINE_S} s: {self.unrefined}"
-                assert not self.ended
-                time.sleep(0.005)
+            until(
+                lambda before=before: self.settled() > before or done() or self.ended, lambda: self.unrefined
+            )
+            assert not self.ended
             seq += 1
 
     def settled(self) -> int:
@@ -182,11 +181,8 @@ def test_a_process_that_hangs_or_crashes_is_killed_and_tried_again(
 
 def test_closing_does_not_wait_for_a_process_that_hangs() -> None:
     with running(script=HANGS) as run:
-        deadline = time.monotonic() + DEADLINE_S
         run.worker.submit(keyframe())
-        while not children():
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        until(children, "the process")
         begun = time.monotonic()
         run.worker.close()
         run.thread.join(DEADLINE_S)
@@ -212,9 +208,7 @@ def test_a_keyframe_that_waits_gives_way_to_a_newer_one_of_its_stream() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    deadline = time.monotonic() + DEADLINE_S
-    while len(delivered) < 2 and time.monotonic() < deadline:
-        time.sleep(0.005)
+    until(lambda: len(delivered) == 2, "two refined keyframes")
     worker.close()
     thread.join(DEADLINE_S)
     assert {(r.logits.frame.stream, r.logits.frame.seq) for r in delivered} == {("gate", 2), ("yard", 0)}
@@ -223,9 +217,7 @@ def test_a_keyframe_that_waits_gives_way_to_a_newer_one_of_its_stream() -> None:
 def test_a_keyframe_that_is_too_old_is_left_out() -> None:
     with running(RefinementConfig(max_age_s=0.5)) as run:
         run.worker.submit(keyframe(age_s=1.0))
-        deadline = time.monotonic() + DEADLINE_S
-        while not run.unrefined and time.monotonic() < deadline:
-            time.sleep(0.005)
+        until(lambda: run.unrefined, "what became of it")
         assert run.unrefined == {"too old": 1}
         assert children() == []
 

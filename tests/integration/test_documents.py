@@ -9,11 +9,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import tomllib
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import cv2
@@ -37,7 +36,7 @@ from tests.integration.documents import (
 from tests.masks import STREET, make_mask
 from tests.media import draw_clip
 from tests.ports import free_port
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until
 
 # Small things in place of large ones, in commands and snippets.
 SMALLER = {
@@ -278,13 +277,11 @@ def test_the_makefile_runs_these(tmp_path: Path) -> None:
     page, masks = f"127.0.0.1:{free_port()}", f"tcp://127.0.0.1:{free_port()}"
     words = ["--source", "demo:", "--realtime", "--loop", "--watch", "--web", page, "--endpoint", masks]
     with run_daemon(*words):
-        deadline = time.monotonic() + LIMIT_S
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://{page}/", timeout=5) as answer:
-                    assert answer.status == 200
-                    assert b"<html" in answer.read().lower()
-                    break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+
+        def shown() -> bytes:
+            with suppress(OSError), urllib.request.urlopen(f"http://{page}/", timeout=5) as answer:
+                assert answer.status == 200
+                return bytes(answer.read())
+            return b""
+
+        assert b"<html" in until(shown, "the page").lower()

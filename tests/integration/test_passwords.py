@@ -6,7 +6,6 @@ import base64
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -24,7 +23,7 @@ from streamseg.wire.control import encode
 from streamseg.wire.status import StreamStatus
 from tests.integration.daemons import Lines
 from tests.media import draw_clip
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until
 
 RIGHT = "Sesam/öffne @dich:50%"
 WRONG = "Knoblauch!7"
@@ -74,13 +73,14 @@ def forms(password: str) -> list[str]:
 
 
 def until_states(daemon: ControlClient, **states: str) -> dict[str, StreamStatus]:
-    deadline = time.monotonic() + LIMIT_S
-    while True:
-        streams = daemon.status().streams
-        if all(streams[name].state == state for name, state in states.items()):
-            return streams
-        assert time.monotonic() < deadline, streams
-        time.sleep(0.05)
+    streams: dict[str, StreamStatus] = {}
+
+    def reached() -> bool:
+        streams.update(daemon.status().streams)
+        return all(streams[name].state == state for name, state in states.items())
+
+    until(reached, lambda: streams)
+    return streams
 
 
 def test_no_password_is_in_anything_that_the_daemon_puts_out(

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from streamseg.recorded.results import FolderError
 from streamseg.recorded.storage import Store
 from streamseg.recorded.verify import verify_folder
 from tests.media import write_video
+from tests.waiting import until
 
 pytest.importorskip("s3fs", reason="s3fs is not installed; pip install 'streamseg[s3]'")
 pytest.importorskip("moto", reason="moto is not installed; pip install 'moto[server]'")
@@ -38,11 +38,12 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     log = tmp_path_factory.mktemp("server") / "log"
     with log.open("wb") as file:
         server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", "0"], stderr=file)
-    deadline = time.monotonic() + 60
-    while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
+
+    def address() -> re.Match[str] | None:
         assert server.poll() is None, log.read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        return re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+
+    found = until(address, log.read_text)
     patch.setenv("AWS_ENDPOINT_URL", found[0])
     patch.setenv("AWS_ACCESS_KEY_ID", "somebody")
     patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")

@@ -21,7 +21,7 @@ from streamseg.daemon import Daemon
 from streamseg.errors import ControlError, StreamsegError
 from tests.integration.daemons import in_thread
 from tests.media import draw_clip
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,7 @@ def test_a_decoder_that_fails_costs_its_own_stream_and_no_other(
             ControlClient(daemon.private_endpoint, timeout_s=LIMIT_S) as client,
         ):
             assert failed.wait(LIMIT_S)
-            deadline = time.monotonic() + LIMIT_S
-            while not (broken := [s for s in client.status().streams.values() if s.state == "failed"]):
-                assert time.monotonic() < deadline
+            broken = until(lambda: [s for s in client.status().streams.values() if s.state == "failed"])
             assert "broken on purpose" in broken[0].error
             n = next(mask.n for mask in masks if mask.stream != broken[0].stream)
             assert next(mask for mask in masks if mask.n > n + 3).stream != broken[0].stream
