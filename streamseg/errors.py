@@ -10,7 +10,7 @@ class StreamsegError(Exception):
 
 
 class UsageError(StreamsegError, ValueError):
-    """The caller asked for something that cannot be; `streamseg` exits with 2."""
+    """The caller asked for something impossible; `streamseg` exits with 2."""
 
     exit_code = 2
 
@@ -36,7 +36,7 @@ class EngineError(StreamsegError, RuntimeError):
 
 
 class OutputError(StreamsegError, OSError):
-    """A result cannot be written, or what lies in its place is not what it should be."""
+    """A result cannot be written, or another file is in its place."""
 
 
 class WeightsError(StreamsegError, ValueError):
@@ -48,11 +48,11 @@ class WireError(StreamsegError, ValueError):
 
 
 class PublishError(StreamsegError, OSError):
-    """The publishing socket cannot be had or has failed."""
+    """The publishing socket cannot be bound or has failed."""
 
 
 class ControlError(StreamsegError, RuntimeError):
-    """A running daemon did not do what it was asked; `code` says why for programs, `problems` for people."""
+    """A running daemon refused a request; `code` says why for programs, `problems` for people."""
 
     def __init__(self, code: str, *problems: str) -> None:
         super().__init__("\n".join(problems))

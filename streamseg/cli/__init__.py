@@ -18,7 +18,7 @@ COMMANDS = {
     "run": "Decode, segment and publish streams until they end or Ctrl-C.",
     "check": "Check a configuration file without running it.",
     "process": "Segment recorded files: one mask for each frame.",
-    "verify": "Prove that a processed folder is whole.",
+    "verify": "Check that a processed folder is complete.",
     "subscribe": "Receive masks and show, print or save them.",
     "watch": "Watch masks in a terminal: a live table and thumbnails.",
     "relay": "Pass masks of daemons on to many subscribers.",
@@ -30,7 +30,7 @@ COMMANDS = {
     "train": "Train a network on a folder of images and labels.",
     "eval": "Score an engine on images with ground truth.",
     "bench": "Measure the pipeline, engines and live streams.",
-    "doctor": "Tell what works here, and what installs the rest.",
+    "doctor": "Show what works on this machine, and how to install the rest.",
 }
 
 
@@ -75,13 +75,13 @@ def main() -> None:
         click.echo(f"streamseg: {_in_one_line(error)}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # Whoever read our output has gone; keep the interpreter from flushing into the broken pipe.
+        # The reader of our output has ended: keep the interpreter from flushing into the broken pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
 def _in_one_line(error: click.ClickException) -> str:
-    """What is wrong with the words on the command line, and which command's help tells more."""
+    """What is wrong on the command line, and which command's help explains it."""
     text = error.format_message().rstrip(".").replace(". Did you mean", "; did you mean")
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is None:

@@ -13,7 +13,7 @@ from streamseg.inference.spec import find_engine, read_weights
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 def command(config: Path) -> None:
-    """Check CONFIG.toml: every key and value, and that its engine is here, whole, and can be run here."""
+    """Check CONFIG.toml: every key and value, and that its engine is installed, complete and runs here."""
     from streamseg.inference.select import choices
 
     loaded = load_config(config)

@@ -16,7 +16,7 @@ import click
 
 @click.command()
 def command() -> None:
-    """Tell what works here (versions, decoders, devices), and what installs what is missing."""
+    """Show what works on this machine (versions, decoders, devices), and how to install the rest."""
     findings = examine()
     for finding in findings:
         mark = "ok  " if finding.ok else "MISS" if finding.required else "-   "
@@ -29,7 +29,7 @@ def command() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked for."""
+    """The result of one check."""
 
     what: str
     ok: bool
@@ -39,7 +39,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything that streamseg can use; never raises."""
+    """Check everything that streamseg can use; never raises."""
     checks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _packages,
@@ -131,7 +131,7 @@ def _engines() -> Iterator[Finding]:
     try:
         engines = [spec.name for _, spec in list_engines()]
     except EngineError as error:
-        yield Finding("engines", False, str(error), True, "remove or mend that folder")
+        yield Finding("engines", False, str(error), True, "remove or repair that folder")
         return
     yield Finding(
         "engines", bool(engines), ", ".join(engines) or "none", True, "set STREAMSEG_ENGINES to their folder"
@@ -181,5 +181,5 @@ def _placement() -> Iterator[Finding]:
     from streamseg.sources.hardware import why_not_on_gpu
 
     why_not = why_not_on_gpu("cuda")
-    found = f"come to memory: {why_not}" if why_not else 'stay there, of streams with hwaccel = "cuda"'
+    found = f"copied to host memory: {why_not}" if why_not else 'stay there with hwaccel = "cuda"'
     yield Finding("pictures on the GPU", not why_not, found)

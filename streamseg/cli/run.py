@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     StreamConfig, "realtime", "loop", "max_fps", "max_age_ms", "timeout_s", "rtsp_transport", "mask_size"
 )
 @click.option(
-    "--keep-trying", is_flag=True, help="Keep trying a camera or address that cannot be had at the start."
+    "--keep-trying", is_flag=True, help="Keep trying a camera or address that cannot be opened at the start."
 )
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @options_from(EngineConfig, "backend", "precision", "input_size", "threads", "replicas")
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     flag_value="127.0.0.1:5580",
     default="",
     metavar="[HOST:PORT]",
-    help="Serve the web console, health and metrics (extra web), at 127.0.0.1:5580 unless said otherwise.",
+    help="Serve the web console, health and metrics (extra web), by default at 127.0.0.1:5580.",
 )
-@click.option("--watch", is_flag=True, help="Subscribe to the own masks and show them: see streamseg watch.")
+@click.option("--watch", is_flag=True, help="Show the masks in this terminal, as streamseg watch does.")
 def command(config: Path | None, sources: tuple[str, ...], web: str, watch: bool, **options: Any) -> None:
     """Decode, segment and publish streams until they end or Ctrl-C.
 
@@ -126,7 +126,7 @@ def _address(daemon: Daemon) -> str:
 
 
 def _leave(daemon: Daemon) -> None:
-    """End the process where a library still works in a thread, which Python would wait for at its exit."""
+    """End the process at once where a library still works in a thread: Python would wait for it."""
     if daemon.abandoned:
         logging.shutdown()
         os._exit(0)

@@ -15,16 +15,19 @@ def command() -> None:
 @command.command()
 @click.option("--gpu", is_flag=True, help="Let the service use NVIDIA GPUs.")
 @click.option(
-    "--units", type=click.Path(path_type=Path), default=Path("/etc/systemd/system"), help="Where units lie."
+    "--units",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/systemd/system"),
+    help="The folder of unit files.",
 )
 @click.option(
     "--settings",
     type=click.Path(path_type=Path),
     default=Path("/etc/streamseg"),
-    help="Where NAME.toml lies.",
+    help="The folder of NAME.toml.",
 )
 def install(gpu: bool, units: Path, settings: Path) -> None:
-    """Write streamseg@.service and streamseg-relay@.service, and make /etc/streamseg. Run it as root."""
+    """Write streamseg@.service and streamseg-relay@.service, and create /etc/streamseg. Run it as root."""
     from streamseg.daemon.install import install_service, reload_systemd
 
     for path in install_service(units, settings, gpu=gpu):

@@ -1,9 +1,10 @@
-"""The daemon's life: start, supervise, stop."""
+"""The daemon's life: start, supervise, stop; and its answers to control requests."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import threading
 import time
@@ -14,13 +15,22 @@ from pathlib import Path
 from streamseg.config import Config
 from streamseg.daemon.control import ControlServer
 from streamseg.daemon.loading import Loading
-from streamseg.daemon.machine import WallClock, failed_inside, file_limit, fit_connections
-from streamseg.daemon.operations import Operations
+from streamseg.daemon.machine import (
+    WallClock,
+    failed_inside,
+    file_limit,
+    fit_connections,
+    library_versions,
+    memory_bytes,
+    open_files,
+    thread_count,
+)
+from streamseg.daemon.operations import Operations, log_level, set_log_level
 from streamseg.daemon.signals import Signals
-from streamseg.daemon.status import stream_statuses
+from streamseg.daemon.status import control_status, publisher_status, stream_statuses, waiting_status
 from streamseg.daemon.systemd import Service
 from streamseg.daemon.web import WebProcess, console_of, doors_of
-from streamseg.errors import ConfigError, StreamsegError
+from streamseg.errors import ConfigError, ControlError, StreamsegError
 from streamseg.inference.backends.protocol import Engine
 from streamseg.inference.hot_swap import Upgrade
 from streamseg.inference.spec import EngineInfo
@@ -28,56 +38,64 @@ from streamseg.live.pipeline import Pipeline
 from streamseg.net.control_sockets import forget_endpoint, private_endpoint
 from streamseg.publish import Publisher
 from streamseg.runtime.counters import Report
-from streamseg.wire.control import EngineState, EngineStatus
+from streamseg.wire.control import (
+    AnyReply,
+    AnyRequest,
+    Done,
+    EngineState,
+    EngineStatus,
+    GetSnapshot,
+    GetStatus,
+    Reload,
+    SetLogLevel,
+    Status,
+)
 
 log = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 10.0
 STATUS_EVERY_S = 1.0  # at least, between two status messages of a stream
-LOOK_EVERY_S = 0.2  # for signals
+CHECK_EVERY_S = 0.2  # for signals
 
 
 class Daemon:
     """Decodes, segments and publishes what a Config names. run() blocks; stop() may come from any thread."""
 
     def __init__(self, config: Config, path: Path | None = None) -> None:
-        """path: the file that config was read from, and is read from again on reload."""
-        self.config = config  # that runs; a reload replaces it
+        """path: the file that config was read from, and that a reload reads again."""
+        self.config = config  # of the start; a reload changes that of the operations
         self.path = path.absolute() if path is not None else None
         self.name = ""  # by which `streamseg ctl` finds it
-        self.version = version("streamseg")
-        self.started_s = time.monotonic()
-        self.started_unix_ns = time.time_ns()
         self.ready = threading.Event()
         self.endpoint = ""  # where masks are published, once ready (a port 0 is filled in)
-        self.own_keys: tuple[bytes, bytes] | None = None  # that our own subscribers need; see Publisher
+        self.own_keys: tuple[bytes, bytes] | None = None  # for subscribers in this process; see Publisher
         self.engine = EngineStatus(id=f"{config.engine.name}/{config.engine.precision}")
         self.pipeline: Pipeline | None = None
         self.publisher: Publisher | None = None
         self.control: ControlServer | None = None
-        self.private_endpoint = ""  # of the control socket that only our user reaches
+        self.private_endpoint = ""  # of the control socket that only this process's user reaches
         self.web: WebProcess | None = None  # the console, where there is one
         self.abandoned = False  # a library still works in a thread that cannot be ended: leave by os._exit
-        self.service = Service()
-        self._operations = Operations(self)
+        self._version = version("streamseg")
+        self._libraries = library_versions()
+        self._started_s = time.monotonic()
+        self._started_unix_ns = time.time_ns()
+        self._service = Service()
+        self._operations: Operations | None = None  # from when the pipeline runs
         self._stopping = threading.Event()
-        self._reload_asked = threading.Event()
-
-    @property
-    def is_stopping(self) -> bool:
-        return self._stopping.is_set()
+        self._reload_requested = threading.Event()
 
     def run(self) -> None:
         """Run until every stream has ended, SIGINT or SIGTERM comes, or something inside fails.
 
-        SIGHUP has the configuration read again; it ends a daemon that has none, or whose terminal goes.
-        Raises the StreamsegError that ended it. Signals are taken over only when called from the main thread.
+        SIGHUP has the configuration read again; it ends a daemon without one, or in a terminal that closes.
+        Raises the StreamsegError that ended it. Handles signals only when called from the main thread.
         """
         with contextlib.ExitStack() as owned:
-            owned.enter_context(Signals(self.stop, self._hang_up))
-            fitted, fewer = fit_connections(self.config, file_limit())
-            if fewer:
-                log.warning("%s", fewer)
+            owned.enter_context(Signals(self.stop, self._on_hangup))
+            fitted, warning = fit_connections(self.config, file_limit())
+            if warning:
+                log.warning("%s", warning)
             self._open_control(owned)
             self._start_web(owned)
             engines = self._load(owned)
@@ -99,55 +117,99 @@ class Daemon:
         if self.pipeline is not None:
             self.pipeline.over.set()
 
-    def _hang_up(self) -> None:
+    def answer(self, request: AnyRequest, local: bool) -> AnyReply:
+        """Answer a control request; local: it came from this machine's own user. Raises StreamsegError."""
+        if isinstance(request, GetStatus):
+            return self.status()
+        if isinstance(request, SetLogLevel):
+            set_log_level(request.level)
+            log.info("control: log level set to %s", request.level)
+            return Done()
+        operations = self._operations
+        if operations is None:
+            raise ControlError("starting", "the engine is still being loaded; try again later")
+        if isinstance(request, GetSnapshot):
+            return operations.snapshot(request)
+        if isinstance(request, Reload):
+            return operations.reload()
+        operations.change(request, local)
+        return Done()
+
+    def status(self) -> Status:
+        pipeline, publisher, web = self.pipeline, self.publisher, self.web
+        if pipeline is not None:
+            streams = {status.stream: status for status in stream_statuses(pipeline, histograms=True)}
+        else:
+            streams = {name: waiting_status(name, c) for name, c in self.config.streams.items()}
+        children = {
+            "crf": pipeline.refinement.pid if pipeline is not None else None,
+            "web": web.pid if web is not None else None,
+        }
+        times = os.times()
+        return Status(
+            streamseg=self._version,
+            libraries=self._libraries,
+            pid=os.getpid(),
+            name=self.name,
+            config=str(self.path or ""),
+            state="stopping" if self._stopping.is_set() else "running" if self.ready.is_set() else "starting",
+            started_unix_ns=self._started_unix_ns,
+            uptime_s=time.monotonic() - self._started_s,
+            log_level=log_level(),
+            memory_bytes=memory_bytes(),
+            cpu_s=times.user + times.system,
+            threads=thread_count(),
+            open_files=open_files(),
+            children={name: pid for name, pid in children.items() if pid is not None},
+            crf_restarts=pipeline.stats.crf_restarts if pipeline is not None else 0,
+            web_restarts=web.restarts if web is not None else 0,
+            engine=self.engine,
+            publisher=publisher_status(publisher) if publisher is not None else None,
+            control=control_status(self.control),
+            streams=streams,
+        )
+
+    def _on_hangup(self) -> None:
         if self.path is None or (sys.stdin is not None and sys.stdin.isatty()):
             self.stop()
         else:
-            self._reload_asked.set()
-
-    def children(self) -> dict[str, int | None]:
-        """The processes we have started, by name, besides the CRF's."""
-        return {"web": self.web.pid if self.web is not None else None}
-
-    @property
-    def web_restarts(self) -> int:
-        return self.web.restarts if self.web is not None else 0
+            self._reload_requested.set()
 
     def _open_control(self, owned: contextlib.ExitStack) -> None:
-        """Let ourselves be controlled, from now until the end."""
+        """Answer control requests from now until the end."""
         try:
             self.name, self.private_endpoint = private_endpoint()
             owned.callback(forget_endpoint, self.private_endpoint)
         except ConfigError as error:
             log.warning("%s; streamseg ctl will not find this daemon", error)
-        server = ControlServer(self.config.control, self.private_endpoint, self._operations.answer)
+        server = ControlServer(self.config.control, self.private_endpoint, self.answer)
         self.control = owned.enter_context(server)
         if self.config.control.endpoint:
-            log.info("control: on %s, too", server.endpoint)
+            log.info("control: also on %s", server.endpoint)
 
     def _start_web(self, owned: contextlib.ExitStack) -> None:
-        """Start the console, where one is wanted; it tells, too, that the engine is being loaded."""
+        """Start the console, if it is set up; it also shows that the engine is being loaded."""
         self.web = console_of(self.config, self.private_endpoint)
         if self.web is not None:
             self.web.start()
             owned.callback(self.web.close)
 
     def _load(self, owned: contextlib.ExitStack) -> Sequence[Engine]:
-        """Get the engines of all replicas ready; none when we were stopped meanwhile."""
+        """Get the engines of all replicas ready; empty when stopped meanwhile."""
         loading = Loading(self.config.engine)
-        with self.service.busy(f"loading the engine {self.config.engine.name}"):
+        with self._service.busy(f"loading the engine {self.config.engine.name}"):
             engines = loading.wait(self._stopping)
         self.abandoned = loading.abandoned
         for engine in engines:
             owned.callback(engine.close)
         if engines:
 
-            def tell(state: EngineState, text: str, info: EngineInfo) -> None:
+            def on_engine(state: EngineState, text: str, info: EngineInfo) -> None:
                 self.engine = EngineStatus(id=info.id, device=info.device, state=state, text=text)
 
-            tell("running", "", engines[0].info)
-            if loading.better is not None:
-                upgrade = Upgrade(loading.better, engines, tell)
+            on_engine("running", "", engines[0].info)
+            if loading.to_build is not None:
+                upgrade = Upgrade(loading.to_build, engines, on_engine)
                 upgrade.start()
                 owned.callback(self._end_upgrade, upgrade)
         return engines
@@ -159,24 +221,27 @@ class Daemon:
         report = Report(pipeline.stats, time.monotonic())
         clock = WallClock()
         pipeline.start()
+        self._operations = Operations(self.config, self.path, pipeline, publisher, self._service)
         self.ready.set()
-        self.service.ready(pipeline.stats)
+        self._service.ready(pipeline.stats)
         now_s = time.monotonic()
         alive_at_s, status_at_s, report_at_s = now_s, now_s, now_s + REPORT_EVERY_S
         try:
-            while not self._stopping.is_set() and not pipeline.over.wait(LOOK_EVERY_S):
+            while not self._stopping.is_set() and not pipeline.over.wait(CHECK_EVERY_S):
                 publisher.check()
                 if self.control is not None:
                     self.control.check()
-                if self._reload_asked.is_set():
-                    self._reload()
+                if self._reload_requested.is_set():
+                    self._reload(self._operations)
                 if step_s := clock.stepped_s():
-                    where = "ahead" if step_s > 0 else "back"
-                    log.warning("clock: this machine's was set %.1f s %s; streams go on", abs(step_s), where)
+                    where = "forward" if step_s > 0 else "back"
+                    log.warning(
+                        "clock: this machine's was set %s by %.1f s; streams continue", where, abs(step_s)
+                    )
                 now_s = time.monotonic()
                 if now_s >= alive_at_s:
-                    alive_at_s = now_s + self.service.tick_s - LOOK_EVERY_S / 2
-                    self.service.alive()
+                    alive_at_s = now_s + self._service.tick_s - CHECK_EVERY_S / 2
+                    self._service.alive()
                 if now_s >= status_at_s:
                     status_at_s = now_s + STATUS_EVERY_S
                     self._publish_statuses(pipeline, publisher)
@@ -186,7 +251,7 @@ class Daemon:
                         log.log(logging.WARNING if warning else logging.INFO, "%s", line)
         finally:
             self._stopping.set()
-            self.service.stopping()
+            self._service.stopping()
             if not pipeline.stop():
                 log.warning("some threads did not stop in time")
         for _, line in report.lines(time.monotonic()):
@@ -198,12 +263,12 @@ class Daemon:
                 raise error
             raise StreamsegError(failed_inside(error, self.engine.id)) from error
 
-    def _reload(self) -> None:
-        self._reload_asked.clear()
+    def _reload(self, operations: Operations) -> None:
+        self._reload_requested.clear()
         try:
-            self._operations.reload()
+            operations.reload()
         except ConfigError:
-            pass  # said already, line by line
+            pass  # logged line by line
         except StreamsegError as error:
             log.error("%s", error)
 

@@ -1,4 +1,4 @@
-"""Putting the unit files in place."""
+"""Install the systemd unit files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from streamseg.errors import OutputError, UsageError
 
-BACKOFF_SINCE = 254  # the systemd that knows RestartSteps=
+RESTART_STEPS_SINCE = 254  # version of systemd
 _HIDDEN = (
     "/home",
     "/root",
@@ -21,9 +21,9 @@ _HIDDEN = (
 
 
 def install_service(units: Path, settings: Path, *, gpu: bool = False) -> list[Path]:
-    """Write the units of daemons and relays, with their drop-ins, into the folder `units`; make `settings`.
+    """Write the units of daemons and relays, with their drop-ins, into the folder `units`; create `settings`.
 
-    Returns what was written. Raises UsageError when the service could not see the command or its Python, and
+    Returns the files written. Raises UsageError when the service could not see the command or its Python, and
     OutputError when a file cannot be written.
     """
     command = Path(sysconfig.get_path("scripts")).absolute() / "streamseg"
@@ -48,7 +48,7 @@ def install_service(units: Path, settings: Path, *, gpu: bool = False) -> list[P
 def unit_files(command: Path, *, gpu: bool, version: int) -> dict[str, str]:
     """The files for a command and a version of systemd, by their names below the folder of units."""
     source = unit_folder()
-    backoff = version >= BACKOFF_SINCE
+    backoff = version >= RESTART_STEPS_SINCE
     files: dict[str, str] = {}
     for unit, drop_ins in (
         ("streamseg@.service", ["gpu.conf"] * gpu + ["restart-backoff.conf"] * backoff),
@@ -61,7 +61,7 @@ def unit_files(command: Path, *, gpu: bool, version: int) -> dict[str, str]:
 
 
 def check_visible(path: Path) -> None:
-    """Raise a UsageError for a program in a folder that the service cannot see."""
+    """Raise UsageError for a program in a folder that services cannot see."""
     for folder in _HIDDEN:
         if path.is_relative_to(folder):
             raise UsageError(
@@ -71,7 +71,7 @@ def check_visible(path: Path) -> None:
 
 
 def unit_folder() -> Path:
-    """Where the unit files lie: in the installed package, or in a checkout."""
+    """The folder of the unit files, in the installed package or in a checkout."""
     package = Path(__file__).resolve().parents[1]
     folder = package / "units"
     return folder if folder.is_dir() else package.parent / "systemd"
@@ -80,15 +80,15 @@ def unit_folder() -> Path:
 def systemd_version() -> int:
     """The major version of this machine's systemd, 0 where there is none."""
     try:
-        said = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return 0
-    found = re.match(r"systemd (\d+)", said)
+    found = re.match(r"systemd (\d+)", output)
     return int(found[1]) if found else 0
 
 
 def reload_systemd() -> bool:
-    """Have a running systemd read its units again; False where none runs or it refuses."""
+    """Have systemd read its units again; False where it does not run or refuses."""
     if not Path("/run/systemd/system").is_dir():
         return False
     return subprocess.run(["systemctl", "daemon-reload"], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Getting the engine ready in a thread, since loading and building run for long inside libraries."""
+"""Load the engine in a thread, since loading and building run for long inside libraries."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ log = logging.getLogger(__name__)
 
 
 class Loading:
-    """Loads the engines of all replicas and runs each once. wait() in the main thread, which can end it."""
+    """Loads the engines of all replicas and runs each once; wait() blocks the main thread until then."""
 
     def __init__(self, config: EngineConfig) -> None:
-        self.abandoned = False  # its thread still runs, and cannot be ended
-        self.better: Choice | None = None  # what has to be built before it can serve
+        self.abandoned = False  # its thread still runs and cannot be ended
+        self.to_build: Choice | None = None  # a better engine, whose plan has to be built first
         self._config = config
-        self._lock = threading.Lock()  # guards _engines and _given_up
+        self._lock = threading.Lock()  # guards _engines and _cancelled
         self._engines: list[SwitchEngine] = []
-        self._given_up = False
+        self._cancelled = False
         self._stage = Stage("load", self._load, lambda _: None)
 
     def wait(self, stop: threading.Event) -> list[SwitchEngine]:
@@ -36,7 +36,7 @@ class Loading:
             self._stage.join(0.05)
         with self._lock:
             engines, self._engines = self._engines, []
-            self._given_up = True
+            self._cancelled = True
         if stop.is_set():
             close_all(engines)
             self.abandoned = self._stage.is_alive()
@@ -54,11 +54,11 @@ class Loading:
 
     def _load(self) -> None:
         begun_s = time.monotonic()
-        engines, self.better = start_engines(self._config)
+        engines, self.to_build = start_engines(self._config)
         loaded_s = time.monotonic()
         with self._lock:
-            given_up = self._given_up
-        if given_up:
+            cancelled = self._cancelled
+        if cancelled:
             close_all(engines)
             return
         try:
@@ -74,7 +74,7 @@ class Loading:
         )  # fmt: skip
         log.info("engine %s: licence of the weights: %s", info.id, info.spec.licence)
         with self._lock:
-            if not self._given_up:
+            if not self._cancelled:
                 self._engines = engines
                 return
         close_all(engines)

@@ -1,4 +1,4 @@
-"""What a changed configuration means for a daemon that runs. Pure."""
+"""What a changed configuration means for a running daemon; computed, not applied."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamseg.sources.target import target_of
 
 S = TypeVar("S", bound=Settings)
 
-# Settings that a running daemon takes on; all others wait for the next start.
+# Settings that a running daemon applies; all others take effect at the next start.
 LIVE = frozenset(
     {
         "log.level",
@@ -26,9 +26,9 @@ LIVE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """From the settings that run to those of a file."""
+    """The difference between the settings in force and those of a file."""
 
-    config: Config  # that runs afterwards: the new one, but for what needs a restart
+    config: Config  # in force afterwards: the new one, except what needs a restart
     added: dict[str, StreamConfig]
     removed: list[str]
     changed: dict[str, StreamConfig]
@@ -37,11 +37,11 @@ class Change:
 
 
 def plan_change(running: Config, streams: Mapping[str, StreamConfig], new: Config) -> Change:
-    """Compare the settings that run, with the streams that run now, to new ones."""
+    """Compare the settings in force, and the present streams, with new settings."""
     keys = [key for key in differing(running, new) if not key.startswith("streams")]
     applied = [key for key in keys if key in LIVE]
     return Change(
-        config=_taking(running, new, applied),
+        config=_with_keys(running, new, applied),
         added={name: config for name, config in new.streams.items() if name not in streams},
         removed=[name for name in streams if name not in new.streams],
         changed={n: c for n, c in new.streams.items() if n in streams and streams[n] != c},
@@ -61,7 +61,7 @@ def differing(before: Settings, after: Settings, prefix: str = "") -> Iterator[s
 
 
 def check_sources(streams: Mapping[str, StreamConfig]) -> None:
-    """Raise a ConfigError that names each source that cannot work, whatever one waits for."""
+    """Raise a ConfigError that names each source that can never work."""
     problems = []
     for name, config in streams.items():
         try:
@@ -72,8 +72,8 @@ def check_sources(streams: Mapping[str, StreamConfig]) -> None:
         raise ConfigError(*problems)
 
 
-def _taking(running: Config, new: Config, keys: list[str]) -> Config:
-    """The running settings with these keys, and the streams, of the new ones."""
+def _with_keys(running: Config, new: Config, keys: list[str]) -> Config:
+    """The settings in force with these keys, and the streams, of the new ones."""
     taken = msgspec.structs.replace(running, streams=new.streams)
     for key in keys:
         taken = _with(taken, new, key)

@@ -1,24 +1,20 @@
-"""How the daemon and its streams are, as the control socket and the status topics tell it."""
+"""Counters of streams, publisher and control socket as the wire's status documents."""
 
 from __future__ import annotations
 
-import os
-import resource
-import threading
 import time
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 
 from streamseg.config import StreamConfig
 from streamseg.config.redact import redact
+from streamseg.daemon.control import ControlServer
 from streamseg.live.pipeline import Pipeline
 from streamseg.publish import Publisher
 from streamseg.runtime.counters import State, StreamStats
-from streamseg.wire.control import PublisherStatus
+from streamseg.wire.control import ControlStatus, PublisherStatus
 from streamseg.wire.status import Histogram, StreamStatus
 
-LIBRARIES = ("av", "numpy", "onnxruntime", "opencv-python-headless", "pyzmq")
-_MOST_TEXT = 1000  # of an error, far below what a status may hold
+_MAX_TEXT = 1000  # characters of a source or an error, far below what a status may hold
 
 
 def stream_statuses(pipeline: Pipeline, *, histograms: bool) -> Iterator[StreamStatus]:
@@ -30,7 +26,7 @@ def stream_statuses(pipeline: Pipeline, *, histograms: bool) -> Iterator[StreamS
 
 
 def waiting_status(name: str, config: StreamConfig) -> StreamStatus:
-    """The status of a stream that the daemon has not begun yet."""
+    """The status of a stream that has not been started yet, because the engine is being loaded."""
     return StreamStatus(
         stream=name, source=redact(config.source), state="connecting", max_age_ms=config.max_age_ms
     )
@@ -54,40 +50,19 @@ def publisher_status(publisher: Publisher) -> PublisherStatus:
     )
 
 
-def library_versions() -> dict[str, str]:
-    """The versions of what the daemon stands on."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def memory_bytes() -> int:
-    """What this process holds in memory now; where there is no /proc, the most that it ever held."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def open_files() -> int:
-    """File descriptors of this process; 0 where that cannot be told, as when none is left to look with."""
-    try:
-        return len(os.listdir("/proc/self/fd"))
-    except OSError:
-        return 0
-
-
-def thread_count() -> int:
-    """Threads of this process, those of libraries included."""
-    try:
-        return len(os.listdir("/proc/self/task"))
-    except OSError:
-        return threading.active_count()
+def control_status(control: ControlServer | None) -> ControlStatus:
+    if control is None:
+        return ControlStatus(endpoint="")
+    stats = control.stats
+    return ControlStatus(
+        endpoint=control.endpoint,
+        connections=stats.connections,
+        requests=stats.requests,
+        refused=stats.refused,
+        dropped=stats.dropped,
+        denied=stats.denied,
+        hung_up=stats.disconnected,
+    )
 
 
 def _stream_status(
@@ -96,9 +71,9 @@ def _stream_status(
     now_s = time.monotonic()
     return StreamStatus(
         stream=name,
-        source=redact(config.source)[:_MOST_TEXT],
+        source=redact(config.source)[:_MAX_TEXT],
         state=state,
-        error=stats.error[:_MOST_TEXT],
+        error=stats.error[:_MAX_TEXT],
         size=stats.size,
         source_fps=stats.source_fps,
         fps=stats.fps(now_s),

@@ -1,6 +1,7 @@
-"""What the route counts: frames, drops by cause and stage times of each stream.
+"""Counters of the live route: frames, drops by cause and stage times of each stream.
 
-Every number has one writing thread; readers may be an instant late, which is harmless.
+Each number is written by one thread and read by others without a lock: a read is atomic, and a value that is
+an instant old is harmless.
 """
 
 from __future__ import annotations
@@ -17,25 +18,25 @@ from typing import Literal, Protocol, get_args
 from streamseg.types import Size
 
 State = Literal["connecting", "playing", "paused", "reconnecting", "ended", "failed"]
-"""What a stream does: its source is being opened, is played, is held by an operator, was lost and is tried
-again, came to its end, or cannot be had."""
+"""What a stream does: its source is being opened, is played, is paused by an operator, was lost and is being
+reconnected, came to its end, or failed."""
 
 STATES: tuple[State, ...] = get_args(State)
 
 BOUNDS_US = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000)
-"""Upper bounds of a histogram's buckets in µs; what is above the last one has a bucket of its own."""
+"""Upper bounds of a histogram's buckets in µs; there is one more bucket for all above."""
 
 _BEFORE_DECODE = frozenset({"skipped", "corrupt", "disconnected"})  # drops of frames that were never decoded
 _REPLACED = "slow engine"  # the drop of a frame that a newer one replaced while it waited
 
-_RECENT = 128  # frames over which stage times are summed up
+_RECENT = 128  # frames of which stage times are kept
 _RATE_OVER_S = 5.0
-_REMOVED_KNOWN = 1024  # names of removed streams, of which a frame may still be on its way
+_REMOVED_KNOWN = 1024  # names of removed streams; frames of them may still be on their way
 
 
 @dataclass(slots=True)
 class Times:
-    """How often one stage took how long: a count for each of BOUNDS_US and one for above."""
+    """A histogram of one stage's times: a count for each of BOUNDS_US and one for all above."""
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_US) + 1))
     sum_us: int = 0
@@ -51,26 +52,28 @@ class StreamStats:
 
     decoded: int = 0
     published: int = 0
-    refined: int = 0  # keyframes that the CRF answered in time
-    unrefined: Counter[str] = field(default_factory=Counter)  # keyframes it did not, by cause
-    refine_error: str = ""  # what the CRF last refused a keyframe for
+    refined: int = 0  # keyframes whose refinement came in time
+    unrefined: Counter[str] = field(default_factory=Counter)  # keyframes without refinement, by cause
+    refine_error: str = ""  # the CRF's last error
     connects: int = 0
     drops: Counter[str] = field(default_factory=Counter)  # by cause
     last_capture_unix_ns: int = 0
     state: State = "connecting"
-    error: str = ""  # why the stream is not delivering now, empty when it is
+    error: str = ""  # why the stream delivers nothing now; else empty
     size: Size | None = None  # of its pictures
     source_fps: float | None = None
     epoch: int = 0
-    age_ms: float | None = None  # of the last mask when it left
+    age_ms: float | None = None  # of the last mask when it was published
     times: dict[str, Times] = field(default_factory=dict)  # by stage, and "age"
     _recent: deque[Mapping[str, int]] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    _left_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))  # monotonic, when masks left
+    _published_s: deque[float] = field(
+        default_factory=lambda: deque(maxlen=_RECENT)
+    )  # monotonic, when masks were published
 
     def record(self, stage_us: Mapping[str, int], age_us: int | None = None) -> None:
-        """Remember the stage times of a mask that leaves now, and its age."""
+        """Remember the stage times of a mask that is published now, and its age."""
         self._recent.append(stage_us)
-        self._left_s.append(time.monotonic())
+        self._published_s.append(time.monotonic())
         for stage, us in stage_us.items():
             self._times(stage).add(us)
         if age_us is not None:
@@ -86,15 +89,15 @@ class StreamStats:
         return {stage: int(median(values)) for stage, values in times.items()}
 
     def fps(self, now_s: float) -> float:
-        """Masks a second over the last 5 s, or over as many masks as are remembered."""
-        recent = [at_s for at_s in list(self._left_s) if at_s > now_s - _RATE_OVER_S]
+        """Masks a second over the last 5 s, or over the last _RECENT masks where those are more recent."""
+        recent = [at_s for at_s in list(self._published_s) if at_s > now_s - _RATE_OVER_S]
         if len(recent) == _RECENT:
             return (len(recent) - 1) / max(recent[-1] - recent[0], 1e-9)
         return len(recent) / _RATE_OVER_S
 
     def silent_s(self, now_s: float) -> float | None:
-        """Seconds since a mask left; None before the first."""
-        return max(0.0, now_s - self._left_s[-1]) if self._left_s else None
+        """Seconds since a mask was published; None before the first."""
+        return max(0.0, now_s - self._published_s[-1]) if self._published_s else None
 
     def _times(self, stage: str) -> Times:
         known = self.times.get(stage)
@@ -107,13 +110,13 @@ class Stats:
     """The counters of all streams."""
 
     def __init__(self) -> None:
-        self.crf_restarts = 0  # times the CRF's process died or hung
+        self.crf_restarts = 0  # of the CRF's process, because it died or hung
         self._lock = threading.Lock()  # guards the two below, not the counters in them
         self._streams: dict[str, StreamStats] = {}
         self._removed: deque[str] = deque(maxlen=_REMOVED_KNOWN)
 
     def of(self, stream: str) -> StreamStats:
-        """The counters of a stream, made when it is new. Those of a removed one are counted in vain."""
+        """The counters of a stream, made when it is new. For a removed one: counters that are not kept."""
         with self._lock:
             if stream in self._removed:
                 return StreamStats()
@@ -192,7 +195,7 @@ class Report:
         self._seen: dict[str, tuple[StreamStats, int, int, Counter[str]]] = {}
 
     def lines(self, now_s: float) -> list[tuple[bool, str]]:
-        """(is a warning, text) for each stream that has something to tell."""
+        """(is a warning, text) for each stream that has published or dropped something."""
         span_s = max(now_s - self._before_s, 1e-9)
         self._before_s = now_s
         lines = []

@@ -21,8 +21,9 @@ class Closed(Exception):
 class Mailbox(Generic[T]):
     """A first-in-first-out queue of at most `capacity` items, for any number of threads at both ends.
 
-    Closing wakes everybody who waits. What lies in a closed mailbox can still be taken, unless it was closed
-    with discard=True. Every wait ends by a result, by Closed, or by TimeoutError where a timeout was given.
+    Closing wakes all threads that wait. What is left in a closed mailbox can still be taken, unless it was
+    closed with discard=True. Every wait ends by a result, by Closed, or by TimeoutError where a timeout was
+    given.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -45,7 +46,7 @@ class Mailbox(Generic[T]):
             self._not_empty.notify()
 
     def replace(self, item: T) -> T | None:
-        """Add an item at once; the oldest gives way when there is no room, and is returned. Raises Closed."""
+        """Add an item at once; the oldest is dropped when there is no room, and returned. Raises Closed."""
         with self._lock:
             if self._closed:
                 raise Closed
@@ -65,7 +66,7 @@ class Mailbox(Generic[T]):
             return item
 
     def close(self, *, discard: bool = False) -> None:
-        """End the hand-over and wake both sides; closing twice is fine."""
+        """Refuse new items and wake both sides; closing twice is fine."""
         with self._lock:
             self._closed = True
             if discard:
@@ -75,10 +76,12 @@ class Mailbox(Generic[T]):
 
     @property
     def closed(self) -> bool:
-        return self._closed  # a bool is read whole; whoever acts on it meets Closed anyway if it changes
+        return (
+            self._closed
+        )  # without the lock: reading a bool is atomic, and put() and get() raise Closed anyway
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._items)  # without the lock: atomic, and the answer may be old in any case
 
     def __iter__(self) -> Iterator[T]:
         """Take items until the mailbox is closed and empty."""
@@ -97,5 +100,5 @@ class Mailbox(Generic[T]):
         while not ready() and not self._closed:
             left_s = None if deadline is None else deadline - time.monotonic()
             if left_s is not None and left_s <= 0:
-                raise TimeoutError(f"waited {timeout_s:g} s in vain")
+                raise TimeoutError(f"timed out after {timeout_s:g} s")
             condition.wait(left_s)

@@ -1,4 +1,4 @@
-"""Where live streams leave their newest frame, and the network takes the one that waited longest."""
+"""The frame scheduler: the newest frame of each stream waits; the stream unserved longest comes first."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Generic, Protocol, TypeVar
 from streamseg.runtime.mailbox import Closed
 
 
-class _Of(Protocol):
+class _HasStream(Protocol):
     @property
     def stream(self) -> str: ...
 
 
-T = TypeVar("T", bound=_Of)
+T = TypeVar("T", bound=_HasStream)
 
 
 class FrameScheduler(Generic[T]):
     """One place for each stream. A live frame replaces the one that waits; a file's waits for its turn.
 
-    Serving the stream that went unserved longest, instead of the first come, is what keeps a slow camera's
+    The stream that went unserved longest comes first, and not the first frame: so a slow camera keeps its
     share beside fast ones on an engine that is too slow for all.
     """
 
@@ -53,7 +53,7 @@ class FrameScheduler(Generic[T]):
     def take(self, most: int, alike: Callable[[T], object]) -> list[T]:
         """Take up to `most` frames of different streams for which alike() is equal.
 
-        Waits for the first one; the stream unserved longest comes first. Raises Closed once the board is
+        Waits for the first one; the stream unserved longest comes first. Raises Closed once the scheduler is
         closed and empty.
         """
         with self._changed:
@@ -71,14 +71,14 @@ class FrameScheduler(Generic[T]):
             return taken
 
     def forget(self, stream: str) -> None:
-        """Drop what a removed stream left behind."""
+        """Drop what is kept of a removed stream."""
         with self._changed:
             self._waiting.pop(stream, None)
             self._served_ns.pop(stream, None)
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Let nothing more in and wake all who wait; what lies here can still be taken."""
+        """Refuse new frames and wake all threads that wait; the frames that wait can still be taken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -175,7 +175,7 @@ def test_a_port_that_is_taken_when_the_file_is_read_again_changes_nothing(
             text = config.read_text().replace(endpoint, f"tcp://127.0.0.1:{taken.getsockname()[1]}")
             config.write_text(text)
             daemon.process.send_signal(signal.SIGHUP)
-            daemon.wait("publish.endpoint: takes effect when the daemon is started again")
+            daemon.wait("publish.endpoint: takes effect when the daemon is restarted")
             last = masks.read().n
             assert next(mask for mask in masks if mask.n > last + 5)
             assert masks.stats.lost == 0
@@ -283,7 +283,7 @@ def test_setting_the_clock_is_told_and_costs_no_mask(
     with running(load_config(site(tmp_path, tiny_engine))) as (daemon, _, errors):
         assert daemon.ready.wait(LIMIT_S), errors
         with subscribe(daemon.endpoint, newest=False, timeout_s=LIMIT_S) as masks:
-            for step_s, words in ((3600.0, "3600.0 s ahead"), (-3600.0, "7200.0 s back")):
+            for step_s, words in ((3600.0, "set forward by 3600.0 s"), (-3600.0, "set back by 7200.0 s")):
                 set_by_s = step_s
                 n = masks.read().n
                 assert next(mask for mask in masks if mask.n > n + 15).stream == "gate"

@@ -47,7 +47,7 @@ ENDS = [
     Broken("streamseg.outputs.previews:preview_of", True),
     Broken("streamseg.daemon.control:ControlServer._take", True),
     Broken("streamseg.daemon.control:parse_request", False),
-    Broken("streamseg.daemon.operations:Operations.status", False),
+    Broken("streamseg.daemon:Daemon.status", False),
 ]
 
 

@@ -15,7 +15,7 @@ import zmq
 from streamseg.client.control import ControlClient
 from streamseg.config import ControlConfig
 from streamseg.daemon.control import ControlServer
-from streamseg.daemon.status import memory_bytes, open_files
+from streamseg.daemon.machine import memory_bytes, open_files
 from streamseg.errors import ControlError
 from streamseg.wire.control import (
     AddStream,
@@ -88,7 +88,7 @@ def answer(request: AnyRequest, local: bool) -> AnyReply:
         raise ZeroDivisionError
     if isinstance(request, GetStatus | SetLogLevel):
         return Done()
-    raise ControlError("unknown stream", f"{request.stream}: there is no such stream")
+    raise ControlError("unknown stream", f"{request.stream}: unknown stream")
 
 
 @pytest.mark.parametrize("messages", [20_000, pytest.param(100_000, marks=pytest.mark.soak)])
