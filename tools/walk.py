@@ -79,7 +79,7 @@ def record(folder: Path, crf: bool) -> tuple[list[Call], float, float]:
     clip, log = folder / "clip.mp4", folder / "child.log"
     make_clip(clip)
     (folder / "sitecustomize.py").write_text(CHILD.format(package=str(PACKAGE), log=str(log)))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    sys.path.insert(0, str(folder))  # a child process imports from where this one does
     config = f'''
         [streams.gate]
         source = "{clip}"

@@ -66,9 +66,7 @@ class StreamStats:
     age_ms: float | None = None  # of the last mask when it was published
     times: dict[str, Times] = field(default_factory=dict)  # by stage, and "age"
     _recent: deque[Mapping[str, int]] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    _published_s: deque[float] = field(
-        default_factory=lambda: deque(maxlen=_RECENT)
-    )  # monotonic, when masks were published
+    _published_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))  # monotonic
 
     def record(self, stage_us: Mapping[str, int], age_us: int | None = None) -> None:
         """Remember the stage times of a mask that is published now, and its age."""
