@@ -11,7 +11,6 @@ of it is called from another file; files whose attributes are merely read are no
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import threading
@@ -89,7 +88,7 @@ def record(folder: Path, crf: bool) -> tuple[list[Call], float, float]:
         backend = "onnx"
         [publish]
         endpoint = "tcp://127.0.0.1:0"
-        [refine]
+        [refinement]
         every = 1
     '''
     recorder = Recorder()
