@@ -89,14 +89,10 @@ def _json(mask: Mask, masks: Subscription) -> str:
 
 
 def _save(mask: Mask, folder: Path) -> None:
-    import cv2
+    from streamseg.outputs.png import write_png
 
     path = folder / f"{mask.stream}-{mask.epoch:03}-{mask.seq:08}.png"
-    _, png = cv2.imencode(".png", mask.labels)
-    partial = path.with_suffix(".partial")
     try:
-        partial.write_bytes(png.tobytes())
-        partial.replace(path)
+        write_png(path, mask.labels, durable=False)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UsageError(f"--save {path}: cannot be written ({error.strerror})") from error

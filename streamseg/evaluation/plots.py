@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from streamseg.errors import UsageError
 from streamseg.evaluation.refinement import RefinementReport, VariantScores
+from streamseg.outputs.png import write_png
 from streamseg.types import U8
 
 WIDTH, HEIGHT, MARGIN, LINE = 900, 560, 70, 22
@@ -45,7 +44,7 @@ def plot_refinement(path: Path, report: RefinementReport) -> None:
         for point in points:
             cv2.circle(canvas, (int(point[0]), int(point[1])), 4, colour, -1, cv2.LINE_AA)
         _text(canvas, _legend(name, scores), (MARGIN, 30 + LINE * (number + 1)), colour)
-    _write(path, canvas)
+    write_png(path, canvas)
 
 
 def _legend(name: str, scores: VariantScores) -> str:
@@ -57,12 +56,3 @@ def _legend(name: str, scores: VariantScores) -> str:
 
 def _text(canvas: U8, text: str, at: tuple[int, int], colour: tuple[int, int, int] = BLACK) -> None:
     cv2.putText(canvas, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.48, colour, 1, cv2.LINE_AA)
-
-
-def _write(path: Path, canvas: U8) -> None:
-    coded, png = cv2.imencode(".png", canvas)
-    if not coded:
-        raise UsageError(f"{path}: the plot cannot be coded")
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(png.tobytes())
-    os.replace(beside, path)

@@ -23,6 +23,7 @@ from streamseg.inference.select import load_engine
 from streamseg.inference.spec import read_spec
 from streamseg.refinement.crf_step import CrfSetup, crf_setup, refine_picture
 from streamseg.refinement.fusion import labels_from_logits
+from streamseg.runtime.files import atomic_write
 from streamseg.types import F32, IGNORE, U8
 
 BAND = 2  # pixels round true boundaries, whose mIoU counts as much as that of the whole picture
@@ -205,13 +206,11 @@ def write_crf(folder: Path, params: CrfParams, thin: Sequence[str]) -> None:
     kept = [_with_thin(table, thin) for table in tables if not re.match(r"\[crf\]", table)]
     values = [f"{key} = {getattr(params, key):g}" for key in KERNEL_KEYS]
     crf = "\n".join(["[crf]  # chosen by: streamseg eval --tune-crf", *values])
-    beside = folder / "engine.toml.part"
-    beside.write_text("".join(kept).rstrip() + f"\n\n{crf}\n", "utf-8")
-    beside.replace(path)
+    atomic_write(path, "".join(kept).rstrip() + f"\n\n{crf}\n")
     spec = read_spec(folder)
     right = {c.name for c in spec.classes if c.thin} == set(thin)
     if not right or any(getattr(spec.crf, key) != getattr(params, key) for key in KERNEL_KEYS):
-        path.write_text(before, "utf-8")
+        atomic_write(path, before)
         raise EngineError(f"{path}: is not laid out so that [crf] and thin can be written into it")
 
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 
+from streamseg.runtime.files import atomic_write
 from streamseg.types import U8
+
+
+def write_png(path: Path, image: U8, *, durable: bool = True) -> None:
+    """Write an image, (H, W) or BGR (H, W, 3), as a PNG that appears whole; raises OSError."""
+    import cv2
+
+    atomic_write(path, cv2.imencode(".png", image)[1].tobytes(), durable=durable)
 
 
 def indexed_png(labels: U8, palette: U8) -> bytes:

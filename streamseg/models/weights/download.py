@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +13,7 @@ from pathlib import Path
 from streamseg.errors import WeightsError
 from streamseg.models.weights.sources import Source, find_source
 from streamseg.runtime.backoff import Backoff
+from streamseg.runtime.files import move_into_place
 
 Progress = Callable[[int, int | None], None]  # bytes so far, and of the whole file where known
 
@@ -48,7 +48,7 @@ def fetch(
         part = path.with_name(path.name + ".part")
         _download(source.url, part, progress or _silent)
         _check(part, source)
-        os.replace(part, path)
+        move_into_place(part, path)
     except WeightsError as error:
         raise WeightsError(_by_hand(source, path, str(error))) from error
     except OSError as error:
