@@ -110,40 +110,23 @@ def add(connect: _Connection, /, stream: str, source: str, **options: Any) -> No
         daemon.add(stream, source=source, **written)
 
 
-@command.command()
-@click.argument("stream")
-@click.pass_obj
-def remove(connect: _Connection, stream: str) -> None:
-    """End a stream, until the daemon reloads its configuration or is started again."""
-    with connect() as daemon:
-        daemon.remove(stream)
+def _stream_command(ask: Callable[[ControlClient, str], object], text: str) -> None:
+    """Add the command of the same name, which asks this of a stream."""
+
+    @command.command(ask.__name__, help=text)
+    @click.argument("stream")
+    @click.pass_obj
+    def run(connect: _Connection, stream: str) -> None:
+        with connect() as daemon:
+            ask(daemon, stream)
 
 
-@command.command()
-@click.argument("stream")
-@click.pass_obj
-def pause(connect: _Connection, stream: str) -> None:
-    """Close a camera or an address, hold a file at its place."""
-    with connect() as daemon:
-        daemon.pause(stream)
-
-
-@command.command()
-@click.argument("stream")
-@click.pass_obj
-def resume(connect: _Connection, stream: str) -> None:
-    """Play a paused stream on; begin one that has ended or failed again."""
-    with connect() as daemon:
-        daemon.resume(stream)
-
-
-@command.command()
-@click.argument("stream")
-@click.pass_obj
-def keyframe(connect: _Connection, stream: str) -> None:
-    """Send the stream's next frame to the CRF."""
-    with connect() as daemon:
-        daemon.keyframe(stream)
+_stream_command(
+    ControlClient.remove, "End a stream, until the daemon reloads its configuration or is started again."
+)
+_stream_command(ControlClient.pause, "Close a camera or an address, hold a file at its place.")
+_stream_command(ControlClient.resume, "Play a paused stream on; begin one that has ended or failed again.")
+_stream_command(ControlClient.keyframe, "Send the stream's next frame to the CRF.")
 
 
 @command.command()

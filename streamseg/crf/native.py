@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
@@ -174,9 +173,7 @@ class Workspace:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:
