@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Report = Callable[[Literal["fallback", "running"], str, EngineInfo], None]
+OnChange = Callable[[Literal["fallback", "running"], str, EngineInfo], None]
 
 
 class SwitchEngine:
@@ -143,11 +143,11 @@ class Upgrade:
     A build that fails is reported once; the current engine keeps serving. start() and stop() in one thread.
     """
 
-    def __init__(self, choice: Choice, engines: Sequence[SwitchEngine], report: Report) -> None:
-        """report: called, also from the upgrade's thread, with the state, why, and the engine that serves."""
+    def __init__(self, choice: Choice, engines: Sequence[SwitchEngine], on_change: OnChange) -> None:
+        """on_change: called with the state, why, and the engine that serves; also from the build thread."""
         self.choice = choice
         self._engines = engines
-        self._report = report
+        self._on_change = on_change
         self._build = Build(choice, quiet=True)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="build", daemon=True)
@@ -155,7 +155,7 @@ class Upgrade:
     def start(self) -> None:
         wanted, serving = self.choice.engine_id, self._engines[0].info
         log.info("engine %s must be built first; %s serves until then", wanted, serving.id)
-        self._report("fallback", f"{wanted} is being built", serving)
+        self._on_change("fallback", f"{wanted} is being built", serving)
         self._thread.start()
 
     def stop(self, timeout_s: float = 2.0) -> bool:
@@ -184,10 +184,10 @@ class Upgrade:
             close_all(engines)
             serving = self._engines[0].info
             log.warning("engine %s failed: %s; %s keeps serving", wanted, reason, serving.id)
-            self._report("fallback", f"{wanted} failed: {reason}", serving)
+            self._on_change("fallback", f"{wanted} failed: {reason}", serving)
             return
         log.info("engine %s is ready after %.1f s", wanted, time.monotonic() - begun_s)
         info = engines[0].info
         for replica, engine in zip(self._engines, engines, strict=True):
             replica.switch(engine)
-        self._report("running", "", info)
+        self._on_change("running", "", info)

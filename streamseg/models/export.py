@@ -53,7 +53,7 @@ def write_engine(
     entry = find_network(name)
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    export_onnx(Served(module, entry.normalisation), out / FP32, multiple=entry.size_multiple)
+    export_onnx(Served(module, entry.preprocessing), out / FP32, multiple=entry.size_multiple)
     (out / INT8).unlink(missing_ok=True)
     spec = EngineSpec(
         name=out.name,
@@ -62,7 +62,7 @@ def write_engine(
         label_set="voc-21",
         input_size=entry.input_size,
         normalisation=Normalisation(
-            mean=entry.normalisation.mean, std=entry.normalisation.std, in_graph=True
+            mean=entry.preprocessing.mean, std=entry.preprocessing.std, in_graph=True
         ),
         weights=weights_in(out),
         classes=tuple(ClassEntry(name=label, colour=colour) for label, colour in VOC21.items()),

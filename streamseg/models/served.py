@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamseg.models.zoo import Normalisation
+from streamseg.models.zoo import Preprocessing
 
 
 class Grid(NamedTuple):
@@ -47,15 +47,15 @@ class Served(nn.Module):
     pads with the mean so that logits are at the centres of their cells (see Grid). Copies the network.
     """
 
-    def __init__(self, network: nn.Module, normalisation: Normalisation) -> None:
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).eval()
         self.grid = cast(Grid, network.grid)
-        self.order = nn.Buffer(torch.tensor([2, 1, 0] if normalisation.bgr else [0, 1, 2]))
-        self.swap = normalisation.bgr
-        self.mean = nn.Buffer(torch.tensor(normalisation.mean).view(1, 3, 1, 1))
-        self.scale = nn.Buffer(1 / torch.tensor(normalisation.std).view(1, 3, 1, 1))
-        self.scales = normalisation.std != (1.0, 1.0, 1.0)
+        self.order = nn.Buffer(torch.tensor([2, 1, 0] if preprocessing.bgr else [0, 1, 2]))
+        self.swap = preprocessing.bgr
+        self.mean = nn.Buffer(torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
+        self.scale = nn.Buffer(1 / torch.tensor(preprocessing.std).view(1, 3, 1, 1))
+        self.scales = preprocessing.std != (1.0, 1.0, 1.0)
 
     def forward(self, image: Tensor) -> Tensor:
         x = image.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean

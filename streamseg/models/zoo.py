@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Normalisation(NamedTuple):
+class Preprocessing(NamedTuple):
     """(level - mean) / std of the RGB levels 0..255; then, for the Caffe networks, the order becomes BGR."""
 
     mean: tuple[float, float, float]
@@ -24,8 +24,8 @@ class Normalisation(NamedTuple):
     bgr: bool
 
 
-CAFFE = Normalisation((122.675, 116.669, 104.008), (1.0, 1.0, 1.0), bgr=True)
-TORCHVISION = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), bgr=False)
+CAFFE = Preprocessing((122.675, 116.669, 104.008), (1.0, 1.0, 1.0), bgr=True)
+TORCHVISION = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), bgr=False)
 
 VOC_SIZE = (376, 504)  # VOC's pictures are about 375x500, and the Caffe networks saw them unscaled
 SHORT_SIDE_520 = (520, 696)  # torchvision scales the short side to 520
@@ -38,7 +38,7 @@ class Network:
 
     name: str
     constructor: str  # module:function under streamseg.models
-    normalisation: Normalisation
+    preprocessing: Preprocessing
     parameters: int  # of the released file
     gmac: dict[tuple[int, int], float]  # at an input size (height, width)
     output_stride: int = 8  # of the logits

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from streamseg.errors import TrainingError
 from streamseg.evaluation import Scores
@@ -47,7 +46,7 @@ def read_log(out: Path) -> list[EpochEntry]:
         raise TrainingError(f"{path}: {error}") from error
 
 
-class Progress:
+class RunProgress:
     """A progress bar with ETA on a terminal; elsewhere one log line for each epoch."""
 
     def __init__(self, epochs: int, first: int, steps: int) -> None:
@@ -56,7 +55,7 @@ class Progress:
         self._last = time.monotonic()
         console = Console(stderr=True)
         self._bar = (
-            RichProgress(
+            Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                 TextColumn("{task.fields[eta]}"), console=console,
             )
@@ -66,7 +65,7 @@ class Progress:
         if self._bar is not None:
             self._task = self._bar.add_task("training", total=epochs * steps, completed=first * steps, eta="")
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> RunProgress:
         if self._bar is not None:
             self._bar.start()
         return self

@@ -23,7 +23,7 @@ from streamseg.inference.upsample import labels_from_logits
 from streamseg.models.slim import OUTPUT_STRIDE, SIZE_MULTIPLE
 from streamseg.training.checkpoint import load_checkpoint, save_checkpoint
 from streamseg.training.data import TrainingImages
-from streamseg.training.log import EpochEntry, Progress, read_log, write_log
+from streamseg.training.log import EpochEntry, RunProgress, read_log, write_log
 from streamseg.training.loss import class_weights, cross_entropy, lovasz_softmax, thin_labels
 from streamseg.training.networks import Trainable, build_network, normalise
 from streamseg.training.recipe import TrainRecipe
@@ -41,7 +41,7 @@ def train(recipe: TrainRecipe, data: Path, val: Path | None, out: Path, resume: 
     UsageError.
     """
     run = _Run(recipe, data, val, out, resume)
-    with Progress(recipe.epochs, run.epoch, run.images.steps) as progress:
+    with RunProgress(recipe.epochs, run.epoch, run.images.steps) as progress:
         while run.epoch < recipe.epochs:
             run.train_epoch(progress)
     return out / "best.pt"
@@ -135,7 +135,7 @@ class _Run:
         elif (out / "last.pt").exists():
             raise UsageError(f"{out}: already holds a run; add --resume, or choose another folder")
 
-    def train_epoch(self, progress: Progress) -> None:
+    def train_epoch(self, progress: RunProgress) -> None:
         recipe, steps = self.recipe, self.images.steps
         began = time.monotonic()
         self.network.train()

@@ -149,10 +149,10 @@ def test_an_aoti_package_takes_tensors_and_leaves_the_logits_there(
 def test_a_picture_stays_there_just_where_the_engine_takes_it(backend: Any) -> None:
     engine = load_engine(EngineConfig(backend=backend))
     frames = [frame(surface(t)) for t in (0.0, 3.0)]
-    scores = infer(engine, frames)
+    logits = infer(engine, frames)
     stays = backend == "torch"
     assert [on_host(one) for one in frames] == [not stays] * 2
-    for one in scores:
+    for one in logits:
         assert isinstance(one.data, np.ndarray) is not stays
         assert one.array.shape == (11, 90, 120)
         assert one.array.dtype == np.float32
@@ -166,8 +166,8 @@ def test_a_picture_stays_there_just_where_the_engine_takes_it(backend: Any) -> N
 def test_a_batch_that_lies_partly_here_is_made_here() -> None:
     engine = load_engine(EngineConfig(backend="torch"))
     frames = [frame(surface()), frame(draw_scene(0.0)[0])]
-    scores = infer(engine, frames)
-    assert all(isinstance(one.data, np.ndarray) for one in scores)
+    logits = infer(engine, frames)
+    assert all(isinstance(one.data, np.ndarray) for one in logits)
     engine.close()
 
 

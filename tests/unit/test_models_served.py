@@ -32,7 +32,7 @@ def picture(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("name", NARROW)
 def test_served_logits_have_the_zoos_output_stride(name: str) -> None:
     entry = NETWORKS[name]
-    served = Served(narrow_network(name), entry.normalisation)
+    served = Served(narrow_network(name), entry.preprocessing)
     multiple, stride = entry.size_multiple, entry.output_stride
     assert served.grid.stride == stride
     with torch.no_grad():
@@ -75,7 +75,7 @@ def test_a_mirrored_picture_gives_mirrored_logits(name: str, roll: int) -> None:
         if isinstance(module, nn.Conv2d):
             module.weight.data = module.weight + module.weight.flip(2)
             module.weight.data = module.weight + module.weight.flip(3)
-    served = Served(network, NETWORKS[name].normalisation).double()
+    served = Served(network, NETWORKS[name].preprocessing).double()
     shown = picture(1, 480, 488)  # LargeFOV sees 217 pixels each way
     with torch.no_grad():
         logits = served(shown)
@@ -99,9 +99,9 @@ def test_the_caffe_networks_see_bgr_less_the_mean_and_torchvisions_scaled_rgb() 
             return image
 
     shown = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 1, 1, 3)
-    Served(Eye(), NETWORKS["deeplab-v1"].normalisation)(shown)
+    Served(Eye(), NETWORKS["deeplab-v1"].preprocessing)(shown)
     torch.testing.assert_close(seen[0].flatten(), torch.tensor([30 - 104.008, 20 - 116.669, 10 - 122.675]))
-    Served(Eye(), NETWORKS["deeplabv3-resnet50"].normalisation)(shown)
+    Served(Eye(), NETWORKS["deeplabv3-resnet50"].preprocessing)(shown)
     want = [(10 / 255 - 0.485) / 0.229, (20 / 255 - 0.456) / 0.224, (30 / 255 - 0.406) / 0.225]
     torch.testing.assert_close(seen[1].flatten(), torch.tensor(want))
 
@@ -113,7 +113,7 @@ def test_torch_and_onnx_runtime_agree_at_any_size_and_batch(name: str) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["engine.toml", "model.onnx"]
     graph = folder / "model.onnx"
     session = ort.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    served = Served(narrow_network(name, classes=21), entry.normalisation)
+    served = Served(narrow_network(name, classes=21), entry.preprocessing)
     read_back = GraphModule(graph.read_bytes()).eval()  # what the torch backend makes of the file
     multiple = entry.size_multiple
     for shape in ((1, 7 * multiple, 10 * multiple), (3, 2 * multiple, 5 * multiple)):
@@ -142,7 +142,7 @@ def test_largefov_at_full_width_becomes_an_engine_that_runs(tmp_path: Path) -> N
     shown = picture(1, 128, 136)
     logits = engine(shown.numpy())
     with torch.no_grad():
-        want = Served(network, NETWORKS["deeplab-v1-largefov"].normalisation)(shown).numpy()
+        want = Served(network, NETWORKS["deeplab-v1-largefov"].preprocessing)(shown).numpy()
     assert logits.shape == (1, 21, 16, 17)
     np.testing.assert_allclose(logits, want, atol=1e-3 * np.abs(want).max())
     engine.close()

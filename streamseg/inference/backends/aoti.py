@@ -17,7 +17,7 @@ import numpy as np
 from streamseg.config import Precision
 from streamseg.inference.backends.base import library_errors
 from streamseg.inference.backends.device import Cuda, cpu_identity, cuda_device
-from streamseg.inference.backends.protocol import BuildSpec, Progress
+from streamseg.inference.backends.protocol import BuildSpec, OnProgress
 from streamseg.inference.backends.torch import (
     TorchBased,
     keep_fp32,
@@ -29,6 +29,8 @@ from streamseg.types import F32, U8
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
+    from torch.export import ExportedProgram
 
 TOOLKIT = "/usr/local/cuda"
 RECIPE = "2"  # raise it when the compiled program changes
@@ -72,7 +74,7 @@ class AotiBackend:
             "recipe": RECIPE,
         }
 
-    def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
+    def build(self, spec: BuildSpec, out: Path, progress: OnProgress) -> None:
         if self.device == "cuda" and (home := cuda_home()) is not None:
             os.environ["CUDA_HOME"] = home  # before torch reads it, which it does once
 
@@ -85,13 +87,10 @@ class AotiBackend:
         keep_fp32(spec.precision)
         module: Any = GraphModule(spec.graph(), torch_dtype(spec.precision)).eval().to(device)
         module = module.to(memory_format=torch.channels_last)
-        example, sides = example_batch(spec)
+        progress("tracing the network")
+        program = traced(module, spec, device)
+        progress("compiling it; this takes a minute or more")
         with torch.inference_mode():
-            progress("tracing the network")
-            program = torch.export.export(
-                module, (torch.zeros(example, dtype=torch.uint8, device=device),), dynamic_shapes=(sides,)
-            )
-            progress("compiling it; this takes a minute or more")
             aoti_compile_and_package(program, package_path=str(out))
 
     def load(self, spec: BuildSpec, plan: Path | None) -> AotiEngine:
@@ -116,6 +115,16 @@ def cuda_home() -> str | None:
     needed = ("include/cuda.h", "include/crt/host_defines.h")
     homes = (folder for folder in folders if folder and all((Path(folder) / one).is_file() for one in needed))
     return next(homes, None)
+
+
+def traced(module: nn.Module, spec: BuildSpec, device: str) -> ExportedProgram:
+    """Trace a GraphModule for the shapes of `spec`."""
+    import torch
+
+    shape, sides = example_batch(spec)
+    batch = torch.zeros(shape, dtype=torch.uint8, device=device)
+    with torch.inference_mode():
+        return torch.export.export(module, (batch,), dynamic_shapes=(sides,))
 
 
 def example_batch(spec: BuildSpec) -> tuple[tuple[int, ...], dict[int, Any]]:

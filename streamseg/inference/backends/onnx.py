@@ -11,7 +11,7 @@ import onnxruntime as ort
 from streamseg.config import Precision
 from streamseg.errors import EngineError
 from streamseg.inference.backends.base import BaseEngine, library_errors
-from streamseg.inference.backends.protocol import BuildSpec, Progress
+from streamseg.inference.backends.protocol import BuildSpec, OnProgress
 from streamseg.types import F32, U8
 
 
@@ -34,7 +34,7 @@ class OnnxBackend:
     def identity(self, spec: BuildSpec) -> dict[str, str]:
         return {"onnxruntime": ort.__version__}
 
-    def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
+    def build(self, spec: BuildSpec, out: Path, progress: OnProgress) -> None:
         raise EngineError("backend onnx: has no plans")
 
     def load(self, spec: BuildSpec, plan: Path | None) -> OnnxEngine:

@@ -20,7 +20,7 @@ import numpy as np
 from streamseg.config import Precision
 from streamseg.inference.backends.base import BaseEngine, library_errors
 from streamseg.inference.backends.device import cpu_has_bf16, cpu_identity
-from streamseg.inference.backends.protocol import BuildSpec, Progress
+from streamseg.inference.backends.protocol import BuildSpec, OnProgress
 from streamseg.types import F32, U8
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8 is in the graph; what is not quantised is fp32
@@ -54,7 +54,7 @@ class OpenvinoBackend:
             "pinned": str(_pinned(spec)),
         }
 
-    def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
+    def build(self, spec: BuildSpec, out: Path, progress: OnProgress) -> None:
         import openvino
 
         core = openvino.Core()

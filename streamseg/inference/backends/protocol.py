@@ -24,7 +24,7 @@ from streamseg.types import F32, U8, Size
 if TYPE_CHECKING:
     from torch import Tensor
 
-Progress = Callable[[str], None]
+OnProgress = Callable[[str], None]
 """Called with a line of text as a build goes on."""
 
 BACKENDS: dict[str, str] = {
@@ -142,7 +142,7 @@ class Backend(Protocol):
         code. Part of the plan's key."""
         ...
 
-    def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
+    def build(self, spec: BuildSpec, out: Path, progress: OnProgress) -> None:
         """Write the plan to `out`, a new file. Called in the build process; raises EngineError."""
         ...
 

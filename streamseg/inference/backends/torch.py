@@ -17,7 +17,7 @@ from streamseg.config import Precision
 from streamseg.errors import EngineError
 from streamseg.inference.backends.base import BaseEngine
 from streamseg.inference.backends.device import Cuda, cuda_device, cuda_missing
-from streamseg.inference.backends.protocol import BuildSpec, Progress
+from streamseg.inference.backends.protocol import BuildSpec, OnProgress
 from streamseg.types import F32, U8
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class TorchBackend:
     def identity(self, spec: BuildSpec) -> dict[str, str]:
         return {"torch": importlib.metadata.version("torch")}
 
-    def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
+    def build(self, spec: BuildSpec, out: Path, progress: OnProgress) -> None:
         raise EngineError("backend torch: has no plans")
 
     def load(self, spec: BuildSpec, plan: Path | None) -> TorchEngine:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from streamseg.errors import EngineError
-from streamseg.inference.backends.protocol import BuildSpec, Choice, Progress
+from streamseg.inference.backends.protocol import BuildSpec, Choice, OnProgress
 from streamseg.inference.plans.cache import PLANS, cannot_keep
 from streamseg.inference.plans.recipe_key import recipe_of
 from streamseg.runtime.child import ChildProcess
@@ -57,7 +57,7 @@ class Build:
         *,
         again: bool = False,
         quiet: bool = False,
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
     ) -> None:
         """folder: for the plan, unset the cache. again: build even if there is one.
 

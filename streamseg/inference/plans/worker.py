@@ -13,7 +13,7 @@ from typing import BinaryIO
 import msgspec
 
 from streamseg.errors import EngineError, one_line
-from streamseg.inference.backends.protocol import Backend, BuildSpec, Progress, backend_of
+from streamseg.inference.backends.protocol import Backend, BuildSpec, OnProgress, backend_of
 from streamseg.inference.plans import cache
 from streamseg.inference.plans.build import Line, Order
 from streamseg.inference.plans.cache import Agreement
@@ -49,7 +49,7 @@ def main() -> None:
         send(Line(error=f"{order.backend}: {type(error).__name__}: {one_line(error)}"))
 
 
-def build(order: Order, progress: Progress) -> None:
+def build(order: Order, progress: OnProgress) -> None:
     """Build the plan of an order, unless another process has built it meanwhile. Raises EngineError."""
     backend, spec, folder = backend_of(order.backend), order.spec, Path(order.folder)
     if reason := backend.why_not_build(spec.precision, spec.target):
@@ -83,7 +83,7 @@ def backend_device(backend: Backend, spec: BuildSpec) -> str:
     return backend.device if backend.why_not(spec.precision) is None else "another machine"
 
 
-def _agreement(backend: Backend, spec: BuildSpec, part: Path, progress: Progress) -> Agreement | None:
+def _agreement(backend: Backend, spec: BuildSpec, part: Path, progress: OnProgress) -> Agreement | None:
     if spec.target or backend.why_not(spec.precision) is not None:
         progress("not compared with fp32: it cannot run on this machine")
         return None

@@ -15,7 +15,7 @@ from streamseg.models.weights.sources import Source, find_source
 from streamseg.runtime.backoff import Backoff
 from streamseg.runtime.files import move_into_place
 
-Progress = Callable[[int, int | None], None]  # bytes so far, and of the whole file where known
+OnProgress = Callable[[int, int | None], None]  # bytes so far, and of the whole file where known
 
 CHUNK = 1 << 18
 TIMEOUT_S = 20.0
@@ -28,7 +28,7 @@ class _Broken(Exception):
 
 
 def fetch(
-    name: str, cache_dir: Path, progress: Progress | None = None, *, source: Source | None = None
+    name: str, cache_dir: Path, progress: OnProgress | None = None, *, source: Source | None = None
 ) -> Path:
     """Download the published weights of the zoo's network `name` into `cache_dir` and give the file.
 
@@ -65,7 +65,7 @@ def _by_hand(source: Source, path: Path, reason: str) -> str:
     )
 
 
-def _download(url: str, part: Path, progress: Progress) -> None:
+def _download(url: str, part: Path, progress: OnProgress) -> None:
     backoff, fruitless = Backoff(), 0
     while True:
         before = part.stat().st_size if part.exists() else 0
@@ -82,7 +82,7 @@ def _download(url: str, part: Path, progress: Progress) -> None:
             time.sleep(backoff.pause_s())
 
 
-def _continue(url: str, part: Path, progress: Progress) -> None:
+def _continue(url: str, part: Path, progress: OnProgress) -> None:
     """Request the rest of `part` and append it; raises _Broken where another try may help."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})

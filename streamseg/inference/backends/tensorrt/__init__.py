@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from streamseg.config import Precision
 from streamseg.errors import EngineError
 from streamseg.inference.backends.device import Cuda, cuda_device, cuda_missing
-from streamseg.inference.backends.protocol import BuildSpec, Progress
+from streamseg.inference.backends.protocol import BuildSpec, OnProgress
 from streamseg.inference.backends.tensorrt.plan import Library, build_plan, capability, targets
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class TensorrtBackend:
             "recipe": RECIPE,
         }
 
-    def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
+    def build(self, spec: BuildSpec, out: Path, progress: OnProgress) -> None:
         from streamseg.inference.backends.tensorrt.torch_trt import build_with_torch, has_torch_tensorrt
 
         if has_torch_tensorrt() and spec.precision != "int8":
@@ -109,7 +109,7 @@ class TensorrtRtxBackend:
         version = str(_library("tensorrt_rtx").__version__)
         return {"tensorrt_rtx": version, "sm": _sm(spec), "recipe": RECIPE}
 
-    def build(self, spec: BuildSpec, out: Path, progress: Progress) -> None:
+    def build(self, spec: BuildSpec, out: Path, progress: OnProgress) -> None:
         build_plan_file("tensorrt_rtx", spec, out, progress)
 
     def load(self, spec: BuildSpec, plan: Path | None) -> PlanEngine:
@@ -119,7 +119,7 @@ class TensorrtRtxBackend:
         return PlanEngine(_library("tensorrt_rtx"), spec, plan, self.name)
 
 
-def build_plan_file(library: str, spec: BuildSpec, out: Path, progress: Progress) -> None:
+def build_plan_file(library: str, spec: BuildSpec, out: Path, progress: OnProgress) -> None:
     """Build a plan through the library's ONNX parser; raises EngineError."""
     from streamseg.inference.backends.tensorrt.graph import plan_graph
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from streamseg.errors import EngineError, one_line
-from streamseg.inference.backends.protocol import BuildSpec, Progress
+from streamseg.inference.backends.protocol import BuildSpec, OnProgress
 from streamseg.inference.spec import Shapes
 
 Library = Any
@@ -20,7 +20,7 @@ REPORT_EVERY_S = 2.0
 
 
 def build_plan(
-    library: Library, graph: bytes, shapes: Shapes, target: str = "", progress: Progress = lambda text: None
+    library: Library, graph: bytes, shapes: Shapes, target: str = "", progress: OnProgress = lambda text: None
 ) -> bytes:
     """Build the plan of a rewritten graph (graph.py) for a target such as "sm_89", or for this machine's GPU.
 
@@ -116,7 +116,7 @@ def make_logger(library: Library) -> Any:
     return Logger()
 
 
-def make_progress(library: Library, progress: Progress) -> Any:
+def make_progress(library: Library, progress: OnProgress) -> Any:
     """An IProgressMonitor that reports every few seconds how far a build is."""
 
     class Monitor(library.IProgressMonitor):  # type: ignore[misc]

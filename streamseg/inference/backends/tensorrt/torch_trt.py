@@ -7,10 +7,10 @@ engine cache is off: its key leaves out a convolution's dilation.
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from streamseg.inference.backends.base import library_errors
-from streamseg.inference.backends.protocol import BuildSpec, Progress
+from streamseg.inference.backends.protocol import BuildSpec, OnProgress
 from streamseg.inference.backends.tensorrt.plan import profile_shapes
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def has_torch_tensorrt() -> bool:
     return importlib.util.find_spec("torch_tensorrt") is not None
 
 
-def build_with_torch(spec: BuildSpec, progress: Progress) -> bytes:
+def build_with_torch(spec: BuildSpec, progress: OnProgress) -> bytes:
     """Build a plan for this machine's GPU; raises EngineError for what cannot be converted."""
     import torch
     import torch_tensorrt
@@ -49,17 +49,9 @@ def build_with_torch(spec: BuildSpec, progress: Progress) -> bytes:
 
 def exported(spec: BuildSpec, device: str) -> ExportedProgram:
     """The network of `spec` as a torch program: uint8 in, logits out, with dynamic sizes."""
-    import torch
-
-    from streamseg.inference.backends.aoti import example_batch
+    from streamseg.inference.backends.aoti import traced
     from streamseg.inference.backends.torch import torch_dtype
     from streamseg.inference.backends.torch_graph import GraphModule
 
-    network: Any = GraphModule(spec.graph(), torch_dtype(spec.precision)).eval()
-    shape, sides = example_batch(spec)
-    with torch.inference_mode():
-        return torch.export.export(
-            network.to(device),
-            (torch.zeros(shape, dtype=torch.uint8, device=device),),
-            dynamic_shapes=(sides,),
-        )
+    network = GraphModule(spec.graph(), torch_dtype(spec.precision)).eval().to(device)
+    return traced(network, spec, device)
