@@ -17,9 +17,9 @@ import numpy as np
 from streamseg.bench.summary import Spread, spread_of
 from streamseg.config import EngineConfig, StreamConfig
 from streamseg.errors import UsageError
-from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.engine import Engine
 from streamseg.inference.infer import accepts_device_frames, infer
-from streamseg.inference.select import load_engine
+from streamseg.inference.plans.load import load_engine
 from streamseg.inference.upsample import labels_of
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode

@@ -23,7 +23,7 @@ from streamseg.cli.bench import show_table
 from streamseg.cli.settings import as_json, given, options_from
 from streamseg.config import EngineConfig, build_settings
 from streamseg.errors import UsageError
-from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.engine import Engine
 from streamseg.inference.infer import infer
 from streamseg.recorded import ProcessConfig
 from streamseg.recorded.cluster import Cluster

@@ -17,12 +17,13 @@ from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
 from streamseg.config import EngineConfig, Precision, StreamConfig
 from streamseg.errors import EngineError, UsageError
 from streamseg.inference.backends.device import Cuda, cuda_device
-from streamseg.inference.backends.protocol import Engine, backend_names
+from streamseg.inference.backends.protocol import backend_names
 from streamseg.inference.backends.torch import torch_missing
+from streamseg.inference.engine import Engine
 from streamseg.inference.infer import input_size
+from streamseg.inference.plans.load import load_engine
 from streamseg.inference.plans.verify import agreement_of
 from streamseg.inference.preprocess import make_batch
-from streamseg.inference.select import load_engine
 from streamseg.inference.spec import engine_folders, find_engine, read_spec
 from streamseg.models.zoo import NETWORKS
 from streamseg.runtime.files import cache_folder

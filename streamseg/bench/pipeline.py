@@ -14,7 +14,7 @@ from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
 from streamseg.config import Config
 from streamseg.daemon import Daemon
 from streamseg.errors import StreamsegError
-from streamseg.inference.select import load_engine
+from streamseg.inference.plans.load import load_engine
 from streamseg.runtime.stage import Stage
 
 

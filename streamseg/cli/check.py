@@ -14,7 +14,7 @@ from streamseg.inference.spec import find_engine, read_weights
 @click.argument("config", type=click.Path(path_type=Path))
 def command(config: Path) -> None:
     """Check CONFIG.toml: every key and value, and that its engine is installed, complete and runs here."""
-    from streamseg.inference.select import choices
+    from streamseg.inference.backends.select import choices
 
     loaded = load_config(config)
     folder, spec = find_engine(loaded.engine.name)

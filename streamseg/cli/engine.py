@@ -65,10 +65,10 @@ def build(name: str, sm: str, beside: bool, again: bool, **options: Any) -> None
     NAME is an engine's name (streamseg engine list) or its folder.
     """
     from streamseg.cli import start_logging
+    from streamseg.inference.backends.select import plan_to_build
     from streamseg.inference.plans.build import Build
     from streamseg.inference.plans.cache import PLANS
     from streamseg.inference.plans.load import ready_plan
-    from streamseg.inference.select import plan_to_build
 
     start_logging("info")
     config = build_settings(EngineConfig, {"name": name, **given(**options)})

@@ -31,9 +31,8 @@ from streamseg.daemon.status import control_status, publisher_status, stream_sta
 from streamseg.daemon.systemd import Service
 from streamseg.daemon.web import WebProcess, console_of, doors_of
 from streamseg.errors import ConfigError, ControlError, StreamsegError
-from streamseg.inference.backends.protocol import Engine
-from streamseg.inference.hot_swap import Upgrade
-from streamseg.inference.spec import EngineInfo
+from streamseg.inference.engine import Engine, EngineInfo
+from streamseg.inference.plans.hot_swap import Upgrade
 from streamseg.live.pipeline import Pipeline
 from streamseg.net.control_sockets import forget_endpoint, private_endpoint
 from streamseg.publish import Publisher

@@ -10,7 +10,7 @@ from streamseg.config import EngineConfig
 from streamseg.daemon.machine import failed_inside
 from streamseg.errors import EngineError, StreamsegError
 from streamseg.inference.backends.protocol import Choice
-from streamseg.inference.hot_swap import SwitchEngine, start_engines
+from streamseg.inference.plans.hot_swap import SwitchEngine, start_engines
 from streamseg.inference.plans.load import close_all
 from streamseg.runtime.stage import Stage
 

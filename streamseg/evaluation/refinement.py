@@ -19,10 +19,10 @@ from streamseg.evaluation.boundaries import WIDTHS, boundary_distance, boundary_
 from streamseg.evaluation.dataset import LabelledFolder, Sample
 from streamseg.evaluation.metrics import Matrix, confusion_matrix, scores_of
 from streamseg.evaluation.temporal import Where, agreement, flicker, motion
-from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.engine import Engine
 from streamseg.inference.infer import infer
+from streamseg.inference.plans.load import load_engine
 from streamseg.inference.preprocess import scale_picture
-from streamseg.inference.select import load_engine
 from streamseg.refinement.crf_step import crf_setup, refine_picture
 from streamseg.refinement.flow import one_thread
 from streamseg.refinement.fusion import Fused, Fusion, labels_from_logits

@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from streamseg.inference.backends.protocol import Engine, TensorEngine
+from streamseg.inference.engine import Engine, TensorEngine
 from streamseg.inference.preprocess import fit_size, make_batch
 from streamseg.sources.hardware import why_not_on_gpu
 from streamseg.sources.surface import Surface

@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -18,7 +18,7 @@ from streamseg.config import Precision, Settings, build_settings
 from streamseg.crf.params import KERNEL_KEYS, CrfParams
 from streamseg.errors import ConfigError, EngineError
 from streamseg.runtime.files import atomic_write
-from streamseg.types import ClassInfo, LabelSet, Size
+from streamseg.types import ClassInfo, LabelSet
 
 FP32, INT8 = "model.onnx", "model.int8.onnx"
 
@@ -211,35 +211,3 @@ def _pair(key: str, value: object) -> str:
     """A line of TOML; numbers, lists and text are the same as in JSON."""
     note = f"  # {_NOTES[key]}" if key in _NOTES else ""
     return f"{key} = {json.dumps(value, ensure_ascii=False)}{note}"
-
-
-class Shapes(msgspec.Struct, frozen=True):
-    """The batches (N, H, W) that a plan takes: from smallest to largest, fastest at usual."""
-
-    smallest: tuple[int, int, int]
-    usual: tuple[int, int, int]
-    largest: tuple[int, int, int]
-
-    def take(self, batch: tuple[int, int, int]) -> bool:
-        """Whether a plan takes a batch of this shape."""
-        return all(a <= b <= c for a, b, c in zip(self.smallest, batch, self.largest, strict=True))
-
-
-class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The properties of a loaded engine."""
-
-    id: str  # name/precision/backend, as in masks
-    spec: EngineSpec
-    backend: str
-    precision: Precision
-    device: str
-    threads: int
-    input_size: Size  # frames are scaled to about this many pixels
-    shapes: Shapes | None = None  # None: it takes all batches
-    # The device of batches and logits in torch, for a TensorEngine; else empty.
-    tensors: Literal["", "cpu", "cuda"] = ""
-
-    @property
-    def weights_sha256(self) -> str:
-        """Of the file that this precision starts from."""
-        return self.spec.weights_of(self.precision).sha256

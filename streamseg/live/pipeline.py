@@ -18,7 +18,7 @@ from functools import partial
 
 from streamseg.config import Config
 from streamseg.errors import ControlError
-from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.engine import Engine
 from streamseg.inference.infer import FramePlacement, batch_key, infer
 from streamseg.live.streams import Streams
 from streamseg.outputs.previews import Previews

@@ -25,7 +25,7 @@ from streamseg.inference.spec import (
     write_spec,
 )
 from streamseg.models.served import Served
-from streamseg.models.weights.sources import SOURCES
+from streamseg.models.sources import SOURCES
 from streamseg.models.zoo import VOC21, find_network
 from streamseg.runtime.files import replaced
 

@@ -23,8 +23,8 @@ import msgspec
 
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError, OutputError, StreamsegError, UsageError
-from streamseg.inference.backends.protocol import Engine
-from streamseg.inference.select import load_engine
+from streamseg.inference.engine import Engine
+from streamseg.inference.plans.load import load_engine
 from streamseg.recorded.inputs import Input, fetched
 from streamseg.recorded.manifest import Identity, versions
 from streamseg.recorded.segment_plan import Stretch, make_part

@@ -11,7 +11,7 @@ from fractions import Fraction
 import av
 
 from streamseg.errors import OutputError, StreamsegError, UsageError
-from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.engine import Engine
 from streamseg.recorded.cluster import Cluster
 from streamseg.recorded.encode import Work
 from streamseg.recorded.events import Event, Finished, Progressed, Started

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from streamseg.errors import OutputError, SourceError, UsageError
-from streamseg.inference.backends.protocol import Engine
-from streamseg.inference.select import load_engine
+from streamseg.inference.engine import Engine
+from streamseg.inference.plans.load import load_engine
 from streamseg.recorded.cluster import Cluster
 from streamseg.recorded.events import Event, Failed, Finished, JobResult, Planned
 from streamseg.recorded.file_job import FileJob

@@ -13,7 +13,7 @@ import av
 import msgspec
 
 from streamseg.errors import OutputError
-from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.engine import Engine
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.timeline import PtsRun
 

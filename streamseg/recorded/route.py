@@ -12,7 +12,7 @@ from functools import partial
 
 import msgspec
 
-from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.engine import Engine
 from streamseg.inference.infer import infer
 from streamseg.recorded.deinterlace import deinterlaced
 from streamseg.recorded.inputs import Input

@@ -20,7 +20,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from streamseg.errors import SourceError
-from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.engine import Engine
 from streamseg.recorded.encode import Work
 from streamseg.recorded.inputs import Input
 from streamseg.recorded.opening import open_input

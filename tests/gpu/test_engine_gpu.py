@@ -12,8 +12,8 @@ from streamseg.bench.engine import bench_engines, random_engine
 from streamseg.config import BackendName, EngineConfig, Precision
 from streamseg.inference.backends.device import Cuda, cuda_device
 from streamseg.inference.backends.protocol import backend_of
+from streamseg.inference.plans.load import load_engine
 from streamseg.inference.plans.verify import agreement_of
-from streamseg.inference.select import load_engine
 from tools.demo import draw_scene
 
 torch = pytest.importorskip("torch")

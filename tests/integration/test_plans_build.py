@@ -22,10 +22,10 @@ from streamseg import Daemon, Mask, subscribe
 from streamseg.config import BackendName, Config, EngineConfig, PublishConfig, StreamConfig
 from streamseg.errors import EngineError
 from streamseg.inference.backends.protocol import Choice
+from streamseg.inference.backends.select import choices
 from streamseg.inference.plans.build import Build, BuildStopped
 from streamseg.inference.plans.cache import PLANS, keep_plan
-from streamseg.inference.plans.load import load_choice, ready_plan
-from streamseg.inference.select import choices, load_engine
+from streamseg.inference.plans.load import load_choice, load_engine, ready_plan
 from streamseg.runtime.files import cache_folder
 from tests.media import draw_clip
 from tests.waiting import until
@@ -152,7 +152,8 @@ def test_two_processes_that_want_the_same_plan_build_it_once(tiny_engine: Path) 
 def test_a_builder_ends_with_whoever_asked_for_it_even_when_that_is_killed(tiny_engine: Path) -> None:
     code = (
         "import sys; from streamseg.config import EngineConfig;"
-        "from streamseg.inference.select import choices; from streamseg.inference.plans.build import Build;"
+        "from streamseg.inference.backends.select import choices;"
+        "from streamseg.inference.plans.build import Build;"
         "choice = choices(EngineConfig(name=sys.argv[1], backend='openvino'))[0];"
         "print(flush=True); [Build(choice, again=True).run() for _ in range(1000)]"
     )

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from streamseg.config import EngineConfig
+from streamseg.inference.backends.select import choices
+from streamseg.inference.plans.load import load_engine
 from streamseg.inference.plans.recipe_key import recipe_of
-from streamseg.inference.select import choices, load_engine
 
 pytest.importorskip("openvino", reason="needs the extra openvino")
 

@@ -11,10 +11,9 @@ import pytest
 
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError
-from streamseg.inference.backends.protocol import Engine
-from streamseg.inference.hot_swap import SwitchEngine
-from streamseg.inference.select import load_engine
-from streamseg.inference.spec import Shapes
+from streamseg.inference.engine import Engine, Shapes
+from streamseg.inference.plans.hot_swap import SwitchEngine
+from streamseg.inference.plans.load import load_engine
 from streamseg.types import U8
 from tests.engines import write_tiny_engine
 

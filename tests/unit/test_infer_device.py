@@ -20,10 +20,11 @@ from streamseg.errors import EngineError
 from streamseg.inference.backends.protocol import backend_of, build_spec
 from streamseg.inference.backends.tensorrt.run import PlanEngine, _Shape
 from streamseg.inference.backends.torch import _Recorded
-from streamseg.inference.hot_swap import SwitchEngine
+from streamseg.inference.engine import EngineInfo
 from streamseg.inference.infer import FramePlacement, infer
-from streamseg.inference.select import load_engine
-from streamseg.inference.spec import EngineInfo, find_engine
+from streamseg.inference.plans.hot_swap import SwitchEngine
+from streamseg.inference.plans.load import load_engine
+from streamseg.inference.spec import find_engine
 from streamseg.inference.upsample import labels_from_logits, labels_of
 from streamseg.sources import hardware
 from streamseg.sources.surface import Surface

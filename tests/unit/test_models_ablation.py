@@ -70,7 +70,7 @@ def test_branches_add_to_the_scores_of_fc8() -> None:
 def test_a_variant_becomes_an_engine_and_has_no_form_at_an_eighth(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     from streamseg.config import EngineConfig
-    from streamseg.inference.select import load_engine
+    from streamseg.inference.plans.load import load_engine
     from streamseg.training.checkpoint import save_checkpoint
     from streamseg.training.export import export_engine
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from streamseg.config import EngineConfig
 from streamseg.crf import CrfParams
 from streamseg.inference.backends.torch_graph import GraphModule
-from streamseg.inference.select import load_engine
+from streamseg.inference.plans.load import load_engine
 from streamseg.inference.spec import read_spec
 from streamseg.models.export import write_engine
 from streamseg.models.served import Grid, Served

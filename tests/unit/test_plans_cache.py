@@ -13,6 +13,7 @@ import pytest
 
 from streamseg.config import EngineConfig
 from streamseg.inference.backends.protocol import backend_of, build_spec
+from streamseg.inference.engine import Shapes
 from streamseg.inference.plans.cache import (
     PLANS,
     Manifest,
@@ -27,7 +28,7 @@ from streamseg.inference.plans.cache import (
     prune,
 )
 from streamseg.inference.plans.recipe_key import Recipe, recipe_of
-from streamseg.inference.spec import Shapes, find_engine, read_spec
+from streamseg.inference.spec import find_engine, read_spec
 
 
 def recipe_for(folder: Path, **changes: Any) -> Recipe:

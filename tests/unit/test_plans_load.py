@@ -11,9 +11,9 @@ import pytest
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError
 from streamseg.inference.backends.protocol import Choice
+from streamseg.inference.backends.select import choices
 from streamseg.inference.plans import load
 from streamseg.inference.plans.load import load_replicas
-from streamseg.inference.select import choices
 
 
 class OnceOnly:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from streamseg.config import BackendName, EngineConfig, Precision, StreamConfig
-from streamseg.inference.backends.protocol import Engine
+from streamseg.inference.engine import Engine
 from streamseg.inference.infer import input_size
+from streamseg.inference.plans.load import load_engine
 from streamseg.inference.plans.verify import agreement_of
 from streamseg.inference.preprocess import make_batch
-from streamseg.inference.select import load_engine
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode
 from streamseg.types import U8

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from streamseg.config import EngineConfig
-from streamseg.inference.select import load_engine
+from streamseg.inference.plans.load import load_engine
 from streamseg.recorded import ProcessConfig
 from streamseg.recorded import segment_plan as cuts
 from streamseg.recorded.encode import Work

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from streamseg.config import EngineConfig
-from streamseg.inference.select import load_engine
+from streamseg.inference.plans.load import load_engine
 from streamseg.refinement.fusion import labels_from_logits
 
 

@@ -11,7 +11,8 @@ from streamseg.config import EngineConfig
 from streamseg.errors import EngineError
 from streamseg.inference.backends.device import cuda_missing
 from streamseg.inference.backends.protocol import backend_of
-from streamseg.inference.select import LIMIT, ORDER, choices, fallback, load_engine
+from streamseg.inference.backends.select import LIMIT, ORDER, choices, fallback
+from streamseg.inference.plans.load import load_engine
 
 no_gpu = pytest.mark.skipif(cuda_missing() is None, reason="there is a GPU here")
 

@@ -12,7 +12,7 @@ import pytest
 
 from streamseg.config import EngineConfig
 from streamseg.crf import CrfParams
-from streamseg.inference.select import load_engine
+from streamseg.inference.plans.load import load_engine
 from streamseg.inference.spec import kept_settings, read_spec, write_spec
 from tools.demo import draw_scene
 

@@ -27,10 +27,11 @@ from streamseg.inference.backends.tensorrt.plan import (
     targets,
     unlike,
 )
+from streamseg.inference.engine import Shapes
 from streamseg.inference.plans.build import Build
 from streamseg.inference.plans.load import ready_plan
 from streamseg.inference.plans.recipe_key import recipe_of
-from streamseg.inference.spec import Shapes, find_engine
+from streamseg.inference.spec import find_engine
 from streamseg.models.zoo import NETWORKS
 from tests.plans import CLASSES, write_small_engine
 

@@ -306,7 +306,7 @@ def test_the_exported_graph_equals_the_network(finished: Path, engine: Path) -> 
 def test_the_stride_8_network_can_be_exported_too(finished: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     from streamseg.config import EngineConfig
-    from streamseg.inference.select import load_engine
+    from streamseg.inference.plans.load import load_engine
     from streamseg.training.export import export_engine
 
     folder = export_engine(finished / "best.pt", tmp_path / "drawn-stride8", stride8=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from streamseg.config import EngineConfig
-from streamseg.inference.select import load_engine
+from streamseg.inference.plans.load import load_engine
 from streamseg.inference.upsample import fallback, labels_from_logits
 from tests.unit.test_upsample import SIZES
 from tools.demo import draw_scene

@@ -11,7 +11,8 @@ import numpy as np
 
 from streamseg.errors import EngineError, one_line
 from streamseg.inference.backends.protocol import BuildSpec
-from streamseg.inference.spec import EngineInfo, Normalisation
+from streamseg.inference.engine import EngineInfo
+from streamseg.inference.spec import Normalisation
 from streamseg.types import F32, U8, Size
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The protocols of engines and backends, what a backend builds, and the table of backends.
+"""The protocol of a backend, what it builds, and the table of backends.
 
 An engine's folder holds its network as an ONNX graph with its weights: `model.onnx` in fp32, and where
 calibrated `model.int8.onnx`, with QuantizeLinear and DequantizeLinear. Every backend starts from these files.
@@ -17,12 +17,13 @@ import msgspec
 
 from streamseg.config import BackendName, EngineConfig, Precision
 from streamseg.errors import EngineError
+from streamseg.inference.engine import Engine, EngineInfo, Shapes
 from streamseg.inference.preprocess import fit_size
-from streamseg.inference.spec import EngineInfo, EngineSpec, Shapes, read_weights
-from streamseg.types import F32, U8, Size
+from streamseg.inference.spec import EngineSpec, read_weights
+from streamseg.types import Size
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 OnProgress = Callable[[str], None]
 """Called with a line of text as a build goes on."""
@@ -37,35 +38,6 @@ BACKENDS: dict[str, str] = {
 }
 
 PROFILE_ASPECT = 3.0  # a plan takes frames up to this much wider than high, or higher than wide
-
-
-class Engine(Protocol):
-    """A network ready to run. Belongs to one thread at a time."""
-
-    @property
-    def info(self) -> EngineInfo: ...
-
-    def __call__(self, batch: U8) -> F32:
-        """Run RGB pictures (N, H, W, 3) → logits (N, C, h, w), h = H / output_stride; raises EngineError."""
-        ...
-
-    def warm_up(self, size: Size) -> float:
-        """Run once at this input size, so that the first frame does not pay for it; returns seconds."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class TensorEngine(Engine, Protocol):
-    """An engine that also takes pictures that are already on its device, and leaves the logits there."""
-
-    def on_device(self, batch: Tensor) -> Tensor | F32:
-        """The same for uint8 (N, H, W, 3) in torch → logits in torch; of a SwitchEngine also on the host.
-
-        batch is on the device of info.tensors, and so are the logits, which the caller owns. Returns when
-        they are computed; raises EngineError.
-        """
-        ...
 
 
 class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,13 +6,33 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from streamseg.config import EngineConfig
 from streamseg.errors import EngineError
-from streamseg.inference.backends.protocol import Choice, Engine
+from streamseg.inference.backends.protocol import Choice
+from streamseg.inference.backends.select import choices
+from streamseg.inference.engine import Engine
 from streamseg.inference.plans.build import Build
 from streamseg.inference.plans.cache import Plan, drop_plan, find_plan, mark_used, plan_folders
 from streamseg.inference.plans.recipe_key import recipe_of
 
 log = logging.getLogger(__name__)
+
+
+def load_engine(config: EngineConfig) -> Engine:
+    """Load the engine that the settings name, building its plan first where it needs one. Blocks.
+
+    With backend = "auto" the next best is taken when one fails. Raises EngineError with what is missing or
+    damaged.
+    """
+    found = choices(config)
+    for at, choice in enumerate(found):
+        try:
+            return load_choice(choice)
+        except EngineError as error:
+            if at == len(found) - 1:
+                raise
+            log.warning("engine %s: %s is skipped: %s", choice.spec.engine.name, choice.backend.name, error)
+    raise AssertionError("choices() is never empty")
 
 
 def load_choice(choice: Choice, build: Build | None = None) -> Engine:

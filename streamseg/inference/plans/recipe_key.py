@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 
 from streamseg.inference.backends.protocol import Backend, BuildSpec
-from streamseg.inference.spec import Shapes
+from streamseg.inference.engine import Shapes
 
 SCHEMA = 1  # of this recipe; another number invalidates every plan
 

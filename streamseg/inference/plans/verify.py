@@ -9,7 +9,8 @@ import numpy as np
 
 from streamseg.config import StreamConfig
 from streamseg.errors import EngineError
-from streamseg.inference.backends.protocol import BuildSpec, Engine, backend_of
+from streamseg.inference.backends.protocol import BuildSpec, backend_of
+from streamseg.inference.engine import Engine
 from streamseg.inference.plans.cache import Agreement
 from streamseg.inference.preprocess import make_batch
 from streamseg.sources import open_source

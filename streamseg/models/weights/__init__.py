@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from streamseg.models.sources import SOURCES, Source, find_source
 from streamseg.models.weights.download import fetch
-from streamseg.models.weights.sources import SOURCES, Source, find_source
 
 if TYPE_CHECKING:
     from streamseg.models.weights.files import import_weights

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from streamseg.errors import WeightsError
-from streamseg.models.weights.sources import Source, find_source
+from streamseg.models.sources import Source, find_source
 from streamseg.runtime.backoff import Backoff
 from streamseg.runtime.files import move_into_place
 

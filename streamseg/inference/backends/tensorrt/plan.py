@@ -13,7 +13,7 @@ from typing import Any
 
 from streamseg.errors import EngineError, one_line
 from streamseg.inference.backends.protocol import BuildSpec, OnProgress
-from streamseg.inference.spec import Shapes
+from streamseg.inference.engine import Shapes
 
 Library = Any
 REPORT_EVERY_S = 2.0

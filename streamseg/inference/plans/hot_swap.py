@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError
-from streamseg.inference.backends.protocol import Choice, Engine, TensorEngine
+from streamseg.inference.backends.protocol import Choice
+from streamseg.inference.backends.select import choices, fallback
+from streamseg.inference.engine import Engine, EngineInfo, TensorEngine
 from streamseg.inference.plans.build import Build, BuildStopped
 from streamseg.inference.plans.load import close_all, load_choice, load_plan, load_replicas
-from streamseg.inference.select import choices, fallback
-from streamseg.inference.spec import EngineInfo
 from streamseg.types import F32, U8, Size
 
 if TYPE_CHECKING:

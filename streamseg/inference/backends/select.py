@@ -10,8 +10,7 @@ import msgspec
 from streamseg.config import EngineConfig, Precision
 from streamseg.errors import EngineError
 from streamseg.inference.backends.device import cuda_missing
-from streamseg.inference.backends.protocol import Backend, Choice, Engine, backend_of, build_spec
-from streamseg.inference.plans.load import load_choice
+from streamseg.inference.backends.protocol import Backend, Choice, backend_of, build_spec
 from streamseg.inference.spec import find_engine
 
 log = logging.getLogger(__name__)
@@ -89,23 +88,6 @@ def fallback(config: EngineConfig, found: list[Choice]) -> Choice | None:
         if precision in engine.weights:
             return Choice(backend_of("onnx"), build_spec(config, folder, engine, precision))
     return None
-
-
-def load_engine(config: EngineConfig) -> Engine:
-    """Load the engine that the settings name, building its plan first where it needs one. Blocks.
-
-    With backend = "auto" the next best is taken when one fails. Raises EngineError with what is missing or
-    damaged.
-    """
-    found = choices(config)
-    for at, choice in enumerate(found):
-        try:
-            return load_choice(choice)
-        except EngineError as error:
-            if at == len(found) - 1:
-                raise
-            log.warning("engine %s: %s is skipped: %s", choice.spec.engine.name, choice.backend.name, error)
-    raise AssertionError("choices() is never empty")
 
 
 def _wanted(config: EngineConfig) -> list[tuple[str, str]]:

@@ -1,0 +1,75 @@
+"""An engine: a network ready to run, and what it tells about itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
+
+from streamseg.config import Precision
+from streamseg.inference.spec import EngineSpec
+from streamseg.types import F32, U8, Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Engine(Protocol):
+    """A network ready to run. Belongs to one thread at a time."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def __call__(self, batch: U8) -> F32:
+        """Run RGB pictures (N, H, W, 3) → logits (N, C, h, w), h = H / output_stride; raises EngineError."""
+        ...
+
+    def warm_up(self, size: Size) -> float:
+        """Run once at this input size, so that the first frame does not pay for it; returns seconds."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class TensorEngine(Engine, Protocol):
+    """An engine that also takes pictures that are already on its device, and leaves the logits there."""
+
+    def on_device(self, batch: Tensor) -> Tensor | F32:
+        """The same for uint8 (N, H, W, 3) in torch → logits in torch; of a SwitchEngine also on the host.
+
+        batch is on the device of info.tensors, and so are the logits, which the caller owns. Returns when
+        they are computed; raises EngineError.
+        """
+        ...
+
+
+class Shapes(msgspec.Struct, frozen=True):
+    """The batches (N, H, W) that a plan takes: from smallest to largest, fastest at usual."""
+
+    smallest: tuple[int, int, int]
+    usual: tuple[int, int, int]
+    largest: tuple[int, int, int]
+
+    def take(self, batch: tuple[int, int, int]) -> bool:
+        """Whether a plan takes a batch of this shape."""
+        return all(a <= b <= c for a, b, c in zip(self.smallest, batch, self.largest, strict=True))
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The properties of a loaded engine."""
+
+    id: str  # name/precision/backend, as in masks
+    spec: EngineSpec
+    backend: str
+    precision: Precision
+    device: str
+    threads: int
+    input_size: Size  # frames are scaled to about this many pixels
+    shapes: Shapes | None = None  # None: it takes all batches
+    # The device of batches and logits in torch, for a TensorEngine; else empty.
+    tensors: Literal["", "cpu", "cuda"] = ""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the file that this precision starts from."""
+        return self.spec.weights_of(self.precision).sha256
