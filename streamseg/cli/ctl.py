@@ -31,7 +31,7 @@ _STYLES = {"playing": "green", "paused": "yellow", "reconnecting": "red", "faile
 
 @dataclass(frozen=True, slots=True)
 class _Connection:
-    """How to reach the daemon that was meant."""
+    """How to reach the chosen daemon."""
 
     endpoint: str
     server_key: str | None
@@ -48,9 +48,9 @@ class _Connection:
 
 
 @click.group()
-@click.option("--name", help="The daemon of this name: NAME of streamseg@NAME, or its process id.")
+@click.option("--name", help="The daemon with this name: NAME of streamseg@NAME, or its process id.")
 @click.option("--config", type=click.Path(path_type=Path), help="The daemon that runs this file.")
-@click.option("--endpoint", help="The daemon there; for one on another machine, its control.endpoint.")
+@click.option("--endpoint", help="The daemon at this endpoint; for another machine, its control.endpoint.")
 @click.option("--server-key", help="With --endpoint: the daemon's public key, or its file (NAME.pub).")
 @click.option("--client-key", help="With --endpoint: the file of our own secret key (NAME.key).")
 @click.option("--timeout", "timeout_s", type=float, default=5.0, help="Seconds to wait for an answer.")
@@ -64,11 +64,13 @@ def command(
     client_key: str | None,
     timeout_s: float,
 ) -> None:
-    """Control a running daemon: the only one of this user on this machine, or the one that is named."""
+    """Control a running daemon: the only one of this user on this machine, or the chosen one."""
     if sum(option is not None for option in (name, config, endpoint)) > 1:
         raise UsageError("give one of --name, --config and --endpoint")
     if (server_key or client_key) and endpoint is None:
-        raise UsageError("--server-key and --client-key go with --endpoint; on this machine none are needed")
+        raise UsageError(
+            "--server-key and --client-key go with --endpoint; on this machine no keys are needed"
+        )
     if context.resilient_parsing:
         return
     where = endpoint or (_running_with(config) if config is not None else one_running(name or ""))
@@ -76,10 +78,10 @@ def command(
 
 
 @command.command()
-@click.option("--json", "as_json", is_flag=True, help="Everything there is, as one JSON document.")
+@click.option("--json", "as_json", is_flag=True, help="The whole status as one JSON document.")
 @click.pass_obj
 def status(connect: _Connection, as_json: bool) -> None:
-    """How the daemon and its streams are."""
+    """Show the state of the daemon and its streams."""
     with connect() as daemon:
         found = daemon.status()
     if as_json:
@@ -104,7 +106,7 @@ def status(connect: _Connection, as_json: bool) -> None:
 )  # fmt: skip
 @click.pass_obj
 def add(connect: _Connection, /, stream: str, source: str, **options: Any) -> None:
-    """Begin a stream. It lasts until the daemon reloads its configuration or ends: write it there, too."""
+    """Add a stream, until the daemon reloads its configuration or ends; to keep it, add it to the file."""
     written = given(**options)
     with connect() as daemon:
         daemon.add(stream, source=source, **written)
@@ -122,23 +124,23 @@ def _stream_command(ask: Callable[[ControlClient, str], object], text: str) -> N
 
 
 _stream_command(
-    ControlClient.remove, "End a stream, until the daemon reloads its configuration or is started again."
+    ControlClient.remove, "Remove a stream, until the daemon reloads its configuration or is started again."
 )
 _stream_command(ControlClient.pause, "Close a camera or an address, hold a file at its place.")
-_stream_command(ControlClient.resume, "Play a paused stream on; begin one that has ended or failed again.")
+_stream_command(ControlClient.resume, "Continue a paused stream; restart one that has ended or failed.")
 _stream_command(ControlClient.keyframe, "Send the stream's next frame to the CRF.")
 
 
 @command.command()
 @click.pass_obj
 def reload(connect: _Connection) -> None:
-    """Read the configuration file again. A bad one is refused whole."""
+    """Read the configuration file again. A file with an error changes nothing."""
     with connect() as daemon:
         done = daemon.reload()
     for what, names in (
         ("added", done.added),
         ("removed", done.removed),
-        ("opened anew", done.restarted),
+        ("restarted", done.restarted),
         ("applied", done.applied),
         ("needs a restart", done.needs_restart),
     ):
@@ -152,7 +154,7 @@ def reload(connect: _Connection) -> None:
 @click.argument("level", type=click.Choice(LOG_LEVELS))
 @click.pass_obj
 def log_level(connect: _Connection, level: LogLevel) -> None:
-    """Log from this severity on, until the daemon reloads its configuration or ends."""
+    """Log from this severity up, until the daemon reloads its configuration or ends."""
     with connect() as daemon:
         daemon.log_level(level)
 
@@ -163,7 +165,7 @@ def log_level(connect: _Connection, level: LogLevel) -> None:
 @click.option("--refined", is_flag=True, help="The last refined mask instead.")
 @click.pass_obj
 def snapshot(connect: _Connection, stream: str, out: Path | None, refined: bool) -> None:
-    """Save the last mask of a stream as a PNG in the colours of its classes, and print its facts."""
+    """Save the last mask of a stream as a PNG in the colours of its classes, and print what it shows."""
     with connect() as daemon:
         mask, labels = daemon.snapshot(stream, refined=refined)
     path = out or Path(f"{mask.stream}-{mask.epoch:03}-{mask.seq:08}.png")
@@ -183,7 +185,7 @@ def save_mask(mask: Mask, labels: LabelSet | None, path: Path) -> None:
 
 
 def _running_with(config: Path) -> str:
-    """The endpoint of the daemon here that runs this file; raises UsageError."""
+    """The endpoint of the daemon on this machine that runs this file; raises UsageError."""
     wanted = config.absolute()
     for endpoint in running().values():
         try:
@@ -192,7 +194,7 @@ def _running_with(config: Path) -> str:
                     return endpoint
         except (ControlError, UsageError):
             continue
-    raise UsageError(f"--config {config}: no daemon that this user may control runs it here")
+    raise UsageError(f"--config {config}: no daemon that this user may control runs it on this machine")
 
 
 def _about(status: Status) -> Text:
@@ -208,7 +210,7 @@ def _about(status: Status) -> Text:
     if publisher is not None:
         lines.append(
             f"masks on {publisher.endpoint}: {publisher.subscribers} subscribers, {publisher.published} masks"
-            + (f", {publisher.denied} times a key was refused" if publisher.denied else "")
+            + (f", {publisher.denied} keys refused" if publisher.denied else "")
         )
     if status.crf_restarts or status.web_restarts:
         lines.append(f"restarts: CRF {status.crf_restarts}, console {status.web_restarts}")
@@ -216,7 +218,7 @@ def _about(status: Status) -> Text:
 
 
 def _table(streams: dict[str, StreamStatus], *, narrow: bool) -> Table:
-    """A line for each stream; narrow leaves out what is least needed."""
+    """A line for each stream; narrow leaves out the least important columns."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     columns: list[tuple[str, Callable[[StreamStatus], Text | str]]] = [
         ("stream", lambda s: s.stream),

@@ -32,10 +32,10 @@ from streamseg.errors import ConfigError, UsageError
     help="The daemons' public key, or the file that holds it; repeated, one for each UPSTREAM in order.",
 )
 def command(upstreams: tuple[str, ...], server_keys: tuple[str, ...], **options: Any) -> None:
-    """Pass the masks of daemons on to many subscribers, and to the daemons only what is asked for here.
+    """Pass the masks of daemons on to many subscribers; only what these subscribe to is sent by the daemons.
 
-    UPSTREAM is a daemon's publish.endpoint, such as tcp://10.0.0.7:5570. Subscribers and daemons may ask for
-    keys: the relay shows its own one (--curve-secret-key-file) to both.
+    UPSTREAM is a daemon's publish.endpoint, such as tcp://10.0.0.7:5570. Where keys are used, the relay's own
+    (--curve-secret-key-file) serves for both sides: its subscribers and the daemons.
     """
     from streamseg.daemon.machine import file_limit
     from streamseg.daemon.signals import Signals
@@ -43,12 +43,12 @@ def command(upstreams: tuple[str, ...], server_keys: tuple[str, ...], **options:
     from streamseg.relay import Relay
 
     start_logging("info")
-    file_limit()  # takes all that this process may have
+    file_limit()  # raises the soft limit to the hard one
     service = Service()
     try:
         config = build_settings(Config, {"publish": options}).publish
         relay = Relay(_addresses(upstreams, server_keys), config, service.notify, service.watchdog_s)
-        with Signals(relay.stop, lambda: None):  # the list of clients is read again by itself
+        with Signals(relay.stop, lambda: None):  # nothing to reload: the list of clients is watched
             relay.run()
     except ConfigError as error:
         raise ConfigError(*(_as_options(problem) for problem in error.problems)) from error
@@ -67,5 +67,5 @@ def _addresses(upstreams: tuple[str, ...], server_keys: tuple[str, ...]) -> list
 
 
 def _as_options(problem: str) -> str:
-    """Name options instead of the settings that they are made from."""
+    """Replace setting names in a message by those of the options."""
     return re.sub(r"\bpublish\.(\w+)( = true)?", lambda found: "--" + found[1].replace("_", "-"), problem)

@@ -28,7 +28,7 @@ from streamseg.runtime.mailbox import Closed
 REFRESH_S = 0.25
 LINE_EVERY_S = 1.0
 NARROW = 72  # columns; a narrower terminal gets a narrower table
-LEAST_THUMBNAIL = (12, 3)  # columns and rows; smaller ones say nothing
+LEAST_THUMBNAIL = (12, 3)  # columns and rows; smaller ones are useless
 GAP = 2
 LOG_LINES = 4
 
@@ -41,7 +41,7 @@ def watch_masks(
     thumbnails: bool = True,
     note: Callable[[], str] = str,
 ) -> None:
-    """Subscribe and show what comes until `over` is set, q is pressed or `count` masks have come.
+    """Subscribe and show masks until `over` is set, q is pressed or `count` masks have come.
 
     note: what stands in the heading behind the endpoint.
     """
@@ -72,7 +72,7 @@ def _follow(
     masks: Subscription, rows: dict[str, Row], over: threading.Event, count: int | None, every_s: float,
     show: Callable[[], None],
 ) -> None:  # fmt: skip
-    """Look for new masks a few times a second: what comes in between is skipped, unread."""
+    """Look for new masks a few times a second; masks that a newer one replaced meanwhile are skipped."""
     left = -1 if count is None else count
     while left and not over.wait(every_s):
         for _ in range(len(rows) + 16):
@@ -99,7 +99,7 @@ def _screen(
     *,
     thumbnails: bool,
 ) -> RenderableType:
-    """Everything that is shown, never more than the terminal holds."""
+    """Everything that is shown, as much as fits in the terminal."""
     width, height = console.size
     lines = list(logged)[-LOG_LINES:] if height > 12 else []
     room = height - 1 - len(lines)  # without the heading
@@ -172,7 +172,7 @@ def _print_lines(rows: dict[str, Row]) -> None:
 
 @contextlib.contextmanager
 def _keys(source: TextIO) -> Iterator[Callable[[], str]]:
-    """Yield a function that says which keys were pressed; the terminal is put back as it was."""
+    """Yield a function that returns the keys pressed; restores the terminal's settings afterwards."""
     try:
         fd = source.fileno()
         before = termios.tcgetattr(fd)
@@ -201,7 +201,7 @@ def _keys(source: TextIO) -> Iterator[Callable[[], str]]:
 
 @contextlib.contextmanager
 def _log_lines(errors: TextIO) -> Iterator[Sequence[str]]:
-    """Keep what is logged off the screen while it is drawn: yield the lines, and print them afterwards."""
+    """Keep log lines off the screen while it is drawn: yield them, and print them afterwards."""
     root = logging.getLogger()
     handlers = [h for h in root.handlers if isinstance(h, logging.StreamHandler) and h.stream is errors]
     if not errors.isatty() or not handlers:

@@ -1,4 +1,4 @@
-"""What is known of each stream that is watched, as a table or as lines of text."""
+"""The watched streams, as a table or as lines of text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamseg.client import Subscription
 from streamseg.types import IGNORE, LabelSet, Mask
 
 SHOWN_SHARE = 0.005  # classes with less of the picture are left out
-SILENT_S = 2.0  # a stream without a new mask for so long is said to be silent
+SILENT_S = 2.0  # a stream without a new mask for so long is shown as silent
 FPS_WINDOW_S = 5.0
 
 
@@ -58,7 +58,7 @@ class Row:
 
 
 def table_of(rows: Iterable[Row], *, coloured: bool, narrow: bool) -> Table:
-    """A line for each stream; narrow leaves out what is least needed."""
+    """A line for each stream; narrow leaves out the least important columns."""
     table = Table(box=None, padding=(0, 1, 0, 0), expand=True)
     table.add_column("stream", no_wrap=True, overflow="ellipsis", max_width=12 if narrow else 24)
     if not narrow:

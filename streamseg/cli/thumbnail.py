@@ -20,7 +20,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 
 class Thumbnail:
-    """Something that rich prints: a label mask in its classes' colours, `columns` wide and `rows` high.
+    """A rich renderable: a label mask in its classes' colours, `columns` wide and `rows` high.
 
     24 bits of colour where the terminal has them, its nearest colours where not (rich looks), and a letter
     for each class (see letter_of) where it has none.
@@ -45,7 +45,7 @@ class Thumbnail:
 
 
 def has_colours(console: Console) -> bool:
-    """Whether colours are shown: not on a terminal without them, nor where NO_COLOR is set."""
+    """Whether colours are shown: not on a terminal without colours, nor where NO_COLOR is set."""
     return console.color_system is not None and not console.no_color
 
 
@@ -57,7 +57,7 @@ def fit(size: Size, columns: int, rows: int) -> tuple[int, int]:
 
 
 def shrink(labels: U8, size: Size) -> U8:
-    """Every so many-th pixel of an (H, W) label mask, so that only labels of the mask come out."""
+    """Nearest-neighbour samples of an (H, W) label mask, so that only its own labels occur."""
     rows, columns = (
         ((np.arange(short) + 0.5) * long / short).astype(np.intp)
         for long, short in zip(labels.shape, size, strict=True)
@@ -76,7 +76,7 @@ def palette(label_set: LabelSet | None) -> npt.NDArray[np.uint8]:
 
 
 def letter_of(label: int) -> str:
-    """What stands for a label where there are no colours."""
+    """The letter for a label where there are no colours."""
     return LETTERS[label] if label < len(LETTERS) else "·" if label == IGNORE else "?"
 
 

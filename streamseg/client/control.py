@@ -1,4 +1,4 @@
-"""Asking a running daemon."""
+"""The client of a daemon's control socket."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ControlClient:
         keys: ClientKeys | None = None,
         timeout_s: float = 5.0,
     ) -> None:
-        """endpoint: where the daemon's socket is; empty takes the only daemon that runs here.
+        """endpoint: where the daemon's socket is; empty takes the only daemon of this machine.
 
         The keys are those of subscribe(). Raises UsageError.
         """
@@ -92,11 +92,11 @@ class ControlClient:
             self._context.destroy(linger=0)
 
     def status(self) -> Status:
-        """How the daemon and its streams are."""
+        """The state of the daemon and its streams."""
         return self._ask(GetStatus(), Status)
 
     def add(self, stream: str, **settings: Any) -> None:
-        """Begin a stream; the settings are those of [streams.NAME], source is needed."""
+        """Add a stream; the settings are those of [streams.NAME], and source is required."""
         self._ask(AddStream(stream=stream, settings=settings), Done)
 
     def remove(self, stream: str) -> None:
@@ -160,7 +160,7 @@ class ControlClient:
         raise self._silence()
 
     def _silence(self) -> ControlError:
-        """What no answer means, as far as the connection tells."""
+        """The error for no answer, with the reason where the connection shows one."""
         why = ""
         while self._monitor.poll(0):
             why = refusal(recv_monitor_message(self._monitor)["event"], self._keys) or why

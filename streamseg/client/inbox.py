@@ -1,4 +1,4 @@
-"""What has reached a subscriber: merged, counted, and handed out newest first. No sockets.
+"""The masks that a subscriber has received: merged, counted, and handed out newest first. No sockets.
 
 The receiving thread puts messages in as they come and never waits; the reader takes them out and unpacks them
 in its own time. A reader that is slower than the stream skips masks and stays fresh.
@@ -20,8 +20,8 @@ from streamseg.wire import Kind, MaskMessage, StreamStatus, parse_message, parse
 
 log = logging.getLogger(__name__)
 
-MOST_TOPICS = 4096  # streams and kinds a subscriber keeps apart; more come from nobody who means well
-MOST_LABEL_SETS = 256
+MAX_TOPICS = 4096  # streams and kinds that a subscriber keeps; more can only be an attack
+MAX_LABEL_SETS = 256
 PICTURES_KEPT = 8  # of each stream: a reader that is this many masks behind gets none
 
 Topic = tuple[str, Kind]
@@ -31,7 +31,7 @@ Topic = tuple[str, Kind]
 class ClientStats:
     """Counted since the subscription began."""
 
-    received: int = 0  # masks that arrived, whatever became of them
+    received: int = 0  # masks that arrived, read or not
     skipped: int = 0  # masks that a newer one replaced before they were read
     lost: int = 0  # masks published but never received, by the gaps in n
     repeated: int = 0  # masks known already, as a snapshot brings them
@@ -41,7 +41,7 @@ class ClientStats:
 
 @dataclass(slots=True)
 class _Track:
-    """What is known of one topic."""
+    """What is known about one topic."""
 
     newest: MaskMessage
     arrived: int  # counts all arrivals, so that topics can be put in order
@@ -80,7 +80,7 @@ class Inbox:
         self._pictures: dict[str, deque[Preview]] = {}
         self._statuses: dict[str, StreamStatus] = {}
         self._closed = False
-        self._said = False  # that there are bad messages
+        self._logged_bad = False
         self._changed = threading.Condition()  # guards everything above
 
     def put(self, parts: Sequence[bytes], *, snapshot: bool = False) -> None:
@@ -89,7 +89,7 @@ class Inbox:
             message = parse_any(parts)
         except WireError as error:
             self.put_bad()
-            self._say_once(error)
+            self._log_once(error)
             return
         with self._changed:
             if isinstance(message, Preview):
@@ -97,7 +97,7 @@ class Inbox:
             elif isinstance(message, StreamStatus):
                 self._keep_status(message)
             elif isinstance(message, LabelSet):
-                if len(self._label_sets) < MOST_LABEL_SETS or message.id in self._label_sets:
+                if len(self._label_sets) < MAX_LABEL_SETS or message.id in self._label_sets:
                     self._label_sets[message.id] = message
             elif self._merge(message, snapshot):
                 self._hold(message)
@@ -106,12 +106,12 @@ class Inbox:
             self._on_arrival()
 
     def put_bad(self) -> None:
-        """Count something that is no message."""
+        """Count something that is not a message."""
         with self._changed:
             self.stats.bad += 1
 
     def take(self, timeout_s: float | None = None) -> Mask:
-        """The next mask, unpacked here and now; raises Closed, or TimeoutError after timeout_s."""
+        """The next mask, unpacked in this call; raises Closed, or TimeoutError after timeout_s."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             message = self._next(deadline)
@@ -127,8 +127,8 @@ class Inbox:
             if not found:
                 return None
             run = max(found, key=lambda t: t.arrived).newest.header.run
-            here = [t.newest for t in found if t.newest.header.run == run]
-            newest = max(here, key=lambda m: (*_place(m), m.header.revision))
+            same_run = [t.newest for t in found if t.newest.header.run == run]
+            newest = max(same_run, key=lambda m: (*_place(m), m.header.revision))
         try:
             return newest.decode()
         except WireError:
@@ -143,7 +143,7 @@ class Inbox:
             return self._label_sets[id]
 
     def picture(self, mask: Mask, timeout_s: float) -> Preview | None:
-        """The picture of a mask's frame, waiting for it; None when it has none, or it is not here in time."""
+        """A mask's picture, waiting for it; None when there is none, or it does not come in time."""
         deadline = time.monotonic() + timeout_s
         place = (mask.n, mask.epoch, mask.seq)
         with self._changed:
@@ -165,7 +165,7 @@ class Inbox:
             return self._statuses[stream]
 
     def close(self) -> None:
-        """Wake whoever waits; what has arrived can still be taken."""
+        """Wake waiting readers; what has arrived can still be taken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -175,21 +175,21 @@ class Inbox:
     def _keep(self, picture: Preview) -> None:
         if self._streams is not None and picture.stream not in self._streams:
             return
-        if picture.stream not in self._pictures and len(self._pictures) >= MOST_TOPICS:
+        if picture.stream not in self._pictures and len(self._pictures) >= MAX_TOPICS:
             self.stats.bad += 1
             return
         self._pictures.setdefault(picture.stream, deque(maxlen=PICTURES_KEPT)).append(picture)
 
-    def _say_once(self, error: WireError) -> None:
+    def _log_once(self, error: WireError) -> None:
         """Log the first message that could not be read; more are only counted."""
-        if not self._said:
+        if not self._logged_bad:
             log.warning("a message breaks the protocol: %s", error)
-        self._said = True
+        self._logged_bad = True
 
     def _keep_status(self, status: StreamStatus) -> None:
         if self._streams is not None and status.stream not in self._streams:
             return
-        if status.stream not in self._statuses and len(self._statuses) >= MOST_TOPICS:
+        if status.stream not in self._statuses and len(self._statuses) >= MAX_TOPICS:
             self.stats.bad += 1
             return
         self._statuses[status.stream] = status
@@ -204,7 +204,7 @@ class Inbox:
         self.stats.received += 1
         self._arrivals += 1
         if track is None:
-            if len(self._tracks) >= MOST_TOPICS:
+            if len(self._tracks) >= MAX_TOPICS:
                 self.stats.bad += 1
                 return False
             self._tracks[topic] = _Track(message, self._arrivals, snapshot)

@@ -35,15 +35,16 @@ def subscribe(
 ) -> Subscription:
     """Receive the masks of these streams (all, when None) from a daemon.
 
-    Raises UsageError for a bad endpoint. A daemon that is not there yet, goes away or restarts is waited for.
+    Raises UsageError for a bad endpoint. Waits for a daemon that does not run yet, stops or restarts.
     refined adds revision 1 of keyframes; confidence fills Mask.confidence; pictures lets picture() have the
-    frames that masks belong to, as JPEG; statuses lets status() tell how streams fare. newest hands out only
-    the newest mask of each stream; otherwise all come in order, and of more than `queue` waiting ones the
-    oldest are dropped and counted. snapshot asks for the last masks on connecting; a text is the endpoint to
-    ask at, when it is not the default one. Reading raises TimeoutError when no mask comes for timeout_s.
+    frames that masks belong to, as JPEG; statuses lets status() give the state of streams. newest hands out
+    only the newest mask of each stream; otherwise all come in order, and of more than `queue` waiting ones
+    the oldest are dropped and counted. snapshot asks for the last masks on connecting; a text is the
+    endpoint to ask at, when it is not the default one. Reading raises TimeoutError when no mask comes for
+    timeout_s.
 
-    Where the daemon wants keys: server_key is its public key, or the file that holds it; client_key_file
-    holds our secret one; keys gives both without files. A daemon that refuses us is logged, and tried again.
+    Where the daemon requires keys: server_key is its public key, or the file that holds it; client_key_file
+    holds our secret one; keys gives both without files. A refusal by the daemon is logged, and tried again.
     """
     keys = keys or client_keys(server_key, client_key_file)
     inbox = Inbox(streams, newest=newest, queue=queue)
@@ -150,14 +151,14 @@ class Subscription(_Subscription):
     def status(self, stream: str, timeout_s: float = 5.0) -> StreamStatus:
         """The last status of a stream, waiting for the first; needs statuses=True.
 
-        It comes once a second. Raises TimeoutError, also for a stream that is not there, or Closed.
+        It comes once a second. Raises TimeoutError, also for an unknown stream, or Closed.
         """
         return self._inbox.status(stream, timeout_s)
 
     def picture(self, mask: Mask, timeout_s: float = 1.0) -> Preview | None:
         """The frame of a mask, waiting for it; needs pictures=True.
 
-        None when the daemon left it out, since newer frames came, or when it is not here in time.
+        None when the daemon left it out, since newer frames came, or when it does not come in time.
         """
         return self._inbox.picture(mask, timeout_s)
 

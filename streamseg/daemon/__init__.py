@@ -29,7 +29,7 @@ from streamseg.daemon.operations import Operations, log_level, set_log_level
 from streamseg.daemon.signals import Signals
 from streamseg.daemon.status import control_status, publisher_status, stream_statuses, waiting_status
 from streamseg.daemon.systemd import Service
-from streamseg.daemon.web import WebProcess, console_of, doors_of
+from streamseg.daemon.web import WebProcess, console_of, mask_endpoints
 from streamseg.errors import ConfigError, ControlError, StreamsegError
 from streamseg.inference.engine import Engine, EngineInfo
 from streamseg.inference.plans.hot_swap import Upgrade
@@ -106,7 +106,7 @@ class Daemon:
             self.own_keys = publisher.own_keys
             log.info("publishing on %s", self.endpoint)
             if self.web is not None:
-                self.web.connect(doors_of(publisher))
+                self.web.connect(mask_endpoints(publisher))
             pipeline = self.pipeline = Pipeline(self.config, engines, publisher)
             self._supervise(pipeline, publisher)
 

@@ -1,4 +1,4 @@
-"""The console's process: started, started again when it dies, ended with the daemon."""
+"""The console's process: started, restarted when it ends, and ended with the daemon."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ END_WITHIN_S = 2.0
 
 
 def console_of(config: Config, control: str) -> WebProcess | None:
-    """The console that the settings ask for, still to be started; None where there is none, or cannot be.
+    """The console that the settings ask for, not yet started; None where none is set or none can run.
 
     Raises ConfigError for a token that cannot be read.
     """
@@ -39,18 +39,18 @@ def console_of(config: Config, control: str) -> WebProcess | None:
         return None
     token = read_token(config.web)
     if missing := missing_extra():
-        log.warning("web.listen: there will be no console: %s", missing)
+        log.warning("web.listen: no console is started: %s", missing)
         return None
     if not control:
-        log.warning("web.listen: there will be no console without the control socket")
+        log.warning("web.listen: no console is started, since it needs the control socket")
         return None
     return WebProcess(
         WebSetup(listen=config.web.listen, token=token, control=control, log_level=config.log.level)
     )
 
 
-def doors_of(publisher: Publisher) -> MaskEndpoints:
-    """Where the console finds the masks, and the keys that let it in."""
+def mask_endpoints(publisher: Publisher) -> MaskEndpoints:
+    """Where the console receives masks, and the keys for that."""
     keys = publisher.own_keys
     return MaskEndpoints(
         masks=connectable(publisher.endpoint),
@@ -67,8 +67,8 @@ class WebProcess:
         self.url = ""  # to open in a browser, once it listens
         self.listening = threading.Event()
         self._setup = setup
-        self._doors: MaskEndpoints | None = None
-        self._lock = threading.Lock()  # guards _doors, and what is written to the process
+        self._endpoints: MaskEndpoints | None = None
+        self._lock = threading.Lock()  # guards _endpoints, and what is written to the process
         self._process: ChildProcess | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._live, name="web", daemon=True)
@@ -82,12 +82,12 @@ class WebProcess:
     def start(self) -> None:
         self._thread.start()
 
-    def connect(self, doors: MaskEndpoints) -> None:
-        """Say where masks are; until then the console shows that the engine is being loaded."""
+    def connect(self, endpoints: MaskEndpoints) -> None:
+        """Send the endpoints of masks; until then the console shows that the engine is being loaded."""
         with self._lock:
-            self._doors = doors
+            self._endpoints = endpoints
             if self._process is not None:
-                self._process.send(doors)
+                self._process.send(endpoints)
 
     def close(self) -> None:
         """End the process, within END_WITHIN_S or by force. Closing twice is fine."""
@@ -125,7 +125,7 @@ class WebProcess:
             except OSError as error:
                 return f"cannot be started: {error.strerror}"
             self._process = process
-            for message in (self._setup, self._doors):
+            for message in (self._setup, self._endpoints):
                 if message is not None:
                     process.send(message)
         for line in process.lines():  # until it ends

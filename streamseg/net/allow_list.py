@@ -21,12 +21,12 @@ class AllowedClients:
     """The allow-list of a setting such as `publish.allowed_clients`. Used by one thread.
 
     A file has a key on each line, with a name behind it; a folder has a NAME.pub for each client. A line that
-    is no key is said and left out. When the list is removed, nobody is allowed; when it cannot be read any
-    more, the keys of before stay, and that is said, too.
+    is not a key is logged and left out. When the list is removed, no client is allowed; when it cannot be
+    read any more, the earlier keys stay, and that is logged.
     """
 
     def __init__(self, path: str, own_key: bytes = b"", setting: str = "publish.allowed_clients") -> None:
-        """own_key is allowed beside the list. Raises ConfigError when there is no list."""
+        """own_key is allowed in addition. Raises ConfigError when path does not exist or cannot be read."""
         self._path = Path(expand(path, setting))
         self._own_key = own_key
         self._names: dict[bytes, str] = {}
@@ -51,7 +51,9 @@ class AllowedClients:
     def changed(self, *, unknown_key: bool = False) -> bool:
         """Look for changes when it is time to; True when keys came or went."""
         now_s = time.monotonic()
-        if unknown_key:  # of its own rhythm: the look in turn may have been just before the key was listed
+        if (
+            unknown_key
+        ):  # with an interval of its own: the last regular look may have been just before the key was listed
             if now_s - self._looked_again_s < LOOK_AGAIN_S:
                 return False
             self._looked_again_s = now_s
@@ -62,7 +64,7 @@ class AllowedClients:
         try:
             self._read()
         except OSError as error:
-            self._complain(f"{self._path}: cannot be read ({error.strerror}); the list of before stays")
+            self._complain(f"{self._path}: cannot be read ({error.strerror}); the earlier list stays")
             return False
         after = set(self._names)
         if after != before:
@@ -87,9 +89,9 @@ class AllowedClients:
         self._seen = seen
         self._complaint = ""
         if wrong:
-            self._complain(f"{', '.join(wrong[:5])}: no key of 40 characters; left out")
+            self._complain(f"{', '.join(wrong[:5])}: not a key of 40 characters; left out")
         elif not names:
-            self._complain(f"{self._path}: holds no key, so nobody gets in")
+            self._complain(f"{self._path}: holds no key, so no client is allowed")
 
     def _files(self) -> list[Path]:
         if self._path.is_dir():

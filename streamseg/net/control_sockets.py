@@ -1,4 +1,4 @@
-"""Where daemons put their control sockets, and which of them run on this machine.
+"""The private control sockets of daemons, and which daemons run on this machine.
 
 Each has a folder of its own, BASE/NAME/control, that only its user may enter (0700), with the socket in it.
 Under systemd BASE/NAME is the service's runtime directory, /run/streamseg/NAME; else NAME is the process id.
@@ -22,7 +22,7 @@ LONGEST_PATH = 107  # bytes of a socket's path on Linux
 
 
 def private_endpoint(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
-    """(name, ipc endpoint) for this process; makes its folder. Raises ConfigError where that cannot be."""
+    """(name, ipc endpoint) for this process; makes its folder. Raises ConfigError where it cannot."""
     runtime = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if runtime:
         home = Path(runtime)
@@ -44,7 +44,7 @@ def private_endpoint(environ: Mapping[str, str] = os.environ) -> tuple[str, str]
 
 
 def forget_endpoint(endpoint: str) -> None:
-    """Remove what private_endpoint() made; nothing happens where it is gone."""
+    """Remove what private_endpoint() made, where it still exists."""
     socket_path = Path(endpoint.removeprefix("ipc://"))
     with contextlib.suppress(OSError):
         socket_path.unlink(missing_ok=True)
@@ -70,7 +70,7 @@ def user_base(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def is_alive(path: Path) -> bool:
-    """Whether somebody listens on this socket."""
+    """Whether a process listens on this socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -88,7 +88,7 @@ def _sockets(base: Path) -> Iterator[Path]:
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder that only we may enter; one that is there must be so already."""
+    """Make a folder that only we may enter; an existing one must be such a folder."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         info = folder.lstat()
@@ -105,7 +105,7 @@ def _make_private(folder: Path) -> None:
 
 
 def _clean(base: Path) -> None:
-    """Remove what killed processes have left."""
+    """Remove the folders of processes that no longer run."""
     for home in base.iterdir():
         pid = home.name.partition("-")[0]
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
@@ -118,14 +118,14 @@ def one_running(name: str = "", environ: Mapping[str, str] = os.environ) -> str:
     if name:
         if name in found:
             return found[name]
-        known = f"; there is {', '.join(found)}" if found else "; none runs that this user may control"
-        raise UsageError(f"--name {name}: no daemon of that name runs here{known}")
+        known = f"; running: {', '.join(found)}" if found else "; none runs that this user may control"
+        raise UsageError(f"--name {name}: no daemon of that name runs on this machine{known}")
     if len(found) == 1:
         return next(iter(found.values()))
     if found:
         names = " or ".join(f"--name {one}" for one in found)
-        raise UsageError(f"{len(found)} daemons run here; say which: {names}")
+        raise UsageError(f"{len(found)} daemons run on this machine; choose one: {names}")
     raise UsageError(
-        "no daemon runs here that this user may control; start one with: streamseg run CONFIG.toml, "
-        "or name another's with --endpoint"
+        "no daemon that this user may control runs on this machine; start one with: "
+        "streamseg run CONFIG.toml, or name another machine's with --endpoint"
     )

@@ -1,7 +1,7 @@
-"""CURVE keys in files: made, read, and lists of those who are allowed.
+"""CURVE keys in files: making and reading them, alone and in lists.
 
 A key is 40 characters of Z85 (https://rfc.zeromq.org/spec/32/). A key file holds one; lines that are empty or
-begin with '#' and a space are comments. NAME.key is secret; NAME.pub may be shown to anybody.
+begin with '#' and a space are comments. NAME.key is secret; NAME.pub is public.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def make_keys(name: str | Path) -> tuple[Path, Path]:
     public, secret = zmq.curve_keypair()
     what = Path(name).name
     try:
-        _write_new(secret_path, f"# Secret key of {what}: show it to nobody.\n{secret.decode()}\n", 0o600)
+        _write_new(secret_path, f"# Secret key of {what}: keep it secret.\n{secret.decode()}\n", 0o600)
     except OSError as error:
-        raise OutputError(f"{secret_path}: {_unwritten(error)}") from error
+        raise OutputError(f"{secret_path}: {_unwritable(error)}") from error
     try:
         _write_new(public_path, f"# Public key of {what}.\n{public.decode()}\n", 0o644)
     except OSError as error:
         secret_path.unlink()
-        raise OutputError(f"{public_path}: {_unwritten(error)}") from error
+        raise OutputError(f"{public_path}: {_unwritable(error)}") from error
     return secret_path, public_path
 
 
@@ -46,7 +46,7 @@ def public_of(secret: bytes) -> bytes:
 
 
 def read_key(path: str | Path, setting: str) -> bytes:
-    """The one key in a file; $VARIABLES are filled in. Raises ConfigError that begins with the setting."""
+    """The one key in a file; $VARIABLES are expanded. Raises ConfigError that begins with the setting."""
     where = expand(str(path), setting)
     keys, wrong = parse_keys(_read(where, setting))
     if wrong or len(keys) != 1:
@@ -66,7 +66,7 @@ def key_or_file(value: str, setting: str) -> bytes:
 
 
 def parse_keys(text: str) -> tuple[dict[bytes, str], list[int]]:
-    """The keys that begin lines, each with what is said behind it; and the numbers of wrong lines."""
+    """The keys that begin lines, each with the text behind it; and the numbers of wrong lines."""
     keys: dict[bytes, str] = {}
     wrong: list[int] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -79,12 +79,12 @@ def parse_keys(text: str) -> tuple[dict[bytes, str], list[int]]:
 
 
 def is_key(text: str) -> bool:
-    """Whether this is a key of CURVE by its form."""
+    """Whether this has the form of a CURVE key."""
     return len(text) == 40 and _Z85.issuperset(text)
 
 
 def expand(path: str, setting: str) -> str:
-    """Fill in ~ and $VARIABLES such as $CREDENTIALS_DIRECTORY; raises ConfigError for an unset one."""
+    """Expand ~ and $VARIABLES such as $CREDENTIALS_DIRECTORY; raises ConfigError for an unset one."""
     full = os.path.expanduser(os.path.expandvars(path))
     if "$" in full:
         raise ConfigError(f"{setting}: {path} names a variable that is not set")
@@ -103,14 +103,14 @@ def _read(path: str, setting: str) -> str:
     try:
         return Path(path).read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{setting}: {path} is no text") from error
+        raise ConfigError(f"{setting}: {path} is not text") from error
     except OSError as error:
         raise ConfigError(
             f"{setting}: {path} cannot be read ({error.strerror}); streamseg keygen --out NAME makes keys"
         ) from error
 
 
-def _unwritten(error: OSError) -> str:
+def _unwritable(error: OSError) -> str:
     way_out = (
         "keys are never replaced, so choose another name"
         if error.errno == errno.EEXIST

@@ -1,8 +1,8 @@
 """Who may connect and who is connected: keys, the allow-list, and bounds on connections.
 
-libzmq cannot be told to end one connection. It does say which file descriptor a message came by (ZMQ_SRCFD)
-and whose key was shown for it (User-Id), so we shut that connection down at the operating system, and libzmq
-sees a peer that has gone. The others do not notice.
+libzmq has no call to end one connection. It does report the file descriptor by which a message came
+(ZMQ_SRCFD) and the client's key (User-Id), so we shut that connection down at the operating system, and
+libzmq sees a peer that has gone. The others do not notice.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class ConnectionGuard:
     def allow(self, sock: zmq.Socket[bytes], part: zmq.Frame, *, subscribing: bool) -> bool:
         """Whether this part of a message comes from a client that may ask; otherwise it is disconnected."""
         fd = _source_fd(part)
-        if fd is None:  # libzmq itself tells of subscriptions that have ended
+        if fd is None:  # libzmq itself reports subscriptions that have ended
             return True
         guarded = next(g for g in self._guarded.values() if g.sock is sock)
         if fd in guarded.open:

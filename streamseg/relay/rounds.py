@@ -1,4 +1,4 @@
-"""Snapshots for those who ask at a relay, gathered so that daemons are asked once for many. No sockets."""
+"""Snapshot requests at a relay, gathered in rounds, so that daemons are asked once for many. No sockets."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from dataclasses import dataclass, field
 
 from streamseg.wire import MAX_PREFIXES
 
-MOST_WAITING = 1024  # askers; more get no answer, and may ask again
+MAX_WAITING = 1024  # clients; more get no answer, and may ask again
 ANSWER_WITHIN_S = 0.5  # what a daemon has not sent by then is left out
-PAUSE_S = 0.02  # between two rounds, so that many askers cost the daemons little
+PAUSE_S = 0.02  # between two rounds, so that many clients cost the daemons little
 
 Message = list[bytes]
 
 
 @dataclass(slots=True)
-class _Asker:
+class _Client:
     address: list[bytes]
     prefixes: list[bytes]
 
 
 @dataclass(slots=True)
 class _Round:
-    askers: list[_Asker]
+    clients: list[_Client]
     waiting_for: set[int]
     deadline_s: float
     found: dict[bytes, Message] = field(default_factory=dict)  # by topic
 
 
 class Rounds:
-    """One round after the other: whoever asks during one is in the next. Used by one thread."""
+    """One round after the other; a request that comes during one is in the next. Used by one thread."""
 
     def __init__(self) -> None:
-        self._waiting: deque[_Asker] = deque()
+        self._waiting: deque[_Client] = deque()
         self._round: _Round | None = None
         self._begin_at_s = 0.0
 
@@ -42,7 +42,7 @@ class Rounds:
         return self._round is not None
 
     def wait_s(self, now_s: float, at_most_s: float) -> float:
-        """How long nothing need be done."""
+        """How long there is nothing to do."""
         if self._round is not None:
             return (
                 max(0.0, min(at_most_s, self._round.deadline_s - now_s)) if self._round.waiting_for else 0.0
@@ -50,41 +50,41 @@ class Rounds:
         return max(0.001, min(at_most_s, self._begin_at_s - now_s)) if self._waiting else at_most_s
 
     def ask(self, address: list[bytes], prefixes: list[bytes]) -> None:
-        """Take in an asker."""
-        if len(self._waiting) < MOST_WAITING:
-            self._waiting.append(_Asker(address, prefixes))
+        """Add a client's request."""
+        if len(self._waiting) < MAX_WAITING:
+            self._waiting.append(_Client(address, prefixes))
 
     def begin(self, upstreams: Collection[int], now_s: float) -> Iterator[list[bytes]]:
-        """Start a round when somebody waits: yields the prefixes to ask those daemons for, once."""
+        """Start a round when requests wait: yields the prefixes to ask those daemons for, once."""
         if self._round is not None or not self._waiting or now_s < self._begin_at_s:
             return
-        askers, prefixes = [], set[bytes]()
+        clients, prefixes = [], set[bytes]()
         while self._waiting:
             more = prefixes | set(self._waiting[0].prefixes)
             if len(more) > MAX_PREFIXES:
                 break
             prefixes = more
-            askers.append(self._waiting.popleft())
-        self._round = _Round(askers, set(upstreams), now_s + ANSWER_WITHIN_S)
+            clients.append(self._waiting.popleft())
+        self._round = _Round(clients, set(upstreams), now_s + ANSWER_WITHIN_S)
         self._begin_at_s = now_s + PAUSE_S
         yield sorted(prefixes)
 
     def answer(self, upstream: int, messages: list[Message]) -> None:
-        """Take in what a daemon has answered."""
+        """Add a daemon's answer."""
         if self._round is not None:
             self._round.waiting_for.discard(upstream)
             self._round.found |= {message[0]: message for message in messages}
 
     def answered(self, now_s: float) -> Iterator[tuple[list[bytes], list[Message]]]:
-        """Each asker's address with what it asked for, once all daemons have answered or are late."""
+        """Each client's address with what it asked for, once all daemons have answered or are late."""
         over = self._round
         if over is None or (over.waiting_for and now_s < over.deadline_s):
             return
         self._round = None
         # Label sets first, as at a daemon.
         found = sorted(over.found.values(), key=lambda message: not message[0].startswith(b"labels/"))
-        for asker in over.askers:
+        for client in over.clients:
             yield (
-                asker.address,
-                [m for m in found if any(m[0].startswith(prefix) for prefix in asker.prefixes)],
+                client.address,
+                [m for m in found if any(m[0].startswith(prefix) for prefix in client.prefixes)],
             )

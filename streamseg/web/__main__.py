@@ -1,4 +1,4 @@
-"""python -m streamseg.web: started by the daemon, ends with it."""
+"""python -m streamseg.web: the console, a process that the daemon starts and that ends with it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from streamseg.web.setup import Listening, MaskEndpoints, WebSetup, host_and_por
 
 log = logging.getLogger("streamseg.web")
 
-AGAIN_AFTER_S = 2.0
+RETRY_AFTER_S = 2.0
 NICE = 5  # the console must not slow the daemon down
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the daemon, which then closes our input
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the daemon, which then closes our input
     setup = msgspec.json.decode(_first_line(), type=WebSetup)
     logging.addLevelName(logging.WARNING, "WARN")
     logging.basicConfig(format="%(levelname)-5s %(message)s", level=setup.log_level.upper())
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _first_line() -> bytes:
-    """The first line of our input; what comes behind it is left there."""
+    """Read the first line of our input, and not a byte more."""
     line = b""
     while not line.endswith(b"\n") and (byte := os.read(sys.stdin.fileno(), 1)):
         line += byte
@@ -48,7 +48,7 @@ async def _serve(setup: WebSetup) -> None:
     console = Console(setup)
     runner = web.AppRunner(console.app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    hearing = asyncio.create_task(_hear(console, over))
+    reading = asyncio.create_task(_read_input(console, over))
     try:
         url = await _listen(runner, setup, over)
         if url:
@@ -56,12 +56,12 @@ async def _serve(setup: WebSetup) -> None:
             sys.stdout.flush()
             await over.wait()
     finally:
-        hearing.cancel()
+        reading.cancel()
         await runner.cleanup()
 
 
-async def _hear(console: Console, over: asyncio.Event) -> None:
-    """Read where masks are, and wait for the end of the input, which is the end of the daemon."""
+async def _read_input(console: Console, over: asyncio.Event) -> None:
+    """Read the endpoints of masks, then wait for the end of the input, which is the end of the daemon."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -73,26 +73,26 @@ async def _hear(console: Console, over: asyncio.Event) -> None:
 
 
 async def _listen(runner: web.AppRunner, setup: WebSetup, over: asyncio.Event) -> str:
-    """Bind, trying until it works; returns the address to open, or nothing when it is over."""
+    """Bind, and try again until it works; returns the address to open, or "" when the input has ended."""
     host, port = host_and_port(setup.listen)
-    said = False
+    logged = False
     while not over.is_set():
         site = web.TCPSite(runner, host, port)
         try:
             await site.start()
         except OSError as error:
-            if not said:
-                log.warning("web.listen: %s %s; trying again", setup.listen, _way_out(error))
-                said = True
+            if not logged:
+                log.warning("web.listen: %s %s; trying again", setup.listen, _reason(error))
+                logged = True
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(over.wait(), AGAIN_AFTER_S)
+                await asyncio.wait_for(over.wait(), RETRY_AFTER_S)
             continue
         name, bound = runner.addresses[0][:2]
         return f"http://{f'[{name}]' if ':' in name else name}:{bound}/"
     return ""
 
 
-def _way_out(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     match error.errno:
         case errno.EADDRINUSE:
             return "is in use; stop the other process or choose another port"
@@ -101,7 +101,7 @@ def _way_out(error: OSError) -> str:
         case errno.EADDRNOTAVAIL:
             return "is no address of this machine; use one of its own, such as 127.0.0.1"
         case _:
-            return f"cannot be had ({error.strerror or error})"
+            return f"cannot be bound ({error.strerror or error})"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Who may ask: the token, and what keeps other sites' pages out. Pure.
+"""Who may use the console: the token, and the checks against pages of other sites. Pure.
 
 A page of another site can send requests to our address from an operator's browser. It cannot set Host or
 Origin: a request for a foreign name is DNS rebinding, one from a foreign origin is cross-site.
@@ -19,15 +19,15 @@ COOKIE = "streamseg_session"
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The rules for one token; an empty one lets everybody in who reaches the port."""
+    """The rules for one token; with an empty one, everybody who can reach the port has access."""
 
     token: str
 
     def host_is_ours(self, host: str) -> bool:
-        """Whether a Host header may be answered.
+        """Whether a request with this Host header is answered.
 
-        With a token every name is fine, since the browser keeps a cookie to the name that set it. Without
-        one, only names that nobody else can point at us: addresses, localhost, the machine's own name.
+        With a token every name is fine: the browser sends a cookie only to the name that set it. Without one,
+        only names that others cannot point at us: addresses, localhost, the machine's own name.
         """
         if self.token:
             return True
@@ -41,7 +41,7 @@ class Access:
         return True
 
     def origin_is_ours(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request was sent by our own page, or by no page at all."""
+        """Whether our own page sent the request, or no page at all."""
         if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             return False
         origin = headers.get("Origin")
@@ -60,5 +60,5 @@ class Access:
         return hmac.compare_digest(shown.encode(), self.token.encode())
 
     def session(self) -> str:
-        """What the cookie holds: not the token, but only who has the token can make it."""
+        """The cookie's value: not the token itself, but it cannot be made without the token."""
         return hmac.new(self.token.encode(), b"streamseg console", hashlib.sha256).hexdigest()

@@ -21,7 +21,7 @@ _LEVEL = 1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shown:
-    """A mask, and the picture of its frame where there is one; packed once for all who look."""
+    """A mask, and the picture of its frame where there is one; packed once for all browsers."""
 
     mask: Mask
     picture: Preview | None

@@ -1,4 +1,4 @@
-"""The control socket, asked from an event loop."""
+"""The control client for an event loop."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Link:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="control")
         self._status: Status | None = None
         self._status_s = 0.0
-        self._asking = asyncio.Lock()  # guards _status: one asks, the others take what it got
+        self._asking = asyncio.Lock()  # guards _status: one request at a time, shared by all who wait
 
     async def ask(self, what: Callable[[ControlClient], T]) -> T:
-        """Have the daemon asked; raises ControlError, also where there is no daemon."""
+        """Call what(client) in the thread; raises ControlError, also where no daemon answers."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, what)
 
     async def status(self, max_age_s: float) -> Status:
-        """The daemon's status, at most so old; raises ControlError."""
+        """The daemon's status, at most max_age_s old; raises ControlError."""
         async with self._asking:
             if self._status is None or time.monotonic() - self._status_s > max_age_s:
                 self._status = await self.ask(lambda daemon: daemon.status())

@@ -58,7 +58,7 @@ def _process(status: Status) -> Iterator[Metric]:
     engine = status.engine
     info = {"version": status.streamseg, "engine": engine.id, "device": engine.device}
     yield InfoMetricFamily("streamseg", "The daemon and its engine.", value=info)
-    yield _gauge("ready", "1 when masks can be had.", status.state == "running")
+    yield _gauge("ready", "1 when masks are published.", status.state == "running")
     yield _gauge("uptime_seconds", "Since the daemon was started.", status.uptime_s)
     yield _gauge("resident_memory_bytes", "Memory of the daemon's process.", status.memory_bytes)
     yield _counter("cpu_seconds", "CPU time of the daemon's process.", status.cpu_s)
@@ -77,7 +77,7 @@ def _publisher(status: Status) -> Iterator[Metric]:
     yield _counter("messages_sent", "Messages sent, over all kinds.", publisher.messages)
     yield _counter("snapshots", "Snapshot requests answered.", publisher.snapshots)
     yield _counter("connections_denied", "Connections with keys that are not listed.", publisher.denied)
-    yield _counter("connections_hung_up", "Connections ended by the daemon.", publisher.hung_up)
+    yield _counter("connections_hung_up", "Connections that the daemon closed.", publisher.hung_up)
 
 
 def _streams(streams: Mapping[str, StreamStatus]) -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""Everything that is answered over HTTP."""
+"""The console's HTTP application."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from streamseg.web.frames import Shown
 from streamseg.web.link import Link
 from streamseg.web.metrics import exposition, unhealthy, unready
 from streamseg.web.setup import MaskEndpoints, WebSetup
-from streamseg.web.viewer import Do, Drawn, Ping, Slow, Viewer, Watch, parse_said
+from streamseg.web.viewer import Do, Drawn, Ping, Slow, Viewer, Watch, parse_page_message
 from streamseg.wire.control import Status
 
 log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 STATUS_EVERY_S = 1.0
-MOST_VIEWERS = 64
-MOST_SAID = 64 << 10  # bytes of one message from a page
-SEND_TIMEOUT_S = 20.0  # a browser that takes nothing for so long is let go
+MAX_VIEWERS = 64
+MAX_MESSAGE = 64 << 10  # bytes of one message from a page
+SEND_TIMEOUT_S = 20.0  # a browser that takes nothing for so long is disconnected
 YEAR_S = 365 * 24 * 3600
 
 _HEADERS = {
@@ -46,7 +46,7 @@ _HEADERS = {
     "Cache-Control": "no-cache",
 }
 
-_OPEN = ("/healthz", "/readyz")  # without the token: they say one word
+_OPEN = ("/healthz", "/readyz")  # without the token: they answer with one word
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -60,7 +60,7 @@ class Console:
         self._progress = ProgressWatch()
         self._viewers: set[Viewer] = set()
         self._feed: Feed | None = None
-        self.app = web.Application(middlewares=[self._guard], client_max_size=MOST_SAID)
+        self.app = web.Application(middlewares=[self._guard], client_max_size=MAX_MESSAGE)
         self.app.cleanup_ctx.append(self._life)
         self.app.add_routes(
             [
@@ -74,12 +74,12 @@ class Console:
             ]
         )
 
-    def connect(self, doors: MaskEndpoints) -> None:
-        """Take masks from here; called once, when the application has started."""
+    def connect(self, endpoints: MaskEndpoints) -> None:
+        """Receive masks from these endpoints; called once, when the application has started."""
         keys = None
-        if doors.keys is not None:
-            keys = ClientKeys(doors.keys.server.encode(), doors.keys.secret.encode())
-        self.feed.connect(doors.masks, doors.snapshots, keys)
+        if endpoints.keys is not None:
+            keys = ClientKeys(endpoints.keys.server.encode(), endpoints.keys.secret.encode())
+        self.feed.connect(endpoints.masks, endpoints.snapshots, keys)
 
     @property
     def feed(self) -> Feed:
@@ -87,7 +87,7 @@ class Console:
         return self._feed
 
     async def _life(self, _: web.Application) -> Any:
-        self._feed = Feed(self._show, self._tell_labels)
+        self._feed = Feed(self._show, self._send_labels)
         polling = asyncio.create_task(self._poll())
         yield
         polling.cancel()
@@ -98,7 +98,7 @@ class Console:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            response = await self._let_in(request) or await handler(request)
+            response = await self._authorize(request) or await handler(request)
         except web.HTTPException as error:
             error.headers.update(_HEADERS)
             raise
@@ -106,14 +106,14 @@ class Console:
             response.headers.update(_HEADERS)
         return response
 
-    async def _let_in(self, request: web.Request) -> web.StreamResponse | None:
-        """None for those who may; otherwise the answer, or raises it."""
+    async def _authorize(self, request: web.Request) -> web.StreamResponse | None:
+        """None where access is allowed; otherwise the answer, or raises it."""
         if not self._access.host_is_ours(request.headers.get("Host", "")):
-            raise web.HTTPForbidden(text="this address goes by another name; use http://127.0.0.1:PORT/\n")
+            raise web.HTTPForbidden(text="unknown Host header; use http://127.0.0.1:PORT/\n")
         shown = request.query.get("token")
         if shown is not None and request.path == "/" and self._access.token:
             if not self._access.is_token(shown):
-                raise web.HTTPUnauthorized(text="this is not the token of this console\n")
+                raise web.HTTPUnauthorized(text="wrong token\n")
             response = web.Response(status=303, headers={"Location": "/"})
             response.set_cookie(
                 COOKIE, self._access.session(), max_age=YEAR_S, httponly=True, samesite="Strict"
@@ -122,7 +122,7 @@ class Console:
         if request.path in _OPEN or self._access.knows(request.headers, request.cookies):
             return None
         raise web.HTTPUnauthorized(
-            text="this console wants a token: open /?token=… once, or send Authorization: Bearer …\n",
+            text="a token is required: open /?token=… once, or send Authorization: Bearer …\n",
             headers={"WWW-Authenticate": "Bearer"},
         )
 
@@ -138,7 +138,7 @@ class Console:
         return web.Response(text=f"{wrong or 'ok'}\n", status=503 if wrong else 200)
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        """200 when the engine is loaded and masks can be had."""
+        """200 when the engine is loaded and masks are published."""
         try:
             wrong = unready(await self._link.status(STATUS_EVERY_S))
         except ControlError as error:
@@ -173,22 +173,22 @@ class Console:
     async def _browser(self, request: web.Request) -> web.WebSocketResponse:
         if not self._access.origin_is_ours(request.headers):
             raise web.HTTPForbidden(text="only the console's own page may connect\n")
-        if len(self._viewers) >= MOST_VIEWERS:
-            raise web.HTTPServiceUnavailable(text=f"{MOST_VIEWERS} pages are open already\n")
-        sock = web.WebSocketResponse(heartbeat=10.0, max_msg_size=MOST_SAID, compress=False)
+        if len(self._viewers) >= MAX_VIEWERS:
+            raise web.HTTPServiceUnavailable(text=f"{MAX_VIEWERS} pages are open already\n")
+        sock = web.WebSocketResponse(heartbeat=10.0, max_msg_size=MAX_MESSAGE, compress=False)
         await sock.prepare(request)
         viewer = Viewer(self.feed)
         self._viewers.add(viewer)
         sending = asyncio.create_task(_send(sock, viewer))
         try:
             for labels in self.feed.label_sets.values():
-                viewer.say(_labels(labels))
-            await self._tell_status({viewer})
+                viewer.send(_labels(labels))
+            await self._send_status({viewer})
             async for message in sock:
                 if message.type is WSMsgType.TEXT:
-                    await self._hear(viewer, message.data)
+                    await self._receive(viewer, message.data)
         except (Slow, msgspec.MsgspecError) as error:
-            log.debug("console: a page is let go: %r", error)
+            log.debug("console: a page was disconnected: %r", error)
         finally:
             self._viewers.discard(viewer)
             viewer.close()
@@ -197,17 +197,17 @@ class Console:
             await sock.close()
         return sock
 
-    async def _hear(self, viewer: Viewer, text: str) -> None:
-        match parse_said(text):
+    async def _receive(self, viewer: Viewer, text: str) -> None:
+        match parse_page_message(text):
             case Watch() as watch:
                 was_hidden = viewer.hidden
                 viewer.watch(watch)
                 if was_hidden and not viewer.hidden:
-                    await self._tell_status({viewer})
+                    await self._send_status({viewer})
             case Drawn() as drawn:
                 viewer.drawn(drawn)
             case Ping(at=at):
-                viewer.say({"say": "pong", "at": at, "unix_ms": time.time() * 1000})
+                viewer.send({"type": "pong", "at": at, "unix_ms": time.time() * 1000})
             case Do() as do:
                 await self._do(viewer, do)
 
@@ -225,34 +225,34 @@ class Console:
             problems = list(error.problems)
         except TypeError as error:  # a setting by the name of one of our arguments
             problems = [str(error)]
-        viewer.say({"say": "done", "id": do.id, "problems": problems})
-        await self._tell_status(self._viewers, max_age_s=0.0)
+        viewer.send({"type": "done", "id": do.id, "problems": problems})
+        await self._send_status(self._viewers, max_age_s=0.0)
 
     async def _poll(self) -> None:
-        """Tell the status, while somebody looks."""
+        """Send the status to the pages that are in the foreground."""
         while True:
             await asyncio.sleep(STATUS_EVERY_S)
-            await self._tell_status({viewer for viewer in self._viewers if not viewer.hidden})
+            await self._send_status({viewer for viewer in self._viewers if not viewer.hidden})
 
-    async def _tell_status(self, viewers: set[Viewer], max_age_s: float = 0.5) -> None:
+    async def _send_status(self, viewers: set[Viewer], max_age_s: float = 0.5) -> None:
         if not viewers:
             return
         try:
             message = _status(await self._link.status(max_age_s))
         except ControlError as error:
-            message = {"say": "no daemon", "problems": list(error.problems)}
+            message = {"type": "no daemon", "problems": list(error.problems)}
         for viewer in list(viewers):
-            with contextlib.suppress(Slow):  # it is let go where it is sent to
-                viewer.say(message)
+            with contextlib.suppress(Slow):  # it is disconnected by its sending task
+                viewer.send(message)
 
     def _show(self, stream: str, shown: Shown) -> None:
         for viewer in self._viewers:
             viewer.show(stream, shown)
 
-    def _tell_labels(self, labels: LabelSet) -> None:
+    def _send_labels(self, labels: LabelSet) -> None:
         for viewer in list(self._viewers):
             with contextlib.suppress(Slow):
-                viewer.say(_labels(labels))
+                viewer.send(_labels(labels))
 
 
 async def _send(sock: web.WebSocketResponse, viewer: Viewer) -> None:
@@ -276,18 +276,18 @@ def _greys() -> U8:
 
 def _labels(labels: LabelSet) -> dict[str, Any]:
     classes = [{"name": c.name, "colour": c.colour} for c in labels.classes]
-    return {"say": "labels", "id": labels.id, "classes": classes}
+    return {"type": "labels", "id": labels.id, "classes": classes}
 
 
 def _status(status: Status) -> dict[str, Any]:
-    """What a page needs of it."""
+    """The part of the daemon's status that a page needs."""
     streams = []
     for name, one in status.streams.items():
         fields = msgspec.structs.asdict(one)
         del fields["histograms"]
         streams.append(fields | {"stream": name})
     return {
-        "say": "status",
+        "type": "status",
         "version": status.streamseg,
         "state": status.state,
         "started_unix_ns": str(status.started_unix_ns),

@@ -1,4 +1,4 @@
-"""What the console's process is told at its start, and what it says back. Without the extra `web`."""
+"""What the daemon and the console's process send each other at its start. Works without the extra `web`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Keys(msgspec.Struct, frozen=True):
 
 
 class WebSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """The first line of JSON on the standard input, which is kept open as long as the daemon lives."""
+    """The first line of JSON on the standard input, which stays open as long as the daemon runs."""
 
     listen: str
     token: str = ""
@@ -36,7 +36,7 @@ class WebSetup(msgspec.Struct, frozen=True, kw_only=True):
 class MaskEndpoints(msgspec.Struct, frozen=True, kw_only=True):
     """The second line, once the sockets are bound: the engine may be loading until then."""
 
-    masks: str  # endpoints, as one connects to them
+    masks: str  # endpoints to connect to
     snapshots: str
     keys: Keys | None = None
 
@@ -48,7 +48,7 @@ class Listening(msgspec.Struct, frozen=True):
 
 
 def missing_extra() -> str:
-    """What must be installed before the console can run; empty when all is there."""
+    """Why the console cannot run: the packages that are not installed; empty when none is missing."""
     missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
     return f"{', '.join(missing)} not installed; pip install 'streamseg[web]'" if missing else ""
 
@@ -60,14 +60,14 @@ def host_and_port(listen: str) -> tuple[str, int]:
 
 
 def read_token(config: WebConfig) -> str:
-    """The token that opens the console, empty where none is needed; raises ConfigError."""
+    """The console's token, empty where none is set; raises ConfigError."""
     if not config.token_file:
         return ""
     path = expand(config.token_file, "web.token_file")
     try:
         token = Path(path).read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is no ASCII text"
+        reason = error.strerror if isinstance(error, OSError) else "is not ASCII text"
         raise ConfigError(f"web.token_file: {path} cannot be read ({reason})") from error
     if len(token) < SHORTEST_TOKEN or re.search(r"\s", token):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""One browser: what it looks at, and what is on its way to it.
+"""One browser: the tiles that it shows, and what is on its way to it.
 
 The page acknowledges what it has drawn. Of each tile two frames at most are on their way, and the newest
 waits here for its turn: a slow browser sees fewer frames, never old ones.
@@ -17,42 +17,42 @@ from streamseg.web.feed import Feed
 from streamseg.web.frames import Shown
 
 ON_THEIR_WAY = 2  # frames of one tile
-MOST_TILES = 256
-MOST_TEXTS = 256  # waiting to be sent; a browser that reads none of them is let go
+MAX_TILES = 256
+MAX_TEXTS = 256  # waiting to be sent; a browser that reads none of them is disconnected
 
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 _Slot = tuple[str, int]  # stream, revision
 
 
 class Tile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A tile in somebody's sight: its width in device pixels, and whether revision 1 is wanted."""
+    """A visible tile: its width in device pixels, and whether revision 1 is wanted."""
 
     width: Annotated[int, Meta(ge=1, le=16384)] = 640
     refined: bool = False
 
 
-class Watch(msgspec.Struct, frozen=True, tag_field="say", tag="watch"):
-    """All tiles in sight; replaces those of before."""
+class Watch(msgspec.Struct, frozen=True, tag_field="type", tag="watch"):
+    """All visible tiles; replaces the earlier ones."""
 
-    tiles: Annotated[dict[Name, Tile], Meta(max_length=MOST_TILES)]
-    hidden: bool = False  # nobody looks at the page at all
+    tiles: Annotated[dict[Name, Tile], Meta(max_length=MAX_TILES)]
+    hidden: bool = False  # the page is in the background
 
 
-class Drawn(msgspec.Struct, frozen=True, tag_field="say", tag="drawn"):
-    """A frame of a tile was drawn (or thrown away)."""
+class Drawn(msgspec.Struct, frozen=True, tag_field="type", tag="drawn"):
+    """A frame of a tile was drawn (or dropped)."""
 
     stream: Name
     revision: Literal[0, 1] = 0
 
 
-class Ping(msgspec.Struct, frozen=True, tag_field="say", tag="ping"):
+class Ping(msgspec.Struct, frozen=True, tag_field="type", tag="ping"):
     """Sent back at once, with our clock."""
 
     at: float
 
 
-class Do(msgspec.Struct, frozen=True, tag_field="say", tag="do"):
-    """Something to ask the daemon for."""
+class Do(msgspec.Struct, frozen=True, tag_field="type", tag="do"):
+    """A request for the daemon."""
 
     id: int
     what: Literal["add", "remove", "pause", "resume", "keyframe"]
@@ -60,12 +60,12 @@ class Do(msgspec.Struct, frozen=True, tag_field="say", tag="do"):
     settings: dict[str, Any] = {}
 
 
-Said = Watch | Drawn | Ping | Do
-_decoder: msgspec.json.Decoder[Said] = msgspec.json.Decoder(Said)
+PageMessage = Watch | Drawn | Ping | Do
+_decoder: msgspec.json.Decoder[PageMessage] = msgspec.json.Decoder(PageMessage)
 
 
-def parse_said(text: str) -> Said:
-    """Read what the page says; raises msgspec.MsgspecError."""
+def parse_page_message(text: str) -> PageMessage:
+    """Read a message of the page; raises msgspec.MsgspecError."""
     return _decoder.decode(text)
 
 
@@ -74,7 +74,7 @@ class Slow(Exception):
 
 
 class Viewer:
-    """What one browser looks at. Belongs to the event loop of its feed."""
+    """The tiles that one browser shows. Belongs to the event loop of its feed."""
 
     def __init__(self, feed: Feed) -> None:
         self.hidden = False
@@ -87,22 +87,22 @@ class Viewer:
         self._texts: deque[str] = deque()
         self._changed = asyncio.Event()
 
-    def say(self, message: dict[str, Any]) -> None:
-        """Have a JSON text sent; raises Slow when too many wait."""
-        if len(self._texts) >= MOST_TEXTS:
+    def send(self, message: dict[str, Any]) -> None:
+        """Queue a JSON text; raises Slow when too many wait."""
+        if len(self._texts) >= MAX_TEXTS:
             raise Slow
         self._texts.append(msgspec.json.encode(message).decode())
         self._changed.set()
 
     def show(self, stream: str, shown: Shown) -> None:
-        """Have a mask sent when it is its tile's turn; a newer one takes its place."""
+        """Queue a mask for its tile; a newer one replaces it."""
         tile = self._tiles.get(stream)
         if tile is not None and (tile.refined or shown.mask.revision == 0):
             self._slots[stream, shown.mask.revision] = shown
             self._changed.set()
 
     def watch(self, watch: Watch) -> None:
-        """Look at these tiles, and no others."""
+        """Receive these tiles, and no others."""
         self.hidden = watch.hidden
         before, self._tiles = self._tiles, dict(watch.tiles)
         for stream, tile in watch.tiles.items():
@@ -126,7 +126,7 @@ class Viewer:
         self.watch(Watch(tiles={}))
 
     async def next(self) -> str | list[bytes]:
-        """What is to be sent next: a text, or the messages of one frame."""
+        """Wait for what is to be sent next: a text, or the messages of one frame."""
         while True:
             self._changed.clear()  # before looking, so that nothing is missed in between
             if self._texts:

@@ -39,13 +39,13 @@ def encode_array(array: U8, encoding: Encoding) -> bytes:
             if not done:
                 raise WireError(f"payload: OpenCV could not make a PNG of {array.shape}")
             return bytes(packed.tobytes())
-    raise WireError(f"encoding: there is no {encoding!r}")
+    raise WireError(f"encoding: must be zstd, png or raw; is {encoding!r}")
 
 
 def decode_array(payload: bytes, encoding: Encoding, size: Size) -> U8:
-    """Unpack a payload into a read-only (H, W) array; raises WireError on whatever is not exactly that.
+    """Unpack a payload into a read-only (H, W) array; raises WireError on anything else.
 
-    Never asks for more memory than the array needs, whatever the payload says of itself.
+    Never allocates more memory than the array needs, even where the payload claims another size.
     """
     height, width = check_size(*size)
     match encoding:
@@ -56,7 +56,7 @@ def decode_array(payload: bytes, encoding: Encoding, size: Size) -> U8:
         case "png":
             return _unpack_png(payload, (height, width))
         case _:
-            raise WireError(f"encoding: there is no {encoding!r}")
+            raise WireError(f"encoding: must be zstd, png or raw; is {encoding!r}")
     if len(data) != height * width:
         raise WireError(f"payload: must be {height}x{width} bytes, is {len(data)}")
     return np.frombuffer(data, np.uint8).reshape(height, width)
@@ -67,11 +67,11 @@ def _unpack_zstd(payload: bytes, expected: int) -> bytes:
     try:
         stated = zstandard.frame_content_size(payload)
         if stated != expected:
-            raise WireError(f"payload: zstd frame of {stated} bytes where {expected} are due")
+            raise WireError(f"payload: must be a zstd frame of {expected} bytes, is one of {stated}")
         unpacker = zstandard.ZstdDecompressor()
         return unpacker.decompress(payload, max_output_size=expected, allow_extra_data=False)
     except zstandard.ZstdError as error:
-        raise WireError(f"payload: is no zstd frame ({error})") from error
+        raise WireError(f"payload: is not a zstd frame ({error})") from error
 
 
 def _unpack_png(payload: bytes, size: Size) -> U8:
@@ -80,7 +80,7 @@ def _unpack_png(payload: bytes, size: Size) -> U8:
         (size[1].to_bytes(4, "big"), size[0].to_bytes(4, "big"), b"\x08\x00\x00\x00\x00")
     )  # width, height, 8 bits, grey, deflate, adaptive filter, no interlace
     if _png_chunks(payload) != header:
-        raise WireError(f"payload: is no 8-bit grey PNG of {size[0]}x{size[1]}")
+        raise WireError(f"payload: is not an 8-bit grey PNG of {size[0]}x{size[1]}")
     import cv2
 
     try:
@@ -97,7 +97,7 @@ def _unpack_png(payload: bytes, size: Size) -> U8:
 def _png_chunks(payload: bytes) -> bytes:
     """The content of IHDR, after looking at every chunk's kind, length and checksum."""
     if payload[:8] != _PNG_SIGNATURE:
-        raise WireError("payload: is no PNG")
+        raise WireError("payload: is not a PNG")
     at, header = 8, b""
     kinds: list[bytes] = []
     while at < len(payload):

@@ -1,7 +1,7 @@
-"""What is asked of a running daemon and what it answers: MessagePack maps, one for each message.
+"""Requests to a running daemon and its replies: MessagePack maps, one for each message.
 
 A request has `request` (its kind), `version`, `id` (any number, which the reply repeats) and its own fields;
-a reply has `reply`, `version` and `id`. docs/protocol.md says how they travel.
+a reply has `reply`, `version` and `id`. docs/protocol.md describes how they are sent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from streamseg.wire.status import StreamStatus
 CONTROL_VERSION = 1
 
 MAX_REQUEST = 64 << 10
-"""Bytes of a request; whoever sends more is hung up on."""
+"""Bytes of a request; libzmq closes the connection of a client that sends more."""
 
 MAX_REPLY = MAX_PART + (1 << 20)
 """Bytes of a reply; only a snapshot comes near it."""
@@ -39,7 +39,7 @@ ErrorCode = Literal[
     "no file",  # reloading a daemon that was started without one
     "no mask",  # a snapshot before the first mask
     "stopping",
-    "failed",  # something inside; the log tells
+    "failed",  # an internal error; see the log
 ]
 
 
@@ -51,18 +51,18 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="request", fo
 
 
 class GetStatus(Request, frozen=True, kw_only=True, tag="status"):
-    """How everything is. Answered by Status at any time, also while the engine is being loaded."""
+    """The state of everything. Answered by Status at any time, also while the engine is being loaded."""
 
 
 class AddStream(Request, frozen=True, kw_only=True, tag="add"):
-    """Begin a stream. It lasts until it is removed, the configuration is reloaded or the daemon ends."""
+    """Add a stream. It lasts until it is removed, the configuration is reloaded or the daemon ends."""
 
     stream: StreamText
-    settings: dict[str, Any]  # as below [streams.NAME] in the configuration; source is needed
+    settings: dict[str, Any]  # as below [streams.NAME] in the configuration; source is required
 
 
 class RemoveStream(Request, frozen=True, kw_only=True, tag="remove"):
-    """End a stream, and forget its last mask."""
+    """Remove a stream, and its last mask."""
 
     stream: StreamText
 
@@ -80,13 +80,13 @@ class ResumeStream(Request, frozen=True, kw_only=True, tag="resume"):
 
 
 class ForceKeyframe(Request, frozen=True, kw_only=True, tag="keyframe"):
-    """Send the stream's next frame to the CRF, whatever the interval."""
+    """Send the stream's next frame to the CRF, independent of the interval."""
 
     stream: StreamText
 
 
 class Reload(Request, frozen=True, kw_only=True, tag="reload"):
-    """Read the configuration file again and make the daemon what it says; answered by Reloaded."""
+    """Read the configuration file again and apply it; answered by Reloaded."""
 
 
 class SetLogLevel(Request, frozen=True, kw_only=True, tag="log_level"):
@@ -126,12 +126,12 @@ EngineState = Literal["building", "loading", "fallback", "running"]
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The network that runs, or is about to."""
+    """The network that runs, or is being loaded."""
 
     id: str  # name/precision/backend; the settings' name until it is loaded
     device: str = ""
     state: EngineState = "loading"
-    text: str = ""  # in words, where there is more to say
+    text: str = ""  # in words, where there is more to report
 
 
 class PublisherStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,7 +148,7 @@ class PublisherStatus(msgspec.Struct, frozen=True, kw_only=True):
     snapshots: Count
     refused: Count  # requests that were not understood
     denied: Count  # keys that are not listed
-    hung_up: Count
+    hung_up: Count  # connections ended by the daemon
 
 
 class ControlStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,7 +158,7 @@ class ControlStatus(msgspec.Struct, frozen=True, kw_only=True):
     connections: Count = 0
     requests: Count = 0  # understood
     refused: Count = 0  # answered with an error
-    dropped: Count = 0  # not answered: garbage without a form, or an asker that had gone
+    dropped: Count = 0  # not answered: not formed as a request, or the client had gone
     denied: Count = 0
     hung_up: Count = 0
 
@@ -167,7 +167,7 @@ class Status(Reply, frozen=True, kw_only=True, tag="status"):
     """The daemon and all its streams, by name."""
 
     streamseg: str  # its version
-    libraries: dict[str, str] = {}  # versions of what it stands on
+    libraries: dict[str, str] = {}  # versions of the main libraries
     pid: Count
     name: str  # under which `streamseg ctl --name` finds it
     config: str = ""  # path of the file, empty without one
@@ -199,7 +199,7 @@ class Reloaded(Reply, frozen=True, kw_only=True, tag="reloaded"):
     removed: list[str] = []
     restarted: list[str] = []
     applied: list[str] = []  # other settings, by their keys
-    needs_restart: list[str] = []  # settings that stay as they were until the daemon is started again
+    needs_restart: list[str] = []  # settings that take effect when the daemon is started again
 
 
 class Snapshot(Reply, frozen=True, kw_only=True, tag="snapshot"):

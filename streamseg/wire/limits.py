@@ -1,4 +1,4 @@
-"""What a message may be at most. Everything is checked against these before memory is asked for."""
+"""The upper bounds of a message. Everything is checked against these before memory is allocated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_PIXELS = 1 << 26
 """Pixels of a mask (8192 × 8192), so also the bytes that a payload unpacks to."""
 
 MAX_PART = MAX_PIXELS + (1 << 20)
-"""Bytes of one message part; set as ZMQ_MAXMSGSIZE, so that libzmq hangs up on whoever sends more."""
+"""Bytes of one message part; ZMQ_MAXMSGSIZE, so that libzmq disconnects a peer that sends more."""
 
 MAX_HEADER = 16 << 10
 """Bytes of a header."""

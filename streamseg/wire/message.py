@@ -39,7 +39,7 @@ LabelSetText = Annotated[str, Meta(pattern=r"^[^/\s]{1,128}\Z")]
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """What is said of a mask beside its labels; the fields are those of types.Mask."""
+    """The header of a mask; the fields are those of types.Mask."""
 
     version: int
     kind: Kind
@@ -237,7 +237,7 @@ def parse_message(parts: Sequence[bytes]) -> MaskMessage | LabelSet:
     if kind == "labels":
         return _parse_labels(topic, head, len(parts))
     if kind not in KINDS:
-        raise WireError(f"topic: {topic[:80]!r} is of no known kind")
+        raise WireError(f"topic: {topic[:80]!r} is of an unknown kind")
     wanted = {"mask": 3, "refined": 3, "mask+confidence": 4, "rle": 2}[kind]
     if len(parts) != wanted:
         raise WireError(f"message: {kind} must have {wanted} parts, has {len(parts)}")

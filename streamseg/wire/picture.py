@@ -25,7 +25,7 @@ from streamseg.wire.message import (
 
 
 class PictureHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """What is said of a picture beside the JPEG; the fields are those of types.Preview."""
+    """The header of a picture; the fields are those of types.Preview."""
 
     version: int
     kind: Literal["picture"]
@@ -69,5 +69,5 @@ def parse_picture(parts: Sequence[bytes]) -> Preview:
     if topic != topic_of("picture", header.stream):
         raise WireError(f"topic: {topic[:80]!r} carries 'picture' of stream {header.stream!r}")
     if not jpeg.startswith(b"\xff\xd8") or len(jpeg) > MAX_PICTURE:
-        raise WireError(f"payload: is no JPEG of at most {MAX_PICTURE} bytes")
+        raise WireError(f"payload: is not a JPEG of at most {MAX_PICTURE} bytes")
     return Preview(stamp_of(header), jpeg, check_size(*header.shape), check_size(*header.frame_shape))

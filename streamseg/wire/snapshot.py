@@ -1,4 +1,4 @@
-"""What a late joiner asks for and is given: the request, the reply, and where to ask."""
+"""Snapshots for late joiners: the request, the reply, and where to ask."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def parse_snapshot_request(parts: Sequence[bytes]) -> list[bytes]:
 
 
 def snapshot_reply(run: int, messages: Sequence[Sequence[bytes]]) -> list[bytes]:
-    """One multipart reply that holds all messages, one behind the other."""
+    """One multipart reply that holds all messages, one after the other."""
     head = ReplyHead(version=VERSION, run=run, parts=[len(m) for m in messages])
     return [_WORD, msgspec.msgpack.encode(head), *(part for message in messages for part in message)]
 

@@ -1,4 +1,4 @@
-"""How a stream fares, for those who subscribe to `status/<stream>/` and for the control socket."""
+"""The state of a stream, for subscribers of `status/<stream>/` and for the control socket."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     stream: StreamText
     source: Text  # without passwords
     state: State
-    error: Text = ""  # why it does not deliver, empty when it does
+    error: Text = ""  # why it delivers no frames; empty when it does
     size: tuple[Count, Count] | None = None  # (height, width) of its pictures; None before the first
-    source_fps: Number | None = None  # what the source says
+    source_fps: Number | None = None  # as the source states it
     fps: Number = 0.0  # masks published a second, over the last 5 s
     age_ms: float | None = None  # of the last mask when it was published: since its frame was captured
     silent_s: Number | None = None  # since the last mask was published; None before the first

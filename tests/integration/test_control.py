@@ -463,14 +463,16 @@ def test_the_command_finds_the_only_daemon_and_does_what_it_says(site: Site, tmp
 
 
 def test_with_several_daemons_the_command_asks_which(site: Site, own_runtime: Path) -> None:
-    with pytest.raises(UsageError, match="no daemon runs here"):
+    with pytest.raises(UsageError, match="no daemon that this user may control runs on this machine"):
         one_running()
     with site.running() as (one, _), site.running() as (other, _):
         assert set(running()) == {one.name, other.name}
-        with pytest.raises(UsageError, match=rf"2 daemons run here; say which: --name {one.name} or --name"):
+        with pytest.raises(
+            UsageError, match=rf"2 daemons run on this machine; choose one: --name {one.name} or --name"
+        ):
             one_running()
         assert one_running(other.name) == other.private_endpoint
-        with pytest.raises(UsageError, match="no daemon of that name runs here; there is"):
+        with pytest.raises(UsageError, match="no daemon of that name runs on this machine; running: "):
             one_running("nobody")
         folder = Path(one.private_endpoint.removeprefix("ipc://")).parent
         assert folder.stat().st_mode & 0o777 == 0o700

@@ -185,7 +185,7 @@ def test_a_list_in_one_file_is_read_again_and_says_its_wrong_lines(
             next(masks)
             listed.write_text("no key at all\n")
             until(lambda: not masks.connected)
-    assert f"{listed}:1: no key of 40 characters; left out" in caplog.text
+    assert f"{listed}:1: not a key of 40 characters; left out" in caplog.text
 
 
 def test_a_list_that_is_removed_lets_nobody_in(site: Site) -> None:

@@ -104,14 +104,14 @@ def test_a_page_that_talks_nonsense_is_let_go_and_the_others_stay(console: Runni
         async with aiohttp.ClientSession() as session:
             link = f"{console.url}link"
             async with session.ws_connect(link) as good, session.ws_connect(link) as bad:
-                await bad.send_str('{"say": "watch", "tiles": 5}')
+                await bad.send_str('{"type": "watch", "tiles": 5}')
                 while (await bad.receive(LIMIT_S)).type is aiohttp.WSMsgType.TEXT:
                     pass
                 assert bad.closed
-                await good.send_str('{"say": "ping", "at": 1.5}')
+                await good.send_str('{"type": "ping", "at": 1.5}')
                 while True:
                     message = json.loads((await good.receive(LIMIT_S)).data)
-                    if message["say"] == "pong":
+                    if message["type"] == "pong":
                         assert message["at"] == 1.5
                         return
 
@@ -150,9 +150,7 @@ def test_it_ends_with_the_daemon_within_its_time_whoever_is_connected(tiny_engin
         assert daemon.lines.process.returncode == 0
 
 
-def test_doors_that_ask_for_keys_let_it_in_and_a_token_guards_it(
-    tiny_engine: Path, clip: Path, tmp_path: Path
-) -> None:
+def test_with_keys_and_a_token_it_is_let_in_by_both(tiny_engine: Path, clip: Path, tmp_path: Path) -> None:
     secret, _ = make_keys(tmp_path / "site")
     (tmp_path / "token").write_text("a-token-that-is-long-enough")
     (tmp_path / "token").chmod(0o600)
@@ -194,7 +192,7 @@ def frame_of(url: str, headers: dict[str, str]) -> dict[str, object]:
             aiohttp.ClientSession(headers=headers) as session,
             session.ws_connect(f"{url}link") as sock,
         ):
-            await sock.send_json({"say": "watch", "tiles": {"video": {}}})
+            await sock.send_json({"type": "watch", "tiles": {"video": {}}})
             while True:
                 message = await sock.receive(LIMIT_S)
                 if message.type is aiohttp.WSMsgType.BINARY:

@@ -126,7 +126,7 @@ def test_streams_that_were_not_asked_for_stay_out() -> None:
 
 
 def test_a_flood_of_stream_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamseg.client.inbox.MOST_TOPICS", 3)
+    monkeypatch.setattr("streamseg.client.inbox.MAX_TOPICS", 3)
     box = inbox()
     for i in range(10):
         box.put(parts(0, stream=f"s{i}"))

@@ -45,7 +45,7 @@ def test_keygen_says_which_file_is_which(tmp_path: Path) -> None:
     assert done.exit_code == 0
     key = read_key(tmp_path / "robot.pub", "key").decode()
     assert done.output.splitlines() == [
-        f"{tmp_path}/robot.key: secret, for this side alone",
+        f"{tmp_path}/robot.key: secret, stays on this side",
         f"{tmp_path}/robot.pub: public: {key}",
     ]
 

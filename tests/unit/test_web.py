@@ -27,7 +27,7 @@ from streamseg.web.access import COOKIE, Access
 from streamseg.web.feed import Feed
 from streamseg.web.frames import Shown
 from streamseg.web.metrics import STUCK_AFTER_S, exposition, unhealthy, unready
-from streamseg.web.viewer import MOST_TEXTS, Drawn, Slow, Tile, Viewer, Watch, parse_said
+from streamseg.web.viewer import MAX_TEXTS, Drawn, Slow, Tile, Viewer, Watch, parse_page_message
 
 TOKEN = "a-token-that-is-long-enough"
 
@@ -178,10 +178,10 @@ def test_what_is_not_looked_at_is_not_sent_and_acknowledgements_cannot_be_saved_
 
 def test_a_browser_that_reads_nothing_is_let_go() -> None:
     async def check(viewer: Viewer) -> None:
-        for _ in range(MOST_TEXTS):
-            viewer.say({"say": "pong"})
+        for _ in range(MAX_TEXTS):
+            viewer.send({"type": "pong"})
         with pytest.raises(Slow):
-            viewer.say({"say": "pong"})
+            viewer.send({"type": "pong"})
 
     with_viewer(check)
 
@@ -191,17 +191,17 @@ def test_a_browser_that_reads_nothing_is_let_go() -> None:
     [
         "",
         "[]",
-        '{"say": "watch"}',
-        '{"say": "nothing"}',
-        '{"say": "do", "id": 1, "what": "reload", "stream": "gate"}',
-        '{"say": "watch", "tiles": {"gate": {"width": 0}}}',
-        '{"say": "drawn", "stream": "gate", "revision": 2}',
+        '{"type": "watch"}',
+        '{"type": "nothing"}',
+        '{"type": "do", "id": 1, "what": "reload", "stream": "gate"}',
+        '{"type": "watch", "tiles": {"gate": {"width": 0}}}',
+        '{"type": "drawn", "stream": "gate", "revision": 2}',
         "{" * 5000,
     ],
 )
 def test_what_no_page_of_ours_says_is_refused(text: str) -> None:
     with pytest.raises((msgspec.MsgspecError, RecursionError)):
-        parse_said(text)
+        parse_page_message(text)
 
 
 def status(**fields: Any) -> Status:

@@ -1,9 +1,9 @@
-// The WebSocket to the daemon's console process: reconnecting, with what is watched said again each time.
+// The WebSocket to the daemon's console process: reconnects, and sends the watched tiles again each time.
 
 const FIRST_PAUSE_MS = 300;
 const LONGEST_PAUSE_MS = 3000;
 const PING_EVERY_MS = 5000;
-const SILENT_MS = 12000; // the server says its status every second, or answers pings
+const SILENT_MS = 12000; // the server sends its status every second, or answers pings
 
 export class Link {
   // on: { open(), closed(reason), text(message), frame(header, payload) }
@@ -11,7 +11,7 @@ export class Link {
     this.on = on;
     this.offsetMs = 0; // server's clock minus ours
     this.bestTripMs = Infinity;
-    this.watched = JSON.stringify({ say: "watch", tiles: {}, hidden: document.hidden });
+    this.watched = JSON.stringify({ type: "watch", tiles: {}, hidden: document.hidden });
     this.pauseMs = FIRST_PAUSE_MS;
     this.asked = new Map();
     this.lastId = 0;
@@ -29,15 +29,15 @@ export class Link {
   }
 
   watch(tiles, hidden) {
-    const text = JSON.stringify({ say: "watch", tiles, hidden });
+    const text = JSON.stringify({ type: "watch", tiles, hidden });
     if (text === this.watched) return;
     this.watched = text;
-    this.heardMs = performance.now();
+    this.receivedMs = performance.now();
     this.#send(text);
   }
 
   drawn(stream, revision) {
-    this.#send(JSON.stringify({ say: "drawn", stream, revision }));
+    this.#send(JSON.stringify({ type: "drawn", stream, revision }));
   }
 
   // Resolves to a list of problems, empty when it was done.
@@ -46,7 +46,7 @@ export class Link {
       if (!this.open) return resolve(["there is no connection to streamseg"]);
       const id = ++this.lastId;
       this.asked.set(id, resolve);
-      this.#send(JSON.stringify({ say: "do", id, what, stream, settings }));
+      this.#send(JSON.stringify({ type: "do", id, what, stream, settings }));
     });
   }
 
@@ -62,15 +62,15 @@ export class Link {
     this.socket = socket;
     socket.onopen = () => {
       this.pauseMs = FIRST_PAUSE_MS;
-      this.heardMs = performance.now();
+      this.receivedMs = performance.now();
       this.bestTripMs = Infinity;
       for (let i = 0; i < 5; i++) setTimeout(() => this.#ping(), i * 200); // the quickest one counts
       this.#send(this.watched);
       this.on.open();
     };
     socket.onmessage = ({ data }) => {
-      this.heardMs = performance.now();
-      if (typeof data === "string") this.#hear(JSON.parse(data));
+      this.receivedMs = performance.now();
+      if (typeof data === "string") this.#receive(JSON.parse(data));
       else {
         const length = new DataView(data).getUint32(0, true);
         const header = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
@@ -86,33 +86,33 @@ export class Link {
     };
   }
 
-  #hear(message) {
-    if (message.say === "pong") {
+  #receive(message) {
+    if (message.type === "pong") {
       const nowMs = performance.timeOrigin + performance.now();
       const tripMs = nowMs - message.at;
       if (tripMs <= this.bestTripMs) {
         this.bestTripMs = tripMs;
         this.offsetMs = message.unix_ms - (message.at + nowMs) / 2;
       }
-    } else if (message.say === "done") {
+    } else if (message.type === "done") {
       this.asked.get(message.id)?.(message.problems);
       this.asked.delete(message.id);
     } else this.on.text(message);
   }
 
   #ping() {
-    if (document.hidden) this.heardMs = performance.now(); // timers rest, and the server says little
-    if (this.open && performance.now() - this.heardMs > SILENT_MS) this.socket.close();
+    if (document.hidden) this.receivedMs = performance.now(); // timers rest, and the server sends little
+    if (this.open && performance.now() - this.receivedMs > SILENT_MS) this.socket.close();
     this.bestTripMs *= 1.1; // clocks drift: an old answer gives way to one that was nearly as quick
-    this.#send(JSON.stringify({ say: "ping", at: performance.timeOrigin + performance.now() }));
+    this.#send(JSON.stringify({ type: "ping", at: performance.timeOrigin + performance.now() }));
   }
 }
 
-// Why we are not let in, as far as can be told; empty when nobody is there.
+// Why access is refused, as far as it is known; empty when the server does not answer.
 async function refusal() {
   try {
     const answer = await fetch("/", { method: "HEAD", cache: "no-store" });
-    return answer.status === 401 ? "This console wants a token: open it with ?token=… once." : "";
+    return answer.status === 401 ? "A token is required: open this page once with ?token=…" : "";
   } catch {
     return "";
   }

@@ -1,4 +1,4 @@
-// The page: what is shown and how, which tiles are in sight, and what the daemon says.
+// The page: what is shown and how, which tiles are visible, and the daemon's messages.
 
 import { Link } from "./link.js";
 import { Tile } from "./tile.js";
@@ -23,7 +23,7 @@ const app = {
   changed: watch,
   remove,
 };
-app.link = new Link({ open: opened, closed, text: heard, frame: took });
+app.link = new Link({ open: opened, closed, text: received, frame: took });
 
 const sight = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) tiles.get(target.dataset.stream)?.see(isIntersecting);
@@ -41,7 +41,7 @@ setInterval(() => {
   if (complaintMs && performance.now() > complaintMs) notice("");
 }, TICK_MS);
 
-// Say which tiles are in sight; nothing is made or sent for the others.
+// Send which tiles are visible; nothing is made or sent for the others.
 function watch() {
   const seen = document.hidden ? [] : [...tiles.values()].filter((tile) => tile.visible);
   app.link.watch(Object.fromEntries(seen.map((tile) => [tile.name, tile.watches])), document.hidden);
@@ -74,16 +74,16 @@ function took(header, payload) {
   tiles.get(header.stream)?.take(header, payload);
 }
 
-function heard(message) {
-  if (message.say === "labels") {
+function received(message) {
+  if (message.type === "labels") {
     app.labelSets.set(message.id, message.classes);
     showLegend();
     drawAll();
-  } else if (message.say === "status") {
+  } else if (message.type === "status") {
     if (version !== null && version !== message.version) return location.reload();
     version = message.version;
     showStatus(message);
-  } else if (message.say === "no daemon") connection("lost", message.problems.join("; "));
+  } else if (message.type === "no daemon") connection("lost", message.problems.join("; "));
 }
 
 function showStatus(message) {
@@ -94,9 +94,9 @@ function showStatus(message) {
   connection("live", message.state === "running" ? "Connected" : message.state);
   const streams = message.streams.length === 1 ? "1 stream" : `${message.streams.length} streams`;
   $("about").textContent = `${message.engine.id}${message.engine.device ? ` on ${message.engine.device}` : ""} · ${streams} · ${bytes(message.memory_bytes)}`;
-  const there = new Set(message.streams.map(({ stream }) => stream));
+  const present = new Set(message.streams.map(({ stream }) => stream));
   for (const [name, tile] of tiles) {
-    if (!there.has(name)) {
+    if (!present.has(name)) {
       sight.unobserve(tile.element);
       tile.element.remove();
       tiles.delete(name);

@@ -1,13 +1,13 @@
-// One stream: its newest frame, drawn as the page's settings say, and how it fares.
+// One stream: its newest frame, drawn by the page's settings, and its state.
 
 import { inflate, paint, paletteOf } from "./compose.js";
 import { Details } from "./details.js";
 import { Probe } from "./probe.js";
 import { median, ms, span } from "./words.js";
 
-const SILENT_MS = 1500; // without a mask for so long, the tile says so; slow streams get three intervals
+const SILENT_MS = 1500; // without a mask for so long, the tile reports it; slow streams get three intervals
 const LONGEST_SILENT_MS = 30000;
-const HOLD_MS = 1500; // how long a keyframe that was asked for stays in sight
+const HOLD_MS = 1500; // how long a keyframe that was asked for stays visible
 const FORCED_MS = 10000; // how long its refinement is waited for
 const FLASH_MS = 1200;
 
@@ -31,7 +31,7 @@ export class Tile {
     this.details = new Details(this.element);
     this.intervalsMs = []; // between the last masks
     this.cameMs = 0; // when the last one came
-    this.saidVeil = "";
+    this.announced = "";
     this.#dress();
     this.probe = new Probe(this);
   }
@@ -49,7 +49,7 @@ export class Tile {
     this.cameMs = 0;
   }
 
-  // The stream came into sight, or went out of it.
+  // The tile became visible, or left the screen.
   see(visible) {
     if (visible && !this.visible) this.begin();
     this.visible = visible;
@@ -173,7 +173,7 @@ export class Tile {
     context.drawImage(this.overlay, (across - 1) * width, 0, width, height);
   }
 
-  // Four times a second: figures, and whether all is well.
+  // Four times a second: figures, and what is wrong.
   tick() {
     const nowMs = performance.now();
     const find = (selector) => this.element.querySelector(selector);
@@ -195,11 +195,11 @@ export class Tile {
     veil.hidden = !problem;
     this.element.classList.toggle("stale", Boolean(problem) && Boolean(header));
     Object.assign(this.element.dataset, { drawn: this.drawn, ageMs: Math.round(this.ageMs ?? -1), n: header?.n ?? "", revision: header?.revision ?? "" });
-    const told = problem.replace(/\d+ (s|min|h)/g, "…");
-    if (told !== this.saidVeil && this.visible && !quiet) {
+    const news = problem.replace(/\d+ (s|min|h)/g, "…");
+    if (news !== this.announced && this.visible && !quiet) {
       this.app.announce(`${this.name}: ${problem || "masks come again"}`);
     }
-    if (!quiet) this.saidVeil = told;
+    if (!quiet) this.announced = news;
     const paused = state === "paused";
     const pause = find('[data-do="pause"]');
     pause.querySelector("use").setAttribute("href", paused ? "#i-play" : "#i-pause");
@@ -215,7 +215,7 @@ export class Tile {
     this.details.draw();
   }
 
-  // What keeps masks from coming, in words; quiet where it is the usual beginning and no news.
+  // Why no masks come, in words; quiet where it is the usual start and not worth an announcement.
   #problem(nowMs) {
     const { state, error } = this.status ?? { state: "connecting", error: "" };
     const why = error ? `\n${error}` : "";
