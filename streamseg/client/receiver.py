@@ -14,7 +14,7 @@ import zmq
 from streamseg.errors import StreamsegError, WireError
 from streamseg.net import options
 from streamseg.net.client_keys import ClientKeys
-from streamseg.net.connection import SILENT_S, Connection
+from streamseg.net.connection import Connection
 from streamseg.net.endpoints import connect, reconnect
 from streamseg.net.socket_thread import SocketThread
 from streamseg.wire import (
@@ -106,7 +106,7 @@ class Receiver:
         thread.opened()
         self._lost_s = time.monotonic()
         while not thread.stopping:
-            ready = thread.poll(poller, None if connection.connected else int(SILENT_S * 250))
+            ready = thread.poll(poller, connection.poll_ms)
             self._follow(connection, snapshots)
             self._change(masks, snapshots)
             if snapshots in ready:

@@ -47,6 +47,11 @@ class Connection:
         poller.register(self.sock, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
 
+    @property
+    def poll_ms(self) -> int | None:
+        """How long the thread may wait before it calls changes() again; None waits for the poller alone."""
+        return None if self.connected else int(SILENT_S * 250)
+
     def changes(self) -> Iterator[tuple[bool, str]]:
         """What has happened since the last call: (was it connected before, why the daemon refused it).
 

@@ -187,7 +187,7 @@ def test_an_endpoint_that_is_none_is_refused(endpoint: str) -> None:
 
 
 def test_a_hostile_publisher_is_counted_and_outlived(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamseg.client.receiver.SILENT_S", 0.5)
+    monkeypatch.setattr("streamseg.net.connection.SILENT_S", 0.5)
     bad, good = (wire.encode_mask(make_mask(n, run=1, size=(8, 8)), "zstd") for n in (6, 7))
     bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 26))
     with zmq.Context() as context, context.socket(zmq.XPUB) as evil:

@@ -62,7 +62,7 @@ def test_what_no_machine_here_can_show_has_the_words_of_the_table(name: str, pla
 def test_a_subscriber_that_cannot_be_served_is_told_why(
     name: str, place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamseg.client.receiver.TELL_S", 0.5)
+    monkeypatch.setattr("streamseg.client.receiver.LOG_AFTER_S", 0.5)
     told = threading.Event()
 
     class Heard(logging.Handler):
