@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 import msgspec
 
 from streamseg.config import Config
-from streamseg.errors import StreamsegError
+from streamseg.errors import StreamsegError, one_line
 
 OWN_FILES = 64  # libraries, sockets, pipes and children; 60 were counted with the CRF and the console
 FILES_OF_A_STREAM = 4  # a camera's sockets; a file and its log
@@ -81,7 +81,7 @@ def _offset_ns() -> int:
 
 def failed_inside(error: BaseException, engine: str) -> str:
     """One line for an error that a library raised: what to do about it, where that is known."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = one_line(f"{type(error).__name__}: {error}", 2000)
     small = text.lower()
     if isinstance(error, MemoryError) or any(word in small for word in _NO_MEMORY):
         if any(word in small for word in _GPU):

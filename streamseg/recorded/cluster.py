@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from streamseg.config import EngineConfig
-from streamseg.errors import EngineError, OutputError, StreamsegError, UsageError
+from streamseg.errors import EngineError, OutputError, StreamsegError, UsageError, one_line
 from streamseg.inference.engine import Engine
 from streamseg.inference.plans.load import load_engine
 from streamseg.recorded.inputs import Input, fetched
@@ -66,8 +66,9 @@ class Cluster:
                         options["include_dashboard"] = False  # of a cluster that is started here
                     ray.init(None if on == "ray" else on, **options)
             except Exception as error:  # Ray raises just that when it is slow to start
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise UsageError(f"--on {on}: Ray could not be reached or started ({reason})") from error
+                raise UsageError(
+                    f"--on {on}: Ray could not be reached or started ({one_line(error)})"
+                ) from error
         self._task = ray.remote(max_retries=RETRIES)(_part)
 
     @property
@@ -123,10 +124,9 @@ class Cluster:
                 raise error.cause from None
             raise
         except self._ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[0]
             raise OutputError(
-                f"{one.shown}: the cluster could not make a part of it in {1 + RETRIES} tries ({reason}); "
-                "the same command goes on with the others"
+                f"{one.shown}: the cluster could not make a part of it in {1 + RETRIES} tries "
+                f"({one_line(error)}); the same command goes on with the others"
             ) from error
         return data
 

@@ -64,9 +64,9 @@ def content_digest(one: Input) -> tuple[str, int]:
 def _address_digest(one: Input) -> tuple[str, int]:
     request = urllib.request.Request(one.source, method="HEAD")
     with urllib.request.urlopen(request, timeout=ADDRESS_TIMEOUT_S) as answer:
-        told = {key: answer.headers.get(key, "") for key in ("Content-Length", "ETag", "Last-Modified")}
-    text = "\n".join([one.source, *told.values()])
-    return hashlib.sha256(text.encode()).hexdigest(), int(told["Content-Length"] or 0)
+        headers = {key: answer.headers.get(key, "") for key in ("Content-Length", "ETag", "Last-Modified")}
+    text = "\n".join([one.source, *headers.values()])
+    return hashlib.sha256(text.encode()).hexdigest(), int(headers["Content-Length"] or 0)
 
 
 @contextmanager

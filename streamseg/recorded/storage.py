@@ -50,7 +50,7 @@ class Store:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self.shown = redact(self.url)
-        with _told(self.shown):
+        with _storage_errors(self.shown):
             from fsspec.core import url_to_fs  # an extra
 
             self._fs, path = url_to_fs(self.url)
@@ -58,7 +58,7 @@ class Store:
 
     def size(self, name: str = "") -> int | None:
         """Bytes of an object, or of all objects in a folder; None where there is none."""
-        with _told(self._of(name)):
+        with _storage_errors(self._of(name)):
             self._fs.invalidate_cache()
             path = self._path(name)
             if self._fs.isdir(path):
@@ -67,7 +67,7 @@ class Store:
 
     def names(self, folder: str = "") -> list[str]:
         """The names of what lies in a folder, in order; none where there is no such folder."""
-        with _told(self._of(folder)):
+        with _storage_errors(self._of(folder)):
             self._fs.invalidate_cache()
             path = self._path(folder)
             if not self._fs.isdir(path):
@@ -76,7 +76,7 @@ class Store:
 
     def find(self) -> list[str]:
         """The addresses of all objects in this folder, or that fit this pattern, in order; of one its own."""
-        with _told(self.shown):
+        with _storage_errors(self.shown):
             self._fs.invalidate_cache()
             if any(c in self._root for c in "*?["):
                 found = [one for one in self._fs.glob(self._root) if not self._fs.isdir(one)]
@@ -89,7 +89,7 @@ class Store:
 
     def read(self, name: str) -> bytes | None:
         """None where there is no such object."""
-        with _told(self._of(name)):
+        with _storage_errors(self._of(name)):
             self._fs.invalidate_cache()
             try:
                 data: bytes = self._fs.cat_file(self._path(name))
@@ -98,12 +98,12 @@ class Store:
             return data
 
     def write(self, name: str, data: bytes) -> None:
-        with _told(self._of(name)):
+        with _storage_errors(self._of(name)):
             self._fs.pipe_file(self._path(name), data)
 
     def put(self, path: Path, name: str) -> None:
         """Send a file, or each file of a folder."""
-        with _told(self._of(name)):
+        with _storage_errors(self._of(name)):
             if path.is_dir():
                 for inside, one in files_in(path):
                     self._fs.put_file(str(one), self._path(f"{name}/{inside}"))
@@ -112,7 +112,7 @@ class Store:
 
     def get(self, name: str, path: Path) -> None:
         """Fetch an object into a file, or a folder into a folder."""
-        with _told(self._of(name)):
+        with _storage_errors(self._of(name)):
             here = self._path(name)
             if self._fs.isdir(here):
                 for one in self._fs.find(here):
@@ -124,13 +124,13 @@ class Store:
 
     def remove(self, name: str) -> None:
         """Remove an object or a folder; nothing where there is none."""
-        with _told(self._of(name)), contextlib.suppress(FileNotFoundError):
+        with _storage_errors(self._of(name)), contextlib.suppress(FileNotFoundError):
             self._fs.invalidate_cache()
             self._fs.rm(self._path(name), recursive=True)
 
     def version(self) -> str:
         """What changes when this object does, as its storage tells it."""
-        with _told(self.shown):
+        with _storage_errors(self.shown):
             self._fs.invalidate_cache()
             return str(self._fs.ukey(self._root))
 
@@ -187,8 +187,8 @@ def scratch(url: str) -> Path:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Tell every failure in one line; each file system of fsspec has errors of its own, not only OSErrors."""
+def _storage_errors(what: str) -> Iterator[None]:
+    """Raise every failure as an OutputError of one line; fsspec's file systems raise more than OSErrors."""
     try:
         yield
     except StreamsegError:

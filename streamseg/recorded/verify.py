@@ -189,10 +189,10 @@ def _check_labels(path: Path, manifest: Manifest) -> Iterator[str]:
     if labels_digest(digests) != manifest.labels_sha256:
         yield f"{manifest.outputs['labels'].file}: its labels are not those of labels_sha256"
     try:
-        told = json.loads((path.parent / manifest.outputs["summary"].file).read_bytes())
+        stored = json.loads((path.parent / manifest.outputs["summary"].file).read_bytes())
     except (OSError, ValueError, KeyError):
         return  # said already
-    if any(told.get(key) != value for key, value in _plain(summary.result()).items()):
+    if any(stored.get(key) != value for key, value in _plain(summary.result()).items()):
         yield f"{manifest.outputs['summary'].file}: is not the summary of these labels"
 
 
@@ -202,8 +202,8 @@ def _find_source(manifest: Manifest, sources: Path | None) -> Input | None:
         return None
     if is_stored(manifest.input) and sources is None:
         return Input(manifest.input, "") if Store(manifest.input).size() is not None else None
-    told = Path(manifest.input).expanduser()
-    place = str(told if sources is None else sources / told.name)
+    named = Path(manifest.input).expanduser()
+    place = str(named if sources is None else sources / named.name)
     try:
         found = find_inputs([place])
     except UsageError:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 @functools.cache
 def load_library(name: str) -> ctypes.CDLL:
-    """Load lib NAME (a plain C ABI; calls release the GIL); raises OSError that says where it was looked for.
+    """Load lib NAME (a plain C ABI; calls release the GIL); raises OSError that names the folders searched.
 
-    Looked for beside the package's code, in the installed package (an editable install keeps it there) and in
+    Searched beside the package's code, in the installed package (an editable install keeps it there) and in
     a checkout's build folder.
     """
     package = Path(__file__).resolve().parents[1]
@@ -21,5 +21,5 @@ def load_library(name: str) -> ctypes.CDLL:
         path = folder / f"{name}.so"
         if path.is_file():
             return ctypes.CDLL(str(path))
-    places = ", ".join(str(f) for f in folders)
-    raise OSError(f"{name}.so is in none of {places}: streamseg was installed without a C++ compiler")
+    searched = ", ".join(str(f) for f in folders)
+    raise OSError(f"{name}.so was not found in {searched}: streamseg was installed without a C++ compiler")

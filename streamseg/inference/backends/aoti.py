@@ -19,11 +19,11 @@ from streamseg.inference.backends.base import library_errors
 from streamseg.inference.backends.device import Cuda, cpu_identity, cuda_device
 from streamseg.inference.backends.protocol import BuildSpec, OnProgress
 from streamseg.inference.backends.torch import (
+    TorchBackend,
     TorchBased,
     keep_fp32,
     torch_device,
     torch_dtype,
-    torch_missing,
 )
 from streamseg.types import F32, U8
 
@@ -40,7 +40,7 @@ class AotiBackend:
     """Builds a package (.pt2) for the shapes of the specification."""
 
     name = "aoti"
-    precisions: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+    precisions = TorchBackend.precisions
     suffix = ".pt2"
 
     @property
@@ -48,12 +48,8 @@ class AotiBackend:
         return torch_device()
 
     def why_not(self, precision: Precision) -> str | None:
-        if precision not in self.precisions:
-            return f"runs {', '.join(self.precisions)}, not {precision}"
-        if missing := torch_missing():
-            return missing
-        if precision == "fp16" and self.device == "cpu":
-            return "fp16 is for GPUs; choose bf16 or fp32 on a CPU"
+        if reason := TorchBackend().why_not(precision):
+            return reason
         if _compiler() is None:
             return "building needs a C++ compiler (Debian: apt install g++)"
         if self.device == "cuda" and cuda_home() is None:
