@@ -19,8 +19,7 @@ from streamseg.bench.summary import Machine, this_machine
 from streamseg.cli.bench import show_table
 from streamseg.cli.settings import as_json
 from streamseg.config import EngineConfig
-from streamseg.crf.job import Job, make_job
-from streamseg.crf.params import QUALITIES, CrfParams
+from streamseg.crf.params import QUALITIES, CrfParams, Job, make_job
 from streamseg.errors import UsageError
 from streamseg.evaluation.dataset import LabelledFolder
 from streamseg.evaluation.metrics import confusion_matrix, scores_of

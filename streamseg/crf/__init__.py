@@ -7,12 +7,14 @@ docs/design/0006-dense-crf.md tells how, and what was measured.
 
 from __future__ import annotations
 
-from streamseg.crf.inference import mean_field, mean_field_outputs
-from streamseg.crf.job import Outputs
-from streamseg.crf.native import Workspace
-from streamseg.crf.native import available as native_available
-from streamseg.crf.native import missing_reason as native_missing_reason
-from streamseg.crf.params import QUALITIES, CrfParams, Normalisation, PairwiseTerm, Quality
+from streamseg.crf.native import (
+    Workspace,
+    mean_field,
+    mean_field_outputs,
+    native_available,
+    native_missing_reason,
+)
+from streamseg.crf.params import QUALITIES, CrfParams, Normalisation, Outputs, PairwiseTerm, Quality
 from streamseg.crf.presets import PRESETS, preset
 
 __all__ = [

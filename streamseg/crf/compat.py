@@ -18,10 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.crf import native
-from streamseg.crf.inference import run_job
-from streamseg.crf.job import make_job
-from streamseg.crf.params import Normalisation, PairwiseTerm
+from streamseg.crf.native import Workspace, run_job
+from streamseg.crf.params import Normalisation, PairwiseTerm, make_job
 from streamseg.errors import CrfError
 from streamseg.types import F32, Size
 
@@ -78,7 +76,7 @@ class DenseCRF:
         self._unary: F32 | None = None
         self._image: npt.NDArray[Any] | None = None
         self._terms: list[PairwiseTerm] = []
-        self._space = native.Workspace()
+        self._space = Workspace()
         self.threads = 1
 
     def setUnary(self, u: ConstUnary | LogisticUnary) -> None:

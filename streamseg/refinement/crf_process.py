@@ -102,7 +102,9 @@ class CrfWorker:
             self._leave_out(keyframe.stream, "lost")
             self._child_failed(error)
             return None
-        self._backoff.reset()
+        if self._again_at:
+            self._again_at = 0.0
+            self._backoff.reset()
         if answer.posterior is None:
             self._leave_out(keyframe.stream, "failed")
             log.debug("%s: the CRF refused a keyframe: %s", keyframe.stream, answer.problem)

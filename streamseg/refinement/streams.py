@@ -60,6 +60,7 @@ class StreamRefinement:
         self._setup = setup
         self._crf = crf
         self._lookahead = lookahead
+        self._on = config.crf_on
         self._answers: Mailbox[Refined] = Mailbox(_ANSWERS)  # to the thread of add()
         self.reset()
 
@@ -119,10 +120,9 @@ class StreamRefinement:
         return rest
 
     def _goes_to_crf(self, decision: KeyframeDecision, refined_wanted: bool) -> bool:
-        on = self._config.crf_on
-        if refined_wanted and self._config.crf.on is None:
-            on = "keyframes"
-        return on == "all" or (on == "keyframes" and decision.keyframe is not None)
+        if self._on == "off":  # by its level, which still lets subscribers have refined keyframes
+            return refined_wanted and self._config.crf.on is None and decision.keyframe is not None
+        return self._on == "all" or decision.keyframe is not None
 
     def _labelled(self, finished: list[Fused], size: Size, confidence: bool) -> list[Labelled]:
         return [

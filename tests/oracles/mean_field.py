@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.crf.job import Image, Job, Outputs
-from streamseg.crf.params import Normalisation, PairwiseTerm
+from streamseg.crf.params import Image, Job, Normalisation, Outputs, PairwiseTerm
 from streamseg.errors import CrfError
 from streamseg.types import F32, Size
 from tests.oracles.lattice import Lattice

@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamseg import crf
-from streamseg.crf import native
-from streamseg.crf.job import make_job
+from streamseg.crf.params import make_job
 from tests.crf_scenes import scene
 from tests.oracles import mean_field as oracle
 
-pytestmark = pytest.mark.skipif(not native.available(), reason=native.missing_reason())
+pytestmark = pytest.mark.skipif(not crf.native_available(), reason=crf.native_missing_reason())
 
 sigmas = st.floats(0.6, 80)
 

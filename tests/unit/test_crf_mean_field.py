@@ -17,14 +17,14 @@ import pytest
 
 from benchmarks.crf import reference_available, run_reference
 from streamseg import crf
-from streamseg.crf import native
-from streamseg.crf.job import make_job
+from streamseg.crf.native import InstructionSet, _library, best_instruction_set
+from streamseg.crf.params import make_job
 from streamseg.errors import CrfError
 from tests.crf_scenes import agreement, scene
 from tests.oracles import mean_field as oracle
 from tests.oracles.exact import exact_mean_field
 
-needs_library = pytest.mark.skipif(not native.available(), reason=native.missing_reason())
+needs_library = pytest.mark.skipif(not crf.native_available(), reason=crf.native_missing_reason())
 PARAMS = crf.preset("deeplab-largefov")
 NARROW = crf.preset("deeplab-v2-resnet101")
 REST = 2e-3  # pixels that hardly move are left alone for a while; on average it is a fortieth of that at most
@@ -139,8 +139,8 @@ def test_several_terms_with_features_of_their_own_equal_the_oracle() -> None:
 @needs_library
 def test_instruction_sets_agree_and_threads_are_equal_to_the_bit() -> None:
     logits, image, _ = scene(90, 120, 11)
-    sets: list[native.InstructionSet] = ["portable", "avx2", "avx512"]
-    best = sets.index(native.best_instruction_set())
+    sets: list[InstructionSet] = ["portable", "avx2", "avx512"]
+    best = sets.index(best_instruction_set())
     with crf.Workspace() as space:
         one = space.run(make_job(logits, image, PARAMS)).probabilities
         assert one is not None
@@ -234,9 +234,9 @@ def test_without_the_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
     def missing(name: str) -> None:
         raise OSError(f"{name}.so is in none of /here")
 
-    monkeypatch.setattr(native, "load_library", missing)
-    native.missing_reason.cache_clear()
-    native._library.cache_clear()
+    monkeypatch.setattr("streamseg.crf.native.load_library", missing)
+    crf.native_missing_reason.cache_clear()
+    _library.cache_clear()
     try:
         logits, image, _ = scene(16, 16, 3)
         with pytest.raises(
@@ -245,8 +245,8 @@ def test_without_the_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
             crf.mean_field(logits, image, PARAMS)
         assert not crf.native_available()
     finally:
-        native.missing_reason.cache_clear()
-        native._library.cache_clear()
+        crf.native_missing_reason.cache_clear()
+        _library.cache_clear()
 
 
 @needs_library
