@@ -30,8 +30,9 @@ from streamseg.recorded.cluster import Cluster
 from streamseg.recorded.file_job import FileJob
 from streamseg.recorded.inputs import Input, find_inputs
 from streamseg.recorded.job import load_engines
-from streamseg.recorded.results import Place
-from streamseg.recorded.route import PartEnd, Route
+from streamseg.recorded.opening import probe
+from streamseg.recorded.results import ResultFolder
+from streamseg.recorded.route import Route, SegmentEnd
 from streamseg.runtime.ordered import Prefetcher, map_ordered
 from streamseg.types import Frame
 
@@ -69,15 +70,15 @@ class _Round:
 
 
 def bench_recorded(
-    engine: EngineConfig, source: str, rounds: int = 3, part_frames: int = 256, on: str | None = None
+    engine: EngineConfig, source: str, rounds: int = 3, segment_frames: int = 256, on: str | None = None
 ) -> RecordedResult:
     """Measure all forms by turns; `on` adds "cluster": the overlay's job there. Raises StreamsegError."""
     found = find_inputs([source])
     if len(found) != 1:
         raise UsageError(f"{source}: holds {len(found)} videos; name one of them")
     one = found[0]
-    labels = ProcessConfig(engine=engine, overlay=False, part_frames=part_frames)
-    both = ProcessConfig(engine=engine, part_frames=part_frames)
+    labels = ProcessConfig(engine=engine, overlay=False, segment_frames=segment_frames)
+    both = ProcessConfig(engine=engine, segment_frames=segment_frames)
     with load_engines(labels) as engines:
         frames = list(islice(_frames(one, labels, engines), MAX_FRAMES))
         forms: dict[str, Callable[[], int]] = {
@@ -129,7 +130,7 @@ def _timed(work: Callable[[], int]) -> _Round:
 
 
 def _frames(one: Input, config: ProcessConfig, engines: list[Engine]) -> Iterator[Frame]:
-    return (f for f in Route(one, config, engines).frames() if not isinstance(f, PartEnd))
+    return (f for f in Route(probe(one, config, engines)).frames() if not isinstance(f, SegmentEnd))
 
 
 def _infer(engines: list[Engine], frames: list[Frame]) -> int:
@@ -138,15 +139,15 @@ def _infer(engines: list[Engine], frames: list[Frame]) -> int:
 
 
 def _decode_and_infer(one: Input, config: ProcessConfig, engines: list[Engine]) -> int:
-    route = Route(one, config, engines)
+    route = Route(probe(one, config, engines))
     with closing(Prefetcher("decode", route.frames())) as frames:
-        return sum(1 for item in route.scores(iter(frames)) if not isinstance(item, PartEnd))
+        return sum(1 for item in route.scores(iter(frames)) if not isinstance(item, SegmentEnd))
 
 
 def _job(one: Input, config: ProcessConfig, engines: list[Engine], cluster: Cluster | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="streamseg-") as out:
-        place = Place(Path(out), one.stem)
-        job = FileJob(one, place, config, engines, lambda event: None, False, Event(), cluster)
+        results = ResultFolder(Path(out), one.stem)
+        job = FileJob(one, results, config, engines, lambda event: None, False, Event(), cluster)
         finished = job.run()
     assert finished is not None, "nothing stops it"
     return finished.manifest.masks
@@ -156,14 +157,16 @@ def _job(one: Input, config: ProcessConfig, engines: list[Engine], cluster: Clus
 @click.option("--source", default="demo:", help="The video to process.")
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @options_from(EngineConfig, "precision", "threads")
-@click.option("--part-frames", default=256, help="Frames of a part.")
+@click.option("--segment-frames", default=256, help="Frames of a segment.")
 @click.option("--on", metavar="ray[://HOST:PORT]", help="Also measure the job on a Ray cluster.")
 @click.option("--rounds", type=click.IntRange(1), default=3, help="How often each form is measured.")
 @as_json
-def command(source: str, part_frames: int, on: str | None, rounds: int, as_json: bool, **engine: Any) -> None:
+def command(
+    source: str, segment_frames: int, on: str | None, rounds: int, as_json: bool, **engine: Any
+) -> None:
     """`streamseg process` beside its slowest step alone, all forms by turns in one run."""
     config = build_settings(EngineConfig, given(**engine))
-    result = bench_recorded(config, source, rounds, part_frames, on)
+    result = bench_recorded(config, source, rounds, segment_frames, on)
     if as_json:
         return print_json(result)
     click.echo(f"{result.engine}, {result.frames} frames, {result.machine.cores} cores")

@@ -1,8 +1,8 @@
-"""Parts made by the workers of a Ray cluster.
+"""Segments made by the workers of a Ray cluster.
 
-Each part is a task: Ray places it, runs it again when its worker or node dies, and brings its bytes back. The
-engine is loaded once in each worker process. Who asks, the driver, writes what comes back as it would its own
-work, so it may die and go on like a job in one process.
+Each segment is a task: Ray places it, runs it again when its worker or node dies, and returns its bytes. The
+engine is loaded once in each worker process. The driver, which submits them, writes what comes back as it
+would its own work, so it may be killed and continue like a job in one process.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from streamseg.inference.engine import Engine
 from streamseg.inference.plans.load import load_engine
 from streamseg.recorded.inputs import Input, fetched
 from streamseg.recorded.manifest import Identity, versions
-from streamseg.recorded.segment_plan import Stretch, make_part
+from streamseg.recorded.opening import Facts, Recording
+from streamseg.recorded.segment_plan import PlannedSegment, make_segment
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.storage import is_stored
 from streamseg.refinement.flow import one_thread
 
 RETRIES = 4
-"""How often a part is tried again after the death of its worker or node, before its input is given up."""
+"""How often a segment is tried again after the death of its worker or node, before its input is given up."""
 
 AHEAD = 2
-"""Parts in the cluster for each of its workers: one at work, one that waits."""
+"""Segments in the cluster for each of its workers: one at work, one that waits."""
 
 POLL_S = 0.2
 
@@ -69,44 +70,40 @@ class Cluster:
                 raise UsageError(
                     f"--on {on}: Ray could not be reached or started ({one_line(error)})"
                 ) from error
-        self._task = ray.remote(max_retries=RETRIES)(_part)
+        self._task = ray.remote(max_retries=RETRIES)(_segment)
 
     @property
     def cpus(self) -> int:
         return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
-    def parts(
-        self,
-        one: Input,
-        config: ProcessConfig,
-        identity: Identity,
-        stretches: Iterator[Stretch],
-        stop: threading.Event,
+    def segments(
+        self, recording: Recording, identity: Identity, planned: Iterator[PlannedSegment]
     ) -> Iterator[tuple[int, bytes]]:
-        """Yield (index, bytes) of each stretch's part as they are made, in any order; ends early on `stop`.
+        """Yield (index, bytes) of each planned segment as they are made, in any order.
 
-        Raises what making a part raised, and OutputError when its workers died too often.
+        Ends early when the recording's `stop` is set. Raises what making a segment raised, and OutputError
+        when its workers died too often.
         """
-        ray = self._ray
-        threads = config.engine.threads or 1
-        settings = msgspec.structs.replace(
-            config, engine=msgspec.structs.replace(config.engine, threads=threads)
+        ray, stop, engine = self._ray, recording.stop, recording.config.engine
+        threads = engine.threads or 1
+        config = msgspec.structs.replace(
+            recording.config, engine=msgspec.structs.replace(engine, threads=threads)
         )
         task = self._task.options(num_cpus=threads)
-        common = ray.put((one, settings, identity))
+        common = ray.put((recording.input, recording.facts, config, identity))
         limit = AHEAD * max(1, self.cpus // threads)
         at_work: dict[Any, int] = {}
         try:
             more = True
             while (more or at_work) and not stop.is_set():
-                stretch = next(stretches, None) if more and len(at_work) < limit else None
-                more = more and (stretch is not None or len(at_work) >= limit)
-                if stretch is not None:
-                    at_work[task.remote(common, stretch)] = stretch.index
+                one = next(planned, None) if more and len(at_work) < limit else None
+                more = more and (one is not None or len(at_work) >= limit)
+                if one is not None:
+                    at_work[task.remote(common, one)] = one.index
                 full = not more or len(at_work) >= limit
                 ready, _ = ray.wait(list(at_work), timeout=POLL_S if full else 0) if at_work else ([], [])
                 for reference in ready:
-                    yield at_work.pop(reference), self._result(one, reference)
+                    yield at_work.pop(reference), self._result(recording.input, reference)
         finally:
             for reference in at_work:
                 ray.cancel(reference, force=True)
@@ -125,19 +122,19 @@ class Cluster:
             raise
         except self._ray.exceptions.RayError as error:
             raise OutputError(
-                f"{one.shown}: the cluster could not make a part of it in {1 + RETRIES} tries "
-                f"({one_line(error)}); the same command goes on with the others"
+                f"{one.shown}: the cluster could not make a segment of it in {1 + RETRIES} tries "
+                f"({one_line(error)}); run the same command again to continue"
             ) from error
         return data
 
 
-def _part(common: tuple[Input, ProcessConfig, Identity], stretch: Stretch) -> bytes:
+def _segment(common: tuple[Input, Facts, ProcessConfig, Identity], planned: PlannedSegment) -> bytes:
     """Runs in a worker of the cluster."""
     one_thread()
-    one, config, identity = common
+    one, facts, config, identity = common
     engine = _engine(config.engine)
     _check_alike(engine, identity)
-    return make_part(_held(one), config, stretch, [engine])
+    return make_segment(Recording(_held(one), facts, config, [engine], threading.Event()), planned)
 
 
 @functools.lru_cache(maxsize=1)
@@ -146,7 +143,7 @@ def _engine(config: EngineConfig) -> Engine:
 
 
 def _held(one: Input) -> Input:
-    """The input, its copy kept until another input comes: parts of one file follow each other."""
+    """The input, its copy kept until another input comes: segments of one file follow each other."""
     if not is_stored(one.source):
         return one
     if _HELD.input is None or _HELD.input.source != one.source:

@@ -19,7 +19,7 @@ from streamseg.wire.rle import encode_labels
 _CHUNK_BYTES = 4 << 20
 
 
-class Extra(Protocol):
+class Export(Protocol):
     """A result in the making; close() completes it."""
 
     def add(self, record: FrameRecord, labels: U8) -> None: ...

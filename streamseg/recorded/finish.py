@@ -1,4 +1,4 @@
-"""Parts → results: the last step of a file, done again from its beginning when it is interrupted."""
+"""Segments → results: the last step of a file, done again from its beginning when it is interrupted."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from pathlib import Path
 import msgspec
 
 from streamseg.errors import OutputError
-from streamseg.inference.spec import EngineSpec
 from streamseg.outputs.overlay import Overlay
-from streamseg.recorded.audio import open_sound
-from streamseg.recorded.exports import Extra, PngFolder, RleLines, ZarrGroup
-from streamseg.recorded.inputs import Input
+from streamseg.recorded.exports import Export, PngFolder, RleLines, ZarrGroup
 from streamseg.recorded.manifest import (
     SCHEMA,
     Identity,
@@ -26,36 +23,30 @@ from streamseg.recorded.manifest import (
     result_sha256,
     settings_digest,
 )
-from streamseg.recorded.results import NAMES, Place
-from streamseg.recorded.route import Facts, result_size
+from streamseg.recorded.opening import Recording
+from streamseg.recorded.results import NAMES, ResultFolder
 from streamseg.recorded.segments import FrameRecord, Tail, read_frames, read_packets, read_tail
 from streamseg.recorded.selection import as_written
-from streamseg.recorded.settings import ProcessConfig
-from streamseg.recorded.summary import Summary
-from streamseg.recorded.tables import AreaTable, EventTable
-from streamseg.recorded.timeline import Timeline, pts_digest, to_runs
-from streamseg.recorded.tracks import Track, TrackName, read_labels, write_video
+from streamseg.recorded.tables import AreaTable, EventTable, Summary
+from streamseg.recorded.timeline import pts_digest, to_runs
+from streamseg.recorded.tracks import Track, TrackName, open_sound, read_labels, write_video
 from streamseg.runtime.files import atomic_write, sync
-from streamseg.types import LabelSet
 
 
 @dataclass(slots=True, eq=False)
 class Finish:
-    """Makes one file's results of its `parts`, which are all there."""
+    """Makes one file's results of its `segments`, which are all there."""
 
-    place: Place
-    parts: int
-    input: Input
-    facts: Facts
+    recording: Recording
+    results: ResultFolder
+    segments: int
     identity: Identity
-    spec: EngineSpec
-    config: ProcessConfig
 
     def run(self) -> Manifest:
-        """Write the results beside the parts, then give them their names, the manifest last."""
-        place = self.place
-        folder = place.parts / "results"
-        aside = place.parts / "aside"  # what other results are made of
+        """Write the results beside the segments, then give them their names, the manifest last."""
+        results = self.results
+        folder = results.segments / "results"
+        aside = results.segments / "aside"  # what other results are made of
         for fresh in (folder, aside):
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir()
@@ -65,26 +56,18 @@ class Finish:
             for fresh in (folder, aside):  # the disk may be full
                 shutil.rmtree(fresh, ignore_errors=True)
             raise
-        place.publish(folder, manifest)
+        results.publish(folder, manifest)
         return manifest
-
-    @property
-    def labels(self) -> LabelSet:
-        return self.spec.labels
-
-    @property
-    def tick(self) -> Fraction:
-        return Fraction(1, self.facts.time_base.denominator)
 
     def _write(self, folder: Path, aside: Path) -> Manifest:
         tally = self._tally()
-        tail = read_tail(self.place.parts, self.parts - 1)
+        tail = read_tail(self.results.segments, self.segments - 1)
         videos = self._write_videos(folder, aside, tally)
-        self._write_extras(folder, videos["labels"], tally)
+        self._write_exports(folder, videos["labels"], tally)
         summary = {
-            "input": self.input.shown,
+            "input": self.recording.input.shown,
             "engine": self.identity.engine,
-            "label_set": self.spec.label_set,
+            "label_set": self.recording.spec.label_set,
             "damage": tail.damage,
             **tally.summary.result(),
         }
@@ -92,81 +75,80 @@ class Finish:
         return self._manifest(folder, tally, tail)
 
     def _tally(self) -> _Tally:
-        tally = _Tally(Timeline(self.facts.time_base, self.facts.fps), Summary(self.labels.names, self.tick))
-        for record in read_frames(self.place.parts, self.parts):
+        tally = _Tally(self.recording)
+        for record in read_frames(self.results.segments, self.segments):
             tally.add(record)
         return tally
 
     def _write_videos(self, folder: Path, aside: Path, tally: _Tally) -> dict[str, Path]:
         """The tracks that are results, and those that results are made of."""
-        config = self.config
-        size = result_size(self.facts.size, config.scale)
+        recording, config = self.recording, self.recording.config
+        size = recording.mask_size
         tracks: dict[TrackName, Path] = {"labels": folder if config.labels else aside}
         shape = size
         if config.confidence:
             tracks["confidence"] = folder
         if config.overlay:
             tracks["overlay"] = folder
-            shape = Overlay(self.labels, size, config.overlay_opacity).shape
+            shape = Overlay(recording.spec.labels, size, config.overlay_opacity).shape
         paths: dict[str, Path] = {}
         for name, where in tracks.items():
             path = paths[name] = self._target(where, name)
-            track = Track(
-                name, shape if name == "overlay" else size, self.tick, self.facts.fps or Fraction(25)
-            )
-            packets = read_packets(self.place.parts, self.parts, name)
+            track = Track(name, shape if name == "overlay" else size, recording.tick, recording.rate)
+            packets = read_packets(self.results.segments, self.segments, name)
             with ExitStack() as stack:
                 sound = None
                 if name == "overlay" and config.audio and not tally.timeline.mended:
-                    end_s = tally.last_ticks * self.tick + 1 / track.fps
+                    end_s = tally.last_ticks * recording.tick + 1 / track.fps
                     begin_s = as_written(config.start_s) if config.start_s else Fraction(-1)
-                    sound = stack.enter_context(open_sound(self.input, begin_s, end_s))
+                    sound = stack.enter_context(open_sound(recording.input, begin_s, end_s))
                 count = write_video(path, track, packets, sound)
             if count != tally.masks:
                 raise OutputError(f"{path}: {count} pictures for {tally.masks} masks; please report this")
             sync(path)
         return paths
 
-    def _write_extras(self, folder: Path, video: Path, tally: _Tally) -> None:
+    def _write_exports(self, folder: Path, video: Path, tally: _Tally) -> None:
         """Everything that is made from the labels, in one pass over them."""
-        config, labels, tick = self.config, self.labels, self.tick
-        extras: list[Extra] = []
+        recording = self.recording
+        config, labels, tick = recording.config, recording.spec.labels, recording.tick
+        exports: list[Export] = []
         if config.png:
-            extras.append(PngFolder(self._target(folder, "png"), labels))
+            exports.append(PngFolder(self._target(folder, "png"), labels))
         if config.rle:
-            extras.append(RleLines(self._target(folder, "rle"), labels, tick))
+            exports.append(RleLines(self._target(folder, "rle"), labels, tick))
         if config.zarr:
-            size = result_size(self.facts.size, config.scale)
             path = self._target(folder, "zarr")
-            extras.append(ZarrGroup(path, tally.masks, size, tick, labels.names))
+            exports.append(ZarrGroup(path, tally.masks, recording.mask_size, tick, labels.names))
         for kind in config.table_kinds:
             ending = "" if kind == "csv" else f"_{kind}"
             if config.areas:
-                extras.append(AreaTable(self._target(folder, f"areas{ending}"), labels, tick))
+                exports.append(AreaTable(self._target(folder, f"areas{ending}"), labels, tick))
             if config.events:
                 path = self._target(folder, f"events{ending}")
-                extras.append(EventTable(path, labels, tick, config.event_share, config.event_gap_s))
-        if not extras:
+                exports.append(EventTable(path, labels, tick, config.event_share, config.event_gap_s))
+        if not exports:
             return
-        records = read_frames(self.place.parts, self.parts)
+        records = read_frames(self.results.segments, self.segments)
         for record, (_, picture) in zip(records, read_labels(video), strict=True):
-            for extra in extras:
-                extra.add(record, picture)
-        for extra in extras:
-            extra.close()
+            for export in exports:
+                export.add(record, picture)
+        for export in exports:
+            export.close()
 
     def _manifest(self, folder: Path, tally: _Tally, tail: Tail) -> Manifest:
+        recording, spec, facts = self.recording, self.recording.spec, self.recording.facts
         made = {name: path for name in NAMES if (path := self._target(folder, name)).exists()}
         return Manifest(
             schema=SCHEMA,
-            input=self.input.shown,
+            input=recording.input.shown,
             identity=self.identity,
             settings_sha256=settings_digest(self.identity.settings),
-            container=msgspec.to_builtins(self.facts, enc_hook=str),
-            label_set=self.spec.label_set,
-            classes=self.labels.names,
-            licence=self.spec.licence,
-            size=result_size(self.facts.size, self.config.scale),
+            container=msgspec.to_builtins(facts, enc_hook=str),
+            label_set=spec.label_set,
+            classes=spec.labels.names,
+            licence=spec.licence,
+            size=recording.mask_size,
             frames_decoded=tail.decoded,
             masks=tally.masks,
             dropped=tail.taken - tally.masks,
@@ -175,7 +157,7 @@ class Finish:
             corrupt=tail.corrupt,
             damage=tail.damage,
             damaged_at_s=tail.damaged_at_s,
-            time_base=str(self.facts.time_base),
+            time_base=str(facts.time_base),
             pts_sha256=pts_digest(tally.stamps),
             pts_runs=to_runs(tally.stamps),
             labels_sha256=labels_digest(tally.digests),
@@ -186,14 +168,15 @@ class Finish:
         )
 
     def _target(self, folder: Path, name: str) -> Path:
-        return folder / self.place.result(name).name
+        return folder / self.results.result(name).name
 
 
 class _Tally:
     """What one pass over the frames' records finds out."""
 
-    def __init__(self, timeline: Timeline, summary: Summary) -> None:
-        self.timeline, self.summary = timeline, summary
+    def __init__(self, recording: Recording) -> None:
+        self.timeline = recording.timeline()
+        self.summary = Summary(recording.spec.labels.names, recording.tick)
         self.masks = self.resized = self.last_ticks = 0
         self.digests: list[bytes] = []
         self.stamps: list[int | None] = []

@@ -20,10 +20,12 @@ from streamseg.recorded.cluster import Cluster
 from streamseg.recorded.events import Event, Failed, Finished, JobResult, Planned
 from streamseg.recorded.file_job import FileJob
 from streamseg.recorded.inputs import fetched, find_inputs
-from streamseg.recorded.results import FolderError, Place, StoredPlace, open_folder, open_store
-from streamseg.recorded.route import PartEnd, Route
+from streamseg.recorded.opening import probe
+from streamseg.recorded.results import FolderError, ResultFolder, open_folder
+from streamseg.recorded.route import Route, SegmentEnd
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.storage import is_stored, scratch
+from streamseg.recorded.stored_results import StoredResults, open_store
 from streamseg.refinement.flow import one_thread
 from streamseg.runtime.ordered import Prefetcher
 from streamseg.types import Mask
@@ -44,16 +46,17 @@ def process_file(path: str | Path, config: ProcessConfig | None = None) -> Itera
     if len(found) != 1:
         raise UsageError(f"{path}: holds {len(found)} videos; use process_files, or name one of them")
     with fetched(found[0]) as one, load_engines(config) as engines:
-        route = Route(one, config, engines)
+        recording = probe(one, config, engines)
+        route = Route(recording)
         with (
             closing(Prefetcher("decode", route.frames())) as frames,
             closing(Prefetcher("infer", route.scores(iter(frames)))) as scores,
-            closing(Prefetcher("fuse", route.masks(iter(scores)))) as segmented,
+            closing(Prefetcher("fuse", route.masks(iter(scores)))) as masked,
         ):
             try:
-                yield (item.mask for item in segmented if not isinstance(item, PartEnd))
+                yield (item.mask for item in masked if not isinstance(item, SegmentEnd))
             finally:
-                route.stop.set()
+                recording.stop.set()
 
 
 @contextmanager
@@ -86,8 +89,8 @@ def process_files(
 
     A finished input is left as it is, an interrupted one goes on where it stopped; one whose content, engine
     or settings are others begins anew. overwrite begins anew whatever lies there. An input that cannot be
-    read is reported, and the others go on. `stop` ends it after the part that is at hand is abandoned.
-    on_event is called in the calling thread. on: "ray" or "ray://HOST:PORT" spreads the parts over a Ray
+    read is reported, and the others go on. `stop` ends it after the segment that is at hand is abandoned.
+    on_event is called in the calling thread. on: "ray" or "ray://HOST:PORT" spreads the segments over a Ray
     cluster, with the same results. Raises UsageError, EngineError, and OutputError when the folder cannot be
     used.
     """
@@ -101,12 +104,14 @@ def process_files(
     stop = stop if stop is not None else threading.Event()
     with ExitStack() as stack:
         engines = stack.enter_context(load_engines(config, MAX_ENGINES if on is None else 1))
-        place = _places(str(out))
+        results = _result_folders(str(out))
         cluster = None if on is None else stack.enter_context(closing(Cluster(on)))
 
         def job(index: int, on_event: Callable[[Event], None]) -> Finished | Failed | None:
             one = found[index]
-            return _ended(FileJob(one, place(one.stem), config, engines, on_event, overwrite, stop, cluster))
+            return _ended(
+                FileJob(one, results(one.stem), config, engines, on_event, overwrite, stop, cluster)
+            )
 
         on_event(Planned(tuple(one.shown for one in found)))
         run = _one_by_one if cluster is None else _side_by_side
@@ -125,14 +130,14 @@ def _check_extras(config: ProcessConfig) -> None:
             raise UsageError(f"{extra}: needs {module}; pip install 'streamseg[{extra}]'")
 
 
-def _places(out: str) -> Callable[[str], Place]:
+def _result_folders(out: str) -> Callable[[str], ResultFolder]:
     """Open the folder of results → a function that gives the place of a stem. Raises FolderError."""
     if is_stored(out):
         store, here = open_store(out), scratch(out)
-        return lambda stem: StoredPlace(here, stem, store)
+        return lambda stem: StoredResults(here, stem, store)
     folder = Path(out).expanduser()
     open_folder(folder)
-    return lambda stem: Place(folder, stem)
+    return lambda stem: ResultFolder(folder, stem)
 
 
 Job = Callable[[int, Callable[[Event], None]], Finished | Failed | None]

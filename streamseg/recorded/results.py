@@ -22,9 +22,7 @@ from streamseg.recorded.manifest import (
     read_manifest,
     result_bytes,
 )
-from streamseg.recorded.segments import part_path, whole_parts
-from streamseg.recorded.storage import Store
-from streamseg.runtime.files import atomic_write, locked, move_into_place, replaced, sync
+from streamseg.runtime.files import atomic_write, locked, move_into_place, sync
 
 NAMES = {
     "labels": "labels.mp4",
@@ -47,11 +45,11 @@ class FolderError(OutputError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ResultFolder:
     """The names of one input's results in their folder. Nothing has its name before it is whole.
 
-    The manifest comes last, so a job is finished exactly when it is there. Until then finished parts lie in a
-    hidden folder beside, which goes when the job is done.
+    The manifest comes last, so a job is finished exactly when it exists. Until then finished segments lie in
+    a hidden folder beside it, which is removed when the job is done.
     """
 
     out: Path
@@ -71,8 +69,8 @@ class Place:
         return self.out / (self.stem + SUFFIX)
 
     @property
-    def parts(self) -> Path:
-        return self.out / f".{self.stem}.parts"
+    def segments(self) -> Path:
+        return self.out / f".{self.stem}.segments"
 
     def result(self, name: str) -> Path:
         return self.out / f"{self.stem}.{NAMES[name]}"
@@ -96,15 +94,15 @@ class Place:
         return (None if reasons else manifest), reasons
 
     def begin(self, identity: Identity) -> list[str]:
-        """Make this job's folder of parts; what another job left in it goes, and why comes back."""
-        job = self.parts / "job.json"
+        """Make this job's folder of segments; what another job left in it goes, and why comes back."""
+        job = self.segments / "job.json"
         reasons: list[str] = []
         if job.exists():
             before = decode_job(job.read_bytes())
             reasons = ["the unfinished work is damaged"] if before is None else differences(before, identity)
             if not reasons:
                 return []
-        for old in self.parts.iterdir():
+        for old in self.segments.iterdir():
             if old.name != "lock":
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
         atomic_write(job, msgspec.json.format(msgspec.json.encode(identity), indent=1))
@@ -112,7 +110,7 @@ class Place:
 
     def in_the_way(self) -> list[str]:
         """Files that bear this job's names and are not from any job of ours."""
-        if self.manifest.exists() or self.parts.exists():
+        if self.manifest.exists() or self.segments.exists():
             return []
         return sorted(path.name for name in NAMES if (path := self.result(name)).exists())
 
@@ -124,10 +122,10 @@ class Place:
         return result_bytes(path) if path.exists() else None
 
     def committed(self, index: int) -> None:
-        """A part has been committed."""
+        """A segment has been committed."""
 
     def publish(self, folder: Path, manifest: Manifest) -> None:
-        """Give the results in `folder` their names, the manifest last; the parts go."""
+        """Give the results in `folder` their names, the manifest last; the segments go."""
         self._remove_results()
         for path in sorted(folder.iterdir()):
             target = self.out / path.name
@@ -135,10 +133,10 @@ class Place:
                 shutil.rmtree(target)
             os.replace(path, target)
         sync(self.out)
-        temporary = self.parts / "manifest.tmp"
+        temporary = self.segments / "manifest.tmp"
         temporary.write_bytes(manifest.encode())
         move_into_place(temporary, self.manifest)
-        shutil.rmtree(self.parts)
+        shutil.rmtree(self.segments)
 
     def _remove_results(self) -> None:
         """Remove the manifest, and with it the results that it names."""
@@ -157,11 +155,11 @@ class Place:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep a second process from the same results; let go when this one ends, however it ends."""
-        made = not self.parts.exists()
-        self.parts.mkdir(exist_ok=True)
+        made = not self.segments.exists()
+        self.segments.mkdir(exist_ok=True)
         with ExitStack() as held:
             try:
-                held.enter_context(locked(self.parts / "lock", wait=False))
+                held.enter_context(locked(self.segments / "lock", wait=False))
             except BlockingIOError:
                 raise OutputError(
                     f"{self.shown}/{self.stem}: another streamseg is working on it; wait for it, or end it"
@@ -169,75 +167,8 @@ class Place:
             try:
                 yield
             finally:
-                if made and not any(self.parts.glob("*.part")):
-                    shutil.rmtree(self.parts, ignore_errors=True)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredPlace(Place):
-    """A place in other storage: `out` is where the work is done here, `store` where it goes."""
-
-    store: Store
-
-    @property
-    def shown(self) -> str:
-        return self.store.shown
-
-    @property
-    def manifest_shown(self) -> str:
-        return f"{self.store.shown}/{self.manifest.name}"
-
-    def manifest_there(self) -> Manifest | None:
-        data = self.store.read(self.manifest.name)
-        return None if data is None else decode_manifest(data, self.manifest_shown)
-
-    def bytes_there(self, file: str) -> int | None:
-        return self.store.size(file)
-
-    def begin(self, identity: Identity) -> list[str]:
-        """Agree with what is there: this job's parts are fetched, another job's are removed."""
-        reasons = Place.begin(self, identity)
-        there = self.store.names(self.parts.name)
-        job = f"{self.parts.name}/job.json"
-        data = self.store.read(job)
-        before = None if data is None else decode_job(data)
-        others = ["the unfinished work is damaged"] if before is None else differences(before, identity)
-        if data is not None and not others:
-            for name in there:
-                if name.endswith(".part") and not (self.parts / name).exists():
-                    with replaced(self.parts / name, durable=False) as beside:
-                        self.store.get(f"{self.parts.name}/{name}", beside)
-        else:
-            self.store.remove(self.parts.name)
-            self.store.write(job, (self.parts / "job.json").read_bytes())
-            there = []
-            reasons = others if data is not None else reasons
-        for index in sorted(whole_parts(self.parts)):
-            if part_path(self.parts, index).name not in there:
-                self.committed(index)
-        return reasons
-
-    def in_the_way(self) -> list[str]:
-        names = self.store.names()
-        if self.manifest.name in names or self.parts.name in names:
-            return []
-        return sorted(path.name for name in NAMES if (path := self.result(name)).name in names)
-
-    def committed(self, index: int) -> None:
-        path = part_path(self.parts, index)
-        self.store.put(path, f"{self.parts.name}/{path.name}")
-
-    def publish(self, folder: Path, manifest: Manifest) -> None:
-        before = self.store.read(self.manifest.name)
-        if before is not None:
-            self.store.remove(self.manifest.name)
-            for file in named_outputs(before):
-                self.store.remove(file)
-        for path in sorted(folder.iterdir()):
-            self.store.put(path, path.name)
-        self.store.write(self.manifest.name, manifest.encode())
-        self.store.remove(self.parts.name)
-        shutil.rmtree(self.parts)
+                if made and not any(self.segments.glob("*.segment")):
+                    shutil.rmtree(self.segments, ignore_errors=True)
 
 
 def named_outputs(manifest: bytes) -> list[str]:
@@ -253,18 +184,6 @@ def decode_job(data: bytes) -> Identity | None:
         return msgspec.json.decode(data, type=Identity)
     except msgspec.DecodeError:
         return None
-
-
-def open_store(url: str) -> Store:
-    """Open a folder of results in other storage and see that it can be written to; raises FolderError."""
-    probe = f".streamseg-{os.getpid()}"
-    try:
-        store = Store(url)
-        store.write(probe, b"")
-        store.remove(probe)
-    except OutputError as error:
-        raise FolderError(str(error)) from error
-    return store
 
 
 def open_folder(out: Path) -> None:

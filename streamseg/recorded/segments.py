@@ -1,7 +1,7 @@
-"""Parts: the finished work on a stretch of a file, committed atomically and read back when all are there.
+"""Segments: the finished work on a planned of a file, committed atomically and read back when all are there.
 
-A part file is a run of records, each a kind, a length and its bytes; the last record is the SHA-256 of all
-before it. It is written under another name, synced, and renamed: a part that has its name is whole.
+A segment file is a run of records, each a kind, a length and its bytes; the last record is the SHA-256 of all
+before it. It is written under another name, synced, and renamed: a segment that has its name is whole.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def count_pixels(labels: U8) -> dict[int, int]:
 
 
 class Tail(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a part; with the last part of a file, the account of the whole file."""
+    """The end of a segment; with the last segment of a file, the account of the whole file."""
 
     frames: int
     last: bool
@@ -61,11 +61,11 @@ class Tail(msgspec.Struct, frozen=True, kw_only=True):
     damaged_at_s: tuple[float, ...] = ()
 
 
-class PartWriter:
-    """Writes one part, in the thread that made it; ends with commit() or discard()."""
+class SegmentWriter:
+    """Writes one segment, in the thread that made it; ends with commit() or discard()."""
 
     def __init__(self, folder: Path, index: int) -> None:
-        self.path = part_path(folder, index)
+        self.path = segment_path(folder, index)
         self._temporary = self.path.with_suffix(".tmp")
         self._sum = hashlib.sha256()
         self._frames = 0
@@ -79,7 +79,7 @@ class PartWriter:
         self._write(_KIND[track], _PACKET.pack(packet.ticks, packet.intra) + packet.data)
 
     def commit(self, account: Account | None) -> int:
-        """Make the part permanent → its number of frames. account: this is the file's last part."""
+        """Make the segment permanent → its number of frames. account: this is the file's last segment."""
         tail = Tail(frames=self._frames, last=False)
         if account is not None:
             tail = Tail(
@@ -113,15 +113,15 @@ class PartWriter:
             self._sum.update(data)
 
 
-def part_path(folder: Path, index: int) -> Path:
-    return folder / f"{index:06d}.part"
+def segment_path(folder: Path, index: int) -> Path:
+    return folder / f"{index:06d}.segment"
 
 
-def whole_parts(folder: Path) -> dict[int, Tail]:
-    """The tails of all parts that are there and whole, by their index; what is damaged is removed."""
+def whole_segments(folder: Path) -> dict[int, Tail]:
+    """The tails of all segments that are there and whole, by their index; what is damaged is removed."""
     whole = {}
-    for path in [*folder.glob("*.part"), *folder.glob("*.tmp")]:
-        if path.suffix == ".part":
+    for path in [*folder.glob("*.segment"), *folder.glob("*.tmp")]:
+        if path.suffix == ".segment":
             with contextlib.suppress(OutputError):
                 whole[int(path.stem)] = read_tail(folder, int(path.stem))
                 continue
@@ -129,29 +129,29 @@ def whole_parts(folder: Path) -> dict[int, Tail]:
     return whole
 
 
-def only_first(folder: Path, whole: dict[int, Tail]) -> dict[int, Tail]:
-    """Remove the parts that lie behind a missing one → those before it."""
+def keep_leading(folder: Path, whole: dict[int, Tail]) -> dict[int, Tail]:
+    """Remove the segments that lie behind a missing one → those before it."""
     count = next(n for n in range(len(whole) + 1) if n not in whole)
     for index in whole:
         if index >= count:
-            part_path(folder, index).unlink()
+            segment_path(folder, index).unlink()
     return {index: whole[index] for index in range(count)}
 
 
-def keep_part(folder: Path, index: int, data: bytes) -> Tail:
-    """Commit a part that was made elsewhere; raises OutputError when it did not come whole."""
-    with replaced(part_path(folder, index)) as beside:
+def keep_segment(folder: Path, index: int, data: bytes) -> Tail:
+    """Commit a segment that was made elsewhere; raises OutputError when it did not come whole."""
+    with replaced(segment_path(folder, index)) as beside:
         beside.write_bytes(data)
         return _tail_of(beside)
 
 
 def read_tail(folder: Path, index: int) -> Tail:
-    """A part's tail, after its whole content has been checked; raises OutputError."""
-    return _tail_of(part_path(folder, index))
+    """A segment's tail, after its whole content has been checked; raises OutputError."""
+    return _tail_of(segment_path(folder, index))
 
 
 def read_frames(folder: Path, count: int) -> Iterator[FrameRecord]:
-    """The frames of the first `count` parts, in order."""
+    """The frames of the first `count` segments, in order."""
     decoder = msgspec.msgpack.Decoder(FrameRecord)
     for kind, data in _all(folder, count):
         if kind == _FRAME:
@@ -177,7 +177,7 @@ def _tail_of(path: Path) -> Tail:
 
 def _all(folder: Path, count: int) -> Iterator[tuple[int, bytes]]:
     for index in range(count):
-        yield from _records(part_path(folder, index))
+        yield from _records(segment_path(folder, index))
 
 
 def _records(path: Path) -> Iterator[tuple[int, bytes]]:

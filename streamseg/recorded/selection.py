@@ -1,4 +1,4 @@
-"""Which decoded pictures are taken, and where the work is cut into parts. Decided from the source alone."""
+"""Which decoded pictures are taken, and where the work is cut into segments: by the source alone."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from fractions import Fraction
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.sources.reading import DecodedPicture, OpenSource, pictures
 
-LONGEST_PART = 4
-"""In part_frames: a part is cut here even where no intra frame has come."""
+LONGEST_SEGMENT = 4
+"""In segment_frames: a segment is cut here even where no intra frame has come."""
 
 MAX_PLACES = 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pick:
-    """A picture that gets a mask: the seq-th decoded of the file, in part `part`."""
+    """A picture that gets a mask: the seq-th decoded of the file, in segment `segment`."""
 
     picture: DecodedPicture
     seq: int
-    part: int
+    segment: int
 
 
 @dataclass(slots=True, eq=False)
@@ -39,15 +39,15 @@ class Account:
 def picks(
     source: OpenSource, config: ProcessConfig, account: Account, stop: threading.Event | None = None
 ) -> Iterator[Pick]:
-    """Yield the pictures that `config` takes, each with its part; `account` is filled in on the way.
+    """Yield the pictures that `config` takes, each with its segment; `account` is filled in on the way.
 
-    A part ends before the first intra frame after part_frames pictures, or after four times as many. Nothing
-    but the source and `config` decides, so a second run cuts at the same places.
+    A segment ends before the first intra frame after segment_frames pictures, or after four times as many.
+    Only the source and `config` decide, so a second run cuts at the same places.
     """
     go_to_start(source, config.start_s)
     select = _Selection(source, config)
     end_s = None if config.end_s is None else as_written(config.end_s)
-    part = taken = 0
+    segment = taken = 0
     for picture in pictures(source, stop if stop is not None else threading.Event()):
         seq, account.decoded = account.decoded, account.decoded + 1
         time_s = time_of(picture, source, seq)
@@ -59,12 +59,12 @@ def picks(
             return  # pictures come in order of their time stamps
         if not select(seq, time_s):
             continue
-        full = taken >= config.part_frames and picture.image.key_frame
-        if full or taken >= LONGEST_PART * config.part_frames:
-            part, taken = part + 1, 0
+        full = taken >= config.segment_frames and picture.image.key_frame
+        if full or taken >= LONGEST_SEGMENT * config.segment_frames:
+            segment, taken = segment + 1, 0
         taken += 1
         account.taken += 1
-        yield Pick(picture, seq, part)
+        yield Pick(picture, seq, segment)
     account.corrupt, account.line = source.corrupt, source.damage
 
 

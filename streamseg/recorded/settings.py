@@ -88,8 +88,9 @@ class ProcessConfig(Settings, frozen=True):
         int,
         Meta(ge=1, le=64, description="Frames run through the engine at once; more than 1 pays on a GPU."),
     ] = 1
-    part_frames: Annotated[
-        int, Meta(ge=1, le=100000, description="A part is committed at the first intra frame after so many.")
+    segment_frames: Annotated[
+        int,
+        Meta(ge=1, le=100000, description="A segment is committed at the first intra frame after so many."),
     ] = 256
 
     @property

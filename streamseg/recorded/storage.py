@@ -1,8 +1,8 @@
-"""Storage that is not a folder here: s3:// and whatever else fsspec knows.
+"""Storage other than a folder of this machine: s3:// and other addresses that fsspec knows.
 
-An object store has no rename and no lock, but a put is all or nothing: that is what its side of a job is
-built on. Work is done in a folder here; a part goes there by one put as soon as it is committed, results when
-they are whole, and the manifest last.
+An object store has no rename and no lock, but a put is all or nothing: that is what a job builds on. The work
+is done in a local folder; a segment is put as soon as it is committed, results when they are whole, and the
+manifest last.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""The tracks of the result videos: how each is encoded, and how packets become a file.
+"""The tracks of the result videos: how each is encoded, how packets become a file, and the source's sound.
 
-Every part is encoded by itself and begins with an intra frame, so a file is its parts' packets one after the
-other: the same bytes whether the work was interrupted or not. Without B-frames, decoding order is
-presentation order and no packet reaches over a part's border.
+Every segment is encoded by itself and begins with an intra frame, so a file is its segments' packets one
+after the other: the same bytes whether the work was interrupted or not. Without B-frames, decoding order is
+presentation order and no packet reaches over a segment's border.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,12 +17,13 @@ from typing import Any, Literal
 
 import av
 import numpy as np
-from av.container import OutputContainer
+from av.audio.stream import AudioStream
+from av.container import InputContainer, OutputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from streamseg.recorded.audio import Sound
+from streamseg.recorded.inputs import Input
 from streamseg.types import U8, Size
 
 TrackName = Literal["labels", "confidence", "overlay"]
@@ -32,6 +34,9 @@ TrackName = Literal["labels", "confidence", "overlay"]
 # veryfast 3.0 for half the bytes.
 _FFV1 = {"level": "3", "g": "1", "slices": "4", "slicecrc": "1", "coder": "rice", "context": "0"}
 _H264 = {"preset": "ultrafast", "qp": "25", "bf": "0", "g": "250"}
+
+# What MP4 holds and players play. Anything else is left out: the overlay is for looking at.
+MP4_CODECS = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp2", "mp3", "opus"})
 
 _SMPTE170M = 6  # BT.601's matrix, which cv2 converts with (ITU-T H.273)
 _LIMITED = 1
@@ -78,7 +83,7 @@ class Packet:
 
 
 class Encoder:
-    """Encodes one part of a track. Belongs to one thread; releases the GIL while it computes."""
+    """Encodes one segment of a track. Belongs to one thread; releases the GIL while it computes."""
 
     def __init__(self, track: Track) -> None:
         self.track = track
@@ -170,3 +175,41 @@ def _beside(container: OutputContainer, sound: Sound | None) -> Callable[[Fracti
             waiting[:] = itertools.islice(packets, 1)
 
     return mux
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sound:
+    """A source's best audio stream, opened; belongs to the thread that opened it."""
+
+    container: InputContainer
+    stream: AudioStream
+    begin_s: Fraction
+    end_s: Fraction
+
+    def packets(self) -> Iterator[tuple[Fraction, av.Packet[Any]]]:
+        """Yield (time in seconds, packet) between begin_s and end_s; ends early where the file is damaged."""
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets)
+            except (StopIteration, av.error.FFmpegError):
+                return
+            if packet.pts is None or packet.dts is None or packet.time_base is None:
+                continue
+            at = packet.pts * packet.time_base
+            if at >= self.end_s:
+                return
+            if at >= self.begin_s:
+                yield at, packet
+
+
+@contextmanager
+def open_sound(one: Input, begin_s: Fraction, end_s: Fraction) -> Iterator[Sound | None]:
+    """Open a file's sound; None where it has none, or none that MP4 holds."""
+    if one.path is None or one.images:
+        yield None
+        return
+    with av.open(f"file:{one.path}", metadata_errors="replace") as container:
+        best = container.streams.best("audio")
+        fits = isinstance(best, AudioStream) and best.codec_context.name in MP4_CODECS
+        yield Sound(container, best, begin_s, end_s) if isinstance(best, AudioStream) and fits else None

@@ -32,7 +32,7 @@ from streamseg.recorded.segments import FrameRecord, count_pixels
 from streamseg.recorded.selection import Account, picks
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.storage import Store, is_stored
-from streamseg.recorded.summary import Summary
+from streamseg.recorded.tables import Summary
 from streamseg.recorded.timeline import Timeline, from_runs, pts_digest
 from streamseg.recorded.tracks import read_labels
 
@@ -62,7 +62,7 @@ def verify_folder(
         return _verify_store(Store(str(out)), sources, on_verdict)
     out = Path(out).expanduser()
     manifests = sorted(out.glob(f"*{SUFFIX}"))
-    unfinished = [p for p in sorted(out.glob(".*.parts")) if p.is_dir()]
+    unfinished = [p for p in sorted(out.glob(".*.segments")) if p.is_dir()]
     if not manifests and not unfinished:
         raise UsageError(f"{out}: holds no results of streamseg process (no *{SUFFIX})")
     verdicts = []
@@ -79,7 +79,7 @@ def _verify_store(store: Store, sources: Path | None, on_verdict: Callable[[Verd
     """Fetch one input's results after the other and check them here."""
     names = store.names()
     manifests = [name for name in names if name.endswith(SUFFIX)]
-    unfinished = [name for name in names if name.startswith(".") and name.endswith(".parts")]
+    unfinished = [name for name in names if name.startswith(".") and name.endswith(".segments")]
     if not manifests and not unfinished:
         raise UsageError(f"{store.shown}: holds no results of streamseg process (no *{SUFFIX})")
     verdicts = []
@@ -98,8 +98,8 @@ def _verify_store(store: Store, sources: Path | None, on_verdict: Callable[[Verd
     return verdicts
 
 
-def _unfinished(out: str, parts: str) -> Verdict:
-    stem = parts[1 : -len(".parts")]
+def _unfinished(out: str, segments: str) -> Verdict:
+    stem = segments[1 : -len(".segments")]
     problem = f"{stem}: unfinished; run the same `streamseg process` again"
     return Verdict(f"{out}/{stem}{SUFFIX}", problems=[problem])
 

@@ -34,7 +34,7 @@ from streamseg.recorded import (
 )
 from streamseg.recorded import encode as work
 from streamseg.recorded.manifest import read_manifest
-from streamseg.recorded.segments import PartWriter
+from streamseg.recorded.segments import SegmentWriter
 from tests.media import BLUE, GREEN, RED, draw_clip, picture, write_audio, write_video
 
 
@@ -219,7 +219,7 @@ def test_files_of_somebody_else_are_not_overwritten_unasked(tmp_path: Path, conf
     out.mkdir()
     (out / "clip.overlay.mp4").write_text("mine")
     result = process_files([clip], out, config)
-    assert "clip.overlay.mp4: is there already" in str(result.failed[0].error)
+    assert "clip.overlay.mp4: exists already" in str(result.failed[0].error)
     assert names(out) == ["clip.overlay.mp4"]
     assert process_files([clip], out, config, overwrite=True).whole
     assert stamps(out / "clip.overlay.mp4") == stamps(clip)
@@ -282,23 +282,25 @@ def test_a_full_disk_ends_the_job_and_the_same_command_goes_on(
     tmp_path: Path, config: ProcessConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip, out = draw_clip(tmp_path / "clip.mp4", frames=12), tmp_path / "out"
-    config = ProcessConfig(engine=config.engine, part_frames=1)  # the clip's one intra frame: parts of 4
+    config = ProcessConfig(
+        engine=config.engine, segment_frames=1
+    )  # the clip's one intra frame: segments of 4
     process_files([clip], tmp_path / "whole", config)
-    write, left = PartWriter.frame, itertools.count()
+    write, left = SegmentWriter.frame, itertools.count()
 
-    def frame(self: PartWriter, record: object) -> None:
+    def frame(self: SegmentWriter, record: object) -> None:
         if next(left) == 6:
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, record)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(PartWriter, "frame", frame)
+    monkeypatch.setattr(SegmentWriter, "frame", frame)
     with pytest.raises(OutputError, match="the disk is full; make room"):
         process_files([clip], out, config)
-    monkeypatch.setattr(PartWriter, "frame", write)
-    assert names(out) == [".clip.parts"]
+    monkeypatch.setattr(SegmentWriter, "frame", write)
+    assert names(out) == [".clip.segments"]
     events: list[Event] = []
     process_files([clip], out, config, on_event=events.append)
-    assert [e.why for e in events if isinstance(e, Started)] == ["goes on from frame 4"]
+    assert [e.why for e in events if isinstance(e, Started)] == ["continues from frame 4"]
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (out / path.name).read_bytes(), path.name
 

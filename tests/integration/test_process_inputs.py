@@ -20,7 +20,8 @@ from streamseg.config import EngineConfig
 from streamseg.recorded import ProcessConfig, process_file, process_files
 from streamseg.recorded.inputs import find_inputs
 from streamseg.recorded.manifest import Manifest, read_manifest
-from streamseg.recorded.route import PartEnd, Route
+from streamseg.recorded.opening import probe
+from streamseg.recorded.route import Route, SegmentEnd
 from streamseg.recorded.timeline import from_runs
 from streamseg.recorded.tracks import read_labels
 from streamseg.recorded.verify import verify_folder
@@ -165,8 +166,8 @@ def test_the_comb_of_two_fields_is_taken_out(
     settings = msgspec.structs.replace(config, deinterlace=deinterlace)
     seen: list[U8] = []
     (one,) = find_inputs([str(clip)])
-    for frame in Route(one, settings, []).frames():
-        if not isinstance(frame, PartEnd):
+    for frame in Route(probe(one, settings, [])).frames():
+        if not isinstance(frame, SegmentEnd):
             assert frame.pts == 40 * len(seen)
             seen.append(frame.rgb)
     assert len(seen) == 4

@@ -53,7 +53,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def config(tiny_engine: Path) -> ProcessConfig:
     engine = EngineConfig(name=str(tiny_engine), threads=1)
-    return ProcessConfig(engine=engine, part_frames=6, confidence=True)
+    return ProcessConfig(engine=engine, segment_frames=6, confidence=True)
 
 
 @pytest.fixture(scope="module")
@@ -93,18 +93,18 @@ def test_a_node_killed_in_the_middle_costs_time_only(
     assert all(f.again for f in process_files(clips, tmp_path / "out", config, on="ray").finished)
 
 
-# Runs the command and kills itself when so many parts have come back.
+# Runs the command and kills itself when so many segments have come back.
 DRIVER = """
 import os, signal, sys
 from streamseg.recorded import file_job as filejob
-left, keep = int(sys.argv[1]), filejob.keep_part
-def keep_part(*args):
+left, keep = int(sys.argv[1]), filejob.keep_segment
+def keep_segment(*args):
     global left
     left -= 1
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
     return keep(*args)
-filejob.keep_part = keep_part
+filejob.keep_segment = keep_segment
 sys.argv = ["streamseg", *sys.argv[2:]]
 from streamseg.cli import main
 main()
@@ -118,7 +118,7 @@ def test_a_driver_that_was_killed_goes_on(
     wanted: dict[str, bytes],
     tmp_path: Path,
 ) -> None:
-    options = ["--threads", "1", "--part-frames", "6", "--confidence", "--on", "ray"]
+    options = ["--threads", "1", "--segment-frames", "6", "--confidence", "--on", "ray"]
     arguments = ["process", str(clips[0]), "--out", str(tmp_path), "--engine", config.engine.name, *options]
     ran = subprocess.run(
         [sys.executable, "-c", DRIVER, "4", *arguments],

@@ -18,14 +18,14 @@ import pytest
 from streamseg.config import CrfConfig, EngineConfig, RefinementConfig
 from streamseg.errors import OutputError
 from streamseg.recorded import Event, ProcessConfig, Started, process_files
-from streamseg.recorded.segments import part_path, whole_parts
+from streamseg.recorded.segments import segment_path, whole_segments
 from tests.media import write_video
 
 # Runs the command and kills itself at the given moment. Moments are what changes the folder of results, and
-# every record of a part. With 0 it runs through and says how many there were.
+# every record of a segment. With 0 it runs through and says how many there were.
 CHILD = """
 import os, signal, sys
-from streamseg.recorded import segments as parts
+from streamseg.recorded import segments as segments
 folder, at = sys.argv[1], int(sys.argv[2])
 passed = 0
 
@@ -39,11 +39,11 @@ def hook(event, args):
     if event in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir") and folder in str(args[0]):
         moment()
 
-write = parts.PartWriter._write
+write = segments.SegmentWriter._write
 def writes(self, kind, data):
     moment()
     write(self, kind, data)
-parts.PartWriter._write = writes
+segments.SegmentWriter._write = writes
 sys.addaudithook(hook)
 sys.argv = ["streamseg", *sys.argv[3:]]
 from streamseg.cli import main
@@ -73,7 +73,7 @@ def run(clip: Path, out: Path, engine: Path, at: int) -> subprocess.CompletedPro
         str(engine),
         "--threads",
         "1",
-        "--part-frames",
+        "--segment-frames",
         "6",
         "--confidence",
     ]
@@ -104,7 +104,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
         for name in ("confidence.mp4", "labels.mp4", "manifest.json", "overlay.mp4", "summary.json")
     ]
     out, chance = tmp_path / "out", random.Random(6)
-    # One in each stretch of the run, so that few kills still reach its end, where results get their names.
+    # One in each planned of the run, so that few kills still reach its end, where results get their names.
     for kill in range(kills):
         at = chance.randint(kill * moments // kills + 1, (kill + 1) * moments // kills)
         killed = run(clip, out, tiny_engine, at)
@@ -126,11 +126,11 @@ def test_killed_again_and_again_it_still_gets_there(clip: Path, tiny_engine: Pat
 
 @pytest.fixture
 def config(tiny_engine: Path) -> ProcessConfig:
-    return ProcessConfig(engine=EngineConfig(name=str(tiny_engine), threads=1), part_frames=6)
+    return ProcessConfig(engine=EngineConfig(name=str(tiny_engine), threads=1), segment_frames=6)
 
 
 def stop_after(clip: Path, out: Path, config: ProcessConfig, frames: int) -> None:
-    """Work until so many masks are there, as Ctrl-C would end it."""
+    """SegmentMaker until so many masks are there, as Ctrl-C would end it."""
 
     def on_event(event: Event) -> None:
         if getattr(event, "done", 0) == frames:
@@ -144,27 +144,32 @@ def test_work_is_cut_at_intra_frames_and_ctrl_c_keeps_what_was_committed(
     clip: Path, config: ProcessConfig, tmp_path: Path
 ) -> None:
     stop_after(clip, tmp_path, config, 23)
-    parts = tmp_path / ".clip.parts"
-    assert sorted(p.name for p in parts.iterdir()) == ["000000.part", "000001.part", "job.json", "lock"]
-    assert [tail.frames for tail in whole_parts(parts).values()] == [
+    segments = tmp_path / ".clip.segments"
+    assert sorted(p.name for p in segments.iterdir()) == [
+        "000000.segment",
+        "000001.segment",
+        "job.json",
+        "lock",
+    ]
+    assert [tail.frames for tail in whole_segments(segments).values()] == [
         10,
         10,
     ]  # two groups of five are the first to exceed six
     events: list[Event] = []
     process_files([clip], tmp_path, config, on_event=events.append)
-    assert [e.why for e in events if isinstance(e, Started)] == ["goes on from frame 20"]
+    assert [e.why for e in events if isinstance(e, Started)] == ["continues from frame 20"]
 
 
 def test_a_damaged_part_is_made_again(clip: Path, config: ProcessConfig, tmp_path: Path) -> None:
     process_files([clip], tmp_path / "whole", config)
     stop_after(clip, tmp_path, config, 23)
-    part = part_path(tmp_path / ".clip.parts", 1)
-    data = bytearray(part.read_bytes())
+    segment = segment_path(tmp_path / ".clip.segments", 1)
+    data = bytearray(segment.read_bytes())
     data[len(data) // 2] ^= 1
-    part.write_bytes(data)
+    segment.write_bytes(data)
     events: list[Event] = []
     process_files([clip], tmp_path, config, on_event=events.append)
-    assert [e.why for e in events if isinstance(e, Started)] == ["goes on from frame 10"]
+    assert [e.why for e in events if isinstance(e, Started)] == ["continues from frame 10"]
     for name, wanted in contents(tmp_path / "whole").items():
         assert (tmp_path / name).read_bytes() == wanted, name
 
@@ -210,10 +215,10 @@ def test_a_disk_that_is_really_full_leaves_nothing_corrupt_and_resumes_when_ther
     for _ in range(2):  # trying again without room is the same clear end
         with pytest.raises(OutputError, match="the disk is full; make room and run the same command again"):
             process_files([clip], out, config)
-        assert [p.name for p in out.iterdir()] == [".clip.parts"]
-        left = sorted(p.name for p in (out / ".clip.parts").iterdir())
-        assert set(left) <= {"job.json", "lock", *(f"{i:06d}.part" for i in range(3))}
-        assert len(whole_parts(out / ".clip.parts")) == sum(name.endswith(".part") for name in left)
+        assert [p.name for p in out.iterdir()] == [".clip.segments"]
+        left = sorted(p.name for p in (out / ".clip.segments").iterdir())
+        assert set(left) <= {"job.json", "lock", *(f"{i:06d}.segment" for i in range(3))}
+        assert len(whole_segments(out / ".clip.segments")) == sum(name.endswith(".segment") for name in left)
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     events: list[Event] = []
     process_files([clip], out, config, on_event=events.append)
@@ -225,10 +230,10 @@ def test_unfinished_work_of_another_job_is_not_used(
     clip: Path, config: ProcessConfig, tmp_path: Path
 ) -> None:
     stop_after(clip, tmp_path, config, 23)
-    other = ProcessConfig(engine=config.engine, part_frames=6, every=2)
+    other = ProcessConfig(engine=config.engine, segment_frames=6, every=2)
     events: list[Event] = []
     process_files([clip], tmp_path, other, on_event=events.append)
-    assert [e.why for e in events if isinstance(e, Started)] == ["begins anew: settings.every was 1, is 2"]
+    assert [e.why for e in events if isinstance(e, Started)] == ["starts again: settings.every was 1, is 2"]
     process_files([clip], tmp_path / "whole", other)
     for name, wanted in contents(tmp_path / "whole").items():
         assert (tmp_path / name).read_bytes() == wanted, name

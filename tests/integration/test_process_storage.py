@@ -72,7 +72,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory, bucket: Store) -> Path:
 @pytest.fixture
 def config(tiny_engine: Path) -> ProcessConfig:
     engine = EngineConfig(name=str(tiny_engine), threads=1)
-    return ProcessConfig(engine=engine, part_frames=6, png=True, zarr=True)
+    return ProcessConfig(engine=engine, segment_frames=6, png=True, zarr=True)
 
 
 def contents(bucket: Store, folder: str) -> dict[str, bytes]:
@@ -148,9 +148,9 @@ def test_killed_on_one_machine_another_one_goes_on(
     at: int,
     done: int,
 ) -> None:
-    """Writes are: the job, three parts, seven results, the manifest."""
+    """Writes are: the job, three segments, seven results, the manifest."""
     out = f"s3://footage/killed-{at}"
-    options = ["--threads", "1", "--part-frames", "6", "--png", "--zarr", "--engine", config.engine.name]
+    options = ["--threads", "1", "--segment-frames", "6", "--png", "--zarr", "--engine", config.engine.name]
     ran = subprocess.run(
         [sys.executable, "-c", CHILD, str(at + 1), "process", str(clip), "--out", out, *options],
         env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "lost")},
@@ -184,7 +184,7 @@ def test_files_of_somebody_else_are_not_overwritten_unasked(
 ) -> None:
     bucket.write("full/clip.labels.mp4", b"mine")
     result = process_files([clip], "s3://footage/full", config)
-    assert "s3://footage/full/clip.labels.mp4: is there already" in str(result.failed[0].error)
+    assert "s3://footage/full/clip.labels.mp4: exists already" in str(result.failed[0].error)
     assert bucket.names("full") == ["clip.labels.mp4"]
 
 

@@ -111,7 +111,7 @@ def test_labels_of_another_clip_are_found(made: Path, out: Path) -> None:
 def test_unfinished_work_and_an_empty_folder_are_told(
     out: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    (out / ".late.parts").mkdir()
+    (out / ".late.segments").mkdir()
     assert [bool(v.problems) for v in verify_folder(out)] == [False, True]
     with pytest.raises(UsageError, match="holds no results"):
         verify_folder(tmp_path_factory.mktemp("empty"))

@@ -1,4 +1,4 @@
-"""A part that has its name is whole, and says so itself when it is not."""
+"""A segment that has its name is whole, and says so itself when it is not."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from streamseg.errors import OutputError
 from streamseg.recorded.segments import (
     FrameRecord,
-    PartWriter,
+    SegmentWriter,
     count_pixels,
-    keep_part,
-    only_first,
-    part_path,
+    keep_leading,
+    keep_segment,
     read_frames,
     read_packets,
     read_tail,
-    whole_parts,
+    segment_path,
+    whole_segments,
 )
 from streamseg.recorded.selection import Account
 from streamseg.recorded.tracks import Packet
@@ -29,7 +29,7 @@ def record(seq: int) -> FrameRecord:
 
 
 def write(folder: Path, index: int, seqs: list[int], account: Account | None = None) -> None:
-    writer = PartWriter(folder, index)
+    writer = SegmentWriter(folder, index)
     for seq in seqs:
         writer.frame(record(seq))
         writer.packet("labels", Packet(seq * 10, True, bytes([seq])))
@@ -40,7 +40,7 @@ def write(folder: Path, index: int, seqs: list[int], account: Account | None = N
 def test_what_was_written_comes_back_in_order(tmp_path: Path) -> None:
     write(tmp_path, 0, [0, 1, 2])
     write(tmp_path, 1, [3, 4], Account(decoded=5, taken=5, corrupt=1, line="a line", at_s=[0.5]))
-    whole = whole_parts(tmp_path)
+    whole = whole_segments(tmp_path)
     assert sorted(whole) == [0, 1]
     tail = whole[1]
     assert (tail.last, tail.frames, tail.decoded, tail.damage, tail.damaged_at_s) == (
@@ -56,7 +56,7 @@ def test_what_was_written_comes_back_in_order(tmp_path: Path) -> None:
 
 
 def test_a_discarded_part_leaves_nothing(tmp_path: Path) -> None:
-    writer = PartWriter(tmp_path, 0)
+    writer = SegmentWriter(tmp_path, 0)
     writer.frame(record(0))
     writer.discard()
     writer.discard()
@@ -65,7 +65,7 @@ def test_a_discarded_part_leaves_nothing(tmp_path: Path) -> None:
 
 def test_every_changed_byte_and_every_cut_is_noticed(tmp_path: Path) -> None:
     write(tmp_path, 0, [0, 1])
-    path = part_path(tmp_path, 0)
+    path = segment_path(tmp_path, 0)
     whole = path.read_bytes()
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
@@ -80,22 +80,22 @@ def test_what_lies_behind_a_missing_part_is_removed(tmp_path: Path) -> None:
     for index in (0, 2):
         write(tmp_path, index, [index])
     (tmp_path / "000001.tmp").touch()
-    whole = whole_parts(tmp_path)
+    whole = whole_segments(tmp_path)
     assert sorted(whole) == [0, 2]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["000000.part", "000002.part"]
-    assert list(only_first(tmp_path, whole)) == [0]
-    assert [p.name for p in tmp_path.iterdir()] == ["000000.part"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000000.segment", "000002.segment"]
+    assert list(keep_leading(tmp_path, whole)) == [0]
+    assert [p.name for p in tmp_path.iterdir()] == ["000000.segment"]
 
 
 def test_a_part_from_elsewhere_is_kept_only_when_it_is_whole(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     write(tmp_path / "there", 7, [3, 4])
-    data = part_path(tmp_path / "there", 7).read_bytes()
+    data = segment_path(tmp_path / "there", 7).read_bytes()
     with pytest.raises(OutputError, match="is cut off"):
-        keep_part(tmp_path, 7, data[:-1])
+        keep_segment(tmp_path, 7, data[:-1])
     assert [p.name for p in tmp_path.iterdir()] == ["there"]
-    assert keep_part(tmp_path, 7, data).frames == 2
-    assert part_path(tmp_path, 7).read_bytes() == data
+    assert keep_segment(tmp_path, 7, data).frames == 2
+    assert segment_path(tmp_path, 7).read_bytes() == data
 
 
 @pytest.mark.parametrize("size", [(3, 5), (4097, 4097)])

@@ -1,0 +1,94 @@
+"""Results in other storage: made in a folder of this machine, and put there piece by piece."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamseg.errors import OutputError
+from streamseg.recorded.manifest import Identity, Manifest, decode_manifest, differences
+from streamseg.recorded.results import NAMES, FolderError, ResultFolder, decode_job, named_outputs
+from streamseg.recorded.segments import segment_path, whole_segments
+from streamseg.recorded.storage import Store
+from streamseg.runtime.files import replaced
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResults(ResultFolder):
+    """A place in other storage: `out` is where the work is done here, `store` where it goes."""
+
+    store: Store
+
+    @property
+    def shown(self) -> str:
+        return self.store.shown
+
+    @property
+    def manifest_shown(self) -> str:
+        return f"{self.store.shown}/{self.manifest.name}"
+
+    def manifest_there(self) -> Manifest | None:
+        data = self.store.read(self.manifest.name)
+        return None if data is None else decode_manifest(data, self.manifest_shown)
+
+    def bytes_there(self, file: str) -> int | None:
+        return self.store.size(file)
+
+    def begin(self, identity: Identity) -> list[str]:
+        """Agree with what is there: this job's segments are fetched, another job's are removed."""
+        reasons = ResultFolder.begin(self, identity)
+        there = self.store.names(self.segments.name)
+        job = f"{self.segments.name}/job.json"
+        data = self.store.read(job)
+        before = None if data is None else decode_job(data)
+        others = ["the unfinished work is damaged"] if before is None else differences(before, identity)
+        if data is not None and not others:
+            for name in there:
+                if name.endswith(".segment") and not (self.segments / name).exists():
+                    with replaced(self.segments / name, durable=False) as beside:
+                        self.store.get(f"{self.segments.name}/{name}", beside)
+        else:
+            self.store.remove(self.segments.name)
+            self.store.write(job, (self.segments / "job.json").read_bytes())
+            there = []
+            reasons = others if data is not None else reasons
+        for index in sorted(whole_segments(self.segments)):
+            if segment_path(self.segments, index).name not in there:
+                self.committed(index)
+        return reasons
+
+    def in_the_way(self) -> list[str]:
+        names = self.store.names()
+        if self.manifest.name in names or self.segments.name in names:
+            return []
+        return sorted(path.name for name in NAMES if (path := self.result(name)).name in names)
+
+    def committed(self, index: int) -> None:
+        path = segment_path(self.segments, index)
+        self.store.put(path, f"{self.segments.name}/{path.name}")
+
+    def publish(self, folder: Path, manifest: Manifest) -> None:
+        before = self.store.read(self.manifest.name)
+        if before is not None:
+            self.store.remove(self.manifest.name)
+            for file in named_outputs(before):
+                self.store.remove(file)
+        for path in sorted(folder.iterdir()):
+            self.store.put(path, path.name)
+        self.store.write(self.manifest.name, manifest.encode())
+        self.store.remove(self.segments.name)
+        shutil.rmtree(self.segments)
+
+
+def open_store(url: str) -> Store:
+    """Open a folder of results in other storage and see that it can be written to; raises FolderError."""
+    probe = f".streamseg-{os.getpid()}"
+    try:
+        store = Store(url)
+        store.write(probe, b"")
+        store.remove(probe)
+    except OutputError as error:
+        raise FolderError(str(error)) from error
+    return store
