@@ -181,10 +181,11 @@ def kept_engine(name: str, source: str, *, int8: bool) -> Path:
         log.warning("%s: making an engine with random weights in %s", name, folder)
         random_engine(name, folder)
     if int8 and "int8" not in read_spec(folder).weights:
-        from streamseg.training.quantise import quantise_engine
+        from streamseg.evaluation.dataset import pictures_of
+        from streamseg.models.quantise import quantise_engine
 
         log.warning("%s: quantising it to int8", name)
-        quantise_engine(str(folder), source, most=CALIBRATION_FRAMES)
+        quantise_engine(str(folder), pictures_of(source, CALIBRATION_FRAMES))
     return folder
 
 

@@ -111,10 +111,11 @@ def quantise(name: str, data: str, input_size: tuple[int, int] | None, pictures:
     from streamseg.cli import need_torch, start_logging
 
     need_torch("quantise")
-    from streamseg.training.quantise import quantise_engine
+    from streamseg.evaluation.dataset import pictures_of
+    from streamseg.models.quantise import quantise_engine
 
     start_logging("info")
-    folder, quantised = quantise_engine(name, data, input_size, pictures)
+    folder, quantised = quantise_engine(name, pictures_of(data, pictures), input_size)
     click.echo(
         f"{folder}: int8 written, calibrated by {quantised.calibration}; "
         f"{quantised.agreement[quantised.calibration]:.2f} % of labels as in fp32"

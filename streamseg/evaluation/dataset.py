@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,9 +11,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from streamseg.config import StreamConfig
 from streamseg.errors import TrainingError
+from streamseg.sources import open_source
+from streamseg.sources.frames import decode
 
 IGNORE = 255
+FRAMES_APART = 5  # of a video
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 Image = npt.NDArray[np.uint8]
@@ -75,10 +80,18 @@ class LabelledFolder:
         return Sample(image_path.stem, np.asarray(rgb, np.uint8), labels)
 
 
-def pictures_of(folder: Path, most: int) -> list[Image]:
-    """At most so many pictures (H, W, 3) of a folder, or of its images/, spread evenly by their names."""
-    there = folder / "images"
-    paths = list(_by_stem(there if there.is_dir() else folder).values())
+def pictures_of(data: str, most: int) -> list[Image]:
+    """At most `most` RGB pictures (H, W, 3): of a folder or its images/, evenly by name, or of a video.
+
+    Raises TrainingError or SourceError.
+    """
+    folder = Path(data)
+    if not folder.is_dir():
+        with open_source(StreamConfig(source=data), "pictures") as opened:
+            frames = islice(decode(opened, "pictures"), 0, most * FRAMES_APART, FRAMES_APART)
+            return [frame.rgb for frame in frames]
+    images = folder / "images"
+    paths = list(_by_stem(images if images.is_dir() else folder).values())
     chosen = sorted({len(paths) * i // most for i in range(most)}) if paths else []
     return [np.asarray(cv2.cvtColor(_read(paths[i], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)) for i in chosen]
 

@@ -1,1 +1,1 @@
-"""The networks, each in one file that reads top-down. They need the torch extra."""
+"""Networks in torch, each in one file that reads top-down, and how they become engines; the torch extra."""

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streamseg.evaluation import Scores
+from streamseg.models.quantise import Quantised
 from streamseg.runtime.files import atomic_write
-from streamseg.training.quantise import Quantised
 from streamseg.training.recipe import TrainRecipe
 
 BEGIN = "<!-- written by the export: what is between the markers is replaced -->"
@@ -26,7 +26,6 @@ class CardFacts(NamedTuple):
     parameters: int
     macs: int
     quantised: Quantised | None
-    calibrated_on: int
     scores: dict[str, Scores]
     megabytes: dict[str, float]
 
@@ -58,8 +57,9 @@ def card_text(facts: CardFacts) -> str:
     if facts.quantised is not None:
         tried = ", ".join(f"{name} {share:.2f}" for name, share in facts.quantised.agreement.items())
         sections.append(
-            f"int8: calibrated on {facts.calibrated_on} training images by {facts.quantised.calibration}, "
-            f"which agrees best with fp32 on other training images. Labels as in fp32, %: {tried}."
+            f"int8: calibrated on {facts.quantised.pictures} training images by "
+            f"{facts.quantised.calibration}, which agrees best with fp32 on other training images. "
+            f"Labels as in fp32, %: {tried}."
         )
     if facts.scores:
         sections.append(_score_table(facts.scores))

@@ -8,6 +8,7 @@ from pathlib import Path
 from streamseg.config import EngineConfig
 from streamseg.errors import TrainingError
 from streamseg.evaluation import Scores
+from streamseg.evaluation.dataset import pictures_of
 from streamseg.evaluation.engines import evaluate_engine
 from streamseg.inference.spec import (
     FP32,
@@ -19,11 +20,11 @@ from streamseg.inference.spec import (
     weights_in,
     write_spec,
 )
+from streamseg.models.quantise import PICTURES, calibration_parts, quantise
 from streamseg.models.slim import AUXILIARY_STRIDE, OUTPUT_STRIDE, SIZE_MULTIPLE, Slim, count_macs
 from streamseg.training.card import CardFacts, write_card
 from streamseg.training.checkpoint import load_checkpoint, recipe_of, trained_network
 from streamseg.training.networks import MEAN, STD, write_graph
-from streamseg.training.quantise import CALIBRATION_IMAGES, calibration_pictures, quantise
 from streamseg.training.recipe import TrainRecipe
 
 
@@ -46,8 +47,8 @@ def export_engine(
     (out / INT8).unlink(missing_ok=True)
     quantised = None
     if data is not None:
-        pictures = calibration_pictures(str(data), recipe.input_size)
-        quantised = quantise(out / FP32, out / INT8, *pictures)
+        pictures = pictures_of(str(data), PICTURES)
+        quantised = quantise(out / FP32, out / INT8, *calibration_parts(pictures, recipe.input_size))
     write_spec(out, engine_spec(out, recipe, AUXILIARY_STRIDE if stride8 else OUTPUT_STRIDE))
     precisions = list(read_spec(out).weights)
     scores: dict[str, Scores] = {}
@@ -65,7 +66,6 @@ def export_engine(
         parameters=sum(p.numel() for p in part.parameters()),
         macs=count_macs(part, recipe.input_size),
         quantised=quantised,
-        calibrated_on=CALIBRATION_IMAGES,
         scores=scores,
         megabytes={p: (out / w.file).stat().st_size / 1e6 for p, w in read_spec(out).weights.items()},
     )

@@ -41,8 +41,9 @@ def test_writing_an_engine_again_keeps_its_crf_and_its_thin_classes(
 
 def test_an_imported_network_gets_an_int8_form_from_pictures(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs the extra torch")
+    from streamseg.evaluation.dataset import pictures_of
     from streamseg.models.export import write_engine
-    from streamseg.training.quantise import quantise_engine
+    from streamseg.models.quantise import quantise_engine
     from tests.narrow import narrow_engine, narrow_network
 
     name = "deeplab-v1"
@@ -52,7 +53,7 @@ def test_an_imported_network_gets_an_int8_form_from_pictures(tmp_path: Path) -> 
         rgb = draw_scene(i * 1.5)[0]
         cv2.imwrite(str(tmp_path / "pictures" / f"{i}.png"), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     before = read_spec(folder)
-    _, quantised = quantise_engine(str(folder), str(tmp_path / "pictures"), (120, 160))
+    _, quantised = quantise_engine(str(folder), pictures_of(str(tmp_path / "pictures"), 6), (120, 160))
     after = read_spec(folder)
     assert msgspec.structs.replace(after, weights=before.weights) == before
     assert sorted(p.name for p in folder.iterdir()) == ["engine.toml", "model.int8.onnx", "model.onnx"]
@@ -66,7 +67,7 @@ def test_an_imported_network_gets_an_int8_form_from_pictures(tmp_path: Path) -> 
 
 def test_only_convolutions_in_the_middle_are_quantised() -> None:
     onnx = pytest.importorskip("onnx", reason="needs the extra torch")
-    from streamseg.training.quantise import outer_convolutions
+    from streamseg.models.quantise import outer_convolutions
 
     slim = onnx.load(Path("engines/camvid-slim/model.onnx")).graph
     convolutions = [node.name for node in slim.node if node.op_type == "Conv"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -31,15 +30,11 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from streamseg.config import StreamConfig
 from streamseg.errors import TrainingError
-from streamseg.evaluation.dataset import pictures_of
 from streamseg.inference.backends.onnx_edit import fold_batch_norm
 from streamseg.inference.preprocess import fit_size, scale_picture
 from streamseg.inference.spec import INT8, find_engine, read_weights, weights_in, write_spec
 from streamseg.runtime.files import replaced
-from streamseg.sources import open_source
-from streamseg.sources.frames import decode
 from streamseg.types import U8, Size
 
 logger = logging.getLogger(__name__)
@@ -47,9 +42,7 @@ logger = logging.getLogger(__name__)
 Images = Sequence[npt.NDArray[np.uint8]]
 
 QUANTISED = ("Conv", "Add", "MaxPool", "AveragePool", "Concat")
-CALIBRATION_IMAGES = 32
-COMPARED_IMAGES = 16
-FRAMES_APART = 5  # of a video
+PICTURES = 48  # used by default, two thirds of them to calibrate
 AT_ONCE = 4  # images whose activations are in memory together
 
 
@@ -73,43 +66,34 @@ class Quantised(NamedTuple):
 
     calibration: str
     agreement: dict[str, float]  # of every candidate
+    pictures: int  # that it was calibrated on
 
 
-def quantise_engine(
-    name: str, data: str, size: Size | None = None, most: int = CALIBRATION_IMAGES + COMPARED_IMAGES
-) -> tuple[Path, Quantised]:
-    """Give the engine `name` an int8 form, calibrated on pictures or a video `data`; returns its folder.
+def quantise_engine(name: str, pictures: Images, size: Size | None = None) -> tuple[Path, Quantised]:
+    """Give the engine `name` an int8 form, calibrated on RGB pictures (H, W, 3); returns its folder.
 
-    size: the input size, unset the engine's own. most: pictures that are used, a third to compare on. Other
-    files stay as they are. Raises StreamsegError.
+    A third of the pictures is used to compare. size: the input size, unset the engine's own. Other files stay
+    as they are. Raises StreamsegError.
     """
     folder, spec = find_engine(name)
     read_weights(folder, spec, "fp32")  # checks them
     if not spec.normalisation.in_graph:
         raise TrainingError(f"engine {spec.name}: its graph does not take uint8 pictures; export it again")
-    calibrate, compare = calibration_pictures(data, size or spec.input_size, spec.size_multiple, most)
+    parts = calibration_parts(pictures, size or spec.input_size, spec.size_multiple)
     with replaced(folder / INT8) as beside:
-        quantised = quantise(folder / spec.weights["fp32"].file, beside, calibrate, compare)
+        quantised = quantise(folder / spec.weights["fp32"].file, beside, *parts)
     weights = {"fp32": spec.weights["fp32"], "int8": weights_in(folder)["int8"]}
     write_spec(folder, msgspec.structs.replace(spec, weights=weights))
     return folder, quantised
 
 
-def calibration_pictures(
-    data: str, size: Size, multiple: int = 8, most: int = CALIBRATION_IMAGES + COMPARED_IMAGES
-) -> tuple[list[U8], list[U8]]:
-    """Pictures of `data`, RGB, about `size` large: some to calibrate on, and others to compare on.
+def calibration_parts(pictures: Images, size: Size, multiple: int = 8) -> tuple[list[U8], list[U8]]:
+    """Scale RGB pictures to about `size`: two thirds to calibrate on, and the others to compare on.
 
-    data: a folder of pictures, or with such a folder images/; or a video. Raises StreamsegError.
+    Raises TrainingError for fewer than two pictures.
     """
-    if Path(data).is_dir():
-        pictures = pictures_of(Path(data), most)
-    else:
-        with open_source(StreamConfig(source=data), "calibration") as opened:
-            frames = itertools.islice(decode(opened, "calibration"), 0, most * FRAMES_APART, FRAMES_APART)
-            pictures = [frame.rgb for frame in frames]
     if len(pictures) < 2:
-        raise TrainingError(f"{data}: has fewer than two pictures, which calibration needs")
+        raise TrainingError(f"calibration needs at least two pictures, not {len(pictures)}")
     compared = set(range(1, len(pictures), 3 if len(pictures) > 2 else 2))
     scaled = [scale_picture(p, fit_size((p.shape[0], p.shape[1]), size, multiple)) for p in pictures]
     return (
@@ -145,7 +129,7 @@ def quantise(model: Path, out: Path, calibrate: Images, compare: Images) -> Quan
             )
         best = max(agreement, key=lambda name: agreement[name])
         out.write_bytes(tried[best].read_bytes())
-    return Quantised(best, agreement)
+    return Quantised(best, agreement, len(calibrate))
 
 
 def _quantise(model: Path, out: Path, images: Images, calibration: Calibration) -> None:
