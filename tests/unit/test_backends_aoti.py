@@ -54,7 +54,7 @@ def test_wheels_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_without_headers_a_gpu_build_is_refused_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     backend: Any = backend_of("aoti")
-    monkeypatch.setattr(aoti, "torch_device", lambda: "cuda")
+    monkeypatch.setattr("streamseg.inference.backends.torch.torch_device", lambda: "cuda")
     monkeypatch.setattr(aoti, "cuda_home", lambda: None)
     monkeypatch.setattr(aoti, "_compiler", lambda: "/usr/bin/g++")
     assert "set CUDA_HOME" in backend.why_not("bf16")

@@ -22,7 +22,6 @@ from streamseg.inference.backends.torch import (
     TorchBackend,
     TorchBased,
     keep_fp32,
-    torch_device,
     torch_dtype,
 )
 from streamseg.types import F32, U8
@@ -36,20 +35,15 @@ TOOLKIT = "/usr/local/cuda"
 RECIPE = "2"  # raise it when the compiled program changes
 
 
-class AotiBackend:
+class AotiBackend(TorchBackend):
     """Builds a package (.pt2) for the shapes of the specification."""
 
     name = "aoti"
-    precisions = TorchBackend.precisions
     suffix = ".pt2"
 
-    @property
-    def device(self) -> Literal["cpu", "cuda"]:
-        return torch_device()
-
     def why_not(self, precision: Precision) -> str | None:
-        if reason := TorchBackend().why_not(precision):
-            return reason
+        if missing := super().why_not(precision):
+            return missing
         if _compiler() is None:
             return "building needs a C++ compiler (Debian: apt install g++)"
         if self.device == "cuda" and cuda_home() is None:

@@ -55,7 +55,7 @@ class TorchBackend:
     def build(self, spec: BuildSpec, out: Path, progress: OnProgress) -> None:
         raise EngineError("backend torch: has no plans")
 
-    def load(self, spec: BuildSpec, plan: Path | None) -> TorchEngine:
+    def load(self, spec: BuildSpec, plan: Path | None) -> TorchBased:
         return TorchEngine(spec, self.device)
 
 
