@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +25,43 @@ def tiny_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_tiny_engine(folder: Path, *, name: str = "tiny", gain: float = 1 / 32) -> Path:
     """Write engine.toml and its weights into `folder`, which is made; another gain gives other weights."""
-    folder.mkdir(parents=True)
-    graph = _graph(gain)
-    (folder / "tiny.onnx").write_bytes(graph)
-    classes = "\n".join(
-        f'[[classes]]\nname = "{n}"\ncolour = {list(colour)}' for n, colour in TINY_CLASSES.items()
+    return write_engine(
+        folder,
+        _graph(gain),
+        TINY_CLASSES,
+        name=name,
+        file="tiny.onnx",
+        network="threshold",
+        label_set="tiny-4",
+        input_size=(48, 64),
+        output_stride=TINY_STRIDE,
     )
+
+
+def write_engine(
+    folder: Path,
+    graph: bytes,
+    colours: Mapping[str, tuple[int, int, int]],
+    *,
+    name: str,
+    file: str,
+    network: str,
+    label_set: str,
+    input_size: tuple[int, int],
+    output_stride: int,
+) -> Path:
+    """Write an engine of one fp32 graph that takes uint8 pictures into `folder`, which is made."""
+    folder.mkdir(parents=True)
+    (folder / file).write_bytes(graph)
+    classes = "\n".join(f'[[classes]]\nname = "{n}"\ncolour = {list(c)}' for n, c in colours.items())
     (folder / "engine.toml").write_text(
         f"""name = "{name}"
-network = "threshold"
+network = "{network}"
 licence = "Apache-2.0"
-label_set = "tiny-4"
-input_size = [48, 64]
+label_set = "{label_set}"
+input_size = {list(input_size)}
 size_multiple = 8
-output_stride = {TINY_STRIDE}
+output_stride = {output_stride}
 
 [normalisation]
 mean = [0.0, 0.0, 0.0]
@@ -45,7 +69,7 @@ std = [1.0, 1.0, 1.0]
 in_graph = true
 
 [weights.fp32]
-file = "tiny.onnx"
+file = "{file}"
 sha256 = "{hashlib.sha256(graph).hexdigest()}"
 
 {classes}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from streamseg.types import U8
+from tests.engines import write_engine
 
 CLASSES = 5
 STRIDE = 2
@@ -92,32 +92,17 @@ def small_graph(dilation: int = 2) -> bytes:
 
 def write_small_engine(folder: Path, dilation: int = 2) -> Path:
     """An engine's folder with small_graph(): EngineConfig(name=str(folder))."""
-    folder.mkdir(parents=True)
-    graph = small_graph(dilation)
-    (folder / "small.onnx").write_bytes(graph)
-    classes = "\n".join(f'[[classes]]\nname = "c{i}"\ncolour = [{i}, {i}, {i}]' for i in range(CLASSES))
-    (folder / "engine.toml").write_text(
-        f"""name = "small"
-network = "small"
-licence = "Apache-2.0"
-label_set = "small-5"
-input_size = [64, 96]
-size_multiple = 8
-output_stride = {STRIDE}
-
-[normalisation]
-mean = [0.0, 0.0, 0.0]
-std = [1.0, 1.0, 1.0]
-in_graph = true
-
-[weights.fp32]
-file = "small.onnx"
-sha256 = "{hashlib.sha256(graph).hexdigest()}"
-
-{classes}
-"""
+    return write_engine(
+        folder,
+        small_graph(dilation),
+        {f"c{i}": (i, i, i) for i in range(CLASSES)},
+        name="small",
+        file="small.onnx",
+        network="small",
+        label_set="small-5",
+        input_size=(64, 96),
+        output_stride=STRIDE,
     )
-    return folder
 
 
 def run_graph(graph: bytes, batch: U8) -> Any:

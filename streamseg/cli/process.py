@@ -70,7 +70,7 @@ class _Command(click.Command):
 @click.option(
     "--on", metavar="ray[://HOST:PORT]", help="Spread the work over a Ray cluster; the results are the same."
 )
-@click.option("--overwrite", is_flag=True, help="Begin anew, whatever lies in the folder of results.")
+@click.option("--overwrite", is_flag=True, help="Begin anew, even if there are results.")
 def command(
     inputs: tuple[str, ...], out: str, name: str, on: str | None, overwrite: bool, **options: Any
 ) -> None:

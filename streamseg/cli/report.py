@@ -1,4 +1,4 @@
-"""What is said while files are processed: a bar over all of them on a terminal, and a line for each."""
+"""Progress while files are processed: a bar over all of them on a terminal, and a line for each."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Files:
         return sum(self._masks.values())
 
     def expected(self) -> int | None:
-        """Masks of all files, those to come taken as long as the mean of those begun; None: nobody knows."""
+        """Masks of all files, those to come taken as long as the mean of those begun; None: unknown."""
         known = [n for n in self._wanted.values() if n is not None]
         if not known or len(known) < len(self._wanted):
             return None

@@ -40,7 +40,7 @@ def edge_pixels(labels: U8, counted: Bools) -> Bools:
 def boundary_distance(truth: U8) -> npt.NDArray[np.float32]:
     """Pixels from each pixel to the nearest true boundary, 0 on it; infinite where there is none.
 
-    A boundary lies between two classes. The border of what is unlabelled is none: nobody knows it for one.
+    A boundary lies between two classes. The border of unlabelled pixels is none, as it may not be a true one.
     """
     edges = edge_pixels(truth, truth != IGNORE)
     if not edges.any():

@@ -28,13 +28,13 @@ class Sample(NamedTuple):
 
     name: str
     rgb: Image  # (H, W, 3)
-    labels: Image  # (H, W), IGNORE where nobody knows
+    labels: Image  # (H, W), IGNORE where unlabelled
 
 
 class LabelledFolder:
     """The pairs of one folder, in the order of their names. Files are read when asked for, and checked then.
 
-    Raises TrainingError, here when a file lacks its partner, and on reading when a picture is damaged, its
+    Raises TrainingError, here when a file of a pair is missing, and on reading when a picture is damaged, its
     labels have another size, or a label is neither below `classes` nor 255.
     """
 
@@ -46,7 +46,7 @@ class LabelledFolder:
         for stem in sorted(images.keys() ^ labels.keys()):
             there, lacks = ("images", "labels") if stem in images else ("labels", "images")
             name = (images.get(stem) or labels[stem]).name
-            raise TrainingError(f"{folder}: {there}/{name} has no partner in {lacks}/")
+            raise TrainingError(f"{folder}: {there}/{name} has no matching file in {lacks}/")
         if not images:
             raise TrainingError(f"{folder}: images/ holds no {', '.join(sorted(SUFFIXES))} file")
         self._pairs = [(images[stem], labels[stem]) for stem in sorted(images)]
@@ -103,7 +103,9 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             if path.stem in found:
-                raise TrainingError(f"{folder}: both {found[path.stem].name} and {path.name}; one must go")
+                raise TrainingError(
+                    f"{folder}: both {found[path.stem].name} and {path.name}; remove one of them"
+                )
             found[path.stem] = path
     return found
 

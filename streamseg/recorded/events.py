@@ -17,12 +17,12 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A file is begun, or gone on with: `done` of about `frames` masks are there (None: nobody knows)."""
+    """A file is begun or resumed: `done` of about `frames` masks exist (None: unknown)."""
 
     input: str
     frames: int | None
     done: int
-    why: str  # what is to be said about it; may be empty
+    why: str  # for the user; may be empty
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,7 +198,7 @@ def open_folder(out: Path) -> None:
 
 
 def folder_error(out: Path, error: OSError) -> FolderError:
-    """What the system said about the folder of results, in one line with the way out."""
+    """The system's error about the folder of results, with what to do about it."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return FolderError(

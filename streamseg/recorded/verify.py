@@ -88,7 +88,7 @@ def _verify_store(store: Store, sources: Path | None, on_verdict: Callable[[Verd
             path = Path(folder) / name
             path.write_bytes(store.read(name) or b"")
             for file in named_outputs(path.read_bytes()):
-                with contextlib.suppress(OutputError):  # said by the check
+                with contextlib.suppress(OutputError):  # the check reports it
                     store.get(file, path.parent / file)
             verdicts.append(_verify(path, f"{store.shown}/{name}", sources))
         on_verdict(verdicts[-1])
@@ -185,13 +185,13 @@ def _check_labels(path: Path, manifest: Manifest) -> Iterator[str]:
             pixels = count_pixels(labels)
             summary.add(FrameRecord(len(digests), None, ticks, False, pixels, digests[-1]))
     except (av.error.FFmpegError, OSError, IndexError):
-        return  # said already, with its hash
+        return  # reported already, with its hash
     if labels_digest(digests) != manifest.labels_sha256:
         yield f"{manifest.outputs['labels'].file}: its labels are not those of labels_sha256"
     try:
         stored = json.loads((path.parent / manifest.outputs["summary"].file).read_bytes())
     except (OSError, ValueError, KeyError):
-        return  # said already
+        return  # reported already
     if any(stored.get(key) != value for key, value in _plain(summary.result()).items()):
         yield f"{manifest.outputs['summary'].file}: is not the summary of these labels"
 

@@ -66,7 +66,7 @@ class Channel:
 
     def wake(self) -> None:
         """End every wait of the owner by Closed; from any thread."""
-        with contextlib.suppress(OSError):  # full, so it wakes; or closed, so nobody waits
+        with contextlib.suppress(OSError):  # full, so it wakes; or closed, so nothing waits
             self._waker.send(b"!")
 
     def close(self) -> None:

@@ -119,7 +119,7 @@ def how_it_ended(code: int) -> str:
 def lower_priority(nice: int, policy: Policy = "other") -> None:
     """Lower the priority of this process, and of its whole session when it was started as one of its own.
 
-    With policy idle it runs only when nothing else of its session wants to, whatever nice is.
+    With policy idle it runs only when nothing else of its session wants to, and nice does not matter.
     """
     os.nice(nice)
     if os.getsid(0) == os.getpid():  # sessions share the CPU first, and nice counts only inside one

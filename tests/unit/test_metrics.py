@@ -98,14 +98,14 @@ def test_a_picture_without_labels_is_named(tmp_path: Path) -> None:
     write_pair(tmp_path, "a", grey(), np.zeros((8, 12), np.uint8))
     write_pair(tmp_path, "b", grey(), np.zeros((8, 12), np.uint8), ".jpg")
     (tmp_path / "labels" / "b.png").unlink()
-    with pytest.raises(TrainingError, match=r"images/b\.jpg has no partner in labels/"):
+    with pytest.raises(TrainingError, match=r"images/b\.jpg has no matching file in labels/"):
         LabelledFolder(tmp_path, 3)
 
 
 def test_labels_without_a_picture_are_named(tmp_path: Path) -> None:
     write_pair(tmp_path, "a", grey(), np.zeros((8, 12), np.uint8))
     (tmp_path / "images" / "a.png").unlink()
-    with pytest.raises(TrainingError, match=r"labels/a\.png has no partner in images/"):
+    with pytest.raises(TrainingError, match=r"labels/a\.png has no matching file in images/"):
         LabelledFolder(tmp_path, 3)
 
 
