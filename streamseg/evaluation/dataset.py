@@ -103,9 +103,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             if path.stem in found:
-                raise TrainingError(
-                    f"{folder}: both {found[path.stem].name} and {path.name}; remove one of them"
-                )
+                raise TrainingError(f"{folder}: has {found[path.stem].name} and {path.name}; remove one")
             found[path.stem] = path
     return found
 
