@@ -30,7 +30,7 @@ from tests.integration.daemons import Lines, run_daemon
 from tests.masks import STREET, make_mask
 from tests.media import draw_clip
 from tests.ports import free_port
-from tests.unit.test_service import Manager
+from tests.unit.test_daemon_systemd import Manager
 from tests.waiting import LIMIT_S, until
 
 ANY = "tcp://127.0.0.1:*"
