@@ -80,8 +80,24 @@ def main() -> None:
         sys.exit(1)
 
 
+MOVED = {
+    "--crf": "--refinement-crf-on; --refinement live is the CRF on keyframes, with fusion",
+    "--crf-every": "--refinement-every",
+    "--ahead": "--refinement-lookahead; --refinement best sets it",
+    "--fusion": "--refinement live",
+    "--no-fusion": "--no-refinement-fusion-enabled",
+    "--preset": "--refinement-crf-preset",
+    "--quality": "--refinement-crf-quality",
+    "--keep-trying": "--retry-at-start",
+    "--lanes": "--replicas",
+}
+"""Options of before, where they are unknown, and what they are called now."""
+
+
 def _in_one_line(error: click.ClickException) -> str:
     """What is wrong on the command line, and which command's help explains it."""
+    if isinstance(error, click.NoSuchOption) and error.option_name in MOVED:
+        return f"{error.option_name}: is now {MOVED[error.option_name]}"
     text = error.format_message().rstrip(".").replace(". Did you mean", "; did you mean")
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is None:

@@ -18,35 +18,13 @@ from streamseg.config import (
     build_settings,
     settings_fields,
 )
-from streamseg.errors import UsageError
 from streamseg.recorded.settings import ProcessConfig
 
 HELP = {name: sentence for name, _, _, sentence in settings_fields(ProcessConfig)}
 ASIDE = ("engine", "refinement", "start_s", "end_s")  # options of their own
-MOVED = {
-    "--crf": "--refinement-crf-on; --refinement live is the CRF on keyframes, with fusion",
-    "--crf-every": "--refinement-every",
-    "--ahead": "--refinement-lookahead; --refinement best sets it",
-    "--fusion": "--refinement live",
-    "--no-fusion": "--no-refinement-fusion-enabled",
-    "--preset": "--refinement-crf-preset",
-    "--quality": "--refinement-crf-quality",
-}
-"""Options of 0.1, and what they are called now."""
 
 
-class _Command(click.Command):
-    """Names the new option where an old one is given."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        for arg in args[: args.index("--") if "--" in args else None]:
-            option = arg.partition("=")[0]
-            if option in MOVED:
-                raise UsageError(f"{option}: is now {MOVED[option]}")
-        return super().parse_args(ctx, args)
-
-
-@click.command(cls=_Command)
+@click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
     "--out", required=True, help="The folder of results; it is made. Or an address, such as s3://BUCKET/PATH."

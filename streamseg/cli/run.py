@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     StreamConfig, "realtime", "loop", "max_fps", "max_age_ms", "timeout_s", "rtsp_transport", "mask_size"
 )
 @click.option(
-    "--keep-trying", is_flag=True, help="Keep trying a camera or address that cannot be opened at the start."
+    "--retry-at-start",
+    is_flag=True,
+    help="Keep trying a camera or address that cannot be opened at the start.",
 )
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @options_from(EngineConfig, "backend", "precision", "input_size", "threads", "replicas")

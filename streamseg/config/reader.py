@@ -17,7 +17,7 @@ def load_config(path: str | Path) -> Config:
         text = path.read_text("utf-8")
     except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); begin with a copy of configs/webcam.toml"
+            f"{path}: cannot be read ({error.strerror}); start from a copy of configs/webcam.toml"
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text") from error
@@ -32,5 +32,7 @@ def parse_config(text: str, where: str = "config") -> Config:
         raise ConfigError(f"{where}: is not valid TOML: {error}") from error
     config = build_settings(Config, tree)
     if not config.streams:
-        raise ConfigError('streams: there is none; add a table such as [streams.gate] with source = "…"')
+        raise ConfigError(
+            'streams: no stream is configured; add a table such as [streams.gate] with source = "…"'
+        )
     return config

@@ -1,6 +1,6 @@
 """[refinement]: how the network's masks are made sharper and steadier, with the same keys live and recorded.
 
-A level sets the rest; whoever wants more than a level finds every choice in the expert settings below it.
+A level sets the rest; each choice behind it has an expert setting of its own.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class RefinementConfig(Settings, frozen=True):
 
     @property
     def crf_on(self) -> CrfOn:
-        """The frames that go through the CRF whoever subscribes."""
+        """The frames that go through the CRF without a subscriber."""
         return self.crf.on or ("off" if self.level == "off" else "keyframes")
 
     @property

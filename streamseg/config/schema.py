@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.config.refinement import RefinementConfig
-from streamseg.config.security import door_problems, is_local
+from streamseg.config.security import access_problems, is_local
 from streamseg.config.settings import Settings
 from streamseg.errors import ConfigError
 
@@ -144,14 +144,12 @@ class PublishConfig(Settings, frozen=True):
         int, Meta(ge=1, le=10000, description="Messages held for one slow subscriber before it loses some.")
     ] = 8
     curve_secret_key_file: Annotated[
-        str, Meta(description="Our secret key (streamseg keygen); with it only listed clients get in.")
+        str, Meta(description="Our secret key (streamseg keygen); with it only listed clients may connect.")
     ] = ""
     allowed_clients: Annotated[
         str, Meta(description="Clients' public keys: a file with one a line, or a folder of .pub files.")
     ] = ""
-    insecure: Annotated[bool, Meta(description="Let everybody on the network in, where no keys are set.")] = (
-        False
-    )
+    insecure: Annotated[bool, Meta(description="Allow every client on the network, without keys.")] = False
     max_connections: Annotated[
         int, Meta(ge=2, le=60000, description="Connections at most; a subscriber has two.")
     ] = 512
@@ -161,7 +159,7 @@ class PublishConfig(Settings, frozen=True):
             "endpoint": self.endpoint,
             "snapshot_endpoint": self.snapshot_endpoint,
         }
-        if problems := door_problems(
+        if problems := access_problems(
             "publish",
             endpoints,
             secret_key_file=self.curve_secret_key_file,
@@ -172,7 +170,7 @@ class PublishConfig(Settings, frozen=True):
 
 
 class ControlConfig(Settings, frozen=True):
-    """Controlling the daemon while it runs (streamseg ctl); on this machine its own user always may."""
+    """Control of the running daemon (streamseg ctl); its own user on this machine always may."""
 
     endpoint: Annotated[
         str,
@@ -187,13 +185,11 @@ class ControlConfig(Settings, frozen=True):
     allowed_clients: Annotated[
         str, Meta(description="Public keys of those who may control: a file with one a line, or a folder.")
     ] = ""
-    insecure: Annotated[bool, Meta(description="Let everybody on the network control it without keys.")] = (
-        False
-    )
+    insecure: Annotated[bool, Meta(description="Allow every client on the network, without keys.")] = False
     max_connections: Annotated[int, Meta(ge=1, le=1000, description="Connections at most.")] = 32
 
     def __post_init__(self) -> None:
-        if problems := door_problems(
+        if problems := access_problems(
             "control",
             {"endpoint": self.endpoint},
             secret_key_file=self.curve_secret_key_file,
@@ -204,7 +200,7 @@ class ControlConfig(Settings, frozen=True):
 
 
 class WebConfig(Settings, frozen=True):
-    """The web console, health and metrics (extra `web`); whoever reaches it controls the streams."""
+    """The web console, health and metrics (extra `web`); who reaches it controls the streams."""
 
     listen: Annotated[
         str,
@@ -216,14 +212,14 @@ class WebConfig(Settings, frozen=True):
     token_file: Annotated[
         str, Meta(description="A file with the word that opens the console; needed beyond this machine.")
     ] = ""
-    insecure: Annotated[bool, Meta(description="Let everybody on the network in, without a token.")] = False
+    insecure: Annotated[bool, Meta(description="Allow every client on the network, without a token.")] = False
 
     def __post_init__(self) -> None:
         if not self.listen or self.token_file or self.insecure or is_local(f"tcp://{self.listen}"):
             return
         raise ConfigError(
-            f"web.listen: {self.listen} lets other machines in, and everybody with them; set web.token_file, "
-            "listen on 127.0.0.1, or write web.insecure = true"
+            f"web.listen: {self.listen} is reachable from other machines without "
+            "authentication; set web.token_file, listen on 127.0.0.1, or write web.insecure = true"
         )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 
 
-def door_problems(
+def access_problems(
     section: str, endpoints: dict[str, str], *, secret_key_file: str, allowed_clients: str, insecure: bool
 ) -> list[str]:
-    """What is wrong with a section's doors, a line each; endpoints by the name of their setting."""
+    """What is wrong with access to a section's endpoints, a line each; endpoints by setting."""
     way_out = (
         f"set {section}.curve_secret_key_file and {section}.allowed_clients (streamseg keygen makes the "
         f"keys), bind 127.0.0.1 or ipc://, or write {section}.insecure = true"
@@ -16,17 +16,16 @@ def door_problems(
     problems = []
     if secret_key_file and not allowed_clients:
         problems.append(
-            f"{section}.allowed_clients: is missing; "
-            "name the file or folder of the public keys that may come in"
+            f"{section}.allowed_clients: is missing; name the file or folder of the allowed public keys"
         )
     if allowed_clients and not secret_key_file:
         problems.append(
-            f"{section}.curve_secret_key_file: is missing; clients cannot be told apart without it "
+            f"{section}.curve_secret_key_file: is missing; without it no client can be identified "
             "(streamseg keygen --out NAME makes one)"
         )
     if not secret_key_file and not insecure:
         problems += [
-            f"{section}.{name}: {endpoint} lets other machines in, and everybody with them; {way_out}"
+            f"{section}.{name}: {endpoint} is reachable from other machines without authentication; {way_out}"
             for name, endpoint in endpoints.items()
             if not is_local(endpoint)
         ]

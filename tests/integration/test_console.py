@@ -215,7 +215,7 @@ def test_a_stream_that_dies_says_so_and_comes_back_by_itself(
 ) -> None:
     port = free_port()
     with running(
-        *live(tiny_engine, still, f"udp://127.0.0.1:{port}"), "--keep-trying", "--timeout-s", "1"
+        *live(tiny_engine, still, f"udp://127.0.0.1:{port}"), "--retry-at-start", "--timeout-s", "1"
     ) as daemon:
         page.goto(daemon.url)
         camera = Tile(page, "video1")

@@ -301,7 +301,7 @@ def test_rounds_leave_out_who_is_late_and_never_ask_for_more_than_one_request_ho
         ([], "name at least one daemon"),
         (["tcp://127.0.0.1"], "endpoint: must be tcp://HOST:PORT"),
         (["tcp://h:5570", "tcp://h:5570"], "is named twice"),
-        (["tcp://h:5570", "--endpoint", "tcp://*:5580"], "--endpoint: .* lets other machines in"),
+        (["tcp://h:5570", "--endpoint", "tcp://*:5580"], "--endpoint: .* is reachable from other machines"),
         (["tcp://h:5570", "--allowed-clients", "x"], "--curve-secret-key-file: is missing"),
         (["tcp://h:5570", "--server-key", "nokey"], "--server-key: nokey cannot be read"),
         (["tcp://h:5570", "--server-key", "a" * 40], "a daemon with a key requires ours"),

@@ -8,7 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 import streamseg.recorded
-from streamseg.cli.process import MOVED, command
+from streamseg.cli import MOVED, main
+from streamseg.cli.process import command
+from streamseg.cli.run import command as run
 from streamseg.config import CrfConfig, FusionConfig, RefinementConfig
 from streamseg.errors import UsageError
 
@@ -40,8 +42,20 @@ def test_a_level_and_its_expert_options_become_the_section(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("option", ["--crf", "--crf-every=3", "--ahead", "--fusion", "--preset", "--quality"])
-def test_an_option_of_before_is_refused_with_the_new_one(option: str) -> None:
+def test_an_option_of_before_is_refused_with_the_new_one(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = option.partition("=")[0]
-    result = CliRunner().invoke(command, ["a.mp4", "--out", "out", option])
-    assert isinstance(result.exception, UsageError)
-    assert str(result.exception) == f"{name}: is now {MOVED[name]}"
+    monkeypatch.setattr("sys.argv", ["streamseg", "process", "a.mp4", "--out", "out", option])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"streamseg: {name}: is now {MOVED[name]}\n"
+
+
+def test_a_camera_may_be_tried_again_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr("streamseg.cli.run._run", lambda settings, *rest: started.append(settings))
+    for options in ((), ("--retry-at-start",)):
+        CliRunner().invoke(run, ["--source", "rtsp://127.0.0.1/x", *options])
+    assert [config.streams["video"].retry_at_start for config in started] == [False, True]

@@ -305,7 +305,7 @@ def web(text: str) -> WebConfig:
 
 
 def test_an_address_of_other_machines_needs_a_token_or_insecure() -> None:
-    with pytest.raises(ConfigError, match=r"web\.listen: 0\.0\.0\.0:5580 lets other machines in"):
+    with pytest.raises(ConfigError, match=r"web\.listen: 0\.0\.0\.0:5580 is reachable from other machines"):
         web('listen = "0.0.0.0:5580"')
     assert web('listen = "0.0.0.0:5580"\ninsecure = true').listen == "0.0.0.0:5580"
     assert host_and_port(web('listen = "[::1]:5580"').listen) == ("::1", 5580)
