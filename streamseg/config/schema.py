@@ -155,18 +155,7 @@ class PublishConfig(Settings, frozen=True):
     ] = 512
 
     def __post_init__(self) -> None:
-        endpoints = {
-            "endpoint": self.endpoint,
-            "snapshot_endpoint": self.snapshot_endpoint,
-        }
-        if problems := access_problems(
-            "publish",
-            endpoints,
-            secret_key_file=self.curve_secret_key_file,
-            allowed_clients=self.allowed_clients,
-            insecure=self.insecure,
-        ):
-            raise ConfigError(*problems)
+        _check_access("publish", self, endpoint=self.endpoint, snapshot_endpoint=self.snapshot_endpoint)
 
 
 class ControlConfig(Settings, frozen=True):
@@ -189,14 +178,18 @@ class ControlConfig(Settings, frozen=True):
     max_connections: Annotated[int, Meta(ge=1, le=1000, description="Connections at most.")] = 32
 
     def __post_init__(self) -> None:
-        if problems := access_problems(
-            "control",
-            {"endpoint": self.endpoint},
-            secret_key_file=self.curve_secret_key_file,
-            allowed_clients=self.allowed_clients,
-            insecure=self.insecure,
-        ):
-            raise ConfigError(*problems)
+        _check_access("control", self, endpoint=self.endpoint)
+
+
+def _check_access(section: str, settings: PublishConfig | ControlConfig, **endpoints: str) -> None:
+    if problems := access_problems(
+        section,
+        endpoints,
+        secret_key_file=settings.curve_secret_key_file,
+        allowed_clients=settings.allowed_clients,
+        insecure=settings.insecure,
+    ):
+        raise ConfigError(*problems)
 
 
 class WebConfig(Settings, frozen=True):
