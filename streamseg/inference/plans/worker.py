@@ -55,7 +55,7 @@ def build(order: Order, progress: OnProgress) -> None:
     if reason := backend.why_not_build(spec.precision, spec.target):
         raise EngineError(f"backend {backend.name}: {reason}")
     recipe = recipe_of(backend, spec)
-    progress("waiting for other builds of it")
+    progress("taking the build lock")
     with cache.building(folder, recipe.key):
         if not order.again and cache.find_plan([folder], recipe, progress) is not None:
             progress("another process has built it")
