@@ -105,9 +105,12 @@ class SocketThread:
         return poller
 
     def poll(self, poller: zmq.Poller, timeout_ms: int | None = None) -> Ready:
-        """Wait for the poller's sources, for wake(), or until timeout_ms; None waits on."""
+        """Wait for the poller's sources, for wake(), or until timeout_ms; None waits on.
+
+        Returns the sources that are ready: none after a mere wake().
+        """
         ready: Ready = dict(poller.poll(timeout_ms))
-        if self._wake_fd in ready:
+        if ready.pop(self._wake_fd, 0):
             os.eventfd_read(self._wake_fd)
         return ready
 

@@ -141,11 +141,15 @@ class Publisher:
         poller = thread.poller(sockets.masks, sockets.snapshots)
         guard.register(poller)
         thread.opened()
+        guard_at_s = 0.0  # when to look at it although nothing has arrived
         while True:
             closing = self._mailbox.closed  # read before looking, so that nothing put earlier is missed
             busy = closing or len(self._mailbox) > 0
             ready = thread.poll(poller, 0 if busy else guard.poll_ms)
-            guard.serve()
+            if ready or time.monotonic() >= guard_at_s:
+                guard.serve()
+                guard_at_s = time.monotonic() + guard.poll_ms / 1000
+                self._count(sockets)
             if sockets.masks in ready:
                 self._take_subscriptions(sockets)
             self._publish_statuses(sockets)
@@ -158,7 +162,7 @@ class Publisher:
             if sockets.snapshots in ready:
                 for address, prefixes in sockets.requests():
                     sockets.answer(address, self.run, self._last.matching(prefixes))
-            self._count(sockets)
+                self._count(sockets)
 
     def _take_subscriptions(self, sockets: MaskSockets) -> None:
         asked: set[bytes] = set()

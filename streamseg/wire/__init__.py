@@ -1,7 +1,6 @@
 """Masks ⇄ ZeroMQ message parts: pure, no sockets. docs/protocol.md is the specification."""
 
-from streamseg.wire.codec import Encoding, decode_array, encode_array
-from streamseg.wire.limits import (
+from streamseg.wire.codec import (
     MAX_DOCUMENT,
     MAX_HEADER,
     MAX_LABELS,
@@ -9,6 +8,9 @@ from streamseg.wire.limits import (
     MAX_PICTURE,
     MAX_PIXELS,
     MAX_SIDE,
+    Encoding,
+    decode_array,
+    encode_array,
 )
 from streamseg.wire.message import (
     KINDS,

@@ -13,8 +13,15 @@ from msgspec import Meta
 from streamseg.errors import WireError
 from streamseg.types import ClassInfo, Clock, LabelSet, Mask, Stamp
 from streamseg.wire import rle
-from streamseg.wire.codec import Encoding, decode_array, encode_array
-from streamseg.wire.limits import MAX_DOCUMENT, MAX_HEADER, MAX_LABELS, check_size
+from streamseg.wire.codec import (
+    MAX_DOCUMENT,
+    MAX_HEADER,
+    MAX_LABELS,
+    Encoding,
+    check_size,
+    decode_array,
+    encode_array,
+)
 
 VERSION = 1
 """The protocol's version. New header fields do not change it; a new meaning of an old one does."""

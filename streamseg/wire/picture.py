@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from streamseg.errors import WireError
 from streamseg.types import Clock, Preview
-from streamseg.wire.limits import MAX_HEADER, MAX_PICTURE, check_size
+from streamseg.wire.codec import MAX_HEADER, MAX_PICTURE, check_size
 from streamseg.wire.message import (
     VERSION,
     Count,

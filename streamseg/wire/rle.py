@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from streamseg.errors import WireError
 from streamseg.types import IGNORE, U8, Size
-from streamseg.wire.limits import check_size
+from streamseg.wire.codec import check_size
 
 Counts = npt.NDArray[np.int64]
 
