@@ -58,9 +58,9 @@ class ChildProcess:
         return self._process.pid
 
     def send(self, message: msgspec.Struct) -> None:
-        """Write a line of JSON to its standard input. Does nothing when it has ended: lines() tells that."""
+        """Write a line of JSON to its standard input. Nothing happens once that is closed or it has ended."""
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._process.stdin.write(msgspec.json.encode(message) + b"\n")
             self._process.stdin.flush()
 

@@ -93,13 +93,15 @@ def test_another_thread_may_kill_it_at_any_time() -> None:
     child.kill()  # not another process that has got its number
 
 
-def test_writing_to_one_that_has_ended_is_no_error() -> None:
+def test_writing_to_one_that_has_ended_or_to_a_closed_input_is_no_error() -> None:
     child = ChildProcess(python("pass"), pipes=True)
     assert list(child.lines()) == []
     for _ in range(100):
         child.send(Word("gate" * 10_000))
     child.close_input()
+    child.send(Word("gate"))
     assert child.end(DEADLINE_S) == "exit code 0"
+    child.send(Word("gate"))
 
 
 def test_a_program_that_is_not_there_leaves_no_descriptor_open() -> None:
