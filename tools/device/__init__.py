@@ -1,0 +1,1 @@
+"""Measure on a machine with a GPU: README.md tells how."""

@@ -1,0 +1,146 @@
+#!/usr/bin/env bash
+# On the GPU machine, in the root of the checkout: bash tools/device/device.sh [STAGE...]
+#
+# Stages, the most useful first: facts engines tests crf pipeline density aoti knobs train.
+# On demand: sanitize ncu fulltrain.
+# Each has its own limit; $OUT/gpu.json, gpu.md and log.txt are written after each, so what is cut off loses only
+# its own. BUDGET_S (480): no stage runs longer. DEVICE_DRY=1: a test of this script on a CPU.
+set -uo pipefail
+begun=$SECONDS
+WORK=${WORK:-${TMPDIR:-/tmp}/streamseg-device}
+PY=${PY:-python3} SITE=$WORK/site OUT=${OUT:-out/device} BUDGET_S=${BUDGET_S:-480} DEVICE_DRY=${DEVICE_DRY:-0}
+export PARTS=$WORK/parts PROBE_ENGINES=$WORK/engines XDG_CACHE_HOME=$WORK/cache
+export TRITON_CACHE_DIR=$XDG_CACHE_HOME/triton TORCHINDUCTOR_CACHE_DIR=$XDG_CACHE_HOME/inductor
+export OUT DEVICE_DRY PYTHONUNBUFFERED=1
+export CARRIED=${CARRIED:-.device}
+mkdir -p "$OUT" "$PARTS" "$PROBE_ENGINES" "$SITE" "$XDG_CACHE_HOME"
+export PYTHONPATH=$PWD:$SITE PATH=$PATH:/usr/sbin:/sbin
+[ $# -gt 0 ] && stages="$*" || stages="facts engines tests crf pipeline density aoti knobs train"
+log=$OUT/log.txt
+echo "== device.sh, $(date -u +%T), stages: $stages" | tee -a "$log"
+
+# Packages that are missing: from the archive of prepare.sh, or from wheels. A dry run has them installed.
+if ! $PY -c "import av, msgspec, zmq, zstandard" 2>/dev/null; then
+  if [ -f "$CARRIED/site.tar.xz" ]; then
+    $PY -c "import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2], filter='fully_trusted')" \
+      "$CARRIED/site.tar.xz" "$SITE" || exit 1
+  elif ls "$CARRIED"/*.whl >/dev/null 2>&1; then
+    $PY -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$SITE" "$CARRIED"/*.whl || exit 1
+  else
+    echo "no packages were carried: copy the folder $CARRIED as well" | tee -a "$log"; exit 1
+  fi
+  [ -d "$CARRIED/meta" ] && cp -r "$CARRIED"/meta/. "$SITE/"
+fi
+$PY -c "import av, msgspec, zmq, zstandard, click, rich, cv2, onnxruntime, torch, onnx" 2>&1 | tee -a "$log" ||
+  echo "a package is missing: see above" | tee -a "$log"
+
+# Our compiled kernels: carried, else built here (half a minute of one core).
+native_ok() { $PY -c "import sys; from streamseg import crf; sys.exit(not crf.native_available())" 2>>"$log"; }
+if ! native_ok; then
+  mkdir -p build && cp "$CARRIED"/native/*.so build/ 2>/dev/null
+  if ! native_ok; then
+    rm -f build/*.so
+    (cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release && timeout 120 cmake --build build) >>"$log" 2>&1 ||
+      echo "our kernels could not be built: what needs the CRF on the CPU fails" | tee -a "$log"
+  fi
+fi
+
+# The driver's libraries where the loader does not find them; libcuda.so for linking (aoti).
+for name in libcuda.so.1 libnvcuvid.so.1; do
+  ldconfig -p 2>/dev/null | grep -q "$name" && continue
+  found=$(find /usr/local/nvidia /usr/lib/x86_64-linux-gnu -name "$name" 2>/dev/null | head -1)
+  [ -n "$found" ] && export LD_LIBRARY_PATH="$(dirname "$found")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+done
+cuda=$(ldconfig -p 2>/dev/null | sed -n 's/.*libcuda\.so\.1 .*=> //p' | head -1)
+[ -n "$cuda" ] || cuda=$(find /usr/local/nvidia /usr/lib -name libcuda.so.1 2>/dev/null | head -1)
+if [ -n "$cuda" ]; then
+  mkdir -p "$WORK/link" && ln -sf "$cuda" "$WORK/link/libcuda.so"
+  export LIBRARY_PATH=$WORK/link${LIBRARY_PATH:+:$LIBRARY_PATH}
+fi
+
+no_gpu=$($PY -c "from streamseg.inference.backends.device import cuda_missing; print(cuda_missing() or '')" 2>>"$log")
+[ "$DEVICE_DRY" = 1 ] && no_gpu=
+[ -n "$no_gpu" ] && echo "no GPU: $no_gpu" | tee -a "$log"
+jobs=()
+trap 'for job in "${jobs[@]}"; do kill "$job" 2>/dev/null; done' EXIT
+
+(while sleep 10; do $PY -m tools.device.probe collect; done) 2>/dev/null & jobs+=($!)  # a run that is cut off leaves figures ten seconds old
+
+[ -n "${CUDA_HOME:-}" ] || for folder in /usr/local/cuda /usr/local/cuda-1[3-9]*; do
+  [ -f "$folder/include/cuda.h" ] && export CUDA_HOME=$folder && break
+done
+
+left() { echo $((BUDGET_S - (SECONDS - begun))); }
+bounded() {  # LIMIT COMMAND...: at most so long, and no longer than there is left
+  local limit=$1 rest; shift
+  [ "$DEVICE_DRY" = 1 ] && limit=$((limit * 8))  # a CPU, which may be busy
+  rest=$(left); [ "$rest" -lt "$limit" ] && limit=$rest
+  [ "$limit" -lt 8 ] && { echo "no time left for: $*" | tee -a "$log"; return 1; }
+  STAGE_S=$limit timeout -k 5 "$limit" "$@" 2>&1 | grep --line-buffered -v -e Warning -e '^  warnings.warn' | tee -a "$log"
+  local rc=${PIPESTATUS[0]}
+  [ "$rc" -ne 0 ] && echo "   exit code $rc after at most $limit s: $*" | tee -a "$log"
+  return 0
+}
+probe() { bounded "$1" $PY -m tools.device.probe "${@:2}"; }
+suite() {  # NAME LIMIT PYTEST-ARGUMENTS...: in a process of its own, so that a broken CUDA context ends only it
+  local name=$1 limit=$2; shift 2
+  timeout -k 5 "$limit" $PY -m pytest -m gpu -q --tb=short -W default -p no:cacheprovider --maxfail=12 \
+    --junitxml="$PARTS/tests-$name.xml" "$@" >"$PARTS/tests-$name.txt" 2>&1
+}
+
+wanted() { local one; for one in "$@"; do case " $stages " in *" $one "*) return 0 ;; esac; done; return 1; }
+if [ -z "$no_gpu" ] && wanted engines knobs pipeline aoti; then  # on CPU cores, beside the first stages
+  for name in deeplab-v1-largefov deeplab-v2-resnet101; do
+    [ -f "$PROBE_ENGINES/$name.done" ] && continue
+    $PY -m tools.device.probe prep $name >>"$PARTS/prep.txt" 2>&1 & jobs+=($!)
+  done
+fi
+
+for stage in $stages; do
+  echo "== $stage, after $((SECONDS - begun)) s, $(left) s left" | tee -a "$log"
+  case $stage in
+    facts) probe 45 facts ;;
+    engines) probe 90 engines ;;
+    tests)
+      if [ -n "$no_gpu" ]; then probe 20 tests; $PY -m tools.device.probe collect; continue; fi
+      limit=$(left); [ "$limit" -gt 110 ] && limit=110
+      if wanted aoti; then
+        for name in camvid-slim deeplab-v1-largefov; do
+          [ -f "$PARTS/aoti-$name.txt" ] && continue
+          TORCHINDUCTOR_COMPILE_THREADS=5 $PY -m tools.device.probe aoti-build $name >>"$PARTS/aoti.txt" 2>&1 & jobs+=($!)
+        done
+      fi
+      suite crf "$limit" tests/gpu/test_crf_gpu.py & one=$!
+      suite engine "$limit" tests/gpu/test_engine_gpu.py tests/gpu/test_engine_tensorrt.py -k "not aoti and not largefov" & two=$!
+      suite route "$limit" tests/gpu/test_route_gpu.py & three=$!
+      wait $one $two $three
+      tail -n 4 "$PARTS"/tests-*.txt | tee -a "$log"
+      cat "$PARTS"/tests-*.txt >"$OUT/tests.txt"
+      $PY -m tools.device.probe tests | tee -a "$log" ;;
+    crf)
+      if wanted aoti && ! { [ -f "$PARTS/aoti-camvid-slim.txt" ] && [ -f "$PARTS/aoti-deeplab-v1-largefov.txt" ]; }; then
+        echo "aoti is still being built beside it: times on the clock may be too long" | tee -a "$log"
+      fi
+      probe 75 crf ;;
+    pipeline) probe 90 pipeline ;;
+    density) probe 75 density ;;
+    aoti) probe 100 aoti ;;
+    knobs) probe 60 knobs ;;
+    train) probe 75 train ;;
+    fulltrain) probe 600 fulltrain ;;  # as many epochs as fit into what is left of BUDGET_S
+    sanitize)  # finds bad accesses and races; about a minute each with torch
+      for tool in memcheck racecheck; do
+        SIDE=24 bounded 100 compute-sanitizer --tool $tool --kernel-name regex:'_splat|_blur|_slice|_update' \
+          $PY -m tools.device.probe tiny-crf | tail -n 15
+      done ;;
+    ncu)
+      SIDE=513 bounded 100 ncu --clock-control none -k regex:'_splat|_blur|_update' -c 6 --section SpeedOfLight \
+        --section MemoryWorkloadAnalysis --section Occupancy $PY -m tools.device.probe tiny-crf >"$OUT/ncu.txt" 2>&1
+      tail -n 60 "$OUT/ncu.txt" ;;
+    *) echo "no such stage: $stage" | tee -a "$log" ;;
+  esac
+  $PY -m tools.device.probe collect
+done
+cat "$PARTS"/prep.txt "$PARTS"/aoti.txt >>"$log" 2>/dev/null
+echo "== done after $((SECONDS - begun)) s"
+[ "${QUIET:-0}" = 1 ] || head -c 11000 "$OUT/gpu.md"
