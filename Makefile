@@ -2,7 +2,9 @@
 #                        pictures with their masks at http://127.0.0.1:5580/
 # make test              set up what the tests need, and run those that are quick (no GPU): minutes
 # make test-slow         the tests that take longer than ten seconds: sanitizers, a booted systemd, Ray, builds
+# make dev               a light environment for changes: most unit tests, without torch, OpenVINO and Ray
 # make lint              layout, imports and types
+# make docs              all pages and the API from docstrings as one site: out/site
 # make bench [DATA=…]    every figure of docs/benchmarks.md again; DATA: labelled images for the CRF
 # make gpu               with a CUDA GPU: out/gpu/gpu.json and gpu.md with what was measured, and its tests
 # make soak              the endurance tests in full: about an hour; their figures are in docs/operating.md
@@ -13,7 +15,7 @@ DATA ?= ../shared/data/camvid/val
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help run test test-slow lint bench gpu soak clean
+.PHONY: help run dev test test-slow lint docs bench gpu soak clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -21,6 +23,12 @@ help:
 .venv/base: pyproject.toml constraints.txt CMakeLists.txt $(shell find streamseg engines -type f -not -name '*.pyc')
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[web]'
+	touch $@
+
+# Tests run on the checkout's Python code, so only what is compiled makes this stale.
+.venv/light: pyproject.toml constraints.txt CMakeLists.txt $(shell find streamseg -name '*.cpp' -o -name '*.h')
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[web,test]'
 	touch $@
 
 .venv/dev: .venv/base
@@ -43,10 +51,17 @@ test-slow: .venv/dev
 	$(PYTEST) -n $(WORKERS) --dist loadscope -m "slow and not alone and not soak"
 	$(PYTEST) -m "slow and alone and not soak"
 
+dev: .venv/light
+
 lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: .venv/light
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt mkdocs 'mkdocstrings[python]'
+	$(BIN)/python tools/map.py
+	$(BIN)/mkdocs build --quiet
 
 bench: .venv/dev
 	$(BIN)/streamseg bench pipeline --source demo:
