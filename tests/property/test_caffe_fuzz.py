@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+pytest.importorskip("torch")
 
 from streamseg.errors import WeightsError
 from streamseg.models.weights.caffe import read_layers

@@ -9,11 +9,13 @@ from __future__ import annotations
 import copy
 
 import pytest
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from tests.narrow import NARROW, narrow_network
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from tests.narrow import NARROW, narrow_network  # noqa: E402
 
 
 def dilated_layers(network: nn.Module) -> list[nn.Conv2d]:

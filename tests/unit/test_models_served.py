@@ -8,18 +8,20 @@ from typing import cast
 import numpy as np
 import onnxruntime as ort
 import pytest
-import torch
-from torch import Tensor, nn
 
-from streamseg.config import EngineConfig
-from streamseg.crf import CrfParams
-from streamseg.inference.backends.torch_graph import GraphModule
-from streamseg.inference.plans.load import load_engine
-from streamseg.inference.spec import read_spec
-from streamseg.models.export import write_engine
-from streamseg.models.served import Grid, Served
-from streamseg.models.zoo import NETWORKS
-from tests.narrow import NARROW, TYPICAL, narrow_engine, narrow_network
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn  # noqa: E402
+
+from streamseg.config import EngineConfig  # noqa: E402
+from streamseg.crf import CrfParams  # noqa: E402
+from streamseg.inference.backends.torch_graph import GraphModule  # noqa: E402
+from streamseg.inference.plans.load import load_engine  # noqa: E402
+from streamseg.inference.spec import read_spec  # noqa: E402
+from streamseg.models.export import write_engine  # noqa: E402
+from streamseg.models.served import Grid, Served  # noqa: E402
+from streamseg.models.zoo import NETWORKS  # noqa: E402
+from tests.narrow import NARROW, TYPICAL, narrow_engine, narrow_network  # noqa: E402
 
 EXPORTED = [pytest.param(n, marks=() if n in TYPICAL else pytest.mark.slow) for n in NARROW]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pycocotools import mask as coco
 
-from streamseg.errors import WireError
-from streamseg.types import IGNORE
-from streamseg.wire.rle import counts_to_string, decode_labels, encode_labels, string_to_counts
-from tests.masks import draw_labels
+coco = pytest.importorskip("pycocotools.mask")
+
+from streamseg.errors import WireError  # noqa: E402
+from streamseg.types import IGNORE  # noqa: E402
+from streamseg.wire.rle import counts_to_string, decode_labels, encode_labels, string_to_counts  # noqa: E402
+from tests.masks import draw_labels  # noqa: E402
 
 SIZES = [(1, 1), (1, 9), (9, 1), (7, 5), (36, 48), (361, 479)]
 

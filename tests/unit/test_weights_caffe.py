@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from streamseg.errors import WeightsError
-from streamseg.models.weights.caffe import read_caffemodel, read_layers
-from streamseg.models.weights.files import import_weights
-from tests.caffe import Encoding, Layout, blob, caffemodel, chunk, layer, net, number
-from tests.narrow import NARROW, narrow_network
+torch = pytest.importorskip("torch")
+
+from streamseg.errors import WeightsError  # noqa: E402
+from streamseg.models.weights.caffe import read_caffemodel, read_layers  # noqa: E402
+from streamseg.models.weights.files import import_weights  # noqa: E402
+from tests.caffe import Encoding, Layout, blob, caffemodel, chunk, layer, net, number  # noqa: E402
+from tests.narrow import NARROW, narrow_network  # noqa: E402
 
 CAFFE_NETWORKS = [name for name in NARROW if name.startswith(("deeplab-v1", "deeplab-v2"))]
 

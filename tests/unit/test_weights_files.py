@@ -6,14 +6,17 @@ import pickle
 from pathlib import Path
 
 import pytest
-import safetensors.torch
-import torch
-from torch import Tensor
 
-from streamseg.errors import UsageError, WeightsError
-from streamseg.models.weights import import_weights
-from streamseg.models.zoo import NETWORKS
-from tests.narrow import NARROW, narrow_network
+torch = pytest.importorskip("torch")
+pytest.importorskip("safetensors.torch")
+
+import safetensors.torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from streamseg.errors import UsageError, WeightsError  # noqa: E402
+from streamseg.models.weights import import_weights  # noqa: E402
+from streamseg.models.zoo import NETWORKS  # noqa: E402
+from tests.narrow import NARROW, narrow_network  # noqa: E402
 
 TORCHVISION = [name for name in NARROW if not name.startswith(("deeplab-v1", "deeplab-v2"))]
 

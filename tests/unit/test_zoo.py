@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 
 import pytest
-import torch
-from torch import nn
 
-from streamseg.crf.presets import PRESETS
-from streamseg.errors import UsageError
-from streamseg.models.deeplab_v1 import PLAIN, SEVEN, DeepLabV1, Head
-from streamseg.models.slim import count_macs
-from streamseg.models.zoo import NETWORKS, VOC21, find_network
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+from streamseg.crf.presets import PRESETS  # noqa: E402
+from streamseg.errors import UsageError  # noqa: E402
+from streamseg.models.deeplab_v1 import PLAIN, SEVEN, DeepLabV1, Head  # noqa: E402
+from streamseg.models.slim import count_macs  # noqa: E402
+from streamseg.models.zoo import NETWORKS, VOC21, find_network  # noqa: E402
 
 # Millions of parameters, and GMAC at 321 and 513, as published or counted from the published layers.
 TABLE = {

@@ -165,8 +165,9 @@ def pictures(count: int, size: tuple[int, int]):
 
 
 def load(name: str, precision: str, size: tuple[int, int], backend: str = "torch", max_batch: int = 32):
-    from streamseg.config import EngineConfig
     from streamseg.inference.select import load_engine
+
+    from streamseg.config import EngineConfig
 
     return load_engine(
         EngineConfig(
