@@ -48,14 +48,14 @@ ASIDE = ("engine", "refinement", "start_s", "end_s")  # options of their own
 @click.option(
     "--on", metavar="ray[://HOST:PORT]", help="Spread the work over a Ray cluster; the results are the same."
 )
-@click.option("--overwrite", is_flag=True, help="Begin anew, even if there are results.")
+@click.option("--overwrite", is_flag=True, help="Start again, even if there are results.")
 def command(
     inputs: tuple[str, ...], out: str, name: str, on: str | None, overwrite: bool, **options: Any
 ) -> None:
     """Segment recorded files: exactly one mask for each frame, with a manifest as proof.
 
     INPUT is a video, a folder of videos, a pattern such as 'day*/*.mp4', an http(s) or s3:// address, or -
-    for a list of these on standard input, one a line. Run again, the same command goes on where it was
+    for a list of these on standard input, one a line. Run again, the same command continues where it was
     interrupted, and leaves alone what is finished.
     """
     from streamseg.cli.report import Report
@@ -83,7 +83,7 @@ def command(
     finally:
         signal.signal(signal.SIGTERM, before)
     if stop.is_set():
-        click.echo("streamseg: stopped; the same command goes on where it stopped", err=True)
+        click.echo("streamseg: stopped; run the same command again to continue", err=True)
         raise click.Abort
     if not result.whole:
         sys.exit(1)

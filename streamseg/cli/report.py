@@ -74,7 +74,7 @@ class Report:
     def _finished(self, event: Finished) -> None:
         manifest = event.manifest
         if event.again:
-            self._line(f"{event.input}: finished already, {manifest.masks} masks → {event.path}")
+            self._line(f"{event.input}: already finished, {manifest.masks} masks → {event.path}")
             return
         self._line(f"{event.input}: {manifest.masks} masks in {event.took_s:.1f} s → {event.path}")
         if manifest.damage is not None:
@@ -85,13 +85,13 @@ class Report:
 
 
 class Files:
-    """How far all files are. What had been finished before, and what cannot be read, counts for nothing."""
+    """How far all files are. What was finished before, and what cannot be read, does not count."""
 
     def __init__(self) -> None:
         self.made = 0  # masks in this run
         self._count = 1
         self._closed = 0
-        self._left = 1  # files that are still to begin
+        self._left = 1  # files that have not started
         self._masks: dict[str, int] = {}
         self._wanted: dict[str, int | None] = {}
 
@@ -116,13 +116,13 @@ class Files:
         return sum(self._masks.values())
 
     def expected(self) -> int | None:
-        """Masks of all files, those to come taken as long as the mean of those begun; None: unknown."""
+        """Masks of all files, those to come taken as long as the mean of those started; None: unknown."""
         known = [n for n in self._wanted.values() if n is not None]
         if not known or len(known) < len(self._wanted):
             return None
         return max(self.done(), round(sum(known) / len(known) * (len(known) + self._left)))
 
     def described(self) -> str:
-        at_work = [name for name, wanted in self._wanted.items() if wanted != self._masks[name]]
-        name = at_work[-1] if at_work else ""
+        running = [name for name, wanted in self._wanted.items() if wanted != self._masks[name]]
+        name = running[-1] if running else ""
         return name if self._count == 1 else f"{self._closed} of {self._count} files {name}"

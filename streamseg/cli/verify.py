@@ -41,7 +41,7 @@ def command(out: str, sources: Path | None, as_json: bool) -> None:
         for problem in verdict.problems:
             click.echo(f"streamseg: {problem}", err=True)
         if not verdict.problems:
-            aside = "" if verdict.source_checked else " (its source is not at hand, see --sources)"
+            aside = "" if verdict.source_checked else " (its source was not found, see --sources)"
             click.echo(f"{verdict.path}: whole, {verdict.masks} masks{aside}")
 
     if any(verdict.problems for verdict in verify_folder(out, sources, show)):

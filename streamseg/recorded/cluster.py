@@ -36,17 +36,17 @@ from streamseg.refinement.flow import one_thread
 RETRIES = 4
 """How often a segment is tried again after the death of its worker or node, before its input is given up."""
 
-AHEAD = 2
-"""Segments in the cluster for each of its workers: one at work, one that waits."""
+SEGMENTS_PER_WORKER = 2
+"""Segments in the cluster for each of its workers: one that runs, one that waits."""
 
 POLL_S = 0.2
 
 
 class Cluster:
-    """A connection to a Ray cluster. Any thread may use it; close() ends it, if it was made here."""
+    """A connection to a Ray cluster. Any thread may use it; close() ends it, if this object made it."""
 
     def __init__(self, on: str = "ray") -> None:
-        """Connect: "ray://HOST:PORT" to that address, "ray" to $RAY_ADDRESS or to a cluster started here.
+        """Connect: "ray://HOST:PORT" to that address, "ray" to $RAY_ADDRESS or to a cluster that it starts.
 
         A connection that this process already has is used as it is. Raises UsageError.
         """
@@ -64,9 +64,9 @@ class Cluster:
                 with _own_signals():
                     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
                     if on == "ray":
-                        options["include_dashboard"] = False  # of a cluster that is started here
+                        options["include_dashboard"] = False  # of a cluster that we start
                     ray.init(None if on == "ray" else on, **options)
-            except Exception as error:  # Ray raises just that when it is slow to start
+            except Exception as error:  # Ray raises a plain Exception when it is slow to start
                 raise UsageError(
                     f"--on {on}: Ray could not be reached or started ({one_line(error)})"
                 ) from error
@@ -91,21 +91,21 @@ class Cluster:
         )
         task = self._task.options(num_cpus=threads)
         common = ray.put((recording.input, recording.facts, config, identity))
-        limit = AHEAD * max(1, self.cpus // threads)
-        at_work: dict[Any, int] = {}
+        limit = SEGMENTS_PER_WORKER * max(1, self.cpus // threads)
+        running: dict[Any, int] = {}
         try:
             more = True
-            while (more or at_work) and not stop.is_set():
-                one = next(planned, None) if more and len(at_work) < limit else None
-                more = more and (one is not None or len(at_work) >= limit)
+            while (more or running) and not stop.is_set():
+                one = next(planned, None) if more and len(running) < limit else None
+                more = more and (one is not None or len(running) >= limit)
                 if one is not None:
-                    at_work[task.remote(common, one)] = one.index
-                full = not more or len(at_work) >= limit
-                ready, _ = ray.wait(list(at_work), timeout=POLL_S if full else 0) if at_work else ([], [])
+                    running[task.remote(common, one)] = one.index
+                full = not more or len(running) >= limit
+                ready, _ = ray.wait(list(running), timeout=POLL_S if full else 0) if running else ([], [])
                 for reference in ready:
-                    yield at_work.pop(reference), self._result(recording.input, reference)
+                    yield running.pop(reference), self._result(recording.input, reference)
         finally:
-            for reference in at_work:
+            for reference in running:
                 ray.cancel(reference, force=True)
 
     def close(self) -> None:
@@ -178,12 +178,12 @@ def _check_alike(engine: Engine, identity: Identity) -> None:
             f"node {node}: would run {engine.info.id}, not {identity.engine}; set engine.backend for all"
         )
     if engine.info.weights_sha256 != identity.weights_sha256:
-        raise EngineError(f"node {node}: engine {identity.engine} has other weights there")
+        raise EngineError(f"node {node}: engine {identity.engine} has other weights")
 
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep our answer to SIGTERM, which Ray takes over."""
+    """Keep our handler of SIGTERM, which Ray replaces."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -19,7 +19,7 @@ from streamseg.types import U8, Size
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawn:
-    """A mask with its place in time and what the overlay's encoder had ready when it came."""
+    """A mask with its time and the packets that the overlay's encoder had ready."""
 
     masked: MaskedFrame
     ticks: int

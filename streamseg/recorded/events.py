@@ -1,4 +1,4 @@
-"""What a job tells while it runs, and what came of it."""
+"""What a job reports while it runs, and its result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A file is begun or resumed: `done` of about `frames` masks exist (None: unknown)."""
+    """A file is started or resumed: `done` of about `frames` masks exist (None: unknown)."""
 
     input: str
     frames: int | None
@@ -27,7 +27,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """One more mask is there."""
+    """One more mask is made."""
 
     input: str
     done: int
@@ -35,7 +35,7 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A file's results are whole; `again`: they had been before."""
+    """A file's results are whole; `again`: they were before this run."""
 
     input: str
     manifest: Manifest
@@ -57,7 +57,7 @@ Event = Planned | Started | Progressed | Finished | Failed
 
 @dataclass(slots=True, eq=False)
 class JobResult:
-    """What came of each input, in their order."""
+    """The result of each input, in their order."""
 
     finished: list[Finished] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)

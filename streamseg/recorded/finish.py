@@ -43,10 +43,10 @@ class Finish:
     identity: Identity
 
     def run(self) -> Manifest:
-        """Write the results beside the segments, then give them their names, the manifest last."""
+        """Write the results next to the segments, then give them their names, the manifest last."""
         results = self.results
         folder = results.segments / "results"
-        aside = results.segments / "aside"  # what other results are made of
+        aside = results.segments / "aside"  # tracks that other results are made of
         for fresh in (folder, aside):
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir()

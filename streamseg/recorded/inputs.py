@@ -1,4 +1,4 @@
-"""What is to be processed, and the name that each input's results bear."""
+"""What is to be processed, and the names of each input's results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Input:
     source: str
     stem: str
     images: tuple[Path, ...] = ()  # of a sequence: one suffix, in the order of their names
-    copy: Path | None = None  # of what lies in other storage, while it is fetched
+    copy: Path | None = None  # the local copy of one in other storage
 
     @property
     def path(self) -> Path | None:
@@ -76,7 +76,7 @@ def find_inputs(sources: Iterable[str], stdin: TextIO | None = None) -> list[Inp
 
 @contextmanager
 def fetched(one: Input) -> Iterator[Input]:
-    """An input from other storage with its copy here; any other as it is. Raises SourceError."""
+    """An input from other storage with its local copy; any other as it is. Raises SourceError."""
     if not is_stored(one.source) or one.copy is not None:
         yield one
         return
@@ -126,8 +126,8 @@ def _expand(source: str) -> dict[str, tuple[Path, ...]]:
         return {str(p): () for p in videos}
     if images := [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]:
         return {source: _sequence(source, images)}
-    what = "in this folder" if path.is_dir() else "that fits this pattern"
-    raise UsageError(f"{source}: there is no video {what}")
+    what = "in this folder" if path.is_dir() else "matches this pattern"
+    raise UsageError(f"{source}: no video {what}")
 
 
 def _expand_stored(source: str) -> dict[str, tuple[Path, ...]]:
@@ -145,7 +145,7 @@ def _expand_stored(source: str) -> dict[str, tuple[Path, ...]]:
         and f"{one.rpartition('/')[0]}/{name.stem.rpartition('.')[0]}{SUFFIX}" not in results
     ]
     if not videos:
-        raise UsageError(f"{redact(source)}: there is no video there")
+        raise UsageError(f"{redact(source)}: no video at this address")
     return dict.fromkeys(videos, ())
 
 
@@ -161,7 +161,7 @@ def _sequence(source: str, images: list[Path]) -> tuple[Path, ...]:
 
 
 def _is_result(path: Path) -> bool:
-    """Whether this is a video that we made, with its manifest beside it."""
+    """Whether this is a result of ours: its manifest is in the same folder."""
     stem, dot, _ = path.stem.rpartition(".")
     return bool(dot) and (path.parent / (stem + SUFFIX)).exists()
 

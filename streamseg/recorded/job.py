@@ -32,7 +32,7 @@ from streamseg.types import Mask
 
 MAX_ENGINES = 4
 MAX_FILES = 8
-"""Files that are cut for a cluster at the same time."""
+"""Files that are cut into segments for a cluster at the same time."""
 
 
 @contextmanager
@@ -87,9 +87,9 @@ def process_files(
 ) -> JobResult:
     """Process files into the folder `out`, which may be an address such as s3://: results, then a manifest.
 
-    A finished input is left as it is, an interrupted one goes on where it stopped; one whose content, engine
-    or settings are others begins anew. overwrite begins anew whatever lies there. An input that cannot be
-    read is reported, and the others go on. `stop` ends it after the segment that is at hand is abandoned.
+    A finished input is left as it is, an interrupted one continues where it stopped; one whose content,
+    engine or settings have changed starts again. overwrite starts again in any case. An input that cannot be
+    read is reported, and the others continue. `stop` ends the job; the current segment is abandoned.
     on_event is called in the calling thread. on: "ray" or "ray://HOST:PORT" spreads the segments over a Ray
     cluster, with the same results. Raises UsageError, EngineError, and OutputError when the folder cannot be
     used.
@@ -97,7 +97,7 @@ def process_files(
     config = config or ProcessConfig()
     found = find_inputs(str(i) for i in inputs)
     if not found:
-        raise UsageError("there is nothing to process; name at least one video")
+        raise UsageError("nothing to process; name at least one video")
     if config.end_s is not None and config.end_s <= config.start_s:
         raise UsageError(f"end_s: must be above start_s ({config.start_s:g}), is {config.end_s:g}")
     _check_extras(config)
@@ -131,10 +131,10 @@ def _check_extras(config: ProcessConfig) -> None:
 
 
 def _result_folders(out: str) -> Callable[[str], ResultFolder]:
-    """Open the folder of results → a function that gives the place of a stem. Raises FolderError."""
+    """Open the folder of results → a function that gives the result folder of a stem. Raises FolderError."""
     if is_stored(out):
-        store, here = open_store(out), scratch(out)
-        return lambda stem: StoredResults(here, stem, store)
+        store, local = open_store(out), scratch(out)
+        return lambda stem: StoredResults(local, stem, store)
     folder = Path(out).expanduser()
     open_folder(folder)
     return lambda stem: ResultFolder(folder, stem)
@@ -144,7 +144,7 @@ Job = Callable[[int, Callable[[Event], None]], Finished | Failed | None]
 
 
 def _ended(job: FileJob) -> Finished | Failed | None:
-    """Run a file's job and tell how it ended; None when it was stopped. Raises what concerns all files."""
+    """Run a file's job → how it ended; None when it was stopped. Raises what concerns all files."""
     try:
         end: Finished | Failed | None = job.run()
     except (SourceError, OutputError, UsageError) as error:

@@ -1,4 +1,4 @@
-"""The manifest: what went in, what came out, and what anybody needs to check it again."""
+"""The manifest: what went in, what came out, and what is needed to check it again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUFFIX = ".manifest.json"
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides every byte of the results: with an equal one, work can go on where it stopped."""
+    """What decides every byte of the results: with an equal one, work can continue where it stopped."""
 
     source_sha256: str
     source_bytes: int
@@ -89,7 +89,7 @@ def decode_manifest(data: bytes, shown: str) -> Manifest:
 
 
 def identify(sha256: str, size: int, engine: Engine, config: ProcessConfig) -> Identity:
-    """Who this job is: an input of this content through this engine with these settings."""
+    """The identity of a job: an input of this content through this engine with these settings."""
     info = engine.info
     return Identity(
         source_sha256=sha256,
@@ -138,10 +138,10 @@ def versions() -> dict[str, str]:
 
 
 def differences(old: Identity, new: Identity) -> list[str]:
-    """What tells two jobs apart, in words: "settings.scale was 1.0, is 0.5"."""
+    """How two jobs differ, in words: "settings.scale was 1.0, is 0.5"."""
     found = []
     if old.source_sha256 != new.source_sha256:
-        found.append("the input's content is another")
+        found.append("the input's content differs")
     if old.engine != new.engine:
         found.append(f"engine was {old.engine}, is {new.engine}")
     elif old.weights_sha256 != new.weights_sha256:

@@ -51,7 +51,7 @@ class Recording:
     input: Input
     facts: Facts
     config: ProcessConfig
-    engines: Sequence[Engine]  # alike; each is used by one thread
+    engines: Sequence[Engine]  # equal ones; each is used by one thread
     stop: threading.Event
 
     @property

@@ -1,4 +1,4 @@
-"""Where one input's results go, and what may be done with what already lies there."""
+"""The folder of one input's results, and what may be done with what it already holds."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NAMES = {
 
 
 class FolderError(OutputError):
-    """The folder of results itself cannot be used (not writable, full): no other input will fare better."""
+    """The folder of results itself cannot be used (not writable, full): this concerns every input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,9 @@ class ResultFolder:
         return self.out / f"{self.stem}.{NAMES[name]}"
 
     def finished(self, identity: Identity) -> tuple[Manifest | None, list[str]]:
-        """The manifest, where this very job is finished; else why what is there is of no use.
+        """The manifest, where this very job is finished; else why what exists cannot be used.
 
-        The versions of the libraries may be others: a finished job is not repeated for an update.
+        The versions of the libraries may differ: a finished job is not repeated for an update.
         """
         manifest = self.manifest_there()
         if manifest is None:
@@ -88,13 +88,13 @@ class ResultFolder:
         for output in manifest.outputs.values():
             size = self.bytes_there(output.file)
             if size is None:
-                reasons.append(f"{output.file} is gone")
+                reasons.append(f"{output.file} is missing")
             elif size != output.bytes:
                 reasons.append(f"{output.file} has been changed")
         return (None if reasons else manifest), reasons
 
     def begin(self, identity: Identity) -> list[str]:
-        """Make this job's folder of segments; what another job left in it goes, and why comes back."""
+        """Make this job's folder of segments; remove what another job left in it → why."""
         job = self.segments / "job.json"
         reasons: list[str] = []
         if job.exists():
@@ -109,7 +109,7 @@ class ResultFolder:
         return reasons
 
     def in_the_way(self) -> list[str]:
-        """Files that bear this job's names and are not from any job of ours."""
+        """Files with this job's names that no job of ours made."""
         if self.manifest.exists() or self.segments.exists():
             return []
         return sorted(path.name for name in NAMES if (path := self.result(name)).exists())
@@ -154,7 +154,7 @@ class ResultFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second process from the same results; let go when this one ends, however it ends."""
+        """Keep a second process from the same results; released when this one ends, however it ends."""
         made = not self.segments.exists()
         self.segments.mkdir(exist_ok=True)
         with ExitStack() as held:
@@ -162,7 +162,7 @@ class ResultFolder:
                 held.enter_context(locked(self.segments / "lock", wait=False))
             except BlockingIOError:
                 raise OutputError(
-                    f"{self.shown}/{self.stem}: another streamseg is working on it; wait for it, or end it"
+                    f"{self.shown}/{self.stem}: another streamseg is working on it; wait for it or stop it"
                 ) from None
             try:
                 yield
@@ -198,12 +198,12 @@ def open_folder(out: Path) -> None:
 
 
 def folder_error(out: Path, error: OSError) -> FolderError:
-    """The system's error about the folder of results, with what to do about it."""
+    """A system error about the folder of results, in one line that says what to do."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return FolderError(
                 f"{out}: the disk is full; make room and run the same command again, "
-                "it goes on where it stopped"
+                "it continues where it stopped"
             )
         case errno.EACCES | errno.EPERM:
             return FolderError(f"{out}: cannot be written to; choose another folder, or change its rights")

@@ -101,7 +101,7 @@ class Route:
     def masks(self, scores: Iterator[Logits | SegmentEnd]) -> Iterator[MaskedFrame | SegmentEnd]:
         """Scale the logits to the result's size and take the best class of each pixel; refined if asked.
 
-        Refinement begins anew with each segment, so that a segment made again by itself comes out the same.
+        Refinement starts again with each segment, so that one made by itself has the same bytes.
         """
         config, info = self.recording.config, self.recording.engines[0].info
         refinement = recorded_refinement(config.refinement, info.spec) if config.refines else None

@@ -35,7 +35,7 @@ class FrameRecord(msgspec.Struct, frozen=True, array_like=True):
     seq: int
     pts: int | None  # the source's own
     ticks: int  # in the result videos
-    resized: bool  # the frame had another size than the file's first
+    resized: bool  # the frame's size differs from that of the file's first
     pixels: dict[int, int]  # by class
     digest: bytes  # SHA-256 of the labels
 
@@ -130,7 +130,7 @@ def whole_segments(folder: Path) -> dict[int, Tail]:
 
 
 def keep_leading(folder: Path, whole: dict[int, Tail]) -> dict[int, Tail]:
-    """Remove the segments that lie behind a missing one → those before it."""
+    """Remove the segments after a missing one → those before it."""
     count = next(n for n in range(len(whole) + 1) if n not in whole)
     for index in whole:
         if index >= count:

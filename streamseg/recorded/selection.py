@@ -11,9 +11,9 @@ from streamseg.recorded.settings import ProcessConfig
 from streamseg.sources.reading import DecodedPicture, OpenSource, pictures
 
 LONGEST_SEGMENT = 4
-"""In segment_frames: a segment is cut here even where no intra frame has come."""
+"""In segment_frames: a segment ends after so many even without an intra frame."""
 
-MAX_PLACES = 1000
+MAX_LOSSES = 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,13 +27,13 @@ class Pick:
 
 @dataclass(slots=True, eq=False)
 class Account:
-    """What came of a source, what was lost, and where; complete when its pictures have ended."""
+    """What a source gave, what was lost, and where; complete when its pictures have ended."""
 
     decoded: int = 0
     taken: int = 0
     corrupt: int = 0
     line: str | None = None
-    at_s: list[float] = field(default_factory=list)  # times of the pictures after each loss, up to MAX_PLACES
+    at_s: list[float] = field(default_factory=list)  # times of the pictures after each loss, up to MAX_LOSSES
 
 
 def picks(
@@ -53,7 +53,7 @@ def picks(
         time_s = time_of(picture, source, seq)
         if source.corrupt > account.corrupt:
             account.corrupt = source.corrupt
-            if len(account.at_s) < MAX_PLACES:
+            if len(account.at_s) < MAX_LOSSES:
                 account.at_s.append(round(float(time_s), 3))
         if end_s is not None and time_s >= end_s and picture.image.pts is not None:
             return  # pictures come in order of their time stamps
@@ -77,12 +77,12 @@ def time_of(picture: DecodedPicture, source: OpenSource, seq: int) -> Fraction:
 
 
 def as_written(value: float) -> Fraction:
-    """The decimal that somebody wrote: 0.4 as a float lies above 2/5, where a frame may be."""
+    """The decimal as written: 0.4 as a float is above 2/5, where a frame may be."""
     return Fraction(repr(value))
 
 
 def go_to_start(source: OpenSource, start_s: float) -> None:
-    """Go to the intra frame before start_s, so that what lies far before it is not decoded."""
+    """Go to the intra frame before start_s, so that nothing far before it is decoded."""
     if start_s <= 0:
         return
     begin = source.container.start_time or 0  # µs

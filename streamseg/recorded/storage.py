@@ -22,7 +22,7 @@ from streamseg.recorded.manifest import files_in
 from streamseg.runtime.files import cache_folder, locked, replaced
 from streamseg.sources.target import NETWORK_SCHEMES
 
-_HERE = {"", "file", "local", *NETWORK_SCHEMES}
+_NOT_STORED = {"", "file", "local", *NETWORK_SCHEMES}
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "oss", "hdfs", "sftp"}
 
 
@@ -32,7 +32,7 @@ def is_stored(name: str) -> bool:
     Raises UsageError for an object store's address where fsspec is not installed.
     """
     scheme = name.partition("://")[0].lower() if "://" in name else ""
-    if scheme in _HERE:
+    if scheme in _NOT_STORED:
         return False
     try:
         import fsspec  # an extra
@@ -45,7 +45,7 @@ def is_stored(name: str) -> bool:
 
 
 class Store:
-    """A folder in such storage, or an object. Any thread may use it; raises OSErrors alone."""
+    """A folder in such storage, or an object. Any thread may use it; raises OutputError alone."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -57,7 +57,7 @@ class Store:
         self._root: str = path.rstrip("/")
 
     def size(self, name: str = "") -> int | None:
-        """Bytes of an object, or of all objects in a folder; None where there is none."""
+        """Bytes of an object, or of all objects in a folder; None where it does not exist."""
         with _storage_errors(self._of(name)):
             self._fs.invalidate_cache()
             path = self._path(name)
@@ -66,7 +66,7 @@ class Store:
             return int(self._fs.size(path)) if self._fs.exists(path) else None
 
     def names(self, folder: str = "") -> list[str]:
-        """The names of what lies in a folder, in order; none where there is no such folder."""
+        """The names in a folder, in order; empty where it does not exist."""
         with _storage_errors(self._of(folder)):
             self._fs.invalidate_cache()
             path = self._path(folder)
@@ -88,7 +88,7 @@ class Store:
             return sorted(f"{scheme}://{self._fs._strip_protocol(one).lstrip('/')}" for one in found)
 
     def read(self, name: str) -> bytes | None:
-        """None where there is no such object."""
+        """None where it does not exist."""
         with _storage_errors(self._of(name)):
             self._fs.invalidate_cache()
             try:
@@ -113,23 +113,23 @@ class Store:
     def get(self, name: str, path: Path) -> None:
         """Fetch an object into a file, or a folder into a folder."""
         with _storage_errors(self._of(name)):
-            here = self._path(name)
-            if self._fs.isdir(here):
-                for one in self._fs.find(here):
-                    into = path / one.removeprefix(here).lstrip("/")
+            at = self._path(name)
+            if self._fs.isdir(at):
+                for one in self._fs.find(at):
+                    into = path / one.removeprefix(at).lstrip("/")
                     into.parent.mkdir(parents=True, exist_ok=True)
                     self._fs.get_file(one, str(into))
             else:
-                self._fs.get_file(here, str(path))
+                self._fs.get_file(at, str(path))
 
     def remove(self, name: str) -> None:
-        """Remove an object or a folder; nothing where there is none."""
+        """Remove an object or a folder, if it exists."""
         with _storage_errors(self._of(name)), contextlib.suppress(FileNotFoundError):
             self._fs.invalidate_cache()
             self._fs.rm(self._path(name), recursive=True)
 
     def version(self) -> str:
-        """What changes when this object does, as its storage tells it."""
+        """A value of its storage that changes when this object does."""
         with _storage_errors(self.shown):
             self._fs.invalidate_cache()
             return str(self._fs.ukey(self._root))
@@ -143,9 +143,9 @@ class Store:
 
 @contextmanager
 def local_copy(url: str) -> Iterator[Path]:
-    """Fetch an object into a file here, for as long as anybody on this machine has it open.
+    """Fetch an object into a local file, for as long as any process on this machine has it open.
 
-    Whoever finds it here, even from a process that was killed, does not fetch it again. Raises SourceError.
+    A copy that exists, even from a process that was killed, is not fetched again. Raises SourceError.
     """
     folder = scratch(url)
     with locked(folder.with_suffix(".lock")) as lock:  # one fetches, the others wait for it
@@ -159,11 +159,11 @@ def local_copy(url: str) -> Iterator[Path]:
         finally:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)  # nobody else has it
+                shutil.rmtree(folder, ignore_errors=True)  # no other process has it open
 
 
 def _fetch(store: Store, folder: Path) -> Path:
-    """Get an object's present version, unless it lies in `folder`, which holds nothing else."""
+    """Get an object's present version, unless it is in `folder`, which holds nothing else."""
     version = hashlib.sha256(store.version().encode()).hexdigest()[:16]
     path = folder / (version + Path(urlsplit(store.url).path).suffix)
     if not path.exists():

@@ -17,7 +17,7 @@ from streamseg.runtime.files import replaced
 
 @dataclass(frozen=True, slots=True)
 class StoredResults(ResultFolder):
-    """A place in other storage: `out` is where the work is done here, `store` where it goes."""
+    """Results in other storage: `out` is the local folder that they are made in, `store` where they go."""
 
     store: Store
 
@@ -37,7 +37,7 @@ class StoredResults(ResultFolder):
         return self.store.size(file)
 
     def begin(self, identity: Identity) -> list[str]:
-        """Agree with what is there: this job's segments are fetched, another job's are removed."""
+        """Agree with the store: this job's segments are fetched, another job's are removed."""
         reasons = ResultFolder.begin(self, identity)
         there = self.store.names(self.segments.name)
         job = f"{self.segments.name}/job.json"

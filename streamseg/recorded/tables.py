@@ -93,7 +93,7 @@ class AreaTable:
 
 
 class EventTable:
-    """A row for each stay of a class: from when to when it had its share of the frame, and its peak."""
+    """A row for each event of a class: from when to when it had its share of the frame, and its peak."""
 
     def __init__(self, path: Path, labels: LabelSet, tick: Fraction, share: float, gap_s: float) -> None:
         self.path, self.names, self.tick = path, labels.names, tick

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 MAX_GAP = 2**31 - 1
-"""Ticks between two frames that MP4 can tell."""
+"""The most ticks between two frames that MP4 can hold."""
 
 PtsRun = tuple[int | None, int, int]
 """(first, step, count): count time stamps, each step above the one before; first None: there are none."""
@@ -19,7 +19,7 @@ class Timeline:
     Ticks are pts, exactly, for every source whose time stamps rise and begin at 0 or above; in units of
     1/denominator, so a time base of 1001/30000 gives pts · 1001. What cannot be kept is mended: a negative
     beginning is moved to 0 with all that follows, a step back of less than a second becomes one tick, a
-    missing time stamp one frame, and a greater jump back, or one forward beyond what MP4 holds, goes on one
+    missing time stamp one frame, and a greater jump back, or one forward beyond what MP4 holds, continues one
     frame later. `mended` counts the frames whose time is not the source's.
     """
 

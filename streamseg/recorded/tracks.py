@@ -90,7 +90,7 @@ class Encoder:
         context = av.CodecContext.create(track.codec, "w")
         assert isinstance(context, VideoCodecContext)
         track.configure(context)
-        # MP4 keeps the parameter sets beside the pictures.
+        # MP4 keeps the parameter sets outside the pictures.
         context.flags |= av.codec.context.Flags.global_header.value
         self._context = context
 
@@ -113,7 +113,7 @@ class Encoder:
 
 
 def write_video(path: Path, track: Track, packets: Iterable[Packet], sound: Sound | None = None) -> int:
-    """Mux packets, and sound beside them, into an MP4 with exactly these time stamps → number of pictures.
+    """Mux packets, and sound with them, into an MP4 with exactly these time stamps → number of pictures.
 
     MP4, because it is the common container that keeps any time base of a source: Matroska rounds to ms as
     FFmpeg writes it. Both timescales are set: FFmpeg would multiply a small one, and round the first time
@@ -132,9 +132,9 @@ def write_video(path: Path, track: Track, packets: Iterable[Packet], sound: Soun
         assert isinstance(stream, VideoStream)
         track.configure(stream.codec_context)
         stream.time_base = track.time_base
-        beside = _beside(container, sound)
+        mux_sound = _sound_muxer(container, sound)
         for one in packets:
-            beside(one.ticks * track.time_base)
+            mux_sound(one.ticks * track.time_base)
             packet: av.Packet[Any] = av.Packet(one.data)
             packet.stream = stream
             packet.pts = packet.dts = one.ticks
@@ -142,7 +142,7 @@ def write_video(path: Path, track: Track, packets: Iterable[Packet], sound: Soun
             packet.is_keyframe = one.intra
             container.mux_one(packet)
             count += 1
-        beside(None)
+        mux_sound(None)
     return count
 
 
@@ -156,7 +156,7 @@ def read_labels(path: Path) -> Iterator[tuple[int, U8]]:
             yield frame.pts, np.ascontiguousarray(frame.to_ndarray(format="gray"), np.uint8)
 
 
-def _beside(container: OutputContainer, sound: Sound | None) -> Callable[[Fraction | None], None]:
+def _sound_muxer(container: OutputContainer, sound: Sound | None) -> Callable[[Fraction | None], None]:
     """Make a function that muxes the sound up to a time, or all that is left of it."""
     if sound is None:
         return lambda until: None

@@ -39,11 +39,11 @@ from streamseg.recorded.tracks import read_labels
 
 @dataclass(slots=True, eq=False)
 class Verdict:
-    """What was found out about one input's results; whole when there are no problems."""
+    """What the check of one input's results found; whole when there are no problems."""
 
     path: str  # of the manifest
     masks: int = 0
-    source_checked: bool = False  # False: the source was not at hand
+    source_checked: bool = False  # False: the source was not found
     problems: list[str] = field(default_factory=list)
 
 
@@ -76,7 +76,7 @@ def verify_folder(
 
 
 def _verify_store(store: Store, sources: Path | None, on_verdict: Callable[[Verdict], None]) -> list[Verdict]:
-    """Fetch one input's results after the other and check them here."""
+    """Fetch one input's results after the other and check them."""
     names = store.names()
     manifests = [name for name in names if name.endswith(SUFFIX)]
     unfinished = [name for name in names if name.startswith(".") and name.endswith(".segments")]
@@ -197,15 +197,15 @@ def _check_labels(path: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def _find_source(manifest: Manifest, sources: Path | None) -> Input | None:
-    """The source where it was, or under its last name in `sources`; None where it is not at hand."""
+    """The source where it was, or under its last name in `sources`; None where it is not found."""
     if is_address(manifest.input):
         return None
     if is_stored(manifest.input) and sources is None:
         return Input(manifest.input, "") if Store(manifest.input).size() is not None else None
     named = Path(manifest.input).expanduser()
-    place = str(named if sources is None else sources / named.name)
+    path = str(named if sources is None else sources / named.name)
     try:
-        found = find_inputs([place])
+        found = find_inputs([path])
     except UsageError:
         return None
     one = found[0]

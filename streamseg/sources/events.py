@@ -1,4 +1,4 @@
-"""What a stream's source reports beside its frames: for the log, once each, and for the counters."""
+"""What a stream's source reports besides its frames: for the log and the counters."""
 
 from __future__ import annotations
 

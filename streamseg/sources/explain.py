@@ -1,4 +1,4 @@
-"""What is wrong with a source, in one line that says what to do: by looks, then by FFmpeg's errors.
+"""What is wrong with a source and what to do, in one line: checked before opening, then FFmpeg's errors.
 
 No line holds a password.
 """
@@ -68,7 +68,7 @@ def _problem(target: Target, stop: threading.Event) -> str | None:
 
 
 def explain(target: Target, error: BaseException, silent_s: float | None = None) -> str:
-    """One line for what FFmpeg said about `target`; silent_s: nothing had come for so long."""
+    """One line for an error of FFmpeg about `target`; silent_s: for how long no data had come."""
     if target.kind == "file":
         return f"{target.shown}: {_file_reason(target.path, error)}"
     if target.kind == "camera":
@@ -102,7 +102,7 @@ def camera_problem(path: Path) -> str | None:
     except OSError as error:
         return _camera_reason(error)
     if not stat.S_ISCHR(mode):
-        return f"is not a camera; {_cameras_here()}"
+        return f"is not a camera; {_cameras()}"
     if not os.access(path, os.R_OK | os.W_OK):
         return _camera_reason(PermissionError())
     return None
@@ -111,7 +111,7 @@ def camera_problem(path: Path) -> str | None:
 def host_problem(target: Target, stop: threading.Event) -> str | None:
     """What is wrong with the host of an address; None if it can be found. Takes 10 s at most.
 
-    FFmpeg looks the name up again, uninterruptibly, but then the answer is at hand; its own message for an
+    FFmpeg looks the name up again, uninterruptibly, but then the answer is cached; its own message for an
     unknown name is "Input/output error".
     """
     try:
@@ -135,7 +135,7 @@ def _lookup_problem(host: str, port: int | None, stop: threading.Event) -> str |
         try:
             socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
-            answers.put(f"there is no host {host!r}; check the name and the network's DNS")
+            answers.put(f"unknown host {host!r}; check the name and the network's DNS")
         else:
             answers.put(None)
 
@@ -155,9 +155,9 @@ def _lookup_problem(host: str, port: int | None, stop: threading.Event) -> str |
 def _file_reason(path: Path, error: BaseException) -> str:
     match error:
         case FileNotFoundError():
-            return "there is no such file; check the path"
+            return "no such file; check the path"
         case NotADirectoryError():
-            return "a part of this path is a file, not a folder; check the path"
+            return "part of this path is a file, not a folder; check the path"
         case IsADirectoryError():
             return "is a directory; name one of the videos in it"
         case PermissionError():
@@ -166,11 +166,11 @@ def _file_reason(path: Path, error: BaseException) -> str:
             return "no decoder for its codec in this build of FFmpeg; convert it to H.264"
     if isinstance(error, av.error.InvalidDataError | av.error.EOFError):
         return content_problem(path)
-    return f"cannot be read ({_words(error)}); check the disk and the file"
+    return f"cannot be read ({_text(error)}); check the disk and the file"
 
 
 def content_problem(path: Path) -> str:
-    """Why FFmpeg finds no video in this file, as far as its bytes tell."""
+    """Why FFmpeg finds no video in this file, as far as its bytes show."""
     try:
         with path.open("rb") as file:
             head = file.read(4096)
@@ -183,7 +183,7 @@ def content_problem(path: Path) -> str:
             "copy it again, or record as .mkv or fragmented MP4"
         )
     if head and b"\0" not in head and all(b >= 32 or b in b"\t\n\r\f\x1b" for b in head):
-        return "is text, not a video, whatever its name says; name a video"
+        return "is a text file, not a video; name a video"
     return "is not a video that FFmpeg can read, or its beginning is damaged; try to play it with ffplay"
 
 
@@ -212,19 +212,23 @@ def _mp4_boxes(path: Path) -> tuple[str, ...]:
 def _camera_reason(error: BaseException) -> str:
     match error:
         case FileNotFoundError():
-            return f"there is no such camera; {_cameras_here()}"
+            return f"no such camera; {_cameras()}"
         case PermissionError():
             return "permission denied; add the user that runs streamseg to the group 'video'"
     if getattr(error, "errno", None) == 16:  # EBUSY
         return "another program uses this camera; close it"
     if getattr(error, "errno", None) in (19, 6):  # ENODEV, ENXIO
         return "the camera is gone; plug it in again"
-    return f"cannot be read ({_words(error)}); {_cameras_here()}"
+    return f"cannot be read ({_text(error)}); {_cameras()}"
 
 
-def _cameras_here() -> str:
+def _cameras() -> str:
     found = sorted(str(p) for p in Path("/dev").glob("video*"))
-    return f"there is {', '.join(found)}" if found else "this machine shows none (/dev/video*); plug one in"
+    return (
+        f"this machine has {', '.join(found)}"
+        if found
+        else "this machine has none (/dev/video*); connect one"
+    )
 
 
 def _network_reason(target: Target, error: BaseException, silent_s: float | None) -> str:
@@ -240,9 +244,9 @@ def _network_reason(target: Target, error: BaseException, silent_s: float | None
         case av.error.HTTPForbiddenError() | PermissionError():
             return "access forbidden (403); check the user's rights there"
         case av.error.HTTPNotFoundError():
-            return "there is nothing at this path (404); check what comes behind the host's name"
+            return "nothing found at this path (404); check the path in the address"
         case av.error.HTTPClientError() | av.error.HTTPServerError():
-            return f"the server answered with an error ({_words(error)}); look at its log"
+            return f"the server answered with an error ({_text(error)}); look at its log"
         case ConnectionRefusedError():
             return "connection refused; is the server running, and on this port?"
         case ConnectionError():
@@ -256,11 +260,11 @@ def _network_reason(target: Target, error: BaseException, silent_s: float | None
         return "no route to this host; check the address and the network"
     if isinstance(error, av.error.InvalidDataError):
         return "answers with something that is not video; check the path"
-    return f"cannot be read ({_words(error)})"
+    return f"cannot be read ({_text(error)})"
 
 
-def _words(error: BaseException) -> str:
-    """FFmpeg's or the system's words for an error, without the address that str() would add."""
+def _text(error: BaseException) -> str:
+    """FFmpeg's or the system's text for an error, without the address that str() would add."""
     if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
         return "no file descriptor is left; raise LimitNOFILE= of the service, or ulimit -n"
     text = getattr(error, "strerror", None) or type(error).__name__

@@ -1,6 +1,6 @@
 """Container → Frame: every picture upright, with the container's own time stamps.
 
-As contiguous RGB; or, of a GPU's decoder, where that left it.
+As contiguous RGB; or, of a GPU's decoder, in device memory.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _LUMA_OF_RED_AND_BLUE = {
     Colorspace.SMPTE240M: (0.212, 0.087),
     Colorspace.BT2020: (0.2627, 0.0593),
 }
-_ON_GPU = "cuda"  # the pixel format of pictures that lie there
-_STAY = ("nv12", "p010le")  # of those, what is understood there; 4:4:4 is brought here
+_ON_GPU = "cuda"  # the pixel format of pictures in a GPU's memory
+_STAY = ("nv12", "p010le")  # of those, what is used on the device; 4:4:4 is copied to the host
 _FULL_RANGE = 2
 _FAST = {"yuv420p": cv2.COLOR_YUV2RGB_I420, "nv12": cv2.COLOR_YUV2RGB_NV12}  # nv12: of hardware decoders
 _CAMERA_CLOCK_SLACK_NS = 24 * 3600 * 1_000_000_000
@@ -111,7 +111,7 @@ class FrameMaker:
         )
 
     def _captured(self, image: VideoFrame) -> tuple[int, Clock]:
-        """When the camera took the picture (RTCP ties PTS 0 to its clock), else when it came out here.
+        """When the camera took the picture (RTCP ties PTS 0 to its clock), else when it was decoded.
 
         A camera without a set clock sends times since 1970 or since it was switched on: not believed.
         """
@@ -128,7 +128,7 @@ class RgbConverter:
     """Turns pictures of any pixel format and size into RGB with the matrix and range they were made with.
 
     8-bit 4:2:0 BT.601 limited goes through OpenCV, which is within one level of the exact conversion;
-    everything else through swscale, within three. One that lies on a GPU is brought here first.
+    everything else through swscale, within three. One in a GPU's memory is copied to the host first.
     """
 
     def __init__(self) -> None:
@@ -167,7 +167,7 @@ class RgbConverter:
 def colours_of(image: VideoFrame) -> tuple[Colorspace, bool]:
     """A picture's matrix, and whether its levels are of full range.
 
-    A matrix that is not said is BT.709 from 1280 wide or 577 high on, as players assume.
+    An unspecified matrix is BT.709 from 1280 wide or 577 high on, as players assume.
     """
     full = image.color_range == _FULL_RANGE or image.format.name.startswith("yuvj")
     if image.colorspace == _UNSPECIFIED or image.colorspace not in _MATRICES:
@@ -195,7 +195,7 @@ class Turning:
 
     Asking PyAV for a picture's side data ties both together in a cycle, so that its pixels stay in memory
     until Python collects cycles: 3 MB for each picture of 1080p, by the hundred. So it is asked again only
-    when the angle changes, which can be had without.
+    when the angle changes, which PyAV tells without that.
     """
 
     def __init__(self) -> None:

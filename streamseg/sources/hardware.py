@@ -14,14 +14,14 @@ log = logging.getLogger(__name__)
 
 
 def hardware_decoder(kind: str, stream: str) -> HWAccel | None:
-    """What PyAV opens a source with to decode on such a device; None, told once for a stream, without one.
+    """What PyAV opens a source with to decode on such a device; None, logged once for a stream, without one.
 
-    Pictures stay there where torch can use them there, else come back to memory. A codec that the device does
-    not decode is decoded on the CPU. Call it in the thread that opens the source.
+    Pictures stay on the device where torch can use them, else they are copied to the host. A codec that the
+    device does not decode is decoded on the CPU. Call it in the thread that opens the source.
     """
     problem = _problem(kind)
     if problem:
-        _tell(kind, stream, problem)
+        _warn(kind, stream, problem)
         return None
     if why_not_on_gpu(kind):
         return HWAccel(kind, allow_software_fallback=True)
@@ -33,9 +33,9 @@ def hardware_decoder(kind: str, stream: str) -> HWAccel | None:
 
 
 def why_not_on_gpu(kind: str) -> str:
-    """Why what this device decodes is brought to memory at once; empty where it can stay."""
+    """Why pictures of this device are copied to the host at once; empty where they can stay."""
     if problem := _problem(kind):
-        return f"there is no {kind} decoder here ({problem})"
+        return f"no {kind} decoder on this machine ({problem})"
     return _torch_problem()
 
 
@@ -51,7 +51,7 @@ def _problem(kind: str) -> str:
 @functools.cache
 def _torch_problem() -> str:
     if importlib.util.find_spec("torch") is None:
-        return "torch, which would take them there, is not installed"
+        return "torch, which would use them on the device, is not installed"
     import torch
 
     return "" if torch.cuda.is_available() else "the torch that is installed has no CUDA"
@@ -65,5 +65,5 @@ def _make_context_current() -> None:
 
 
 @functools.cache
-def _tell(kind: str, stream: str, problem: str) -> None:
-    log.warning("%s: there is no %s decoder here (%s); decoding on the CPU", stream, kind, problem)
+def _warn(kind: str, stream: str, problem: str) -> None:
+    log.warning("%s: no %s decoder on this machine (%s); decoding on the CPU", stream, kind, problem)

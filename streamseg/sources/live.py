@@ -1,4 +1,4 @@
-"""The endless form of a source, for a stream's decode thread: paced, looped, thinned out and reconnected."""
+"""A live source, for a stream's decode thread: paced, looped, rate-limited and reconnected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streamseg.types import DEFAULT_SETTINGS, Frame, FrameSettings
 log = logging.getLogger(__name__)
 
 GOOD_FRAMES = 25
-"""Frames of one connection after which a source counts as well and the next pause is short again."""
+"""Frames of one connection after which a source counts as working and the next pause is short again."""
 
 
 def frames(
@@ -38,8 +38,8 @@ def frames(
     0.1 s while connecting, waiting and pacing, and within timeout_s while a source that fell silent is read.
     Each connection, and each round of a looped file, is an epoch; they count from first_epoch. on_event is
     called in this thread; settings, too, for each frame.
-    Raises SourceError when a file cannot be opened, or an address cannot work whatever one waits for. What
-    fails inside on the way from a live source is treated as the source's failure: it is tried again.
+    Raises SourceError when a file cannot be opened, or an address can never work. Other errors
+    while a live source is read are treated as the source's failure: it is tried again.
     """
     restarts = resolve(config.source).kind != "file"
     backoff = Backoff()
@@ -98,7 +98,7 @@ class Thinning:
         self.due_s: float | None = None
 
     def takes(self, now_s: float) -> bool:
-        """Whether the picture of this moment is one to keep; a clock that ran backwards starts anew."""
+        """Whether the picture of this moment is one to keep; a clock that ran backwards starts again."""
         if not self.period_s:
             return True
         if self.due_s is None or now_s < self.due_s - 2 * self.period_s:

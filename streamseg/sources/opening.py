@@ -109,7 +109,7 @@ def _options(target: Target, config: StreamConfig) -> dict[str, str]:
     if target.kind == "file":
         return {}
     options = {"rw_timeout": timeout_us}
-    if target.scheme not in ("rtmp", "rtmps"):  # there, `timeout` means: wait for somebody to call us
+    if target.scheme not in ("rtmp", "rtmps"):  # there, `timeout` means: wait for an incoming connection
         options["timeout"] = timeout_us
     if target.scheme in WEB:
         return options  # may be a whole file, or HLS: FFmpeg's own probing is right for both

@@ -164,7 +164,7 @@ def _pending(source: OpenSource) -> Iterator[DecodedPicture]:
 
 
 def _packets(source: OpenSource) -> Iterator[av.Packet[Any]]:
-    # Endless sources are demuxed whole: sound that goes on while the picture stands still must wake us too.
+    # Endless sources are demuxed whole: sound that continues while the picture stands still must wake us too.
     return source.container.demux() if source.endless else source.container.demux(source.video)
 
 

@@ -1,4 +1,4 @@
-"""A decoded picture that stays where the decoder put it: NV12 or P010 on a GPU."""
+"""A decoded picture that stays in device memory: NV12 or P010 on a GPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Plane(Protocol):
 
 
 class Surface:
-    """A picture's two planes where they lie, what makes RGB of them, and the way to have it here.
+    """A picture's two planes in device memory, what makes RGB of them, and how to copy that to the host.
 
     It owns its planes: what FFmpeg hands out of NVDEC is a copy on the GPU already, from a pool that grows,
     and none of the decoder's few surfaces. So it may be kept, as any frame; its memory goes back when it is
@@ -46,11 +46,11 @@ class Surface:
     ) -> None:
         """luma is (H, W), chroma (H/2, W/2, 2); uint8 (NV12), or uint16 with ten bits at the top (P010).
 
-        coded_size: before it is turned. bring: makes the upright RGB picture here; called in any thread.
+        coded_size: before it is turned. bring: makes the upright RGB picture on the host, in any thread.
         """
         devices = {plane.__dlpack_device__() for plane in (luma, chroma)}
         if len(devices) != 1 or next(iter(devices))[0] not in _KINDS:
-            raise ValueError(f"Surface: its planes lie on one CPU or CUDA device, not on {devices}")
+            raise ValueError(f"Surface: its planes must be on one CPU or CUDA device; are on {devices}")
         self.planes = luma, chroma
         self.device: DeviceKind = _KINDS[devices.pop()[0]]
         self.coded_size = coded_size
@@ -67,11 +67,11 @@ class Surface:
 
     @property
     def on_host(self) -> bool:
-        """Whether somebody has asked for the picture here."""
+        """Whether the picture has been copied to the host."""
         return self._rgb is not None
 
     def rgb(self) -> U8:
-        """The upright picture here, (H, W, 3): what decoding into memory would have given."""
+        """The upright picture on the host, (H, W, 3): what decoding on the CPU would have given."""
         if self._rgb is None:
             self._rgb = self._bring()
         return self._rgb

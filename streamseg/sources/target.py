@@ -104,7 +104,7 @@ def read_password(path: str, stream: str) -> str:
             _check_private(file, os.fstat(opened.fileno()), setting)
             text = opened.read(MOST_BYTES).decode("utf-8")
     except UnicodeDecodeError:
-        raise ConfigError(f"{setting}: {file} is no text") from None
+        raise ConfigError(f"{setting}: {file} is not text") from None
     except OSError as error:
         raise ConfigError(f"{setting}: {file} cannot be read ({error.strerror})") from error
     lines = [line.strip() for line in text.splitlines()]
@@ -121,14 +121,14 @@ def read_password(path: str, stream: str) -> str:
 
 
 def _check_private(file: Path, info: os.stat_result, setting: str) -> None:
-    """Raise a ConfigError for what other users may read. systemd sees to its credentials itself."""
+    """Raise a ConfigError for what other users may read. systemd protects its credentials itself."""
     if not stat.S_ISREG(info.st_mode):
-        raise ConfigError(f"{setting}: {file} is no file")
+        raise ConfigError(f"{setting}: {file} is not a regular file")
     credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
     if credentials and file.is_relative_to(credentials):
         return
     if info.st_mode & 0o077:
-        raise ConfigError(f"{setting}: others than its owner may read {file}; chmod 600 {file}")
+        raise ConfigError(f"{setting}: other users can read {file}; run chmod 600 {file}")
 
 
 def _with_password(target: Target, password: str) -> str:
@@ -138,5 +138,5 @@ def _with_password(target: Target, password: str) -> str:
     if parts is None or not at or not user:
         raise ConfigError("password_file: needs a user in the address, as in rtsp://USER@HOST/PATH")
     if ":" in user:
-        raise ConfigError("password_file: the address holds a password already; leave one of them out")
+        raise ConfigError("password_file: the address already has a password; remove one of the two")
     return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()

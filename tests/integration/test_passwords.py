@@ -167,7 +167,7 @@ def test_special_letters_of_a_password_are_escaped(tmp_path: Path) -> None:
     [
         ("rtsp://10.0.0.7/x", "needs a user in the address"),
         ("clip.mp4", "needs a user in the address"),
-        ("rtsp://a:b@10.0.0.7/x", "holds a password already"),
+        ("rtsp://a:b@10.0.0.7/x", "already has a password"),
     ],
 )
 def test_a_password_that_fits_nowhere_is_refused(tmp_path: Path, source: str, says: str) -> None:
@@ -182,7 +182,7 @@ def test_a_file_that_others_may_read_is_refused_unless_systemd_made_it(
 ) -> None:
     path = private(tmp_path / "one", "secret\n")
     path.chmod(0o640)
-    with pytest.raises(ConfigError, match=r"others than its owner may read .*chmod 600"):
+    with pytest.raises(ConfigError, match=r"other users can read .*chmod 600"):
         read_password(str(path), "gate")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert read_password("$CREDENTIALS_DIRECTORY/one", "gate") == "secret"

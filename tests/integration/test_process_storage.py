@@ -192,7 +192,7 @@ def test_patterns_and_objects_are_found(bucket: Store, clip: Path) -> None:
     for source in ("s3://footage/days", "s3://footage/days/*.mp4", "s3://footage/days/clip.mp4"):
         (one,) = find_inputs([source])
         assert (one.source, one.stem) == ("s3://footage/days/clip.mp4", "clip")
-    with pytest.raises(UsageError, match=r"s3://footage/days/\*\.avi: there is no video there"):
+    with pytest.raises(UsageError, match=r"s3://footage/days/\*\.avi: no video at this address"):
         find_inputs(["s3://footage/days/*.avi"])
 
 

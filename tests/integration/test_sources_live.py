@@ -58,7 +58,7 @@ def test_the_intra_frame_that_a_camera_begins_with_is_the_first_picture(rtsp: Rt
         ("/secret", "", "asks for a password (401); write it as rtsp://USER:PASSWORD@HOST/"),
         ("/secret", "eye:wr0ng@", "user name or password refused (401); correct them in the address"),
         ("/nothing", "eye:wr0ng@", "user name or password refused (401)"),
-        ("/nothing", "", "there is nothing at this path (404); check what comes behind the host's name"),
+        ("/nothing", "", "nothing found at this path (404); check the path in the address"),
     ],
 )
 def test_a_refusal_is_told_without_the_password(rtsp: RtspServer, path: str, login: str, reason: str) -> None:

@@ -47,7 +47,7 @@ def test_a_pattern_stands_for_what_fits_it(tmp_path: Path) -> None:
     touch(tmp_path, "x1.mp4", "x2.mp4", "y.mp4", "sub/x3.mp4")
     assert stems(f"{tmp_path}/x*.mp4") == ["x1", "x2"]
     assert stems(f"{tmp_path}/**/x*.mp4") == ["x3", "x1", "x2"]
-    with pytest.raises(UsageError, match="no video that fits this pattern"):
+    with pytest.raises(UsageError, match="no video matches this pattern"):
         stems(f"{tmp_path}/z*.mp4")
 
 

@@ -29,16 +29,16 @@ def played(path: Path, **settings: object) -> list[np.ndarray]:
         return [frame.rgb for frame in decode(source, "gate")]
 
 
-@pytest.mark.skipif(cuda_missing() is None, reason="there is a GPU here")
+@pytest.mark.skipif(cuda_missing() is None, reason="this machine has a GPU")
 def test_without_a_cuda_decoder_the_cpu_decodes_and_one_line_says_why(
     clip: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hardware._tell.cache_clear()  # another test's stream may have had this name
+    hardware._warn.cache_clear()  # another test's stream may have had this name
     with caplog.at_level(logging.WARNING):
         frames = [played(clip, hwaccel="cuda") for _ in range(2)]
     told = [message for message in caplog.messages if "decoder" in message]
     assert len(told) == 1
-    assert told[0].startswith("gate: there is no cuda decoder here (")
+    assert told[0].startswith("gate: no cuda decoder on this machine (")
     assert told[0].endswith("decoding on the CPU")
     for ours, theirs in zip(frames[0], played(clip), strict=True):
         np.testing.assert_array_equal(ours, theirs)
