@@ -3,7 +3,7 @@
     python examples/overlay.py tcp://127.0.0.1:5570 gate             # a window; needs opencv-python
     python examples/overlay.py tcp://127.0.0.1:5570 gate out.mp4 200 # 200 frames into a file
 
-Pictures come as JPEG on a topic of their own; the daemon makes them while somebody asks for them.
+Pictures come as JPEG on a topic of their own; the daemon makes them only while there are subscribers.
 """
 
 import sys
@@ -45,7 +45,7 @@ def main(endpoint, stream, path=None, frames=None):
 
 
 def pictured(masks):
-    """Yield (mask, BGR picture); a mask whose picture was left out, since newer ones came, is passed over."""
+    """Yield (mask, BGR picture); a mask whose picture was left out, since newer ones came, is skipped."""
     for mask in masks:
         picture = masks.picture(mask)
         if picture is not None:

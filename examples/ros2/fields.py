@@ -1,4 +1,4 @@
-"""What a mask becomes in ROS 2, as plain values: no ROS is needed here, so this part is tested."""
+"""A mask as the fields of ROS 2 messages, in plain values: tested without ROS."""
 
 from streamseg.types import Mask
 

@@ -1,4 +1,4 @@
-"""The doors on real sockets: who gets in, who does not, and who is thrown out."""
+"""The connection guard on real sockets: who is accepted, who is refused, and who is disconnected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CURVE doors under attack: replays, and handshakes that never go on."""
+"""The connection guard under attack: replays, and handshakes that are never finished."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def port_of(endpoint: str) -> int:
 
 
 def heard(sock: socket.socket, seconds: float) -> bytes:
-    """All that comes within so many seconds, or until the other side hangs up."""
+    """All that comes within so many seconds, or until the other side closes the connection."""
     got = b""
     deadline = time.monotonic() + seconds
     with contextlib.suppress(OSError):
