@@ -3,9 +3,9 @@
     python tools/walk.py           a frame of a running daemon without the CRF
     python tools/walk.py --crf     a keyframe's way to the CRF's process and back
 
-Runs a daemon on a clip of two frames a second, so that one frame is on its way at a time, and notes every
-function of the package that is called (sys.setprofile) between two masks. A file is entered when a function
-of it is called from another file; files whose attributes are merely read are not seen.
+Runs a daemon on a clip of less than one frame a second, so that only one frame is on its way at any time, and
+notes every function of the package that is called (sys.setprofile) from when the frame is decoded until its
+mask is received. Files of which only attributes are read are not seen.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import av
 import numpy as np
 
 PACKAGE = Path(__file__).resolve().parents[1] / "streamseg"
-FPS = 2
-SETTLE_S = 0.15  # what still runs after a mask was received
+FPS = Fraction(4, 5)  # no multiple of a timer's rate
+FRAMES = 4  # what is not entered for each of them, such as what a timer calls, is left out
+SETTLE_S = 0.05  # for what still runs after a mask was received
 WARM_UP_MASKS = 6
 
 CHILD = """
@@ -37,6 +38,9 @@ def note(frame, event, arg):
 if "streamseg.refinement.crf_worker" in sys.orig_argv:
     sys.setprofile(note)
 """
+
+GENERATORS = ("frames", "live_frames")
+CALLED_BACK = {("sources/opening.py", "monotonic")}  # PyAV asks for the time; the frame does not pass here
 
 Call = tuple[float, str, str, str]
 """(monotonic seconds, thread, file below the package, function)"""
@@ -60,19 +64,19 @@ def below(name: str) -> str:
 
 
 def make_clip(path: Path) -> None:
-    """Four seconds of a moving edge at FPS frames a second."""
+    """Eight frames of a moving edge, FPS frames a second."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", Fraction(FPS))
+        stream = container.add_stream("mpeg4", FPS)
         stream.width, stream.height, stream.pix_fmt = 480, 360, "yuv420p"
-        for at in range(4 * FPS):
+        for at in range(8):
             rgb = np.full((360, 480, 3), 90, np.uint8)
             rgb[:, : 40 * (at + 1)] = (200, 120, 40)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
         container.mux(stream.encode(None))
 
 
-def record(folder: Path, crf: bool) -> tuple[list[Call], float, float]:
-    """Run a daemon until one frame has been watched: the calls, and the times of two masks in a row."""
+def record(folder: Path, crf: bool) -> tuple[list[Call], list[float]]:
+    """Run a daemon → the calls, and when the masks of FRAMES frames in a row were received."""
     from streamseg import Daemon, parse_config, subscribe
 
     clip, log = folder / "clip.mp4", folder / "child.log"
@@ -86,6 +90,8 @@ def record(folder: Path, crf: bool) -> tuple[list[Call], float, float]:
         loop = true
         [engine]
         backend = "onnx"
+        threads = 1
+        input_size = [96, 128]
         [publish]
         endpoint = "tcp://127.0.0.1:0"
         [refinement]
@@ -103,9 +109,10 @@ def record(folder: Path, crf: bool) -> tuple[list[Call], float, float]:
             wanted = (mask for mask in masks if mask.revision == int(crf))
             for _ in range(WARM_UP_MASKS):
                 next(wanted)
-            began_s = time.monotonic() + SETTLE_S
-            next(wanted)
-            ended_s = time.monotonic() + SETTLE_S
+            received_s = []
+            for _ in range(FRAMES):
+                next(wanted)
+                received_s.append(time.monotonic())
             time.sleep(2 * SETTLE_S)
     finally:
         daemon.stop()
@@ -116,28 +123,37 @@ def record(folder: Path, crf: bool) -> tuple[list[Call], float, float]:
         for line in log.read_text().splitlines():
             at, name, function = line.split(" ", 2)
             calls.append((float(at), "CRF process", below(name), function))
-    return sorted(calls), began_s, ended_s
+    return sorted(calls), received_s
 
 
-def of_one_frame(calls: list[Call], began_s: float, ended_s: float) -> dict[str, list[Call]]:
-    """The calls for the frame between two masks, by thread; the daemon's own thread left out.
+def of_one_frame(calls: list[Call], received_s: float) -> dict[str, list[Call]]:
+    """The calls for the frame whose mask was received then, by thread; the daemon's own thread left out.
 
     The decode thread reads the next picture before it waits for its time: there the frame's calls are those
     from one resumption of the source's generator to the next.
     """
     threads: dict[str, list[Call]] = {}
     for call in calls:
-        threads.setdefault(call[1], []).append(call)
-    walk = {}
-    for name in ("decode-gate", "infer", "fuse", "refine", "CRF process", "publish"):
-        own = threads.get(name, [])
-        if name == "decode-gate":
-            starts = [i for i, c in enumerate(own) if c[2:] == ("sources/live.py", "frames")]
-            at = next(i for i, k in enumerate(starts) if own[k][0] > began_s)
-            walk[name] = own[starts[at - 1] : starts[at]]
-        else:
-            walk[name] = [c for c in own if began_s < c[0] <= ended_s]
+        if call[2:] not in CALLED_BACK:
+            threads.setdefault(call[1], []).append(call)
+    own = threads["decode-gate"]
+    starts = [
+        i for i, c in enumerate(own) if c[2] == "sources/live.py" and c[3] in GENERATORS and c[0] < received_s
+    ]
+    walk = {"decode-gate": own[starts[-2] : starts[-1]]}
+    submitted_s = next(c[0] for c in walk["decode-gate"] if c[2] == "live/pipeline.py")
+    for name in ("infer", "fuse", "refine", "CRF process", "publish"):
+        walk[name] = [c for c in threads.get(name, []) if submitted_s <= c[0] <= received_s + SETTLE_S]
     return walk
+
+
+def of_all(walks: list[dict[str, list[Call]]]) -> dict[str, list[Call]]:
+    """The last frame's calls, without the files that were not entered for each of the frames."""
+    last = {}
+    for name in walks[-1]:
+        everywhere = set.intersection(*({c[2] for c in walk[name]} for walk in walks))
+        last[name] = [c for c in walks[-1][name] if c[2] in everywhere]
+    return last
 
 
 def report(walk: dict[str, list[Call]], threads: list[str]) -> int:
@@ -166,8 +182,8 @@ def main() -> None:
     parser.add_argument("--crf", action="store_true", help="follow a keyframe to the CRF and back")
     crf = parser.parse_args().crf
     with tempfile.TemporaryDirectory() as folder:
-        calls, began_s, ended_s = record(Path(folder), crf)
-    walk = of_one_frame(calls, began_s, ended_s)
+        calls, received_s = record(Path(folder), crf)
+    walk = of_all([of_one_frame(calls, at_s) for at_s in received_s])
     if crf:
         # Of the fuse thread, what follows the entry into the refinement, until it is left.
         inside = [i for i, c in enumerate(walk["fuse"]) if c[2].startswith("refinement/")]

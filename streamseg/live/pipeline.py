@@ -25,9 +25,8 @@ from streamseg.outputs.previews import Previews
 from streamseg.publish import Publisher
 from streamseg.refinement.streams import LiveRefinement
 from streamseg.runtime.counters import Stats
-from streamseg.runtime.mailbox import Closed, Mailbox
+from streamseg.runtime.mailbox import Closed, FrameScheduler, Mailbox
 from streamseg.runtime.ordered import OrderedWorkers
-from streamseg.runtime.scheduler import FrameScheduler
 from streamseg.runtime.stage import Stage
 from streamseg.types import Frame, LabelSet, Logits, Mask
 

@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 import cv2
 
-from streamseg.runtime.mailbox import Closed
-from streamseg.runtime.scheduler import FrameScheduler
+from streamseg.runtime.mailbox import Closed, FrameScheduler
 from streamseg.types import U8, Frame, Preview, Size
 
 LONGEST_SIDE = 640

@@ -13,8 +13,7 @@ from streamseg.refinement.crf_step import Answer, CrfSetup, Hello, Keyframe
 from streamseg.runtime.backoff import Backoff
 from streamseg.runtime.channel import ChannelChild, ChildLost
 from streamseg.runtime.counters import Stats
-from streamseg.runtime.mailbox import Closed
-from streamseg.runtime.scheduler import FrameScheduler
+from streamseg.runtime.mailbox import Closed, FrameScheduler
 from streamseg.types import Logits, Refined
 
 log = logging.getLogger(__name__)

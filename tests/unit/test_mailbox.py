@@ -1,13 +1,14 @@
-"""Hand-over between threads."""
+"""Hand-over between threads: the bounded queue; the newest frame of each stream, longest unserved first."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
-from streamseg.runtime.mailbox import Closed, Mailbox
+from streamseg.runtime.mailbox import Closed, FrameScheduler, Mailbox
 
 
 def in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
@@ -113,3 +114,96 @@ def test_nothing_is_lost_or_doubled_among_many_threads() -> None:
 def test_a_mailbox_without_room_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Mailbox(0)
+
+
+@dataclass(frozen=True)
+class Item:
+    stream: str
+    number: int = 0
+    size: int = 0
+
+
+def same(_: Item) -> int:
+    return 0
+
+
+def test_a_live_frame_replaces_the_one_that_waits() -> None:
+    scheduler: FrameScheduler[Item] = FrameScheduler()
+    assert scheduler.replace(Item("a", 1)) is None
+    assert scheduler.replace(Item("a", 2)) == Item("a", 1)
+    assert scheduler.take(4, same) == [Item("a", 2)]
+
+
+def test_a_file_waits_until_its_frame_is_taken() -> None:
+    scheduler: FrameScheduler[Item] = FrameScheduler()
+    scheduler.put(Item("a", 1))
+    put = threading.Thread(target=scheduler.put, args=(Item("a", 2),))
+    put.start()
+    assert scheduler.take(1, same) == [Item("a", 1)]
+    put.join(5)
+    assert not put.is_alive()
+    assert scheduler.take(1, same) == [Item("a", 2)]
+
+
+def test_the_stream_unserved_longest_is_served_first() -> None:
+    scheduler: FrameScheduler[Item] = FrameScheduler()
+    served = []
+    for _ in range(6):
+        for stream in ("fast", "slow", "other"):
+            scheduler.replace(Item(stream))
+        served.append(scheduler.take(1, same)[0].stream)
+    assert sorted(served[:3]) == ["fast", "other", "slow"]
+    assert served[3:] == served[:3]
+
+
+def test_a_batch_holds_only_frames_that_are_alike() -> None:
+    scheduler: FrameScheduler[Item] = FrameScheduler()
+    for item in (Item("a", size=1), Item("b", size=2), Item("c", size=1)):
+        scheduler.replace(item)
+    assert {i.stream for i in scheduler.take(8, lambda i: i.size)} == {"a", "c"}
+    assert [i.stream for i in scheduler.take(8, lambda i: i.size)] == ["b"]
+
+
+def test_a_batch_is_never_larger_than_asked() -> None:
+    scheduler: FrameScheduler[Item] = FrameScheduler()
+    for name in "abcde":
+        scheduler.replace(Item(name))
+    assert len(scheduler.take(3, same)) == 3
+    assert len(scheduler.take(3, same)) == 2
+
+
+def test_closing_wakes_who_takes_and_who_puts() -> None:
+    scheduler: FrameScheduler[Item] = FrameScheduler()
+    ended = []
+
+    def take() -> None:
+        with pytest.raises(Closed):
+            scheduler.take(1, same)
+        ended.append("take")
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    scheduler.close()
+    thread.join(5)
+    with pytest.raises(Closed):
+        scheduler.put(Item("a"))
+    with pytest.raises(Closed):
+        scheduler.replace(Item("a"))
+    assert ended == ["take"]
+
+
+def test_what_lies_on_a_closed_scheduler_can_still_be_taken() -> None:
+    scheduler: FrameScheduler[Item] = FrameScheduler()
+    scheduler.replace(Item("a", 1))
+    scheduler.close()
+    assert scheduler.take(1, same) == [Item("a", 1)]
+    with pytest.raises(Closed):
+        scheduler.take(1, same)
+
+
+def test_a_forgotten_stream_leaves_nothing_behind() -> None:
+    scheduler: FrameScheduler[Item] = FrameScheduler()
+    scheduler.replace(Item("a"))
+    scheduler.replace(Item("b"))
+    scheduler.forget("a")
+    assert [i.stream for i in scheduler.take(8, same)] == ["b"]
