@@ -199,18 +199,22 @@ class Daemon:
         with self._service.busy(f"loading the engine {self.config.engine.name}"):
             engines = loading.wait(self._stopping)
         self.abandoned = loading.abandoned
+        if not engines:
+            return []
+
+        def on_engine(state: EngineState, text: str, info: EngineInfo) -> None:
+            self.engine = EngineStatus(id=info.id, device=info.device, state=state, text=text)
+
+        on_engine("running", "", engines[0].info)
+        upgrade = None
+        if loading.to_build is not None:
+            upgrade = Upgrade(loading.to_build, engines, on_engine)
+            engines = [*upgrade.engines]
         for engine in engines:
             owned.callback(engine.close)
-        if engines:
-
-            def on_engine(state: EngineState, text: str, info: EngineInfo) -> None:
-                self.engine = EngineStatus(id=info.id, device=info.device, state=state, text=text)
-
-            on_engine("running", "", engines[0].info)
-            if loading.to_build is not None:
-                upgrade = Upgrade(loading.to_build, engines, on_engine)
-                upgrade.start()
-                owned.callback(self._end_upgrade, upgrade)
+        if upgrade is not None:
+            upgrade.start()
+            owned.callback(self._end_upgrade, upgrade)
         return engines
 
     def _end_upgrade(self, upgrade: Upgrade) -> None:

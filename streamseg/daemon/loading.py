@@ -10,7 +10,8 @@ from streamseg.config import EngineConfig
 from streamseg.daemon.machine import failed_inside
 from streamseg.errors import EngineError, StreamsegError
 from streamseg.inference.backends.protocol import Choice
-from streamseg.inference.plans.hot_swap import SwitchEngine, start_engines
+from streamseg.inference.engine import Engine
+from streamseg.inference.plans.hot_swap import start_engines
 from streamseg.inference.plans.load import close_all
 from streamseg.runtime.stage import Stage
 
@@ -25,11 +26,11 @@ class Loading:
         self.to_build: Choice | None = None  # a better engine, whose plan has to be built first
         self._config = config
         self._lock = threading.Lock()  # guards _engines and _cancelled
-        self._engines: list[SwitchEngine] = []
+        self._engines: list[Engine] = []
         self._cancelled = False
         self._stage = Stage("load", self._load, lambda _: None)
 
-    def wait(self, stop: threading.Event) -> list[SwitchEngine]:
+    def wait(self, stop: threading.Event) -> list[Engine]:
         """The engines, the caller's to close; none when `stop` was set first. Raises EngineError."""
         self._stage.start()
         while self._stage.is_alive() and not stop.is_set():

@@ -100,7 +100,7 @@ class SwitchEngine:
         return self._spare or self._engine
 
 
-def start_engines(config: EngineConfig) -> tuple[list[SwitchEngine], Choice | None]:
+def start_engines(config: EngineConfig) -> tuple[list[Engine], Choice | None]:
     """Load the best engine that is ready, once for each replica; also give a better one to build, if any.
 
     Blocks while it loads, and builds only where no engine can serve meanwhile. Raises EngineError.
@@ -133,8 +133,9 @@ def start_engines(config: EngineConfig) -> tuple[list[SwitchEngine], Choice | No
 
 def _replicas(
     config: EngineConfig, choice: Choice, first: Engine, spare: Callable[[], Engine] | None = None
-) -> list[SwitchEngine]:
-    return [SwitchEngine(engine, spare) for engine in load_replicas(config.replicas, choice, first)]
+) -> list[Engine]:
+    engines = load_replicas(config.replicas, choice, first)
+    return engines if spare is None else [SwitchEngine(engine, spare) for engine in engines]
 
 
 class Upgrade:
@@ -143,17 +144,20 @@ class Upgrade:
     A build that fails is reported once; the current engine keeps serving. start() and stop() in one thread.
     """
 
-    def __init__(self, choice: Choice, engines: Sequence[SwitchEngine], on_change: OnChange) -> None:
-        """on_change: called with the state, why, and the engine that serves; also from the build thread."""
+    def __init__(self, choice: Choice, engines: Sequence[Engine], on_change: OnChange) -> None:
+        """engines: those that serve until then; use and close `self.engines` in their place from now on.
+
+        on_change: called with the state, why, and the engine that serves; also from the build thread.
+        """
         self.choice = choice
-        self._engines = engines
+        self.engines = [SwitchEngine(engine) for engine in engines]
         self._on_change = on_change
         self._build = Build(choice, quiet=True)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="build", daemon=True)
 
     def start(self) -> None:
-        wanted, serving = self.choice.engine_id, self._engines[0].info
+        wanted, serving = self.choice.engine_id, self.engines[0].info
         log.info("engine %s must be built first; %s serves until then", wanted, serving.id)
         self._on_change("fallback", f"{wanted} is being built", serving)
         self._thread.start()
@@ -172,7 +176,7 @@ class Upgrade:
         engines: list[Engine] = []
         try:
             first = load_choice(self.choice, self._build)
-            engines = load_replicas(len(self._engines), self.choice, first)
+            engines = load_replicas(len(self.engines), self.choice, first)
             for engine in engines:
                 if self._stopping.is_set():
                     return close_all(engines)
@@ -182,12 +186,12 @@ class Upgrade:
         except Exception as error:  # noqa: BLE001 - a library may raise anything; the current engine serves on
             reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
             close_all(engines)
-            serving = self._engines[0].info
+            serving = self.engines[0].info
             log.warning("engine %s failed: %s; %s keeps serving", wanted, reason, serving.id)
             self._on_change("fallback", f"{wanted} failed: {reason}", serving)
             return
         log.info("engine %s is ready after %.1f s", wanted, time.monotonic() - begun_s)
         info = engines[0].info
-        for replica, engine in zip(self._engines, engines, strict=True):
+        for replica, engine in zip(self.engines, engines, strict=True):
             replica.switch(engine)
         self._on_change("running", "", info)
