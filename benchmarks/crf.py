@@ -25,7 +25,7 @@ from streamseg.evaluation.dataset import LabelledFolder
 from streamseg.evaluation.metrics import confusion_matrix, scores_of
 from streamseg.inference.infer import input_size
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.preprocess import make_batch
+from streamseg.inference.scaling import make_batch
 from streamseg.types import F32, U8, Size
 
 

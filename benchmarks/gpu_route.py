@@ -20,7 +20,7 @@ from streamseg.errors import UsageError
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import accepts_device_frames, infer
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.upsample import labels_of
+from streamseg.inference.scaling import labels_of
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode
 from streamseg.types import U8, Frame, Size

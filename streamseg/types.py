@@ -46,7 +46,7 @@ class DeviceLogits(Protocol):
         ...
 
     def labels(self, size: Size) -> U8:
-        """What inference.upsample makes of them, (H, W): computed on the GPU, only the labels are copied."""
+        """What inference.scaling makes of them, (H, W): computed on the GPU, only the labels are copied."""
         ...
 
 

@@ -149,6 +149,10 @@ def of_one_frame(calls: list[Call], received_s: float) -> dict[str, list[Call]]:
 
 def of_all(walks: list[dict[str, list[Call]]]) -> dict[str, list[Call]]:
     """The last frame's calls, without the files that were not entered for each of the frames."""
+    if not all(any(c[3] == "_publish" for c in walk["publish"]) for walk in walks):
+        raise SystemExit(
+            "this machine is too busy: a frame took longer than until the next one; run it again"
+        )
     last = {}
     for name in walks[-1]:
         everywhere = set.intersection(*({c[2] for c in walk[name]} for walk in walks))

@@ -23,7 +23,7 @@ from streamseg.inference.engine import Engine
 from streamseg.inference.infer import input_size
 from streamseg.inference.plans.load import load_engine
 from streamseg.inference.plans.verify import agreement_of
-from streamseg.inference.preprocess import make_batch
+from streamseg.inference.scaling import make_batch
 from streamseg.inference.spec import engine_folders, find_engine, read_spec
 from streamseg.models.zoo import NETWORKS
 from streamseg.runtime.files import cache_folder

@@ -10,7 +10,7 @@ from streamseg.evaluation.metrics import Scores, evaluate
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import input_size
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.preprocess import make_batch
+from streamseg.inference.scaling import make_batch
 from streamseg.refinement.fusion import labels_from_logits
 from streamseg.types import U8
 

@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 
 from streamseg.inference.engine import Engine, TensorEngine
-from streamseg.inference.preprocess import fit_size, make_batch
+from streamseg.inference.scaling import fit_size, make_batch
 from streamseg.sources.hardware import why_not_on_gpu
 from streamseg.sources.surface import Surface
 from streamseg.types import F32, DeviceLogits, Frame, Geometry, Logits, Size

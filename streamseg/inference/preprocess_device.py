@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from streamseg.inference.preprocess import shrinks_much
+from streamseg.inference.scaling import shrinks_much
 from streamseg.sources.surface import Surface
 from streamseg.types import Size
 

@@ -20,6 +20,7 @@ from streamseg.config import Config
 from streamseg.errors import ControlError
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import FramePlacement, batch_key, infer
+from streamseg.inference.scaling import labels_of
 from streamseg.live.streams import Streams
 from streamseg.outputs.previews import Previews
 from streamseg.publish import Publisher
@@ -160,17 +161,21 @@ class Pipeline:
         frame = logits.frame
         size = frame.size if frame.settings.mask_size == "frame" else logits.geometry.input_size
         confident = self._publisher.wants("mask+confidence", frame.stream)
-        labelled = self.refinement.labels(
-            logits, size, confident, refined_wanted=self._publisher.wants("refined", frame.stream)
-        )
+        refined = self._publisher.wants("refined", frame.stream)
+        refined_seq = None
+        if refined or self.refinement.fuses:
+            labelled = self.refinement.labels(logits, size, confident, refined_wanted=refined)
+            labels, confidence, refined_seq = labelled.labels, labelled.confidence, labelled.refined_seq
+        else:
+            labels, confidence = labels_of(logits, size, confident)
         stage_us = logits.stage_us | {"fuse": (time.monotonic_ns() - begun) // 1000}
         return Mask(
             frame.stamp,
-            labelled.labels,
+            labels,
             self._label_set.id,
             logits.engine,
-            refined_seq=labelled.refined_seq,
-            confidence=labelled.confidence,
+            refined_seq=refined_seq,
+            confidence=confidence,
             stage_us=stage_us,
         )
 

@@ -32,7 +32,7 @@ from onnxruntime.quantization import (
 
 from streamseg.errors import TrainingError
 from streamseg.inference.backends.onnx_edit import fold_batch_norm
-from streamseg.inference.preprocess import fit_size, scale_picture
+from streamseg.inference.scaling import fit_size, scale_picture
 from streamseg.inference.spec import INT8, find_engine, read_weights, weights_in, write_spec
 from streamseg.runtime.files import replaced
 from streamseg.types import U8, Size

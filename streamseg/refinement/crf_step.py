@@ -24,9 +24,8 @@ from streamseg.crf import (
     native_missing_reason,
 )
 from streamseg.errors import ConfigError, EngineError
-from streamseg.inference.preprocess import scale_picture
+from streamseg.inference.scaling import labels_from_logits, scale_picture
 from streamseg.inference.spec import EngineSpec, find_engine
-from streamseg.inference.upsample import labels_from_logits
 from streamseg.types import F32, U8, Logits, Size
 
 DEVICE = "cuda"  # of refinement.crf.backend = "gpu"

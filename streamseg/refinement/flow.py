@@ -13,7 +13,7 @@ from typing import TypeVar, cast
 import cv2
 import numpy as np
 
-from streamseg.inference.preprocess import scale_picture
+from streamseg.inference.scaling import scale_picture
 from streamseg.types import F32, U8, Size
 
 T = TypeVar("T", U8, F32)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from streamseg.config import FusionConfig
-from streamseg.inference.upsample import labels_from_logits
+from streamseg.inference.scaling import labels_from_logits
 from streamseg.refinement.blend import Past, blend, softened
 from streamseg.refinement.crf_step import labels_with_thin
 from streamseg.refinement.flow import Flow, chain, grey_of, standing_still

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from streamseg.config import RefinementConfig
 from streamseg.crf import Workspace, native_available
+from streamseg.inference.scaling import labels_of
 from streamseg.inference.spec import EngineSpec
-from streamseg.inference.upsample import labels_of
 from streamseg.refinement.crf_process import CrfWorker
 from streamseg.refinement.crf_step import CrfSetup, Keyframe, Posterior, crf_setup, need_crf, refine
 from streamseg.refinement.flow import one_thread
@@ -185,6 +185,7 @@ class LiveRefinement:
         """
         if config.fuses:
             one_thread()
+        self.fuses = config.fuses  # so each frame of every stream goes through labels()
         self._worker.apply(config)
         with self._lock:
             self._config = config

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from streamseg.errors import TrainingError
 from streamseg.evaluation.dataset import IGNORE, LabelledFolder
-from streamseg.inference.preprocess import fit_size, scale_picture
+from streamseg.inference.scaling import fit_size, scale_picture
 from streamseg.models.slim import SIZE_MULTIPLE
 from streamseg.training import augment
 from streamseg.training.recipe import TrainRecipe

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from streamseg.errors import TrainingError, UsageError
 from streamseg.evaluation import Scores, evaluate
 from streamseg.evaluation.metrics import Predict
-from streamseg.inference.preprocess import fit_size, make_batch
-from streamseg.inference.upsample import labels_from_logits
+from streamseg.inference.scaling import fit_size, labels_from_logits, make_batch
 from streamseg.models.slim import OUTPUT_STRIDE, SIZE_MULTIPLE
 from streamseg.training.checkpoint import load_checkpoint, save_checkpoint
 from streamseg.training.data import TrainingImages

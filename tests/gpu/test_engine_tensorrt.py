@@ -14,7 +14,7 @@ from streamseg.errors import EngineError
 from streamseg.inference.backends.device import Cuda, cuda_device
 from streamseg.inference.backends.protocol import BuildSpec, backend_of, build_spec
 from streamseg.inference.plans.verify import check_agreement, reference_engine
-from streamseg.inference.preprocess import make_batch
+from streamseg.inference.scaling import make_batch
 from streamseg.inference.spec import find_engine
 from streamseg.types import U8
 from tools.demo import draw_scene

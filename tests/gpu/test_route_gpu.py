@@ -17,8 +17,7 @@ from benchmarks.gpu_route import street_clip
 from streamseg.client import subscribe
 from streamseg.config import EngineConfig, StreamConfig
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.preprocess import make_batch
-from streamseg.inference.upsample import labels_from_logits
+from streamseg.inference.scaling import labels_from_logits, make_batch
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode
 from streamseg.sources.hardware import why_not_on_gpu

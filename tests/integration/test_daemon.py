@@ -136,7 +136,7 @@ def fail_at(call: int, original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("call", [0, 1, 7])
-@pytest.mark.parametrize("stage", ["live.pipeline.infer", "refinement.live.labels_of"])
+@pytest.mark.parametrize("stage", ["live.pipeline.infer", "live.pipeline.labels_of"])
 def test_a_stage_that_fails_at_any_frame_ends_the_process_and_never_hangs(
     stage: str, call: int, clip: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

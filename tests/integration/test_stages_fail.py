@@ -38,7 +38,7 @@ class Broken:
 ENDS = [
     Broken("streamseg.live.pipeline:infer", True),
     Broken("streamseg.inference.backends.onnx:OnnxEngine.__call__", True),
-    Broken("streamseg.refinement.streams:labels_of", True),
+    Broken("streamseg.live.pipeline:labels_of", True),
     Broken("streamseg.refinement.streams:Fusion.step", True),
     Broken("streamseg.refinement.crf_step:scale_picture", True),
     Broken("streamseg.publish.topics:encode_payload", True),

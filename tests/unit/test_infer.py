@@ -24,8 +24,8 @@ from streamseg.inference.engine import EngineInfo
 from streamseg.inference.infer import FramePlacement, infer
 from streamseg.inference.plans.hot_swap import SwitchEngine
 from streamseg.inference.plans.load import load_engine
+from streamseg.inference.scaling import labels_from_logits, labels_of
 from streamseg.inference.spec import find_engine
-from streamseg.inference.upsample import labels_from_logits, labels_of
 from streamseg.sources import hardware
 from streamseg.sources.surface import Surface
 from streamseg.types import U8, Frame, FrameSettings, Stamp

@@ -15,7 +15,7 @@ from streamseg.inference.engine import Engine
 from streamseg.inference.infer import input_size
 from streamseg.inference.plans.load import load_engine
 from streamseg.inference.plans.verify import agreement_of
-from streamseg.inference.preprocess import make_batch
+from streamseg.inference.scaling import make_batch
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode
 from streamseg.types import U8

@@ -13,7 +13,7 @@ import pytest
 from av.video.reformatter import ColorRange, Colorspace
 
 from streamseg.config import StreamConfig
-from streamseg.inference.preprocess import make_batch
+from streamseg.inference.scaling import make_batch
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode
 from streamseg.sources.surface import Surface

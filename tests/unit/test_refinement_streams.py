@@ -12,8 +12,8 @@ import pytest
 
 from streamseg.config import CrfConfig, FusionConfig, RefinementConfig
 from streamseg.errors import ConfigError
+from streamseg.inference.scaling import labels_from_logits
 from streamseg.inference.spec import ClassEntry, EngineSpec, Normalisation, find_engine
-from streamseg.inference.upsample import labels_from_logits
 from streamseg.refinement import crf_step
 from streamseg.refinement.crf_step import Keyframe, crf_setup, refine, refine_picture
 from streamseg.refinement.streams import Labelled, LiveRefinement, StreamRefinement, recorded_refinement

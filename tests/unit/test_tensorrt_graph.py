@@ -16,7 +16,7 @@ from streamseg.config import EngineConfig, Precision
 from streamseg.errors import EngineError
 from streamseg.inference.backends.protocol import BuildSpec, build_spec
 from streamseg.inference.plans.verify import agreement_of
-from streamseg.inference.preprocess import make_batch
+from streamseg.inference.scaling import make_batch
 from streamseg.inference.spec import find_engine
 from streamseg.types import U8
 from tools.demo import draw_scene

@@ -1,4 +1,4 @@
-"""Labels computed where the logits lie are those of streamseg.inference.upsample."""
+"""Labels computed where the logits lie are those of streamseg.inference.scaling."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.unit.test_upsample import SIZES
 
 from streamseg.config import EngineConfig
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.upsample import fallback, labels_from_logits
-from tests.unit.test_upsample import SIZES
+from streamseg.inference.scaling import fallback, labels_from_logits
 from tools.demo import draw_scene
 
 torch = pytest.importorskip("torch")

@@ -18,7 +18,7 @@ import msgspec
 from streamseg.config import BackendName, EngineConfig, Precision
 from streamseg.errors import EngineError
 from streamseg.inference.engine import Engine, EngineInfo, Shapes
-from streamseg.inference.preprocess import fit_size
+from streamseg.inference.scaling import fit_size
 from streamseg.inference.spec import EngineSpec, read_weights
 from streamseg.types import Size
 

@@ -12,7 +12,7 @@ from streamseg.errors import EngineError
 from streamseg.inference.backends.protocol import BuildSpec, backend_of
 from streamseg.inference.engine import Engine
 from streamseg.inference.plans.cache import Agreement
-from streamseg.inference.preprocess import make_batch
+from streamseg.inference.scaling import make_batch
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode
 from streamseg.sources.target import DEMO
