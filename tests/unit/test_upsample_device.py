@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.test_upsample import SIZES
 
 from streamseg.config import EngineConfig
 from streamseg.inference.plans.load import load_engine
 from streamseg.inference.scaling import fallback, labels_from_logits
+from tests.unit.test_scaling import SIZES
 from tools.demo import draw_scene
 
 torch = pytest.importorskip("torch")

@@ -158,7 +158,7 @@ def engine_folder(name: str, patience_s: float = 90) -> str:
 
 @functools.cache
 def pictures(count: int, size: tuple[int, int]):
-    from streamseg.inference.preprocess import make_batch
+    from streamseg.inference.scaling import make_batch
     from tools.demo import draw_scene
 
     return make_batch([draw_scene(0.7 * i)[0] for i in range(count)], size)
