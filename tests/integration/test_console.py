@@ -50,9 +50,11 @@ def both(tiny_engine: Path, clip: Path, still: Path) -> Iterator[Running]:
 def paused(tile: Tile) -> Iterator[None]:
     tile.button("pause").click()
     until(lambda: tile.veil == "Paused", "the pause")
-    yield
-    assert tile.button("pause").get_attribute("title") == "Resume"
-    tile.button("pause").click()
+    try:
+        yield
+        assert tile.button("pause").get_attribute("title") == "Resume"
+    finally:  # the tests after this one look at the same daemon
+        tile.button("pause").click()
     tile.wait_drawn()
 
 

@@ -35,7 +35,9 @@ def node_folder() -> Path:
     shutil.copytree(EXAMPLES / "node", folder, dirs_exist_ok=True, ignore=lambda *_: {"node_modules"})
     if not (folder / "node_modules/zeromq").is_dir():
         install = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error"]
-        done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+        done = subprocess.run(
+            install, cwd=folder, capture_output=True, text=True, timeout=2 * LIMIT_S, check=False
+        )
         if done.returncode:
             pytest.skip(f"npm install: {done.stderr.strip()[-200:]}")
     return folder
@@ -55,7 +57,7 @@ def compiled(program: str) -> Path:
     if not made.exists() or made.stat().st_mtime < written:
         libraries = ["-lzmq", "-lzstd", "-lpng", "-pthread"]
         compiler = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", f"{program}.cpp", "-o", str(made)]
-        subprocess.run([*compiler, *libraries], cwd=EXAMPLES / "cpp", timeout=100, check=True)
+        subprocess.run([*compiler, *libraries], cwd=EXAMPLES / "cpp", timeout=2 * LIMIT_S, check=True)
     return made
 
 

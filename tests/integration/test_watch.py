@@ -179,6 +179,8 @@ def test_in_the_background_it_leaves_the_terminals_settings_alone(publisher: Pub
     """A job started with & must not be stopped for touching the terminal."""
     put(publisher, 1)
     here = " ".join([*STREAMSEG, "watch", publisher.endpoint])
-    shell = ["bash", "--norc", "-ic", f"{here} & sleep 2; kill %1; wait %1; echo ended $?"]
+    shell = ["bash", "--norc", "-ic", f"{here} & read; kill %1; wait %1; echo ended $?"]
     with Terminal(shell) as terminal:
+        terminal.wait(lambda text: "cam00" in text)
+        terminal.type("\n")
         terminal.wait(lambda text: "ended 0" in text)
