@@ -38,7 +38,7 @@ class QualitySetting(NamedTuple):
     """How a quality is inferred."""
 
     lattice_stride: int  # mean field runs on every stride-th pixel of both axes; the last step on all
-    most_iterations: int | None  # at most so many, whatever the parameters say
+    most_iterations: int | None  # at most so many, also where the parameters have more
 
 
 KERNEL_KEYS = (
@@ -225,15 +225,15 @@ def make_job(
     if setting.most_iterations is not None:
         iterations = min(iterations, setting.most_iterations)
     picture = None if image is None else _image(image)
-    scores = np.ascontiguousarray(logits, np.float32)
-    if scores.ndim != 3 or 0 in scores.shape:
-        raise CrfError(f"logits: (C, h, w) is wanted, got {scores.shape}")
+    given = np.ascontiguousarray(logits, np.float32)
+    if given.ndim != 3 or 0 in given.shape:
+        raise CrfError(f"logits: (C, h, w) is wanted, got {given.shape}")
     if picture is not None:
         size = (picture.shape[0], picture.shape[1])
     elif size is None:
-        size = (scores.shape[1], scores.shape[2])
+        size = (given.shape[1], given.shape[2])
     job = Job(
-        logits=scores,
+        logits=given,
         image=picture,
         size=size,
         terms=terms_of(params),

@@ -1,4 +1,4 @@
-// Fusion's arithmetic: scores of the present blended with those of the past, in one pass over memory.
+// Fusion's arithmetic: logits of the present blended with those of the past, in one pass over memory.
 // A plain C interface; streamseg/refinement/blend.py calls it, streamseg/refinement/fusion.py says what it is for.
 #pragma once
 
@@ -13,7 +13,7 @@ constexpr int kRow = 16;        // floats that the classes of a pixel are padded
 
 extern "C" {
 
-// What an earlier picture said, and where each pixel of the present was in it.
+// The result for an earlier picture, and where each pixel of the present was in it.
 struct ss_blend_past {
   const float* rows;            // (height, width, row): classes of a pixel lie together
   const uint8_t* grey;          // (height, width)
@@ -22,9 +22,9 @@ struct ss_blend_past {
 };
 
 struct ss_blend_job {
-  const float* scores;          // (classes, from_height, from_width), log-probabilities up to a constant per pixel
+  const float* logits;          // (classes, from_height, from_width), log-probabilities up to a constant per pixel
   int32_t classes, from_height, from_width;
-  int32_t height, width;        // of everything below; scores are scaled to it, bicubically
+  int32_t height, width;        // of everything below; logits are scaled to it, bicubically
   const uint8_t* grey;          // the present picture; may be null where there is no past
   const ss_blend_past* refined;  // log-probabilities, blended log-linearly, before the soft-max; or null
   const ss_blend_past* before;  // probabilities, blended linearly, after it; or null
@@ -55,7 +55,7 @@ struct Work {
   const ss_blend_job* job;
   int row;                      // floats
   Taps down, across;            // null where the size is the same
-  float* from;                  // scores as rows, (from_height, from_width, row)
+  float* from;                  // logits as rows, (from_height, from_width, row)
   float* line;                  // (from_width, row)
   float* out;                   // (kRow, row)
   const float* even;            // (row) what each class gets of `soften`

@@ -25,7 +25,7 @@ _LEAST_SOFT = 1e-12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Past:
-    """What an earlier picture said, and where each pixel of the present was in it."""
+    """The result for an earlier picture, and where each pixel of the present was in it."""
 
     rows: F32  # (h, w, row)
     grey: U8  # (h, w)
@@ -34,7 +34,7 @@ class Past:
 
 
 def blend(
-    scores: F32, grey: U8, refined: Past | None, before: Past | None, *, compiled: bool = True
+    logits: F32, grey: U8, refined: Past | None, before: Past | None, *, compiled: bool = True
 ) -> tuple[F32, F32]:
     """Log-probabilities (C, h', w') up to a constant at each pixel → posterior at the size of grey (h, w).
 
@@ -47,22 +47,22 @@ def blend(
     _check((grey.shape[0], grey.shape[1]), refined, before)
     library = _library() if compiled else None
     if library is None:
-        return _blend(scores, grey, refined, before)
+        return _blend(logits, grey, refined, before)
     size = (grey.shape[0], grey.shape[1])
-    log_probabilities = np.empty((len(scores), *size), np.float32)
-    rows = _run(library, scores, size, grey, refined, before, LEAST, log_probabilities=log_probabilities)
+    log_probabilities = np.empty((len(logits), *size), np.float32)
+    rows = _run(library, logits, size, grey, refined, before, LEAST, log_probabilities=log_probabilities)
     return rows, log_probabilities
 
 
-def softened(scores: F32, size: Size, soften: float, *, compiled: bool = True) -> F32:
+def softened(logits: F32, size: Size, soften: float, *, compiled: bool = True) -> F32:
     """The posterior at `size`, `soften` of it spread evenly over all classes: its logarithm, as rows."""
     library = _library() if compiled else None
     if library is None:
-        posterior = _normalised(_resized(scores, size))
+        posterior = _normalised(_resized(logits, size))
         posterior *= np.float32(1 - soften)
         posterior += np.float32(soften / len(posterior))
         return _rows(_log(np.maximum(posterior, np.float32(_LEAST_SOFT))))
-    return _run(library, scores, size, None, None, None, _LEAST_SOFT, soften=soften)
+    return _run(library, logits, size, None, None, None, _LEAST_SOFT, soften=soften)
 
 
 def compiled_available() -> bool:
@@ -81,7 +81,7 @@ class _Past(ctypes.Structure):
 
 class _Job(ctypes.Structure):
     _fields_ = (
-        ("scores", ctypes.c_void_p),
+        ("logits", ctypes.c_void_p),
         ("classes", ctypes.c_int32),
         ("from_height", ctypes.c_int32),
         ("from_width", ctypes.c_int32),
@@ -119,7 +119,7 @@ def _library() -> ctypes.CDLL | None:
 
 def _run(
     library: ctypes.CDLL,
-    scores: F32,
+    logits: F32,
     size: Size,
     grey: U8 | None,
     refined: Past | None,
@@ -129,10 +129,10 @@ def _run(
     soften: float = 0.0,
     log_probabilities: F32 | None = None,
 ) -> F32:
-    scores = np.ascontiguousarray(scores, np.float32)
-    row = int(library.ss_blend_row(len(scores)))
+    logits = np.ascontiguousarray(logits, np.float32)
+    row = int(library.ss_blend_row(len(logits)))
     rows = np.empty((*size, row), np.float32)
-    alive: list[object] = [scores, rows]
+    alive: list[object] = [logits, rows]
 
     def given(array: npt.NDArray[np.generic] | None) -> int | None:
         if array is None:
@@ -154,8 +154,8 @@ def _run(
         return ctypes.addressof(kept)
 
     job = _Job(
-        scores.ctypes.data,
-        *scores.shape,
+        logits.ctypes.data,
+        *logits.shape,
         *size,
         given(None if grey is None else np.ascontiguousarray(grey, np.uint8)),
         looked_at(refined),
@@ -170,14 +170,14 @@ def _run(
     code = library.ss_blend_run(ctypes.byref(job))
     alive.clear()  # kept what the structures point to until here
     if code == 2:
-        raise MemoryError(f"fusion of scores {scores.shape} at {size}")
+        raise MemoryError(f"fusion of logits {logits.shape} at {size}")
     if code:
-        raise ValueError(f"fusion of scores {scores.shape} at {size}: 1 to 255 classes, sides from 2")
+        raise ValueError(f"fusion of logits {logits.shape} at {size}: 1 to 255 classes, sides from 2")
     return rows
 
 
-def _blend(scores: F32, grey: U8, refined: Past | None, before: Past | None) -> tuple[F32, F32]:
-    fresh = _resized(scores, (grey.shape[0], grey.shape[1]))
+def _blend(logits: F32, grey: U8, refined: Past | None, before: Past | None) -> tuple[F32, F32]:
+    fresh = _resized(logits, (grey.shape[0], grey.shape[1]))
     if refined is not None:
         fresh = _pulled(fresh, grey, refined)
     posterior = _normalised(fresh)

@@ -110,7 +110,7 @@ void lines(const blend::Work& work) {
   const int vectors = VECTORS ? VECTORS : work.row / W, width = job.width;
   const float keep = 1.0f - job.soften;
   const size_t plane = static_cast<size_t>(job.height) * width, pixels = static_cast<size_t>(job.from_height) * job.from_width;
-  rows_from_planes(job.scores, pixels, job.classes, 0, pixels, work.from, work.row, kNever, kNever);
+  rows_from_planes(job.logits, pixels, job.classes, 0, pixels, work.from, work.row, kNever, kNever);
   from_the_largest(work.from, pixels, work.row);
   VF v[VECTORS ? VECTORS : 256 / W];
   for (int y = 0; y < job.height; ++y) {

@@ -47,10 +47,10 @@ class CrfSetup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Posterior:
-    """What the CRF says about a picture."""
+    """The CRF's result for a picture."""
 
     log_probabilities: F32 | None  # (C, ceil(H / 2), ceil(W / 2)), where asked for
-    labels: U8 | None = None  # at the size they were asked for, thin classes as the network saw them
+    labels: U8 | None = None  # at the size they were asked for, thin classes from the network
     confidence: U8 | None = None  # in 1/255, where asked for
 
 
@@ -159,24 +159,24 @@ def refine_picture(
 
 
 def labels_with_thin(
-    scores: F32, logits: F32, thin: Sequence[bool], size: Size, confidence: bool = False
+    log_probabilities: F32, logits: F32, thin: Sequence[bool], size: Size, confidence: bool = False
 ) -> tuple[U8, U8 | None]:
-    """Labels of scores (C, h, w) at `size`, but the network's own wherever its logits say a thin class.
+    """Labels of log-probabilities (C, h, w) at `size`, but the network's own where it has a thin class.
 
     The CRF's appearance kernel is wider than a pole and takes many of them away (docs/accuracy.md). They are
-    put in at full resolution: between scores of another certainty they would not survive being scaled up.
+    put in at full resolution: beside others of another certainty they would not survive being scaled up.
     confidence as in labels_from_logits.
     """
-    labels, sure = labels_from_logits(scores, size, confidence)
+    labels, sure = labels_from_logits(log_probabilities, size, confidence)
     if not any(thin):
         return labels, sure
     raw, raw_sure = labels_from_logits(logits, size, confidence)
     is_thin = np.zeros(256, np.uint8)
     is_thin[: len(thin)] = thin
-    here = cast(U8, cv2.LUT(raw, is_thin)).view(bool)
-    np.copyto(labels, raw, where=here)
+    kept = cast(U8, cv2.LUT(raw, is_thin)).view(bool)
+    np.copyto(labels, raw, where=kept)
     if sure is not None and raw_sure is not None:
-        np.copyto(sure, raw_sure, where=here)
+        np.copyto(sure, raw_sure, where=kept)
     return labels, sure
 
 

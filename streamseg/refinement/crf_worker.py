@@ -47,7 +47,7 @@ def _answer(setup: CrfSetup, request: Request, workspace: Workspace | None) -> A
     posterior, problem = None, ""
     try:
         posterior = refine(setup, request, workspace)
-    except Exception as error:  # noqa: BLE001 - told to the parent; the next keyframe may fare better
+    except Exception as error:  # noqa: BLE001 - sent to the parent; the next keyframe may succeed
         problem = f"{type(error).__name__}: {error}"
     return Answer(posterior, problem, time.perf_counter() - begun)
 

@@ -59,7 +59,7 @@ class Flow:
 
 
 def one_thread() -> None:
-    """Let OpenCV use the calling thread alone, in all of this process: it repeats, and rivals nobody."""
+    """Let OpenCV use the calling thread alone, in all of this process: then results repeat."""
     cv2.setNumThreads(1)
 
 

@@ -1,4 +1,4 @@
-"""Fresh logits + what the last refinement and the last frames said → scores of the present frame.
+"""Fresh logits + the last refinement and the last frames → log-probabilities of the present frame.
 
 Everything happens at half the resolution of the network's input, where it costs about 3 ms for 480×360 and
 11 classes. The fresh logits always have a third of the weight or more: a mask is never an old one, held or
@@ -85,15 +85,15 @@ class Fusion:
         return False
 
     def step(
-        self, scores: Logits, *, keyframe: bool = False, cut: bool = False, refined: F32 | None = None
+        self, logits: Logits, *, keyframe: bool = False, cut: bool = False, refined: F32 | None = None
     ) -> Fused:
         """Fuse the next frame. A keyframe is remembered, so that refine() can bring its answer later.
 
         cut: this frame shares nothing with the one before. refined: the CRF's log-probabilities (C, h, w) of
         this very frame, which then stand for the network's.
         """
-        size = fusion_size(scores.geometry.input_size)
-        frame = scores.frame
+        size = fusion_size(logits.geometry.input_size)
+        frame = logits.frame
         grey = grey_of(frame.rgb, size)
         past = self._past
         if cut or past is None or past.epoch != frame.epoch or past.grey.shape != size:
@@ -109,12 +109,12 @@ class Fusion:
             if refined is None:
                 anchor, refined_seq = self._anchor(frame.seq)
         # Log-probabilities up to a constant at each pixel, which fusion does not mind.
-        fresh = scores.array if refined is None else refined
+        fresh = logits.array if refined is None else refined
         posterior, fused = blend(fresh, grey, anchor, before)
         self._past = _Before(frame.epoch, grey, posterior)
         if keyframe or refined is not None:
             self._remember(frame.epoch, frame.seq, grey, refined)
-        return Fused(fused, scores.array, self.thin, refined_seq)
+        return Fused(fused, logits.array, self.thin, refined_seq)
 
     def _anchor(self, seq: int) -> tuple[Past | None, int | None]:
         """The last finished keyframe, with its weight in the log-linear blend, and its seq."""

@@ -192,7 +192,7 @@ class LiveRefinement:
             self._streams = {}
 
     def needed(self, refined_wanted: bool) -> bool:
-        """Whether a stream's pictures are needed here: by fusion, or for who wants its refined masks."""
+        """Whether the refinement needs a stream's pictures: for fusion, or for wanted refined masks."""
         return self._config.fuses or (refined_wanted and self._config.crf.on != "off")
 
     def forget(self, stream: str) -> None:

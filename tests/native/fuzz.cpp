@@ -129,7 +129,7 @@ void one_blend(Random& random, int number) {
   const bool same = random.chance(0.2f);
   const int from_height = same ? height : random.whole(1, 40), from_width = same ? width : random.whole(1, 40);
   const size_t pixels = size_t(height) * width, row = ss_blend_row(classes);
-  const std::vector<float> scores = random.floats(size_t(classes) * from_height * from_width, -90, 90);
+  const std::vector<float> fresh = random.floats(size_t(classes) * from_height * from_width, -90, 90);
   const std::vector<float> earlier = random.floats(pixels * row, 0, 1), trust = random.floats(256, 0, 1);
   std::vector<float> where = random.floats(pixels * 2, -10, 70);
   for (int i = random.whole(0, 5); i > 0; --i)
@@ -138,7 +138,7 @@ void one_blend(Random& random, int number) {
   const ss_blend_past past{earlier.data(), then.data(), where.data(), random.real(0, 0.9f)};
   std::vector<float> rows(pixels * row, -1.0f), logs(pixels * classes, 1.0f);
   ss_blend_job job{};
-  job.scores = scores.data();
+  job.logits = fresh.data();
   job.classes = classes;
   job.from_height = from_height;
   job.from_width = from_width;

@@ -1,4 +1,4 @@
-// The door: checks everything once, chooses the instruction set, turns exceptions into codes.
+// The C interface: checks everything once, chooses the instruction set, turns exceptions into codes.
 #include <cmath>
 #include <cstdio>
 

@@ -29,7 +29,7 @@ struct Place {                  // a lattice point beside a pixel
 struct PassTerm {
   int nv;                       // vertices of a simplex: dims + 1
   float* values;                // blurred rows, read (slice)
-  float* sums;                  // rows to add to (splat): all that pixels have said so far
+  float* sums;                  // rows to add to (splat): the sums of all pixels so far
   const float* weights;         // of the main term: nv per pixel, in visiting order
   const uint32_t* vertices;     // of the main term: nv per simplex
   const Place* places;          // of other terms: nv per pixel
@@ -49,7 +49,7 @@ struct Pass {
   const PassTerm* term;         // the first is the main one
   Visits visits;
   float* unary;                 // rows, log p up to a constant; on the last pass overwritten with the result
-  float* said;                  // rows: what of each pixel is in the sums
+  float* added;                  // rows: what of each pixel is in the sums
   uint8_t* rest;                // per visit: for how many passes more the pixel is left alone
   float still;                  // a pixel none of whose probabilities moved further than this is not splatted again
   uint8_t rest_passes;          // and is left alone for so many passes,
@@ -90,7 +90,7 @@ struct BlurChain {
   const uint32_t* stream;       // points of a chain in order; chains end with `zero_row`
   size_t begin, end;
   uint32_t zero_row;            // reads as zeros
-  uint32_t sink_row;            // takes what nobody wants; each part has its own
+  uint32_t sink_row;            // takes what is thrown away; each part has its own
 };
 
 struct Tap {                    // where a grid's pixel lies among the samples of an axis

@@ -197,7 +197,7 @@ void Lattice::link_rest(size_t begin, size_t end) {
 void Lattice::string_up(int axis) {
   const uint32_t* after = next[axis].data();
   const size_t words = (size_t{points} + 63) / 64;
-  uint64_t* inner = bits_scratch[axis].data();  // who has a previous one; a bit of the last word's is for nobody
+  uint64_t* inner = bits_scratch[axis].data();  // which points have a previous one; the last word's spare bit is not used
   uint64_t* begins = inner + words + 1;         // who has a next one, and then who is a head
   std::memset(inner, 0, (words + 1) * 8);
   for (size_t word = 0; word < words; ++word) {

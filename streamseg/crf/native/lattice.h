@@ -44,7 +44,7 @@ struct Lattice {
   Buffer<uint32_t> next[kMaxDims + 1];    // the links once more, axis by axis
   Buffer<uint64_t> bits_scratch[kMaxDims + 1];
 
-  // features: dims arrays of `padded` floats; least, most: bounds of whatever will be looked up. Throws Refusal when
+  // features: dims arrays of `padded` floats; least, most: bounds of all that will be looked up. Throws Refusal when
   // the coordinates do not fit.
   void build(const Kernels& kernels, Team& team, const float* const* features, int dims, size_t pixels,
              const float* least, const float* most);

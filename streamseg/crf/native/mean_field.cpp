@@ -34,7 +34,7 @@ struct Loop {
     const size_t visits = parts.back().end;
     space.lists.need((most + kListPad) * parts.size());
     std::memset(space.rest.need(visits), 0, visits);
-    space.said.need(visits * row);
+    space.added.need(visits * row);
     space.scratch.need(2 * size_t(row) * parts.size());
     for (const Term* term : order)
       for (const std::vector<Wave>* list : {&term->inner, &term->outer})
@@ -58,7 +58,7 @@ struct Loop {
       p.term = passes.data();
       p.visits = {order[0]->visit_simplex.data(), order[0]->visit_pixel.data()};
       p.unary = unary;
-      p.said = space.said.data();
+      p.added = space.added.data();
       p.rest = space.rest.data();
       p.still = kStill;
       p.rest_passes = kRestPasses;

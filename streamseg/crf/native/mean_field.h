@@ -25,7 +25,7 @@ struct FinishScratch {            // of one part
 struct Workspace {
   std::vector<std::unique_ptr<Term>> terms;
   Unary unary;
-  Buffer<float> planes, rows, start, said, scratch, rings;
+  Buffer<float> planes, rows, start, added, scratch, rings;
   Buffer<uint8_t> rest;
   Buffer<uint32_t> lists;
   std::vector<std::unique_ptr<FinishScratch>> finish;

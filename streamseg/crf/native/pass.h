@@ -90,7 +90,7 @@ void pass_fast(const ss::Pass& pass) {
         const size_t soon = v.pixel[list[n + kPixelsAhead]];
         for (size_t i = 0; i < stride; i += 16) {
           __builtin_prefetch(p.unary + soon * stride + i);
-          if (splat) __builtin_prefetch(p.said + soon * stride + i, 1);
+          if (splat) __builtin_prefetch(p.added + soon * stride + i, 1);
         }
         if (OTHER) __builtin_prefetch(others[1].places + soon * OTHER);
         const uint32_t next = v.simplex[list[n + kRowsAhead]];
@@ -146,10 +146,10 @@ void pass_fast(const ss::Pass& pass) {
         put<NV>(u, q);
         continue;
       }
-      float* said = p.said + pixel * stride;
+      float* added = p.added + pixel * stride;
       if (middle) {
         VI far{}, near{};
-        const Row<NV> last = get<NV>(said);
+        const Row<NV> last = get<NV>(added);
         Row<NV> change;
         for (int i = 0; i < NV; ++i) {
           change.v[i] = q.v[i] - last.v[i];
@@ -160,10 +160,10 @@ void pass_fast(const ss::Pass& pass) {
           p.rest[at] = any_lane(near) ? p.rest_passes : p.settled_passes;
           continue;
         }
-        put<NV>(said, q);
+        put<NV>(added, q);
         q = change;
       } else {
-        put<NV>(said, q);
+        put<NV>(added, q);
       }
       moved = true;
       const float gain = GAIN && m.gain_in ? m.gain_in[pixel] : 1.0f;
@@ -226,10 +226,10 @@ void pass_any(const ss::Pass& p) {
       std::memcpy(u, x, stride * sizeof(float));
       continue;
     }
-    float* said = p.said + pixel * stride;
+    float* added = p.added + pixel * stride;
     VI far{}, near{};
     for (size_t i = 0; i < stride; i += W) {
-      const VF by = middle ? load(x + i) - load(said + i) : load(x + i);
+      const VF by = middle ? load(x + i) - load(added + i) : load(x + i);
       far |= (VI)(by > p.still) | (VI)(-by > p.still);
       near |= (VI)(by > p.settled) | (VI)(-by > p.settled);
       store(change + i, by);
@@ -238,7 +238,7 @@ void pass_any(const ss::Pass& p) {
       p.rest[at] = any_lane(near) ? p.rest_passes : p.settled_passes;
       continue;
     }
-    std::memcpy(said, x, stride * sizeof(float));
+    std::memcpy(added, x, stride * sizeof(float));
     for (int t = 0; t < p.terms; ++t) {
       const ss::PassTerm& o = p.term[t];
       const float gain = o.gain_in ? o.gain_in[pixel] : 1.0f;

@@ -5,7 +5,7 @@
 
 namespace {
 
-// Without the row's maximum: whoever calls has shifted log p so that the largest is about 0. The exponentials then neither
+// Without the row's maximum: the caller has shifted log p so that the largest is about 0. The exponentials then neither
 // overflow nor vanish unless what was added is huge; then the slow way.
 template <int MOST>
 inline void soft_max(VF (&x)[MOST], int vectors) {
