@@ -1,7 +1,7 @@
 """What travels along the route: Frame → Logits → Mask, with Refined joining from the side.
 
-All are frozen and own their arrays: whoever receives one may keep it and must not write into it. Sizes are
-(height, width). dtype, dimensions and contiguity are checked once, here, so that no stage checks again.
+All are frozen and own their arrays: a receiver may keep one and must not write into it. Sizes are (height,
+width). dtype, dimensions and contiguity are checked here, once, so that no stage checks again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 IGNORE = 255
-"""The label that counts nowhere: unlabelled in ground truth, outside the picture in a mask."""
+"""The label of pixels that count nowhere: unlabelled in ground truth, outside the picture in a mask."""
 
 Size = tuple[int, int]
 """(height, width) in pixels."""

@@ -192,6 +192,8 @@ def main() -> None:
         # Of the fuse thread, what follows the entry into the refinement, until it is left.
         inside = [i for i, c in enumerate(walk["fuse"]) if c[2].startswith("refinement/")]
         walk["fuse"] = walk["fuse"][inside[0] : inside[-1] + 1]
+        # The keyframe is back when its mask is handed to the publisher, which then wakes its thread.
+        walk["refine"] = [c for c in walk["refine"] if not c[2].startswith("net/")]
         count = report(walk, ["fuse", "refine", "CRF process"])
         print(f"a keyframe there and back: {count} files")
     else:
