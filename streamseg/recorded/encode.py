@@ -48,7 +48,7 @@ class SegmentMaker:
     def run(self) -> int:
         """Make every segment from route.skip_segments on → number of segments. Raises what a step raised.
 
-        Returns early, with the segments committed so far, when route.stop was set.
+        Returns early, with the segments committed so far, when the recording's `stop` was set.
         """
         route = self.route
         with (

@@ -46,23 +46,23 @@ class Finish:
         """Write the results next to the segments, then give them their names, the manifest last."""
         results = self.results
         folder = results.segments / "results"
-        aside = results.segments / "aside"  # tracks that other results are made of
-        for fresh in (folder, aside):
+        intermediate = results.segments / "intermediate"  # tracks that other results are made of
+        for fresh in (folder, intermediate):
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir()
         try:
-            manifest = self._write(folder, aside)
+            manifest = self._write(folder, intermediate)
         except BaseException:
-            for fresh in (folder, aside):  # the disk may be full
+            for fresh in (folder, intermediate):  # the disk may be full
                 shutil.rmtree(fresh, ignore_errors=True)
             raise
         results.publish(folder, manifest)
         return manifest
 
-    def _write(self, folder: Path, aside: Path) -> Manifest:
+    def _write(self, folder: Path, intermediate: Path) -> Manifest:
         tally = self._tally()
         tail = read_tail(self.results.segments, self.segments - 1)
-        videos = self._write_videos(folder, aside, tally)
+        videos = self._write_videos(folder, intermediate, tally)
         self._write_exports(folder, videos["labels"], tally)
         summary = {
             "input": self.recording.input.shown,
@@ -80,11 +80,11 @@ class Finish:
             tally.add(record)
         return tally
 
-    def _write_videos(self, folder: Path, aside: Path, tally: _Tally) -> dict[str, Path]:
+    def _write_videos(self, folder: Path, intermediate: Path, tally: _Tally) -> dict[str, Path]:
         """The tracks that are results, and those that results are made of."""
         recording, config = self.recording, self.recording.config
         size = recording.mask_size
-        tracks: dict[TrackName, Path] = {"labels": folder if config.labels else aside}
+        tracks: dict[TrackName, Path] = {"labels": folder if config.labels else intermediate}
         shape = size
         if config.confidence:
             tracks["confidence"] = folder
