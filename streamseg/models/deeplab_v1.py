@@ -7,6 +7,7 @@ small branches on the picture and the first four pools.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -44,12 +45,14 @@ class DeepLabV1(Vgg16):
         head: Head,
         *,
         classes: int = 21,
+        hidden: int | None = None,
         msc: bool = False,
         pool_kernel: int = 3,
         channels: tuple[int, ...] = CHANNELS,
         branch_channels: int = BRANCH_CHANNELS,
     ) -> None:
         super().__init__(channels, pool_kernel)
+        head = head._replace(hidden=hidden or head.hidden)
         self.msc = msc
         self.pool5a = nn.AvgPool2d(3, 1, 1) if head.average else nn.Identity()
         self.fc6 = nn.Conv2d(
@@ -91,49 +94,15 @@ class DeepLabV1(Vgg16):
         return logits
 
 
-def deeplab(*, classes: int = 21, hidden: int = 4096, channels: tuple[int, ...] = CHANNELS) -> DeepLabV1:
-    """Plain DeepLab: fc6 4x4."""
-    return DeepLabV1(PLAIN._replace(hidden=hidden), classes=classes, pool_kernel=2, channels=channels)
-
-
-def deeplab_7x7(*, classes: int = 21, hidden: int = 4096, channels: tuple[int, ...] = CHANNELS) -> DeepLabV1:
-    """DeepLab-7x7: fc6 as large as VGG16's own."""
-    return DeepLabV1(SEVEN._replace(hidden=hidden), classes=classes, pool_kernel=2, channels=channels)
-
-
-def deeplab_msc(
-    *,
-    classes: int = 21,
-    hidden: int = 4096,
-    channels: tuple[int, ...] = CHANNELS,
-    branch_channels: int = BRANCH_CHANNELS,
-) -> DeepLabV1:
-    """DeepLab-MSc: the plain head behind 3x3 pools, and the branches."""
-    head = PLAIN._replace(hidden=hidden)
-    return DeepLabV1(head, classes=classes, msc=True, channels=channels, branch_channels=branch_channels)
-
-
-def deeplab_largefov(
-    *, classes: int = 21, hidden: int = 1024, channels: tuple[int, ...] = CHANNELS
-) -> DeepLabV1:
-    """DeepLab-LargeFOV: fc6 3x3 with dilation 12, the paper's fast one."""
-    return DeepLabV1(LARGE_FOV._replace(hidden=hidden), classes=classes, channels=channels)
-
-
-def deeplab_msc_largefov(
-    *,
-    classes: int = 21,
-    hidden: int = 1024,
-    channels: tuple[int, ...] = CHANNELS,
-    branch_channels: int = BRANCH_CHANNELS,
-) -> DeepLabV1:
-    """DeepLab-MSc-LargeFOV: the paper's best."""
-    head = LARGE_FOV._replace(hidden=hidden)
-    return DeepLabV1(head, classes=classes, msc=True, channels=channels, branch_channels=branch_channels)
-
-
 def _interp(logits: Tensor, size: tuple[int, ...]) -> Tensor:
     """Caffe's Interp: bilinear with aligned corners."""
     if logits.shape[2:] == size:
         return logits
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+
+
+deeplab = partial(DeepLabV1, PLAIN, pool_kernel=2)
+deeplab_7x7 = partial(DeepLabV1, SEVEN, pool_kernel=2)
+deeplab_msc = partial(DeepLabV1, PLAIN, msc=True)
+deeplab_largefov = partial(DeepLabV1, LARGE_FOV)  # the paper's fast one
+deeplab_msc_largefov = partial(DeepLabV1, LARGE_FOV, msc=True)  # the paper's best
