@@ -165,9 +165,8 @@ def pictures(count: int, size: tuple[int, int]):
 
 
 def load(name: str, precision: str, size: tuple[int, int], backend: str = "torch", max_batch: int = 32):
-    from streamseg.inference.select import load_engine
-
     from streamseg.config import EngineConfig
+    from streamseg.inference.plans.load import load_engine
 
     return load_engine(
         EngineConfig(

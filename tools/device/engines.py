@@ -37,7 +37,7 @@ def prep(name: str) -> None:
     folder = ENGINES / name
     begun = time.monotonic()
     if DRY:
-        from streamseg.models.weights import write_engine
+        from streamseg.models.export import write_engine
         from tests.narrow import narrow_network
 
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from streamseg.inference.backends.torch_graph import GraphModule
 from streamseg.inference.spec import read_spec, read_weights
-from streamseg.models.weights import write_engine
+from streamseg.models.export import write_engine
 from tests.narrow import NARROW, narrow_network
 
 UNSAFE = (
