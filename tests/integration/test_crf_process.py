@@ -27,10 +27,9 @@ from streamseg.runtime.backoff import Backoff
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed
 from streamseg.types import Frame, Geometry, Logits, Refined, Stamp
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 SIZE = (48, 64)
-DEADLINE_S = 60.0
 SETUP = CrfSetup(
     CrfParams(
         smoothness_sigma=1, appearance_weight=4, appearance_sigma_xy=20, appearance_sigma_rgb=3, iterations=3
@@ -113,13 +112,13 @@ DIES = "channel.receive(); os.kill(os.getpid(), signal.SIGSEGV)"
 
 @contextmanager
 def running(config: RefinementConfig | None = None, script: str | None = None) -> Iterator[Running]:
-    run = Running(config or RefinementConfig(max_age_s=60, timeout_s=DEADLINE_S), script)
+    run = Running(config or RefinementConfig(max_age_s=60, timeout_s=LIMIT_S), script)
     run.thread.start()
     try:
         yield run
     finally:
         run.worker.close()
-        run.thread.join(DEADLINE_S)
+        run.thread.join(LIMIT_S)
         assert not run.thread.is_alive()
 
 
@@ -185,7 +184,7 @@ def test_closing_does_not_wait_for_a_process_that_hangs() -> None:
         until(children, "the process")
         begun = time.monotonic()
         run.worker.close()
-        run.thread.join(DEADLINE_S)
+        run.thread.join(LIMIT_S)
         assert time.monotonic() - begun < 10  # not the budget of a minute
     assert children() == []
 
@@ -193,7 +192,7 @@ def test_closing_does_not_wait_for_a_process_that_hangs() -> None:
 def test_a_keyframe_that_waits_gives_way_to_a_newer_one_of_its_stream() -> None:
     stats = Stats()
     delivered: list[Refined] = []
-    config = RefinementConfig(max_age_s=60, timeout_s=DEADLINE_S, priority="normal")
+    config = RefinementConfig(max_age_s=60, timeout_s=LIMIT_S, priority="normal")
     worker = CrfWorker(SETUP, config, stats)
     for seq in range(3):
         worker.submit(keyframe(seq))
@@ -210,7 +209,7 @@ def test_a_keyframe_that_waits_gives_way_to_a_newer_one_of_its_stream() -> None:
     thread.start()
     until(lambda: len(delivered) == 2, "two refined keyframes")
     worker.close()
-    thread.join(DEADLINE_S)
+    thread.join(LIMIT_S)
     assert {(r.logits.frame.stream, r.logits.frame.seq) for r in delivered} == {("gate", 2), ("yard", 0)}
 
 

@@ -20,8 +20,7 @@ from streamseg.inference.backends.onnx import OnnxEngine
 from streamseg.types import Mask
 from tests.integration.daemons import in_thread
 from tests.media import draw_clip
-
-DEADLINE_S = 60.0
+from tests.waiting import LIMIT_S
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def running(engine: Path, **streams: StreamConfig) -> Iterator[tuple[Daemon, lis
     )
     daemon = Daemon(config)
     with in_thread(daemon) as (_, errors):
-        assert daemon.ready.wait(DEADLINE_S)
+        assert daemon.ready.wait(LIMIT_S)
         yield daemon, errors
 
 
@@ -48,7 +47,7 @@ def red_share(mask: Mask) -> float:
 
 
 def read(masks: Subscription, count: int) -> list[Mask]:
-    return [masks.read(DEADLINE_S) for _ in range(count)]
+    return [masks.read(LIMIT_S) for _ in range(count)]
 
 
 def test_a_looped_file_is_published_frame_by_frame_in_order(clip: Path, tiny_engine: Path) -> None:
@@ -73,7 +72,7 @@ def test_two_streams_share_the_engine_and_keep_their_own_counts(clip: Path, tiny
     with running(tiny_engine, **streams) as (daemon, _), subscribe(daemon.endpoint) as masks:
         seen: dict[str, list[int]] = {"gate": [], "yard": []}
         while min(map(len, seen.values())) < 10:
-            mask = masks.read(DEADLINE_S)
+            mask = masks.read(LIMIT_S)
             seen[mask.stream].append(mask.n)
     assert all(n == sorted(set(n)) for n in seen.values())
 
@@ -83,8 +82,8 @@ def test_the_label_set_and_the_engine_come_with_the_masks(clip: Path, tiny_engin
         running(tiny_engine, gate=StreamConfig(source=str(clip), loop=True, realtime=True)) as (daemon, _),
         subscribe(daemon.endpoint) as masks,
     ):
-        mask = masks.read(DEADLINE_S)
-        assert masks.label_set(mask.label_set, DEADLINE_S).names == ("other", "red", "green", "blue")
+        mask = masks.read(LIMIT_S)
+        assert masks.label_set(mask.label_set, LIMIT_S).names == ("other", "red", "green", "blue")
     assert mask.engine == "tiny/fp32/onnx"
 
 
@@ -93,7 +92,7 @@ def test_confidence_is_computed_for_those_who_ask(clip: Path, tiny_engine: Path)
         running(tiny_engine, gate=StreamConfig(source=str(clip), loop=True, realtime=True)) as (daemon, _),
         subscribe(daemon.endpoint, confidence=True, snapshot=False) as masks,
     ):
-        mask = masks.read(DEADLINE_S)
+        mask = masks.read(LIMIT_S)
     assert mask.confidence is not None
     assert mask.confidence.shape == mask.labels.shape
     assert mask.confidence.min() >= 255 // 4
@@ -103,13 +102,13 @@ def test_masks_may_have_the_size_of_the_networks_input(clip: Path, tiny_engine: 
     wide = draw_clip(tmp_path / "wide.mp4", frames=5, size=(96, 256))
     stream = StreamConfig(source=str(wide), loop=True, mask_size="input")
     with running(tiny_engine, gate=stream) as (daemon, _), subscribe(daemon.endpoint) as masks:
-        assert masks.read(DEADLINE_S).size == (32, 88)
+        assert masks.read(LIMIT_S).size == (32, 88)
 
 
 def test_a_file_that_ends_ends_the_daemon_without_error(clip: Path, tiny_engine: Path) -> None:
     with running(tiny_engine, gate=StreamConfig(source=str(clip))) as (daemon, errors):
         assert daemon.pipeline is not None
-        assert daemon.pipeline.over.wait(DEADLINE_S)
+        assert daemon.pipeline.over.wait(LIMIT_S)
         stats = daemon.pipeline.stats.of("gate")
     assert errors == []
     assert (stats.decoded, stats.published) == (30, 30)
@@ -119,7 +118,7 @@ def test_one_missing_file_of_two_costs_the_other_nothing(clip: Path, tiny_engine
     streams = {"gate": StreamConfig(source=str(clip)), "gone": StreamConfig(source="/nowhere/x.mp4")}
     with running(tiny_engine, **streams) as (daemon, errors):
         assert daemon.pipeline is not None
-        assert daemon.pipeline.over.wait(DEADLINE_S)
+        assert daemon.pipeline.over.wait(LIMIT_S)
         assert daemon.pipeline.stats.of("gate").published == 30
     assert isinstance(errors[0], SourceError)
 
@@ -145,7 +144,7 @@ def test_a_stage_that_fails_at_any_frame_ends_the_process_and_never_hangs(
     monkeypatch.setattr(module, name, fail_at(call, getattr(module, name)))
     with running(tiny_engine, gate=StreamConfig(source=str(clip), loop=True)) as (daemon, errors):
         assert daemon.pipeline is not None
-        assert daemon.pipeline.over.wait(DEADLINE_S)
+        assert daemon.pipeline.over.wait(LIMIT_S)
     assert "broken on purpose" in str(errors[0])
 
 
@@ -155,7 +154,7 @@ def test_an_engine_that_fails_is_named(
     with running(tiny_engine, gate=StreamConfig(source=str(clip), loop=True)) as (daemon, errors):
         assert daemon.pipeline is not None
         monkeypatch.setattr(OnnxEngine, "__call__", fail_at(0, OnnxEngine.__call__))
-        assert daemon.pipeline.over.wait(DEADLINE_S)
+        assert daemon.pipeline.over.wait(LIMIT_S)
     assert "infer" in str(errors[0]) or "broken on purpose" in str(errors[0])
 
 
@@ -166,7 +165,7 @@ def test_no_thread_is_left_behind(clip: Path, tiny_engine: Path) -> None:
             running(tiny_engine, gate=StreamConfig(source=str(clip), loop=True)) as (daemon, _),
             subscribe(daemon.endpoint) as masks,
         ):
-            masks.read(DEADLINE_S)
+            masks.read(LIMIT_S)
     assert {t.name for t in set(threading.enumerate()) - before} == set()
 
 
@@ -187,7 +186,7 @@ def test_a_mask_older_than_its_limit_is_counted_and_not_published(
     stream = StreamConfig(source=str(clip), max_age_ms=50)
     with running(tiny_engine, gate=stream) as (daemon, _):
         assert daemon.pipeline is not None
-        assert daemon.pipeline.over.wait(DEADLINE_S)
+        assert daemon.pipeline.over.wait(LIMIT_S)
         stats = daemon.pipeline.stats.of("gate")
     assert stats.published == 0
     assert stats.drops["stale"] == 30

@@ -22,11 +22,11 @@ from streamseg.types import U8, Mask, Size
 from tests.integration.daemons import in_thread
 from tests.media import write_video
 from tests.nvdec import leave_pictures_on_a_fake_gpu
+from tests.waiting import LIMIT_S
 from tools.demo import draw_scene
 
 pytest.importorskip("torch")
 
-DEADLINE_S = 60.0
 FRAMES = 6
 
 
@@ -70,7 +70,7 @@ def running(clip: Path, backend: str = "torch", precision: str = "fp32", **setti
         )
     )
     with in_thread(daemon) as (_, errors):
-        assert daemon.ready.wait(DEADLINE_S)
+        assert daemon.ready.wait(LIMIT_S)
         yield daemon
     assert errors == []
 
@@ -80,7 +80,7 @@ def by_seq(daemon: Daemon, count: int = FRAMES, **wanted: Any) -> dict[int, Mask
     found: dict[int, Mask] = {}
     with subscribe(daemon.endpoint, ["gate"], newest=False, queue=1000, **wanted) as masks:
         while len(found) < count:
-            mask = masks.read(DEADLINE_S)
+            mask = masks.read(LIMIT_S)
             found[mask.seq] = mask
     return found
 
@@ -151,7 +151,7 @@ def test_refined_masks_are_made_for_those_who_ask(
         "refinement": RefinementConfig(priority="normal"),
     }
     with running(clip, **settings) as daemon, subscribe(daemon.endpoint, ["gate"], refined=True) as masks:
-        while masks.read(DEADLINE_S).revision == 0:
+        while masks.read(LIMIT_S).revision == 0:
             pass
     assert set(brought) == {"picture", "logits"}
 
@@ -161,7 +161,7 @@ def test_a_thumbnail_brings_the_picture_and_the_route_goes_on_without(
 ) -> None:
     leave_pictures_on_a_fake_gpu(monkeypatch)
     with running(clip) as daemon, subscribe(daemon.endpoint, ["gate"], pictures=True) as masks:
-        while masks.picture(masks.read(DEADLINE_S)) is None:
+        while masks.picture(masks.read(LIMIT_S)) is None:
             pass
     assert set(brought) == {"picture"}
 
@@ -197,6 +197,6 @@ def test_a_stream_decoded_here_and_one_decoded_there_share_the_engine(
     )
     streams = {name: StreamConfig(source=str(clip), loop=True) for name in ("gate", "yard")}
     with running(clip, streams=streams) as daemon, subscribe(daemon.endpoint) as masks:
-        seen = {masks.read(DEADLINE_S).stream for _ in range(40)}
+        seen = {masks.read(LIMIT_S).stream for _ in range(40)}
     assert seen == {"gate", "yard"}
     assert brought == []

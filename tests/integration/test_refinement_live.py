@@ -20,8 +20,7 @@ from streamseg.runtime.backoff import Backoff
 from streamseg.types import Mask
 from tests.integration.daemons import in_thread
 from tests.media import draw_clip
-
-DEADLINE_S = 90.0
+from tests.waiting import LIMIT_S
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +46,7 @@ def running(clip: Path, engine: Path, fusion: bool = False) -> Iterator[Daemon]:
     )
     daemon = Daemon(config)
     with in_thread(daemon) as (_, errors):
-        assert daemon.ready.wait(DEADLINE_S)
+        assert daemon.ready.wait(LIMIT_S)
         yield daemon
     assert errors == []
     assert children() == []
@@ -59,10 +58,10 @@ def children() -> list[psutil.Process]:
 
 def read_until(masks: Subscription, enough: Callable[[Mask], bool]) -> list[Mask]:
     got: list[Mask] = []
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + LIMIT_S
     while not got or not enough(got[-1]):
         assert time.monotonic() < deadline
-        got.append(masks.read(DEADLINE_S))
+        got.append(masks.read(LIMIT_S))
     return got
 
 
@@ -90,7 +89,7 @@ def test_a_refined_mask_is_revision_1_of_a_keyframe_that_came_before(clip: Path,
 def test_nobody_asking_for_refined_masks_costs_nothing(clip: Path, tiny_engine: Path) -> None:
     with running(clip, tiny_engine) as daemon, subscribe(daemon.endpoint, ["gate"]) as masks:
         for _ in range(8):
-            masks.read(DEADLINE_S)
+            masks.read(LIMIT_S)
         assert children() == []
         assert daemon.pipeline is not None
         stats = daemon.pipeline.stats.of("gate")

@@ -49,7 +49,7 @@ def run_in(folder: Path, *command: str | Path) -> tuple[list[str], int]:
     """What a command says, and its exit code."""
     done = subprocess.run(
         [*map(str, command)],
-        capture_output=True, text=True, timeout=60, check=False, cwd=folder, env=environment(),
+        capture_output=True, text=True, timeout=LIMIT_S, check=False, cwd=folder, env=environment(),
     )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
     return done.stderr.splitlines(), done.returncode

@@ -13,8 +13,8 @@ import pytest
 
 from streamseg.runtime.channel import ChannelChild, ChildLost
 from streamseg.runtime.child import ChildProcess, how_it_ended
+from tests.waiting import LIMIT_S
 
-DEADLINE_S = 60.0
 ECHO = "import sys\nfor line in sys.stdin: print(line.upper(), end='', flush=True)"
 READY_THEN = "print('ready', flush=True); "
 # Starts a process that ignores the end of everything, prints its number, and ends or waits.
@@ -38,7 +38,7 @@ def gone(pid: int) -> bool:
     """Whether a process has ended, within the deadline; a zombie of somebody else's counts as ended."""
     try:
         process = psutil.Process(pid)
-        process.wait(DEADLINE_S)
+        process.wait(LIMIT_S)
     except psutil.NoSuchProcess:
         return True
     except psutil.TimeoutExpired:
@@ -51,7 +51,7 @@ def test_lines_go_in_and_come_out_until_the_input_is_closed() -> None:
     lines = child.lines()
     child.send(Word("gate"))
     assert next(lines) == b'{"TEXT":"GATE"}\n'
-    assert child.end(DEADLINE_S) == "exit code 0"
+    assert child.end(LIMIT_S) == "exit code 0"
     assert gone(child.pid)
 
 
@@ -61,7 +61,7 @@ def test_how_it_ended_is_said_in_words() -> None:
         ("exit(3)", "exit code 3"),
         ("import os; os.kill(os.getpid(), 9)", "signal SIGKILL"),
     ]:
-        assert ChildProcess(python(code)).end(DEADLINE_S) == how
+        assert ChildProcess(python(code)).end(LIMIT_S) == how
     assert how_it_ended(-(signal.SIGRTMIN + 1)) == f"signal {signal.SIGRTMIN + 1}"
 
 
@@ -79,7 +79,7 @@ def test_what_a_child_started_ends_with_it(own_session: bool, then: str) -> None
     grandchild = int(next(child.lines()))
     assert (os.getsid(grandchild) == child.pid) == own_session
     by_itself = then.startswith("exit")
-    assert child.end(DEADLINE_S if by_itself else 0.0) == ("exit code 3" if by_itself else "killed")
+    assert child.end(LIMIT_S if by_itself else 0.0) == ("exit code 3" if by_itself else "killed")
     assert gone(grandchild)
 
 
@@ -89,7 +89,7 @@ def test_another_thread_may_kill_it_at_any_time() -> None:
     next(lines)
     threading.Thread(target=child.kill).start()
     assert list(lines) == []  # its output is closed
-    assert child.end(DEADLINE_S) == "signal SIGKILL"
+    assert child.end(LIMIT_S) == "signal SIGKILL"
     child.kill()  # not another process that has got its number
 
 
@@ -100,7 +100,7 @@ def test_writing_to_one_that_has_ended_or_to_a_closed_input_is_no_error() -> Non
         child.send(Word("gate" * 10_000))
     child.close_input()
     child.send(Word("gate"))
-    assert child.end(DEADLINE_S) == "exit code 0"
+    assert child.end(LIMIT_S) == "exit code 0"
     child.send(Word("gate"))
 
 
@@ -121,7 +121,7 @@ CHANNEL = (
 def test_a_channel_child_answers_and_its_descriptors_are_closed_with_it() -> None:
     before = psutil.Process().num_fds()
     child = ChannelChild(python(CHANNEL + "channel.send(channel.receive() + 1); channel.receive()"))
-    assert child.channel.ask(41, DEADLINE_S) == 42
+    assert child.channel.ask(41, LIMIT_S) == 42
     with pytest.raises(TimeoutError):
         child.channel.receive(0.0)
     assert child.end() == "killed"
@@ -131,5 +131,5 @@ def test_a_channel_child_answers_and_its_descriptors_are_closed_with_it() -> Non
 def test_a_channel_child_that_dies_is_noticed_and_says_how() -> None:
     child = ChannelChild(python(CHANNEL + "channel.receive(); exit(5)"))
     with pytest.raises(ChildLost):
-        child.channel.ask("a question", DEADLINE_S)
-    assert child.end(DEADLINE_S) == "exit code 5"
+        child.channel.ask("a question", LIMIT_S)
+    assert child.end(LIMIT_S) == "exit code 5"

@@ -14,8 +14,7 @@ import pytest
 
 from streamseg.errors import OutputError
 from streamseg.runtime.files import atomic_write, cache_folder, locked, replaced
-
-DEADLINE_S = 60.0
+from tests.waiting import LIMIT_S
 
 
 class Holder:
@@ -126,7 +125,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     waiting.start()
     assert not got.is_set()
     holder.kill()
-    waiting.join(DEADLINE_S)
+    waiting.join(LIMIT_S)
     assert got.is_set()
     with locked(path, wait=False):
         pass
@@ -146,7 +145,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_taken_on_the_new_file(tmp_pa
     with locked(path):
         waiting.start()
         path.unlink()
-    waiting.join(DEADLINE_S)
+    waiting.join(LIMIT_S)
     assert held == [True]
 
 

@@ -155,3 +155,21 @@ def test_no_modules_import_one_another() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         raise AssertionError(" <- ".join(error.args[1])) from None
+
+
+# Unit tests of what is no module of ours: the package's shape, the wire's vectors, the tests' own engine,
+# a property of all networks, names in documents.
+NO_MODULE = {"imports", "vectors", "tiny_engine", "models_dilation", "docs_names"}
+
+
+def test_unit_tests_are_named_after_their_modules() -> None:
+    """test_cache.py or test_plans_cache.py for plans/cache.py: the end of its path, as long as it takes."""
+    checkout = Path(__file__).resolve().parents[2]
+    names = set(NO_MODULE)
+    for top in ("streamseg", "benchmarks", "tools"):
+        for path in (checkout / top).rglob("*.py"):
+            parts = path.relative_to(checkout).with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            names |= {"_".join(parts[i:]) for i in range(len(parts))}
+    tests = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
+    assert tests - names == set()
