@@ -214,6 +214,10 @@ MISTAKES |= {
     "no configuration file": lambda p: ["run", "site.toml"],
     "bad TOML": lambda p: p.config("[streams.gate\n"),
     "an unknown setting": lambda p: p.config('[streams.gate]\nsource = "demo:"\nmaxfps = 5\n'),
+    "a setting of an earlier version": lambda p: p.config(
+        '[streams.gate]\nsource = "demo:"\n[refine]\nbudget_s = 5\n'
+    ),
+    "an option of an earlier version": lambda p: ["process", "demo:", "--out", "results", "--ahead", "4"],
     "a value of the wrong type": lambda p: p.config('[streams.gate]\nsource = "demo:"\nmax_fps = "ten"\n'),
     "a value out of range": lambda p: p.config('[streams.gate]\nsource = "demo:"\nmax_fps = -3\n'),
     "no stream": lambda p: p.config("[engine]\nthreads = 1\n"),

@@ -227,6 +227,20 @@ def test_a_keyframe_can_be_asked_for() -> None:
     assert [seq for seq, _ in watched.submitted] == [0, 2]
 
 
+def test_without_the_compiled_crf_a_level_is_refused_and_plain_masks_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(crf_step, "native_missing_reason", lambda: "the compiled CRF is missing")
+    for build in (
+        lambda config: LiveRefinement(config, SPEC, Stats()),
+        lambda config: recorded_refinement(config, SPEC),
+    ):
+        with pytest.raises(ConfigError, match="the compiled CRF is missing"):
+            build(RefinementConfig(level="live"))
+    labelled = LiveRefinement(OFF, SPEC, Stats()).labels(scores(0), SIZE)
+    np.testing.assert_array_equal(labelled.labels, labels_from_logits(scores(0).array, SIZE)[0])
+
+
 def test_the_settings_reach_the_crf() -> None:
     own = msgspec.structs.replace(SPEC, crf=msgspec.structs.replace(SPEC.crf, appearance_weight=1.5))
     assert crf_setup(CrfConfig(), own).params.appearance_weight == 1.5
