@@ -112,7 +112,7 @@ class Publisher:
         return self._last.mask("refined" if refined else "mask", stream)
 
     def wants(self, kind: TopicKind, stream: str) -> bool:
-        """Whether somebody subscribes to this kind of this stream now. Any thread; takes microseconds."""
+        """Whether this kind of this stream has a subscriber now. Any thread; takes microseconds."""
         return self._demand.wants(kind, stream)
 
     def wait_wanted(self, kind: TopicKind, stream: str, timeout_s: float) -> bool:
