@@ -10,6 +10,6 @@ hold seconds of old masks in front of the new ones. Masks are unpacked in the th
 
 from streamseg.client.inbox import ClientStats
 from streamseg.client.subscription import AsyncSubscription, Subscription, subscribe, subscribe_async
-from streamseg.net.client_keys import ClientKeys
+from streamseg.net.curve_keys import ClientKeys
 
 __all__ = ["AsyncSubscription", "ClientKeys", "ClientStats", "Subscription", "subscribe", "subscribe_async"]

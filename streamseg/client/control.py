@@ -14,8 +14,9 @@ from zmq.utils.monitor import recv_monitor_message
 
 from streamseg.errors import ControlError, UsageError, WireError
 from streamseg.net import options
-from streamseg.net.client_keys import ClientKeys, client_keys, refusal
+from streamseg.net.connection import refusal
 from streamseg.net.control_sockets import one_running
+from streamseg.net.curve_keys import ClientKeys, client_keys
 from streamseg.net.endpoints import connect
 from streamseg.types import LabelSet, Mask
 from streamseg.wire import decode_message

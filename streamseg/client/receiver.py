@@ -13,8 +13,8 @@ import zmq
 
 from streamseg.errors import StreamsegError, WireError
 from streamseg.net import options
-from streamseg.net.client_keys import ClientKeys
 from streamseg.net.connection import Connection
+from streamseg.net.curve_keys import ClientKeys
 from streamseg.net.endpoints import connect, reconnect
 from streamseg.net.socket_thread import SocketThread
 from streamseg.wire import (

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from streamseg.client.inbox import ClientStats, Inbox
 from streamseg.client.receiver import Receiver
-from streamseg.net.client_keys import ClientKeys, client_keys
+from streamseg.net.curve_keys import ClientKeys, client_keys
 from streamseg.runtime.mailbox import Closed
 from streamseg.types import LabelSet, Mask, Preview
 from streamseg.wire import StreamStatus

@@ -10,7 +10,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from streamseg.net import options
-from streamseg.net.client_keys import ClientKeys, refusal
+from streamseg.net.curve_keys import ClientKeys
 from streamseg.net.endpoints import connect, reconnect
 
 SILENT_S = 5.0  # libzmq tries again at least every 2 s; after this long without a try, we connect again
@@ -75,3 +75,22 @@ class Connection:
         self.connected = False
         self.sock.disable_monitor()
         self._monitor.close(linger=0)
+
+
+def refusal(event: int, keys: ClientKeys | None) -> str:
+    """Why a handshake failed, in words and with the way out; empty for any other event."""
+    if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH and keys is not None:
+        return f"the daemon does not know our key; its operator must allow {keys.public.decode()}"
+    if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+        if keys is not None:
+            return (
+                "the daemon uses no keys; drop server_key and client_key_file, "
+                "or set publish.curve_secret_key_file on the daemon"
+            )
+        return "the daemon requires keys; give its public key (server_key) and your own (client_key_file)"
+    if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and keys is not None:
+        return (
+            "the daemon closed the connection because of our keys; server_key must be the public key of this "
+            "daemon (its NAME.pub), and the daemon must use keys (publish.curve_secret_key_file)"
+        )
+    return ""

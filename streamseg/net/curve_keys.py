@@ -1,4 +1,4 @@
-"""CURVE keys in files: making and reading them, alone and in lists.
+"""CURVE keys: made and read in files, alone and in lists, and the pair of keys that a client uses.
 
 A key is 40 characters of Z85 (https://rfc.zeromq.org/spec/32/). A key file holds one; lines that are empty or
 begin with '#' and a space are comments. NAME.key is secret; NAME.pub is public.
@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 import string
+from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
@@ -17,6 +18,18 @@ import zmq
 from streamseg.errors import ConfigError, OutputError, UsageError
 
 _Z85 = frozenset(string.digits + string.ascii_letters + ".-:+=^!/*?&<>()[]{}@%$#")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientKeys:
+    """The daemon's public key and our own secret one, each as the 40 characters."""
+
+    server: bytes
+    secret: bytes
+
+    @property
+    def public(self) -> bytes:
+        return public_of(self.secret)
 
 
 def make_keys(name: str | Path) -> tuple[Path, Path]:
@@ -63,6 +76,19 @@ def readable_by_all(path: str, setting: str) -> bool:
 def key_or_file(value: str, setting: str) -> bytes:
     """A public key that was given as such, or by the file that holds it; raises ConfigError."""
     return value.encode() if is_key(value) else read_key(value, setting)
+
+
+def client_keys(server_key: str | Path | None, client_key_file: str | Path | None) -> ClientKeys | None:
+    """Read them, or None where neither is given; raises UsageError when one is missing or wrong."""
+    if server_key is None and client_key_file is None:
+        return None
+    if server_key is None:
+        raise UsageError("server_key: is missing; it is the daemon's public key, or the file that holds it")
+    if client_key_file is None:
+        raise UsageError("client_key_file: is missing; make a pair of keys with: streamseg keygen --out NAME")
+    need_curve()
+    secret = read_key(client_key_file, "client_key_file")
+    return ClientKeys(key_or_file(str(server_key), "server_key"), secret)
 
 
 def parse_keys(text: str) -> tuple[dict[bytes, str], list[int]]:

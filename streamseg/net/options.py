@@ -6,7 +6,7 @@ from typing import Any
 
 import zmq
 
-from streamseg.net.client_keys import ClientKeys
+from streamseg.net.curve_keys import ClientKeys
 from streamseg.wire import MAX_PART
 from streamseg.wire.control import MAX_REPLY, MAX_REQUEST
 

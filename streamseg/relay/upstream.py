@@ -8,8 +8,8 @@ import zmq
 
 from streamseg.errors import WireError
 from streamseg.net import options
-from streamseg.net.client_keys import ClientKeys
 from streamseg.net.connection import Connection
+from streamseg.net.curve_keys import ClientKeys
 from streamseg.net.endpoints import connect
 from streamseg.net.socket_thread import SocketThread
 from streamseg.wire import default_snapshot_endpoint, parse_snapshot_reply, snapshot_request

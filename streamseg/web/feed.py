@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from streamseg.client.inbox import parse_any
 from streamseg.client.receiver import Receiver
 from streamseg.errors import WireError
-from streamseg.net.client_keys import ClientKeys
+from streamseg.net.curve_keys import ClientKeys
 from streamseg.types import LabelSet, Preview
 from streamseg.web.frames import Shown
 from streamseg.wire import MaskMessage, StreamStatus, topic_of

@@ -16,7 +16,7 @@ from aiohttp import WSMsgType, web
 
 from streamseg.client.control import ControlClient
 from streamseg.errors import ControlError
-from streamseg.net.client_keys import ClientKeys
+from streamseg.net.curve_keys import ClientKeys
 from streamseg.outputs.png import indexed_png
 from streamseg.runtime.counters import ProgressWatch
 from streamseg.types import U8, LabelSet
