@@ -1,7 +1,8 @@
-"""The documents name files and modules that exist."""
+"""Documents, tools and benchmarks name files, modules and names that exist."""
 
 from __future__ import annotations
 
+import ast
 import re
 from functools import cache
 from importlib.util import find_spec
@@ -58,6 +59,21 @@ def test_every_module_that_a_document_names_exists(document: Path) -> None:
     names = {name for name in names if not name.endswith((".mjs", ".service"))}
     missing = [name for name in sorted(names) if not _module_exists(name)]
     assert missing == []
+
+
+@pytest.mark.parametrize("script", [*ROOT.glob("tools/**/*.py"), *ROOT.glob("benchmarks/*.py")], ids=str)
+def test_every_name_that_a_script_imports_exists(script: Path) -> None:
+    """Also those inside functions, which only a GPU reaches."""
+    found = [
+        node for node in ast.walk(ast.parse(script.read_text("utf-8"))) if isinstance(node, ast.ImportFrom)
+    ]
+    names = {
+        f"{node.module}.{alias.name}"
+        for node in found
+        if node.module and node.module.split(".")[0] in ("streamseg", "tests", "tools", "benchmarks")
+        for alias in node.names
+    }
+    assert [name for name in sorted(names) if not _module_exists(name)] == []
 
 
 def _module_exists(name: str) -> bool:
