@@ -17,7 +17,7 @@ from tests.integration.command import Command, streamseg
 __all__ = ["streamseg"]
 
 CASES = {
-    "missing.mp4": "there is no such file",
+    "missing.mp4": "no such file",
     "folder": "folder",
     "text.mp4": "text.mp4",
     "empty.mp4": "empty",

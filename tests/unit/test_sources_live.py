@@ -81,7 +81,7 @@ def test_max_fps_leaves_out_pictures_evenly_and_counts_them(clip: Path) -> None:
 
 def test_a_missing_file_is_an_error_at_once(tmp_path: Path) -> None:
     events: list[SourceEvent] = []
-    with pytest.raises(SourceError, match="there is no such file"):
+    with pytest.raises(SourceError, match="no such file; check the path"):
         next(frames(StreamConfig(source=str(tmp_path / "gone.mp4")), "s", threading.Event(), events.append))
     assert events == []
 
