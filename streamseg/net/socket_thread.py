@@ -19,7 +19,7 @@ Ready = dict[Any, int]
 class SocketThread:
     """Runs work(self) in a thread that owns a ZeroMQ context and every socket made by socket().
 
-    work opens its sockets, calls opened(), and serves until `stopping`. Whatever it opened is closed in
+    work opens its sockets, calls opened(), and serves until `stopping`. What it opened is closed in
     reverse order when it returns or raises. start() returns when opened() was called and raises the error of
     a thread that failed before. A later error is kept for check(); on_fail is called with it, by the thread,
     when all sockets are closed. An error that is not a StreamsegError becomes explain(error), with the error
