@@ -33,7 +33,7 @@ def crf(part: Part) -> None:
     from streamseg.crf import gpu
     from tests.crf_scenes import agreement, scene
 
-    side = 40 if DRY else 513
+    side = 20 if DRY else 513
     logits, image, _ = scene(side, side, CRF_CLASSES)
     on_gpu = torch.from_numpy(logits).to(device()), torch.from_numpy(image).to(device())
     kinds = ["torch"] if DRY or not gpu.triton_available() else ["triton", "torch"]
