@@ -23,7 +23,8 @@ from streamseg.sources.frames import decode
 from streamseg.sources.hardware import why_not_on_gpu
 from streamseg.sources.surface import Surface
 from streamseg.types import Frame
-from tests.integration.test_device_route import DEADLINE_S, brought, by_seq, running
+from tests.integration.test_device_route import brought, by_seq, running
+from tests.waiting import LIMIT_S
 from tools.demo import draw_scene
 
 torch = pytest.importorskip("torch")
@@ -114,14 +115,14 @@ def test_streams_begin_while_others_run_and_shapes_are_recorded(clip: Path, tmp_
     narrow = street_clip(tmp_path / "narrow.mp4", (720, 640), 40)
     streams = {"gate": StreamConfig(source=str(clip), hwaccel="cuda", loop=True)}
     with running(clip, streams=streams) as daemon, subscribe(daemon.endpoint) as masks:
-        masks.read(DEADLINE_S)
+        masks.read(LIMIT_S)
         assert daemon.pipeline is not None
         for i in range(4):
             added = StreamConfig(source=str(narrow), hwaccel="cuda", loop=True)
             daemon.pipeline.streams.add({f"more{i}": added})
         seen: set[str] = set()
         while len(seen) < 5:
-            seen.add(masks.read(DEADLINE_S).stream)
+            seen.add(masks.read(LIMIT_S).stream)
         assert not daemon.pipeline.errors
 
 

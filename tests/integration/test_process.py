@@ -235,7 +235,7 @@ def bad_inputs(folder: Path) -> dict[str, Path]:
     (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     return {
         "no such file": folder / "missing.mp4",
-        "text file, not a video": folder / "text.mp4",
+        "is text, not a video": folder / "text.mp4",
         "is empty": folder / "empty.mp4",
         "no video in it": folder / "sound.m4a",
         "cut off": folder / "cut.mp4",
