@@ -147,12 +147,12 @@ class _Reader:
         import aiohttp
 
         async with aiohttp.ClientSession() as session, session.ws_connect(f"{self._url}link") as sock:
-            await sock.send_json({"say": "watch", "tiles": {"s0": {"width": 640}}})
+            await sock.send_json({"type": "watch", "tiles": {"s0": {"width": 640}}})
             while not self._stop.is_set():
                 message = await sock.receive()
                 if message.type is aiohttp.WSMsgType.BINARY and b'"kind":"picture"' in message.data[:64]:
                     self.frames += 1
-                    await sock.send_json({"say": "drawn", "stream": "s0"})
+                    await sock.send_json({"type": "drawn", "stream": "s0"})
 
 
 @contextlib.contextmanager

@@ -16,10 +16,10 @@ from streamseg.config import CrfConfig, EngineConfig, StreamConfig
 from streamseg.errors import StreamsegError
 from streamseg.inference.infer import infer
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.scaling import scale_picture
+from streamseg.inference.scaling import labels_from_logits, scale_picture
 from streamseg.refinement.crf_step import crf_setup, refine_picture
 from streamseg.refinement.flow import one_thread
-from streamseg.refinement.fusion import Fusion, labels_from_logits
+from streamseg.refinement.fusion import Fusion
 from streamseg.sources.live import frames
 
 WARM_UP = 5  # frames left out

@@ -88,6 +88,7 @@ MOVED = {
     "--no-fusion": "--no-refinement-fusion-enabled",
     "--preset": "--refinement-crf-preset",
     "--quality": "--refinement-crf-quality",
+    "--part-frames": "--segment-frames",
     "--keep-trying": "--retry-at-start",
     "--lanes": "--replicas",
 }

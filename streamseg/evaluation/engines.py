@@ -10,8 +10,7 @@ from streamseg.evaluation.metrics import Scores, evaluate
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import input_size
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.scaling import make_batch
-from streamseg.refinement.fusion import labels_from_logits
+from streamseg.inference.scaling import labels_from_logits, make_batch
 from streamseg.types import U8
 
 

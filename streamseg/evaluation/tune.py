@@ -19,10 +19,9 @@ from streamseg.evaluation.dataset import LabelledFolder
 from streamseg.evaluation.metrics import Matrix, confusion_matrix, scores_of
 from streamseg.inference.infer import input_size
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.scaling import scale_picture
+from streamseg.inference.scaling import labels_from_logits, scale_picture
 from streamseg.inference.spec import read_spec
 from streamseg.refinement.crf_step import CrfSetup, crf_setup, refine_picture
-from streamseg.refinement.fusion import labels_from_logits
 from streamseg.runtime.files import atomic_write
 from streamseg.types import F32, IGNORE, U8
 

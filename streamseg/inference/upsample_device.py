@@ -38,7 +38,7 @@ class TensorLogits:
 def device_labels(logits: Tensor, size: Size) -> Tensor:
     """Scale logits (C, h, w) float32 bilinearly → labels (H, W) uint8, on their device.
 
-    The arithmetic of inference.upsample, in its order: aligned pixel centres, rows first, and of equal logits
+    The arithmetic of inference.scaling, in its order: aligned pixel centres, rows first, and of equal logits
     the lower class wins. Labels differ only where rounding decides.
     """
     classes, h, w = logits.shape

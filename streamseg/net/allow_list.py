@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from streamseg.errors import ConfigError
-from streamseg.net.curve_keys import expand, parse_keys
+from streamseg.net.curve_keys import parse_keys
+from streamseg.runtime.files import expand
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import zmq
 
 from streamseg.errors import ConfigError, OutputError, UsageError
+from streamseg.runtime.files import expand
 
 _Z85 = frozenset(string.digits + string.ascii_letters + ".-:+=^!/*?&<>()[]{}@%$#")
 
@@ -107,14 +108,6 @@ def parse_keys(text: str) -> tuple[dict[bytes, str], list[int]]:
 def is_key(text: str) -> bool:
     """Whether this has the form of a CURVE key."""
     return len(text) == 40 and _Z85.issuperset(text)
-
-
-def expand(path: str, setting: str) -> str:
-    """Expand ~ and $VARIABLES such as $CREDENTIALS_DIRECTORY; raises ConfigError for an unset one."""
-    full = os.path.expanduser(os.path.expandvars(path))
-    if "$" in full:
-        raise ConfigError(f"{setting}: {path} names a variable that is not set")
-    return full
 
 
 def need_curve() -> None:

@@ -12,9 +12,9 @@ import av
 
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import infer
+from streamseg.inference.scaling import labels_from_logits
 from streamseg.recorded.opening import Recording
 from streamseg.recorded.selection import Account, picks
-from streamseg.refinement.fusion import labels_from_logits
 from streamseg.refinement.streams import Labelled, recorded_refinement
 from streamseg.runtime.ordered import map_ordered
 from streamseg.sources.frames import FrameMaker

@@ -91,13 +91,13 @@ def make_segment(recording: Recording, planned: PlannedSegment) -> bytes:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class SegmentRoute(Route):
-    """The route of one planned's frames."""
+    """The route of one planned segment's frames."""
 
     planned: PlannedSegment
     seeks: bool
 
     def frames(self) -> Iterator[Frame | SegmentEnd]:
-        """Decode the planned; raises OtherPictures where they are not those it was cut from."""
+        """Decode the segment; raises OtherPictures where they are not those it was cut from."""
         planned, recording = self.planned, self.recording
         with recording.open() as source:
             maker = FrameMaker(source, recording.input.stem, 0)
@@ -127,7 +127,7 @@ class SegmentRoute(Route):
             yield SegmentEnd(planned.index, planned.account)
 
     def _numbered(self, source: OpenSource) -> Iterator[tuple[int, DecodedPicture]]:
-        """Pictures with their numbers in the file, from the planned's first one or from before it."""
+        """Pictures with their numbers in the file, from the segment's first one or from before it."""
         first, begin = self.planned.seqs[0], self.planned.stamps[0]
         if not self.seeks or begin is None or not self.planned.index:
             go_to_start(source, self.recording.config.start_s)

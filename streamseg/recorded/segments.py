@@ -1,4 +1,4 @@
-"""Segments: the finished work on a planned of a file, committed atomically and read back when all are there.
+"""Segments: the finished work on a segment of a file, committed atomically and read back when all are there.
 
 A segment file is a run of records, each a kind, a length and its bytes; the last record is the SHA-256 of all
 before it. It is written under another name, synced, and renamed: a segment that has its name is whole.

@@ -65,11 +65,6 @@ def softened(logits: F32, size: Size, soften: float, *, compiled: bool = True) -
     return _run(library, logits, size, None, None, None, _LEAST_SOFT, soften=soften)
 
 
-def compiled_available() -> bool:
-    """Whether the compiled blend is there."""
-    return _library() is not None
-
-
 class _Past(ctypes.Structure):
     _fields_ = (
         ("rows", ctypes.c_void_p),

@@ -11,13 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from streamseg.config import FusionConfig
-from streamseg.inference.scaling import labels_from_logits
 from streamseg.refinement.blend import Past, blend, softened
 from streamseg.refinement.crf_step import labels_with_thin
 from streamseg.refinement.flow import Flow, chain, grey_of, standing_still
 from streamseg.types import F32, U8, Logits, Size
-
-__all__ = ["Fused", "Fusion", "labels_from_logits"]
 
 _DEFAULTS = FusionConfig()
 _MOST_ANCHORS = 4  # the finished keyframe, the one at work, the one that waits, and one that was replaced

@@ -19,7 +19,7 @@ AHEAD = 4
 """Frames that are looked at beyond a block, unless another number is set."""
 
 BLOCK = 2
-"""In `ahead`: a block's frames. So 1.5 steps of the backward recursion are done for each frame."""
+"""In `lookahead`: a block's frames. So 1.5 steps of the backward recursion are done for each frame."""
 
 WEIGHT = 0.5
 """Of the smoothed frame behind, where the flow explains the picture."""
@@ -38,11 +38,11 @@ class _Frame:
 class Smoothing:
     """Takes fused frames in order and gives them back smoothed, in order, some frames later.
 
-    The last frame of a block knows the `ahead` next ones, the first one more; flush() ends the last block.
+    The last frame of a block knows the `lookahead` next ones, the first one more; flush() ends a block.
     Repeatable to the byte where OpenCV uses one thread. Used by one thread.
     """
 
-    ahead: int
+    lookahead: int
     weight: float = WEIGHT
     _flow: Flow = field(default_factory=Flow)
     _frames: list[_Frame] = field(default_factory=list)
@@ -59,9 +59,9 @@ class Smoothing:
         grey = grey_of(rgb, size)
         onward = self._flow(self._frames[-1].grey, grey) if self._frames else None
         self._frames.append(_Frame(fused, grey, onward))
-        if len(self._frames) == (BLOCK + 1) * self.ahead:
-            finished += self._smoothed()[: BLOCK * self.ahead]
-            del self._frames[: BLOCK * self.ahead]
+        if len(self._frames) == (BLOCK + 1) * self.lookahead:
+            finished += self._smoothed()[: BLOCK * self.lookahead]
+            del self._frames[: BLOCK * self.lookahead]
         return finished
 
     def flush(self) -> list[Fused]:

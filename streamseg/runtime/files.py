@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from streamseg.errors import OutputError
+from streamseg.errors import ConfigError, OutputError
 
 
 @contextlib.contextmanager
@@ -94,3 +94,11 @@ def cache_folder(name: str) -> Path:
             "this user has no home folder; set XDG_CACHE_HOME to a folder for caches"
         ) from error
     return base / "streamseg" / name
+
+
+def expand(path: str, setting: str) -> str:
+    """Expand ~ and $VARIABLES such as $CREDENTIALS_DIRECTORY; raises ConfigError for an unset one."""
+    full = os.path.expanduser(os.path.expandvars(path))
+    if "$" in full:
+        raise ConfigError(f"{setting}: {path} names a variable that is not set")
+    return full

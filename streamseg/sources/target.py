@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote, urlsplit
 from streamseg.config import StreamConfig
 from streamseg.config.redact import redact
 from streamseg.errors import ConfigError, SourceError
-from streamseg.net.curve_keys import expand
+from streamseg.runtime.files import expand
 
 Kind = Literal["file", "camera", "network"]
 

@@ -11,7 +11,8 @@ import msgspec
 
 from streamseg.config import WebConfig
 from streamseg.errors import ConfigError
-from streamseg.net.curve_keys import expand, readable_by_all
+from streamseg.net.curve_keys import readable_by_all
+from streamseg.runtime.files import expand
 
 NEEDS = ("aiohttp", "prometheus_client")
 SHORTEST_TOKEN = 16

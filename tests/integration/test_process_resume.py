@@ -104,7 +104,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
         for name in ("confidence.mp4", "labels.mp4", "manifest.json", "overlay.mp4", "summary.json")
     ]
     out, chance = tmp_path / "out", random.Random(6)
-    # One in each planned of the run, so that few kills still reach its end, where results get their names.
+    # One in each part of the run, so that few kills still reach its end, where results get their names.
     for kill in range(kills):
         at = chance.randint(kill * moments // kills + 1, (kill + 1) * moments // kills)
         killed = run(clip, out, tiny_engine, at)

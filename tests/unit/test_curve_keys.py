@@ -14,7 +14,8 @@ from streamseg.client import subscribe
 from streamseg.config import PublishConfig, parse_config
 from streamseg.config.security import is_local
 from streamseg.errors import ConfigError, OutputError, UsageError
-from streamseg.net.curve_keys import expand, key_or_file, make_keys, parse_keys, public_of, read_key
+from streamseg.net.curve_keys import key_or_file, make_keys, parse_keys, public_of, read_key
+from streamseg.runtime.files import expand
 
 KEYS = "publish.curve_secret_key_file and publish.allowed_clients"
 

@@ -61,7 +61,11 @@ def test_every_module_that_a_document_names_exists(document: Path) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("script", [*ROOT.glob("tools/**/*.py"), *ROOT.glob("benchmarks/*.py")], ids=str)
+@pytest.mark.parametrize(
+    "script",
+    [*ROOT.glob("tools/**/*.py"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("tests/**/*.py")],
+    ids=str,
+)
 def test_every_name_that_a_script_imports_exists(script: Path) -> None:
     """Also those inside functions, which only a GPU reaches."""
     found = [

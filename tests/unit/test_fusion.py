@@ -9,9 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from streamseg.refinement.blend import Past, blend, compiled_available, softened
+from streamseg.config.refinement import FusionConfig
+from streamseg.crf import native_available
+from streamseg.inference.scaling import labels_from_logits
+from streamseg.refinement.blend import Past, blend, softened
 from streamseg.refinement.flow import one_thread, standing_still
-from streamseg.refinement.fusion import Fused, Fusion, FusionConfig, labels_from_logits
+from streamseg.refinement.fusion import Fused, Fusion
 from streamseg.types import F32, U8, Frame, Geometry, Logits, Size, Stamp
 
 SIZE = (96, 128)
@@ -187,7 +190,7 @@ def test_frames_that_were_skipped_do_not_upset_it() -> None:
     assert (fused.log_probabilities.argmax(0)[8:40, 40:50] == 1).mean() > 0.95
 
 
-@pytest.mark.skipif(not compiled_available(), reason="built without a C++ compiler")
+@pytest.mark.skipif(not native_available(), reason="built without a C++ compiler")
 @pytest.mark.parametrize("classes", [1, 3, 11, 21, 40])
 @pytest.mark.parametrize("size", [(48, 64), (45, 53), (2, 2)])
 def test_the_compiled_blend_says_the_same_as_numpy(classes: int, size: Size) -> None:

@@ -33,7 +33,7 @@ def repeatable() -> None:
 
 @pytest.mark.parametrize("count", [1, 5, 6, 7, 20])
 def test_every_frame_comes_back_once_and_in_order(count: int) -> None:
-    smoothing = Smoothing(ahead=2)
+    smoothing = Smoothing(lookahead=2)
     found = []
     for seq in range(count):
         found += smoothing.add(fused(seq, 0), picture(seq))
@@ -44,7 +44,7 @@ def test_every_frame_comes_back_once_and_in_order(count: int) -> None:
 
 
 def test_what_comes_after_counts() -> None:
-    smoothing = Smoothing(ahead=2)
+    smoothing = Smoothing(lookahead=2)
     classes = [1, 0, 0, 0]
     for seq, class_ in enumerate(classes):
         assert smoothing.add(fused(seq, class_, sure=0.9 - 0.3 * class_), picture(0)) == []
@@ -56,7 +56,7 @@ def test_what_comes_after_counts() -> None:
 
 @pytest.mark.parametrize("how", ["cut", "size"])
 def test_another_scene_and_another_size_count_for_nothing(how: str) -> None:
-    smoothing = Smoothing(ahead=2)
+    smoothing = Smoothing(lookahead=2)
     smoothing.add(fused(0, 1), picture(0))
     size = SIZE if how == "cut" else (24, 40)
     finished = smoothing.add(fused(1, 0, size=size), picture(1), cut=how == "cut")
@@ -66,7 +66,7 @@ def test_another_scene_and_another_size_count_for_nothing(how: str) -> None:
 
 def test_it_repeats_to_the_byte() -> None:
     def run() -> list[bytes]:
-        smoothing = Smoothing(ahead=1)
+        smoothing = Smoothing(lookahead=1)
         made = [f for seq in range(7) for f in smoothing.add(fused(seq, seq % 2), picture(seq))]
         return [f.log_probabilities.tobytes() for f in made + smoothing.flush()]
 

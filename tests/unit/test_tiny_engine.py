@@ -9,7 +9,7 @@ import pytest
 
 from streamseg.config import EngineConfig
 from streamseg.inference.plans.load import load_engine
-from streamseg.refinement.fusion import labels_from_logits
+from streamseg.inference.scaling import labels_from_logits
 
 
 @pytest.mark.parametrize(

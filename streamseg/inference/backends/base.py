@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class BaseEngine:
+class BaseEngine(ABC):
     """An engine but for its library: a subclass runs one batch, and lets go of what it holds."""
 
     def __init__(self, spec: BuildSpec, info: EngineInfo) -> None:
@@ -42,13 +43,13 @@ class BaseEngine:
             self._closed = True
             self._release()
 
+    @abstractmethod
     def _run(self, feed: U8 | F32) -> F32:
         """Run what the graph takes, (N, H, W, 3) uint8 or (N, 3, H, W) float32; the logits are new."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _release(self) -> None:
         """Let go of the library's objects; called once."""
-        raise NotImplementedError
 
     @contextlib.contextmanager
     def _running(self, batch: U8 | Tensor) -> Iterator[None]:
