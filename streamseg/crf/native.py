@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ InstructionSet = Literal["auto", "portable", "avx2", "avx512"]
 _INSTRUCTION_SETS: tuple[InstructionSet, ...] = ("auto", "portable", "avx2", "avx512")
 _ABI = 1
 _KEEP_LATTICE, _FILTER = 1, 4
+_MOST_STATS = 8
 _MEMORY, _INTERNAL = 4, 5
 
 REMEDY = "install a C++ compiler (Debian: apt install g++), then pip install --force-reinstall streamseg"
@@ -147,6 +148,22 @@ class _Job(ctypes.Structure):
     )
 
 
+class _Stats(ctypes.Structure):
+    _fields_ = (
+        ("points", _int * _MOST_STATS),
+        ("simplices", _int * _MOST_STATS),
+        ("instruction_set", _int),
+    )
+
+
+class LatticeStats(NamedTuple):
+    """What the last call built."""
+
+    points: tuple[int, ...]  # lattice points, per term
+    simplices: tuple[int, ...]  # simplices with a pixel in them, per term
+    instruction_set: InstructionSet
+
+
 def native_available() -> bool:
     """Whether the compiled library is there."""
     return not native_missing_reason()
@@ -181,9 +198,10 @@ class Workspace:
         self._handle: int | None = self._library.ss_crf_workspace_new()
         if not self._handle:
             raise MemoryError("no memory for a CRF workspace")
+        self.stats: LatticeStats | None = None
 
     def run(self, job: Job, instruction_set: InstructionSet = "auto") -> Outputs:
-        """Run one job, checked by params.py; raises CrfError or MemoryError. Releases the GIL."""
+        """Run one job, whose arrays are checked already; raises CrfError or MemoryError. Releases the GIL."""
         if not self._handle:
             raise CrfError("this CRF workspace is closed")
         terms, alive = _terms_of(job)
@@ -210,14 +228,23 @@ class Workspace:
             (_KEEP_LATTICE if job.keep_lattice else 0) | (_FILTER if job.filter_only else 0),
             *(None if array is None else array.ctypes.data for array in outputs),
         )
+        stats = _Stats()
         message = ctypes.create_string_buffer(512)
-        code = self._library.ss_crf_run(self._handle, ctypes.byref(call), None, message, len(message))
+        code = self._library.ss_crf_run(
+            self._handle, ctypes.byref(call), ctypes.byref(stats), message, len(message)
+        )
         del alive  # kept what the structures point to until here
         if code == _MEMORY:
             raise MemoryError(f"CRF on {job.classes} classes, {height}x{width}: out of memory")
         if code:
             text = message.value.decode(errors="replace")
             raise CrfError(f"internal error: {text}" if code == _INTERNAL else text)
+        count = min(len(job.terms), _MOST_STATS)
+        self.stats = LatticeStats(
+            tuple(stats.points[:count]),
+            tuple(stats.simplices[:count]),
+            _INSTRUCTION_SETS[stats.instruction_set],
+        )
         return outputs
 
     def close(self) -> None:

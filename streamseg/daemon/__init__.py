@@ -223,13 +223,13 @@ class Daemon:
     def _supervise(self, pipeline: Pipeline, publisher: Publisher) -> None:
         report = Report(pipeline.stats, time.monotonic())
         clock = WallClock()
-        pipeline.start()
-        self._operations = Operations(self.config, self.path, pipeline, publisher, self._service)
-        self.ready.set()
-        self._service.ready(pipeline.stats)
-        now_s = time.monotonic()
-        alive_at_s, status_at_s, report_at_s = now_s, now_s, now_s + REPORT_EVERY_S
         try:
+            pipeline.start()
+            self._operations = Operations(self.config, self.path, pipeline, publisher, self._service)
+            self.ready.set()
+            self._service.ready(pipeline.stats)
+            now_s = time.monotonic()
+            alive_at_s, status_at_s, report_at_s = now_s, now_s, now_s + REPORT_EVERY_S
             while not self._stopping.is_set() and not pipeline.over.wait(CHECK_EVERY_S):
                 publisher.check()
                 if self.control is not None:

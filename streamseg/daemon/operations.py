@@ -119,14 +119,14 @@ class Operations:
 
     def _apply(self, change: Change) -> Reloaded:
         pipeline, restarted = self._pipeline, []
+        if any(key.startswith("refinement.") for key in change.applied):
+            pipeline.refinement.apply(change.config.refinement)  # first: it may refuse
         for name in change.removed:
             pipeline.remove(name)
         for name, config in change.changed.items():
             if pipeline.streams.change(name, config):
                 restarted.append(name)
         pipeline.streams.add(change.added)
-        if any(key.startswith("refinement.") for key in change.applied):
-            pipeline.refinement.apply(change.config.refinement)
         set_log_level(change.config.log.level)
         self._config = change.config
         live = [f"streams.{name}" for name in change.changed if name not in restarted]

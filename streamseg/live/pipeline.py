@@ -115,9 +115,11 @@ class Pipeline:
         """Send a stream's next frame to the CRF; raises ControlError where nothing would use the result."""
         if name not in self.streams:
             raise ControlError("unknown stream", f"{name}: unknown stream")
-        if not self._needs_refinement(name):
+        if not self.refinement.uses_crf(self._publisher.wants("refined", name)):
             raise ControlError(
-                "bad state", f"{name}: no one subscribes to its refined masks, and refinement.level is off"
+                "bad state",
+                f"{name}: its frames do not go through the CRF: no one subscribes to its refined masks, and "
+                "refinement.level is off, or refinement.crf.on is",
             )
         self.refinement.request_keyframe(name)
 
@@ -163,7 +165,7 @@ class Pipeline:
         confident = self._publisher.wants("mask+confidence", frame.stream)
         refined = self._publisher.wants("refined", frame.stream)
         refined_seq = None
-        if refined or self.refinement.fuses:
+        if self.refinement.needed(refined):
             labelled = self.refinement.labels(logits, size, confident, refined_wanted=refined)
             labels, confidence, refined_seq = labelled.labels, labelled.confidence, labelled.refined_seq
         else:

@@ -7,10 +7,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from streamseg.config import StreamConfig
-from streamseg.errors import ControlError
+from streamseg.errors import ControlError, SourceError
 from streamseg.runtime.counters import State, Stats, StreamStats
 from streamseg.runtime.stage import Stage
 from streamseg.sources import SourceEvent, is_live, resolve
@@ -92,9 +92,7 @@ class Streams:
                     raise ControlError("stream exists", f"{name}: exists already; remove it first")
             stages = []
             for name, config in streams.items():
-                settings = FrameSettings(
-                    is_live(config), config.max_age_ms, config.mask_size, config.hwaccel, threading.Event()
-                )
+                settings = _frame_settings(config, threading.Event())
                 stream = self._streams[name] = _Stream(config, settings, self._stats.begin(name))
                 stages.append(self._prepare(name, stream))
         for stage in stages:
@@ -120,13 +118,7 @@ class Streams:
             stream = self._known(name)
             changed = [f for f in config.__struct_fields__ if getattr(config, f) != getattr(stream.config, f)]
             stream.config = config
-            stream.settings = replace(
-                stream.settings,
-                live=is_live(config),
-                max_age_ms=config.max_age_ms,
-                mask_size=config.mask_size,
-                hwaccel=config.hwaccel,
-            )
+            stream.settings = _frame_settings(config, stream.settings.removed)
             if set(changed) <= set(LIVE_SETTINGS):
                 return False
             if stream.paused:
@@ -262,3 +254,12 @@ class Streams:
         while len(self._next_epoch) > MAX_EPOCHS + len(self._streams):
             oldest = next(name for name in self._next_epoch if name not in self._streams)
             del self._next_epoch[oldest]
+
+
+def _frame_settings(config: StreamConfig, removed: threading.Event) -> FrameSettings:
+    """What the frames of a stream refer to."""
+    try:
+        live = is_live(config)
+    except SourceError:  # an address that cannot work: the stream's own thread reports it
+        live = True
+    return FrameSettings(live, config.max_age_ms, config.mask_size, config.hwaccel, removed)

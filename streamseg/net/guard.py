@@ -27,6 +27,9 @@ from streamseg.net.listening import Listening
 
 log = logging.getLogger(__name__)
 
+SHORTAGE_LOOK_MS = 30
+"""Between two looks while no file descriptor is left: until then libzmq uses a whole core."""
+
 MAX_SUBSCRIPTIONS = 4096  # of one connection; a client that asks for more is disconnected
 AT_ONCE = 64  # key questions and connection events taken between two looks at the masks
 LOG_EVERY_S = 10.0  # refused keys and connections are counted, and logged this often
@@ -55,6 +58,7 @@ class ConnectionGuard:
         self.denied = 0  # keys that are not listed
         self.own_keys: tuple[bytes, bytes] | None = None  # see Publisher
         self.disconnected = 0  # connections ended by us: revoked, too many, or too many subscriptions
+        self._short_of_files = False
         self._secret: bytes | None = None
         self._allowed: AllowedClients | None = None
         self._zap: zmq.Socket[bytes] | None = None
@@ -86,7 +90,7 @@ class ConnectionGuard:
     @property
     def poll_ms(self) -> int:
         """How long the socket thread may wait before it calls serve() again."""
-        return int(LOOK_EVERY_S * 1000)
+        return SHORTAGE_LOOK_MS if self._short_of_files else int(LOOK_EVERY_S * 1000)
 
     def guard(self, sock: zmq.Socket[bytes]) -> None:
         """Set a socket up, before it is bound."""
@@ -109,7 +113,8 @@ class ConnectionGuard:
         """Accept and refuse connections, disconnect revoked clients; never waits."""
         for monitor, guarded in self._guarded.items():
             self._follow(monitor, guarded)
-        if _no_file_left():
+        self._short_of_files = _no_file_left()
+        if self._short_of_files:
             self._refuse_waiting()
         if self._allowed is not None and self._allowed.changed():
             self._drop_revoked(self._allowed)

@@ -39,7 +39,7 @@ def receive(sock: Socket, keys: ClientKeys | None) -> None:
     """SUB or XSUB of masks, or DEALER of snapshots, that connects to a daemon."""
     sock.setsockopt(zmq.RCVHWM, 16)  # freshness comes from draining; this bounds memory while we are stopped
     # libzmq drops subscriptions that find no room and reports nothing, so there is no bound on them.
-    sock.setsockopt(zmq.SNDHWM, 4 if sock.type == zmq.DEALER else 0)
+    sock.setsockopt(zmq.SNDHWM, 64 if sock.type == zmq.DEALER else 0)
     sock.setsockopt(zmq.RCVBUF, BUFFER_BYTES)
     sock.setsockopt(zmq.MAXMSGSIZE, MAX_PART)
     sock.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)

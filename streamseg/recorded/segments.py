@@ -99,10 +99,9 @@ class SegmentWriter:
 
     def discard(self) -> None:
         """Remove what was written, unless it was committed."""
-        if not self._file.closed:
-            with contextlib.suppress(OSError):  # closing writes what is buffered, and the disk may be full
-                self._file.close()
-            self._temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # closing writes what is buffered, and the disk may be full
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
 
     def _write(self, kind: int, data: bytes) -> None:
         head = _HEAD.pack(kind, len(data))

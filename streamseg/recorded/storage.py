@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,14 +178,14 @@ def _fetch(store: Store, folder: Path) -> Path:
 
 def scratch(url: str) -> Path:
     """This machine's folder for work on an address; it is made."""
-    folder = cache_folder("process") / hashlib.sha256(url.encode()).hexdigest()[:24]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be made ({error.strerror}); set XDG_CACHE_HOME to another folder"
-        ) from error
-    return folder
+    name = hashlib.sha256(url.encode()).hexdigest()[:24]
+    # A container's user may have a home that cannot be written.
+    for base in (cache_folder("process"), Path(tempfile.gettempdir()) / f"streamseg-{os.getuid()}/process"):
+        folder = base / name
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder
+    raise OutputError(f"{folder}: cannot be made; set XDG_CACHE_HOME to a folder that can be written to")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamseg.config import RefinementConfig
 from streamseg.crf import Workspace, native_available
@@ -154,8 +154,6 @@ class LiveRefinement:
     def __init__(self, config: RefinementConfig, spec: EngineSpec, stats: Stats) -> None:
         """Raises ConfigError."""
         self._setup = crf_setup(config.crf, spec)
-        if config.crf_on != "off":
-            need_crf(self._setup)
         self._lock = threading.Lock()  # guards the dictionary, not what is in it, and the settings
         self._streams: dict[str, StreamRefinement] = {}
         self._worker = CrfWorker(self._setup, config, stats)
@@ -181,19 +179,24 @@ class LiveRefinement:
     def apply(self, config: RefinementConfig) -> None:
         """Take other settings; refinement.priority is that of a process that runs already, and stays.
 
-        Every stream's memory begins anew. From any thread.
+        Every stream's memory begins anew. From any thread. Raises ConfigError where the CRF is missing.
         """
+        if config.crf_on != "off":
+            need_crf(self._setup)
         if config.fuses:
             one_thread()
-        self.fuses = config.fuses  # so each frame of every stream goes through labels()
         self._worker.apply(config)
         with self._lock:
             self._config = config
             self._streams = {}
 
     def needed(self, refined_wanted: bool) -> bool:
-        """Whether the refinement needs a stream's pictures: for fusion, or for wanted refined masks."""
-        return self._config.fuses or (refined_wanted and self._config.crf.on != "off")
+        """Whether the refinement needs a stream's pictures: for fusion, or for the CRF."""
+        return self._config.fuses or self.uses_crf(refined_wanted)
+
+    def uses_crf(self, refined_wanted: bool) -> bool:
+        """Whether a stream's keyframes go through the CRF: by its level, or for wanted refined masks."""
+        return self._config.crf_on != "off" or (refined_wanted and self._config.crf.on is None)
 
     def forget(self, stream: str) -> None:
         """Drop what is kept of a removed stream."""
@@ -221,5 +224,8 @@ class LiveRefinement:
     def _of(self, name: str) -> StreamRefinement:
         with self._lock:
             if name not in self._streams:
-                self._streams[name] = StreamRefinement(self._config, self._setup, self._worker.submit)
+                self._streams[name] = StreamRefinement(self._config, self._setup, self._submit)
             return self._streams[name]
+
+    def _submit(self, keyframe: Keyframe) -> None:
+        self._worker.submit(replace(keyframe, confidence=False))  # revision 1 has none

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,20 @@ def test_a_discarded_part_leaves_nothing(tmp_path: Path) -> None:
     writer = SegmentWriter(tmp_path, 0)
     writer.frame(record(0))
     writer.discard()
+    writer.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_that_cannot_be_committed_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("streamseg.recorded.segments.move_into_place", full)
+    writer = SegmentWriter(tmp_path, 0)
+    with pytest.raises(OSError, match="No space left"):
+        writer.commit(None)
     writer.discard()
     assert list(tmp_path.iterdir()) == []
 

@@ -111,3 +111,19 @@ def test_frames_of_a_removed_stream_say_so_even_when_the_name_comes_again(
     new = until(lambda: newest["gate"] if not newest["gate"].settings.removed.is_set() else None)
     assert new.epoch > old.epoch
     assert old.settings.removed.is_set()
+
+
+def test_an_address_that_cannot_work_fails_its_own_stream_only() -> None:
+    delivered = threading.Event()
+    streams = Streams(Stats(), lambda frame: delivered.set(), lambda: None)
+    streams.add(
+        {
+            "old": StreamConfig(source="gopher://host/video"),
+            "gate": StreamConfig(source="demo:", realtime=True, loop=True),
+        }
+    )
+    assert delivered.wait(LIMIT_S)
+    until(lambda: "old" in streams.failures)
+    assert streams.states()["gate"] == "playing"
+    streams.stop()
+    assert streams.join(time.monotonic() + LIMIT_S)
