@@ -3,15 +3,16 @@
 # make test              set up what the tests need, and run those that are quick (no GPU): minutes
 # make test-slow         the tests that take longer than ten seconds: sanitizers, a booted systemd, Ray, builds
 # make dev               a light environment for changes: most unit tests, without torch, OpenVINO and Ray
-# make lint              layout, imports and types
+# make lint              layout, imports and types; installs the whole development environment first (2.8 GB)
 # make docs              all pages and the API from docstrings as one site: out/site
-# make bench [DATA=…]    every figure of docs/benchmarks.md again; DATA: labelled images for the CRF
+# make bench [DATA=…]    the figures of docs/benchmarks.md again; those of the CRF only with DATA, a folder of
+#                        images/ and labels/
 # make gpu               with a CUDA GPU: out/gpu/gpu.json and gpu.md with what was measured, and its tests
 # make soak              the endurance tests in full: about an hour; their figures are in docs/operating.md
 
 PYTHON ?= python3
 SOURCE ?= demo:
-DATA ?= ../shared/data/camvid/val
+DATA ?=
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
@@ -59,7 +60,7 @@ lint: .venv/dev
 	$(BIN)/mypy
 
 docs: .venv/light
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt mkdocs 'mkdocstrings[python]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[docs]'
 	$(BIN)/python tools/map.py
 	$(BIN)/mkdocs build --quiet
 
@@ -74,7 +75,9 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.console --precision int8
 	$(BIN)/python -m benchmarks.fusion
 	$(BIN)/python -m benchmarks.refine --source demo:
+ifneq ($(strip $(DATA)),)
 	$(BIN)/python -m benchmarks.crf --data '$(DATA)'
+endif
 
 gpu: .venv/dev
 	$(BIN)/python -m benchmarks.gpu --out out/gpu

@@ -1,5 +1,5 @@
 // Read conformance vectors: ./vectors ../../tests/vectors/*.bin
-// Prints a line of JSON for each: its name, and what it says or {"refuse": true}.
+// Prints a line of JSON for each: its name, and what was read or {"refuse": true}.
 
 #include <filesystem>
 #include <fstream>
@@ -20,7 +20,7 @@ static Parts parts_of(const std::string& bytes) {
     return parts;
 }
 
-static json told(const Parts& parts) {
+static json decoded(const Parts& parts) {
     Mask mask = decode(parts);
     auto rows = [&](const Labels& values) {
         json found = json::array();
@@ -36,12 +36,12 @@ static json told(const Parts& parts) {
 }
 
 static json read(const Parts& parts) {
-    if (parts.at(0) != "snapshot") return told(parts);
+    if (parts.at(0) != "snapshot") return decoded(parts);
     if (static_cast<uint8_t>(parts.at(1)[0]) < 0x80)  // text, so it is a request
         return {{"prefixes", std::vector<std::string>(parts.begin() + 1, parts.end())}};
     const Snapshot snapshot = parse_snapshot(parts);
     json messages = json::array();
-    for (const Parts& message : snapshot.messages) messages.push_back(told(message));
+    for (const Parts& message : snapshot.messages) messages.push_back(decoded(message));
     return {{"run", snapshot.run}, {"messages", messages}};
 }
 
@@ -49,12 +49,12 @@ int main(int count, char** paths) {
     for (int i = 1; i < count; i++) {
         std::ifstream file(paths[i], std::ios::binary);
         const std::string bytes{std::istreambuf_iterator<char>(file), {}};
-        json said;
+        json output;
         try {
-            said = read(parts_of(bytes));
+            output = read(parts_of(bytes));
         } catch (const std::exception&) {
-            said = {{"refuse", true}};
+            output = {{"refuse", true}};
         }
-        std::cout << json{{"name", std::filesystem::path(paths[i]).stem()}, {"said", said}}.dump() << "\n";
+        std::cout << json{{"name", std::filesystem::path(paths[i]).stem()}, {"output", output}}.dump() << "\n";
     }
 }

@@ -6,7 +6,7 @@ import * as zmq from "zeromq";
 import { parse, parseSnapshot, snapshotRequest } from "./decode.mjs";
 
 const { endpoint, snapshotEndpoint, topics } = workerData;
-const SILENT_MS = 5000; // libzmq tries again at least every 2 s; after this long we connect anew ourselves
+const SILENT_MS = 5000; // libzmq tries again at least every 2 s; after this long we reconnect ourselves
 const common = { receiveHighWaterMark: 16, maxMessageSize: 68157440, reconnectMaxInterval: 2000, linger: 0 };
 const options = { ...common, tcpKeepalive: 1, tcpKeepaliveIdle: 4, tcpKeepaliveInterval: 1, tcpKeepaliveCount: 4 };
 
@@ -29,7 +29,7 @@ masks.subscribe(...topics);
 follow(masks.events);
 masks.connect(endpoint);
 snapshots.connect(snapshotEndpoint);
-setInterval(connectAnew, 1000);
+setInterval(reconnect, 1000);
 takeSnapshots();
 for await (const parts of masks) put(parts, false);
 
@@ -43,7 +43,7 @@ async function follow(events) {
   }
 }
 
-function connectAnew() {
+function reconnect() {
   if (connected || Date.now() - heard < SILENT_MS) return;
   heard = Date.now();
   masks.disconnect(endpoint);

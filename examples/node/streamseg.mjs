@@ -6,7 +6,7 @@ import { Worker } from "node:worker_threads";
 import { decode } from "./decode.mjs";
 
 /**
- * Yield masks for ever: the header's fields (docs/protocol.md), `labels` as bytes row by row, `classes` (names
+ * Yield masks without end: the header's fields (docs/protocol.md), `labels` as bytes row by row, `classes` (names
  * and colours, or undefined while they have not come) and `stats`. Waits for a daemon that is away.
  */
 export async function* subscribe(endpoint, streams = [""]) {

@@ -1,5 +1,5 @@
 // Read conformance vectors: node vectors.mjs ../../tests/vectors/*.bin
-// Prints a line of JSON for each: its name, and what it says or {"refuse": true}.
+// Prints a line of JSON for each: its name, and what was read or {"refuse": true}.
 
 import { readFileSync } from "node:fs";
 import { basename } from "node:path";
@@ -29,13 +29,13 @@ function read(parts) {
 }
 
 for (const path of process.argv.slice(2)) {
-  let said;
+  let output;
   try {
-    said = read(partsOf(readFileSync(path)));
+    output = read(partsOf(readFileSync(path)));
   } catch {
-    said = { refuse: true };
+    output = { refuse: true };
   }
-  const text = JSON.stringify({ name: basename(path, ".bin"), said }, (_, value) =>
+  const text = JSON.stringify({ name: basename(path, ".bin"), output }, (_, value) =>
     typeof value === "bigint" ? `${value}n` : value);
   console.log(text.replace(/"(\d+)n"/g, "$1")); // JSON has integers of any length, JavaScript has not
 }

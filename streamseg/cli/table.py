@@ -16,7 +16,7 @@ from streamseg.client import Subscription
 from streamseg.types import IGNORE, LabelSet, Mask
 
 SHOWN_SHARE = 0.005  # classes with less of the picture are left out
-SILENT_S = 2.0  # a stream without a new mask for so long is shown as silent
+SILENT_S = 2.0  # a stream without a new mask for this long is shown as silent
 FPS_WINDOW_S = 5.0
 
 

@@ -2,7 +2,7 @@
 
 Krähenbühl & Koltun, "Efficient inference in fully connected CRFs with Gaussian edge potentials", 2011, on
 the lattice of Adams, Baek & Davis, "Fast high-dimensional filtering using the permutohedral lattice", 2010.
-docs/design/0006-dense-crf.md tells how, and what was measured.
+docs/design/0006-dense-crf.md has the design and the measurements.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The same mean field on torch tensors: plain torch operations, or Triton kernels where they can run.
 
-The torch operations run on CPU tensors too and are tested there. Neither path has been run on GPU hardware
+The torch operations run on CPU tensors too and are tested on them. Neither path has been run on GPU hardware
 yet: tests/gpu/test_crf_gpu.py is what to run first on a machine with one. The Triton kernels have so far run
 only in Triton's interpreter.
 """
@@ -56,7 +56,7 @@ def mean_field_torch(
     """Mean field (Krähenbühl & Koltun 2011, algorithm 1) where the tensors are.
 
     logits (C, H, W) and image (H, W, channels), of one size, on one device; returns probabilities (C, H, W)
-    float32 there. Equal to streamseg.crf.native with quality exact to float tolerance; sums on a GPU have
+    float32 on it. Equal to streamseg.crf.native with quality exact to float tolerance; sums on a GPU have
     no fixed order, so two runs may differ in the last bits. `auto` takes Triton on a CUDA device where it is
     installed. Raises CrfError for shapes and parameters that cannot be, and NaN.
     """

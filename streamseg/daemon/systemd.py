@@ -57,7 +57,7 @@ class Service:
 
     @contextlib.contextmanager
     def busy(self, what: str) -> Iterator[None]:
-        """While the body runs, show what takes so long and ask for more time to start."""
+        """While the body runs, show what takes this time and ask for more time to start."""
         if not self._address:
             yield
             return

@@ -26,7 +26,7 @@ from streamseg.web.setup import (
 
 log = logging.getLogger(__name__)
 
-LONG_LIFE_S = 60.0  # a process that lived for so long did not fail at its start
+LONG_LIFE_S = 60.0  # a process that lived for this long did not fail at its start
 END_WITHIN_S = 2.0
 
 

@@ -1,4 +1,4 @@
-"""An engine: a network ready to run, and what it tells about itself."""
+"""An engine: a network ready to run, and its properties."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Engine(Protocol):
 
 
 class TensorEngine(Engine, Protocol):
-    """An engine that also takes pictures that are already on its device, and leaves the logits there."""
+    """An engine that also takes pictures that are already on its device, and leaves the logits on it."""
 
     def on_device(self, batch: Tensor) -> Tensor | F32:
         """The same for uint8 (N, H, W, 3) in torch → logits in torch; of a SwitchEngine also on the host.

@@ -36,8 +36,8 @@ def batch_key(engine: Engine, frame: Frame) -> tuple[Size, bool]:
 def infer(engine: Engine, frames: Sequence[Frame]) -> list[Logits]:
     """Run frames that share one input size as a batch; one Logits for each, in order.
 
-    Pictures on the engine's device are scaled there, and their logits stay there: neither is copied to the
-    host until somebody asks. stage_us gains wait (from decoded until now), preprocess and infer, the latter
+    Pictures on the engine's device are scaled on it, and their logits stay on it: neither is copied to the
+    host until it is asked for. stage_us gains wait (from decoded until now), preprocess and infer, the latter
     two of the whole batch; the preparation on a GPU is waited for in infer.
     """
     begun = time.monotonic_ns()
@@ -78,8 +78,8 @@ def infer(engine: Engine, frames: Sequence[Frame]) -> list[Logits]:
 class FramePlacement:
     """Decides for each frame whether its picture stays on the GPU, and logs when that changes for a stream.
 
-    apply() is called in the stream's decode thread, so that a picture is copied and converted there and not
-    in the network's thread; in stage_us that counts as `wait`. engine.info may change while it is read here:
+    apply() is called in the stream's decode thread, so that a picture is copied and converted in that thread
+    and not in the network's; in stage_us that counts as `wait`. engine.info may change meanwhile:
     a stale answer costs one copy.
     """
 
@@ -90,7 +90,7 @@ class FramePlacement:
         self._reasons: dict[str, str] = {}  # last logged, by stream; each is written in its stream's thread
 
     def apply(self, frame: Frame) -> None:
-        """Copy a stream's next picture to the host if something needs it there."""
+        """Copy a stream's next picture to the host if something needs it on the host."""
         if frame.settings.hwaccel == "none":
             return
         reason = self._why_on_host(frame)

@@ -138,7 +138,7 @@ class SocketThread:
 
     def _open(self) -> None:
         self.context = zmq.Context()
-        # destroy() and not term(), which would wait for ever for a socket that a failure left open.
+        # destroy() and not term(), which would wait without end for a socket that a failure left open.
         self.on_close(self.context.destroy, linger=0)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.on_close(self._close_wake)

@@ -1,4 +1,4 @@
-"""What is to be processed, and the names of each input's results."""
+"""The inputs of a job, and the names of each input's results."""
 
 from __future__ import annotations
 

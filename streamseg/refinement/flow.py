@@ -76,7 +76,7 @@ def carry(then: F32, where: F32) -> F32:
 def trust(now: U8, then: U8, where: F32) -> F32:
     """How well the flow explains the picture, (h, w) in 0..1: exp(−(error / 20)²), 0 outside `then`.
 
-    The error is the difference in grey levels between a pixel and where it is said to have been.
+    The error is the difference in grey levels between a pixel and where the flow places it in `then`.
     """
     moved = _looked_up(then, where, cv2.INTER_LINEAR)
     inside = _looked_up(np.ones_like(then), where, cv2.INTER_NEAREST, outside=0)

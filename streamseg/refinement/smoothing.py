@@ -2,7 +2,7 @@
 
 Fusion is a recursion forwards: each frame's posterior is pulled towards the one before, along the flow. Of a
 recording the frames to come are there as well, so a second recursion runs backwards over what the first one
-made: each frame is pulled towards the smoothed one behind it. It begins anew in each block of frames, a few
+made: each frame is pulled towards the smoothed one behind it. It restarts in each block of frames, a few
 frames beyond its end, so that it needs little memory, and a frame's result depends on nothing behind those.
 """
 

@@ -65,7 +65,7 @@ class StreamRefinement:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew, as at the start of a segment of a recording."""
+        """Forget all frames, as at the start of a segment of a recording."""
         self.keyframes = KeyframeSelector(self._config.every)
         self._fusion = Fusion(self._setup.thin, self._config.fusion) if self._config.fuses else None
         self._smoothing = Smoothing(self._lookahead) if self._lookahead else None
@@ -113,7 +113,7 @@ class StreamRefinement:
         return self._labelled(finished, size, confidence)
 
     def rest(self, size: Size, confidence: bool = False) -> list[Labelled]:
-        """The frames that add() has kept; begins anew."""
+        """The frames that add() has kept; then forgets all, as reset()."""
         finished = self._smoothing.flush() if self._smoothing is not None else []
         rest = self._labelled(finished, size, confidence)
         self.reset()
@@ -179,7 +179,7 @@ class LiveRefinement:
     def apply(self, config: RefinementConfig) -> None:
         """Take other settings; refinement.priority is that of a process that runs already, and stays.
 
-        Every stream's memory begins anew. From any thread. Raises ConfigError where the CRF is missing.
+        Every stream's memory is cleared. From any thread. Raises ConfigError where the CRF is missing.
         """
         if config.crf_on != "off":
             need_crf(self._setup)

@@ -151,7 +151,7 @@ class Progress(Protocol):
 
 
 class ProgressWatch:
-    """Whether frames leave the route, told from the counters each time that moves() is called."""
+    """Whether frames leave the route, by the counters each time that moves() is called."""
 
     def __init__(self) -> None:
         self._done = -1

@@ -195,7 +195,7 @@ class Turning:
 
     Asking PyAV for a picture's side data ties both together in a cycle, so that its pixels stay in memory
     until Python collects cycles: 3 MB for each picture of 1080p, by the hundred. So it is asked again only
-    when the angle changes, which PyAV tells without that.
+    when the angle changes, which PyAV reports without that.
     """
 
     def __init__(self) -> None:

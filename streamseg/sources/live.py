@@ -32,7 +32,7 @@ def frames(
     first_epoch: int = 0,
     settings: Callable[[], FrameSettings] = lambda: DEFAULT_SETTINGS,
 ) -> Iterator[Frame]:
-    """Yield a stream's frames until its file ends or `stop` is set; a live source is reconnected for ever.
+    """Yield a stream's frames until its file ends or `stop` is set; a live source is reconnected each time.
 
     Blocks while connecting, reading and pacing; run it in the thread that may block. `stop` is noticed within
     0.1 s while connecting, waiting and pacing, and within timeout_s while a source that fell silent is read.

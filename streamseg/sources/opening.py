@@ -105,7 +105,7 @@ def _options(target: Target, config: StreamConfig) -> dict[str, str]:
     """FFmpeg's options for this kind of source; use_wallclock_as_timestamps is never among them."""
     timeout_us = str(round(config.timeout_s * 1e6))
     if target.kind == "camera":
-        return {"fflags": "nobuffer+nonblock"}  # without nonblock, a camera that stalls blocks for ever
+        return {"fflags": "nobuffer+nonblock"}  # without nonblock, a camera that stalls blocks without end
     if target.kind == "file":
         return {}
     options = {"rw_timeout": timeout_us}
@@ -116,7 +116,7 @@ def _options(target: Target, config: StreamConfig) -> dict[str, str]:
     # Without fpsprobesize, a second of pictures is looked at for the rate, and thrown away: 0.8 s lost.
     options |= {"probesize": "1000000", "analyzeduration": "1000000", "fpsprobesize": "0"}
     if target.scheme in ("rtsp", "rtsps"):
-        # The SDP tells the codec, so two pictures are looked at (1 µs) and kept. Left to itself FFmpeg looks
+        # The SDP names the codec, so two pictures are looked at (1 µs) and kept. Left to itself FFmpeg looks
         # at seven, and with nobuffer throws them away: the intra frame that a camera begins with is among
         # them, and the next one is a GOP away (10 s: the first picture came after 10.1 s, and now after 0.2).
         options |= {"rtsp_transport": config.rtsp_transport, "allowed_media_types": "video"}

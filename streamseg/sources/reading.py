@@ -33,8 +33,8 @@ class OpenSource:
     Made by open_source; only reading changes it: corrupt, damage and pending.
 
     live says that newest wins: a camera, an address, or a file played in real time. endless says that no end
-    is to come, so that an end is a disconnect: a camera or a stream, but not a whole file behind http://.
-    paced says that pictures come faster than their time and are to be held back until it: newest would win.
+    is expected, so that an end is a disconnect: a camera or a stream, but not a whole file behind http://.
+    paced says that pictures come faster than their time and are held back until it: newest would win.
     corrupt counts packets and pictures that were damaged and left out; damage says, in one line, that a file
     ended before its time (None while it has not).
     """

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 MASKS_WAITING = 32  # of a stream, for their pictures
 MESSAGES_WAITING = 256  # for the event loop
 PICTURES_KEPT = 90  # of a stream whose refinements are watched: they come later than the masks
-ALONE_AFTER_S = 0.5  # a mask that has waited so long for its picture is shown without
+ALONE_AFTER_S = 0.5  # a mask that has waited this long for its picture is shown without
 
 _Frame = tuple[int, int, int]  # run, epoch, seq
 

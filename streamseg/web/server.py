@@ -35,7 +35,7 @@ STATIC = Path(__file__).parent / "static"
 STATUS_EVERY_S = 1.0
 MAX_VIEWERS = 64
 MAX_MESSAGE = 64 << 10  # bytes of one message from a page
-SEND_TIMEOUT_S = 20.0  # a browser that takes nothing for so long is disconnected
+SEND_TIMEOUT_S = 20.0  # a browser that takes nothing for this long is disconnected
 YEAR_S = 365 * 24 * 3600
 
 _HEADERS = {

@@ -126,7 +126,7 @@ class Viewer:
         self.watch(Watch(tiles={}))
 
     async def next(self) -> str | list[bytes]:
-        """Wait for what is to be sent next: a text, or the messages of one frame."""
+        """Wait for what to send next: a text, or the messages of one frame."""
         while True:
             self._changed.clear()  # before looking, so that nothing is missed in between
             if self._texts:

@@ -165,7 +165,7 @@ class Machine:
         while not true():
             if time.monotonic() - begun_s > timeout_s:
                 said = self.log.read_text(errors="replace")[-3000:]
-                raise AssertionError(f"waited {timeout_s:g} s in vain\n{said}\n{self.journal()[-3000:]}")
+                raise AssertionError(f"timed out after {timeout_s:g} s\n{said}\n{self.journal()[-3000:]}")
             if self._process is not None and self._process.poll() not in (None, -9):
                 raise AssertionError(self.log.read_text(errors="replace")[-3000:])
             time.sleep(0.02)

@@ -72,14 +72,14 @@ def program(language: str, name: str) -> list[str]:
 LANGUAGES = pytest.mark.parametrize("language", ["node", "cpp"])
 
 
-def plain(said: Any) -> Any:
+def plain(value: Any) -> Any:
     """What is compared: without the version and the rle's segments, which the vectors' form leaves out."""
-    if isinstance(said, list):
-        return [plain(one) for one in said]
-    if isinstance(said, dict):
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    if isinstance(value, dict):
         left_out = ("version", "segments", "weather")
-        return {name: plain(value) for name, value in said.items() if name not in left_out}
-    return said
+        return {name: plain(field) for name, field in value.items() if name not in left_out}
+    return value
 
 
 @LANGUAGES
@@ -88,10 +88,10 @@ def test_every_vector_is_read_as_it_says(language: str) -> None:
         [*program(language, "vectors"), *map(str, VECTORS)],
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    said = {line["name"]: line["said"] for line in map(json.loads, done.stdout.splitlines())}
-    assert set(said) == {path.stem for path in VECTORS}
+    output = {line["name"]: line["output"] for line in map(json.loads, done.stdout.splitlines())}
+    assert set(output) == {path.stem for path in VECTORS}
     for path in VECTORS:
-        assert plain(said[path.stem]) == json.loads(path.with_suffix(".json").read_text()), path.stem
+        assert plain(output[path.stem]) == json.loads(path.with_suffix(".json").read_text()), path.stem
 
 
 @LANGUAGES

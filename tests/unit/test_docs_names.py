@@ -42,7 +42,7 @@ def _exists(name: str) -> bool:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_that_a_document_names_exists(document: Path) -> None:
     if document.name == "CHANGELOG.md":
-        pytest.skip("tells of what was")
+        pytest.skip("names what earlier versions had")
     text = document.read_text("utf-8")
     paths = re.findall(
         r"(?<![\w/.~-])((?:[\w-]+/)+[\w-]+\.(?:py|cpp|h|toml|service|conf)|[a-z_0-9]+\.py)\b", text
@@ -55,6 +55,9 @@ def test_every_file_that_a_document_names_exists(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_module_that_a_document_names_exists(document: Path) -> None:
     text = document.read_text("utf-8")
+    if document.name == "CHANGELOG.md":  # old names stand in the left column of tables and below 0.2.0
+        text = re.sub(r"^\|[^|]*\|", "|", text[: text.index("## 0.1.0")], flags=re.MULTILINE)
+        text = text.partition("### Removed")[0]
     names = set(re.findall(r"(?<![\w/.@-])((?:streamseg|benchmarks|tools)(?:\.[a-z_]+)+)(?![\w@-])", text))
     names = {name for name in names if not name.endswith((".mjs", ".service"))}
     missing = [name for name in sorted(names) if not _module_exists(name)]

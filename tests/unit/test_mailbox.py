@@ -54,7 +54,7 @@ def test_waits_end_at_their_deadline() -> None:
     assert box.get(0) == 1
 
 
-def test_put_newest_lets_the_oldest_go_and_returns_it() -> None:
+def test_replace_lets_the_oldest_go_and_returns_it() -> None:
     box: Mailbox[int] = Mailbox(2)
     assert [box.replace(i) for i in range(4)] == [None, None, 0, 1]
     assert [box.get(), box.get()] == [2, 3]

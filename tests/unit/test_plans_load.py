@@ -48,7 +48,7 @@ def test_a_lane_that_cannot_be_loaded_closes_the_others_and_leaves_their_plan(
     assert plan.read_bytes() == b"good"
 
 
-def test_as_many_engines_as_lanes(tiny_engine: Path) -> None:
+def test_as_many_engines_as_replicas(tiny_engine: Path) -> None:
     (choice,) = choices(EngineConfig(name=str(tiny_engine), backend="onnx"))
     engines = load_replicas(3, choice, choice.backend.load(choice.spec, None))
     assert len({id(engine) for engine in engines}) == 3

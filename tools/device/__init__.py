@@ -1,1 +1,1 @@
-"""Measure on a machine with a GPU: README.md tells how."""
+"""Measure on a machine with a GPU: see README.md."""

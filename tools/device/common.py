@@ -13,8 +13,8 @@ from pathlib import Path
 
 PARTS = Path(os.environ.get("PARTS", "out/device/parts"))
 OUT = Path(os.environ.get("OUT", "out/device"))
-CARRIED = Path(os.environ.get("CARRIED", ".device"))  # what prepare.sh put on_gpu
-DATA = Path(os.environ.get("DATA", "../shared/data"))
+CARRIED = Path(os.environ.get("CARRIED", ".device"))  # what prepare.sh put into .device/
+DATA = Path(os.environ.get("DATA", CARRIED / "data"))  # a folder with video/ and camvid/
 ENGINES = Path(os.environ.get("PROBE_ENGINES", "out/device/engines"))
 DRY = os.environ.get("DEVICE_DRY") == "1"
 CRF_CLASSES, CRF_ITERATIONS = 21, 10
@@ -59,7 +59,7 @@ class Part:
 
 
 def no_gpu() -> str:
-    """Why on_gpu is nothing to measure; empty where on_gpu is a GPU, or in a dry run."""
+    """Why nothing can be measured; empty where there is a GPU, or in a dry run."""
     if DRY:
         return ""
     from streamseg.inference.backends.device import cuda_missing
@@ -68,7 +68,7 @@ def no_gpu() -> str:
         return problem
     import torch
 
-    return "" if torch.cuda.is_available() else "torch finds no CUDA on_host"
+    return "" if torch.cuda.is_available() else "torch finds no CUDA"
 
 
 def device() -> str:
@@ -89,7 +89,7 @@ def median(values) -> float:
 
 
 def wall_ms(work, repeats: int, warm: int = 3) -> float:
-    """Median time of a call that ends with its result on_host, or is waited for."""
+    """Median time of a call that ends with its result on the host, or is waited for."""
     times = []
     for at in range(warm + repeats):
         wait()

@@ -71,7 +71,7 @@ trap 'for job in "${jobs[@]}"; do kill "$job" 2>/dev/null; done' EXIT
 done
 
 left() { echo $((BUDGET_S - (SECONDS - begun))); }
-bounded() {  # LIMIT COMMAND...: at most so long, and no longer than there is left
+bounded() {  # LIMIT COMMAND...: at most this long, and no longer than there is left
   local limit=$1 rest; shift
   [ "$DEVICE_DRY" = 1 ] && limit=$((limit * 8))  # a CPU, which may be busy
   rest=$(left); [ "$rest" -lt "$limit" ] && limit=$rest

@@ -5,14 +5,19 @@
 #   site.tar.xz  av, msgspec, pyzmq and zstandard for cp312, in the versions of constraints.txt, stripped
 #   native/      our compiled kernels (x86-64; device.sh builds them if they do not load)
 #   meta/        the package's own metadata, from which the daemon reads its version
-#   data/        clips and training images of DATA (../shared/data); small: JPEGs of quality 75, for throughput only
+#   data/        clips and training images of $DATA, a folder with video/ and camvid/ (unset: none); small: JPEGs of
+#                quality 75, for throughput only
 # --data full: also the original training and validation images, in .device-data/, for the stage fulltrain.
 set -euo pipefail
 data=small
 [ "${1:-}" = --data ] && data=$2
 [ -f pyproject.toml ] && [ -d streamseg ] || { echo "run it in the root of a checkout of streamseg"; exit 1; }
 cache=${WHEELS:-${XDG_CACHE_HOME:-$HOME/.cache}/streamseg-device}
-shared=${DATA:-../shared/data}
+[ "$data" = none ] || [ -n "${DATA:-}" ] || {
+  [ "$data" != full ] || { echo "--data full needs DATA, a folder with camvid/train and camvid/val"; exit 1; }
+  echo "DATA is not set: no clips and no training images"; data=none
+}
+shared=${DATA:-}
 python=${PYTHON:-python3}
 [ -x .venv/bin/python ] && python=${PYTHON:-.venv/bin/python}  # has OpenCV, for the small images
 mkdir -p .device "$cache/wheels"
@@ -32,7 +37,7 @@ if [ ! -f "$archive" ]; then
   done
   work=$(mktemp -d)
   for pin in "${pins[@]}"; do
-    wheel=$(ls "$cache/wheels/${pin%%==*}-${pin##*==}"-*.device | head -1)
+    wheel=$(ls "$cache/wheels/${pin%%==*}-${pin##*==}"-*.whl | head -1)
     python3 -m zipfile -e "$wheel" "$work"
   done
   find "$work" -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.c' -o -name '*.h' \) -delete

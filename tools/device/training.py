@@ -74,7 +74,7 @@ def fulltrain(part: Part) -> None:
     from streamseg.training.recipe import load_recipe
 
     data, val = Path(".device-data/train"), Path(".device-data/val")
-    if DRY and not data.is_dir():
+    if DRY and not data.is_dir() and (DATA / "camvid").is_dir():
         data, val = (_few(DATA / "camvid" / kind, 8) for kind in ("train", "val"))
     if not data.is_dir():
         part.put("left_out", "prepare.sh --data full, and carry .device-data")

@@ -27,7 +27,7 @@ struct Lattice {
   size_t pixels = 0, padded = 0;
   uint32_t points = 0, simplices = 0;
   Table by_simplex;
-  struct Corner {                 // what tells one simplex from another
+  struct Corner {                 // what distinguishes one simplex from another
     uint64_t key, ranks;
   };
   Buffer<Corner> corner;          // (simplices,)

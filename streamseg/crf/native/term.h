@@ -51,7 +51,7 @@ struct Term {
   std::vector<uint32_t> copies;         // (first_of_part, copy_of_part) of parts after the first, then kNone
   std::vector<uint32_t> shared;         // bit per point: some part has a copy
   // Lattices of positions are blurred while the pass over pixels goes on, close behind it: `inner` are the points that
-  // one part alone adds to and reads, `ready` tells up to where their sums are complete after each band; `outer` waits
+  // one part alone adds to and reads, `ready` is how far their sums are complete after each band; `outer` waits
   // for the end of the pass.
   std::vector<Wave> inner, outer;
   std::vector<std::vector<int64_t>> ready;

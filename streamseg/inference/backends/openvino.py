@@ -79,7 +79,7 @@ class OpenvinoEngine(BaseEngine):
         import openvino
 
         with _first_call:
-            openvino.Type.f32.to_dtype()  # makes a table at its first call; two threads at that hang for ever
+            openvino.Type.f32.to_dtype()  # makes a table at its first call; two threads at that hang
         with _openvino_errors(spec, "load"):
             compiled = openvino.Core().import_model(plan.read_bytes(), "CPU", _settings(spec))
             self._request: Any = compiled.create_infer_request()

@@ -5,7 +5,7 @@ import { Details } from "./details.js";
 import { Probe } from "./probe.js";
 import { median, ms, span } from "./words.js";
 
-const SILENT_MS = 1500; // without a mask for so long, the tile reports it; slow streams get three intervals
+const SILENT_MS = 1500; // without a mask for this long, the tile reports it; slow streams get three intervals
 const LONGEST_SILENT_MS = 30000;
 const HOLD_MS = 1500; // how long a keyframe that was asked for stays visible
 const FORCED_MS = 10000; // how long its refinement is waited for

@@ -36,7 +36,7 @@ class _Shape(NamedTuple):
 class PlanEngine(BaseEngine):
     """Runs a plan of either library. Belongs to one thread at a time; releases the GIL while it waits.
 
-    Pictures are arrays, or anything on the GPU that supports DLPack. on_device() leaves the logits there.
+    Pictures are arrays, or anything on the GPU that supports DLPack. on_device() leaves the logits on it.
     """
 
     def __init__(self, library: Library, spec: BuildSpec, plan: Path, backend: str) -> None:
