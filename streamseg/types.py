@@ -294,10 +294,10 @@ class LabelSet:
 
 def _check(name: str, array: Any, dtype: type[np.generic], shape: tuple[int | None, ...]) -> None:
     if not isinstance(array, np.ndarray) or array.dtype != dtype:
-        raise TypeError(f"{name}: must be {np.dtype(dtype).name}, is {getattr(array, 'dtype', type(array))}")
+        raise TypeError(f"{name}: must be {np.dtype(dtype).name}; is {getattr(array, 'dtype', type(array))}")
     if array.ndim != len(shape) or any(
         want is not None and have != want for have, want in zip(array.shape, shape, strict=True)
     ):
-        raise ValueError(f"{name}: must be {shape}, is {array.shape}")
+        raise ValueError(f"{name}: must be {shape}; is {array.shape}")
     if not array.flags.c_contiguous:
         raise ValueError(f"{name}: must be C-contiguous")

@@ -106,7 +106,7 @@ def _in_one_line(error: click.ClickException) -> str:
     if (wrong := re.match(r"No such command '(.*)'", text)) and isinstance(context.command, click.Group):
         near = difflib.get_close_matches(wrong[1], context.command.list_commands(context), n=1)
         text = f"{wrong[0]}; did you mean {near[0]!r}?" if near else wrong[0]
-    return f"{text[0].lower()}{text[1:]} ({context.command_path} --help tells more)"
+    return f"{text[0].lower()}{text[1:]} (see {context.command_path} --help)"
 
 
 def start_logging(level: str) -> None:

@@ -181,5 +181,5 @@ def _placement() -> Iterator[Finding]:
     from streamseg.sources.hardware import why_not_on_gpu
 
     why_not = why_not_on_gpu("cuda")
-    found = f"copied to host memory: {why_not}" if why_not else 'stay there with hwaccel = "cuda"'
+    found = f"copied to host memory: {why_not}" if why_not else 'stay on the GPU with hwaccel = "cuda"'
     yield Finding("pictures on the GPU", not why_not, found)

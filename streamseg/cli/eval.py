@@ -29,10 +29,8 @@ if TYPE_CHECKING:
 @click.option(
     "--video", type=click.Path(path_type=Path), help="Take the sequence's frames from this file, in order."
 )
-@click.option(
-    "--every", default=RefinementConfig().every, help="A keyframe every so many frames of the sequence."
-)
-@click.option("--delay", default=2, help="Frames until a keyframe's refinement is there.")
+@click.option("--every", default=RefinementConfig().every, help="A keyframe every N frames of the sequence.")
+@click.option("--delay", default=2, help="Frames until a keyframe's refinement arrives.")
 @click.option("--preset", default=CrfConfig().preset, help="The engine's own CRF parameters, or a preset's.")
 @options_from(CrfConfig, "quality", "backend")
 @click.option(
@@ -142,4 +140,4 @@ def _tune(config: EngineConfig, crf: CrfConfig, data: Path, images: int, as_json
     for what, trial in (("without", report.raw), ("best", report.best), ("thin kept", report.kept)):
         click.echo(f"{what:10} mIoU {trial.miou:6.2f}   2 px {trial.trimap:6.2f}")
     click.echo(f"{report.kept.params}\nthin: {', '.join(report.thin) or 'none'}")
-    click.echo(f"{folder}: " + ("written" if better else "left as it is; nothing found helps"))
+    click.echo(f"{folder}: " + ("written" if better else "unchanged; no better parameters found"))

@@ -18,5 +18,5 @@ def command(out: Path) -> None:
     subscriber's NAME.pub goes into publish.allowed_clients.
     """
     secret, public = make_keys(out)
-    click.echo(f"{secret}: secret, stays on this side")
+    click.echo(f"{secret}: secret; keep it on this machine")
     click.echo(f"{public}: public: {public.read_text().splitlines()[-1]}")

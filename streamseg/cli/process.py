@@ -27,7 +27,9 @@ ASIDE = ("engine", "refinement", "start_s", "end_s")  # options of their own
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
-    "--out", required=True, help="The folder of results; it is made. Or an address, such as s3://BUCKET/PATH."
+    "--out",
+    required=True,
+    help="Folder for the results; created if missing. Or an address, such as s3://BUCKET/PATH.",
 )
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @options_from(EngineConfig, "precision", "input_size", "threads")

@@ -24,7 +24,7 @@ from streamseg.types import Mask
 @click.argument("endpoint", default=PublishConfig().endpoint)
 @click.option("--stream", "streams", multiple=True, help="Only this stream; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each mask.")
-@click.option("--count", type=click.IntRange(1), help="End after so many masks.")
+@click.option("--count", type=click.IntRange(1), help="End after N masks.")
 @click.option("--save", type=click.Path(path_type=Path), help="Save label maps as PNG into this folder.")
 @click.option("--server-key", help="The daemon's public key, or the file that holds it (NAME.pub).")
 @click.option("--client-key", help="The file of our own secret key (NAME.key).")

@@ -84,7 +84,7 @@ class RefinementConfig(Settings, frozen=True):
         ),
     ] = "off"
     every: Annotated[
-        int, Meta(ge=1, description="A keyframe at least every so many frames, and where the scene changes.")
+        int, Meta(ge=1, description="A keyframe at least every N frames, and where the scene changes.")
     ] = 5
     lookahead: Annotated[
         Annotated[int, Meta(ge=0, le=32)] | None,
@@ -98,12 +98,12 @@ class RefinementConfig(Settings, frozen=True):
         Meta(
             gt=0,
             le=60,
-            description="Live: a keyframe older than this (s) is not refined, nor is it used.",
+            description="Live: a keyframe older than this (s) is dropped.",
         ),
     ] = 2.0
     timeout_s: Annotated[
         float,
-        Meta(gt=0, le=300, description="Live: a CRF that does not answer for so long (s) is restarted."),
+        Meta(gt=0, le=300, description="Live: the CRF is restarted after this time without an answer (s)."),
     ] = 10.0
     priority: Annotated[
         Literal["idle", "low", "normal"],

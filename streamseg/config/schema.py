@@ -63,8 +63,8 @@ class StreamConfig(Settings, frozen=True):
     hwaccel: Annotated[
         Literal["none", "cuda"],
         Meta(
-            description="Decode on this device where it is there, else on the CPU. Pictures stay there for a "
-            "network that runs there. Not run on hardware yet."
+            description="Decode on this device if the machine has it, else on the CPU. Pictures stay on the "
+            "device for a network that runs on it. Not run on hardware yet."
         ),
     ] = "none"
     retry_at_start: Annotated[
@@ -165,7 +165,7 @@ class ControlConfig(Settings, frozen=True):
         str,
         Meta(
             pattern=r"^((tcp|ipc)://.+)?$",
-            description="Where others may control it, too: tcp://HOST:PORT or ipc://PATH; empty for nowhere.",
+            description="Where others may control it, too: tcp://HOST:PORT or ipc://PATH; empty: off.",
         ),
     ] = ""
     curve_secret_key_file: Annotated[
@@ -199,11 +199,12 @@ class WebConfig(Settings, frozen=True):
         str,
         Meta(
             pattern=r"^(([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.%a-z]+\]):[0-9]{1,5})?$",
-            description="HOST:PORT of the console, such as 127.0.0.1:5580; empty for none.",
+            description="HOST:PORT of the console, such as 127.0.0.1:5580; empty: off.",
         ),
     ] = ""
     token_file: Annotated[
-        str, Meta(description="A file with the word that opens the console; needed beyond this machine.")
+        str,
+        Meta(description="A file with the console's token; required when other machines can reach it."),
     ] = ""
     insecure: Annotated[bool, Meta(description="Allow every client on the network, without a token.")] = False
 

@@ -92,7 +92,7 @@ def describe(annotation: Any) -> str:
 
 def _problems(kind: type[Settings], tree: Any, prefix: str) -> Iterator[str]:
     if not isinstance(tree, dict):
-        yield f"{prefix.rstrip('.')}: must be a table, is {_shown(tree)}"
+        yield f"{prefix.rstrip('.')}: must be a table; is {_shown(tree)}"
         return
     fields = {name: (annotation, default) for name, annotation, default, _ in settings_fields(kind)}
     for key in tree:
@@ -147,7 +147,7 @@ def _value_problems(annotation: Any, value: Any, key: str) -> Iterator[str]:
             if get_origin(bare) is Literal and isinstance(value, str):
                 close = difflib.get_close_matches(value, get_args(bare), n=1)
                 near = f"; did you mean {close[0]!r}?" if close else ""
-            yield f"{key}: must be {describe(annotation)}, is {_shown(value)}{near}"
+            yield f"{key}: must be {describe(annotation)}; is {_shown(value)}{near}"
 
 
 def _shown(value: Any) -> str:

@@ -241,9 +241,9 @@ def _pair(sxy: Any) -> tuple[float, float]:
 
 def _matrix(array: npt.NDArray[Any], what: str) -> F32:
     if getattr(array, "dtype", None) != np.float32:
-        raise CrfError(f"{what}: float32 is wanted, got {getattr(array, 'dtype', type(array).__name__)}")
+        raise CrfError(f"{what}: must be float32; is {getattr(array, 'dtype', type(array).__name__)}")
     if array.ndim != 2:
-        raise CrfError(f"{what}: two dimensions are wanted, got {array.shape}")
+        raise CrfError(f"{what}: must have two dimensions; is {array.shape}")
     return np.ascontiguousarray(array).copy()
 
 
@@ -255,7 +255,7 @@ def unary_from_labels(
     With zero_unsure, 0 means that nothing is known and label k is class k − 1; otherwise labels are classes.
     """
     if not 0 < gt_prob < 1:
-        raise CrfError(f"gt_prob: must lie between 0 and 1, is {gt_prob}")
+        raise CrfError(f"gt_prob: must lie between 0 and 1; is {gt_prob}")
     flat = np.asarray(labels).reshape(-1).astype(np.int64)
     energies = np.full((n_labels, flat.size), -np.log((1.0 - gt_prob) / (n_labels - 1)), np.float32)
     known = flat != 0 if zero_unsure else np.ones(flat.shape, bool)
@@ -270,7 +270,7 @@ def unary_from_softmax(sm: npt.NDArray[Any], scale: float | None = None, clip: f
     p = np.asarray(sm)
     if scale is not None:
         if not 0 < scale <= 1:
-            raise CrfError(f"scale: must be above 0 and at most 1, is {scale}")
+            raise CrfError(f"scale: must be above 0 and at most 1; is {scale}")
         p = scale * p + (1.0 - scale) / p.shape[0]
     if clip is not None:
         p = np.clip(p, clip, 1.0)

@@ -63,7 +63,7 @@ def mean_field_torch(
     import torch
 
     if logits.ndim != 3 or (image is not None and image.shape[:2] != logits.shape[1:]):
-        raise CrfError(f"logits (C, H, W) and image (H, W, channels) are wanted, got {tuple(logits.shape)}")
+        raise CrfError(f"logits: must be (C, H, W) of the image's size; is {tuple(logits.shape)}")
     classes, height, width = logits.shape
     if iterations is None:
         iterations = params.iterations if isinstance(params, CrfParams) else 10

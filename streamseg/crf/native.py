@@ -97,7 +97,7 @@ def mean_field_outputs(
         labels=labels,
     )
     if not (probabilities or log_probabilities or labels):
-        raise CrfError("none of probabilities, log_probabilities and labels was asked for")
+        raise CrfError("ask for probabilities, log_probabilities or labels")
     return run_job(job, workspace)
 
 

@@ -83,7 +83,7 @@ class PairwiseTerm:
         if self.features is not None and self.sigma_channels is not None:
             raise CrfError("sigma_channels: features are divided by their sigmas already")
         if not np.isfinite(self.weight):
-            raise CrfError(f"weight: must be finite, is {self.weight}")
+            raise CrfError(f"weight: must be finite; is {self.weight}")
 
     def compatibility_array(self, classes: int) -> F32:
         """Weight times compatibility: () for Potts, (C,) or (C, C) float32."""
@@ -93,7 +93,7 @@ class PairwiseTerm:
         if array.shape not in ((classes,), (classes, classes)):
             raise CrfError(
                 f"compatibility: shape {array.shape} does not fit {classes} classes; "
-                f"({classes},) or ({classes}, {classes}) is wanted"
+                f"must be ({classes},) or ({classes}, {classes})"
             )
         return np.ascontiguousarray(array, np.float32)
 
@@ -138,7 +138,7 @@ class CrfParams(Settings, frozen=True):
 
     def __post_init__(self) -> None:
         if self.iterations < 0:
-            raise CrfError(f"iterations: must be 0 or more, is {self.iterations}")
+            raise CrfError(f"iterations: must be 0 or more; is {self.iterations}")
 
     def terms(self) -> tuple[PairwiseTerm, ...]:
         """The pairwise terms of these parameters."""
@@ -227,7 +227,7 @@ def make_job(
     picture = None if image is None else _image(image)
     given = np.ascontiguousarray(logits, np.float32)
     if given.ndim != 3 or 0 in given.shape:
-        raise CrfError(f"logits: (C, h, w) is wanted, got {given.shape}")
+        raise CrfError(f"logits: must be (C, h, w); is {given.shape}")
     if picture is not None:
         size = (picture.shape[0], picture.shape[1])
     elif size is None:
@@ -247,9 +247,9 @@ def make_job(
 def _image(image: npt.NDArray[Any]) -> Image:
     picture = image[:, :, None] if image.ndim == 2 else image
     if picture.ndim != 3 or 0 in picture.shape:
-        raise CrfError(f"image: (H, W) or (H, W, channels) is wanted, got {image.shape}")
+        raise CrfError(f"image: must be (H, W) or (H, W, channels); is {image.shape}")
     if picture.dtype not in (np.uint8, np.float32):
-        raise CrfError(f"image: uint8 or float32 is wanted, got {picture.dtype}")
+        raise CrfError(f"image: must be uint8 or float32; is {picture.dtype}")
     return np.ascontiguousarray(picture)
 
 
@@ -258,17 +258,17 @@ def _check(job: Job) -> None:
     if job.logits.shape[1] > height or job.logits.shape[2] > width:
         raise CrfError(f"logits: {job.logits.shape[1:]} are larger than the picture {job.size}")
     if not 1 <= len(job.terms) <= _MOST_TERMS:
-        raise CrfError(f"{len(job.terms)} pairwise terms; 1 to {_MOST_TERMS} can be")
+        raise CrfError(f"{len(job.terms)} pairwise terms; must be 1 to {_MOST_TERMS}")
     if job.out_stride not in _STRIDES or job.lattice_stride not in _STRIDES:
         raise CrfError(f"out_stride: must be one of {', '.join(map(str, _STRIDES))}; is {job.out_stride}")
     if job.threads < 1:
-        raise CrfError(f"threads: must be 1 or more, is {job.threads}")
+        raise CrfError(f"threads: must be 1 or more; is {job.threads}")
     if job.labels and job.classes > 256:
         raise CrfError(f"labels are 8-bit: {job.classes} classes do not fit")
     for index, term in enumerate(job.terms):
         _check_term(job, term, f"term {index}: ")
     if job.start is not None and job.start.shape != (job.classes, height, width):
-        raise CrfError(f"start: {(job.classes, height, width)} is wanted, got {job.start.shape}")
+        raise CrfError(f"start: must be {(job.classes, height, width)}; is {job.start.shape}")
 
 
 def _check_term(job: Job, term: PairwiseTerm, name: str) -> None:
@@ -276,20 +276,20 @@ def _check_term(job: Job, term: PairwiseTerm, name: str) -> None:
     if term.features is not None:
         if term.features.ndim != 2 or term.features.shape[1] != job.size[0] * job.size[1]:
             raise CrfError(
-                f"{name}features: (dims, {job.size[0] * job.size[1]}) is wanted, got {term.features.shape}"
+                f"{name}features: must be (dims, {job.size[0] * job.size[1]}); is {term.features.shape}"
             )
         if job.lattice_stride != 1:
             raise CrfError(f"{name}features of its own need quality exact")
         return
     if not min(term.sigma_x_y()) > 0:
-        raise CrfError(f"{name}sigma_xy: must be above 0, is {term.sigma_xy}")
+        raise CrfError(f"{name}sigma_xy: must be above 0; is {term.sigma_xy}")
     if term.sigma_channels is None:
         return
     if job.image is None:
         raise CrfError(f"{name}sigma_channels need an image")
     sigmas = term.channel_sigmas(job.image.shape[2])
     if sigmas is not None and not (sigmas > 0).all():
-        raise CrfError(f"{name}sigma_channels: must be above 0, are {term.sigma_channels}")
+        raise CrfError(f"{name}sigma_channels: must be above 0; are {term.sigma_channels}")
 
 
 def _ceil(length: int, stride: int) -> int:

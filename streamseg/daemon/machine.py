@@ -49,9 +49,8 @@ def fit_connections(config: Config, limit: int) -> tuple[Config, str]:
         return config, ""
     if room < MIN_CONNECTIONS:
         raise StreamsegError(
-            f"open files: {limit} are allowed, and {needed + MIN_CONNECTIONS} are needed for "
-            f"{len(config.streams)} streams and {MIN_CONNECTIONS} connections; raise LimitNOFILE= of the "
-            "service, or ulimit -n"
+            f"open files: {needed + MIN_CONNECTIONS} needed for {len(config.streams)} streams and "
+            f"{MIN_CONNECTIONS} connections, {limit} allowed; raise LimitNOFILE= of the service, or ulimit -n"
         )
     publish = msgspec.structs.replace(config.publish, max_connections=room)
     return msgspec.structs.replace(config, publish=publish), (

@@ -111,5 +111,5 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 def _read(path: Path, mode: int) -> Image:
     image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), mode) if path.stat().st_size else None
     if image is None:
-        raise TrainingError(f"{path}: not a picture that can be read")
+        raise TrainingError(f"{path}: cannot be read as a picture")
     return np.asarray(image)

@@ -113,7 +113,7 @@ class FramePlacement:
             kind = frame.settings.hwaccel
             return why_not_on_gpu(kind) or f"{kind} does not decode this stream, or not to 4:2:0"
         if not accepts_device_frames(self._engine, frame):
-            return f"{self._engine.info.id} takes them from there"
+            return f"{self._engine.info.id} reads pictures on the host"
         if self._needed_on_host(frame.stream):
-            return "the CRF or fusion needs them there"
+            return "the CRF or fusion needs them on the host"
         return ""

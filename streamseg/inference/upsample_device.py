@@ -20,7 +20,7 @@ class TensorLogits:
     def __init__(self, logits: Tensor) -> None:
         if logits.dtype != torch.float32 or logits.dim() != 3:
             raise TypeError(
-                f"TensorLogits: must be float32 (C, h, w), is {logits.dtype} {tuple(logits.shape)}"
+                f"TensorLogits: must be float32 (C, h, w); is {logits.dtype} {tuple(logits.shape)}"
             )
         self._logits = logits
         self._on_host: F32 | None = None  # two threads that ask at once copy it twice, equally

@@ -118,7 +118,7 @@ def one_running(name: str = "", environ: Mapping[str, str] = os.environ) -> str:
     if name:
         if name in found:
             return found[name]
-        known = f"; running: {', '.join(found)}" if found else "; none runs that this user may control"
+        known = f"; running: {', '.join(found)}" if found else "; no daemon of this user is running"
         raise UsageError(f"--name {name}: no daemon of that name runs on this machine{known}")
     if len(found) == 1:
         return next(iter(found.values()))

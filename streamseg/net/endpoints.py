@@ -16,15 +16,18 @@ from streamseg.errors import PublishError, UsageError
 from streamseg.net import options
 from streamseg.wire import default_snapshot_endpoint
 
+_NO_PERMISSION = (
+    "this user has no permission to use it; choose a port above 1023, or a folder that can be written"
+)
 _WAYS_OUT = {
     errno.EADDRINUSE: "is in use; stop the other process or choose another port",
-    errno.EADDRNOTAVAIL: "is no address of this machine; use one of its own, such as 127.0.0.1",
+    errno.EADDRNOTAVAIL: "is not an address of this machine; use one of its own, such as 127.0.0.1",
     errno.ENODEV: "names no network interface of this machine; use an IP address, such as 127.0.0.1",
     errno.EINVAL: "is not an endpoint; write tcp://ADDRESS:PORT or ipc:///PATH",
-    errno.EACCES: "may not be used by this user; choose a port above 1023, or a folder that can be written",
-    errno.EPERM: "may not be used by this user; choose a port above 1023, or a folder that can be written",
+    errno.EACCES: _NO_PERMISSION,
+    errno.EPERM: _NO_PERMISSION,
     errno.ENOENT: "lies in a folder that does not exist; make it, or choose another path",
-    errno.ENOTDIR: "lies in something that is no folder; choose another path",
+    errno.ENOTDIR: "is not in a folder; choose another path",
     errno.EROFS: "lies on a disk that cannot be written; choose another path",
     errno.ENOSPC: "lies on a disk that is full; make room, or choose another path",
     errno.EDQUOT: "lies on a disk that is full; make room, or choose another path",
@@ -58,7 +61,7 @@ def bind_pair(
             return first, bind(snapshots, default_snapshot_endpoint(first))
         except (PublishError, UsageError):
             publishing.unbind(first)  # and try another pair
-    raise PublishError(f"{endpoint}: no two free ports in a row; name one")
+    raise PublishError(f"{endpoint}: no two consecutive free ports; set a port")
 
 
 def bind(sock: zmq.Socket[bytes], endpoint: str) -> str:
@@ -82,7 +85,7 @@ def connect(sock: zmq.Socket[bytes], endpoint: str) -> None:
     try:
         sock.connect(endpoint)
     except zmq.ZMQError as error:
-        raise UsageError(f"endpoint: must be tcp://HOST:PORT or ipc://PATH, is {endpoint!r}") from error
+        raise UsageError(f"endpoint: must be tcp://HOST:PORT or ipc://PATH; is {endpoint!r}") from error
 
 
 def reconnect(sock: zmq.Socket[bytes], endpoint: str) -> None:
@@ -137,7 +140,7 @@ def _look_at_path(endpoint: str) -> None:
         reason = _WAYS_OUT.get(error.errno or 0, error.strerror)
         raise PublishError(f"{endpoint}: {reason}") from error
     if not stat.S_ISSOCK(mode):
-        raise PublishError(f"{endpoint}: is a file that is no socket; remove it or choose another path")
+        raise PublishError(f"{endpoint}: is not a socket; remove it or choose another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:

@@ -99,7 +99,7 @@ def process_files(
     if not found:
         raise UsageError("nothing to process; name at least one video")
     if config.end_s is not None and config.end_s <= config.start_s:
-        raise UsageError(f"end_s: must be above start_s ({config.start_s:g}), is {config.end_s:g}")
+        raise UsageError(f"end_s: must be above start_s ({config.start_s:g}); is {config.end_s:g}")
     _check_extras(config)
     stop = stop if stop is not None else threading.Event()
     with ExitStack() as stack:

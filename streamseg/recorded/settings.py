@@ -47,14 +47,14 @@ class ProcessConfig(Settings, frozen=True):
         bool, Meta(description="Write NAME.areas.csv: the pixels of each class in each frame.")
     ] = False
     events: Annotated[
-        bool, Meta(description="Write NAME.events.csv: from when to when each class was there.")
+        bool, Meta(description="Write NAME.events.csv: from when to when each class was present.")
     ] = False
     tables: Annotated[
         Literal["csv", "parquet", "both"],
         Meta(description="How areas and events are written; Parquet needs the extra `parquet`."),
     ] = "csv"
     event_share: Annotated[
-        float, Meta(gt=0, le=1, description="Share of a frame from which on a class is there, for events.")
+        float, Meta(gt=0, le=1, description="Share of a frame from which on a class is present, for events.")
     ] = 0.001
     event_gap_s: Annotated[
         float, Meta(ge=0, description="An absence shorter than this (s) does not end an event.")

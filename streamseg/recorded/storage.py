@@ -185,7 +185,10 @@ def scratch(url: str) -> Path:
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             return folder
-    raise OutputError(f"{folder}: cannot be made; set XDG_CACHE_HOME to a folder that can be written to")
+    raise OutputError(
+        f"{folder}: cannot be made; set XDG_CACHE_HOME, or under systemd CACHE_DIRECTORY, to a folder that "
+        "can be written to"
+    )
 
 
 @contextmanager

@@ -134,7 +134,7 @@ class CrfWorker:
         return self._child
 
     def _child_failed(self, error: Exception) -> None:
-        why = "died"
+        why = ""
         if isinstance(error, TimeoutError):
             why = f"gave no answer in {self._config.timeout_s:g} s"
             if self._config.priority == "idle":
@@ -145,8 +145,8 @@ class CrfWorker:
         self._stats.crf_restarts += 1
         pause_s = self._backoff.pause_s()
         self._again_at = time.monotonic() + pause_s
-        how = f"{why} ({code})" if code else why
-        log.warning("refine: the CRF's process %s; again in %.1f s", how, pause_s)
+        how = ", ".join(filter(None, (why, code))) or "died"
+        log.warning("refine: the CRF's process ended (%s); restarting in %.1f s", how, pause_s)
 
     def _end_child(self, gone: bool = False) -> str:
         child, self._child = self._child, None

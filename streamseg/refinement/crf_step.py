@@ -189,7 +189,7 @@ def _params_named(name: str, spec: EngineSpec) -> CrfParams:
     except EngineError as error:
         near = difflib.get_close_matches(name, PRESETS, 1, 0.0)
         raise ConfigError(
-            f"refinement.crf.preset: {name!r} is no preset, the nearest is {near[0]!r}; {error}"
+            f"refinement.crf.preset: unknown preset {name!r}; did you mean {near[0]!r}? ({error})"
         ) from error
 
 

@@ -194,7 +194,9 @@ class Relay:
         if len(self._passed_on) < MAX_PREFIXES:
             return True
         if not self._full:
-            log.warning("relay: more than %d different topics are asked for; no more are", MAX_PREFIXES)
+            log.warning(
+                "relay: more than %d different topics requested; further ones are ignored", MAX_PREFIXES
+            )
         self._full = True
         return False
 

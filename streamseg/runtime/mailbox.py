@@ -37,7 +37,7 @@ class Mailbox(Generic[T]):
 
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
-            raise ValueError(f"capacity: must be at least 1, is {capacity}")
+            raise ValueError(f"capacity: must be at least 1; is {capacity}")
         self.capacity = capacity
         self._items: deque[T] = deque()
         self._closed = False

@@ -183,7 +183,7 @@ def content_problem(path: Path) -> str:
             "copy it again, or record as .mkv or fragmented MP4"
         )
     if head and b"\0" not in head and all(b >= 32 or b in b"\t\n\r\f\x1b" for b in head):
-        return "is text, not a video; name a video"
+        return "is text, not a video; choose a video file"
     return "is not a video that FFmpeg can read, or its beginning is damaged; try to play it with ffplay"
 
 

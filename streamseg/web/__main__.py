@@ -82,7 +82,7 @@ async def _listen(runner: web.AppRunner, setup: WebSetup, over: asyncio.Event) -
             await site.start()
         except OSError as error:
             if not logged:
-                log.warning("web.listen: %s %s; trying again", setup.listen, _reason(error))
+                log.warning("web.listen: %s: %s; trying again", setup.listen, _reason(error))
                 logged = True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), RETRY_AFTER_S)
@@ -97,9 +97,9 @@ def _reason(error: OSError) -> str:
         case errno.EADDRINUSE:
             return "is in use; stop the other process or choose another port"
         case errno.EACCES:
-            return "may not be used by this user; choose a port above 1023"
+            return "this user has no permission to use it; choose a port above 1023"
         case errno.EADDRNOTAVAIL:
-            return "is no address of this machine; use one of its own, such as 127.0.0.1"
+            return "is not an address of this machine; use one of its own, such as 127.0.0.1"
         case _:
             return f"cannot be bound ({error.strerror or error})"
 

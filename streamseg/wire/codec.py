@@ -89,7 +89,7 @@ def decode_array(payload: bytes, encoding: Encoding, size: Size) -> U8:
         case _:
             raise WireError(f"encoding: must be zstd, png or raw; is {encoding!r}")
     if len(data) != height * width:
-        raise WireError(f"payload: must be {height}x{width} bytes, is {len(data)}")
+        raise WireError(f"payload: must be {height}x{width} bytes; is {len(data)}")
     return np.frombuffer(data, np.uint8).reshape(height, width)
 
 
@@ -98,7 +98,7 @@ def _unpack_zstd(payload: bytes, expected: int) -> bytes:
     try:
         stated = zstandard.frame_content_size(payload)
         if stated != expected:
-            raise WireError(f"payload: must be a zstd frame of {expected} bytes, is one of {stated}")
+            raise WireError(f"payload: must be a zstd frame of {expected} bytes; is one of {stated}")
         unpacker = zstandard.ZstdDecompressor()
         return unpacker.decompress(payload, max_output_size=expected, allow_extra_data=False)
     except zstandard.ZstdError as error:

@@ -239,7 +239,7 @@ def parse_message(parts: Sequence[bytes]) -> MaskMessage | LabelSet:
         raise WireError(f"message: must have 2 to 4 parts, has {len(parts)}")
     topic, head = parts[0], parts[1]
     if len(topic) > 512:
-        raise WireError(f"topic: must be at most 512 bytes, is {len(topic)}")
+        raise WireError(f"topic: must be at most 512 bytes; is {len(topic)}")
     kind = topic.partition(b"/")[0].decode("ascii", "replace")
     if kind == "labels":
         return _parse_labels(topic, head, len(parts))
@@ -300,7 +300,7 @@ def _parse_labels(topic: bytes, head: bytes, parts: int) -> LabelSet:
 def read_document(data: bytes, kind: type[T], longest: int) -> T:
     """Read a document of a known version; JSON for rle, MessagePack for the rest."""
     if len(data) > longest:
-        raise WireError(f"header: must be at most {longest} bytes, is {len(data)}")
+        raise WireError(f"header: must be at most {longest} bytes; is {len(data)}")
     decode: Any = msgspec.json.decode if kind is RleDocument else msgspec.msgpack.decode
     try:
         version = decode(data, type=_Version).version

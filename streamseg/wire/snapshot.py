@@ -80,4 +80,4 @@ def default_snapshot_endpoint(endpoint: str) -> str:
         return f"tcp://{tcp[1]}:{int(tcp[2]) + 1}"
     if endpoint.startswith("ipc://") and len(endpoint) > len("ipc://"):
         return f"{endpoint}.snapshot"
-    raise UsageError(f"endpoint: must be tcp://HOST:PORT or ipc://PATH, is {endpoint!r}")
+    raise UsageError(f"endpoint: must be tcp://HOST:PORT or ipc://PATH; is {endpoint!r}")

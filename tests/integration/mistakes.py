@@ -221,7 +221,7 @@ MISTAKES |= {
     "a value of the wrong type": lambda p: p.config('[streams.gate]\nsource = "demo:"\nmax_fps = "ten"\n'),
     "a value out of range": lambda p: p.config('[streams.gate]\nsource = "demo:"\nmax_fps = -3\n'),
     "no stream": lambda p: p.config("[engine]\nthreads = 1\n"),
-    "a choice that is none": lambda p: p.config(
+    "an invalid choice": lambda p: p.config(
         '[streams.gate]\nsource = "demo:"\n[engine]\nprecision = "fp23"\n'
     ),
     "neither a file nor a source": lambda p: ["run"],
@@ -281,7 +281,7 @@ def _(p: Place) -> Words:
 
 MISTAKES |= {
     "other machines let in without keys": lambda p: p.run("--source", "demo:", "--endpoint", "tcp://*:5570"),
-    "an endpoint that is none": lambda p: p.run("--source", "demo:", "--endpoint", "5570"),
+    "an invalid endpoint": lambda p: p.run("--source", "demo:", "--endpoint", "5570"),
     "a folder for the socket that is missing": lambda p: p.run(
         "--source", "demo:", "--endpoint", f"ipc://{p.folder}/run/masks"
     ),
@@ -315,7 +315,7 @@ def _(p: Place) -> Words:
 # Subscribers
 
 MISTAKES |= {
-    "a subscriber's endpoint that is none": lambda p: ["subscribe", "http://127.0.0.1:5570"],
+    "a subscriber's invalid endpoint": lambda p: ["subscribe", "http://127.0.0.1:5570"],
     "a server key without a client key": lambda p: [
         "subscribe", "tcp://127.0.0.1:5570", "--server-key", str(p.keys("site")[1])
     ],

@@ -159,11 +159,11 @@ def test_a_process_that_is_killed_is_replaced_counted_and_said(caplog: pytest.Lo
         assert second.pid != first.pid
         assert run.stats.crf_restarts == 1
         assert run.unrefined["lost"] == 1
-    assert "the CRF's process died (signal SIGKILL)" in caplog.text
+    assert "the CRF's process ended (signal SIGKILL); restarting" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("script", "word"), [(HANGS, "no answer"), (NEVER_READS, "no answer"), (DIES, "died")]
+    ("script", "word"), [(HANGS, "no answer"), (NEVER_READS, "no answer"), (DIES, "signal SIGSEGV")]
 )
 def test_a_process_that_hangs_or_crashes_is_killed_and_tried_again(
     script: str, word: str, caplog: pytest.LogCaptureFixture

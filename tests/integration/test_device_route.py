@@ -134,7 +134,7 @@ def test_fusion_brings_both_and_says_so(
         got = by_seq(daemon)
     assert set(brought) == {"picture", "logits"}
     assert [m for m in caplog.messages if "pictures" in m] == [
-        "gate: pictures are copied to host memory: the CRF or fusion needs them there"
+        "gate: pictures are copied to host memory: the CRF or fusion needs them on the host"
     ]
     seq = next(iter(want))
     assert np.mean(want[seq].labels == got[seq].labels) > 0.98
@@ -177,7 +177,7 @@ def test_an_engine_that_takes_arrays_gets_them_and_the_log_says_so(
     for seq, mask in want.items():
         np.testing.assert_array_equal(mask.labels, got[seq].labels)
     assert (
-        "gate: pictures are copied to host memory: camvid-slim/fp32/onnx takes them from there"
+        "gate: pictures are copied to host memory: camvid-slim/fp32/onnx reads pictures on the host"
         in caplog.messages
     )
 

@@ -134,7 +134,7 @@ def building(folder: Path, engine: Path, row: str, *env: str) -> None:
     config.write_text(config.read_text().replace("threads = 1\n", 'threads = 1\nbackend = "aoti"\n'))
     with Lines([*NO_RIGHTS, *env, *STREAMSEG, "run", config], errors=True) as daemon:
         endpoint = endpoint_of(daemon)
-        daemon.wait("plans cannot be written there")
+        daemon.wait("cannot write plans")
         assert_told(row, daemon.lines, None)
         with subscribe(endpoint, timeout_s=LIMIT_S) as masks:
             assert masks.read().stream == "gate"

@@ -82,13 +82,13 @@ def test_a_level_sets_what_is_not_set_by_itself() -> None:
 
 def test_a_wrong_value_says_what_it_must_be_and_what_it_is() -> None:
     assert problems(ONE + "max_fps = -3\n") == [
-        "streams.gate.max_fps: must be a number above 0, at most 1000, is -3"
+        "streams.gate.max_fps: must be a number above 0, at most 1000; is -3"
     ]
 
 
 def test_a_misspelt_choice_names_the_nearest() -> None:
     (line,) = problems(ONE + '[publish]\nencoding = "zst"\n')
-    assert line == "publish.encoding: must be one of zstd, png, raw, is 'zst'; did you mean 'zstd'?"
+    assert line == "publish.encoding: must be one of zstd, png, raw; is 'zst'; did you mean 'zstd'?"
 
 
 def test_all_problems_come_at_once() -> None:

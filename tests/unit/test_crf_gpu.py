@@ -45,7 +45,7 @@ def test_other_channels_and_features_of_their_own() -> None:
 
 def test_wrong_tensors_are_refused() -> None:
     logits, image, _ = scene(20, 24, 4)
-    with pytest.raises(CrfError, match="wanted"):
+    with pytest.raises(CrfError, match="must be"):
         run(logits, image[1:], PARAMS)
     logits[0, 0, 0] = np.nan
     with pytest.raises(CrfError, match="NaN"):

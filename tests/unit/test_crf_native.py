@@ -214,7 +214,7 @@ def test_wrong_arrays_are_refused_with_a_sentence() -> None:
         ("NaN or infinity", logits, bright, PARAMS),
         ("too large", logits, image, fine),
         ("larger than the picture", logits, image[:8], PARAMS),
-        ("wanted, got", logits[0], image, PARAMS),
+        (r"must be \(C, h, w\); is", logits[0], image, PARAMS),
         ("uint8 or float32", logits, image.astype(np.int64), PARAMS),
         ("above 0", logits, image, msgspec.structs.replace(PARAMS, smoothness_sigma=-1)),
         ("does not fit 3 classes", logits, image, msgspec.structs.replace(PARAMS, compatibility=(1.0, 2.0))),
@@ -226,7 +226,7 @@ def test_wrong_arrays_are_refused_with_a_sentence() -> None:
             crf.mean_field(scores, picture, params)
     with pytest.raises(CrfError, match="must be one of exact, balanced, fast; is 'best'"):
         crf.mean_field(logits, image, PARAMS, quality="best")  # type: ignore[arg-type]
-    with pytest.raises(CrfError, match="none of"):
+    with pytest.raises(CrfError, match="ask for probabilities, log_probabilities or labels"):
         crf.mean_field_outputs(logits, image, PARAMS)
 
 

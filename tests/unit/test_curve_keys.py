@@ -46,7 +46,7 @@ def test_keygen_says_which_file_is_which(tmp_path: Path) -> None:
     assert done.exit_code == 0
     key = read_key(tmp_path / "robot.pub", "key").decode()
     assert done.output.splitlines() == [
-        f"{tmp_path}/robot.key: secret, stays on this side",
+        f"{tmp_path}/robot.key: secret; keep it on this machine",
         f"{tmp_path}/robot.pub: public: {key}",
     ]
 

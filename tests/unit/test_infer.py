@@ -243,8 +243,8 @@ def test_the_log_says_where_pictures_lie_once_and_again_when_that_changes(
     assert on_host(fetched)
     assert caplog.messages == [
         "gate: pictures stay on the GPU",
-        "gate: pictures are copied to host memory: the CRF or fusion needs them there",
-        "gate: pictures are copied to host memory: some/fp32/engine takes them from there",
+        "gate: pictures are copied to host memory: the CRF or fusion needs them on the host",
+        "gate: pictures are copied to host memory: some/fp32/engine reads pictures on the host",
         "gate: pictures are copied to host memory: cuda does not decode this stream, or not to 4:2:0",
     ]
 

@@ -139,5 +139,5 @@ def test_labels_that_do_not_fit_are_refused_with_the_reason(
 def test_a_damaged_picture_is_named(tmp_path: Path, content: bytes) -> None:
     write_pair(tmp_path, "a", grey(), np.zeros((8, 12), np.uint8))
     (tmp_path / "images" / "a.png").write_bytes(content)
-    with pytest.raises(TrainingError, match=r"images/a\.png: not a picture that can be read"):
+    with pytest.raises(TrainingError, match=r"images/a\.png: cannot be read as a picture"):
         LabelledFolder(tmp_path, 3)[0]

@@ -273,7 +273,7 @@ def test_an_ipc_path_in_use_is_not_taken_over(tmp_path: Path) -> None:
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     precious = tmp_path / "notes.txt"
     precious.write_text("keep")
-    with pytest.raises(PublishError, match="no socket"):
+    with pytest.raises(PublishError, match="is not a socket"):
         Publisher(PublishConfig(endpoint=f"ipc://{precious}")).start()
     assert precious.read_text() == "keep"
 
@@ -281,8 +281,8 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("endpoint", "says"),
     [
-        ("tcp://203.0.113.1:5570", "no address of this machine"),
-        ("tcp://nosuchnic:5570", "names no network interface|no address"),
+        ("tcp://203.0.113.1:5570", "is not an address of this machine"),
+        ("tcp://nosuchnic:5570", "names no network interface|not an address"),
         ("tcp://127.0.0.1", "is not an endpoint"),
         ("tcp://127.0.0.1:70000", "above 65535"),
         ("tcp://127.0.0.1:65535", "no port above it"),

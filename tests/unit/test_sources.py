@@ -102,7 +102,7 @@ def test_a_path_through_a_file_is_named(clip: Path) -> None:
 def test_text_that_calls_itself_a_video_is_told(tmp_path: Path) -> None:
     path = tmp_path / "text.mp4"
     path.write_text("this is no video\n" * 100)
-    assert complaint(path) == f"{path}: is text, not a video; name a video"
+    assert complaint(path) == f"{path}: is text, not a video; choose a video file"
 
 
 def test_noise_that_calls_itself_a_video_is_told(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_cut_connection_is_resumed_where_it_broke(server: Server, tmp_path: Pa
 
 def test_a_later_call_goes_on_with_what_an_earlier_one_got(server: Server, tmp_path: Path) -> None:
     server.behaviour.cuts = [400_000, 0, 0, 0, 0]
-    with pytest.raises(WeightsError, match="400000 bytes are kept, to resume from"):
+    with pytest.raises(WeightsError, match="kept 400000 bytes to resume"):
         fetch("deeplabv3-resnet50", tmp_path, source=source(server))
     assert files(tmp_path) == ["net.pth.part"]
     server.behaviour.asked.clear()

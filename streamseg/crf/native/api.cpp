@@ -31,7 +31,7 @@ void check_term(const ss_crf_job& job, int index) {
     if (!(std::fabs(t.compat[i]) < 1e6f)) throw Refusal(SS_CRF_NAN, name + "a compatibility is NaN or above 1e6");
   if (t.features) {
     refuse_unless(t.dims >= 1 && t.dims <= ss::kMaxDims,
-                  name + std::to_string(t.dims) + " features; 1 to " + std::to_string(ss::kMaxDims) + " can be");
+                  name + std::to_string(t.dims) + " features; must be 1 to " + std::to_string(ss::kMaxDims));
     refuse_unless(job.lattice_stride == 1 && job.out_stride <= 8, name + "features of its own need lattice stride 1");
     return;
   }
@@ -54,7 +54,7 @@ void check(const ss_crf_job& job) {
   refuse_unless(job.logits_height <= job.height && job.logits_width <= job.width, "logits are larger than the picture");
   refuse_unless(job.image_type >= 0 && job.image_type <= 2, "no such image type");
   refuse_unless(job.image_type == SS_CRF_IMAGE_NONE || (job.image && job.channels >= 1), "no image");
-  refuse_unless(job.term_count >= 1 && job.term_count <= 8 && job.terms, "1 to 8 pairwise terms can be");
+  refuse_unless(job.term_count >= 1 && job.term_count <= 8 && job.terms, "pairwise terms must be 1 to 8");
   refuse_unless(job.iterations >= 0 && job.iterations <= 100000, "iterations must be 0 to 100000");
   refuse_unless(power_of_two_to_8(job.lattice_stride) && power_of_two_to_8(job.out_stride), "strides are 1, 2, 4 or 8");
   refuse_unless(job.threads >= 1 && job.threads <= 1024, "threads must be 1 to 1024");

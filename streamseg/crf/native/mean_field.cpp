@@ -223,7 +223,7 @@ void run(Workspace& space, const ss_crf_job& job, const Kernels& kernels, ss_crf
       throw Refusal(SS_CRF_NAN, std::string(what) + " holds NaN");
   };
   if (job.flags & SS_CRF_FILTER) {
-    plain_rows(job.logits, rows, "what is to be filtered");
+    plain_rows(job.logits, rows, "the input");
     loop.pass(false, true, true, rows);
     loop.blur();
     std::memset(rows, 0, sizeof(float) * grid.pixels * row);

@@ -112,7 +112,8 @@ def building(folder: Path, key: str) -> Iterator[None]:
 def cannot_keep(folder: Path, error: OSError) -> EngineError:
     """The error of a folder of plans that cannot be written."""
     return EngineError(
-        f"{folder}: plans cannot be written there ({error.strerror}); set XDG_CACHE_HOME to another folder"
+        f"{folder}: cannot write plans ({error.strerror}); set XDG_CACHE_HOME, or under systemd "
+        "CACHE_DIRECTORY, to another folder"
     )
 
 

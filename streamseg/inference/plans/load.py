@@ -63,7 +63,7 @@ def load_replicas(count: int, choice: Choice, first: Engine) -> list[Engine]:
         while len(engines) < count:
             plan = ready_plan(choice) if choice.backend.suffix else None
             if choice.backend.suffix and plan is None:
-                raise EngineError(f"engine {choice.engine_id}: its plan is gone")
+                raise EngineError(f"engine {choice.engine_id}: its plan was removed from the cache")
             engines.append(choice.backend.load(choice.spec, None if plan is None else plan.path))
     except BaseException:
         close_all(engines)

@@ -38,7 +38,7 @@ def read_caffemodel(path: Path) -> Layers:
     try:
         size = path.stat().st_size
         if size > MOST_BYTES:
-            raise WeightsError(f"{path}: has {size / 1e9:.1f} GB, more than any DeepLab's .caffemodel")
+            raise WeightsError(f"{path}: has {size / 1e9:.1f} GB, larger than any DeepLab .caffemodel")
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error

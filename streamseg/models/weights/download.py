@@ -78,7 +78,7 @@ def _download(url: str, part: Path, progress: OnProgress) -> None:
                 continue
             fruitless += 1
             if fruitless == ATTEMPTS:
-                raise WeightsError(f"{url}: {error}; {came} bytes are kept, to resume from") from error
+                raise WeightsError(f"{url}: {error}; kept {came} bytes to resume") from error
             time.sleep(backoff.pause_s())
 
 
