@@ -125,7 +125,7 @@ def test_a_port_that_is_taken_is_named_once_and_tried_again(tiny_engine: Path, c
             *live(tiny_engine, clip), "--endpoint", f"tcp://127.0.0.1:{free_port()}", "--web", listen
         )
         try:
-            daemon.wait(f"{listen} is in use; stop the other process or choose another port")
+            daemon.wait(f"{listen}: is in use; stop the other process or choose another port")
             other.close()
             daemon.wait(f"the console is at http://{listen}/")
             assert sum("is in use" in line for line in daemon.lines) == 1
