@@ -165,7 +165,7 @@ class Pipeline:
         confident = self._publisher.wants("mask+confidence", frame.stream)
         refined = self._publisher.wants("refined", frame.stream)
         refined_seq = None
-        if self.refinement.needed(refined):
+        if self.refinement.fuses or (refined and self.refinement.refines):
             labelled = self.refinement.labels(logits, size, confident, refined_wanted=refined)
             labels, confidence, refined_seq = labelled.labels, labelled.confidence, labelled.refined_seq
         else:

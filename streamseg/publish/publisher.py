@@ -141,14 +141,15 @@ class Publisher:
         poller = thread.poller(sockets.masks, sockets.snapshots)
         guard.register(poller)
         thread.opened()
-        guard_at_s = 0.0  # when to look at it although nothing has arrived
+        look_ms, guard_at_s = guard.poll_ms, 0.0  # when to look at it although nothing has arrived
         while True:
             closing = self._mailbox.closed  # read before looking, so that nothing put earlier is missed
             busy = closing or len(self._mailbox) > 0
-            ready = thread.poll(poller, 0 if busy else guard.poll_ms)
+            ready = thread.poll(poller, 0 if busy else look_ms)
             if ready or time.monotonic() >= guard_at_s:
                 guard.serve()
-                guard_at_s = time.monotonic() + guard.poll_ms / 1000
+                look_ms = guard.poll_ms
+                guard_at_s = time.monotonic() + look_ms / 1000
                 self._count(sockets)
             if sockets.masks in ready:
                 self._take_subscriptions(sockets)

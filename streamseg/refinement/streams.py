@@ -186,6 +186,9 @@ class LiveRefinement:
         if config.fuses:
             one_thread()
         self._worker.apply(config)
+        # Read for each frame: whether all frames go through labels(), and whether those of a stream with a
+        # subscriber of refined masks do.
+        self.fuses, self.refines = config.fuses, config.crf.on != "off"
         with self._lock:
             self._config = config
             self._streams = {}
