@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import sys
@@ -216,6 +215,7 @@ def _crf_blocks(part: Part, on_gpu) -> None:
 
 def tiny_crf() -> None:
     """What compute-sanitizer and ncu run."""
+    import msgspec
     import torch
 
     from streamseg import crf as dense
@@ -224,7 +224,7 @@ def tiny_crf() -> None:
 
     side = int(os.environ.get("SIDE", "48"))
     logits, image, _ = scene(side, side + 5, CRF_CLASSES)
-    params = dataclasses.replace(dense.preset("deeplab-largefov"), iterations=1)
+    params = msgspec.structs.replace(dense.preset("deeplab-largefov"), iterations=1)
     q = gpu.mean_field_torch(
         torch.from_numpy(logits).cuda(), torch.from_numpy(image).cuda(), params, kernels="triton"
     )

@@ -1,10 +1,10 @@
 """Compare the padded kernels with the compiled CRF, in Triton's interpreter on the CPU."""
 
-import dataclasses
 import os
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+import msgspec
 import torch
 
 from streamseg import crf
@@ -19,7 +19,7 @@ ITERATIONS = 2
 def main() -> None:
     for classes in (2, 5, 21):
         logits, image, _ = scene(24, 30, classes)
-        params = dataclasses.replace(crf.preset("deeplab-largefov"), iterations=ITERATIONS)
+        params = msgspec.structs.replace(crf.preset("deeplab-largefov"), iterations=ITERATIONS)
         unary = torch.from_numpy(logits).reshape(classes, -1).T.contiguous()
         unary = (unary - unary.amax(1, keepdim=True)).clamp_min(-1e4)
         padding = kernels.stride(classes) - classes
