@@ -23,6 +23,7 @@ import av
 import numpy as np
 
 PACKAGE = Path(__file__).resolve().parents[1] / "streamseg"
+sys.path.insert(0, str(PACKAGE.parent))  # the checkout's code, not an installed one
 FPS = Fraction(4, 5)  # no multiple of a timer's rate
 FRAMES = 4  # what is not entered for each of them, such as what a timer calls, is left out
 SETTLE_S = 0.05  # for what still runs after a mask was received
