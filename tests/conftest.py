@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import site
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
     So no daemon of another worker, of another run or of the user is found, and no file of the user's is
     written. The paths are short, because that of a socket holds 107 bytes.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell in the background; children inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     private = Path(tempfile.mkdtemp(prefix="seg-"))
     config.add_cleanup(lambda: shutil.rmtree(private, ignore_errors=True))
     os.environ.setdefault("PYTHONUSERBASE", site.getuserbase())  # packages that may lie in the old home
