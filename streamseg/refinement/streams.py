@@ -195,11 +195,11 @@ class LiveRefinement:
 
     def needed(self, refined_wanted: bool) -> bool:
         """Whether the refinement needs a stream's pictures: for fusion, or for the CRF."""
-        return self._config.fuses or self.uses_crf(refined_wanted)
+        return self.fuses or self.uses_crf(refined_wanted)
 
     def uses_crf(self, refined_wanted: bool) -> bool:
         """Whether a stream's keyframes go through the CRF: by its level, or for wanted refined masks."""
-        return self._config.crf_on != "off" or (refined_wanted and self._config.crf.on is None)
+        return self._config.crf_on != "off" or (refined_wanted and self.refines)
 
     def forget(self, stream: str) -> None:
         """Drop what is kept of a removed stream."""

@@ -247,3 +247,21 @@ def test_the_settings_reach_the_crf() -> None:
     assert crf_setup(CrfConfig(preset="deeplab-largefov"), own).params.appearance_sigma_xy == 121
     _, slim = find_engine("camvid-slim")
     assert crf_setup(CrfConfig(preset="camvid-slim"), own).params == crf_setup(CrfConfig(), slim).params
+
+
+@pytest.mark.parametrize(
+    ("config", "unasked", "asked"),
+    [
+        (RefinementConfig(), False, True),  # subscribers of refined masks have keyframes at every level
+        (RefinementConfig(level="live"), True, True),
+        (RefinementConfig(level="live", crf=CrfConfig(on="off")), False, False),  # fusion alone
+        (RefinementConfig(crf=CrfConfig(on="off")), False, False),
+        (RefinementConfig(crf=CrfConfig(on="keyframes")), True, True),
+    ],
+)
+def test_a_keyframe_can_be_asked_for_where_the_crf_has_it(
+    config: RefinementConfig, unasked: bool, asked: bool
+) -> None:
+    refinement = LiveRefinement(config, SPEC, Stats())
+    assert refinement.uses_crf(refined_wanted=False) is unasked
+    assert refinement.uses_crf(refined_wanted=True) is asked
