@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import streamseg.crf.compat as ours
+import streamseg.crf.compat.densecrf as ours
+import streamseg.crf.compat.utils as our_utils
 from streamseg.errors import CrfError
 from tests.crf_scenes import agreement, scene
 
@@ -19,7 +20,7 @@ H, W, C = 40, 52, 5
 
 
 def both() -> list[tuple[Any, Any]]:
-    return [(ours, ours), (theirs, their_utils)]
+    return [(ours, our_utils), (theirs, their_utils)]
 
 
 def unary() -> tuple[Any, Any]:
@@ -35,7 +36,7 @@ def test_names_and_values_are_those_of_pydensecrf() -> None:
         public = [n for n in dir(getattr(theirs, kind)) if not n.startswith("__")]
         assert not [n for n in public if not hasattr(getattr(ours, kind), n)]
     wanted = {n for n in dir(their_utils) if callable(getattr(their_utils, n)) and "_" in n.strip("_")}
-    assert {n for n in wanted if not n.startswith("_")} <= set(dir(ours))
+    assert {n for n in wanted if not n.startswith("_")} <= set(dir(our_utils))
 
 
 def test_the_inference_example_gives_the_same_map() -> None:
@@ -131,19 +132,19 @@ def test_utilities_give_the_same_arrays() -> None:
         lambda u: u.create_pairwise_bilateral((2, 3), 7, image[:, :, 0]),
     ]
     for case in cases:
-        np.testing.assert_allclose(case(ours), case(their_utils), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(case(our_utils), case(their_utils), rtol=1e-5, atol=1e-5)
     with pytest.warns(DeprecationWarning, match="unary_from_softmax"):
-        ours.softmax_to_unary(p)
+        our_utils.softmax_to_unary(p)
     with pytest.warns(DeprecationWarning, match="unary_from_labels"):
-        ours.compute_unary(labels, C)
+        our_utils.compute_unary(labels, C)
 
 
 def test_unaries_alone_are_their_soft_max() -> None:
     p, _ = unary()
     d = ours.DenseCRF2D(W, H, C)
-    d.setUnary(ours.ConstUnary(ours.unary_from_softmax(p, clip=None)))
+    d.setUnary(ours.ConstUnary(our_utils.unary_from_softmax(p, clip=None)))
     np.testing.assert_allclose(d.inference(5), p.reshape(C, -1), atol=1e-5)
-    weights, features = np.eye(C, dtype=np.float32), ours.unary_from_softmax(p, clip=None)
+    weights, features = np.eye(C, dtype=np.float32), our_utils.unary_from_softmax(p, clip=None)
     d.setUnary(ours.LogisticUnary(weights, features))
     np.testing.assert_allclose(d.inference(5), p.reshape(C, -1), atol=1e-5)
 
@@ -153,7 +154,7 @@ def test_wrong_shapes_and_types_are_refused() -> None:
     d = ours.DenseCRF2D(W, H, C)
     with pytest.raises(CrfError, match="setUnaryEnergy first"):
         d.inference(1)
-    energy = ours.unary_from_softmax(p)
+    energy = our_utils.unary_from_softmax(p)
     with pytest.raises(ValueError, match="Bad shape for unary energy"):
         d.setUnaryEnergy(energy[:, 1:])
     with pytest.raises(ValueError, match="float32"):
