@@ -9,20 +9,32 @@ from dataclasses import dataclass
 
 import av
 
-from streamseg.errors import OutputError, StreamsegError, UsageError
+from streamseg.errors import OutputError, SourceError, StreamsegError, UsageError
 from streamseg.inference.engine import Engine
 from streamseg.recorded.cluster import Cluster
+from streamseg.recorded.content import Content, read_content, states_of
 from streamseg.recorded.encode import SegmentMaker
 from streamseg.recorded.events import Event, Finished, Progressed, Started
 from streamseg.recorded.finish import Finish
 from streamseg.recorded.inputs import Input, fetched
 from streamseg.recorded.manifest import Identity, Manifest, identify
-from streamseg.recorded.opening import Recording, content_digest, probe
+from streamseg.recorded.opening import Recording, probe
 from streamseg.recorded.results import ResultFolder, folder_error
 from streamseg.recorded.route import Route
 from streamseg.recorded.segment_plan import PlannedSegment, plan_segments
 from streamseg.recorded.segments import keep_leading, keep_segment, read_frames, whole_segments
 from streamseg.recorded.settings import ProcessConfig
+
+
+class FileStop(threading.Event):
+    """Set when this input's work ends early, by itself or with the whole job."""
+
+    def __init__(self, job: threading.Event) -> None:
+        super().__init__()
+        self.job = job
+
+    def is_set(self) -> bool:
+        return super().is_set() or self.job.is_set()
 
 
 @dataclass(slots=True, eq=False)
@@ -43,9 +55,11 @@ class FileJob:
         """Returns None when stopped. Raises SourceError, OutputError."""
         begun = time.monotonic()
         with fetched(self.input) as one:
-            recording = probe(one, self.config, self.engines, self.stop)
+            states = states_of(one)
+            recording = probe(one, self.config, self.engines, FileStop(self.stop))
             try:
-                identity = identify(*content_digest(one), self.engines[0], self.config)
+                content = read_content(one, states)
+                identity = identify(content.sha256, content.bytes, self.engines[0], self.config)
                 manifest, reasons = (None, []) if self.overwrite else self.results.finished(identity)
                 again = manifest is not None
                 if manifest is None:
@@ -55,7 +69,7 @@ class FileJob:
                             "streamseg; move it away, choose another folder, or use --overwrite"
                         )
                     with self.results.locked():
-                        manifest = self._make(recording, identity, reasons)
+                        manifest = self._make(recording, content, identity, reasons)
             except (OSError, av.error.FFmpegError) as error:
                 if isinstance(error, StreamsegError):
                     raise
@@ -65,7 +79,9 @@ class FileJob:
         took_s = time.monotonic() - begun
         return Finished(self.input.shown, manifest, self.results.manifest_shown, took_s, again)
 
-    def _make(self, recording: Recording, identity: Identity, reasons: list[str]) -> Manifest | None:
+    def _make(
+        self, recording: Recording, content: Content, identity: Identity, reasons: list[str]
+    ) -> Manifest | None:
         folder = self.results.segments
         reasons = reasons + self.results.begin(identity)
         existing = whole_segments(folder)
@@ -81,30 +97,44 @@ class FileJob:
         count = len(existing)
         if count == 0 or sorted(existing) != list(range(count)) or not existing[count - 1].last:
             if self.cluster is None:
-                count = self._make_segments(recording, count)
+                count = self._make_segments(recording, content, count)
             else:
-                count = self._spread(self.cluster, recording, identity, existing)
-            if self.stop.is_set():
+                count = self._spread(self.cluster, recording, content, identity, existing)
+            if recording.stop.is_set():
                 return None
         if not self.done:
+            self.results.abandon()
             raise UsageError(f"{self.input.shown}: has no frame between start_s and end_s")
+        if content.changed(recording.input):
+            raise self._changing()
         return Finish(recording, self.results, count, identity).run()
 
-    def _make_segments(self, recording: Recording, done: int) -> int:
+    def _make_segments(self, recording: Recording, content: Content, done: int) -> int:
         """Make the segments behind the first `done` in this process → the number of all."""
         timeline = recording.timeline()
         for record in read_frames(self.results.segments, done):
             timeline(record.pts)
+
+        def committed(index: int) -> None:
+            if content.grown():
+                raise self._changing()
+            self.results.committed(index)
+
         return SegmentMaker(
             Route(recording, done),
             self.results.segments,
             timeline,
             on_frame=lambda: self._add(1),
-            on_segment=self.results.committed,
+            on_segment=committed,
         ).run()
 
     def _spread(
-        self, cluster: Cluster, recording: Recording, identity: Identity, existing: Collection[int]
+        self,
+        cluster: Cluster,
+        recording: Recording,
+        content: Content,
+        identity: Identity,
+        existing: Collection[int],
     ) -> int:
         """Let the cluster make the segments that are missing → the number of all."""
         count = 0
@@ -117,10 +147,20 @@ class FileJob:
                     yield planned
 
         for index, data in cluster.segments(recording, identity, missing()):
+            if content.grown():
+                raise self._changing()
             tail = keep_segment(self.results.segments, index, data)
             self.results.committed(index)
             self._add(tail.frames)
         return count
+
+    def _changing(self) -> SourceError:
+        """The input is not what the masks are of; the work on it is of no use."""
+        self.results.abandon()
+        return SourceError(
+            f"{self.input.shown}: was still being written while it was processed; run the same command again "
+            "when it is complete"
+        )
 
     def _add(self, masks: int) -> None:
         self.done += masks

@@ -102,9 +102,7 @@ class ResultFolder:
             reasons = ["the unfinished work is damaged"] if before is None else differences(before, identity)
             if not reasons:
                 return []
-        for old in self.segments.iterdir():
-            if old.name != "lock":
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
+        self._clear_segments()
         atomic_write(job, msgspec.json.format(msgspec.json.encode(identity), indent=1))
         return reasons
 
@@ -123,6 +121,16 @@ class ResultFolder:
 
     def committed(self, index: int) -> None:
         """A segment has been committed."""
+
+    def abandon(self) -> None:
+        """Remove the segments: nothing can be made of them."""
+        self._clear_segments()
+
+    def _clear_segments(self) -> None:
+        """The lock stays until the job ends."""
+        for old in self.segments.iterdir():
+            if old.name != "lock":
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
 
     def publish(self, folder: Path, manifest: Manifest) -> None:
         """Give the results in `folder` their names, the manifest last; the segments go."""
@@ -155,7 +163,6 @@ class ResultFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep a second process from the same results; released when this one ends, however it ends."""
-        made = not self.segments.exists()
         self.segments.mkdir(exist_ok=True)
         with ExitStack() as held:
             try:
@@ -167,7 +174,7 @@ class ResultFolder:
             try:
                 yield
             finally:
-                if made and not any(self.segments.glob("*.segment")):
+                if not any(self.segments.glob("*.segment")):
                     shutil.rmtree(self.segments, ignore_errors=True)
 
 

@@ -69,6 +69,10 @@ class StoredResults(ResultFolder):
         path = segment_path(self.segments, index)
         self.store.put(path, f"{self.segments.name}/{path.name}")
 
+    def abandon(self) -> None:
+        self._clear_segments()
+        self.store.remove(self.segments.name)
+
     def publish(self, folder: Path, manifest: Manifest) -> None:
         before = self.store.read(self.manifest.name)
         if before is not None:

@@ -16,6 +16,7 @@ import av
 import msgspec
 
 from streamseg.errors import OutputError, StreamsegError, UsageError
+from streamseg.recorded.content import read_content
 from streamseg.recorded.inputs import Input, fetched, find_inputs, is_address
 from streamseg.recorded.manifest import (
     SCHEMA,
@@ -26,7 +27,7 @@ from streamseg.recorded.manifest import (
     result_sha256,
     settings_digest,
 )
-from streamseg.recorded.opening import content_digest, open_input
+from streamseg.recorded.opening import open_input
 from streamseg.recorded.results import named_outputs
 from streamseg.recorded.segments import FrameRecord, count_pixels
 from streamseg.recorded.selection import Account, picks
@@ -222,7 +223,7 @@ def _check_source(source: Input, manifest: Manifest) -> Iterator[str]:
 
 
 def _check_frames(source: Input, manifest: Manifest) -> Iterator[str]:
-    if content_digest(source)[0] != manifest.identity.source_sha256:
+    if read_content(source).sha256 != manifest.identity.source_sha256:
         yield f"{source.shown}: is not what was processed (another SHA-256)"
         return
     names = set(ProcessConfig.__struct_fields__)

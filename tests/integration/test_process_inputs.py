@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from streamseg.config import EngineConfig
-from streamseg.recorded import ProcessConfig, process_file, process_files
+from streamseg.recorded import ProcessConfig, Progressed, process_file, process_files
 from streamseg.recorded.inputs import find_inputs
 from streamseg.recorded.manifest import Manifest, read_manifest
 from streamseg.recorded.opening import probe
@@ -305,3 +305,32 @@ STEPS = [900000 + 90000 * i for i in range(FRAMES)]
 
 def test_the_packaged_clip_is_an_input_too() -> None:
     assert [(i.source, i.stem) for i in find_inputs(["demo:"])] == [(str(DEMO_CLIP), "demo")]
+
+
+class _Grows:
+    """Appends to a file at each event, as a recorder does."""
+
+    def __init__(self, path: Path, rest: bytes) -> None:
+        self.path, self.rest = path, rest
+
+    def __call__(self, event: object) -> None:
+        if isinstance(event, Progressed):
+            with self.path.open("ab") as file:
+                file.write(self.rest[:1000])
+            self.rest = self.rest[1000:]
+
+
+@pytest.mark.parametrize("name", ["grows.mkv", "grows.ts", "grows.mjpeg"])
+def test_a_recording_that_is_still_written_gets_no_proof_and_does_not_stop_the_others(
+    tmp_path: Path, config: ProcessConfig, name: str
+) -> None:
+    codec = {"codec": "mjpeg", "pix_fmt": "yuvj420p"} if name.endswith("mjpeg") else {"codec": "mpeg2video"}
+    path = tmp_path / name
+    write_video(path, pictures(), **codec)  # type: ignore[arg-type]
+    behind = draw_clip(tmp_path / "behind.mp4", frames=2)
+    grows = _Grows(path, path.read_bytes())
+    result = process_files([path, behind], tmp_path / "out", config, on_event=grows)
+    assert "was still being written while it was processed" in str(result.failed[0].error)
+    assert [f.manifest.masks for f in result.finished] == [2]
+    assert not list((tmp_path / "out").glob("*grows*"))
+    assert process_files([path], tmp_path / "out", config).finished[0].manifest.masks >= FRAMES
