@@ -73,7 +73,9 @@ def describe(annotation: Any) -> str:
     if origin is tuple:
         items = [describe(a) for a in get_args(kind) if a is not Ellipsis]
         if Ellipsis in get_args(kind):
-            return f"a list, each {items[0]}"
+            lengths = (("at least", meta.min_length), ("at most", meta.max_length))
+            count = " and ".join(f"{word} {length}" for word, length in lengths if length is not None)
+            return f"a list of {count}, each {items[0]}" if count else f"a list, each {items[0]}"
         alike = len(set(items)) == 1
         return f"a list of {len(items)}, each {items[0]}" if alike else f"a list of {' and '.join(items)}"
     if kind is bool:
@@ -87,6 +89,8 @@ def describe(annotation: Any) -> str:
         return f"{words} {', '.join(bounds)}".rstrip()
     if origin in (Union, UnionType):
         return " or ".join(describe(a) for a in get_args(kind))
+    if isinstance(kind, type) and issubclass(kind, Settings):
+        return "a table"
     return getattr(kind, "__name__", str(kind))
 
 
@@ -139,6 +143,12 @@ def _value_problems(annotation: Any, value: Any, key: str) -> Iterator[str]:
             except msgspec.ValidationError:
                 yield f"{key}.{name}: a name must be {_meta(key_type).description}"
             yield from _value_problems(value_type, item, f"{key}.{name}")
+    elif (item_type := _table_of(bare)) is not None and isinstance(value, list):
+        meta = _meta(annotation)
+        if not (meta.min_length or 0) <= len(value) <= (meta.max_length or len(value)):
+            yield f"{key}: must be {describe(annotation)}; has {len(value)}"
+        for i, item in enumerate(value):
+            yield from _problems(item_type, item, f"{key}[{i}].")
     else:
         try:
             msgspec.convert(value, annotation)
@@ -148,6 +158,14 @@ def _value_problems(annotation: Any, value: Any, key: str) -> Iterator[str]:
                 close = difflib.get_close_matches(value, get_args(bare), n=1)
                 near = f"; did you mean {close[0]!r}?" if close else ""
             yield f"{key}: must be {describe(annotation)}; is {_shown(value)}{near}"
+
+
+def _table_of(kind: Any) -> type[Settings] | None:
+    """The settings in a list of tables; None for another type."""
+    if get_origin(kind) is not tuple or Ellipsis not in get_args(kind):
+        return None
+    item = get_args(kind)[0]
+    return item if isinstance(item, type) and issubclass(item, Settings) else None
 
 
 def _shown(value: Any) -> str:
@@ -171,7 +189,7 @@ def _meta(annotation: Any) -> Meta:
     return Meta(**merged)
 
 
-_META_KEYS = ("gt", "ge", "lt", "le", "pattern", "min_length", "description")
+_META_KEYS = ("gt", "ge", "lt", "le", "pattern", "min_length", "max_length", "description")
 
 
 def bare_type(annotation: Any) -> Any:

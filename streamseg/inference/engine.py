@@ -71,5 +71,5 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def weights_sha256(self) -> str:
-        """Of the file that this precision starts from."""
-        return self.spec.weights_of(self.precision).sha256
+        """Of the graph that this precision starts from, with its weights."""
+        return self.spec.weights_of(self.precision).digest

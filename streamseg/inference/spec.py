@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
+import math
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -17,10 +20,19 @@ from msgspec import Meta
 from streamseg.config import Precision, Settings, build_settings
 from streamseg.crf.params import KERNEL_KEYS, CrfParams
 from streamseg.errors import ConfigError, EngineError
-from streamseg.runtime.files import atomic_write
-from streamseg.types import ClassInfo, LabelSet
+from streamseg.inference.onnx_file import OnnxSurface, checked_name, in_one_file, read_surface
+from streamseg.runtime.files import written
+from streamseg.types import IGNORE, ClassInfo, LabelSet
 
 FP32, INT8 = "model.onnx", "model.int8.onnx"
+
+LARGEST_SIDE = 8192
+MOST_CLASSES = IGNORE  # ids are below it
+
+_Level = Annotated[int, Meta(ge=0, le=255)]
+_Side = Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
+_Mean = Annotated[float, Meta(ge=-1e4, le=1e4)]
+_Std = Annotated[float, Meta(gt=0, le=1e4)]
 
 _NOTES = {
     "input_size": "(height, width)",
@@ -33,25 +45,39 @@ _NOTES = {
 class Normalisation(Settings, frozen=True):
     """How RGB levels become the network's input: (level − mean) / std, in 0..255."""
 
-    mean: Annotated[tuple[float, float, float], Meta(description="Of each RGB channel, in levels.")]
-    std: Annotated[tuple[float, float, float], Meta(description="Of each RGB channel, in levels.")]
+    mean: Annotated[tuple[_Mean, _Mean, _Mean], Meta(description="Of each RGB channel, in levels.")]
+    std: Annotated[tuple[_Std, _Std, _Std], Meta(description="Of each RGB channel, in levels.")]
     in_graph: Annotated[
         bool, Meta(description="The graph takes uint8 RGB (N, H, W, 3) and does this itself.")
     ]
 
 
 class Weights(Settings, frozen=True):
-    """One file of weights."""
+    """One graph with its weights, in one file or with other files beside it."""
 
     file: Annotated[str, Meta(pattern=r"^[^/\\]+$", description="Its name, in the engine's folder.")]
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="Its SHA-256, in hexadecimal.")]
+    data: Annotated[
+        dict[
+            Annotated[str, Meta(min_length=1, description="a file in the engine's folder")],
+            Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="SHA-256 in hexadecimal.")],
+        ],
+        Meta(description="The SHA-256 of each file of weights that the graph refers to."),
+    ] = msgspec.field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the graph and of all its weights."""
+        if not self.data:
+            return self.sha256
+        return hashlib.sha256(json.dumps([self.sha256, sorted(self.data.items())]).encode()).hexdigest()
 
 
 class ClassEntry(Settings, frozen=True):
     """One class; its id is its position."""
 
     name: Annotated[str, Meta(min_length=1, description="Its name.")]
-    colour: Annotated[tuple[int, int, int], Meta(description="Its colour, RGB.")]
+    colour: Annotated[tuple[_Level, _Level, _Level], Meta(description="Its colour, RGB.")]
     thin: Annotated[bool, Meta(description="Narrower than the CRF's kernels.")] = False
 
 
@@ -62,13 +88,35 @@ class EngineSpec(Settings, frozen=True):
     network: Annotated[str, Meta(min_length=1, description="The network it is an instance of.")]
     licence: Annotated[str, Meta(min_length=1, description="The licence of the weights.")]
     label_set: Annotated[str, Meta(min_length=1, description="Id of the classes.")]
-    input_size: Annotated[tuple[int, int], Meta(description="(height, width) it was trained for.")]
+    input_size: Annotated[tuple[_Side, _Side], Meta(description="(height, width) it was trained for.")]
     normalisation: Normalisation
-    weights: Annotated[dict[str, Weights], Meta(description="Files of weights, by precision.")]
-    classes: Annotated[tuple[ClassEntry, ...], Meta(description="The classes, in order of their ids.")]
-    size_multiple: Annotated[int, Meta(ge=1, description="Input sides are multiples of this.")] = 8
-    output_stride: Annotated[int, Meta(ge=1, description="Input pixels for each logit.")] = 8
+    weights: Annotated[dict[str, Weights], Meta(description="Files of weights: fp32, and maybe int8.")]
+    classes: Annotated[
+        tuple[ClassEntry, ...],
+        Meta(min_length=2, max_length=MOST_CLASSES, description="The classes, in order of their ids."),
+    ]
+    size_multiple: Annotated[int, Meta(ge=1, le=512, description="Input sides are multiples of this.")] = 8
+    output_stride: Annotated[
+        Annotated[int, Meta(ge=1, le=64)] | None,
+        Meta(description="Input pixels for each logit; unset: as the graph has it."),
+    ] = None
     crf: CrfParams = CrfParams()
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for values that do not go together."""
+        problems = [*class_problems(self.classes), *_crf_problems(self.crf, len(self.classes))]
+        problems += [
+            f"weights.{name}: must be fp32 or int8" for name in self.weights.keys() - {"fp32", "int8"}
+        ]
+        if not self.weights:
+            problems.append("weights: has no file; it must have [weights.fp32]")
+        if self.output_stride is not None and self.output_stride > min(self.input_size):
+            problems.append(
+                f"output_stride: must be at most the input's smaller side; is {self.output_stride} for "
+                f"{list(self.input_size)}"
+            )
+        if problems:
+            raise ConfigError(*problems)
 
     def weights_of(self, precision: Precision) -> Weights:
         """The file of a precision: int8 has its own, the others start from fp32's; raises EngineError."""
@@ -84,6 +132,28 @@ class EngineSpec(Settings, frozen=True):
     @property
     def labels(self) -> LabelSet:
         return LabelSet(self.label_set, tuple(ClassInfo(c.name, c.colour, c.thin) for c in self.classes))
+
+
+def class_problems(classes: tuple[ClassEntry, ...]) -> Iterator[str]:
+    """What is wrong with a list of classes as a whole."""
+    counts = Counter(entry.name for entry in classes)
+    for name in (name for name, count in counts.items() if count > 1):
+        places = [i for i, entry in enumerate(classes) if entry.name == name]
+        yield f"classes[{places[1]}].name: must be unique; {name!r} is also that of classes[{places[0]}]"
+
+
+def _crf_problems(crf: CrfParams, classes: int) -> Iterator[str]:
+    for key in KERNEL_KEYS:
+        value = getattr(crf, key)
+        values = value if isinstance(value, tuple) else (value,)
+        if not all(math.isfinite(v) and v <= 1e6 for v in values):
+            yield f"crf.{key}: must be finite and at most 1e6; is {value}"
+        if isinstance(value, tuple) and len(value) not in (1, 3):
+            yield f"crf.{key}: must be one number or three, for red, green and blue; has {len(value)}"
+    if crf.compatibility is not None:
+        lengths = {len(row) if isinstance(row, tuple) else 0 for row in crf.compatibility}
+        if len(crf.compatibility) != classes or lengths not in ({0}, {classes}):
+            yield f"crf.compatibility: must be {classes} factors, or {classes} lists of {classes} penalties"
 
 
 def engine_folders() -> list[Path]:
@@ -134,30 +204,89 @@ def read_spec(folder: Path) -> EngineSpec:
 
 
 def read_weights(folder: Path, spec: EngineSpec, precision: Precision) -> bytes:
-    """The file of this precision, its SHA-256 checked; raises EngineError."""
+    """The graph of this precision with all its weights, every SHA-256 checked; raises EngineError.
+
+    Weights that lie in files beside the graph are put into it.
+    """
     entry = spec.weights_of(precision)
-    try:
-        data = (folder / entry.file).read_bytes()
-    except OSError as error:
+    data = _checked_bytes(folder / entry.file, entry.sha256, spec.name)
+    what = f"engine {spec.name}: {entry.file}"
+    surface = read_surface(data, what)
+    beside = [checked_name(name, what) for name in surface.beside]
+    unproved = [name for name in beside if name not in entry.data]
+    if unproved:
         raise EngineError(
-            f"engine {spec.name}: {entry.file} cannot be read ({error.strerror}); install the engine again"
-        ) from error
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise EngineError(
-            f"engine {spec.name}: {entry.file} is damaged (its SHA-256 is not the one in engine.toml); "
-            "install it again"
+            f"{what} has weights in {', '.join(unproved)}, which engine.toml does not prove by a SHA-256; "
+            "save it as one file (onnx.save(onnx.load(path), path)), or list them in "
+            f"[weights.{'int8' if precision == 'int8' else 'fp32'}] as data = {{ NAME = SHA-256 }}"
         )
+    for name in beside:
+        _check_file(folder / name, entry.data[name], spec.name)
+    return in_one_file(data, folder, what) if beside else data
+
+
+def _checked_bytes(path: Path, sha256: str, engine: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error, engine) from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise _damaged(path, engine)
     return data
 
 
+def _check_file(path: Path, sha256: str, engine: str) -> None:
+    try:
+        right = _sha256_of(path) == sha256
+    except OSError as error:
+        raise _unreadable(path, error, engine) from error
+    if not right:
+        raise _damaged(path, engine)
+
+
+def _unreadable(path: Path, error: OSError, engine: str) -> EngineError:
+    return EngineError(
+        f"engine {engine}: {path.name} cannot be read ({error.strerror}); install the engine again"
+    )
+
+
+def _damaged(path: Path, engine: str) -> EngineError:
+    return EngineError(
+        f"engine {engine}: {path.name} is damaged (its SHA-256 is not the one in engine.toml); "
+        "install it again"
+    )
+
+
+def surface_of(folder: Path, spec: EngineSpec, precision: Precision) -> OnnxSurface | None:
+    """What the graph of this precision says of itself; None where read_weights() will say what is wrong."""
+    path = folder / spec.weights_of(precision).file
+    try:
+        status = path.stat()
+        return _surface(path, status.st_mtime_ns, status.st_size)
+    except (OSError, EngineError):
+        return None
+
+
+@functools.lru_cache(maxsize=16)
+def _surface(path: Path, _mtime_ns: int, _bytes: int) -> OnnxSurface:
+    return read_surface(path.read_bytes(), str(path))
+
+
 def weights_in(folder: Path) -> dict[str, Weights]:
-    """The files of weights in a folder, with their hashes."""
+    """The files of weights in a folder, with their hashes; raises EngineError for one that is no graph."""
     found = {}
     for precision, name in (("fp32", FP32), ("int8", INT8)):
-        if (folder / name).is_file():
-            with (folder / name).open("rb") as file:
-                found[precision] = Weights(file=name, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+        path = folder / name
+        if path.is_file():
+            beside = read_surface(path.read_bytes(), str(path)).beside
+            data = {one: _sha256_of(folder / one) for one in (checked_name(b, str(path)) for b in beside)}
+            found[precision] = Weights(file=name, sha256=_sha256_of(path), data=data)
     return found
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def kept_settings(folder: Path, spec: EngineSpec) -> EngineSpec:
@@ -177,13 +306,15 @@ def kept_settings(folder: Path, spec: EngineSpec) -> EngineSpec:
 
 
 def write_spec(folder: Path, spec: EngineSpec) -> None:
-    """Write FOLDER/engine.toml; a reader finds the old or the new file."""
-    atomic_write(folder / "engine.toml", "\n".join(_lines(spec)) + "\n")
+    """Write FOLDER/engine.toml; a reader finds the old or the new file. Raises OutputError."""
+    with written(folder / "engine.toml") as beside:
+        beside.write_text("\n".join(_lines(spec)) + "\n", "utf-8")
 
 
 def _lines(spec: EngineSpec) -> Iterator[str]:
     for key in ("name", "network", "licence", "label_set", "input_size", "size_multiple", "output_stride"):
-        yield _pair(key, getattr(spec, key))
+        if getattr(spec, key) is not None:
+            yield _pair(key, getattr(spec, key))
     yield from ("", f"[normalisation]  # {_NOTES['[normalisation]']}")
     for key in ("mean", "std"):
         yield _pair(key, getattr(spec.normalisation, key))
@@ -195,6 +326,9 @@ def _lines(spec: EngineSpec) -> Iterator[str]:
             _pair("file", weights.file),
             _pair("sha256", weights.sha256),
         )
+        if weights.data:
+            pairs = (f"{json.dumps(name)} = {json.dumps(value)}" for name, value in weights.data.items())
+            yield f"data = {{ {', '.join(pairs)} }}"
     for entry in spec.classes:
         yield from ("", "[[classes]]", _pair("name", entry.name), _pair("colour", entry.colour))
         if entry.thin:

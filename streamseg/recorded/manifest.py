@@ -95,7 +95,7 @@ def identify(sha256: str, size: int, engine: Engine, config: ProcessConfig) -> I
         source_sha256=sha256,
         source_bytes=size,
         engine=info.id,
-        weights_sha256=info.spec.weights[info.precision].sha256,
+        weights_sha256=info.weights_sha256,
         settings=result_settings(config, engine),
         versions=versions(),
     )

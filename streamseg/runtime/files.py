@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from streamseg.errors import ConfigError, OutputError
+from streamseg.errors import ConfigError, OutputError, StreamsegError
 
 
 @contextlib.contextmanager
@@ -27,6 +28,28 @@ def replaced(path: Path, *, durable: bool = True) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """As replaced(), making the folder; raises OutputError of one line where the file cannot be written.
+
+    For what a person asked for. Libraries that write report a full disk in words of their own: where none of
+    them is an OSError, the disk's free space tells.
+    """
+    beside = path.with_name(f"{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if beside.is_dir():
+            raise IsADirectoryError(errno.EISDIR, f"{beside.name}: {os.strerror(errno.EISDIR)}")
+        with replaced(path):
+            yield beside
+    except StreamsegError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def move_into_place(finished: Path, path: Path, *, durable: bool = True) -> None:

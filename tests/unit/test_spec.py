@@ -12,6 +12,7 @@ import pytest
 
 from streamseg.config import EngineConfig
 from streamseg.crf import CrfParams
+from streamseg.errors import EngineError
 from streamseg.inference.plans.load import load_engine
 from streamseg.inference.spec import kept_settings, read_spec, write_spec
 from tools.demo import draw_scene
@@ -72,3 +73,96 @@ def test_only_convolutions_in_the_middle_are_quantised() -> None:
     slim = onnx.load(Path("engines/camvid-slim/model.onnx")).graph
     convolutions = [node.name for node in slim.node if node.op_type == "Conv"]
     assert outer_convolutions(slim) == sorted({convolutions[0], convolutions[-1]})
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        (
+            "std = [1.0, 1.0, 1.0]",
+            "std = [1.0, 0.0, 1.0]",
+            "normalisation.std: must be a list of 3, each a number",
+        ),
+        (
+            "std = [1.0, 1.0, 1.0]",
+            "std = [1.0, inf, 1.0]",
+            "normalisation.std: must be a list of 3, each a number",
+        ),
+        ("mean = [0.0, 0.0, 0.0]", "mean = [0.0, 0.0, nan]", "normalisation.mean: must be a list of 3"),
+        ("mean = [0.0, 0.0, 0.0]", "mean = [0.0, 0.0]", "normalisation.mean: must be a list of 3"),
+        (
+            "colour = [220, 40, 40]",
+            "colour = [220, 40, 256]",
+            "classes[1].colour: must be a list of 3, each a whole",
+        ),
+        (
+            "colour = [220, 40, 40]",
+            "colour = [220, -40, 40]",
+            "classes[1].colour: must be a list of 3, each a whole",
+        ),
+        ('name = "green"', 'name = ""', "classes[2].name: must be text"),
+        ('name = "green"', 'nam = "green"', "classes[2].nam: unknown setting; did you mean classes[2].name?"),
+        (
+            'name = "green"',
+            'name = "red"',
+            "classes[2].name: must be unique; 'red' is also that of classes[1]",
+        ),
+        (
+            "input_size = [48, 64]",
+            "input_size = [48, 0]",
+            "input_size: must be a list of 2, each a whole number",
+        ),
+        ("input_size = [48, 64]", "input_size = [48, 9000]", "at most 8192; is [48, 9000]"),
+        ("size_multiple = 8", "size_multiple = 0", "size_multiple: must be a whole number at least 1"),
+        (
+            "output_stride = 4",
+            "output_stride = 0",
+            "output_stride: must be a whole number at least 1, at most 64",
+        ),
+        (
+            "output_stride = 4",
+            "output_stride = 64",
+            "output_stride: must be at most the input's smaller side; is 64",
+        ),
+        ("[weights.fp32]", "[weights.fp16]", "weights.fp16: must be fp32 or int8"),
+        (
+            "[[classes]]",
+            "[crf]\nsmoothness_weight = inf\n[[classes]]",
+            "crf.smoothness_weight: must be finite",
+        ),
+        (
+            "[[classes]]",
+            "[crf]\ncompatibility = [1.0, 2.0]\n[[classes]]",
+            "crf.compatibility: must be 4 factors",
+        ),
+        (
+            "[[classes]]",
+            "[crf]\nappearance_sigma_rgb = [1.0, 2.0]\n[[classes]]",
+            "crf.appearance_sigma_rgb: must be one",
+        ),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_its_key_when_it_is_read(
+    tiny_engine: Path, tmp_path: Path, right: str, wrong: str, said: str
+) -> None:
+    text = (tiny_engine / "engine.toml").read_text()
+    assert right in text
+    (tmp_path / "engine.toml").write_text(text.replace(right, wrong, 1))
+    with pytest.raises(EngineError) as got:
+        read_spec(tmp_path)
+    assert said in str(got.value)
+    assert "\n" not in str(got.value)
+
+
+@pytest.mark.parametrize(("count", "fits"), [(1, False), (2, True), (255, True), (256, False)])
+def test_an_engine_has_from_two_classes_to_as_many_as_a_mask_has_ids(
+    tiny_engine: Path, tmp_path: Path, count: int, fits: bool
+) -> None:
+    before = (tiny_engine / "engine.toml").read_text().split("[[classes]]")[0]
+    classes = "".join(f'[[classes]]\nname = "{i}"\ncolour = [0, 0, 0]\n' for i in range(count))
+    (tmp_path / "engine.toml").write_text(before + classes)
+    if fits:
+        assert len(read_spec(tmp_path).classes) == count
+    else:
+        with pytest.raises(EngineError, match=f"classes: must be a list of at least 2.*; has {count}$"):
+            read_spec(tmp_path)

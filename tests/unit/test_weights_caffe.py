@@ -159,6 +159,6 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_millions_of_tiny_fields_are_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamseg.models.weights.protobuf.MOST_FIELDS", 1000)
+    monkeypatch.setattr("streamseg.runtime.protobuf.MOST_FIELDS", 1000)
     with pytest.raises(WeightsError, match="more than 1000 fields"):
         read(b"\x08\x01" * 2000)

@@ -54,8 +54,8 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def weights_sha256(self) -> str:
-        """Of the graph's file: weights, nodes with their attributes, and calibration."""
-        return self.engine.weights_of(self.precision).sha256
+        """Of the graph: weights, also in other files, nodes with their attributes, and calibration."""
+        return self.engine.weights_of(self.precision).digest
 
     @property
     def cpu_threads(self) -> int:

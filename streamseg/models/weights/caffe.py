@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamseg.errors import WeightsError
-from streamseg.models.weights.protobuf import BYTES, FIXED32, FIXED64, VARINT, Reader, Window, varints
+from streamseg.runtime.protobuf import BYTES, FIXED32, FIXED64, VARINT, Reader, Window, varints
 
 Blob = npt.NDArray[np.float32]
 Layers = dict[str, list[Blob]]
