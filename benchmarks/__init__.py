@@ -12,8 +12,8 @@ from typing import Any
 import click
 import msgspec
 
-from streamseg.cli import start_logging
 from streamseg.errors import StreamsegError
+from streamseg.runtime.log import start_logging
 
 ROOT = Path(__file__).parents[1]
 

@@ -69,5 +69,9 @@ class TrainingError(StreamsegError, RuntimeError):
 
 
 def one_line(error: object, most: int = 300) -> str:
-    """A library's error text on one line, cut to `most` characters; its kind where it has no text."""
-    return " ".join(str(error).split())[:most] or type(error).__name__
+    """A library's error text on one line, cut to `most` characters; its kind where it has no text.
+
+    Cut between two words: half an address, or half a password, would not be known for what it is.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else text[: most + 1].rpartition(" ")[0] or type(error).__name__

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import streamseg.config.redact as redact_module
 from tests.engines import tiny_engine
 
 __all__ = ["shared_data", "tiny_engine"]
@@ -67,3 +68,9 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real data at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def _forget_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test's addresses made secret is an ordinary word in the next one."""
+    monkeypatch.setattr(redact_module, "_known", redact_module._Known())

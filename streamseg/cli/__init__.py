@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-import logging
 import os
 import re
 import sys
 
 import click
 
+from streamseg.cli.conceal import conceal
+from streamseg.config.redact import redact
 from streamseg.errors import StreamsegError, UsageError
+from streamseg.runtime.log import hide_secrets_of_tracebacks
 
 COMMANDS = {
     "run": "Decode, segment and publish streams until they end or Ctrl-C.",
@@ -59,12 +61,14 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; every expected failure is one line (or one a problem) and an exit code."""
+    hide_secrets_of_tracebacks()
+    conceal(sys.argv)
     try:
         code = cli.main(prog_name="streamseg", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except StreamsegError as error:
         for line in str(error).splitlines():
-            click.echo(f"streamseg: {line}", err=True)
+            click.echo(f"streamseg: {redact(line)}", err=True)
         sys.exit(error.exit_code)
     except click.exceptions.Abort:
         sys.exit(130)
@@ -72,7 +76,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        click.echo(f"streamseg: {_in_one_line(error)}", err=True)
+        click.echo(f"streamseg: {redact(_in_one_line(error))}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output has ended: keep the interpreter from flushing into the broken pipe.
@@ -107,12 +111,6 @@ def _in_one_line(error: click.ClickException) -> str:
         near = difflib.get_close_matches(wrong[1], context.command.list_commands(context), n=1)
         text = f"{wrong[0]}; did you mean {near[0]!r}?" if near else wrong[0]
     return f"{text[0].lower()}{text[1:]} (see {context.command_path} --help)"
-
-
-def start_logging(level: str) -> None:
-    """Log to standard error: severity first, then the text, which begins with its stream."""
-    logging.addLevelName(logging.WARNING, "WARN")
-    logging.basicConfig(format="%(levelname)-5s %(message)s", level=level.upper(), stream=sys.stderr)
 
 
 def need_torch(what: str) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 import msgspec
 
-from streamseg.cli import start_logging
 from streamseg.cli.settings import as_json, given, options_from
 from streamseg.config import (
     BackendName,
@@ -20,6 +19,7 @@ from streamseg.config import (
     StreamConfig,
     build_settings,
 )
+from streamseg.runtime.log import start_logging
 
 if TYPE_CHECKING:
     from streamseg.bench.engine import EngineResult

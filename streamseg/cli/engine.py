@@ -64,11 +64,11 @@ def build(name: str, sm: str, beside: bool, again: bool, **options: Any) -> None
 
     NAME is an engine's name (streamseg engine list) or its folder.
     """
-    from streamseg.cli import start_logging
     from streamseg.inference.backends.select import plan_to_build
     from streamseg.inference.plans.build import Build
     from streamseg.inference.plans.cache import PLANS
     from streamseg.inference.plans.load import ready_plan
+    from streamseg.runtime.log import start_logging
 
     start_logging("info")
     config = build_settings(EngineConfig, {"name": name, **given(**options)})
@@ -108,7 +108,8 @@ def prune(most_gb: float) -> None:
 @click.option("--pictures", type=click.IntRange(2), default=48, help="Use at most this many of them.")
 def quantise(name: str, data: str, input_size: tuple[int, int] | None, pictures: int) -> None:
     """Add an int8 form to the engine NAME, calibrated on pictures like those it will run on."""
-    from streamseg.cli import need_torch, start_logging
+    from streamseg.cli import need_torch
+    from streamseg.runtime.log import start_logging
 
     need_torch("quantise")
     from streamseg.evaluation.dataset import pictures_of

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from streamseg.cli import start_logging
 from streamseg.cli.settings import options_from
 from streamseg.config import Config, PublishConfig, build_settings
 from streamseg.errors import ConfigError, UsageError
+from streamseg.runtime.log import start_logging
 
 
 @click.command()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from streamseg.cli import start_logging
 from streamseg.cli.settings import given, options_from
 from streamseg.config import (
     Config,
@@ -23,6 +22,7 @@ from streamseg.config import (
     load_config,
 )
 from streamseg.errors import UsageError
+from streamseg.runtime.log import start_logging
 
 if TYPE_CHECKING:
     from streamseg.daemon import Daemon

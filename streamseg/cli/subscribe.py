@@ -11,12 +11,12 @@ from pathlib import Path
 
 import click
 
-from streamseg.cli import start_logging
 from streamseg.cli.screen import watch_masks
 from streamseg.cli.table import class_shares, label_set_of
 from streamseg.client import Subscription, subscribe
 from streamseg.config import PublishConfig
 from streamseg.errors import UsageError
+from streamseg.runtime.log import start_logging
 from streamseg.types import Mask
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from streamseg.cli import need_torch, start_logging
+from streamseg.cli import need_torch
+from streamseg.runtime.log import start_logging
 
 
 @click.command()

@@ -8,10 +8,10 @@ from functools import partial
 
 import click
 
-from streamseg.cli import start_logging
 from streamseg.cli.screen import watch_masks
 from streamseg.client import subscribe
 from streamseg.config import PublishConfig
+from streamseg.runtime.log import start_logging
 
 
 @click.command()

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from streamseg.config.redact import remember
 from streamseg.config.refinement import RefinementConfig
 from streamseg.config.security import access_problems, is_local
 from streamseg.config.settings import Settings
@@ -75,6 +76,9 @@ class StreamConfig(Settings, frozen=True):
         Literal["frame", "input"],
         Meta(description="Size of the masks: the frame's own, or the network input's."),
     ] = "frame"
+
+    def __post_init__(self) -> None:
+        remember(self.source)
 
 
 BackendName = Literal["auto", "onnx", "openvino", "torch", "aoti", "tensorrt", "tensorrt-rtx"]

@@ -11,6 +11,7 @@ import msgspec
 import zmq
 
 from streamseg.config import ControlConfig
+from streamseg.config.redact import redact
 from streamseg.errors import ConfigError, ControlError, StreamsegError
 from streamseg.net import options
 from streamseg.net.endpoints import bind, received, send_now, split_address
@@ -130,18 +131,16 @@ class ControlServer:
             self.stats.requests += 1
             return msgspec.structs.replace(self._answer(request, local), id=number)
         except ControlError as error:
-            failed = Failed(id=number, code=error.code, problems=list(error.problems))  # type: ignore[arg-type]
+            code, problems = error.code, error.problems
         except ConfigError as error:
-            failed = Failed(id=number, code="bad settings", problems=list(error.problems))
+            code, problems = "bad settings", error.problems
         except StreamsegError as error:
-            failed = Failed(id=number, code="failed", problems=[str(error)])
+            code, problems = "failed", (str(error),)
         except Exception as error:
             log.exception("control: a request could not be answered")
-            failed = Failed(
-                id=number, code="failed", problems=[f"internal error ({type(error).__name__}); see the log"]
-            )
+            code, problems = "failed", (f"internal error ({type(error).__name__}); see the log",)
         self.stats.refused += 1
-        return failed
+        return Failed(id=number, code=code, problems=[redact(one) for one in problems])  # type: ignore[arg-type]
 
 
 def _explain(error: Exception) -> ControlError:

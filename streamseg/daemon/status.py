@@ -11,6 +11,7 @@ from streamseg.daemon.control import ControlServer
 from streamseg.live.pipeline import Pipeline
 from streamseg.publish import Publisher
 from streamseg.runtime.counters import State, StreamStats
+from streamseg.sources.target import shown
 from streamseg.wire.control import ControlStatus, PublisherStatus
 from streamseg.wire.status import Histogram, StreamStatus
 
@@ -28,7 +29,7 @@ def stream_statuses(pipeline: Pipeline, *, histograms: bool) -> Iterator[StreamS
 def waiting_status(name: str, config: StreamConfig) -> StreamStatus:
     """The status of a stream that has not been started yet, because the engine is being loaded."""
     return StreamStatus(
-        stream=name, source=redact(config.source), state="connecting", max_age_ms=config.max_age_ms
+        stream=name, source=shown(config.source), state="connecting", max_age_ms=config.max_age_ms
     )
 
 
@@ -71,9 +72,9 @@ def _stream_status(
     now_s = time.monotonic()
     return StreamStatus(
         stream=name,
-        source=redact(config.source)[:_MAX_TEXT],
+        source=shown(config.source)[:_MAX_TEXT],
         state=state,
-        error=stats.error[:_MAX_TEXT],
+        error=redact(stats.error)[:_MAX_TEXT],
         size=stats.size,
         source_fps=stats.source_fps,
         fps=stats.fps(now_s),

@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import TextIO
 from urllib.parse import urlsplit
 
-from streamseg.config.redact import redact
+from streamseg.config.redact import HIDDEN, redact, remember
 from streamseg.errors import OutputError, UsageError
 from streamseg.recorded.manifest import SUFFIX
 from streamseg.recorded.storage import Store, is_stored, local_copy
-from streamseg.sources.target import DEMO, DEMO_CLIP
+from streamseg.sources.target import DEMO, DEMO_CLIP, shown
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m2ts", ".m4v", ".mjpeg", ".mjpg", ".mkv"}
@@ -38,6 +38,9 @@ class Input:
     images: tuple[Path, ...] = ()  # of a sequence: one suffix, in the order of their names
     copy: Path | None = None  # the local copy of one in other storage
 
+    def __post_init__(self) -> None:
+        remember(self.source)
+
     @property
     def path(self) -> Path | None:
         """The file; None for an address. For images, their folder or pattern."""
@@ -52,7 +55,7 @@ class Input:
 
     @property
     def shown(self) -> str:
-        return redact(self.source)
+        return shown(self.source)
 
 
 def find_inputs(sources: Iterable[str], stdin: TextIO | None = None) -> list[Input]:
@@ -171,7 +174,10 @@ def _hidden(relative: Path) -> bool:
 
 
 def _pure(source: str) -> PurePosixPath:
-    path = PurePosixPath((urlsplit(source).path or "/") if "://" in source else source)
+    # The name of a result is seen by many: no secret of the address is in it.
+    path = PurePosixPath(
+        (urlsplit(redact(source).replace(HIDDEN, "-")).path or "/") if "://" in source else source
+    )
     # A pattern's results are named after the folder of its images.
     magic = glob.has_magic(path.name) or number_pattern(path.name)
     return path.parent if magic and not Path(source).exists() else path

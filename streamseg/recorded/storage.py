@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from streamseg.config.redact import redact
+from streamseg.config.redact import redact, remember
 from streamseg.errors import OutputError, SourceError, StreamsegError, UsageError, one_line
 from streamseg.recorded.manifest import files_in
 from streamseg.runtime.files import cache_folder, locked, replaced
@@ -51,6 +51,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        remember(self.url)
         self.shown = redact(self.url)
         with _storage_errors(self.shown):
             from fsspec.core import url_to_fs  # an extra

@@ -114,13 +114,10 @@ def host_problem(target: Target, stop: threading.Event) -> str | None:
     FFmpeg looks the name up again, uninterruptibly, but then the answer is cached; its own message for an
     unknown name is "Input/output error".
     """
-    try:
-        host = urlsplit(target.name).hostname
-        port = urlsplit(target.name).port
-    except ValueError:
-        return "is not a valid address; write special letters of the password as %XX"
+    parts = urlsplit(target.name)
+    host, port = parts.hostname, parts.port
     if not host:
-        return None if target.scheme == "udp" else f"has no host; write {target.scheme}://HOST/PATH"
+        return None  # udp:// alone may have none
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -11,7 +11,7 @@ from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 
 from streamseg.config import StreamConfig
-from streamseg.config.redact import redact
+from streamseg.config.redact import login_of, looks_like_address, redact, remember_value
 from streamseg.errors import ConfigError, SourceError
 from streamseg.runtime.files import expand
 
@@ -28,6 +28,7 @@ Not named .mp4, so that it is taken for a file of the package and not for a reco
 MOST_BYTES = 64 << 10  # of a password file
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_ENDS_AUTHORITY = re.compile("[/?#]")
 _CAMERA = re.compile(r"^/dev/(video\d+|v4l/.+)$")
 
 
@@ -55,12 +56,15 @@ def resolve(source: str) -> Target:
     """Decide what `source` names; raise SourceError for an address that cannot work in this build."""
     if source == DEMO:
         return Target("file", str(DEMO_CLIP), DEMO, "demo")
-    if match := _SCHEME.match(source):
+    if match := _SCHEME.match(source.strip()):
         scheme = match[1].lower()
+        source = scheme + source.strip()[len(scheme) :]  # FFmpeg knows RTSP:// only as rtsp://
         if scheme == "file":
             path = unquote(source[len("file://") :])
             return Target("file", path, path)
         if scheme in NETWORK_SCHEMES:
+            if problem := address_problem(source):
+                raise SourceError(f"{redact(source)}: {problem}")
             return Target("network", source, redact(source), scheme)
         if scheme == "srt":
             raise SourceError(
@@ -71,8 +75,37 @@ def resolve(source: str) -> Target:
         raise SourceError(f"{redact(source)}: {scheme}:// is not known; use a file, /dev/videoN, or {known}")
     if _CAMERA.match(source):
         return Target("camera", source, source, "v4l2")
+    if shown(source) != source or (looks_like_address(source) and not Path(source).exists()):
+        raise SourceError(
+            f"{shown(source)}: is no file, and an address begins with its scheme; "
+            "write rtsp://USER@HOST/PATH, or http:// and so on"
+        )
     path = str(Path(source).expanduser())
     return Target("file", path, path)
+
+
+def shown(source: str) -> str:
+    """What people are shown of a source: an address without its secrets, a path as it is."""
+    if not looks_like_address(source) or ("://" not in source and os.path.exists(source)):
+        return source
+    return redact(source)
+
+
+def address_problem(address: str) -> str | None:
+    """What is wrong with an address, as far as its text shows; None if nothing is."""
+    login = login_of(address)
+    if login is not None and not login.unclear:
+        typed = address[login.user[0] : login.password[1]]
+        if _ENDS_AUTHORITY.search(typed):
+            return "has / or ? or # in front of its @; write special letters of the password as %XX, # as %23"
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "is not a valid address; " + (
+            "write special letters of the password as %XX" if login else "a port is a number up to 65535"
+        )
+    return None if host or parts.scheme == "udp" else f"has no host; write {parts.scheme}://HOST/PATH"
 
 
 def target_of(config: StreamConfig, stream: str) -> Target:
@@ -139,4 +172,5 @@ def _with_password(target: Target, password: str) -> str:
         raise ConfigError("password_file: needs a user in the address, as in rtsp://USER@HOST/PATH")
     if ":" in user:
         raise ConfigError("password_file: the address already has a password; remove one of the two")
+    remember_value(password, user)
     return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()

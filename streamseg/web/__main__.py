@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import web
 
 from streamseg.runtime.child import lower_priority
+from streamseg.runtime.log import hide_secrets_of_tracebacks, start_logging
 from streamseg.web.server import Console
 from streamseg.web.setup import Listening, MaskEndpoints, WebSetup, host_and_port
 
@@ -26,8 +27,8 @@ NICE = 5  # the console must not slow the daemon down
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the daemon, which then closes our input
     setup = msgspec.json.decode(_first_line(), type=WebSetup)
-    logging.addLevelName(logging.WARNING, "WARN")
-    logging.basicConfig(format="%(levelname)-5s %(message)s", level=setup.log_level.upper())
+    hide_secrets_of_tracebacks()
+    start_logging(setup.log_level)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     lower_priority(NICE)

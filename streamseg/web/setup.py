@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from streamseg.config import WebConfig
+from streamseg.config.redact import remember_value
 from streamseg.errors import ConfigError
 from streamseg.net.curve_keys import readable_by_all
 from streamseg.runtime.files import expand
@@ -77,6 +78,7 @@ def read_token(config: WebConfig) -> str:
         )
     if readable_by_all(path, "web.token_file"):
         raise ConfigError(f"web.token_file: every user may read it; chmod o= {path}")
+    remember_value(token)
     return token
 
 
