@@ -7,17 +7,24 @@ from pathlib import Path
 import click
 
 from streamseg.config import load_config
-from streamseg.inference.spec import find_engine, read_weights
+from streamseg.errors import ConfigError
 
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 def command(config: Path) -> None:
-    """Check CONFIG.toml: every key and value, and that its engine is installed, complete and runs here."""
+    """Check CONFIG.toml: keys and values, addresses, files, passwords, and that its engine runs here.
+
+    Opens no source: an address that is well written passes, whether or not the camera answers.
+    """
+    from streamseg.daemon.checking import config_notes, config_problems
     from streamseg.inference.backends.select import choices
 
     loaded = load_config(config)
-    folder, spec = find_engine(loaded.engine.name)
-    read_weights(folder, spec, loaded.engine.precision)
+    if problems := list(config_problems(loaded)):
+        raise ConfigError(*problems)
+    for note in config_notes(loaded):
+        click.echo(f"note: {note}")
     best = choices(loaded.engine)[0].engine_id
-    click.echo(f"{config}: {len(loaded.streams)} streams, engine {best}: ok")
+    count = len(loaded.streams)
+    click.echo(f"{config}: {count} {'stream' if count == 1 else 'streams'}, engine {best}: ok")

@@ -174,6 +174,8 @@ MISTAKES |= {
     "no right to see it": lambda p: p.source(f"http://{p.http(403)}/video"),
     "a wrong path": lambda p: p.source(f"http://{p.http(404)}/video"),
     "an address of an unknown kind": lambda p: p.source("gopher://camera/video"),
+    "an address without its scheme": lambda p: p.source("127.0.0.1:8551/h264"),
+    "special letters in a password": lambda p: p.source("rtsp://me:p#ssword@127.0.0.1/h264"),
     "no such camera": lambda p: p.source("/dev/video99"),
     "no such file": lambda p: p.source("street.mp4"),
     "a folder instead of a file": lambda p: p.source(p.folder),

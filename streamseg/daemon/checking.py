@@ -1,0 +1,107 @@
+"""What keeps a configuration from running on this machine, as far as it shows without opening a source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from streamseg.config import Config, StreamConfig
+from streamseg.errors import ConfigError, SourceError, StreamsegError
+from streamseg.inference.backends.select import choices
+from streamseg.inference.spec import EngineSpec, find_engine, read_weights
+from streamseg.net.allow_list import AllowedClients
+from streamseg.net.curve_keys import read_key
+from streamseg.refinement.crf_step import crf_setup, need_crf
+from streamseg.sources.explain import camera_problem, file_problem
+from streamseg.sources.target import resolve, target_of
+from streamseg.web.setup import missing_extra, read_token
+
+CREDENTIALS = "$CREDENTIALS_DIRECTORY"
+
+
+def config_problems(config: Config) -> Iterator[str]:
+    """Each thing that keeps this from running here, a line that begins with its setting."""
+    for name, stream in config.streams.items():
+        yield from _source_problems(name, stream)
+    yield from _key_problems(config)
+    yield from _web_problems(config)
+    yield from _engine_problems(config)
+
+
+def config_notes(config: Config) -> Iterator[str]:
+    """What could not be looked at here, or is tried again while the daemon runs."""
+    for name, stream in config.streams.items():
+        if _given_by_systemd(stream.password_file):
+            yield f"streams.{name}.password_file: {CREDENTIALS} is set by systemd; not looked at"
+        try:
+            target = resolve(stream.source)
+        except SourceError:
+            continue
+        if target.kind == "camera" and (problem := camera_problem(target.path)):
+            yield f"streams.{name}.source: {target.shown}: {problem}"
+
+
+def _source_problems(name: str, stream: StreamConfig) -> Iterator[str]:
+    without_file = _given_by_systemd(stream.password_file)
+    try:
+        target = resolve(stream.source) if without_file else target_of(stream, name)
+    except SourceError as error:
+        yield f"streams.{name}.source: {error}"
+        return
+    if target.kind == "file" and (problem := file_problem(target.path)):
+        yield f"streams.{name}.source: {target.shown}: {problem}"
+
+
+def _key_problems(config: Config) -> Iterator[str]:
+    for section, settings in (("publish", config.publish), ("control", config.control)):
+        setting = f"{section}.curve_secret_key_file"
+        if settings.curve_secret_key_file and not _given_by_systemd(settings.curve_secret_key_file):
+            yield from _said(partial(read_key, settings.curve_secret_key_file, setting))
+        if settings.allowed_clients:
+            allowed = f"{section}.allowed_clients"
+            yield from _said(partial(AllowedClients, settings.allowed_clients, setting=allowed))
+
+
+def _web_problems(config: Config) -> Iterator[str]:
+    if not config.web.listen:
+        return
+    if missing := missing_extra():
+        yield f"web.listen: {missing}"
+    if not _given_by_systemd(config.web.token_file):
+        yield from _said(lambda: read_token(config.web))
+
+
+def _engine_problems(config: Config) -> Iterator[str]:
+    found: list[EngineSpec] = []
+
+    def look() -> None:
+        folder, spec = find_engine(config.engine.name)
+        read_weights(folder, spec, config.engine.precision)
+        choices(config.engine)
+        found.append(spec)
+
+    yield from _said(look)
+    for spec in found:
+        if config.refinement.level != "off":
+            yield from _said(partial(_look_at_crf, config, spec))
+
+
+def _look_at_crf(config: Config, spec: EngineSpec) -> None:
+    need_crf(crf_setup(config.refinement.crf, spec))
+
+
+def _said(look: Callable[[], object]) -> Iterator[str]:
+    try:
+        look()
+    except ConfigError as error:
+        yield from error.problems
+    except StreamsegError as error:
+        yield str(error)
+
+
+def _given_by_systemd(path: str) -> bool:
+    """Whether only the service can read it: systemd hands it over when it starts."""
+    return CREDENTIALS in path.replace("${CREDENTIALS_DIRECTORY}", CREDENTIALS) and (
+        "CREDENTIALS_DIRECTORY" not in os.environ
+    )
