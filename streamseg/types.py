@@ -21,7 +21,7 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 Clock = Literal["camera", "arrival"]
-"""Where captured_unix_ns comes from: the camera's clock (RTCP), or the moment the frame was decoded."""
+"""Where captured_unix_ns comes from: the camera's clock (RTCP), or when its packet arrived."""
 
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
@@ -162,6 +162,7 @@ class Frame(Stamped):
     decoded_ns: int  # monotonic, when the picture was ready
     decode_us: int = 0
     settings: FrameSettings = DEFAULT_SETTINGS
+    arrived_ns: int | None = None  # monotonic, when its packet entered the machine, where that is known
 
     def __post_init__(self) -> None:
         if not hasattr(self.picture, "rgb"):

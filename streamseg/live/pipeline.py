@@ -237,5 +237,5 @@ class Pipeline:
 def age_ns(frame: Frame) -> int:
     """Time since a frame was captured; by the monotonic clock where that is when it arrived."""
     if frame.clock == "arrival":
-        return time.monotonic_ns() - frame.decoded_ns
+        return time.monotonic_ns() - (frame.decoded_ns if frame.arrived_ns is None else frame.arrived_ns)
     return time.time_ns() - frame.captured_unix_ns

@@ -26,7 +26,9 @@ STATES: tuple[State, ...] = get_args(State)
 BOUNDS_US = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000)
 """Upper bounds of a histogram's buckets in µs; there is one more bucket for all above."""
 
-_BEFORE_DECODE = frozenset({"skipped", "corrupt", "disconnected"})  # drops of frames that were never decoded
+_BEFORE_DECODE = frozenset(
+    {"skipped", "corrupt", "disconnected", "behind"}
+)  # drops of frames that were never decoded
 _REPLACED = "slow engine"  # the drop of a frame that a newer one replaced while it waited
 
 _RECENT = 128  # frames of which stage times are kept

@@ -6,10 +6,13 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import Literal, Protocol
 
 from streamseg.runtime.counters import State
 from streamseg.types import Size
+
+Thin = Literal["all", "reference", "intra"]
+"""What is decoded: every picture, those that others refer to, or intra frames."""
 
 
 class Counters(Protocol):
@@ -105,4 +108,91 @@ class Corrupt:
         pass
 
 
-SourceEvent = Connected | Disconnected | Ended | Skipped | Corrupt
+@dataclass(frozen=True, slots=True)
+class Late:
+    """Pictures left out to come back to the live edge. Can happen at every frame: counted, not logged."""
+
+    pictures: int = 1
+
+    def count(self, stats: Counters) -> None:
+        stats.drops["behind"] += self.pictures
+
+    def log(self, log: logging.Logger, stream: str) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Thinned:
+    """Decoding does not keep up with the source, or does again: what of it is decoded now."""
+
+    thin: Thin
+
+    def count(self, stats: Counters) -> None:
+        pass
+
+    def log(self, log: logging.Logger, stream: str) -> None:
+        match self.thin:
+            case "all":
+                log.info("%s: decoding all pictures again", stream)
+            case "reference":
+                log.warning("%s: decoding does not keep up; only what others refer to is decoded", stream)
+            case "intra":
+                log.warning("%s: decoding does not keep up; only intra frames are decoded", stream)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A source sends data, but nothing that decoding can begin with."""
+
+    url: str
+    since_s: float
+    most_s: float
+
+    def _text(self) -> str:
+        return (
+            f"{self.url}: has sent data but no intra frame for {self.since_s:g} s; "
+            f"waiting for one, for {self.most_s:g} s at most"
+        )
+
+    def count(self, stats: Counters) -> None:
+        stats.error = self._text()
+
+    def log(self, log: logging.Logger, stream: str) -> None:
+        log.warning("%s: %s", stream, self._text())
+
+
+@dataclass(frozen=True, slots=True)
+class ClockOff:
+    """A camera's clock and the arrival of its pictures disagree by more than they could be under way."""
+
+    url: str
+    ahead_s: float
+
+    def count(self, stats: Counters) -> None:
+        pass
+
+    def log(self, log: logging.Logger, stream: str) -> None:
+        direction = "ahead of" if self.ahead_s > 0 else "behind"
+        log.warning(
+            "%s: %s: its clock is %.1f s %s this machine's, so ages count from arrival; set its time",
+            stream, self.url, abs(self.ahead_s), direction,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """A source gives one picture for each connection, and is asked again every so often."""
+
+    url: str
+    every_s: float
+
+    def count(self, stats: Counters) -> None:
+        pass
+
+    def log(self, log: logging.Logger, stream: str) -> None:
+        log.info("%s: %s: gives one picture at a time; asking every %.3g s", stream, self.url, self.every_s)
+
+
+SourceEvent = (
+    Connected | Disconnected | Ended | Skipped | Corrupt | Late | Thinned | Waiting | ClockOff | Polled
+)

@@ -17,6 +17,7 @@ from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+from streamseg.sources.events import ClockOff
 from streamseg.sources.reading import DecodedPicture, OpenSource, pictures
 from streamseg.sources.surface import UPRIGHT, Surface, Turn
 from streamseg.types import DEFAULT_SETTINGS, U8, Clock, DevicePicture, Frame, FrameSettings, Size, Stamp
@@ -44,7 +45,8 @@ _ON_GPU = "cuda"  # the pixel format of pictures in a GPU's memory
 _STAY = ("nv12", "p010le")  # of those, what is used on the device; 4:4:4 is copied to the host
 _FULL_RANGE = 2
 _FAST = {"yuv420p": cv2.COLOR_YUV2RGB_I420, "nv12": cv2.COLOR_YUV2RGB_NV12}  # nv12: of hardware decoders
-_CAMERA_CLOCK_SLACK_NS = 24 * 3600 * 1_000_000_000
+# How far a camera's time may be before and behind the arrival of its picture: delay, and two good clocks.
+_MOST_DELAY_NS, _MOST_AHEAD_NS = 5_000_000_000, 300_000_000
 
 
 def decode(
@@ -76,6 +78,7 @@ class FrameMaker:
         self.seq = 0
         self.to_rgb = RgbConverter()
         self.turning = Turning()
+        self._clock_believed = True
 
     def skip(self) -> None:
         """Leave out a decoded picture: its number is used up, nothing is converted."""
@@ -86,13 +89,14 @@ class FrameMaker:
         image = picture.image
         made = self._picture(image, self.turning.of(image))
         seq, self.seq = self.seq, self.seq + 1
-        captured_unix_ns, clock = self._captured(image)
+        arrived_ns = started if picture.arrived_ns is None else picture.arrived_ns
+        captured_unix_ns, clock = self._captured(image, started - arrived_ns)
         time_base = image.time_base or self.source.video.time_base
         assert time_base is not None, "a decoded video frame has a time base"
         now = time.monotonic_ns()
         stamp = Stamp(self.stream, self.epoch, seq, image.pts, time_base, captured_unix_ns, clock)
         decode_us = (picture.decode_ns + now - started) // 1000
-        return Frame(stamp, made, now, decode_us, self.settings())
+        return Frame(stamp, made, now, decode_us, self.settings(), arrived_ns)
 
     def _picture(self, image: VideoFrame, turn: Turn) -> U8 | DevicePicture:
         if image.format.name != _ON_GPU or image.sw_format is None or image.sw_format.name not in _STAY:
@@ -110,18 +114,23 @@ class FrameMaker:
             full_range=full,
         )
 
-    def _captured(self, image: VideoFrame) -> tuple[int, Clock]:
-        """When the camera took the picture (RTCP ties PTS 0 to its clock), else when it was decoded.
+    def _captured(self, image: VideoFrame, since_arrival_ns: int) -> tuple[int, Clock]:
+        """When the camera took the picture (RTCP ties PTS 0 to its clock), else when its packet arrived.
 
-        A camera without a set clock sends times since 1970 or since it was switched on: not believed.
+        A camera whose clock cannot be right is not believed again for as long as it is connected.
         """
-        arrival = time.time_ns()
+        arrived = time.time_ns() - since_arrival_ns
         start_us = self.source.container.start_time_realtime if self.source.endless else None
-        if start_us is not None and start_us > 0 and image.pts is not None and image.time_base is not None:
-            captured = start_us * 1000 + round(image.pts * image.time_base * 1_000_000_000)
-            if abs(captured - arrival) < _CAMERA_CLOCK_SLACK_NS:
-                return captured, "camera"
-        return arrival, "arrival"
+        if not self._clock_believed or start_us is None or start_us <= 0:
+            return arrived, "arrival"
+        if image.pts is None or image.time_base is None:
+            return arrived, "arrival"
+        captured = start_us * 1000 + round(image.pts * image.time_base * 1_000_000_000)
+        if -_MOST_DELAY_NS <= captured - arrived <= _MOST_AHEAD_NS:
+            return captured, "camera"
+        self._clock_believed = False
+        self.source.report(ClockOff(self.source.url, (captured - arrived) / 1e9))
+        return arrived, "arrival"
 
 
 class RgbConverter:

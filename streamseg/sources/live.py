@@ -6,19 +6,35 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 
 from streamseg.config import StreamConfig
 from streamseg.config.redact import redact
-from streamseg.errors import SourceError
+from streamseg.errors import SourceEnded, SourceError
 from streamseg.runtime.backoff import Backoff
-from streamseg.sources.events import Connected, Corrupt, Disconnected, Ended, Skipped, SourceEvent
+from streamseg.sources.edge import COUNTED_FPS
+from streamseg.sources.events import (
+    Connected,
+    Corrupt,
+    Disconnected,
+    Ended,
+    Polled,
+    Skipped,
+    SourceEvent,
+)
 from streamseg.sources.frames import FrameMaker
-from streamseg.sources.opening import open_source
+from streamseg.sources.opening import WEB, open_source
 from streamseg.sources.reading import OpenSource, pictures
 from streamseg.sources.target import resolve
 from streamseg.types import DEFAULT_SETTINGS, Frame, FrameSettings
 
 log = logging.getLogger(__name__)
+
+STILLS = ("mjpeg", "png", "webp", "bmp", "gif", "tiff", "jpeg2000")
+"""Codecs of cameras that give one picture for each request, by FFmpeg's names."""
+
+POLLS_PER_S = 1.0
+"""How often such a camera is asked where max_fps does not say it."""
 
 GOOD_FRAMES = 25
 """Frames of one connection after which a source counts as working and the next pause is short again."""
@@ -45,15 +61,15 @@ def frames(
     backoff = Backoff()
     epoch = first_epoch
     rounds = 0
+    endless = False
     while not stop.is_set():
         good = 0
         try:
-            with open_source(config, stream, stop) as source:
+            with open_source(config, stream, stop, endless=endless, report=on_event) as source:
+                endless = source.endless and source.codec not in STILLS
                 if rounds == 0:
                     on_event(_connected(source, epoch))
-                for frame in _play(
-                    source, config, FrameMaker(source, stream, epoch, settings), stop, on_event
-                ):
+                for frame in _play(source, config, FrameMaker(source, stream, epoch, settings), stop):
                     good += 1
                     if good == GOOD_FRAMES:
                         backoff.reset()
@@ -110,7 +126,7 @@ class Thinning:
 
 
 class Pacer:
-    """Holds pictures back until their PTS is due on the monotonic clock.
+    """Holds a file's pictures back until their PTS is due on the monotonic clock.
 
     A PTS that jumps back, or ahead by more than JUMP_S, is taken as the new start rather than waited for; so
     is one that comes more than LATE_S late, because the source had stalled.
@@ -138,30 +154,79 @@ class Pacer:
 
 
 def _play(
-    source: OpenSource,
-    config: StreamConfig,
-    maker: FrameMaker,
-    stop: threading.Event,
-    on_event: Callable[[SourceEvent], None],
+    source: OpenSource, config: StreamConfig, maker: FrameMaker, stop: threading.Event
+) -> Iterator[Frame]:
+    """The frames of one connection; with one picture for each connection, those of all that follow."""
+    opened_s = time.monotonic()
+    one = False
+    try:
+        for frame in _read(source, config, maker, stop):
+            one = maker.seq == 1
+            yield frame
+    except SourceEnded:
+        if not (one and source.over and _gives_stills(source)):
+            raise
+    if one and source.over and _gives_stills(source):
+        yield from _poll(source, config, maker, stop, opened_s)
+
+
+def _gives_stills(source: OpenSource) -> bool:
+    return source.target.scheme in WEB and source.codec in STILLS
+
+
+def _poll(
+    source: OpenSource, config: StreamConfig, maker: FrameMaker, stop: threading.Event, opened_s: float
+) -> Iterator[Frame]:
+    """Ask again and again for the one picture that a source gives, as often as max_fps says."""
+    every_s = 1.0 / (config.max_fps or POLLS_PER_S)
+    source.report(Polled(source.url, every_s))
+    source.container.close()
+    due_s = opened_s
+    while True:
+        due_s = max(due_s + every_s, time.monotonic())
+        stop.wait(due_s - time.monotonic())
+        if stop.is_set():
+            return
+        with open_source(config, maker.stream, stop, report=source.report) as again:
+            maker.source, before = again, maker.seq
+            try:
+                for picture in pictures(again, stop):
+                    image, since_s = picture.image, time.monotonic() - opened_s
+                    image.pts, image.time_base = round(since_s * 1000), Fraction(1, 1000)
+                    yield maker.frame(picture)
+            except SourceEnded:
+                if not again.over:
+                    raise
+            if maker.seq > before + 1:
+                raise SourceEnded(f"{again.url}: ended")
+
+
+def _read(
+    source: OpenSource, config: StreamConfig, maker: FrameMaker, stop: threading.Event
 ) -> Iterator[Frame]:
     thinning = Thinning(config.max_fps)
-    pacer = Pacer(stop) if source.paced else None
+    edge = source.edge
+    pacer = Pacer(stop) if source.paced and edge is None else None
     corrupt = 0
     try:
         for picture in pictures(source, stop):
             if source.corrupt > corrupt:
-                on_event(Corrupt(source.corrupt - corrupt))
+                source.report(Corrupt(source.corrupt - corrupt))
                 corrupt = source.corrupt
-            pts_s = picture.image.time
-            if not thinning.takes(time.monotonic() if source.endless or pts_s is None else pts_s):
+            media_s = picture.image.time
+            if media_s is None and not source.endless:  # bare H.264 and the like
+                media_s = maker.seq / float(source.fps or COUNTED_FPS)
+            if not thinning.takes(time.monotonic() if source.endless or media_s is None else media_s):
                 maker.skip()
-                on_event(Skipped())
+                source.report(Skipped())
                 continue
             if pacer:
-                pacer.wait(pts_s)
-                if stop.is_set():
-                    return
+                pacer.wait(media_s)
+            elif edge is not None and edge.paced and media_s is not None:
+                stop.wait(max(0.0, edge.due_s(media_s) - time.monotonic()))
+            if stop.is_set():
+                return
             yield maker.frame(picture)
     finally:
         if source.corrupt > corrupt:
-            on_event(Corrupt(source.corrupt - corrupt))
+            source.report(Corrupt(source.corrupt - corrupt))

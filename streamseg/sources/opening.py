@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -17,6 +19,8 @@ from av.video.stream import VideoStream
 
 from streamseg.config import StreamConfig
 from streamseg.errors import SourceEnded, SourceError
+from streamseg.sources.edge import BEHIND_S, LiveEdge
+from streamseg.sources.events import SourceEvent
 from streamseg.sources.explain import content_problem, opening_explained
 from streamseg.sources.frames import oriented_size
 from streamseg.sources.hardware import hardware_decoder
@@ -32,7 +36,16 @@ OPEN_EXTRA_S = 5.0
 HLS_EXTRA_S = 15.0
 """Beyond timeout_s, because HLS brings a whole segment at once and then nothing for as long as that lasts."""
 
+AVFMT_NOTIMESTAMPS = 0x80
+
+LEAST_BEHIND_S = 0.3
+"""Jitter of networks is less than this; see BEHIND_S."""
+
 WEB = ("http", "https")
+RTSP = ("rtsp", "rtsps")
+
+UNFIT = (av.error.HTTPOtherClientError, av.error.HTTPServerError)
+"""What RTSP servers answer to PLAY where nothing has been set up: 454, 455, 500."""
 
 
 @contextmanager
@@ -44,6 +57,8 @@ def open_source(
     recorded: bool = False,
     track: int | None = None,
     shown: str = "",
+    endless: bool = False,
+    report: Callable[[SourceEvent], None] = lambda event: None,
 ) -> Iterator[OpenSource]:
     """Open a stream's source and decode its first picture; close it on leaving.
 
@@ -53,7 +68,9 @@ def open_source(
 
     recorded: each picture counts, so what is behind an address is read like a file, and what has no end is
     refused. track: which of several video tracks, from 0; None takes the one that a player would. shown: what
-    messages call the source, if not by its address.
+    messages call the source, if not by its address. endless: it was a live stream when it was opened before;
+    as a recording, which begins with what was shown already, it is refused. report: is told, in this thread,
+    what happens while the source is opened and read.
     """
     stop = stop if stop is not None else threading.Event()
     target = target_of(config, stream)
@@ -64,7 +81,11 @@ def open_source(
         with opening_explained(target, config.timeout_s, stop):
             container = _open_container(target, config, hardware)
         with container:
-            yield with_first_picture(_describe(target, config, container, recorded, track), stop)
+            source = _describe(target, config, container, recorded, track)
+            source.report = report
+            if endless and not source.endless:
+                raise SourceEnded(f"{source.url}: the live stream has ended; waiting until it begins anew")
+            yield with_first_picture(source, stop)
 
 
 def with_first_picture(source: OpenSource, stop: threading.Event) -> OpenSource:
@@ -83,6 +104,33 @@ def with_first_picture(source: OpenSource, stop: threading.Event) -> OpenSource:
 
 
 def _open_container(target: Target, config: StreamConfig, hardware: HWAccel | None) -> InputContainer:
+    if target.scheme not in RTSP:
+        return _opened(target, config, hardware)
+    try:
+        return _opened(target, config, hardware)
+    except av.error.FFmpegError as error:
+        if error.errno == errno.EPROTONOSUPPORT:  # 461 Unsupported Transport
+            other = "udp" if config.rtsp_transport == "tcp" else "tcp"
+            problem = f'sends no RTSP over {config.rtsp_transport.upper()}; set rtsp_transport = "{other}"'
+        elif isinstance(error, UNFIT) and _has_sound(target, config):
+            problem = "has no video in it, only audio; choose another stream"
+        else:
+            raise
+    raise SourceError(f"{target.shown}: {problem}")
+
+
+def _has_sound(target: Target, config: StreamConfig) -> bool:
+    """Whether an RTSP server that refused to play, with no video to play, has sound."""
+    try:
+        _opened(target, config, None, {"allowed_media_types": "audio"}).close()
+    except av.error.FFmpegError as error:
+        return not isinstance(error, UNFIT)  # it came further: there was something to set up
+    return True
+
+
+def _opened(
+    target: Target, config: StreamConfig, hardware: HWAccel | None, more: dict[str, str] | None = None
+) -> InputContainer:
     limit_s = config.timeout_s + OPEN_EXTRA_S
     # PyAV's own read timeout takes the GIL at every read. Only where FFmpeg's is not enough: RTMP has none,
     # and HLS goes on asking for new segments, inside one read, long after the last one.
@@ -94,7 +142,7 @@ def _open_container(target: Target, config: StreamConfig, hardware: HWAccel | No
     return av.open(
         f"file:{target.name}" if target.kind == "file" else target.name,
         format="v4l2" if target.kind == "camera" else None,
-        options=_options(target, config),
+        options=_options(target, config) | (more or {}),
         timeout=(limit_s, read_limit),
         metadata_errors="replace",
         hwaccel=hardware,
@@ -112,10 +160,13 @@ def _options(target: Target, config: StreamConfig) -> dict[str, str]:
     if target.scheme not in ("rtmp", "rtmps"):  # there, `timeout` means: wait for an incoming connection
         options["timeout"] = timeout_us
     if target.scheme in WEB:
-        return options  # may be a whole file, or HLS: FFmpeg's own probing is right for both
+        # May be a whole file, or HLS: FFmpeg's own probing is right for both. Segments are told by what is in
+        # them and not by their names, which services make up; that files of this machine are not among them
+        # is seen to by the protocols that FFmpeg allows below http.
+        return options | {"extension_picky": "0"}
     # Without fpsprobesize, a second of pictures is looked at for the rate, and thrown away: 0.8 s lost.
     options |= {"probesize": "1000000", "analyzeduration": "1000000", "fpsprobesize": "0"}
-    if target.scheme in ("rtsp", "rtsps"):
+    if target.scheme in RTSP:
         # The SDP names the codec, so two pictures are looked at (1 µs) and kept. Left to itself FFmpeg looks
         # at seven, and with nobuffer throws them away: the intra frame that a camera begins with is among
         # them, and the next one is a GOP away (10 s: the first picture came after 10.1 s, and now after 0.2).
@@ -138,6 +189,12 @@ def _describe(
     if endless and recorded:
         raise SourceError(f"{target.shown}: is a live stream without an end; use: streamseg run --source …")
     bursts = endless and container.format.name.startswith("hls")
+    edge = None
+    if endless:
+        behind_s = min(BEHIND_S, max(LEAST_BEHIND_S, (config.max_age_ms or math.inf) / 2000))
+        # Without time stamps FFmpeg only counts the pictures.
+        timed = not container.format.flags & AVFMT_NOTIMESTAMPS
+        edge = LiveEdge(paced=bursts, timed=timed, behind_s=behind_s)
     live = not recorded and (target.kind != "file" or config.realtime)
     # Frame threads hold pictures back, and of a GPU's decoder each takes one of the 32 surfaces that it has.
     video.thread_type = "SLICE" if endless or video.codec_context.is_hwaccel else "AUTO"
@@ -154,6 +211,7 @@ def _describe(
         frames_hint=video.frames or None,
         duration_s=duration_s,
         codec=video.codec_context.name,
+        edge=edge,
     )
 
 

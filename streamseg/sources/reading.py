@@ -16,6 +16,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from streamseg.errors import SourceEnded
+from streamseg.sources.edge import LiveEdge, LiveReading
+from streamseg.sources.events import SourceEvent, Waiting
 from streamseg.sources.explain import reading_explained
 from streamseg.sources.target import Target
 from streamseg.types import Size
@@ -24,6 +26,9 @@ MAX_READ_ERRORS = 32
 """Errors in a row after which the rest of a damaged file is given up."""
 
 CAMERA_POLL_S = 0.004
+
+INTRA_S = 120.0
+"""Longest wait for an intra frame while data comes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +59,9 @@ class OpenSource:
     corrupt: int = 0
     damage: str | None = None
     pending: deque[DecodedPicture] = field(default_factory=deque)  # decoded, for the next reader
+    edge: LiveEdge | None = None  # of an endless source
+    over: bool = False  # it ended by itself, without an error
+    report: Callable[[SourceEvent], None] = lambda event: None
 
     def seek(self, offset: int, stream: VideoStream | None = None) -> bool:
         """Go to the intra frame at or before `offset`: in µs, or in units of the stream's time base.
@@ -74,10 +82,14 @@ class OpenSource:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedPicture:
-    """A decoded picture as FFmpeg has it, and how long decoding took."""
+    """A decoded picture as FFmpeg has it, and how long decoding took.
+
+    arrived_ns: monotonic, when its packet entered the machine; None where that is of no matter.
+    """
 
     image: VideoFrame
     decode_ns: int
+    arrived_ns: int | None = None
 
 
 def pictures(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPicture]:
@@ -95,6 +107,7 @@ def pictures(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPictu
             yield picture
     if stop.is_set():
         return
+    source.over = True
     if source.endless:
         raise SourceEnded(f"{source.url}: ended")
     _note_damage(source, count, last_s)
@@ -103,7 +116,7 @@ def pictures(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPictu
 def first_picture(source: OpenSource, stop: threading.Event) -> DecodedPicture | None:
     """Decode up to the first picture, which the next reader gets too; None where there is none."""
     with reading_explained(source.target, source.timeout_s):
-        for picture in _read(source, stop):
+        for picture in _read(source, stop, first=True):
             source.pending.appendleft(
                 picture
             )  # before those that one packet, or the file's end, gave with it
@@ -111,10 +124,12 @@ def first_picture(source: OpenSource, stop: threading.Event) -> DecodedPicture |
     return None
 
 
-def _read(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPicture]:
+def _read(source: OpenSource, stop: threading.Event, first: bool = False) -> Iterator[DecodedPicture]:
     if not stop.is_set():
         yield from _pending(source)
-    watch = Watch(source)
+    watch = Watch(source, first=first)
+    edge = source.edge
+    reading = None if edge is None else LiveReading(edge, source.video, source.fps, source.report)
     errors = 0
     packets = _packets(source)
     while not stop.is_set():
@@ -149,12 +164,16 @@ def _read(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPicture]
             source.corrupt += 1
             if source.endless:
                 continue
-        for picture in _decoded(source, packet):
-            watch.seen(picture.image.pts)
-            source.pending.append(picture)
+        watch.sent()
+        if reading is None or reading.takes(packet):
+            for picture in _decoded(source, packet, reading):
+                watch.seen(picture.image.pts)
+                source.pending.append(picture)
         handed_over = time.monotonic()
         yield from _pending(source)
         watch.excuse(time.monotonic() - handed_over)
+        if reading is not None:
+            reading.resume()
 
 
 def _pending(source: OpenSource) -> Iterator[DecodedPicture]:
@@ -168,15 +187,18 @@ def _packets(source: OpenSource) -> Iterator[av.Packet[Any]]:
     return source.container.demux() if source.endless else source.container.demux(source.video)
 
 
-def _decoded(source: OpenSource, packet: av.Packet[Any] | None) -> Iterator[DecodedPicture]:
+def _decoded(
+    source: OpenSource, packet: av.Packet[Any] | None, reading: LiveReading | None = None
+) -> Iterator[DecodedPicture]:
     """Decode one packet (None: what the decoder still holds), without a live source's damaged pictures."""
     started = time.monotonic_ns()
     flush = packet is None or packet.size == 0
     context = source.video.codec_context
+    decode = context.decode if reading is None else reading.decode
     images: list[VideoFrame] = []
     for _ in range(MAX_READ_ERRORS):
         try:
-            images = context.decode(packet)
+            images = decode(packet)
         except av.error.EOFError:
             break
         except (av.error.FFmpegError, OSError, ValueError):
@@ -192,16 +214,30 @@ def _decoded(source: OpenSource, packet: av.Packet[Any] | None) -> Iterator[Deco
             source.corrupt += 1
             if source.live:
                 continue
-        yield DecodedPicture(image, took)
+        if reading is None:
+            yield DecodedPicture(image, took)
+        elif reading.shows():
+            yield DecodedPicture(image, took, reading.arrived_ns(image))
 
 
 class Watch:
-    """Notices an endless source that sends bytes but no new picture, or one whose clock stands still."""
+    """Notices an endless source that sends bytes but no new picture, or one whose clock stands still.
 
-    def __init__(self, source: OpenSource, clock: Callable[[], float] = time.monotonic) -> None:
-        self.source, self.clock = source, clock
-        self.last_picture = self.last_change = clock()
+    While its packets come, an intra frame is waited for up to INTRA_S where connecting again would not bring
+    one sooner: before the `first` picture, where no connection is, and where we skip to one ourselves.
+    """
+
+    def __init__(
+        self, source: OpenSource, clock: Callable[[], float] = time.monotonic, first: bool = False
+    ) -> None:
+        self.source, self.clock, self.first = source, clock, first
+        self.last_picture = self.last_change = self.last_packet = clock()
         self.pts: int | None = None
+        self.told = False
+
+    def sent(self) -> None:
+        """A packet of the video has come."""
+        self.last_packet = self.clock()
 
     def seen(self, pts: int | None) -> None:
         self.last_picture = self.clock()
@@ -212,6 +248,7 @@ class Watch:
         """Leave out the time that the reader of the pictures took."""
         self.last_picture += seconds
         self.last_change += seconds
+        self.last_packet += seconds
 
     def silent(self, asked: float) -> bool:
         """Whether the read begun at `asked` took as long as FFmpeg waits for data.
@@ -225,10 +262,21 @@ class Watch:
         if not self.source.endless:
             return
         now, limit = self.clock(), self.source.timeout_s
-        if now - self.last_picture > limit:
+        silent_s = now - self.last_picture
+        if limit < silent_s <= INTRA_S and now - self.last_packet <= limit and self._awaits_intra():
+            if not self.told:
+                self.told = True
+                self.source.report(Waiting(self.source.url, limit, INTRA_S))
+            return
+        if silent_s > limit:
             raise SourceEnded(f"{self.source.url}: sent no picture for {limit:g} s")
         if now - self.last_change > limit:
             raise SourceEnded(f"{self.source.url}: its clock has stood still for {limit:g} s")
+
+    def _awaits_intra(self) -> bool:
+        edge = self.source.edge
+        skips = edge is not None and (edge.doing == "skip" or edge.thin == "intra")
+        return self.first or skips or self.source.target.scheme == "udp"
 
 
 def _note_damage(source: OpenSource, count: int, last_s: float) -> None:

@@ -43,7 +43,7 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     decoded: Count = 0
     published: Count = 0
     refined: Count = 0  # keyframes that the CRF answered in time
-    drops: dict[str, Count] = {}  # by cause: skipped, stale, corrupt, disconnected, slow engine
+    drops: dict[str, Count] = {}  # by cause: skipped, stale, corrupt, behind, disconnected, slow engine
     unrefined: dict[str, Count] = {}  # keyframes left out by the CRF, by cause
     connects: Count = 0
     reconnects: Count = 0  # connects after the first

@@ -18,7 +18,7 @@ from tests.media import draw_clip
 from tests.ports import free_port
 from tests.waiting import LIMIT_S
 
-CAUSES = ("skipped", "stale", "corrupt", "disconnected", "slow engine")
+CAUSES = ("skipped", "stale", "corrupt", "behind", "disconnected", "slow engine")
 
 
 @pytest.fixture

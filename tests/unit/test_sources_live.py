@@ -181,7 +181,7 @@ def test_what_fails_inside_on_the_way_from_a_live_source_is_tried_again_without_
     stop = threading.Event()
     events: list[SourceEvent] = []
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("rtsp://eye:geheim@cam/1 has no frames")
 
     def on_event(event: SourceEvent) -> None:
