@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Self
 
@@ -47,7 +48,7 @@ def mean_field(
     quality: `exact` is the reference's arithmetic; the others iterate on every second or fourth pixel and
     take the last step on all of them (docs/design/0006-dense-crf.md says what each costs). 1 and 2 threads
     give the same result to the bit. Blocks, without the GIL. A `workspace` spares allocation and the lattice
-    of kernels that see only positions; it belongs to one caller at a time.
+    of kernels that see only positions; callers that share one take turns.
 
     Raises CrfError for wrong shapes, wrong parameters and NaN, and where the compiled library is missing;
     MemoryError.
@@ -187,14 +188,16 @@ def best_instruction_set() -> InstructionSet:
 class Workspace:
     """Memory for calls of any size, one after another, and the lattices of kernels that see only positions.
 
-    Used by one thread at a time. Grows to what the largest call needed; `close` gives it back, and so does
-    dropping the last reference. A context manager. Raises CrfError where the compiled library is missing.
+    Threads that share one take turns. Grows to what the largest call needed; `close` gives it back, and so
+    does dropping the last reference. A context manager. Raises CrfError where the compiled library is
+    missing.
     """
 
     def __init__(self) -> None:
         if reason := native_missing_reason():
             raise CrfError(reason)
         self._library = _library()
+        self._lock = threading.Lock()  # guards the handle: its memory serves one call at a time
         self._handle: int | None = self._library.ss_crf_workspace_new()
         if not self._handle:
             raise MemoryError("no memory for a CRF workspace")
@@ -202,8 +205,6 @@ class Workspace:
 
     def run(self, job: Job, instruction_set: InstructionSet = "auto") -> Outputs:
         """Run one job, whose arrays are checked already; raises CrfError or MemoryError. Releases the GIL."""
-        if not self._handle:
-            raise CrfError("this CRF workspace is closed")
         terms, alive = _terms_of(job)
         outputs = job.empty_outputs()
         height, width = job.size
@@ -230,9 +231,12 @@ class Workspace:
         )
         stats = _Stats()
         message = ctypes.create_string_buffer(512)
-        code = self._library.ss_crf_run(
-            self._handle, ctypes.byref(call), ctypes.byref(stats), message, len(message)
-        )
+        with self._lock:
+            if not self._handle:
+                raise CrfError("this CRF workspace is closed")
+            code = self._library.ss_crf_run(
+                self._handle, ctypes.byref(call), ctypes.byref(stats), message, len(message)
+            )
         del alive  # kept what the structures point to until here
         if code == _MEMORY:
             raise MemoryError(f"CRF on {job.classes} classes, {height}x{width}: out of memory")
@@ -249,9 +253,10 @@ class Workspace:
 
     def close(self) -> None:
         """Free the memory; closing twice is fine."""
-        if self._handle:
-            self._library.ss_crf_workspace_free(self._handle)
-            self._handle = None
+        with self._lock:
+            if self._handle:
+                self._library.ss_crf_workspace_free(self._handle)
+                self._handle = None
 
     def __enter__(self) -> Self:
         return self

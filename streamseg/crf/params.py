@@ -22,7 +22,7 @@ Compatibility = tuple[float | tuple[float, ...], ...] | npt.NDArray[np.floating]
 Image = npt.NDArray[Any]  # (H, W, channels) uint8 or float32
 
 _STRIDES = (1, 2, 4, 8)
-_MOST_TERMS = 8
+_MOST_TERMS = 256
 
 
 class Normalisation(enum.IntEnum):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from streamseg.models.slim import ConvBnRelu, ResidualBlock, initialise
+from streamseg.models.slim import MEAN, STD, ConvBnRelu, ResidualBlock, initialise
 
 BLOCK_DILATIONS = (1, 1, 2, 2)  # conv4 and conv5 of the paper's VGG16
 FC_WIDTH, BRANCH_WIDTH = 128, 32
@@ -22,6 +22,8 @@ class Ablation(nn.Module):
 
     All logits are brought to 1/4, also where there are only fc8's: the variants are trained and scored alike.
     """
+
+    mean, std = MEAN, STD
 
     def __init__(self, classes: int, width: int = 96, *, large_fov: bool, multi_scale: bool) -> None:
         super().__init__()

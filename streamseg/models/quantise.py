@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 Images = Sequence[npt.NDArray[np.uint8]]
 
-QUANTISED = ("Conv", "Add", "MaxPool", "AveragePool", "Concat")
+QUANTISED = ("Conv", "Add", "MaxPool", "AveragePool", "Concat", "Clip")
 PICTURES = 48  # used by default, two thirds of them to calibrate
 AT_ONCE = 4  # images whose activations are in memory together
 

@@ -20,6 +20,10 @@ SIZE_MULTIPLE = 8
 OUTPUT_STRIDE = 4
 AUXILIARY_STRIDE = 8
 
+# RGB levels 0..255: those of ImageNet, close to CamVid's and well known.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
 
 class ConvBnRelu(nn.Sequential):
     """A convolution without bias, batch normalisation, ReLU; padded so that stride alone changes the size."""
@@ -79,6 +83,8 @@ def initialise(network: nn.Module) -> None:
 
 class Slim(nn.Module):
     """The network. `forward` gives logits at 1/4; `supervised` gives those at 1/8 too, for training."""
+
+    mean, std = MEAN, STD
 
     def __init__(self, classes: int, width: int = 96) -> None:
         super().__init__()

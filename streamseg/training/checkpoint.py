@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from streamseg.config import build_settings
 from streamseg.errors import ConfigError, TrainingError, one_line
@@ -38,6 +38,16 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> Checkpoin
     return checkpoint
 
 
+def averaged_weights(path: Path) -> dict[str, Tensor] | None:
+    """The averaged weights of a checkpoint of ours; None where the file is something else."""
+    try:
+        checkpoint = load_checkpoint(path)
+    except TrainingError:
+        return None
+    weights = checkpoint.get("ema")
+    return weights if isinstance(weights, dict) else None
+
+
 def recipe_of(checkpoint: Checkpoint) -> TrainRecipe:
     """The recipe a checkpoint was trained with."""
     try:
@@ -50,5 +60,8 @@ def trained_network(checkpoint: Checkpoint) -> nn.Module:
     """The network with its averaged weights, in evaluation mode."""
     recipe = recipe_of(checkpoint)
     network = build_network(recipe)
-    network.load_state_dict(checkpoint["ema"])
+    try:
+        network.load_state_dict(checkpoint["ema"])
+    except (KeyError, RuntimeError) as error:
+        raise TrainingError(f"the checkpoint does not fit its recipe ({one_line(error)})") from error
     return network.eval()

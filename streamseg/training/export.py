@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
+
+from torch import nn
 
 from streamseg.config import EngineConfig
 from streamseg.errors import TrainingError
@@ -24,7 +27,7 @@ from streamseg.models.quantise import PICTURES, calibration_parts, quantise
 from streamseg.models.slim import AUXILIARY_STRIDE, OUTPUT_STRIDE, SIZE_MULTIPLE, Slim, count_macs
 from streamseg.training.card import CardFacts, write_card
 from streamseg.training.checkpoint import load_checkpoint, recipe_of, trained_network
-from streamseg.training.networks import MEAN, STD, write_graph
+from streamseg.training.networks import Trainable, served_part, write_graph
 from streamseg.training.recipe import TrainRecipe
 
 
@@ -49,16 +52,14 @@ def export_engine(
     if data is not None:
         pictures = pictures_of(str(data), PICTURES)
         quantised = quantise(out / FP32, out / INT8, *calibration_parts(pictures, recipe.input_size))
-    write_spec(out, engine_spec(out, recipe, AUXILIARY_STRIDE if stride8 else OUTPUT_STRIDE))
+    write_spec(out, engine_spec(out, recipe, network, AUXILIARY_STRIDE if stride8 else OUTPUT_STRIDE))
     precisions = list(read_spec(out).weights)
     scores: dict[str, Scores] = {}
     if val is not None:
         for precision in precisions:
             config = EngineConfig(name=f"{out}{os.sep}", backend="onnx", precision=precision)  # type: ignore[arg-type]
             scores[precision] = evaluate_engine(config, val)
-    part = network
-    if isinstance(network, Slim):
-        part = network.stride8() if stride8 else network.stride4()
+    part = served_part(network, stride8)
     facts = CardFacts(
         name=out.name,
         recipe=recipe,
@@ -73,15 +74,18 @@ def export_engine(
     return out
 
 
-def engine_spec(folder: Path, recipe: TrainRecipe, output_stride: int = OUTPUT_STRIDE) -> EngineSpec:
+def engine_spec(
+    folder: Path, recipe: TrainRecipe, network: nn.Module, output_stride: int = OUTPUT_STRIDE
+) -> EngineSpec:
     """The engine.toml of the weights in `folder`; its [crf] and thin classes are kept."""
+    levels = cast("Trainable", network)
     spec = EngineSpec(
         name=folder.name,
         network=recipe.network,
         licence=recipe.licence,
         label_set=recipe.label_set,
         input_size=recipe.input_size,
-        normalisation=Normalisation(mean=MEAN, std=STD, in_graph=True),
+        normalisation=Normalisation(mean=levels.mean, std=levels.std, in_graph=True),
         weights=weights_in(folder),
         classes=tuple(recipe.classes),
         size_multiple=SIZE_MULTIPLE,

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import cv2
 import msgspec
@@ -20,26 +20,33 @@ from streamseg.evaluation import Scores, evaluate
 from streamseg.evaluation.metrics import Predict
 from streamseg.inference.scaling import fit_size, labels_from_logits, make_batch
 from streamseg.models.slim import OUTPUT_STRIDE, SIZE_MULTIPLE
+from streamseg.training.arithmetic import use_bf16
 from streamseg.training.checkpoint import load_checkpoint, save_checkpoint
 from streamseg.training.data import TrainingImages
+from streamseg.training.initial import digest, initial_file, start_from
 from streamseg.training.log import EpochEntry, RunProgress, read_log, write_log
 from streamseg.training.loss import class_weights, cross_entropy, lovasz_softmax, thin_labels
 from streamseg.training.networks import Trainable, build_network, normalise
+from streamseg.training.parameters import parameter_groups, train_mode
 from streamseg.training.recipe import TrainRecipe
 from streamseg.types import Size
 
 logger = logging.getLogger(__name__)
 
 
-def train(recipe: TrainRecipe, data: Path, val: Path | None, out: Path, resume: bool) -> Path:
+def train(
+    recipe: TrainRecipe, data: Path, val: Path | None, out: Path, resume: bool, init: str | None = None
+) -> Path:
     """Train on the folder `data`, choose on `val`, and give the path of the chosen checkpoint.
+
+    init: a file of weights to start from, or a name of released ones (`training/initial.py`).
 
     Writes `last.pt` after every epoch, `best.pt` at the best evaluation (without `val`, at the end),
     `log.jsonl` and `log.png` into `out`. With `resume` a run continues from `last.pt` as if it had not been
     stopped; the recipe may then have another number of epochs. Blocks until done. Raises TrainingError or
     UsageError.
     """
-    run = _Run(recipe, data, val, out, resume)
+    run = _Run(recipe, data, val, out, resume, init)
     with RunProgress(recipe.epochs, run.epoch, run.images.steps) as progress:
         while run.epoch < recipe.epochs:
             run.train_epoch(progress)
@@ -52,7 +59,7 @@ def predictor(network: nn.Module, device: torch.device, input_size: Size) -> Pre
     @torch.no_grad()
     def predict(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         size = (rgb.shape[0], rgb.shape[1])
-        x = normalise(make_batch([rgb], fit_size(size, input_size, SIZE_MULTIPLE)), device)
+        x = normalise(make_batch([rgb], fit_size(size, input_size, SIZE_MULTIPLE)), network, device)
         logits = network(x.contiguous(memory_format=torch.channels_last))
         return labels_from_logits(logits[0].float().cpu().numpy(), size)[0]
 
@@ -98,12 +105,21 @@ class WeightAverage:
 class _Run:
     """The state of a run."""
 
-    def __init__(self, recipe: TrainRecipe, data: Path, val: Path | None, out: Path, resume: bool) -> None:
+    def __init__(
+        self,
+        recipe: TrainRecipe,
+        data: Path,
+        val: Path | None,
+        out: Path,
+        resume: bool,
+        init: str | None = None,
+    ) -> None:
         self.recipe, self.val, self.out = recipe, val, out
         self.epoch = 0
         self.best_miou = -1.0
         self.history: list[EpochEntry] = []
         self.device = _device(recipe.device)
+        self.bf16 = use_bf16(recipe, self.device)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         cv2.setNumThreads(1)  # crops are made in parallel with training; more threads would take its cores
@@ -113,14 +129,16 @@ class _Run:
         if val is not None:
             evaluate(lambda rgb: np.zeros(rgb.shape[:2], np.uint8), val, recipe.class_names)
         self.network = build_network(recipe).to(self.device)
+        self.init: str | None = None
+        if init is not None and not resume:
+            file = initial_file(init)
+            logger.info("--init: %s", start_from(self.network, file))
+            self.init = f"{file.name} {digest(file)}"
         self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = build_network(recipe).to(self.device).eval()
         self.average = WeightAverage(self.network, recipe.ema)
         self.weights = class_weights(self.images.shares, recipe.class_balance).to(self.device)
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in self.network.parameters() if p.ndim > 1]},
-            {"params": [p for p in self.network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        groups, self.rates = parameter_groups(self.network, recipe)
         self.optimiser = torch.optim.AdamW(
             groups,
             lr=recipe.learning_rate,
@@ -137,7 +155,8 @@ class _Run:
     def train_epoch(self, progress: RunProgress) -> None:
         recipe, steps = self.recipe, self.images.steps
         began = time.monotonic()
-        self.network.train()
+        torch.manual_seed(recipe.seed + self.epoch)  # for dropout; so that a resumed run draws the same
+        train_mode(self.network, recipe)
         total = torch.zeros((), device=self.device)
         for step, (rgb, labels) in enumerate(self.images.batches(self.epoch)):
             done = (self.epoch * steps + step) / (recipe.epochs * steps)
@@ -169,11 +188,11 @@ class _Run:
         self, rgb: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], done: float, phase: int
     ) -> Tensor:
         recipe = self.recipe
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, done)
-        x = normalise(rgb, self.device)
+        for group, factor in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = factor * learning_rate(recipe, done)
+        x = normalise(rgb, self.network, self.device)
         truth = torch.from_numpy(labels).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits, auxiliary = cast("Trainable", self.network).supervised(x)
         loss = cross_entropy(logits, truth, self.weights, phase)
         loss = loss + recipe.auxiliary_weight * cross_entropy(auxiliary, truth, self.weights, phase)
@@ -182,7 +201,8 @@ class _Run:
             loss = loss + recipe.lovasz_weight * lovasz_softmax(logits, thinned)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
+        trained = [p for group in self.optimiser.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
         self.optimiser.step()
         self.average.update()
         return loss.detach()
@@ -203,6 +223,7 @@ class _Run:
             self.best_miou = scores.miou
         checkpoint = {
             "recipe": msgspec.to_builtins(self.recipe),
+            "init": self.init,
             "epoch": self.epoch,
             "steps": self.epoch * self.images.steps,
             "best_miou": self.best_miou,
@@ -223,6 +244,7 @@ class _Run:
             self.optimiser.load_state_dict(checkpoint["optimiser"])
             self.epoch = int(checkpoint["epoch"])
             self.best_miou = float(checkpoint["best_miou"])
+            self.init = checkpoint.get("init")
         except (KeyError, RuntimeError, ValueError) as error:
             raise TrainingError(f"{path}: does not fit this recipe ({error})") from error
         self.history = [entry for entry in read_log(self.out) if entry.epoch <= self.epoch]

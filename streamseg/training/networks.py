@@ -1,4 +1,4 @@
-"""The networks that can be trained from scratch: built, fed, and written as ONNX graphs."""
+"""The networks that can be trained: built, fed, and written as ONNX graphs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from streamseg.models.ablation import Ablation
 from streamseg.models.export import export_onnx
+from streamseg.models.lite import Lite
 from streamseg.models.slim import LightAspp, ResidualBlock, Slim
 from streamseg.training.recipe import TrainRecipe
 
-# RGB levels 0..255: those of ImageNet, close to CamVid's and well known.
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
+Rgb = tuple[float, float, float]
 
 
 class Trainable(Protocol):
     """What training needs of a network, which is also a torch module."""
+
+    mean: Rgb  # of the levels 0..255 that it is fed with: (level - mean) / std
+    std: Rgb
 
     def supervised(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Logits at 1/4 and auxiliary ones at 1/8, both of which the loss counts."""
@@ -43,14 +45,29 @@ _MAKERS: dict[str, Callable[[int, int], nn.Module]] = {
 
 def build_network(recipe: TrainRecipe) -> nn.Module:
     """The recipe's network, untrained; a Trainable."""
-    return _MAKERS[recipe.network](len(recipe.classes), recipe.width)
+    classes = len(recipe.classes)
+    if recipe.pretrained:
+        return Lite(classes, recipe.network, recipe.output_stride, recipe.last_stage, recipe.head_width)
+    return _MAKERS[recipe.network](classes, recipe.width)
 
 
-def normalise(rgb: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
-    """(N, H, W, 3) uint8 to normalised float32 (N, 3, H, W), channels last in memory."""
+def normalise(rgb: npt.NDArray[np.uint8], network: nn.Module, device: torch.device) -> Tensor:
+    """(N, H, W, 3) uint8 to float32 (N, 3, H, W) as `network` wants it, channels last in memory."""
+    levels = cast("Trainable", network)
     x = torch.from_numpy(rgb).to(device).float()
-    x = (x - torch.tensor(MEAN, device=device)) / torch.tensor(STD, device=device)
+    x = (x - torch.tensor(levels.mean, device=device)) / torch.tensor(levels.std, device=device)
     return x.permute(0, 3, 1, 2)
+
+
+def served_part(network: nn.Module, stride8: bool = False) -> nn.Module:
+    """The network without what only training uses; shares the weights."""
+    if isinstance(network, Slim):
+        return network.stride8() if stride8 else network.stride4()
+    if isinstance(network, Lite):
+        served = copy.copy(network)
+        served._modules = {name: part for name, part in network._modules.items() if name != "auxiliary"}
+        return served
+    return network
 
 
 def write_graph(network: nn.Module, path: Path, stride8: bool = False) -> None:
@@ -61,7 +78,7 @@ def write_graph(network: nn.Module, path: Path, stride8: bool = False) -> None:
     """
 
     def reference(picture: Tensor) -> Tensor:
-        return _network(network, normalise(picture.numpy(), torch.device("cpu")), stride8)
+        return _network(network, normalise(picture.numpy(), network, torch.device("cpu")), stride8)
 
     export_onnx(_Served(network, stride8), path, reference=reference)
 
@@ -90,10 +107,11 @@ class _Served(nn.Module):
         super().__init__()
         self.network = fold_batch_norm(network)
         self.stride8 = stride8
-        self.mean = nn.Buffer(torch.tensor(MEAN).view(1, 3, 1, 1))
+        levels = cast("Trainable", network)
+        self.mean = nn.Buffer(torch.tensor(levels.mean).view(1, 3, 1, 1))
         for first in _first_convolutions(self.network):
             assert isinstance(first, nn.Conv2d)
-            first.weight.data /= torch.tensor(STD).view(1, 3, 1, 1)
+            first.weight.data /= torch.tensor(levels.std).view(1, 3, 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         x = image.permute(0, 3, 1, 2).float() - self.mean  # (N, H, W, 3) uint8 -> (N, 3, H, W)
@@ -107,6 +125,8 @@ def _network(network: nn.Module, x: Tensor, stride8: bool) -> Tensor:
 
 def _first_convolutions(network: nn.Module) -> list[nn.Module]:
     """The convolutions whose input is the picture."""
+    if isinstance(network, Lite):
+        return [network.backbone.stem[0]]
     assert isinstance(network, Slim | Ablation)
     stages = [network.stem, *(network.branches[:1] if isinstance(network, Ablation) else ())]
     return [next(module for module in stage.modules() if isinstance(module, nn.Conv2d)) for stage in stages]

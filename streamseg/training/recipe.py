@@ -14,6 +14,11 @@ from streamseg.inference.spec import ClassEntry
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
+LITE = ("lite0", "lite1", "lite2")
+LITE_SETTINGS = (
+    "head_width", "output_stride", "last_stage",
+    "backbone_rate", "stage_decay", "frozen_stages", "frozen_batch_norm",
+)  # fmt: skip
 
 CAMVID_CLASSES = (
     ClassEntry(name="sky", colour=(128, 128, 128)),
@@ -63,12 +68,47 @@ class TrainRecipe(Settings, frozen=True):
     """A training run: the same recipe, data and machine give the same weights."""
 
     network: Annotated[
-        Literal["slim", "deeplab", "deeplab-msc", "deeplab-largefov", "deeplab-msc-largefov"],
-        Meta(description="What to train from scratch: slim, or a head of the first paper on its backbone."),
-    ] = "slim"
+        Literal[
+            "slim", "deeplab", "deeplab-msc", "deeplab-largefov", "deeplab-msc-largefov",
+            "lite0", "lite1", "lite2",
+        ],
+        Meta(
+            description="slim, a head of the first paper on its backbone, or EfficientNet-Lite (lite0 to "
+            "lite2), which is meant to start from ImageNet weights (--init lite0)."
+        ),
+    ] = "slim"  # fmt: skip
     width: Annotated[
-        int, Meta(ge=12, le=512, multiple_of=12, description="Channels of the network at 1/8.")
+        int, Meta(ge=12, le=512, multiple_of=12, description="slim, deeplab: channels of the network at 1/8.")
     ] = 96
+    head_width: Annotated[
+        int,
+        Meta(
+            ge=16, le=512, multiple_of=16, description="lite: channels of the pyramid, twice the decoder's."
+        ),
+    ] = 128
+    output_stride: Annotated[
+        Literal[8, 16], Meta(description="lite: of the backbone; 8 is more accurate, and slower.")
+    ] = 16
+    last_stage: Annotated[
+        bool, Meta(description="lite: with the backbone's last stage; without it a sixth faster.")
+    ] = True
+    backbone_rate: Annotated[
+        float,
+        Meta(ge=0, le=1, description="lite: learning rate of the backbone's last stage, times the run's."),
+    ] = 0.3
+    stage_decay: Annotated[
+        float,
+        Meta(gt=0, le=1, description="lite: learning rate of each stage, times that of the one behind it."),
+    ] = 1.0
+    frozen_stages: Annotated[
+        int,
+        Meta(
+            ge=0, le=8, description="lite: stages that are not trained, from the stem (1) on; 0 trains all."
+        ),
+    ] = 0
+    frozen_batch_norm: Annotated[
+        bool, Meta(description="lite: keep the backbone's batch normalisation as it came; for small batches.")
+    ] = False
     label_set: Annotated[str, Meta(min_length=1, description="Name of the set of classes.")] = "camvid-11"
     licence: Annotated[
         str, Meta(min_length=1, description="Licence of the weights, as the licence of the data demands.")
@@ -113,6 +153,15 @@ class TrainRecipe(Settings, frozen=True):
     loader_threads: Annotated[
         int, Meta(ge=1, le=64, description="Threads that prepare pictures; the result does not depend on it.")
     ] = 1
+    arithmetic: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Meta(description="Of convolutions; auto takes bf16 where the device computes it fast and right."),
+    ] = "auto"
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the network has a backbone with released weights."""
+        return self.network in LITE
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -122,8 +171,13 @@ class TrainRecipe(Settings, frozen=True):
 def load_recipe(path: Path) -> TrainRecipe:
     """Read a recipe from TOML. Raises ConfigError naming every key that is wrong."""
     try:
-        return build_settings(TrainRecipe, tomllib.loads(path.read_text("utf-8")))
+        table = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+    recipe = build_settings(TrainRecipe, table)
+    others = ("width",) if recipe.network in LITE else LITE_SETTINGS
+    if given := [key for key in others if key in table]:
+        raise ConfigError(*(f"{key}: is no setting of {recipe.network}; remove it" for key in given))
+    return recipe

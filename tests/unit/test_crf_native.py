@@ -340,3 +340,27 @@ def test_presets_hold_the_released_models_parameters() -> None:
     assert "camvid" in crf.PRESETS
     with pytest.raises(CrfError, match="did you mean 'deeplab-msc'"):
         crf.preset("deeplab-mcs")
+
+
+def test_threads_that_share_a_workspace_get_what_each_would_alone() -> None:
+    logits, image, _ = scene(40, 52, 4)
+    params = crf.CrfParams()
+    wanted = [crf.mean_field(logits, image, params, iterations=n) for n in range(1, 5)]
+    found: dict[int, list[Any]] = {n: [] for n in range(4)}
+    with crf.Workspace() as space:
+
+        def work(n: int) -> None:
+            for _ in range(10):
+                found[n].append(crf.mean_field(logits, image, params, iterations=n + 1, workspace=space))
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in found]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for n, results in found.items():
+        assert len(results) == 10
+        for result in results:
+            np.testing.assert_array_equal(result, wanted[n])
+    with pytest.raises(CrfError, match="closed"):
+        crf.mean_field(logits, image, params, workspace=space)

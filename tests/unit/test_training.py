@@ -297,7 +297,7 @@ def test_the_exported_graph_equals_the_network(finished: Path, engine: Path) -> 
     for shape in ((1, 64, 96, 3), (3, 40, 72, 3)):
         rgb = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
         with torch.no_grad():
-            want = network(normalise(rgb, torch.device("cpu"))).numpy()
+            want = network(normalise(rgb, network, torch.device("cpu"))).numpy()
         (got,) = session.run(None, {"image_u8": rgb})
         assert got.shape == want.shape
         np.testing.assert_allclose(got, want, atol=1e-3)

@@ -28,7 +28,7 @@ void check_term(const ss_crf_job& job, int index) {
                          : t.compat_kind == SS_CRF_PER_CLASS ? size_t(job.classes)
                                                              : size_t(job.classes) * job.classes;
   for (size_t i = 0; i < weights; ++i)
-    if (!(std::fabs(t.compat[i]) < 1e6f)) throw Refusal(SS_CRF_NAN, name + "a compatibility is NaN or above 1e6");
+    if (!(std::fabs(t.compat[i]) <= 1e20f)) throw Refusal(SS_CRF_NAN, name + "a compatibility is NaN or above 1e20");
   if (t.features) {
     refuse_unless(t.dims >= 1 && t.dims <= ss::kMaxDims,
                   name + std::to_string(t.dims) + " features; must be 1 to " + std::to_string(ss::kMaxDims));
@@ -39,8 +39,8 @@ void check_term(const ss_crf_job& job, int index) {
                 name + "sigma_xy must be above 0");
   if (!t.sigma_channels) return;
   refuse_unless(job.image_type != SS_CRF_IMAGE_NONE, name + "needs an image");
-  refuse_unless(2 + job.channels <= ss::kMaxDims,
-                name + std::to_string(job.channels) + " channels; at most " + std::to_string(ss::kMaxDims - 2));
+  refuse_unless(2 + job.channels <= ss::kCodedDims,
+                name + std::to_string(job.channels) + " channels; at most " + std::to_string(ss::kCodedDims - 2));
   for (int c = 0; c < job.channels; ++c)
     refuse_unless(t.sigma_channels[c] > 0 && std::isfinite(t.sigma_channels[c]),
                   name + "sigmas of channels must be above 0");
@@ -54,7 +54,8 @@ void check(const ss_crf_job& job) {
   refuse_unless(job.logits_height <= job.height && job.logits_width <= job.width, "logits are larger than the picture");
   refuse_unless(job.image_type >= 0 && job.image_type <= 2, "no such image type");
   refuse_unless(job.image_type == SS_CRF_IMAGE_NONE || (job.image && job.channels >= 1), "no image");
-  refuse_unless(job.term_count >= 1 && job.term_count <= 8 && job.terms, "pairwise terms must be 1 to 8");
+  refuse_unless(job.term_count >= 1 && job.term_count <= ss::kMaxTerms && job.terms,
+                "pairwise terms must be 1 to " + std::to_string(ss::kMaxTerms));
   refuse_unless(job.iterations >= 0 && job.iterations <= 100000, "iterations must be 0 to 100000");
   refuse_unless(power_of_two_to_8(job.lattice_stride) && power_of_two_to_8(job.out_stride), "strides are 1, 2, 4 or 8");
   refuse_unless(job.threads >= 1 && job.threads <= 1024, "threads must be 1 to 1024");

@@ -10,7 +10,7 @@ namespace {
 // the residuals as packed ranks, and the barycentric weights (Adams et al. 2010, sections 3.1 and 3.2).
 template <int D>
 void embed_run(const ss::EmbedPlan& plan, const float* const* features, size_t begin, size_t count, float* bary,
-               uint64_t* key, uint64_t* ranks) {
+               uint64_t* key, uint64_t* ranks, uint8_t* rank_of) {
   const int d = D ? D : plan.dims;
   constexpr int N = (D ? D : ss::kMaxDims) + 1;
   const float down = 1.0f / static_cast<float>(d + 1);
@@ -71,7 +71,10 @@ void embed_run(const ss::EmbedPlan& plan, const float* const* features, size_t b
     for (int i = 0; i < d; ++i) {
       int32_t one[W];
       std::memcpy(one, &rank[i], sizeof one);
-      for (int l = 0; l < W; ++l) code[l] |= static_cast<uint64_t>(one[l]) << (plan.rank_bits * i);
+      const uint64_t unit = plan.rank_unit[i];
+      for (int l = 0; l < W; ++l) code[l] += static_cast<uint64_t>(one[l]) * unit;
+      if (D == 0 && rank_of)
+        for (int l = 0; l < W; ++l) rank_of[(at + l) * d + i] = static_cast<uint8_t>(one[l]);
     }
     std::memcpy(ranks + at, code, sizeof code);
 
@@ -88,12 +91,12 @@ void embed_run(const ss::EmbedPlan& plan, const float* const* features, size_t b
 }
 
 void embed(const ss::EmbedPlan& plan, const float* const* features, size_t begin, size_t count, float* bary,
-           uint64_t* key, uint64_t* ranks) {
+           uint64_t* key, uint64_t* ranks, uint8_t* rank_of) {
   switch (plan.dims) {
-    case 2: return embed_run<2>(plan, features, begin, count, bary, key, ranks);
-    case 3: return embed_run<3>(plan, features, begin, count, bary, key, ranks);
-    case 5: return embed_run<5>(plan, features, begin, count, bary, key, ranks);
-    default: return embed_run<0>(plan, features, begin, count, bary, key, ranks);
+    case 2: return embed_run<2>(plan, features, begin, count, bary, key, ranks, rank_of);
+    case 3: return embed_run<3>(plan, features, begin, count, bary, key, ranks, rank_of);
+    case 5: return embed_run<5>(plan, features, begin, count, bary, key, ranks, rank_of);
+    default: return embed_run<0>(plan, features, begin, count, bary, key, ranks, rank_of);
   }
 }
 

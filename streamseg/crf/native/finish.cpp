@@ -32,8 +32,8 @@ void look_up(const Lattice& lattice, const uint64_t* key, const uint64_t* ranks,
         const uint32_t* whole = lattice.vertices.data() + size_t(simplex) * nv;
         for (int v = 0; v < nv; ++v) slot.vertices[v] = whole[v];
       } else {
-        int axes[kMaxDims + 1];
-        lattice.axes_of(ranks[i], axes);
+        int axes[kCodedDims + 1];
+        lattice.axes_of_code(ranks[i], axes);
         uint64_t at = key[i];
         uint32_t point = kNone;
         for (int v = 0; v < nv; ++v) {
@@ -53,14 +53,14 @@ void place(const ss_crf_job& job, const ss_crf_term& given, const Term& term, co
            uint32_t* vertices) {
   const size_t count = size_t(y_end - y_begin) * finest.width;
   const size_t padded = (count + kPad - 1) / kPad * kPad;
-  const float* list[kMaxDims];
+  const float* list[kCodedDims];
   grid_features(job, given, finest, s.planes.data(), padded, y_begin, y_end, s.features.data(), padded);
   for (int k = 0; k < term.nv - 1; ++k) {
     float* f = s.features.data() + k * padded;
     std::fill(f + count, f + padded, f[0]);
     list[k] = f;
   }
-  kernels.embed(term.lattice.plan, list, 0, padded, weights, s.key.data(), s.ranks.data());
+  kernels.embed(term.lattice.plan, list, 0, padded, weights, s.key.data(), s.ranks.data(), nullptr);
   look_up(term.lattice, s.key.data(), s.ranks.data(), count, known, vertices);
 }
 
@@ -76,7 +76,7 @@ void finish(Workspace& space, const ss_crf_job& job, const Kernels& kernels, Tea
     s.key.need(most);
     s.ranks.need(most);
     s.planes.need(most * job.channels);
-    s.features.need(most * kMaxDims);
+    s.features.need(most * kCodedDims);
     s.rows.need(most * row);
     for (int t = 0; t < job.term_count; ++t) {
       s.weights[t].need(most * space.terms[t]->nv);
@@ -106,7 +106,7 @@ void finish(Workspace& space, const ss_crf_job& job, const Kernels& kernels, Tea
   team.each(parts, [&](int part) {
     FinishScratch& s = *space.finish[part];
     fine[part] = true;
-    FinishTerm list[8];
+    FinishTerm list[kMaxTerms];
     const int bands = (finest.height + lines - 1) / lines;
     for (int band = bands * part / parts; band < bands * (part + 1) / parts; ++band) {
       const int y = band * lines, y_end = std::min(y + lines, finest.height);

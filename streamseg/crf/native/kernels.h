@@ -7,7 +7,10 @@
 namespace ss {
 
 constexpr int kPad = 16;        // lanes that per-pixel arrays are padded to, whatever the instruction set
-constexpr int kMaxDims = 15;    // features of one pairwise term: 4 bits for a rank
+constexpr int kMaxDims = 255;   // features of one pairwise term: 8 bits for a rank
+constexpr int kCodedDims = 15;  // so many ranks fit a code of 64 bits; grids and pictures have no more
+constexpr int kMaxTerms = 256;  // pairwise terms of one job
+constexpr int kFewTerms = 8;    // the pass whose rows are in registers takes no more
 constexpr int kMaxParts = 32;   // pieces a picture is cut into
 constexpr uint32_t kNone = 0xffffffffu;
 
@@ -17,7 +20,8 @@ struct EmbedPlan {
   float scale[kMaxDims];        // of the k-th feature, with the blur's own width folded in
   int32_t low[kMaxDims];        // smallest coordinate that can occur
   uint64_t unit[kMaxDims];      // what one step of coordinate i adds to a key
-  int rank_bits;                // of one rank in the permutation code
+  int rank_bits;                // of one rank in the permutation code; 0: the code is a fingerprint, as keys can be
+  uint64_t rank_unit[kMaxDims]; // what rank 1 of coordinate i adds to the code
 };
 
 struct Place {                  // a lattice point beside a pixel
@@ -119,9 +123,9 @@ struct Wave {                   // a share of a two-dimensional lattice, for all
 struct Kernels {
   const char* name;
   int width;
-  // bary: (count, dims + 1); count is a multiple of kPad.
+  // bary: (count, dims + 1); count is a multiple of kPad. rank_of: (count, dims), or null.
   void (*embed)(const EmbedPlan&, const float* const* features, size_t begin, size_t count, float* bary,
-                uint64_t* key, uint64_t* ranks);
+                uint64_t* key, uint64_t* ranks, uint8_t* rank_of);
   void (*pass)(const Pass&);
   void (*finish)(const Finish&);
   // Multiplies the weights of `count` pixels with their normalisation.

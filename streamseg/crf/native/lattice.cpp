@@ -35,13 +35,15 @@ void Lattice::build(const Kernels& kernels, Team& team, const float* const* feat
   bary.need(padded * nv);
   key.need(padded);
   ranks.need(padded);
+  uint8_t* rank_of = plan.rank_bits ? nullptr : rank_of_pixel.need(padded * dims);
   const int parts = team.size() * 4;
   const size_t share = (padded / kPad + parts - 1) / parts * kPad;
   team.each(parts, [&](int part) {
     const size_t begin = share * part;
     if (begin >= padded) return;
     const size_t some = begin + share < padded ? share : padded - begin;
-    kernels.embed(plan, features, begin, some, bary.data() + begin * nv, key.data() + begin, ranks.data() + begin);
+    kernels.embed(plan, features, begin, some, bary.data() + begin * nv, key.data() + begin, ranks.data() + begin,
+                  rank_of ? rank_of + begin * dims : nullptr);
   });
 
   number_simplices();
@@ -64,7 +66,7 @@ void Lattice::lay_out(const float* least, const float* most) {
   const int d = plan.dims;
   double low[kMaxDims + 1] = {}, high[kMaxDims + 1] = {};
   const double width = std::sqrt(2.0 / 3.0) * (d + 1);  // makes the blur's standard deviation 1
-  plan.rank_bits = d <= 7 ? 3 : 4;
+  plan.rank_bits = d <= 7 ? 3 : d <= kCodedDims ? 4 : 0;
   for (int k = 0; k < d; ++k) {
     plan.scale[k] = static_cast<float>(width / std::sqrt((k + 1.0) * (k + 2.0)));
     // Feature k adds cf to coordinates 0..k and takes (k + 1) cf from coordinate k + 1.
@@ -89,12 +91,17 @@ void Lattice::lay_out(const float* least, const float* most) {
   }
   packed = bits <= 64;
   uint64_t seed = 0x5851F42D4C957F2Dull;
-  for (int i = 0; i < d; ++i) {
+  const auto any_odd = [&] {
     seed += 0x9E3779B97F4A7C15ull;
     uint64_t z = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9ull;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-    plan.unit[i] = packed ? uint64_t{1} << shift[i] : (z ^ (z >> 31)) | 1;
+    return (z ^ (z >> 31)) | 1;
+  };
+  for (int i = 0; i < d; ++i) {
+    const uint64_t odd = any_odd();
+    plan.unit[i] = packed ? uint64_t{1} << shift[i] : odd;
   }
+  for (int i = 0; i < d; ++i) plan.rank_unit[i] = plan.rank_bits ? uint64_t{1} << (plan.rank_bits * i) : any_odd();
   uint64_t ones = 0;
   for (int i = 0; i < d; ++i) ones += plan.unit[i];
   for (int i = 0; i < d; ++i) step[i] = ones - static_cast<uint64_t>(d + 1) * plan.unit[i];
@@ -118,6 +125,11 @@ void Lattice::number_simplices() {
       last = by_simplex.find_or_add(tag_of(last_key, last_ranks), same, simplices);
       if (last == simplices) {
         corner.grow(simplices, size_t{simplices} + 1)[simplices] = {last_key, last_ranks};
+        if (!plan.rank_bits) {
+          const size_t before = size_t{simplices} * plan.dims;
+          uint8_t* mine = rank_of_simplex.grow(before, before + plan.dims) + before;
+          std::memcpy(mine, rank_of_pixel.data() + i * plan.dims, plan.dims);
+        }
         ++simplices;
       }
     }
@@ -134,7 +146,7 @@ void Lattice::number_points() {
   int axes[kMaxDims + 1];
   for (uint32_t id = 0; id < simplices; ++id) {
     if (id + ahead < simplices) announce_vertices(id + ahead);
-    axes_of(corner[id].ranks, axes);
+    axes_of(id, axes);
     uint32_t* mine = vertices.data() + size_t{id} * nv;
     mine[0] = point.find_or_add(corner[id].key, nv);
     for (int k = 1; k < nv; ++k) {
@@ -154,7 +166,7 @@ void Lattice::number_points() {
 
 void Lattice::announce_vertices(uint32_t id) const {
   int axes[kMaxDims + 1];
-  axes_of(corner[id].ranks, axes);
+  axes_of(id, axes);
   uint64_t at = corner[id].key;
   for (int k = 0; k < nv; ++k) {
     point.announce(at);

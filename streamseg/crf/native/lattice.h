@@ -33,6 +33,8 @@ struct Lattice {
   Buffer<Corner> corner;          // (simplices,)
   Buffer<float> bary;             // (padded, nv)
   Buffer<uint64_t> key, ranks;    // (padded,)
+  // Where ranks are fingerprints, they are kept beside: (padded, dims) and (simplices, dims).
+  Buffer<uint8_t> rank_of_pixel, rank_of_simplex;
   Buffer<uint32_t> simplex;       // (pixels,) of each pixel, numbered in the order of first touch
   Buffer<uint32_t> vertices;      // (simplices, nv) points, numbered in the order of first touch
   Points point;
@@ -54,19 +56,28 @@ struct Lattice {
   }
   void announce_simplex(uint64_t key, uint64_t ranks) const { by_simplex.prefetch(tag_of(key, ranks)); }
   // Axes in the order in which the vertices of a simplex follow one another; the last leads back to the first vertex.
-  void axes_of(uint64_t ranks, int* axes) const {
-    const int d = plan.dims;
+  void axes_of(uint32_t id, int* axes) const {
+    if (plan.rank_bits) return axes_of_code(corner[id].ranks, axes);
+    const uint8_t* mine = rank_of_simplex.data() + size_t{id} * plan.dims;
+    axes_by([&](int i) { return int{mine[i]}; }, axes);
+  }
+  void axes_of_code(uint64_t ranks, int* axes) const {
     const uint64_t mask = (uint64_t{1} << plan.rank_bits) - 1;
+    axes_by([&](int i) { return static_cast<int>(ranks >> (plan.rank_bits * i) & mask); }, axes);
+  }
+
+ private:
+  template <class RankOf>
+  void axes_by(const RankOf& rank_of, int* axes) const {
+    const int d = plan.dims;
     int left = d * (d + 1) / 2;
     for (int i = 0; i < d; ++i) {
-      const int rank = static_cast<int>(ranks >> (plan.rank_bits * i) & mask);
+      const int rank = rank_of(i);
       axes[d - rank] = i;
       left -= rank;
     }
     axes[d - left] = d;
   }
-
- private:
   void lay_out(const float* least, const float* most);
   void number_simplices();
   void number_points();

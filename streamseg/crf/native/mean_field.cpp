@@ -46,7 +46,7 @@ struct Loop {
 
   void pass(bool slice, bool splat, bool plain, float* unary) {
     team.each(int(parts.size()), [&](int index) {
-      uint32_t below[8], shift[8];
+      uint32_t below[kMaxTerms], shift[kMaxTerms];
       for (size_t t = 0; t < order.size(); ++t) {
         below[t] = order[t]->first_of_part[index];
         shift[t] = order[t]->copy_of_part[index];
@@ -71,7 +71,7 @@ struct Loop {
       p.shared_shift = shift;
       p.list = space.lists.data() + (most + kListPad) * index;
       p.scratch = space.scratch.data() + 2 * size_t(row) * index;
-      Wave waves[8];
+      Wave waves[kMaxTerms];
       for (size_t t = 0; t < order.size(); ++t)
         if (!order[t]->inner.empty()) waves[t] = order[t]->inner[index];
       const std::vector<Band>& bands = parts[index].bands;

