@@ -18,13 +18,16 @@ def command(config: Path) -> None:
     Opens no source: an address that is well written passes, whether or not the camera answers.
     """
     from streamseg.daemon.checking import config_notes, config_problems
-    from streamseg.inference.backends.select import choices
+    from streamseg.inference.backends.select import choices, fallback
+    from streamseg.inference.plans.load import load_choice
 
     loaded = load_config(config)
     if problems := list(config_problems(loaded)):
         raise ConfigError(*problems)
     for note in config_notes(loaded):
         click.echo(f"note: {note}")
-    best = choices(loaded.engine)[0].engine_id
+    found = choices(loaded.engine)
+    if (ready := fallback(loaded.engine, found)) is not None:
+        load_choice(ready).close()  # which runs it once, without building a plan
     count = len(loaded.streams)
-    click.echo(f"{config}: {count} {'stream' if count == 1 else 'streams'}, engine {best}: ok")
+    click.echo(f"{config}: {count} {'stream' if count == 1 else 'streams'}, engine {found[0].engine_id}: ok")

@@ -33,17 +33,24 @@ def list_() -> None:
 @click.argument("name")
 @as_json
 def info(name: str, as_json: bool) -> None:
-    """Describe the engine NAME, and check its weights."""
+    """Describe the engine NAME, and check its weights, and that they are of a network as it says."""
+    from streamseg.inference.backends.protocol import Choice, backend_of, build_spec
+    from streamseg.inference.plans.load import load_choice
+
     folder, spec = find_engine(name)
     sizes = {p: len(read_weights(folder, spec, p)) for p in get_args(Precision) if p in spec.weights}
+    for precision in sizes:
+        choice = Choice(backend_of("onnx"), build_spec(EngineConfig(), folder, spec, precision))
+        load_choice(choice).close()
+    limits = choice.spec.limits
     if as_json:
         click.echo(msgspec.json.encode({"folder": str(folder), "bytes": sizes, "engine": spec}))
         return
     click.echo(f"name       {spec.name} ({folder})")
-    click.echo(f"network    {spec.network}, logits at 1/{spec.output_stride}")
-    click.echo(
-        f"input      {spec.input_size[1]}x{spec.input_size[0]}, sides multiples of {spec.size_multiple}"
-    )
+    at = "" if spec.output_stride is None else f", logits at 1/{spec.output_stride}"
+    click.echo(f"network    {spec.network}{at}")
+    sides = "no other; pictures are stretched" if limits.size else f"sides multiples of {spec.size_multiple}"
+    click.echo(f"input      {spec.input_size[1]}x{spec.input_size[0]}, {sides}")
     click.echo("weights    " + ", ".join(f"{p} ({size / 1e6:.1f} MB)" for p, size in sizes.items()))
     click.echo(f"licence    {spec.licence}")
     click.echo(f"classes    {spec.label_set}: " + ", ".join(c.name for c in spec.classes))

@@ -55,6 +55,13 @@ class Shapes(msgspec.Struct, frozen=True):
         return all(a <= b <= c for a, b, c in zip(self.smallest, batch, self.largest, strict=True))
 
 
+class Limits(msgspec.Struct, frozen=True):
+    """The batch and the size (height, width) that a graph's input fixes; None where it is free."""
+
+    batch: int | None = None
+    size: Size | None = None
+
+
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The properties of a loaded engine."""
 
@@ -64,7 +71,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision
     device: str
     threads: int
-    input_size: Size  # frames are scaled to about this many pixels
+    input_size: Size  # frames are scaled to about this many pixels; to this size, where limits have one
+    limits: Limits = Limits()
     shapes: Shapes | None = None  # None: it takes all batches
     # The device of batches and logits in torch, for a TensorEngine; else empty.
     tensors: Literal["", "cpu", "cuda"] = ""

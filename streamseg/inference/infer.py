@@ -19,8 +19,10 @@ log = logging.getLogger(__name__)
 
 
 def input_size(engine: Engine, frame_size: Size) -> Size:
-    """The size at which this engine sees frames of frame_size."""
-    return fit_size(frame_size, engine.info.input_size, engine.info.spec.size_multiple)
+    """The size at which this engine sees frames of frame_size: stretched, where it takes one size only."""
+    return engine.info.limits.size or fit_size(
+        frame_size, engine.info.input_size, engine.info.spec.size_multiple
+    )
 
 
 def accepts_device_frames(engine: Engine, frame: Frame) -> bool:

@@ -69,6 +69,10 @@ class Place:
         (folder / "engine.toml").write_text(toml)
         return folder
 
+    def with_engine(self, before: str, after: str) -> Words:
+        """Run the demo clip with the tiny engine, of which a piece of engine.toml is another."""
+        return ["run", "--source", "demo:", "--engine", str(self.copied_engine(**{before: after}))]
+
     def keys(self, name: str) -> tuple[Path, Path]:
         return make_keys(self.folder / name)
 
@@ -245,6 +249,29 @@ MISTAKES |= {
     ],
     "a precision that the engine has not": lambda p: p.run("--source", "demo:", "--precision", "int8"),
 }
+
+
+LAST_CLASS = '[[classes]]\nname = "blue"\ncolour = [40, 60, 220]'
+
+MISTAKES |= {
+    "a value that cannot be": lambda p: p.with_engine("220, 40, 40", "300, 40, 40"),
+    "another stride than the network's": lambda p: p.with_engine("output_stride = 4", "output_stride = 8"),
+    "a class less than the network has": lambda p: p.with_engine(LAST_CLASS, ""),
+}
+
+
+@mistake("weights in a second file")
+def _(p: Place) -> Words:
+    import onnx
+
+    engine = p.copied_engine()
+    before = (engine / "tiny.onnx").read_bytes()
+    model = onnx.load_from_string(before)
+    onnx.save(model, engine / "tiny.onnx", save_as_external_data=True, location="tiny.data", size_threshold=0)
+    toml = (engine / "engine.toml").read_text()
+    old, new = (hashlib.sha256(d).hexdigest() for d in (before, (engine / "tiny.onnx").read_bytes()))
+    (engine / "engine.toml").write_text(toml.replace(old, new))
+    return ["run", "--source", "demo:", "--engine", str(engine)]
 
 
 @mistake("missing weights")

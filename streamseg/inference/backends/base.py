@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from streamseg.errors import EngineError, one_line
 from streamseg.inference.backends.protocol import BuildSpec
-from streamseg.inference.engine import EngineInfo
+from streamseg.inference.engine import EngineInfo, Limits
+from streamseg.inference.scaling import scale_picture
 from streamseg.inference.spec import Normalisation
 from streamseg.types import F32, U8, Size
 
@@ -26,9 +29,13 @@ class BaseEngine(ABC):
     def __init__(self, spec: BuildSpec, info: EngineInfo) -> None:
         self.info = info
         self._norm = spec.engine.normalisation
+        self._limits = spec.limits
         self._closed = False
 
     def __call__(self, batch: U8) -> F32:
+        return self._once(batch) if self._limits == Limits() else self._fitted(batch)
+
+    def _once(self, batch: U8) -> F32:
         feed = batch if self._norm.in_graph else normalised(batch, self._norm)
         with self._running(batch):
             return self._run(feed)
@@ -51,6 +58,22 @@ class BaseEngine(ABC):
     def _release(self) -> None:
         """Let go of the library's objects; called once."""
 
+    def _fitted(self, batch: U8) -> F32:
+        """Run more, fewer or other pictures than the graph takes: in parts, filled up, scaled.
+
+        Pictures that are scaled by input_size() have the size already.
+        """
+        size, count = self._limits.size or batch.shape[1:3], self._limits.batch or len(batch)
+        pictures = batch if batch.shape[1:3] == size else np.stack([scale_picture(p, size) for p in batch])
+        parts = []
+        for start in range(0, len(pictures), count):
+            part = pictures[start : start + count]
+            short = len(part) < count
+            logits = self._once(part[np.minimum(np.arange(count), len(part) - 1)] if short else part)
+            parts.append(logits[: len(part)] if short else logits)
+        logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return logits if batch.shape[1:3] == size else _scaled(logits, size, batch.shape[1:3])
+
     @contextlib.contextmanager
     def _running(self, batch: U8 | Tensor) -> Iterator[None]:
         """Raise the library's errors as EngineError with the batch's shape; raises it, too, when closed."""
@@ -63,7 +86,7 @@ class BaseEngine(ABC):
         except Exception as error:
             shape = tuple(batch.shape)
             raise EngineError(
-                f"engine {self.info.id}: failed on a batch of {shape}: {one_line(error)}"
+                f"engine {self.info.id}: failed on a batch of {shape}: {reason(error)}"
             ) from error
 
 
@@ -75,7 +98,26 @@ def library_errors(what: str) -> Iterator[None]:
     except (EngineError, MemoryError):
         raise
     except Exception as error:
-        raise EngineError(f"{what}: {one_line(error)}") from error
+        raise EngineError(f"{what}: {reason(error)}") from error
+
+
+_NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Exception from \S+:\s*|Check '[^']*' failed at \S+:\s*"
+    r"|/?(\w+/)*\w+\.(cc|cpp|h):\d+ (onnxruntime::)?\S+\s*"
+)
+
+
+def reason(error: object) -> str:
+    """A library's error text on one line, without its codes and its own source files."""
+    return one_line(_NOISE.sub("", one_line(error, 2000)) or error)
+
+
+def _scaled(logits: F32, size: Size, wanted: Size) -> F32:
+    """Logits (N, C, h, w) of pictures of `size` as they would be of pictures of another size."""
+    h, w = (
+        max(1, round(have * to / of)) for have, to, of in zip(logits.shape[2:], wanted, size, strict=True)
+    )
+    return np.stack([np.stack([cv2.resize(plane, (w, h)) for plane in one]) for one in logits])
 
 
 def normalised(batch: U8, norm: Normalisation) -> F32:

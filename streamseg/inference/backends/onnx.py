@@ -51,7 +51,7 @@ class OnnxEngine(BaseEngine):
         options.inter_op_num_threads = 1
         # Threads that spin between two frames take the core from decoding and publishing.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised as well
         graph = spec.graph()
         with library_errors(f"engine {spec.engine.name}: ONNX Runtime cannot load the weights"):
             self._session: Any = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -59,7 +59,7 @@ class OnnxEngine(BaseEngine):
         super().__init__(spec, spec.info("onnx", "cpu", spec.cpu_threads))
 
     def _run(self, feed: U8 | F32) -> F32:
-        (logits,) = self._session.run(None, {self._input: feed})
+        logits = self._session.run(None, {self._input: feed})[0]
         return np.ascontiguousarray(logits, np.float32)
 
     def _release(self) -> None:

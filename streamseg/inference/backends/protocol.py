@@ -11,19 +11,17 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, cast, get_args
+from typing import Literal, NamedTuple, Protocol, cast, get_args
 
 import msgspec
 
 from streamseg.config import BackendName, EngineConfig, Precision
 from streamseg.errors import EngineError
-from streamseg.inference.engine import Engine, EngineInfo, Shapes
+from streamseg.inference.engine import Engine, EngineInfo, Limits, Shapes
+from streamseg.inference.interface import declared_limits
 from streamseg.inference.scaling import fit_size
-from streamseg.inference.spec import EngineSpec, read_weights
+from streamseg.inference.spec import EngineSpec, read_weights, surface_of
 from streamseg.types import Size
-
-if TYPE_CHECKING:
-    pass
 
 OnProgress = Callable[[str], None]
 """Called with a line of text as a build goes on."""
@@ -48,6 +46,7 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision
     input_size: Size
     shapes: Shapes
+    limits: Limits = Limits()  # of the graph's input
     threads: int = 0  # CPU threads of one engine; 0: one for each core
     target: str = ""  # the GPU it is built for, such as "sm_89"; empty: this machine's
     flags: tuple[str, ...] = ()  # of compatibility, such as "version-compatible"
@@ -84,8 +83,9 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
             device=device,
             threads=threads,
             input_size=self.input_size,
-            shapes=self.shapes if bounded else None,
-            tensors=tensors if self.engine.normalisation.in_graph else "",
+            limits=self.limits,
+            shapes=self.shapes if bounded and self.limits == Limits() else None,  # else it is fitted to them
+            tensors=tensors if self.engine.normalisation.in_graph and self.limits == Limits() else "",
         )
 
 
@@ -144,17 +144,37 @@ def backend_of(name: str) -> Backend:
 
 
 def build_spec(config: EngineConfig, folder: Path, engine: EngineSpec, precision: Precision) -> BuildSpec:
-    """The settings as a BuildSpec, with shapes for every frame between 3:1 and 1:3."""
+    """The settings as a BuildSpec, with shapes for every frame between 3:1 and 1:3.
+
+    Raises EngineError for a graph that does not take or give what engine.toml says (interface.py).
+    """
+    surface = surface_of(folder, engine, precision)
+    limits = Limits() if surface is None else declared_limits(engine, precision, surface)
     wanted = config.input_size or engine.input_size
-    size = fit_size(wanted, wanted, engine.size_multiple)
+    if limits.size not in (None, wanted):
+        raise EngineError(
+            f"engine.input_size: engine {engine.name} takes pictures of {list(limits.size or ())} only; is "
+            f"{list(wanted)}"
+        )
+    size = limits.size or fit_size(wanted, wanted, engine.size_multiple)
     return BuildSpec(
         engine=engine,
         folder=str(folder.absolute()),
         precision=precision,
         input_size=size,
-        shapes=usual_shapes(size, engine.size_multiple, config.max_batch),
+        shapes=_within(limits, usual_shapes(size, engine.size_multiple, config.max_batch)),
+        limits=limits,
         threads=threads_of_replica(config),
     )
+
+
+def _within(limits: Limits, shapes: Shapes) -> Shapes:
+    """The shapes that the graph's input lets through."""
+
+    def limited(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        return (limits.batch or shape[0], *(limits.size or shape[1:]))
+
+    return Shapes(limited(shapes.smallest), limited(shapes.usual), limited(shapes.largest))
 
 
 def threads_of_replica(config: EngineConfig) -> int:

@@ -14,7 +14,7 @@ from streamseg.inference.backends.protocol import Choice
 from streamseg.inference.backends.select import choices, fallback
 from streamseg.inference.engine import Engine, EngineInfo, TensorEngine
 from streamseg.inference.plans.build import Build, BuildStopped
-from streamseg.inference.plans.load import close_all, load_choice, load_plan, load_replicas
+from streamseg.inference.plans.load import close_all, load_choice, load_plan, load_replicas, open_engine
 from streamseg.types import F32, U8, Size
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def start_engines(config: EngineConfig) -> tuple[list[Engine], Choice | None]:
         ready = fallback(config, found)
         if ready is None:
             raise EngineError(f"engine {config.name}: no engine on this machine takes frames of this shape")
-        return ready.backend.load(ready.spec, None)
+        return open_engine(ready.backend, ready.spec, None)
 
     for at, choice in enumerate(found):
         try:

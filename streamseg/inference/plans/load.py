@@ -8,9 +8,10 @@ from pathlib import Path
 
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError
-from streamseg.inference.backends.protocol import Choice
+from streamseg.inference.backends.protocol import Backend, BuildSpec, Choice
 from streamseg.inference.backends.select import choices
 from streamseg.inference.engine import Engine
+from streamseg.inference.interface import check_runs
 from streamseg.inference.plans.build import Build
 from streamseg.inference.plans.cache import Plan, drop_plan, find_plan, mark_used, plan_folders
 from streamseg.inference.plans.recipe_key import recipe_of
@@ -42,7 +43,7 @@ def load_choice(choice: Choice, build: Build | None = None) -> Engine:
     """
     backend, spec = choice
     if not backend.suffix:
-        return backend.load(spec, None)
+        return open_engine(backend, spec, None)
     engine = load_plan(choice)
     if engine is not None:
         return engine
@@ -50,7 +51,26 @@ def load_choice(choice: Choice, build: Build | None = None) -> Engine:
     plan = ready_plan(choice)
     if plan is None:
         raise EngineError(f"engine {choice.engine_id}: its plan disappeared after it was built")
-    return backend.load(spec, plan.path)
+    return open_engine(backend, spec, plan.path)
+
+
+def open_engine(backend: Backend, spec: BuildSpec, plan: Path | None) -> Engine:
+    """Load an engine and check that its logits are as engine.toml says; raises EngineError."""
+    engine = backend.load(spec, plan)
+    try:
+        check_runs(engine, spec)
+    except BaseException:
+        engine.close()
+        raise
+    if spec.limits.size is not None:
+        height, width = spec.limits.size
+        log.info(
+            "engine %s: takes pictures of %dx%d only; others are stretched to it",
+            engine.info.id,
+            width,
+            height,
+        )
+    return engine
 
 
 def load_replicas(count: int, choice: Choice, first: Engine) -> list[Engine]:
@@ -83,7 +103,7 @@ def load_plan(choice: Choice) -> Engine | None:
     if plan is None:
         return None
     try:
-        engine = choice.backend.load(choice.spec, plan.path)
+        engine = open_engine(choice.backend, choice.spec, plan.path)
     except EngineError as error:
         log.warning("engine %s: its plan is refused and will be built again: %s", choice.engine_id, error)
         drop_plan(plan)

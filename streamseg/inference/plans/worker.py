@@ -17,6 +17,7 @@ from streamseg.inference.backends.protocol import Backend, BuildSpec, OnProgress
 from streamseg.inference.plans import cache
 from streamseg.inference.plans.build import Line, Order
 from streamseg.inference.plans.cache import Agreement
+from streamseg.inference.plans.load import open_engine
 from streamseg.inference.plans.recipe_key import recipe_of
 from streamseg.inference.plans.verify import check_agreement
 from streamseg.runtime.child import lower_priority
@@ -88,7 +89,7 @@ def _agreement(backend: Backend, spec: BuildSpec, part: Path, progress: OnProgre
         progress("not compared with fp32: it cannot run on this machine")
         return None
     progress("comparing it with fp32")
-    engine = backend.load(spec, part)
+    engine = open_engine(backend, spec, part)
     try:
         found = check_agreement(engine, spec)
     finally:
