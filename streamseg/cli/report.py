@@ -14,6 +14,8 @@ from streamseg.recorded import Event, Failed, Finished, Planned, Progressed, Sta
 
 WINDOW_S = 10.0
 LOOKS_S = 0.25
+MOST_LEFT_OUT = 100
+"""Lines for what a folder holds besides videos."""
 
 
 class Report:
@@ -37,6 +39,11 @@ class Report:
     def event(self, event: Event) -> None:
         self._files.event(event)
         match event:
+            case Planned(_, left_out):
+                for line in left_out[:MOST_LEFT_OUT]:
+                    self._line(line)
+                if len(left_out) > MOST_LEFT_OUT:
+                    self._line(f"{len(left_out) - MOST_LEFT_OUT} more files are left out")
             case Started(name, _, _, why) if why:
                 self._line(f"{name}: {why}")
             case Finished():
@@ -73,12 +80,12 @@ class Report:
 
     def _finished(self, event: Finished) -> None:
         manifest = event.manifest
+        made = f"{manifest.masks} masks in {event.took_s:.1f} s"
         if event.again:
-            self._line(f"{event.input}: already finished, {manifest.masks} masks → {event.path}")
-            return
-        self._line(f"{event.input}: {manifest.masks} masks in {event.took_s:.1f} s → {event.path}")
-        if manifest.damage is not None:
-            self._line(f"streamseg: {manifest.damage}; copy or record it again for the rest")
+            made = f"already finished, {manifest.masks} masks"
+        self._line(f"{event.input}: {made} → {event.path}")
+        for problem in manifest.problems():
+            self._line(f"streamseg: {problem}")
 
     def _line(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

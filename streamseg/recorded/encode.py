@@ -8,6 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import av
+
 from streamseg.outputs.overlay import Overlay
 from streamseg.recorded.route import MaskedFrame, Route, SegmentEnd
 from streamseg.recorded.segments import FrameRecord, SegmentWriter, count_pixels
@@ -67,7 +69,7 @@ class SegmentMaker:
         """Overlay pictures, encoded. Runs in the draw thread, which owns the overlay's encoder."""
         recording = self.route.recording
         overlay: Overlay | None = None
-        encoder: Encoder | None = None
+        encoder: OverlayEncoder | None = None
         for item in items:
             if isinstance(item, SegmentEnd):
                 yield DrawnEnd(item, encoder.flush() if encoder else [])
@@ -80,7 +82,7 @@ class SegmentMaker:
                 overlay = overlay or Overlay(
                     recording.spec.labels, mask.size, recording.config.overlay_opacity
                 )
-                encoder = encoder or Encoder(self._track("overlay", overlay.shape))
+                encoder = encoder or OverlayEncoder(self._track("overlay", overlay.shape))
                 packets = encoder.encode(overlay(item.frame.rgb, mask.labels), ticks)
             yield Drawn(item, ticks, packets)
 
@@ -132,3 +134,28 @@ class SegmentMaker:
 
     def _track(self, name: TrackName, size: Size) -> Track:
         return Track(name, size, self.route.recording.tick, self.route.recording.rate)
+
+
+class OverlayEncoder:
+    """Encodes one segment of the overlay; where that fails (H.264 has no pictures that wide) nothing more.
+
+    An overlay is for looking at, and never decides over masks: the results say that there is none.
+    """
+
+    def __init__(self, track: Track) -> None:
+        self._encoder = Encoder(track)
+        self._failed = False
+
+    def encode(self, picture: U8, ticks: int) -> list[Packet]:
+        return self._tried(lambda: self._encoder.encode(picture, ticks))
+
+    def flush(self) -> list[Packet]:
+        return self._tried(self._encoder.flush)
+
+    def _tried(self, step: Callable[[], list[Packet]]) -> list[Packet]:
+        if not self._failed:
+            try:
+                return step()
+            except (av.error.FFmpegError, ValueError):
+                self._failed = True
+        return []

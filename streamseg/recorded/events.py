@@ -13,6 +13,7 @@ class Planned:
     """The inputs of the job, in order; the first event."""
 
     inputs: tuple[str, ...]
+    left_out: tuple[str, ...] = ()  # what its folders hold besides, a line each
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,4 +66,4 @@ class JobResult:
     @property
     def whole(self) -> bool:
         """Every input has results, and nothing was missing from any of them."""
-        return not self.failed and all(f.manifest.damage is None for f in self.finished)
+        return not self.failed and not any(f.manifest.problems() for f in self.finished)

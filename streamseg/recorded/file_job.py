@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-import av
-
 from streamseg.errors import OutputError, SourceError, StreamsegError, UsageError
 from streamseg.inference.engine import Engine
 from streamseg.recorded.cluster import Cluster
@@ -19,7 +17,7 @@ from streamseg.recorded.finish import Finish
 from streamseg.recorded.inputs import Input, fetched
 from streamseg.recorded.manifest import Identity, Manifest, identify
 from streamseg.recorded.opening import Recording, probe
-from streamseg.recorded.results import ResultFolder, folder_error
+from streamseg.recorded.results import ResultFolder
 from streamseg.recorded.route import Route
 from streamseg.recorded.segment_plan import PlannedSegment, plan_segments
 from streamseg.recorded.segments import keep_leading, keep_segment, read_frames, whole_segments
@@ -60,6 +58,8 @@ class FileJob:
             try:
                 content = read_content(one, states)
                 identity = identify(content.sha256, content.bytes, self.engines[0], self.config)
+                if not self.overwrite:
+                    self.results.check_owner(identity)
                 manifest, reasons = (None, []) if self.overwrite else self.results.finished(identity)
                 again = manifest is not None
                 if manifest is None:
@@ -70,10 +70,10 @@ class FileJob:
                         )
                     with self.results.locked():
                         manifest = self._make(recording, content, identity, reasons)
-            except (OSError, av.error.FFmpegError) as error:
+            except Exception as error:
                 if isinstance(error, StreamsegError):
                     raise
-                raise folder_error(self.results.out, OSError(error.errno, error.strerror)) from error
+                raise self.results.explained(error, self.input.shown) from error
         if manifest is None:
             return None
         took_s = time.monotonic() - begun
@@ -83,7 +83,7 @@ class FileJob:
         self, recording: Recording, content: Content, identity: Identity, reasons: list[str]
     ) -> Manifest | None:
         folder = self.results.segments
-        reasons = reasons + self.results.begin(identity)
+        reasons = reasons + self.results.begin(identity, self.input.shown)
         existing = whole_segments(folder)
         if self.cluster is None:
             existing = keep_leading(folder, existing)
@@ -93,6 +93,9 @@ class FileJob:
             why = f"continues from frame {self.done}"
         elif why:
             why = f"starts again: {why}"
+        elif missing := recording.input.missing:
+            images = recording.input.images
+            why = f"{len(images)} images, {images[0].name} to {images[-1].name}; {len(missing)} missing"
         self.on_event(Started(self.input.shown, expected_frames(recording), self.done, why))
         count = len(existing)
         if count == 0 or sorted(existing) != list(range(count)) or not existing[count - 1].last:
@@ -107,7 +110,8 @@ class FileJob:
             raise UsageError(f"{self.input.shown}: has no frame between start_s and end_s")
         if content.changed(recording.input):
             raise self._changing()
-        return Finish(recording, self.results, count, identity).run()
+        missing = recording.input.missing + content.missing
+        return Finish(recording, self.results, count, identity, missing).run()
 
     def _make_segments(self, recording: Recording, content: Content, done: int) -> int:
         """Make the segments behind the first `done` in this process → the number of all."""

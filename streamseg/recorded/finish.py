@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import msgspec
 
 from streamseg.errors import OutputError
@@ -41,6 +43,8 @@ class Finish:
     results: ResultFolder
     segments: int
     identity: Identity
+    missing: tuple[str, ...] = ()  # of what the input is made of
+    not_made: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> Manifest:
         """Write the results next to the segments, then give them their names, the manifest last."""
@@ -102,7 +106,17 @@ class Finish:
                     end_s = tally.last_ticks * recording.tick + 1 / track.fps
                     begin_s = as_written(config.start_s) if config.start_s else Fraction(-1)
                     sound = stack.enter_context(open_sound(recording.input, begin_s, end_s))
-                count = write_video(path, track, packets, sound)
+                try:
+                    count = write_video(path, track, packets, sound)
+                except av.error.FFmpegError as error:
+                    if name != "overlay" or error.errno == errno.ENOSPC:
+                        raise
+                    count = 0
+            if name == "overlay" and count != tally.masks:
+                height, width = track.size
+                self.not_made[name] = f"H.264 in MP4 cannot hold it ({width}x{height})"
+                path.unlink(missing_ok=True)
+                continue
             if count != tally.masks:
                 raise OutputError(f"{path}: {count} pictures for {tally.masks} masks; please report this")
             sync(path)
@@ -149,7 +163,10 @@ class Finish:
             classes=spec.labels.names,
             licence=spec.licence,
             size=recording.mask_size,
+            frames_promised=facts.frames_hint,
+            frames_found=tail.decoded + tail.corrupt,
             frames_decoded=tail.decoded,
+            frames_left_out=tail.decoded - tail.taken,
             masks=tally.masks,
             dropped=tail.taken - tally.masks,
             resized=tally.resized,
@@ -157,14 +174,17 @@ class Finish:
             corrupt=tail.corrupt,
             damage=tail.damage,
             damaged_at_s=tail.damaged_at_s,
+            missing=self.missing,
             time_base=str(facts.time_base),
             pts_sha256=pts_digest(tally.stamps),
             pts_runs=to_runs(tally.stamps),
+            seq_runs=to_runs(tally.seqs),
             labels_sha256=labels_digest(tally.digests),
             outputs={
                 name: Output(path.name, result_bytes(path), result_sha256(path))
                 for name, path in made.items()
             },
+            not_made=self.not_made,
         )
 
     def _target(self, folder: Path, name: str) -> Path:
@@ -180,12 +200,14 @@ class _Tally:
         self.masks = self.resized = self.last_ticks = 0
         self.digests: list[bytes] = []
         self.stamps: list[int | None] = []
+        self.seqs: list[int] = []
 
     def add(self, record: FrameRecord) -> None:
         self.masks += 1
         self.resized += record.resized
         self.digests.append(record.digest)
         self.stamps.append(record.pts)
+        self.seqs.append(record.seq)
         self.summary.add(record)
         self.last_ticks = self.timeline(record.pts)
         assert self.last_ticks == record.ticks, "time stamps are made from the source's alone"

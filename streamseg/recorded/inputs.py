@@ -1,32 +1,33 @@
-"""The inputs of a job, and the names of each input's results."""
+"""The inputs of a job: what each name on the command line stands for."""
 
 from __future__ import annotations
 
 import glob
-import re
+import io
+import os
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 from urllib.parse import urlsplit
 
-from streamseg.config.redact import HIDDEN, redact, remember
-from streamseg.errors import OutputError, UsageError
+from streamseg.config.redact import redact, remember
+from streamseg.errors import OutputError, SourceError, UsageError
+from streamseg.recorded.folders import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Folder,
+    is_video,
+    natural,
+)
+from streamseg.recorded.images import sequence_of
 from streamseg.recorded.manifest import SUFFIX
+from streamseg.recorded.names import Owned, local_path, name_inputs, number_pattern, printable
+from streamseg.recorded.results import NAMES
 from streamseg.recorded.storage import Store, is_stored, local_copy
 from streamseg.sources.target import DEMO, DEMO_CLIP, shown
-
-VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".avi", ".flv", ".h264", ".h265", ".hevc", ".ivf", ".m2ts", ".m4v", ".mjpeg", ".mjpg", ".mkv"}
-    | {".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".obu", ".ogv", ".ts", ".webm", ".wmv"}
-    | {".y4m"}
-)
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
-_PRINTF = re.compile(r"%0?\d*d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,8 @@ class Input:
 
     source: str
     stem: str
-    images: tuple[Path, ...] = ()  # of a sequence: one suffix, in the order of their names
+    images: tuple[Path, ...] = ()  # of a sequence: one kind, in the order of their numbers
+    missing: tuple[str, ...] = ()  # images that the sequence should have
     copy: Path | None = None  # the local copy of one in other storage
 
     def __post_init__(self) -> None:
@@ -46,35 +48,62 @@ class Input:
         """The file; None for an address. For images, their folder or pattern."""
         if self.copy is not None:
             return self.copy
-        return None if is_address(self.source) else Path(self.source).expanduser()
+        return None if is_address(self.source) else local_path(self.source)
 
     @property
     def opened(self) -> str:
         """What FFmpeg opens."""
-        return self.source if self.copy is None else str(self.copy)
+        if self.copy is None and "://" in self.source:
+            return self.source
+        return os.path.abspath(self.path or "")  # so that no name is taken for an option or a home
 
     @property
     def shown(self) -> str:
-        return shown(self.source)
+        return printable(shown(self.source))
+
+
+@dataclass(slots=True)
+class Found:
+    """The inputs of a job, what its folders hold besides, and what could not be looked at."""
+
+    inputs: list[Input] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # a line each
+    unreadable: list[tuple[str, SourceError]] = field(default_factory=list)  # the name as shown, and why
 
 
 def find_inputs(sources: Iterable[str], stdin: TextIO | None = None) -> list[Input]:
     """Files, folders, patterns, addresses, '-' for a list on standard input → inputs with names of their own.
 
-    A folder or a pattern stands for the videos in it, in order of their names; with images and no video in
-    it, for one sequence of images. A name is the stem; with suffix where two have one stem, then with folder.
-    One that comes twice is done once. Raises UsageError for what stands for nothing.
+    As look_for, but raises SourceError for a folder that cannot be read.
     """
-    found: dict[str, tuple[Path, ...]] = {}
-    for source in _lines(sources, stdin or sys.stdin):
-        found.update(_expand(source))
-    naming: Callable[[str], str]
-    for naming in (_stem, _full_name, _with_folder):
-        names = {source: naming(source) for source in found}
-        if len(set(names.values())) == len(found):
-            return [Input(source, names[source], images) for source, images in found.items()]
-    twice = next(n for n, count in Counter(names.values()).items() if count > 1)
-    raise UsageError(f"several inputs would be called {twice}; process them into different folders")
+    found = look_for(sources, stdin)
+    if found.unreadable:
+        raise found.unreadable[0][1]
+    return found.inputs
+
+
+def look_for(
+    sources: Iterable[str],
+    stdin: TextIO | None = None,
+    owned: Owned = lambda stem, source: None,
+) -> Found:
+    """What is to be processed, with names of their own, and what is not.
+
+    A folder or a pattern stands for the videos in it, in order of their names, numbers by their value; with
+    images and no video in it, for one sequence of images. Links to folders are followed. A file that comes
+    twice is done once, however it is spelled. A name is the stem; where two have one stem, as much more of
+    the path as tells them apart. owned says which names have results of which input already: an input keeps
+    its name, whatever other inputs come. Raises UsageError for what stands for nothing.
+    """
+    found = Found()
+    unique: dict[str, _Named] = {}
+    for source in _lines(sources, stdin):
+        for one in _expand(source, found):
+            unique.setdefault(_real(one.source), one)
+    names = name_inputs([one.source for one in unique.values()], owned)
+    for one in unique.values():
+        found.inputs.append(Input(one.source, names[one.source], one.images, one.missing))
+    return found
 
 
 @contextmanager
@@ -91,55 +120,97 @@ def is_address(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
-def number_pattern(name: str) -> re.Pattern[str] | None:
-    """What a name like frame%04d.png fits, with the number as its group; None for other names."""
-    before, *after = _PRINTF.split(name)
-    if len(after) != 1:
-        return None
-    return re.compile(f"{re.escape(before)}([0-9]+){re.escape(after[0])}")
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A source as it was named or found."""
+
+    source: str
+    images: tuple[Path, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
-def _lines(sources: Iterable[str], stdin: TextIO) -> Iterator[str]:
+def _lines(sources: Iterable[str], stdin: TextIO | None) -> Iterator[str]:
     for source in sources:
         if source == "-":
-            yield from (line.strip() for line in stdin if line.strip())
+            if stdin is None:  # names may have any bytes
+                stdin = io.TextIOWrapper(sys.stdin.buffer, "utf-8", "surrogateescape", newline="\n")
+            for line in stdin:
+                name = line.rstrip("\r\n")
+                if name.strip():
+                    yield name if local_path(name).exists() else name.strip()
+        elif not source.strip() and not Path(source).is_file():
+            raise UsageError("an input has an empty name; is a variable of the command unset?")
         else:
             yield source
 
 
-def _expand(source: str) -> dict[str, tuple[Path, ...]]:
-    """Sources, each with its images where it is a sequence."""
+def _real(source: str) -> str:
+    """One name for each file, however it is spelled."""
+    return source if "://" in source else os.path.realpath(local_path(source))
+
+
+def _expand(source: str, found: Found) -> list[_Named]:
+    """The inputs that a name stands for."""
     if source == DEMO:
-        return {str(DEMO_CLIP): ()}
+        return [_Named(str(DEMO_CLIP))]
     if is_stored(source):
-        return _expand_stored(source)
+        return [_Named(one) for one in _expand_stored(source)]
     if "://" in source:
-        return {source: ()}
-    path = Path(source).expanduser()
+        return [_Named(source)]
+    path = local_path(source)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
-    elif (numbered := number_pattern(path.name)) is not None and not path.exists():
-        matches = [(m, p) for p in path.parent.glob("*") if (m := numbered.fullmatch(p.name))]
-        files = [p for _, p in sorted(matches, key=lambda pair: int(pair[0][1]))]
-    elif glob.has_magic(source) and not path.exists():
-        files = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+        return _expand_folder(source, path, found)
+    numbered = number_pattern(path.name)
+    if (numbered is None and not glob.has_magic(source)) or os.path.lexists(path):
+        return [_Named(source)]  # a file, or nothing: opening it says which
+    if numbered is not None:
+        images = [p for p in path.parent.glob("*") if numbered.fullmatch(p.name)]
     else:
-        return {source: ()}  # a file, or nothing: opening it says which
-    if videos := [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES and not _is_result(p)]:
-        return {str(p): () for p in videos}
-    if images := [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]:
-        return {source: _sequence(source, images)}
-    what = "in this folder" if path.is_dir() else "matches this pattern"
-    raise UsageError(f"{source}: no video {what}")
+        images = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]
+    files = sorted(images, key=natural)
+    if videos := [p for p in files if is_video(p) and not _is_result(p)]:
+        found.left_out += [f"{printable(p)}: left out, an image beside videos" for p in files if _is_image(p)]
+        return [_Named(str(p)) for p in videos]
+    if images := [p for p in files if _is_image(p)]:
+        return [_sequence(source, images, promised=numbered is not None)]
+    raise UsageError(f"{printable(source)}: no video matches this pattern")
 
 
-def _expand_stored(source: str) -> dict[str, tuple[Path, ...]]:
+def _expand_folder(source: str, path: Path, found: Found) -> list[_Named]:
+    folder = Folder(path)
+    videos, images = [], []
+    for file in folder.files():
+        if _is_result(file):
+            continue
+        if _is_image(file):
+            images.append(file)
+        elif is_video(file):
+            videos.append(file)
+        else:
+            found.left_out.append(f"{printable(file)}: left out, no video")
+    found.left_out += [f"{printable(p)}: left out, {why}" for p, why in folder.left_out]
+    for denied, error in folder.denied:
+        shown = printable(denied)
+        found.unreadable.append(
+            (shown, SourceError(f"{shown}: the folder cannot be read ({error.strerror}); change its rights"))
+        )
+    if videos:
+        found.left_out += [f"{printable(p)}: left out, an image beside videos" for p in images]
+        return [_Named(str(p)) for p in videos]
+    if images:
+        return [_sequence(source, images, promised=False)]
+    if found.unreadable:
+        return []
+    raise UsageError(f"{printable(source)}: no video in this folder")
+
+
+def _expand_stored(source: str) -> list[str]:
     try:
         found = Store(source).find()
     except OutputError as error:
         raise UsageError(str(error)) from error
     if found == [source.rstrip("/")]:
-        return {source: ()}  # an object, or nothing: fetching it says which
+        return [source]  # an object, or nothing: fetching it says which
     results = {one for one in found if one.endswith(SUFFIX)}
     videos = [
         one
@@ -149,49 +220,23 @@ def _expand_stored(source: str) -> dict[str, tuple[Path, ...]]:
     ]
     if not videos:
         raise UsageError(f"{redact(source)}: no video at this address")
-    return dict.fromkeys(videos, ())
+    return videos
 
 
-def _sequence(source: str, images: list[Path]) -> tuple[Path, ...]:
-    kinds = sorted({(str(p.parent), p.suffix) for p in images})
-    if len(kinds) > 1:
-        folder, suffix = kinds[0]
-        raise UsageError(
-            f"{source}: holds images of several kinds or folders; name one sequence, "
-            f"such as {folder}/*{suffix}"
-        )
-    return tuple(images)
+def _sequence(source: str, images: list[Path], promised: bool) -> _Named:
+    there, missing = sequence_of(source, images, promised)
+    return _Named(source, images=there, missing=missing)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _is_result(path: Path) -> bool:
-    """Whether this is a result of ours: its manifest is in the same folder."""
-    stem, dot, _ = path.stem.rpartition(".")
-    return bool(dot) and (path.parent / (stem + SUFFIX)).exists()
-
-
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
-
-
-def _pure(source: str) -> PurePosixPath:
-    # The name of a result is seen by many: no secret of the address is in it.
-    path = PurePosixPath(
-        (urlsplit(redact(source).replace(HIDDEN, "-")).path or "/") if "://" in source else source
+    """Whether this is a result of ours, or lies in one: its manifest is in the same folder."""
+    return path.name.endswith(SUFFIX) or any(
+        one.name.endswith(f".{ending}")
+        and (one.parent / (one.name.removesuffix(f".{ending}") + SUFFIX)).exists()
+        for one in (path, *path.parents)
+        for ending in NAMES.values()
     )
-    # A pattern's results are named after the folder of its images.
-    magic = glob.has_magic(path.name) or number_pattern(path.name)
-    return path.parent if magic and not Path(source).exists() else path
-
-
-def _stem(source: str) -> str:
-    path = _pure(source)
-    return (path.name if Path(source).is_dir() else path.stem) or "video"
-
-
-def _full_name(source: str) -> str:
-    return _pure(source).name or "video"
-
-
-def _with_folder(source: str) -> str:
-    path = _pure(source)
-    return f"{path.parent.name}-{path.name}".strip("-") or "video"

@@ -19,13 +19,13 @@ from streamseg.inference.plans.load import load_engine
 from streamseg.recorded.cluster import Cluster
 from streamseg.recorded.events import Event, Failed, Finished, JobResult, Planned
 from streamseg.recorded.file_job import FileJob
-from streamseg.recorded.inputs import fetched, find_inputs
+from streamseg.recorded.inputs import fetched, find_inputs, look_for
 from streamseg.recorded.opening import probe
-from streamseg.recorded.results import FolderError, ResultFolder, open_folder
+from streamseg.recorded.pending import Pending, Wanted
+from streamseg.recorded.place import Place
+from streamseg.recorded.results import FolderError
 from streamseg.recorded.route import Route, SegmentEnd
 from streamseg.recorded.settings import ProcessConfig
-from streamseg.recorded.storage import is_stored, scratch
-from streamseg.recorded.stored_results import StoredResults, open_store
 from streamseg.refinement.flow import one_thread
 from streamseg.runtime.ordered import Prefetcher
 from streamseg.types import Mask
@@ -95,27 +95,41 @@ def process_files(
     used.
     """
     config = config or ProcessConfig()
-    found = find_inputs(str(i) for i in inputs)
-    if not found:
-        raise UsageError("nothing to process; name at least one video")
     if config.end_s is not None and config.end_s <= config.start_s:
         raise UsageError(f"end_s: must be above start_s ({config.start_s:g}); is {config.end_s:g}")
     _check_extras(config)
     stop = stop if stop is not None else threading.Event()
+    place = Place(str(out))
+    found = look_for((str(i) for i in inputs), owned=place.owners(overwrite))
+    if not found.inputs and not found.unreadable:
+        raise UsageError("nothing to process; name at least one video")
     with ExitStack() as stack:
         engines = stack.enter_context(load_engines(config, MAX_ENGINES if on is None else 1))
-        results = _result_folders(str(out))
+        place.open()
         cluster = None if on is None else stack.enter_context(closing(Cluster(on)))
 
         def job(index: int, on_event: Callable[[Event], None]) -> Finished | Failed | None:
-            one = found[index]
+            one = found.inputs[index]
             return _ended(
-                FileJob(one, results(one.stem), config, engines, on_event, overwrite, stop, cluster)
+                FileJob(one, place.results(one.stem), config, engines, on_event, overwrite, stop, cluster)
             )
 
-        on_event(Planned(tuple(one.shown for one in found)))
+        asked = [(one.shown, one.stem) for one in found.inputs] + [(name, "") for name, _ in found.unreadable]
+        pending = stack.enter_context(closing(Pending(place.put, [Wanted(*one) for one in asked])))
+
+        def note(event: Event) -> None:
+            if isinstance(event, Finished):
+                pending.finished(event.input)
+            elif isinstance(event, Failed):
+                pending.failed(event.input, str(event.error))
+            on_event(event)
+
+        note(Planned(tuple(name for name, _ in asked), tuple(found.left_out)))
+        unreadable = [Failed(name, error) for name, error in found.unreadable]
+        for failed in unreadable:
+            note(failed)
         run = _one_by_one if cluster is None else _side_by_side
-        ends = run(job, len(found), on_event, stop)
+        ends = [*unreadable, *run(job, len(found.inputs), note, stop)]
     return JobResult(
         finished=[end for end in ends if isinstance(end, Finished)],
         failed=[end for end in ends if isinstance(end, Failed)],
@@ -128,16 +142,6 @@ def _check_extras(config: ProcessConfig) -> None:
     for wanted, module, extra in ((tables, "pyarrow", "parquet"), (config.zarr, "zarr", "zarr")):
         if wanted and find_spec(module) is None:
             raise UsageError(f"{extra}: needs {module}; pip install 'streamseg[{extra}]'")
-
-
-def _result_folders(out: str) -> Callable[[str], ResultFolder]:
-    """Open the folder of results → a function that gives the result folder of a stem. Raises FolderError."""
-    if is_stored(out):
-        store, local = open_store(out), scratch(out)
-        return lambda stem: StoredResults(local, stem, store)
-    folder = Path(out).expanduser()
-    open_folder(folder)
-    return lambda stem: ResultFolder(folder, stem)
 
 
 Job = Callable[[int, Callable[[Event], None]], Finished | Failed | None]

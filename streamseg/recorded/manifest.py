@@ -17,7 +17,10 @@ from streamseg.inference.engine import Engine
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.timeline import PtsRun
 
-SCHEMA = 1
+SCHEMA = 2
+KNOWN_SCHEMAS = (1, 2)
+"""Schema 1 (streamseg 0.1) had no account of what was promised, found and left out."""
+
 SUFFIX = ".manifest.json"
 
 
@@ -52,7 +55,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, ...]
     licence: str  # of the engine's weights, which goes with their results
     size: tuple[int, int]  # of the masks
+    frames_promised: int | None = None  # by the container's index, which may be wrong; None: it has none
+    frames_found: int | None = None  # decoded, and those that could not be
     frames_decoded: int
+    frames_left_out: int = 0  # by the settings: --start, --end, --every, --max-fps
     masks: int
     dropped: int
     resized: int
@@ -60,14 +66,38 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     corrupt: int
     damage: str | None
     damaged_at_s: tuple[float, ...]
+    missing: tuple[str, ...] = ()  # pictures of a sequence, or files that a list names, that are not there
     time_base: str
     pts_sha256: str
     pts_runs: list[PtsRun]
+    seq_runs: list[PtsRun] = []  # the frames' numbers
     labels_sha256: str
     outputs: dict[str, Output]
+    not_made: dict[str, str] = {}  # results that were asked for, and why there are none
+
+    def problems(self) -> list[str]:
+        """What these results lack of what was asked for, a line each; none where all is there."""
+        found = []
+        if self.damage is not None:
+            found.append(self.damage)
+        elif self.corrupt:
+            found.append(f"{self.input}: damaged; {self.corrupt} pictures or packets could not be decoded")
+        if self.missing:
+            names = ", ".join(self.missing[:5]) + (", …" if len(self.missing) > 5 else "")
+            found.append(f"{self.input}: {len(self.missing)} missing: {names}")
+        known = self.schema > 1  # how many were left out
+        lost = self.frames_decoded - self.frames_left_out - self.masks if known else self.dropped
+        if lost or self.dropped:
+            found.append(f"{self.input}: {max(lost, self.dropped)} frames have no mask")
+        found += [f"{self.input}: no {name}: {reason}" for name, reason in self.not_made.items()]
+        return found
 
     def encode(self) -> bytes:
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+
+class _Schema(msgspec.Struct):
+    schema: int
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -83,6 +113,12 @@ def read_manifest(path: Path) -> Manifest:
 def decode_manifest(data: bytes, shown: str) -> Manifest:
     """Raises OutputError when the data are no manifest; `shown` is where they are from."""
     try:
+        schema = msgspec.json.decode(data, type=_Schema).schema
+        if schema not in KNOWN_SCHEMAS:
+            raise OutputError(
+                f"{shown}: was made by another version of streamseg (schema {schema}; this one knows "
+                f"{' and '.join(map(str, KNOWN_SCHEMAS))}); use that version, or another folder"
+            )
         return msgspec.json.decode(data, type=Manifest)
     except msgspec.DecodeError as error:
         raise OutputError(f"{shown}: is not a manifest of streamseg: {error}") from error

@@ -106,7 +106,7 @@ def open_input(
     """Open an input on the track that `config` names; use it in one thread. Raises SourceError."""
     stop = stop if stop is not None else threading.Event()
     if one.images:
-        with open_images(one, config.image_fps, stop) as source:
+        with open_images(one.images, config.image_fps, one.shown, stop) as source:
             yield source
         return
     with open_source(

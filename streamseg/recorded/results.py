@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from streamseg.errors import OutputError
+from streamseg.errors import OutputError, one_line
 from streamseg.recorded.manifest import (
     SUFFIX,
     Identity,
@@ -40,8 +41,18 @@ NAMES = {
 """The results (the summary is always made): how their names end."""
 
 
+_OF_A_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+
 class FolderError(OutputError):
     """The folder of results itself cannot be used (not writable, full): this concerns every input."""
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """What results are of; a manifest has these fields too."""
+
+    input: str
+    identity: Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,23 @@ class ResultFolder:
     def result(self, name: str) -> Path:
         return self.out / f"{self.stem}.{NAMES[name]}"
 
+    def owner(self) -> Owner | None:
+        """Whose results, or unfinished work, have this name; None where there are none."""
+        for path in (self.manifest, self.segments / "job.json"):
+            with contextlib.suppress(OSError):
+                if (owner := decode_owner(path.read_bytes())) is not None:
+                    return owner
+        return None
+
+    def check_owner(self, identity: Identity) -> None:
+        """Raises OutputError where results or work of another content have this name."""
+        owner = self.owner()
+        if owner is not None and owner.identity.source_sha256 != identity.source_sha256:
+            raise OutputError(
+                f"{self.shown}/{self.stem}: holds the results of {owner.input} with another content; "
+                "choose another folder, or replace them with --overwrite"
+            )
+
     def finished(self, identity: Identity) -> tuple[Manifest | None, list[str]]:
         """The manifest, where this very job is finished; else why what exists cannot be used.
 
@@ -93,7 +121,7 @@ class ResultFolder:
                 reasons.append(f"{output.file} has been changed")
         return (None if reasons else manifest), reasons
 
-    def begin(self, identity: Identity) -> list[str]:
+    def begin(self, identity: Identity, source: str) -> list[str]:
         """Make this job's folder of segments; remove what another job left in it → why."""
         job = self.segments / "job.json"
         reasons: list[str] = []
@@ -103,7 +131,7 @@ class ResultFolder:
             if not reasons:
                 return []
         self._clear_segments()
-        atomic_write(job, msgspec.json.format(msgspec.json.encode(identity), indent=1))
+        atomic_write(job, msgspec.json.format(msgspec.json.encode(Owner(source, identity)), indent=1))
         return reasons
 
     def in_the_way(self) -> list[str]:
@@ -160,6 +188,21 @@ class ResultFolder:
             else:
                 path.unlink(missing_ok=True)
 
+    def explained(self, error: Exception, shown: str) -> OutputError:
+        """What failed while the results of `shown` were made: this folder, or they alone.
+
+        An error does not say where it comes from (FFmpeg's have the numbers of the system's), so the folder
+        is asked.
+        """
+        if isinstance(error, OSError) and error.errno in _OF_A_DISK:
+            return folder_error(self.out, error)
+        try:
+            open_folder(self.out)
+        except FolderError as folder:
+            return folder
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {one_line(error)}"
+        return OutputError(f"{shown}: its results cannot be made ({reason})")
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep a second process from the same results; released when this one ends, however it ends."""
@@ -187,8 +230,14 @@ def named_outputs(manifest: bytes) -> list[str]:
 
 
 def decode_job(data: bytes) -> Identity | None:
+    owner = decode_owner(data)
+    return None if owner is None else owner.identity
+
+
+def decode_owner(data: bytes) -> Owner | None:
+    """Of a manifest or of unfinished work."""
     try:
-        return msgspec.json.decode(data, type=Identity)
+        return msgspec.json.decode(data, type=Owner)
     except msgspec.DecodeError:
         return None
 

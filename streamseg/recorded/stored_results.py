@@ -9,7 +9,15 @@ from pathlib import Path
 
 from streamseg.errors import OutputError
 from streamseg.recorded.manifest import Identity, Manifest, decode_manifest, differences
-from streamseg.recorded.results import NAMES, FolderError, ResultFolder, decode_job, named_outputs
+from streamseg.recorded.results import (
+    NAMES,
+    FolderError,
+    Owner,
+    ResultFolder,
+    decode_job,
+    decode_owner,
+    named_outputs,
+)
 from streamseg.recorded.segments import segment_path, whole_segments
 from streamseg.recorded.storage import Store
 from streamseg.runtime.files import replaced
@@ -36,9 +44,16 @@ class StoredResults(ResultFolder):
     def bytes_there(self, file: str) -> int | None:
         return self.store.size(file)
 
-    def begin(self, identity: Identity) -> list[str]:
+    def owner(self) -> Owner | None:
+        for name in (self.manifest.name, f"{self.segments.name}/job.json"):
+            data = self.store.read(name)
+            if data is not None and (owner := decode_owner(data)) is not None:
+                return owner
+        return None
+
+    def begin(self, identity: Identity, source: str) -> list[str]:
         """Agree with the store: this job's segments are fetched, another job's are removed."""
-        reasons = ResultFolder.begin(self, identity)
+        reasons = ResultFolder.begin(self, identity, source)
         there = self.store.names(self.segments.name)
         job = f"{self.segments.name}/job.json"
         data = self.store.read(job)
@@ -86,13 +101,11 @@ class StoredResults(ResultFolder):
         shutil.rmtree(self.segments)
 
 
-def open_store(url: str) -> Store:
-    """Open a folder of results in other storage and see that it can be written to; raises FolderError."""
+def open_store(store: Store) -> None:
+    """See that a folder of results in other storage can be written to; raises FolderError."""
     probe = f".streamseg-{os.getpid()}"
     try:
-        store = Store(url)
         store.write(probe, b"")
         store.remove(probe)
     except OutputError as error:
         raise FolderError(str(error)) from error
-    return store

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,11 +16,10 @@ from typing import Any
 import av
 import msgspec
 
-from streamseg.errors import OutputError, StreamsegError, UsageError
-from streamseg.recorded.content import read_content
+from streamseg.errors import OutputError, SourceError, StreamsegError, UsageError
+from streamseg.recorded.content import read_content, states_of
 from streamseg.recorded.inputs import Input, fetched, find_inputs, is_address
 from streamseg.recorded.manifest import (
-    SCHEMA,
     SUFFIX,
     Manifest,
     labels_digest,
@@ -27,7 +27,9 @@ from streamseg.recorded.manifest import (
     result_sha256,
     settings_digest,
 )
+from streamseg.recorded.names import local_path, unprintable
 from streamseg.recorded.opening import open_input
+from streamseg.recorded.pending import is_pending, read_pending
 from streamseg.recorded.results import named_outputs
 from streamseg.recorded.segments import FrameRecord, count_pixels
 from streamseg.recorded.selection import Account, picks
@@ -58,60 +60,102 @@ def verify_folder(
     Sources are looked for where the manifest says, or by their file names in the folder `sources`; each that
     is found is hashed and decoded again. Raises UsageError where there is nothing to check.
     """
-    sources = Path(sources).expanduser() if sources is not None else None
+    sources = local_path(sources) if sources is not None else None
+    if sources is not None and not sources.is_dir():
+        raise UsageError(f"{sources}: is no folder; name the one that the sources are in")
     if is_stored(str(out)):
-        return _verify_store(Store(str(out)), sources, on_verdict)
-    out = Path(out).expanduser()
-    manifests = sorted(out.glob(f"*{SUFFIX}"))
-    unfinished = [p for p in sorted(out.glob(".*.segments")) if p.is_dir()]
-    if not manifests and not unfinished:
-        raise UsageError(f"{out}: holds no results of streamseg process (no *{SUFFIX})")
-    verdicts = []
-    for path in manifests:
-        verdicts.append(_verify(path, str(path), sources))
-        on_verdict(verdicts[-1])
-    for folder in unfinished:
-        verdicts.append(_unfinished(str(out), folder.name))
-        on_verdict(verdicts[-1])
-    return verdicts
+        return _Folder(_StoredFiles(Store(str(out))), sources, on_verdict).verify()
+    return _Folder(_LocalFiles(local_path(out)), sources, on_verdict).verify()
 
 
-def _verify_store(store: Store, sources: Path | None, on_verdict: Callable[[Verdict], None]) -> list[Verdict]:
-    """Fetch one input's results after the other and check them."""
-    names = store.names()
-    manifests = [name for name in names if name.endswith(SUFFIX)]
-    unfinished = [name for name in names if name.startswith(".") and name.endswith(".segments")]
-    if not manifests and not unfinished:
-        raise UsageError(f"{store.shown}: holds no results of streamseg process (no *{SUFFIX})")
-    verdicts = []
-    for name in manifests:
+class _LocalFiles:
+    """A folder of results on this machine."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.shown = out, str(out)
+
+    def names(self) -> list[str]:
+        return sorted(p.name for p in self.out.iterdir()) if self.out.is_dir() else []
+
+    def read(self, name: str) -> bytes | None:
+        return (self.out / name).read_bytes()
+
+    @contextlib.contextmanager
+    def results(self, name: str) -> Iterator[Path]:
+        """The manifest of this name, with the results that it names beside it."""
+        yield self.out / name
+
+
+class _StoredFiles:
+    """A folder of results in other storage; fetches one input's results after the other."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.shown = store, store.shown
+
+    def names(self) -> list[str]:
+        return self.store.names()
+
+    def read(self, name: str) -> bytes | None:
+        return self.store.read(name)
+
+    @contextlib.contextmanager
+    def results(self, name: str) -> Iterator[Path]:
+        """The manifest of this name, with the results that it names beside it."""
         with tempfile.TemporaryDirectory(prefix="streamseg-") as folder:
             path = Path(folder) / name
-            path.write_bytes(store.read(name) or b"")
+            path.write_bytes(self.store.read(name) or b"")
             for file in named_outputs(path.read_bytes()):
                 with contextlib.suppress(OutputError):  # the check reports it
-                    store.get(file, path.parent / file)
-            verdicts.append(_verify(path, f"{store.shown}/{name}", sources))
-        on_verdict(verdicts[-1])
-    for name in unfinished:
-        verdicts.append(_unfinished(store.shown, name))
-        on_verdict(verdicts[-1])
-    return verdicts
+                    self.store.get(file, path.parent / file)
+            yield path
 
 
-def _unfinished(out: str, segments: str) -> Verdict:
-    stem = segments[1 : -len(".segments")]
-    problem = f"{stem}: unfinished; run the same `streamseg process` again"
-    return Verdict(f"{out}/{stem}{SUFFIX}", problems=[problem])
+@dataclass(slots=True, eq=False)
+class _Folder:
+    """The check of one folder of results."""
+
+    files: _LocalFiles | _StoredFiles
+    sources: Path | None
+    on_verdict: Callable[[Verdict], None]
+    verdicts: list[Verdict] = field(default_factory=list)
+    inputs: set[str] = field(default_factory=set)  # that have results
+
+    def verify(self) -> list[Verdict]:
+        names = self.files.names()
+        manifests = [name for name in names if name.endswith(SUFFIX)]
+        unfinished = [name for name in names if name.startswith(".") and name.endswith(".segments")]
+        pending = [name for name in names if is_pending(name)]
+        if not manifests and not unfinished and not pending:
+            raise UsageError(f"{self.files.shown}: holds no results of streamseg process (no *{SUFFIX})")
+        for name in manifests:
+            with self.files.results(name) as path:
+                self._add(_verify(path, f"{self.files.shown}/{name}", self.sources, self.inputs))
+        stems = {name[1 : -len(".segments")] for name in unfinished}
+        for stem in sorted(stems):
+            self._miss(stem, f"{stem}: unfinished; run the same `streamseg process` again")
+        for name in pending:
+            for one in read_pending(self.files.read(name) or b"[]"):
+                if one.input not in self.inputs and one.stem not in stems:
+                    self._miss(one.stem, f"{one.input}: {one.reason} (asked for by {name})")
+        return self.verdicts
+
+    def _miss(self, stem: str, problem: str) -> None:
+        self._add(Verdict(f"{self.files.shown}/{stem}{SUFFIX}", problems=[problem]))
+
+    def _add(self, verdict: Verdict) -> None:
+        self.verdicts.append(verdict)
+        self.on_verdict(verdict)
 
 
-def _verify(path: Path, shown: str, sources: Path | None) -> Verdict:
+def _verify(path: Path, shown: str, sources: Path | None, inputs: set[str]) -> Verdict:
+    """Check the results that a manifest names; the name of its input is added to `inputs`."""
     verdict = Verdict(shown)
     try:
         manifest = read_manifest(path)
     except OutputError as error:
         verdict.problems.append(str(error))
         return verdict
+    inputs.add(manifest.input)
     verdict.masks = manifest.masks
     source = _find_source(manifest, sources)
     verdict.source_checked = source is not None
@@ -123,8 +167,6 @@ def _verify(path: Path, shown: str, sources: Path | None) -> Verdict:
 
 
 def _check_manifest(path: Path, manifest: Manifest) -> Iterator[str]:
-    if manifest.schema != SCHEMA:
-        yield f"{path.name}: has schema {manifest.schema}, this streamseg knows {SCHEMA}"
     if settings_digest(manifest.identity.settings) != manifest.settings_sha256:
         yield f"{path.name}: its settings are not those of settings_sha256"
     stamps = from_runs(manifest.pts_runs)
@@ -132,8 +174,11 @@ def _check_manifest(path: Path, manifest: Manifest) -> Iterator[str]:
         yield f"{path.name}: has {len(stamps)} time stamps for {manifest.masks} masks"
     if pts_digest(stamps) != manifest.pts_sha256:
         yield f"{path.name}: its time stamps are not those of pts_sha256"
-    if manifest.dropped:
-        yield f"{path.name}: {manifest.dropped} frames have no mask"
+    if manifest.seq_runs and len(from_runs(manifest.seq_runs)) != manifest.masks:
+        yield f"{path.name}: has other numbers of frames than masks"
+    if manifest.masks == 0:
+        yield f"{path.name}: has no mask"
+    yield from manifest.problems()
 
 
 def _check_outputs(path: Path, manifest: Manifest) -> Iterator[str]:
@@ -198,19 +243,54 @@ def _check_labels(path: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def _find_source(manifest: Manifest, sources: Path | None) -> Input | None:
-    """The source where it was, or under its last name in `sources`; None where it is not found."""
+    """The source where it was, or by its name in `sources` and the folders below; None where it is not found.
+
+    Of several with its name, the one with its content.
+    """
     if is_address(manifest.input):
         return None
     if is_stored(manifest.input) and sources is None:
         return Input(manifest.input, "") if Store(manifest.input).size() is not None else None
-    named = Path(manifest.input).expanduser()
-    path = str(named if sources is None else sources / named.name)
+    first = None
+    for path in _places(manifest.input, sources):
+        one = _source_at(path)
+        if one is None:
+            continue
+        first = first or one
+        if sources is None or _has_content(one, manifest):
+            return one
+    return first
+
+
+def _places(name: str, sources: Path | None) -> Iterator[Path]:
+    """Where a source of this name may be."""
+    for spelled in dict.fromkeys((name, unprintable(name))):
+        named = local_path(spelled)
+        if sources is None:
+            yield named
+            continue
+        parts = [part for part in named.parts if part not in ("/", "..")]
+        yield from (sources.joinpath(*parts[i:]) for i in range(len(parts)))
+        for folder, _, _ in os.walk(sources):
+            yield Path(folder) / named.name
+
+
+def _source_at(path: Path) -> Input | None:
     try:
-        found = find_inputs([path])
+        found = find_inputs([str(path)])
     except UsageError:
         return None
-    one = found[0]
-    return one if len(found) == 1 and (one.images or Path(one.source).is_file()) else None
+    return found[0] if len(found) == 1 and (found[0].images or path.is_file()) else None
+
+
+def _has_content(one: Input, manifest: Manifest) -> bool:
+    try:
+        content = states_of(one)
+        size = sum(state[0] for state in content.values() if state is not None and isinstance(state[0], int))
+        same_size = size == manifest.identity.source_bytes
+        return same_size and read_content(one).sha256 == manifest.identity.source_sha256
+    except SourceError:
+        return False
 
 
 def _check_source(source: Input, manifest: Manifest) -> Iterator[str]:

@@ -34,7 +34,9 @@ from streamseg.recorded import (
 )
 from streamseg.recorded import encode as work
 from streamseg.recorded.manifest import read_manifest
+from streamseg.recorded.pending import is_pending
 from streamseg.recorded.segments import SegmentWriter
+from streamseg.recorded.verify import verify_folder
 from tests.media import BLUE, GREEN, RED, draw_clip, picture, write_audio, write_video
 
 
@@ -56,7 +58,8 @@ def grey_pictures(path: Path) -> list[np.ndarray]:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
+    """What is in a folder of results, besides the list of what is still to be done."""
+    return sorted(p.name for p in folder.iterdir() if not is_pending(p.name))
 
 
 def test_a_mask_comes_for_each_frame_in_order(tmp_path: Path, config: ProcessConfig) -> None:
@@ -224,6 +227,77 @@ def test_files_of_somebody_else_are_not_overwritten_unasked(tmp_path: Path, conf
     assert names(out) == ["clip.overlay.mp4"]
     assert process_files([clip], out, config, overwrite=True).whole
     assert stamps(out / "clip.overlay.mp4") == stamps(clip)
+
+
+def test_results_of_another_recording_are_never_removed_unasked(
+    tmp_path: Path, config: ProcessConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    for day, frames in (("day1", 3), ("day2", 5), ("day3", 4)):
+        (tmp_path / day).mkdir()
+        draw_clip(tmp_path / day / "cam.mp4", frames=frames)
+    few = ProcessConfig(engine=config.engine, overlay=False)
+    for day in ("day1", "day2"):
+        assert process_files([tmp_path / day / "cam.mp4"], out, few).whole
+    masks = {read_manifest(path).input: read_manifest(path).masks for path in out.glob("*.manifest.json")}
+    assert masks == {f"{tmp_path}/day1/cam.mp4": 3, f"{tmp_path}/day2/cam.mp4": 5}
+    for day in ("day1", "day2"):  # from inside its folder it is the same recording
+        monkeypatch.chdir(tmp_path / day)
+        assert process_files(["cam.mp4"], out, few).finished[0].again
+    monkeypatch.chdir(tmp_path / "day3")
+    assert process_files(["cam.mp4"], out, few).finished[0].path == f"{out}/day3-cam.mp4.manifest.json"
+    draw_clip(tmp_path / "day1" / "cam.mp4", frames=7)  # the same name, and another content
+    (failed,) = process_files([tmp_path / "day1" / "cam.mp4"], out, few).failed
+    assert f"holds the results of {tmp_path}/day1/cam.mp4 with another content" in str(failed.error)
+    assert read_manifest(out / "cam.manifest.json").masks == 3
+    process_files([tmp_path / "day1" / "cam.mp4"], out, few, overwrite=True)
+    assert read_manifest(out / "cam.manifest.json").masks == 7
+    process_files([tmp_path / "day3" / "cam.mp4"], tmp_path / "one", few)
+    process_files([tmp_path / "day1" / "cam.mp4"], tmp_path / "one", few, overwrite=True)
+    assert [p.name for p in (tmp_path / "one").glob("*.manifest.json")] == ["cam.manifest.json"]
+
+
+def test_an_input_that_fails_on_its_way_does_not_end_the_others(
+    tmp_path: Path, config: ProcessConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever one input raises, and however it looks: FFmpeg's errors have the numbers of the system's."""
+    clips = [draw_clip(tmp_path / f"{name}.mp4", frames=3 + i) for i, name in enumerate("abcd")]
+    few = ProcessConfig(engine=config.engine, overlay=False)
+    causes = [
+        av.error.PermissionError(errno.EPERM, "Operation not permitted"),
+        OSError(errno.EINVAL, "Invalid argument"),
+        ValueError("unsupported"),
+    ]
+    write = SegmentWriter.frame
+
+    def frame(self: SegmentWriter, record: object) -> None:
+        for name, cause in zip("abc", causes, strict=True):
+            if f".{name}.segments" in str(self.path):
+                raise cause
+        write(self, record)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SegmentWriter, "frame", frame)
+    result = process_files(clips, tmp_path / "out", few)
+    for failed, clip in zip(result.failed, clips[:3], strict=True):
+        assert str(failed.error).startswith(f"{clip}: its results cannot be made (")
+    assert [f.input for f in result.finished] == [str(clips[3])]
+    assert names(tmp_path / "out") == ["d.labels.mp4", "d.manifest.json", "d.summary.json"]
+
+
+@pytest.mark.parametrize("size", [(32, 17000), (17000, 32)])
+def test_pictures_too_large_for_the_overlay_have_their_masks(
+    tmp_path: Path, config: ProcessConfig, size: tuple[int, int]
+) -> None:
+    clip = tmp_path / "wide.mkv"
+    write_video(clip, [picture(size, 1.0, BLUE)] * 2, codec="ffv1", pix_fmt="bgr0")
+    result = process_files([clip], tmp_path / "out", config)
+    assert not result.whole
+    manifest = result.finished[0].manifest
+    assert manifest.masks == 2
+    assert "H.264 in MP4 cannot hold it" in manifest.not_made["overlay"]
+    assert set(manifest.outputs) == {"labels", "summary"}
+    (verdict,) = verify_folder(tmp_path / "out")
+    assert verdict.problems == manifest.problems()
 
 
 def bad_inputs(folder: Path) -> dict[str, Path]:

@@ -241,7 +241,10 @@ def test_a_file_behind_an_address_is_taken_whole(tmp_path: Path, web: str, confi
     assert "404" in str(result.failed[0].error)
     assert process_files([f"{web}/clip.mkv"], tmp_path / "out", config).finished[0].again
     draw_clip(clip, frames=FRAMES + 1)
-    assert not process_files([f"{web}/clip.mkv"], tmp_path / "out", config).finished[0].again
+    (refused,) = process_files([f"{web}/clip.mkv"], tmp_path / "out", config).failed
+    assert "with another content; choose another folder, or replace them" in str(refused.error)
+    again = process_files([f"{web}/clip.mkv"], tmp_path / "out", config, overwrite=True)
+    assert again.finished[0].manifest.masks == FRAMES + 1
 
 
 def test_damage_in_the_middle_is_decoded_around_and_located(tmp_path: Path, config: ProcessConfig) -> None:
@@ -263,7 +266,7 @@ def test_damage_in_the_middle_is_decoded_around_and_located(tmp_path: Path, conf
     begin = (manifest.pts_runs[0][0] or 0) / 90000
     assert manifest.damaged_at_s
     assert all(0.5 < at - begin < 1.6 for at in manifest.damaged_at_s)
-    assert [v.problems for v in verify_folder(tmp_path / "out")] == [[]]
+    assert [v.problems for v in verify_folder(tmp_path / "out")] == [[manifest.damage]]
 
 
 def test_sound_before_the_picture_takes_no_frame_from_the_end(tmp_path: Path, config: ProcessConfig) -> None:

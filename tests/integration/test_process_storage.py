@@ -17,6 +17,7 @@ from streamseg.config import EngineConfig
 from streamseg.errors import OutputError, UsageError
 from streamseg.recorded import Event, ProcessConfig, Started, process_file, process_files
 from streamseg.recorded.inputs import find_inputs
+from streamseg.recorded.pending import is_pending
 from streamseg.recorded.results import FolderError
 from streamseg.recorded.storage import Store
 from streamseg.recorded.verify import verify_folder
@@ -185,7 +186,9 @@ def test_files_of_somebody_else_are_not_overwritten_unasked(
     bucket.write("full/clip.labels.mp4", b"mine")
     result = process_files([clip], "s3://footage/full", config)
     assert "s3://footage/full/clip.labels.mp4: exists already" in str(result.failed[0].error)
-    assert bucket.names("full") == ["clip.labels.mp4"]
+    assert [name for name in bucket.names("full") if not is_pending(name)] == ["clip.labels.mp4"]
+    (verdict,) = verify_folder("s3://footage/full")
+    assert "clip.labels.mp4: exists already" in verdict.problems[0]
 
 
 def test_patterns_and_objects_are_found(bucket: Store, clip: Path) -> None:

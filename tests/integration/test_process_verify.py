@@ -7,16 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from streamseg.cli import cli
 from streamseg.config import EngineConfig
 from streamseg.errors import UsageError
-from streamseg.recorded import ProcessConfig, process_files
+from streamseg.recorded import Event, Finished, ProcessConfig, process_files
 from streamseg.recorded.manifest import Manifest, Output, read_manifest, result_sha256
 from streamseg.recorded.verify import verify_folder
-from tests.media import draw_clip
+from tests.media import draw_clip, write_video
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,12 @@ def swap_labels(out: Path, made: Path) -> None:
         (lambda m: {"labels_sha256": "0" * 64}, "its labels are not those of labels_sha256"),
         (lambda m: {"settings_sha256": "0" * 64}, "its settings are not those"),
         (lambda m: {"dropped": 1}, "1 frames have no mask"),
+        (lambda m: {"frames_decoded": 369 + 12}, "369 frames have no mask"),
+        (lambda m: {"corrupt": 2}, "2 pictures or packets could not be decoded"),
+        (lambda m: {"damage": "clip.mp4: damaged; it ends early"}, "clip.mp4: damaged; it ends early"),
+        (lambda m: {"missing": ("i03.png", "i05.png")}, "2 missing: i03.png, i05.png"),
+        (lambda m: {"not_made": {"overlay": "too wide"}}, "no overlay: too wide"),
+        (lambda m: {"seq_runs": [(0, 1, 11)]}, "has other numbers of frames than masks"),
         (lambda m: {"frames_decoded": 13}, "12 frames decoded, the manifest has 13"),
         (
             lambda m: {"identity": msgspec.structs.replace(m.identity, source_sha256="0" * 64)},
@@ -106,6 +113,88 @@ def test_labels_of_another_clip_are_found(made: Path, out: Path) -> None:
     swap_labels(out, made)
     (verdict,) = verify_folder(out)
     assert any("labels are not those of labels_sha256" in p for p in verdict.problems)
+
+
+def test_a_cut_recording_is_not_whole_however_often_it_is_asked(
+    made: Path, tmp_path: Path, tiny_engine: Path
+) -> None:
+    config = ProcessConfig(engine=EngineConfig(name=str(tiny_engine), threads=1), overlay=False)
+    noise = np.random.default_rng(0).integers(0, 255, (40, 48, 64, 3), np.uint8)
+    write_video(tmp_path / "cut.mkv", list(noise), codec="mpeg4", options={"g": "5"})
+    data = (tmp_path / "cut.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) * 2 // 3])
+    for _ in range(2):
+        result = process_files([tmp_path / "cut.mkv"], tmp_path / "out", config)
+        assert not result.whole
+        (verdict,) = verify_folder(tmp_path / "out")
+        assert verdict.problems == [result.finished[0].manifest.damage]
+
+
+def test_what_was_asked_for_and_has_no_results_is_told(made: Path, tmp_path: Path, tiny_engine: Path) -> None:
+    config = ProcessConfig(engine=EngineConfig(name=str(tiny_engine), threads=1), overlay=False)
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("no video\n" * 9)
+    out = tmp_path / "out"
+    inputs = [made / "clip.mp4", tmp_path / "empty.mp4", tmp_path / "text.mp4", tmp_path / "gone.mp4"]
+    assert not process_files(inputs, out, config).whole
+    problems = [p for verdict in verify_folder(out) for p in verdict.problems]
+    assert [p.split(": ")[0] for p in problems] == [str(path) for path in inputs[1:]]
+    assert all("(asked for by .streamseg-" in p for p in problems)
+    (tmp_path / "empty.mp4").write_bytes((made / "other.mp4").read_bytes())
+    (tmp_path / "text.mp4").write_bytes((made / "other.mp4").read_bytes())
+    process_files(inputs[1:3], out, config)
+    assert [p.split(": ")[1] for v in verify_folder(out) for p in v.problems] == [str(inputs[3])]
+    draw_clip(tmp_path / "gone.mp4", frames=3)
+    assert process_files(inputs, out, config).whole
+    assert [p for v in verify_folder(out) for p in v.problems] == []
+    assert not [p for p in out.iterdir() if p.name.startswith(".")]
+
+
+def test_inputs_that_were_never_reached_are_told(made: Path, tmp_path: Path, tiny_engine: Path) -> None:
+    config = ProcessConfig(engine=EngineConfig(name=str(tiny_engine), threads=1), overlay=False)
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Finished):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        process_files([made / "clip.mp4", made / "other.mp4"], tmp_path, config, on_event=on_event)
+    clip, other = verify_folder(tmp_path)
+    assert clip.problems == []
+    assert "other.mp4: has not been processed yet" in other.problems[0]
+
+
+def test_a_manifest_of_another_version_is_refused_in_one_line(
+    made: Path, out: Path, tiny_engine: Path
+) -> None:
+    path = out / "clip.manifest.json"
+    told = json.loads(path.read_bytes())
+    config = ProcessConfig(engine=EngineConfig(name=str(tiny_engine), threads=1), confidence=True)
+    path.write_text(json.dumps({**told, "schema": 3, "frames_decoded": "many"}))
+    (verdict,) = verify_folder(out)
+    refusal = "was made by another version of streamseg"
+    assert f"{refusal} (schema 3; this one knows 1 and 2)" in verdict.problems[0]
+    (failed,) = process_files([made / "clip.mp4"], out, config).failed
+    assert refusal in str(failed.error)
+    for name in ("frames_promised", "frames_found", "frames_left_out", "missing", "seq_runs", "not_made"):
+        del told[name]
+    path.write_text(json.dumps({**told, "schema": 1}))  # as 0.1 wrote it
+    assert [v.problems for v in verify_folder(out) if v.path == str(path)] == [[]]
+    assert process_files([made / "clip.mp4"], out, config).finished[0].again
+
+
+def test_a_source_is_found_in_the_folders_below_by_its_content(made: Path, out: Path, tmp_path: Path) -> None:
+    sources = tmp_path / "moved"
+    for folder, name in (("b", "clip.mp4"), ("a/deep", "other.mp4")):
+        (sources / folder).mkdir(parents=True)
+        (sources / folder / "clip.mp4").write_bytes((made / name).read_bytes())
+    (verdict,) = verify_folder(out, sources)
+    assert (verdict.problems, verdict.source_checked) == ([], True)
+    (sources / "b" / "clip.mp4").unlink()
+    (verdict,) = verify_folder(out, sources)
+    assert "is not what was processed" in verdict.problems[0]
+    with pytest.raises(UsageError, match="is no folder"):
+        verify_folder(out, tmp_path / "nowhere")
 
 
 def test_unfinished_work_and_an_empty_folder_are_told(

@@ -15,7 +15,10 @@ from streamseg.recorded import Failed, Finished, Planned, Progressed, Started
 class Done:
     """The part of a manifest that is shown."""
 
-    masks, damage = 100, None
+    masks = 100
+
+    def problems(self) -> list[str]:
+        return []
 
 
 def finished(name: str, again: bool = False) -> Finished:
