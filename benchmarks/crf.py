@@ -194,7 +194,7 @@ def _difference(a: F32, b: F32) -> float:
     return float(np.abs(a - b).mean())
 
 
-def _miou(results: Sequence[F32], labels: Sequence[U8]) -> float:
+def _miou(results: Sequence[F32], labels: Sequence[U8]) -> float | None:
     classes = results[0].shape[0]
     matrix = sum(
         confusion_matrix(truth, q.argmax(0).astype(np.uint8), classes)

@@ -37,7 +37,7 @@ class StreamsResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     masks_per_s: float  # of all streams
     capacity: int  # streams of that rate that as many masks would serve in full
-    cpu_ms_a_mask: float  # of all threads; depends little on other programs
+    cpu_ms_a_mask: float | None  # of all threads; null without a mask; depends little on other programs
     cpu_share: float  # of the cores available to this process
     drops: dict[str, int]  # by cause
     stages: dict[str, Spread]  # over the streams: the median of each
@@ -84,7 +84,7 @@ def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float =
         seconds=seconds,
         masks_per_s=round(masks_per_s, 1),
         capacity=int(masks_per_s / fps),
-        cpu_ms_a_mask=round(1000 * cpu_s / max(1.0, masks_per_s * took_s), 2),
+        cpu_ms_a_mask=round(1000 * cpu_s / (masks_per_s * took_s), 2) if masks_per_s else None,
         cpu_share=round(cpu_s / took_s / len(os.sched_getaffinity(0)), 3),
         drops=drops,
         stages={

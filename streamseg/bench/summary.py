@@ -11,6 +11,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from streamseg.errors import StreamsegError
+
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
     """Percentiles of a set of times, in milliseconds."""
@@ -22,9 +24,9 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def spread_of(times_ms: Sequence[float]) -> Spread:
-    """Percentiles of times in milliseconds; zeros for none."""
+    """Percentiles of times in milliseconds; raises StreamsegError for none."""
     if not times_ms:
-        return Spread(p50_ms=0.0, p95_ms=0.0, p99_ms=0.0, count=0)
+        raise StreamsegError("nothing was measured: no time was taken")
     p50, p95, p99 = (round(float(p), 3) for p in np.percentile(times_ms, (50, 95, 99)))
     return Spread(p50_ms=p50, p95_ms=p95, p99_ms=p99, count=len(times_ms))
 

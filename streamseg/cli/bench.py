@@ -182,6 +182,7 @@ def show_streams(result: StreamsResult) -> None:
     """How many streams were held, and why not more."""
     from streamseg.bench.streams import HELD_SHARE
 
+    cost = "–" if result.cpu_ms_a_mask is None else f"{result.cpu_ms_a_mask:g}"
     drops = ", ".join(f"{number} {cause}" for cause, number in sorted(result.drops.items()) if number)
     click.echo(
         f"{result.held} of {result.streams} streams held: at least {HELD_SHARE:.0%} of "
@@ -189,7 +190,7 @@ def show_streams(result: StreamsResult) -> None:
         f"{result.masks_per_s:g} masks/s in all, enough for {result.capacity} streams\n"
         f"{result.engine}, replicas {result.replicas}\n"
         f"drops: {drops or 'none'}\n"
-        f"{result.cpu_ms_a_mask:g} ms of CPU a mask, {result.cpu_share:.0%} of {result.machine.cores} cores, "
+        f"{cost} ms of CPU a mask, {result.cpu_share:.0%} of {result.machine.cores} cores, "
         f"load {result.load:g}"
     )
     show_table(

@@ -79,6 +79,7 @@ def command(
 def _plain(config: EngineConfig, data: Path, as_json: bool) -> None:
     from streamseg.cli.progress import Bar
     from streamseg.evaluation.engines import evaluate_engine
+    from streamseg.evaluation.metrics import shown
 
     with Bar("eval") as bar:
         scores: Scores = evaluate_engine(config, data, bar.at)
@@ -86,8 +87,10 @@ def _plain(config: EngineConfig, data: Path, as_json: bool) -> None:
         click.echo(scores.to_json())
         return
     for label, iou in scores.per_class.items():
-        click.echo(f"{label:16} {'  –' if iou is None else f'{iou:6.2f}'}")
-    click.echo(f"{'mIoU':16} {scores.miou:6.2f}\n{'pixel accuracy':16} {scores.pixel_accuracy:6.2f}")
+        click.echo(f"{label:16} {shown(iou, 6)}")
+    click.echo(
+        f"{'mIoU':16} {shown(scores.miou, 6)}\n{'pixel accuracy':16} {shown(scores.pixel_accuracy, 6)}"
+    )
 
 
 def _refinement(
@@ -111,20 +114,23 @@ def _refinement(
 
 
 def _table(report: RefinementReport) -> list[str]:
+    from streamseg.evaluation.metrics import shown
+
     widths = list(next(iter(report.parts["all"].values())).trimap)
     lines = []
     for part, variants in report.parts.items():
         bands = "".join(f"{f'{w} px':>7}" for w in widths)
         lines.append(f"{part:14}{'mIoU':>7}{bands}{'cont. F':>9}{'consist.':>9}{'flicker':>9}")
         for variant, s in variants.items():
-            values = "".join(f"{s.trimap[w]:7.2f}" for w in widths)
-            time = "" if s.consistency is None else f"{s.consistency:9.2f}{s.flicker:9.2f}"
-            lines.append(f"  {variant:12}{s.miou:7.2f}{values}{s.boundary_f:9.2f}{time}")
+            values = "".join(shown(s.trimap[w], 7) for w in widths)
+            time = f"{shown(s.consistency, 9)}{shown(s.flicker, 9)}" if report.every else ""
+            lines.append(f"  {variant:12}{shown(s.miou, 7)}{values}{shown(s.boundary_f, 9)}{time}")
     return lines
 
 
 def _tune(config: EngineConfig, crf: CrfConfig, data: Path, images: int, as_json: bool) -> None:
     from streamseg.cli.progress import Bar
+    from streamseg.evaluation.metrics import shown
     from streamseg.evaluation.tune import tune_crf, write_crf
     from streamseg.inference.spec import find_engine
 
@@ -138,6 +144,6 @@ def _tune(config: EngineConfig, crf: CrfConfig, data: Path, images: int, as_json
         click.echo(report.to_json())
         return
     for what, trial in (("without", report.raw), ("best", report.best), ("thin kept", report.kept)):
-        click.echo(f"{what:10} mIoU {trial.miou:6.2f}   2 px {trial.trimap:6.2f}")
+        click.echo(f"{what:10} mIoU {shown(trial.miou, 6)}   2 px {shown(trial.trimap, 6)}")
     click.echo(f"{report.kept.params}\nthin: {', '.join(report.thin) or 'none'}")
     click.echo(f"{folder}: " + ("written" if better else "unchanged; no better parameters found"))

@@ -45,18 +45,16 @@ def boundary_distance(truth: U8) -> npt.NDArray[np.float32]:
     edges = edge_pixels(truth, truth != IGNORE)
     if not edges.any():
         return np.full(truth.shape, np.inf, np.float32)
-    distance = cv2.distanceTransform((~edges).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return cast(npt.NDArray[np.float32], distance)
+    return _distance_to(edges)
 
 
 def boundary_f(truth: U8, predicted: U8, classes: int, tolerance: int = TOLERANCE) -> float | None:
     """The mean over classes of the F-score of their contours, 0..1; None where there is no contour at all.
 
-    A pixel of one contour is a hit when the other passes within `tolerance` pixels of it. Classes with a
-    contour in the truth or in the prediction count; what is unlabelled does not.
+    A pixel of one contour is a hit when a pixel of the other is at most `tolerance` away (Euclidean). Classes
+    with a contour in the truth or in the prediction count; what is unlabelled does not.
     """
     counted = truth != IGNORE
-    disc = cast(U8, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * tolerance + 1, 2 * tolerance + 1)))
     true_edges, found_edges = edge_pixels(truth, counted), edge_pixels(predicted, counted)
     scores = []
     for label in range(classes):
@@ -68,11 +66,17 @@ def boundary_f(truth: U8, predicted: U8, classes: int, tolerance: int = TOLERANC
         if not true_count or not found_count:
             scores.append(0.0)
             continue
-        precision = (found_contour & _grown(true_contour, disc)).sum() / found_count
-        recall = (true_contour & _grown(found_contour, disc)).sum() / true_count
+        precision = (found_contour & _near(true_contour, tolerance)).sum() / found_count
+        recall = (true_contour & _near(found_contour, tolerance)).sum() / true_count
         scores.append(float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0)
     return sum(scores) / len(scores) if scores else None
 
 
-def _grown(contour: Bools, disc: U8) -> Bools:
-    return cast(U8, cv2.dilate(contour.astype(np.uint8), disc)).astype(bool)
+def _near(contour: Bools, tolerance: int) -> Bools:
+    """Pixels at most so far from a contour that is not empty."""
+    return _distance_to(contour) < tolerance + 0.01  # the next distance is at least 1/10 further
+
+
+def _distance_to(pixels: Bools) -> npt.NDArray[np.float32]:
+    distance = cv2.distanceTransform((~pixels).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return cast(npt.NDArray[np.float32], distance)

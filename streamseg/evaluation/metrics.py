@@ -18,10 +18,13 @@ Matrix = npt.NDArray[np.int64]
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """Scores in per cent, two decimals. A class that is neither there nor predicted has no IoU (null)."""
+    """Scores in per cent, two decimals; null where there was nothing to score.
 
-    miou: float
-    pixel_accuracy: float
+    A class that is neither there nor predicted has no IoU, and without a labelled pixel nothing has a score.
+    """
+
+    miou: float | None
+    pixel_accuracy: float | None
     per_class: dict[str, float | None]
     images: int
     pixels: int
@@ -47,15 +50,12 @@ def scores_of(matrix: Matrix, names: Sequence[str], images: int) -> Scores:
     """Scores of a confusion matrix. mIoU is the mean over classes that are in the truth or the prediction."""
     hits = np.diag(matrix).astype(np.float64)
     union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
-    iou = np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+    iou = [float(h / u) if u else None for h, u in zip(hits, union, strict=True)]
     pixels = int(matrix.sum())
     return Scores(
-        miou=_percent(float(iou[union > 0].mean()) if pixels else 0.0),
-        pixel_accuracy=_percent(float(hits.sum()) / pixels if pixels else 0.0),
-        per_class={
-            name: None if np.isnan(value) else _percent(float(value))
-            for name, value in zip(names, iou, strict=True)
-        },
+        miou=percent(mean([share for share in iou if share is not None])),
+        pixel_accuracy=percent(float(hits.sum()) / pixels if pixels else None),
+        per_class={name: percent(share) for name, share in zip(names, iou, strict=True)},
         images=images,
         pixels=pixels,
     )
@@ -77,5 +77,16 @@ def evaluate(
     return scores_of(matrix, names, len(folder))
 
 
-def _percent(share: float) -> float:
-    return round(100 * share, 2)
+def mean(values: Sequence[float]) -> float | None:
+    """The mean, or None where there is nothing to take it of: never a number for nothing."""
+    return sum(values) / len(values) if values else None
+
+
+def percent(share: float | None) -> float | None:
+    """A share in per cent, two decimals."""
+    return None if share is None else round(100 * share, 2)
+
+
+def shown(score: float | None, width: int = 0) -> str:
+    """A score for people: two decimals, or a dash."""
+    return f"{'–' if score is None else f'{score:.2f}':>{width}}"

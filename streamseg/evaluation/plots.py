@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from streamseg.evaluation.metrics import shown
 from streamseg.evaluation.refinement import RefinementReport, VariantScores
 from streamseg.outputs.png import write_png
 from streamseg.types import U8
@@ -20,7 +21,7 @@ def plot_refinement(path: Path, report: RefinementReport) -> None:
     """Draw the whole picture's scores of every variant but the ground truth into the PNG file `path`."""
     variants = {name: s for name, s in report.parts["all"].items() if name != "truth"}
     canvas = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
-    values = [v for s in variants.values() for v in s.trimap.values()]
+    values = [v for s in variants.values() for v in s.trimap.values() if v is not None] or [0.0, 100.0]
     low, high = 5 * np.floor(min(values) / 5), 5 * np.ceil(max(values) / 5 + 0.01)
     top = MARGIN + LINE * (len(variants) + 1)
     widths = [int(w) for w in next(iter(variants.values())).trimap]
@@ -39,16 +40,18 @@ def plot_refinement(path: Path, report: RefinementReport) -> None:
     _text(canvas, f"{report.engine}: mIoU in the band, %", (MARGIN, 30))
     for number, (name, scores) in enumerate(variants.items()):
         colour = COLOURS_BGR[number % len(COLOURS_BGR)]
-        points = np.array([at(int(w), v) for w, v in scores.trimap.items()], np.int32)
-        cv2.polylines(canvas, [points], False, colour, 2, cv2.LINE_AA)
+        points = [at(int(w), v) for w, v in scores.trimap.items() if v is not None]
+        if points:
+            cv2.polylines(canvas, [np.array(points, np.int32)], False, colour, 2, cv2.LINE_AA)
         for point in points:
-            cv2.circle(canvas, (int(point[0]), int(point[1])), 4, colour, -1, cv2.LINE_AA)
+            cv2.circle(canvas, point, 4, colour, -1, cv2.LINE_AA)
         _text(canvas, _legend(name, scores), (MARGIN, 30 + LINE * (number + 1)), colour)
     write_png(path, canvas)
 
 
 def _legend(name: str, scores: VariantScores) -> str:
-    text = f"{name:10} mIoU {scores.miou:5.2f}   boundary F {scores.boundary_f:5.2f}"
+    dash = "-"  # OpenCV's letters have no other
+    text = f"{name:10} mIoU {shown(scores.miou)}   boundary F {shown(scores.boundary_f)}".replace("–", dash)
     if scores.consistency is None or scores.flicker is None:
         return text
     return f"{text}   consistency {scores.consistency:5.2f}   flicker {scores.flicker:4.2f}"

@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 
 from streamseg.config import CrfConfig, EngineConfig, StreamConfig
-from streamseg.errors import UsageError
+from streamseg.errors import TrainingError, UsageError
 from streamseg.evaluation.boundaries import WIDTHS, boundary_distance, boundary_f
 from streamseg.evaluation.dataset import LabelledFolder, Sample
-from streamseg.evaluation.metrics import Matrix, confusion_matrix, scores_of
+from streamseg.evaluation.metrics import Matrix, Scores, confusion_matrix, mean, percent, scores_of
 from streamseg.evaluation.temporal import Where, agreement, flicker, motion
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import infer
@@ -36,11 +36,11 @@ Progress = Callable[[int, int], None]
 class VariantScores(msgspec.Struct, frozen=True, kw_only=True):
     """Scores of one way of making masks, in per cent; the last two only of a sequence."""
 
-    miou: float
-    pixel_accuracy: float
+    miou: float | None  # null: there was nothing to score, here and below
+    pixel_accuracy: float | None
     per_class: dict[str, float | None]
-    trimap: dict[str, float]  # mIoU in a band of so many pixels round true boundaries
-    boundary_f: float  # within 3 pixels
+    trimap: dict[str, float | None]  # mIoU in a band of so many pixels round true boundaries
+    boundary_f: float | None  # within 3 pixels
     consistency: float | None = None  # mIoU of successive masks, along the motion
     flicker: float | None = None  # pixels whose label changed along the motion
     frames: int
@@ -92,18 +92,22 @@ class Tally:
         return total
 
     def scores(self) -> VariantScores:
-        whole = scores_of(self.bands[0], self.names, self.frames)
-        moved = None if self.moved is None else scores_of(self.moved, self.names, self.frames)
+        whole = self._scores(self.bands.get(0))
+        changed = None if self.moved is None else flicker(self.moved)
         return VariantScores(
             miou=whole.miou,
             pixel_accuracy=whole.pixel_accuracy,
             per_class=whole.per_class,
-            trimap={str(w): scores_of(self.bands[w], self.names, self.frames).miou for w in WIDTHS},
-            boundary_f=round(100 * sum(self.contours) / max(len(self.contours), 1), 2),
-            consistency=None if moved is None else moved.miou,
-            flicker=None if self.moved is None else round(flicker(self.moved), 2),
+            trimap={str(w): self._scores(self.bands.get(w)).miou for w in WIDTHS},
+            boundary_f=percent(mean(self.contours)),
+            consistency=self._scores(self.moved).miou,
+            flicker=None if changed is None else round(changed, 2),
             frames=self.frames,
         )
+
+    def _scores(self, matrix: Matrix | None) -> Scores:
+        nothing: Matrix = np.zeros((len(self.names), len(self.names)), np.int64)
+        return scores_of(nothing if matrix is None else matrix, self.names, self.frames)
 
     def _count(self, width: int, matrix: Matrix) -> None:
         self.bands[width] = self.bands[width] + matrix if width in self.bands else matrix
@@ -138,8 +142,8 @@ def evaluate_refinement(
         names = engine.info.spec.labels.names
         folder = LabelledFolder(data, len(names))
         samples: Iterable[Sample] = folder
-        if sequence is not None and sequence.video is not None:
-            samples = _with_video(folder, sequence.video)
+        if sequence is not None:
+            samples = _in_sequence(folder, sequence)
         run = _Run(engine, crf, sequence)
         parts = ("all",) if sequence is None else ("first half", "second half")
         tallies = {part: {v: Tally(names) for v in run.variants} for part in parts}
@@ -237,6 +241,30 @@ class _Run:
         if where is None or self._before is None:
             return None
         return agreement(labels, self._before[1][variant], where, classes)
+
+
+def _in_sequence(folder: LabelledFolder, sequence: SequenceOptions) -> Iterator[Sample]:
+    """The frames of a sequence, all of one size; refuses one of which no frame would be scored."""
+    if sequence.every < 2:
+        raise UsageError("--every: must be 2 or more: keyframes are not scored, and with 1 each frame is one")
+    if len(folder) < 2:
+        raise TrainingError(f"{folder.folder}: a sequence has two frames or more; this has {len(folder)}")
+    samples: Iterable[Sample] = folder
+    if sequence.video is not None:
+        samples = _with_video(folder, sequence.video)
+    first: Sample | None = None
+    for sample in samples:
+        first = first or sample
+        if sample.labels.shape != first.labels.shape:
+            raise TrainingError(
+                f"{folder.folder}: the frames of a sequence have one size; {first.name} is "
+                f"{_wide_high(first)}, {sample.name} {_wide_high(sample)}"
+            )
+        yield sample
+
+
+def _wide_high(sample: Sample) -> str:
+    return f"{sample.labels.shape[1]}x{sample.labels.shape[0]}"
 
 
 def _with_video(folder: LabelledFolder, video: Path) -> Iterator[Sample]:

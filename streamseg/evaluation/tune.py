@@ -13,7 +13,7 @@ import numpy as np
 from streamseg.config import CrfConfig, EngineConfig
 from streamseg.crf import CrfParams, Quality
 from streamseg.crf.params import KERNEL_KEYS
-from streamseg.errors import EngineError
+from streamseg.errors import EngineError, TrainingError
 from streamseg.evaluation.boundaries import boundary_distance
 from streamseg.evaluation.dataset import LabelledFolder
 from streamseg.evaluation.metrics import Matrix, confusion_matrix, scores_of
@@ -45,12 +45,14 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """One point of the search, in per cent."""
 
     params: CrfParams
-    miou: float
-    trimap: float
+    miou: float | None
+    trimap: float | None
     per_class: dict[str, float | None]
 
     @property
     def merit(self) -> float:
+        assert self.miou is not None
+        assert self.trimap is not None, "pictures without a boundary are refused"
         return self.miou + self.trimap
 
 
@@ -106,6 +108,10 @@ def tune_crf(
             pictures.append(_Picture(engine(picture[None])[0], picture, sample.labels, near))
     finally:
         engine.close()
+    if not any((picture.near != IGNORE).any() for picture in pictures):
+        raise TrainingError(
+            f"{data}: no two classes meet in the images tried, so there is nothing to tune by"
+        )
     search = _Search(replace(setup, thin=(False,) * len(names)), pictures, names, progress)
     raw = search.trial(None)
     best = search.trial(START)
@@ -206,11 +212,19 @@ def write_crf(folder: Path, params: CrfParams, thin: Sequence[str]) -> None:
     values = [f"{key} = {getattr(params, key):g}" for key in KERNEL_KEYS]
     crf = "\n".join(["[crf]  # chosen by: streamseg eval --tune-crf", *values])
     atomic_write(path, "".join(kept).rstrip() + f"\n\n{crf}\n")
-    spec = read_spec(folder)
-    right = {c.name for c in spec.classes if c.thin} == set(thin)
-    if not right or any(getattr(spec.crf, key) != getattr(params, key) for key in KERNEL_KEYS):
+    if not _says(folder, params, thin):
         atomic_write(path, before)
         raise EngineError(f"{path}: is not laid out so that [crf] and thin can be written into it")
+
+
+def _says(folder: Path, params: CrfParams, thin: Sequence[str]) -> bool:
+    """Whether an engine.toml can be read, and has these parameters and thin classes."""
+    try:
+        spec = read_spec(folder)
+    except EngineError:
+        return False
+    right = {c.name for c in spec.classes if c.thin} == set(thin)
+    return right and all(getattr(spec.crf, key) == getattr(params, key) for key in KERNEL_KEYS)
 
 
 def _with_thin(table: str, thin: Sequence[str]) -> str:

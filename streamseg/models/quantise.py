@@ -67,6 +67,7 @@ class Quantised(NamedTuple):
     calibration: str
     agreement: dict[str, float]  # of every candidate
     pictures: int  # that it was calibrated on
+    compared: int  # pictures that the agreement was measured on
 
 
 def quantise_engine(name: str, pictures: Images, size: Size | None = None) -> tuple[Path, Quantised]:
@@ -110,6 +111,7 @@ def quantise(model: Path, out: Path, calibrate: Images, compare: Images) -> Quan
     """
     if not calibrate or not compare:
         raise TrainingError("calibration needs images")
+    calibrate = calibrate[: len(calibrate) // AT_ONCE * AT_ONCE] or calibrate
     wanted = [_labels(session, image) for session in [_session(model)] for image in compare]
     agreement: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -129,12 +131,11 @@ def quantise(model: Path, out: Path, calibrate: Images, compare: Images) -> Quan
             )
         best = max(agreement, key=lambda name: agreement[name])
         out.write_bytes(tried[best].read_bytes())
-    return Quantised(best, agreement, len(calibrate))
+    return Quantised(best, agreement, len(calibrate), len(compare))
 
 
 def _quantise(model: Path, out: Path, images: Images, calibration: Calibration) -> None:
     graph = onnx.load(model).graph
-    images = images[: len(images) // AT_ONCE * AT_ONCE] or images
     logging.disable(logging.WARNING)  # it recommends a preparation that this graph has had
     try:
         with contextlib.redirect_stdout(io.StringIO()):

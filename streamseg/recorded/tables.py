@@ -152,7 +152,7 @@ class Summary:
                 self._peaks[i] = (n / all_labelled, time_s)
 
     def result(self) -> dict[str, Any]:
-        """Plain values for JSON; a share is of the pixels that have a class.
+        """Plain values for JSON; a share is of the pixels that have a class, null where none has.
 
         over_time has bins of one second, or as many seconds as keep it within _MAX_BINS.
         """
@@ -175,7 +175,7 @@ class Summary:
             "share": _share(self._whole[i], total),
             "first_s": first_s,
             "last_s": last_s,
-            "peak_share": round(peak_share, 6),
+            "peak_share": round(peak_share, 6) if total else None,
             "peak_s": peak_s,
         }
 
@@ -195,5 +195,5 @@ class Summary:
         ]
 
 
-def _share(pixels: int, total: int) -> float:
-    return round(pixels / total, 6) if total else 0.0
+def _share(pixels: int, total: int) -> float | None:
+    return round(pixels / total, 6) if total else None

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from streamseg.evaluation import Scores
+from streamseg.evaluation.metrics import shown
 from streamseg.models.quantise import Quantised
 from streamseg.runtime.files import atomic_write
 from streamseg.training.recipe import TrainRecipe
@@ -25,6 +26,7 @@ class CardFacts(NamedTuple):
     epoch: int
     parameters: int
     macs: int
+    init: str | None  # the file of weights that training began with, and its digest
     quantised: Quantised | None
     scores: dict[str, Scores]
     megabytes: dict[str, float]
@@ -51,20 +53,29 @@ def card_text(facts: CardFacts) -> str:
         f"at {width}x{height}. Label set `{recipe.label_set}`, {len(recipe.classes)} classes. "
         f"Licence of the weights: {recipe.licence}.",
         "Files: " + ", ".join(f"{p} {size:.1f} MB" for p, size in facts.megabytes.items()) + ".",
-        f"Trained from scratch with seed {recipe.seed}; these are the averaged weights after epoch "
+        f"Trained {_begun(facts.init)} with seed {recipe.seed}; these are the averaged weights after epoch "
         f"{facts.epoch} of {recipe.epochs}.",
     ]
     if facts.quantised is not None:
         tried = ", ".join(f"{name} {share:.2f}" for name, share in facts.quantised.agreement.items())
         sections.append(
-            f"int8: calibrated on {facts.quantised.pictures} training images by "
-            f"{facts.quantised.calibration}, which agrees best with fp32 on other training images. "
+            f"int8: calibrated on {_count(facts.quantised.pictures, 'training image')} by "
+            f"{facts.quantised.calibration}, which agrees best with fp32 on "
+            f"{_count(facts.quantised.compared, 'other')}. "
             f"Labels as in fp32, %: {tried}."
         )
     if facts.scores:
         sections.append(_score_table(facts.scores))
     sections.append(f"The whole recipe:\n\n```toml\n{recipe_toml(recipe)}\n```")
     return "\n\n".join(sections)
+
+
+def _begun(init: str | None) -> str:
+    return "from scratch" if init is None else f"from the weights {init}"
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" + ("s" if count != 1 else "")
 
 
 def recipe_toml(recipe: TrainRecipe) -> str:
@@ -84,11 +95,11 @@ def _toml(value: object) -> str:
 
 def _score_table(scores: dict[str, Scores]) -> str:
     first = next(iter(scores.values()))
-    rows = [f"| IoU on {first.images} validation images, % | {' | '.join(scores)} |"]
+    rows = [f"| IoU on {_count(first.images, 'validation image')}, % | {' | '.join(scores)} |"]
     rows.append("|---" * (len(scores) + 1) + "|")
     for name in first.per_class:
         values = (s.per_class[name] for s in scores.values())
-        rows.append(f"| {name} | {' | '.join('–' if v is None else f'{v:.2f}' for v in values)} |")
-    rows.append(f"| **mIoU** | {' | '.join(f'**{s.miou:.2f}**' for s in scores.values())} |")
-    rows.append(f"| pixel accuracy | {' | '.join(f'{s.pixel_accuracy:.2f}' for s in scores.values())} |")
+        rows.append(f"| {name} | {' | '.join(shown(v) for v in values)} |")
+    rows.append(f"| **mIoU** | {' | '.join(f'**{shown(s.miou)}**' for s in scores.values())} |")
+    rows.append(f"| pixel accuracy | {' | '.join(shown(s.pixel_accuracy) for s in scores.values())} |")
     return "\n".join(rows)

@@ -66,6 +66,7 @@ def export_engine(
         epoch=int(loaded["epoch"]),
         parameters=sum(p.numel() for p in part.parameters()),
         macs=count_macs(part, recipe.input_size),
+        init=loaded.get("init"),
         quantised=quantised,
         scores=scores,
         megabytes={p: (out / w.file).stat().st_size / 1e6 for p, w in read_spec(out).weights.items()},

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from streamseg.errors import TrainingError
 from streamseg.evaluation import Scores
+from streamseg.evaluation.metrics import shown
 from streamseg.runtime.files import atomic_write
 from streamseg.training.plot import plot_curves
 
@@ -34,7 +35,7 @@ def write_log(out: Path, history: list[EpochEntry]) -> None:
     """Write log.jsonl, and its plot log.png after an evaluation."""
     atomic_write(out / "log.jsonl", msgspec.json.Encoder().encode_lines(history))
     if history[-1].scores is not None or len(history) <= 2:
-        evaluated = [(e.epoch, e.scores.miou) for e in history if e.scores is not None]
+        evaluated = [(e.epoch, e.scores.miou) for e in history if e.scores and e.scores.miou is not None]
         plot_curves(out / "log.png", [(e.epoch, e.loss) for e in history], evaluated)
 
 
@@ -86,7 +87,8 @@ class RunProgress:
         eta = f"{_clock(left_s)} left"
         text = f"epoch {entry.epoch}/{self._epochs}: loss {entry.loss:.4f}"
         if entry.scores is not None:
-            text += f", val mIoU {entry.scores.miou:.2f}, pixel accuracy {entry.scores.pixel_accuracy:.2f}"
+            miou, accuracy = entry.scores.miou, entry.scores.pixel_accuracy
+            text += f", val mIoU {shown(miou)}, pixel accuracy {shown(accuracy)}"
         if self._bar is None:
             logger.info("%s, %.1f s, %s", text, entry.seconds, eta)
         else:

@@ -218,9 +218,10 @@ class _Run:
         return evaluate(predict, self.val, self.recipe.class_names)
 
     def _save(self, scores: Scores | None) -> None:
-        best = scores is not None and scores.miou > self.best_miou
-        if best and scores is not None:
-            self.best_miou = scores.miou
+        miou = None if scores is None else scores.miou
+        best = miou is not None and miou > self.best_miou
+        if miou is not None:
+            self.best_miou = max(miou, self.best_miou)
         checkpoint = {
             "recipe": msgspec.to_builtins(self.recipe),
             "init": self.init,

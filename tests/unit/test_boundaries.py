@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from streamseg.errors import TrainingError
 from streamseg.evaluation.boundaries import boundary_distance, boundary_f, edge_pixels
 from streamseg.evaluation.refinement import Tally
 from streamseg.evaluation.temporal import agreement, flicker, motion
@@ -42,6 +43,31 @@ def test_contours_agree_within_three_pixels(shift: int, score: float) -> None:
     assert boundary_f(halves(40), halves(40 + shift), 2) == score
 
 
+@pytest.mark.parametrize(
+    ("down", "right", "hit"),
+    [(0, 3, True), (2, 2, True), (1, 2, True), (1, 3, False), (2, 3, False), (0, 4, False)],
+)
+def test_hits_lie_within_a_disc_of_three_pixels_whichever_way(down: int, right: int, hit: bool) -> None:
+    true_spot, found = np.zeros((2, 25, 25), np.uint8)
+    true_spot[12, 12] = 1  # one pixel is all of class 1, so its contour; class 0's is round it
+    for y, x in ((down, right), (right, down), (-down, -right), (-right, down)):
+        found[:] = 0
+        found[12 + y, 12 + x] = 1
+        score = boundary_f(true_spot, found, 2)
+        assert score is not None
+        assert (score > 0.5) == hit
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_picture_and_its_transpose_score_the_same(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    truth, predicted = (
+        (cv2.GaussianBlur(random.normal(size=SIZE), (0, 0), 4) > 0).astype(np.uint8) for _ in range(2)
+    )
+    turned = boundary_f(truth.T.copy(), predicted.T.copy(), 2)
+    assert turned == pytest.approx(boundary_f(truth, predicted, 2), abs=1e-12)
+
+
 def test_a_contour_of_a_class_that_is_not_there_scores_nothing() -> None:
     predicted = halves(40)
     predicted[20:40, 60:70] = 2
@@ -67,8 +93,25 @@ def test_a_trimap_counts_only_its_band_and_halves_add_up() -> None:
     # in 5 px: left 5 columns all right, right 2 of 5 wrong: IoU 5/7 and 3/5
     assert scores.trimap["5"] == pytest.approx(100 * (5 / 7 + 3 / 5) / 2, abs=0.01)
     assert scores.trimap["1"] == pytest.approx(100 * (1 / 2 + 0) / 2, abs=0.01)
+    assert scores.miou is not None
+    assert scores.trimap["20"] is not None
     assert scores.miou < scores.trimap["20"] + 15
     assert scores.consistency is None
+
+
+@pytest.mark.parametrize("value", [0, IGNORE])
+def test_without_a_boundary_or_a_label_there_is_no_score(value: int) -> None:
+    tally = Tally(("left", "right"))
+    truth = np.full(SIZE, value, np.uint8)
+    tally.add(truth, boundary_distance(truth), halves(40), None)
+    scores = tally.scores()
+    assert set(scores.trimap.values()) == {None}
+    assert scores.consistency is None
+    assert scores.flicker is None
+    assert (scores.miou is None) == (value == IGNORE)
+    nothing = Tally(("left", "right")).scores()
+    assert (nothing.miou, nothing.pixel_accuracy, nothing.boundary_f, nothing.frames) == (None, None, None, 0)
+    assert (tally + Tally(("left", "right"))).scores() == scores
 
 
 def test_masks_that_move_with_the_picture_are_consistent_and_others_flicker() -> None:
@@ -78,7 +121,7 @@ def test_masks_that_move_with_the_picture_are_consistent_and_others_flicker() ->
     where = motion(now, before)
     moves = agreement(halves(36), halves(40), where, 2)
     stays = agreement(halves(40), halves(40), where, 2)
-    assert flicker(moves) < 1.0
+    assert flicker(moves) == pytest.approx(0, abs=1.0)
     assert flicker(stays) == pytest.approx(100 * 4 / 76, abs=1.5)
     assert np.trace(moves) > 0.9 * 60 * 76
 
@@ -90,3 +133,14 @@ def test_what_came_in_from_outside_or_is_unlabelled_is_not_compared() -> None:
     unlabelled[:10] = IGNORE
     matrix = agreement(unlabelled, labels, np.ascontiguousarray(where, np.float32), 2)
     assert matrix.sum() == 50 * 70
+
+
+@pytest.mark.parametrize("size", [(6, 8), (11, 11), (11, 3000), (4, 400)])
+def test_frames_too_small_to_follow_motion_in_are_named(size: tuple[int, int]) -> None:
+    frame = np.zeros((*size, 3), np.uint8)
+    with pytest.raises(TrainingError, match=f"{size[1]}x{size[0]} are too small or too narrow"):
+        motion(frame, frame)
+
+
+def test_nothing_that_moved_is_no_flicker_of_0() -> None:
+    assert flicker(np.zeros((2, 2), np.int64)) is None

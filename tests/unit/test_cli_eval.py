@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from streamseg.cli.eval import command
-from streamseg.errors import UsageError
+from streamseg.errors import StreamsegError, UsageError
 from tests.engines import write_tiny_engine
 from tests.media import write_video
 
@@ -95,3 +95,66 @@ def test_tuning_writes_what_the_next_evaluation_uses(folder: Path) -> None:
     after = run(folder, "--crf")["crf"]
     assert report["kept"]["params"]["appearance_sigma_xy"] == after["appearance_sigma_xy"]  # type: ignore[index]
     assert before != after
+
+
+def drawn(folder: Path, sizes: list[tuple[int, int]], label: int | None = None) -> Path:
+    """Pictures of these sizes, two classes in each; or `label` all over."""
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    for i, (height, width) in enumerate(sizes):
+        labels = np.full((height, width), 0 if label is None else label, np.uint8)
+        if label is None:
+            labels[:, width // 2 :] = 1
+        cv2.imwrite(str(folder / f"images/{i}.png"), np.dstack([labels % 2 * 90 + 40] * 3))
+        cv2.imwrite(str(folder / f"labels/{i}.png"), labels)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "words"),
+    [
+        ([SIZE] * 3, ["--every", "1"], "--every: must be 2 or more"),
+        ([SIZE], [], "has two frames or more; this has 1"),
+        ([SIZE, (24, 32)], [], "have one size; 0 is 64x48, 1 32x24"),
+        ([SIZE, SIZE, (64, 48)], ["--every", "3"], "have one size; 0 is 64x48, 2 48x64"),
+        ([(6, 8)] * 3, [], "8x6 are too small"),
+    ],
+)
+def test_a_sequence_of_which_nothing_can_be_scored_is_refused(
+    folder: Path, tmp_path: Path, sizes: list[tuple[int, int]], options: list[str], words: str
+) -> None:
+    data = drawn(tmp_path / "data", sizes)
+    arguments = ["--engine", str(folder / "engine"), "--data", str(data), "--sequence", *options]
+    with pytest.raises(StreamsegError, match=words):
+        CliRunner().invoke(command, arguments, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("label", [1, 255])
+@pytest.mark.parametrize("options", [["--crf", "--plot", "plot.png"], ["--sequence"], []])
+def test_what_is_not_there_has_a_dash_and_null(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label: int, options: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = drawn(tmp_path / "data", [SIZE] * 2, label)
+    arguments = ["--engine", str(folder / "engine"), "--data", str(data), *options]
+    table = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert table.exit_code == 0
+    assert "–" in table.output
+    report = json.loads(CliRunner().invoke(command, [*arguments, "--json"], catch_exceptions=False).output)
+    if not options:
+        assert (report["miou"] is None) == (label == 255)
+        return
+    raw = report["parts"]["all"]["raw"]
+    assert set(raw["trimap"].values()) == {None}
+    assert (raw["miou"] is None) == (label == 255)
+    if "--sequence" in options:
+        assert report["parts"]["first half"]["raw"]["miou"] is None  # its one frame is a keyframe
+
+
+@pytest.mark.parametrize("label", [1, 255])
+def test_tuning_without_a_boundary_is_refused(folder: Path, tmp_path: Path, label: int) -> None:
+    data = drawn(tmp_path / "data", [SIZE] * 2, label)
+    before = (folder / "engine" / "engine.toml").read_text()
+    with pytest.raises(StreamsegError, match="no two classes meet"):
+        run(folder, "--data", str(data), "--tune-crf")
+    assert (folder / "engine" / "engine.toml").read_text() == before

@@ -11,6 +11,7 @@ import pytest
 
 from streamseg.errors import TrainingError, UsageError
 from streamseg.evaluation import IGNORE, LabelledFolder, confusion_matrix, evaluate, scores_of
+from streamseg.evaluation.metrics import shown
 
 NAMES = ("road", "car", "tree")
 
@@ -45,6 +46,15 @@ def test_a_class_that_is_nowhere_has_no_score_and_does_not_count() -> None:
     scores = scores_of(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]), NAMES, images=1)
     assert scores.per_class["tree"] is None
     assert scores.miou == pytest.approx((75 + 80) / 2)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_where_nothing_is_labelled_nothing_has_a_score(classes: int) -> None:
+    scores = scores_of(np.zeros((classes, classes), np.int64), NAMES[:classes], images=2)
+    assert (scores.miou, scores.pixel_accuracy) == (None, None)
+    assert set(scores.per_class.values()) == {None}
+    assert json.loads(scores.to_json())["miou"] is None
+    assert [shown(scores.miou, 6), shown(7.0, 6)] == ["     –", "  7.00"]
 
 
 def test_one_matrix_is_kept_over_all_images(tmp_path: Path) -> None:

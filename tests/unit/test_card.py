@@ -1,0 +1,52 @@
+"""The model card states what was: no figure, and no word about a run, is a constant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from streamseg.evaluation import Scores
+from streamseg.models.quantise import Quantised
+from streamseg.training.card import CardFacts, card_text
+from streamseg.training.recipe import TrainRecipe
+
+
+def card(**facts: Any) -> str:
+    known: dict[str, Any] = {
+        "name": "drawn",
+        "recipe": TrainRecipe(),
+        "epoch": 3,
+        "parameters": 1_000_000,
+        "macs": 2_000_000_000,
+        "init": None,
+        "quantised": None,
+        "scores": {},
+        "megabytes": {"fp32": 4.0},
+    }
+    return card_text(CardFacts(**{**known, **facts}))
+
+
+@pytest.mark.parametrize(
+    ("pictures", "compared", "words"),
+    [
+        (4, 2, "calibrated on 4 training images by minmax, which agrees best with fp32 on 2 others."),
+        (1, 1, "calibrated on 1 training image by minmax, which agrees best with fp32 on 1 other."),
+        (32, 16, "calibrated on 32 training images by minmax, which agrees best with fp32 on 16 others."),
+    ],
+)
+def test_calibration_is_told_in_the_numbers_that_were_used(pictures: int, compared: int, words: str) -> None:
+    assert words in card(quantised=Quantised("minmax", {"minmax": 99.0}, pictures, compared))
+
+
+def test_the_beginning_of_training_is_told_as_it_was() -> None:
+    assert "Trained from scratch with seed 1" in card()
+    assert "Trained from the weights lite0.pth 0a1b with seed 1" in card(init="lite0.pth 0a1b")
+
+
+def test_a_score_of_nothing_is_a_dash() -> None:
+    nothing = Scores(miou=None, pixel_accuracy=None, per_class={"sky": None}, images=1, pixels=0)
+    text = card(scores={"fp32": nothing})
+    assert "| IoU on 1 validation image, % | fp32 |" in text
+    for row in ("| sky | – |", "| **mIoU** | **–** |", "| pixel accuracy | – |"):
+        assert row in text
