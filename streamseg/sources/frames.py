@@ -47,6 +47,8 @@ _FULL_RANGE = 2
 _FAST = {"yuv420p": cv2.COLOR_YUV2RGB_I420, "nv12": cv2.COLOR_YUV2RGB_NV12}  # nv12: of hardware decoders
 # How far a camera's time may be before and behind the arrival of its picture: delay, and two good clocks.
 _MOST_DELAY_NS, _MOST_AHEAD_NS = 5_000_000_000, 300_000_000
+# How far it may move from where it was: a clock that steps, and one that drifts for hours.
+_MOST_MOVED_NS = 1_000_000_000
 
 
 def decode(
@@ -79,6 +81,7 @@ class FrameMaker:
         self.to_rgb = RgbConverter()
         self.turning = Turning()
         self._clock_believed = True
+        self._least_delay_ns = _MOST_DELAY_NS
 
     def skip(self) -> None:
         """Leave out a decoded picture: its number is used up, nothing is converted."""
@@ -126,10 +129,13 @@ class FrameMaker:
         if image.pts is None or image.time_base is None:
             return arrived, "arrival"
         captured = start_us * 1000 + round(image.pts * image.time_base * 1_000_000_000)
-        if -_MOST_DELAY_NS <= captured - arrived <= _MOST_AHEAD_NS:
+        delay_ns = arrived - captured
+        self._least_delay_ns = min(self._least_delay_ns, delay_ns)
+        moved_ns = delay_ns - self._least_delay_ns  # `arrived` leaves out what the network adds
+        if -_MOST_AHEAD_NS <= delay_ns <= _MOST_DELAY_NS and moved_ns <= _MOST_MOVED_NS:
             return captured, "camera"
         self._clock_believed = False
-        self.source.report(ClockOff(self.source.url, (captured - arrived) / 1e9))
+        self.source.report(ClockOff(self.source.url, -delay_ns / 1e9))
         return arrived, "arrival"
 
 

@@ -33,6 +33,9 @@ MAX_FPS = 1000
 OPEN_EXTRA_S = 5.0
 """Beyond timeout_s, for a server that talks but whose first picture takes its time."""
 
+SOUND_S = 2.0
+"""For opening a camera's sound, to tell that it has no video."""
+
 HLS_EXTRA_S = 15.0
 """Beyond timeout_s, because HLS brings a whole segment at once and then nothing for as long as that lasts."""
 
@@ -122,16 +125,20 @@ def _open_container(target: Target, config: StreamConfig, hardware: HWAccel | No
 def _has_sound(target: Target, config: StreamConfig) -> bool:
     """Whether an RTSP server that refused to play, with no video to play, has sound."""
     try:
-        _opened(target, config, None, {"allowed_media_types": "audio"}).close()
+        _opened(target, config, None, {"allowed_media_types": "audio"}, SOUND_S).close()
     except av.error.FFmpegError as error:
         return not isinstance(error, UNFIT)  # it came further: there was something to set up
     return True
 
 
 def _opened(
-    target: Target, config: StreamConfig, hardware: HWAccel | None, more: dict[str, str] | None = None
+    target: Target,
+    config: StreamConfig,
+    hardware: HWAccel | None,
+    more: dict[str, str] | None = None,
+    limit_s: float | None = None,
 ) -> InputContainer:
-    limit_s = config.timeout_s + OPEN_EXTRA_S
+    limit_s = config.timeout_s + OPEN_EXTRA_S if limit_s is None else limit_s
     # PyAV's own read timeout takes the GIL at every read. Only where FFmpeg's is not enough: RTMP has none,
     # and HLS goes on asking for new segments, inside one read, long after the last one.
     read_limit = None
