@@ -5,17 +5,27 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from streamseg.errors import OutputError, SourceError, StreamsegError, UsageError
 from streamseg.inference.engine import Engine
 from streamseg.recorded.cluster import Cluster
 from streamseg.recorded.content import Content, read_content, states_of
+from streamseg.recorded.earlier import (
+    FinishedLabels,
+    FinishedRoute,
+    added,
+    finished_labels,
+    same_labels,
+    with_outputs,
+)
 from streamseg.recorded.encode import SegmentMaker
 from streamseg.recorded.events import Event, Finished, Progressed, Started
 from streamseg.recorded.finish import Finish
 from streamseg.recorded.inputs import Input, fetched
-from streamseg.recorded.manifest import Identity, Manifest, identify
+from streamseg.recorded.manifest import Identity, Manifest, differences, identify
 from streamseg.recorded.opening import Recording, probe
 from streamseg.recorded.results import ResultFolder
 from streamseg.recorded.route import Route
@@ -33,6 +43,19 @@ class FileStop(threading.Event):
 
     def is_set(self) -> bool:
         return super().is_set() or self.job.is_set()
+
+
+@dataclass(slots=True, eq=False)
+class Plan:
+    """What is to be made of one input, and of what."""
+
+    recording: Recording
+    content: Content
+    identity: Identity
+    reasons: list[str] = field(default_factory=list)  # why results that are there do not do
+    finished: Manifest | None = None  # they do
+    earlier: Manifest | None = None  # their labels may do
+    more: list[str] = field(default_factory=list)  # what is made of them
 
 
 @dataclass(slots=True, eq=False)
@@ -57,19 +80,9 @@ class FileJob:
             recording = probe(one, self.config, self.engines, FileStop(self.stop))
             try:
                 content = read_content(one, states)
-                identity = identify(content.sha256, content.bytes, self.engines[0], self.config)
-                if not self.overwrite:
-                    self.results.check_owner(identity)
-                manifest, reasons = (None, []) if self.overwrite else self.results.finished(identity)
-                again = manifest is not None
-                if manifest is None:
-                    if not self.overwrite and (others := self.results.in_the_way()):
-                        raise OutputError(
-                            f"{self.results.shown}/{others[0]}: exists already, without a manifest of "
-                            "streamseg; move it away, choose another folder, or use --overwrite"
-                        )
-                    with self.results.locked():
-                        manifest = self._make(recording, content, identity, reasons)
+                plan = self._plan(recording, content)
+                again = plan.finished is not None
+                manifest = plan.finished or self._locked(plan)
             except Exception as error:
                 if isinstance(error, StreamsegError):
                     raise
@@ -79,18 +92,62 @@ class FileJob:
         took_s = time.monotonic() - begun
         return Finished(self.input.shown, manifest, self.results.manifest_shown, took_s, again)
 
-    def _make(
-        self, recording: Recording, content: Content, identity: Identity, reasons: list[str]
-    ) -> Manifest | None:
-        folder = self.results.segments
-        reasons = reasons + self.results.begin(identity, self.input.shown)
+    def _plan(self, recording: Recording, content: Content) -> Plan:
+        """What is to be made, with the outputs that are there or begun. Raises OutputError."""
+        engine = self.engines[0]
+        identity = identify(content.sha256, content.bytes, engine, self.config)
+        if self.overwrite:
+            return Plan(recording, content, identity)
+        self.results.check_owner(identity)
+        manifest, unfinished = self.results.manifest_there(), self.results.unfinished()
+        config = self.config
+        for before in (manifest.identity if manifest is not None else None, unfinished):
+            if before is not None and same_labels(before, identity):
+                config = with_outputs(config, before.settings)
+        identity = identify(content.sha256, content.bytes, engine, config)
+        plan = Plan(replace(recording, config=config), content, identity)
+        if manifest is None:
+            return plan
+        now = msgspec.structs.replace(identity, versions=manifest.identity.versions)
+        broken = self.results.broken(manifest)
+        plan.reasons = differences(manifest.identity, now) + broken
+        if not plan.reasons:
+            plan.finished = manifest
+        elif same_labels(manifest.identity, identity):
+            plan.earlier = manifest
+            plan.more = added(manifest.identity.settings, config) + broken
+        return plan
+
+    def _locked(self, plan: Plan) -> Manifest | None:
+        if not self.overwrite and (others := self.results.in_the_way()):
+            raise OutputError(
+                f"{self.results.shown}/{others[0]}: exists already, without a manifest of "
+                "streamseg; move it away, choose another folder, or use --overwrite"
+            )
+        config = plan.recording.config
+        with self.results.locked(), finished_labels(self.results, plan.earlier, config) as labels:
+            if labels is not None:
+                plan.identity = msgspec.structs.replace(plan.identity, versions=labels.versions)
+            return self._make(plan, labels)
+
+    def _make(self, plan: Plan, labels: FinishedLabels | None) -> Manifest | None:
+        folder, recording, content, identity = (
+            self.results.segments,
+            plan.recording,
+            plan.content,
+            plan.identity,
+        )
+        reasons = plan.reasons + self.results.begin(identity, self.input.shown)
         existing = whole_segments(folder)
-        if self.cluster is None:
+        cluster = self.cluster if labels is None else None
+        if cluster is None:
             existing = keep_leading(folder, existing)
         self.done = sum(tail.frames for tail in existing.values())
         why = "; ".join(reasons)
         if self.done:
             why = f"continues from frame {self.done}"
+        elif labels is not None:
+            why = f"from its finished labels: {', '.join(plan.more)}"
         elif why:
             why = f"starts again: {why}"
         elif missing := recording.input.missing:
@@ -99,10 +156,15 @@ class FileJob:
         self.on_event(Started(self.input.shown, expected_frames(recording), self.done, why))
         count = len(existing)
         if count == 0 or sorted(existing) != list(range(count)) or not existing[count - 1].last:
-            if self.cluster is None:
-                count = self._make_segments(recording, content, count)
+            if cluster is None:
+                route = (
+                    Route(recording, count)
+                    if labels is None
+                    else FinishedRoute(recording, count, finished=labels, skip_frames=self.done)
+                )
+                count = self._make_segments(route, content)
             else:
-                count = self._spread(self.cluster, recording, content, identity, existing)
+                count = self._spread(cluster, recording, content, identity, existing)
             if recording.stop.is_set():
                 return None
         if not self.done:
@@ -113,10 +175,10 @@ class FileJob:
         missing = recording.input.missing + content.missing
         return Finish(recording, self.results, count, identity, missing).run()
 
-    def _make_segments(self, recording: Recording, content: Content, done: int) -> int:
-        """Make the segments behind the first `done` in this process → the number of all."""
-        timeline = recording.timeline()
-        for record in read_frames(self.results.segments, done):
+    def _make_segments(self, route: Route, content: Content) -> int:
+        """Make the segments behind those that the route skips, in this process → the number of all."""
+        timeline = route.recording.timeline()
+        for record in read_frames(self.results.segments, route.skip_segments):
             timeline(record.pts)
 
         def committed(index: int) -> None:
@@ -125,7 +187,7 @@ class FileJob:
             self.results.committed(index)
 
         return SegmentMaker(
-            Route(recording, done),
+            route,
             self.results.segments,
             timeline,
             on_frame=lambda: self._add(1),

@@ -103,23 +103,27 @@ class ResultFolder:
                 "choose another folder, or replace them with --overwrite"
             )
 
-    def finished(self, identity: Identity) -> tuple[Manifest | None, list[str]]:
-        """The manifest, where this very job is finished; else why what exists cannot be used.
-
-        The versions of the libraries may differ: a finished job is not repeated for an update.
-        """
-        manifest = self.manifest_there()
-        if manifest is None:
-            return None, []
-        now = msgspec.structs.replace(identity, versions=manifest.identity.versions)
-        reasons = differences(manifest.identity, now)
+    def broken(self, manifest: Manifest) -> list[str]:
+        """Which results of a manifest are missing or have another size, in words."""
+        found = []
         for output in manifest.outputs.values():
             size = self.bytes_there(output.file)
             if size is None:
-                reasons.append(f"{output.file} is missing")
+                found.append(f"{output.file} is missing")
             elif size != output.bytes:
-                reasons.append(f"{output.file} has been changed")
-        return (None if reasons else manifest), reasons
+                found.append(f"{output.file} has been changed")
+        return found
+
+    def unfinished(self) -> Identity | None:
+        """The job whose segments are there."""
+        with contextlib.suppress(OSError):
+            return decode_job((self.segments / "job.json").read_bytes())
+        return None
+
+    @contextmanager
+    def local(self, file: str) -> Iterator[Path]:
+        """A result as a file on this machine."""
+        yield self.out / file
 
     def begin(self, identity: Identity, source: str) -> list[str]:
         """Make this job's folder of segments; remove what another job left in it → why."""
@@ -136,9 +140,12 @@ class ResultFolder:
 
     def in_the_way(self) -> list[str]:
         """Files with this job's names that no job of ours made."""
-        if self.manifest.exists() or self.segments.exists():
+        manifest = self.manifest_there()
+        if manifest is None and self.segments.exists():
             return []
-        return sorted(path.name for name in NAMES if (path := self.result(name)).exists())
+        ours = {output.file for output in manifest.outputs.values()} if manifest is not None else set()
+        there = {path.name for name in NAMES if (path := self.result(name)).exists()}
+        return sorted(there - ours)
 
     def manifest_there(self) -> Manifest | None:
         return read_manifest(self.manifest) if self.manifest.exists() else None

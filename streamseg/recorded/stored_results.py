@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +55,18 @@ class StoredResults(ResultFolder):
                 return owner
         return None
 
+    def unfinished(self) -> Identity | None:
+        data = self.store.read(f"{self.segments.name}/job.json")
+        return None if data is None else decode_job(data)
+
+    @contextmanager
+    def local(self, file: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="streamseg-") as folder:
+            path = Path(folder) / file
+            with contextlib.suppress(OutputError):  # it is missed by who asked for it
+                self.store.get(file, path)
+            yield path
+
     def begin(self, identity: Identity, source: str) -> list[str]:
         """Agree with the store: this job's segments are fetched, another job's are removed."""
         reasons = ResultFolder.begin(self, identity, source)
@@ -76,9 +92,11 @@ class StoredResults(ResultFolder):
 
     def in_the_way(self) -> list[str]:
         names = self.store.names()
-        if self.manifest.name in names or self.segments.name in names:
+        manifest = self.manifest_there()
+        if manifest is None and self.segments.name in names:
             return []
-        return sorted(path.name for name in NAMES if (path := self.result(name)).name in names)
+        ours = {output.file for output in manifest.outputs.values()} if manifest is not None else set()
+        return sorted({self.result(name).name for name in NAMES} & set(names) - ours)
 
     def committed(self, index: int) -> None:
         path = segment_path(self.segments, index)

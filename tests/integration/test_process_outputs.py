@@ -16,11 +16,11 @@ import pytest
 
 from streamseg.config import CrfConfig, EngineConfig, RefinementConfig
 from streamseg.errors import UsageError
-from streamseg.recorded import ProcessConfig, process_file, process_files
+from streamseg.recorded import Event, ProcessConfig, Progressed, Started, process_file, process_files, route
 from streamseg.recorded.manifest import read_manifest
 from streamseg.recorded.tracks import read_labels
 from streamseg.recorded.verify import verify_folder
-from streamseg.types import Mask
+from streamseg.types import Frame, Mask
 from streamseg.wire.rle import decode_labels
 from tests.engines import TINY_CLASSES
 from tests.media import BLUE, GREEN, GREY, RED, picture, write_video
@@ -305,3 +305,120 @@ def test_masks_tell_which_frames_were_refined(
     refined = [m.refined_seq for m in found if m.refined_seq is not None]
     assert refined == [seq for seq in wanted if seq is not None]
     assert [m.seq for m in found if m.revision == 1] == refined
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many frames went through the network."""
+    counted: list[int] = []
+    infer = route.infer
+
+    def counting(engine: Any, group: list[Frame]) -> Any:
+        counted.append(len(group))
+        return infer(engine, group)
+
+    monkeypatch.setattr(route, "infer", counting)
+    return counted
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+FEW: dict[str, Any] = {"overlay": False, "areas": True}
+MORE: list[dict[str, Any]] = [
+    {"overlay": False, "events": True, "png": True},
+    {"rle": True},  # and the overlay, which is a default
+    {"labels": True, "overlay": False, "zarr": ZARR, "event_share": 0.5, "events": True},
+    {"overlay_opacity": 0.9},
+]
+
+
+def test_more_outputs_are_made_of_the_finished_labels_and_what_is_there_stays(
+    made: Path, config: ProcessConfig, tmp_path: Path, runs: list[int]
+) -> None:
+    clip, engine, out = made / "clip.mkv", config.engine, tmp_path / "out"
+    process_files([clip], out, ProcessConfig(engine=engine, **FEW))
+    assert sum(runs) == 30
+    told: list[str] = []
+    for more in MORE:
+        before = set(contents(out))
+        result = process_files(
+            [clip],
+            out,
+            ProcessConfig(engine=engine, **more),
+            on_event=lambda e: told.append(e.why) if isinstance(e, Started) else None,
+        )
+        assert result.whole
+        assert before <= set(contents(out))
+        assert [v.problems for v in verify_folder(out)] == [[]]
+        assert process_files([clip], out, ProcessConfig(engine=engine, **FEW)).finished[0].again
+    assert sum(runs) == 30
+    assert told[:2] == ["from its finished labels: png, events", "from its finished labels: overlay, rle"]
+    every = ProcessConfig(
+        engine=engine,
+        areas=True,
+        events=True,
+        png=True,
+        rle=True,
+        zarr=ZARR,
+        event_share=0.5,
+        overlay_opacity=0.9,
+    )
+    process_files([clip], tmp_path / "at once", every)
+    assert contents(out) == contents(tmp_path / "at once")
+
+
+def test_what_the_labels_do_not_tell_is_computed_and_kept(
+    made: Path, config: ProcessConfig, tmp_path: Path, runs: list[int]
+) -> None:
+    clip, engine, out = made / "clip.mkv", config.engine, tmp_path / "out"
+    process_files([clip], out, ProcessConfig(engine=engine, **FEW))
+    process_files([clip], out, ProcessConfig(engine=engine, overlay=False, confidence=True))
+    assert sum(runs) == 60
+    process_files([clip], out, ProcessConfig(engine=engine))
+    (out / "clip.areas.csv").unlink()  # and a result that is lost is made again
+    process_files([clip], out, ProcessConfig(engine=engine))
+    assert sum(runs) == 60
+    process_files([clip], tmp_path / "at once", ProcessConfig(engine=engine, areas=True, confidence=True))
+    assert contents(out) == contents(tmp_path / "at once")
+    data = bytearray((out / "clip.labels.mp4").read_bytes())
+    data[len(data) // 2] ^= 1  # of the same length: found when they are to be used
+    (out / "clip.labels.mp4").write_bytes(data)
+    process_files([clip], out, ProcessConfig(engine=engine, rle=True))
+    assert sum(runs) == 120
+    assert [v.problems for v in verify_folder(out)] == [[]]
+
+
+def test_a_job_that_adds_outputs_is_continued_where_it_was_stopped(
+    made: Path, config: ProcessConfig, tmp_path: Path, runs: list[int]
+) -> None:
+    clip, out = made / "clip.mkv", tmp_path / "out"
+    few = ProcessConfig(engine=config.engine, overlay=False, segment_frames=6)
+    process_files([clip], out, few)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Progressed) and event.done == 20:
+            raise KeyboardInterrupt
+
+    more = ProcessConfig(engine=config.engine, segment_frames=6, areas=True)
+    with pytest.raises(KeyboardInterrupt):
+        process_files([clip], out, more, on_event=stop)
+    told: list[str] = []
+    process_files([clip], out, few, on_event=lambda e: told.append(getattr(e, "why", "")))
+    assert any(why.startswith("continues from frame") for why in told)
+    assert sum(runs) == 30
+    process_files([clip], tmp_path / "at once", more)
+    assert contents(out) == contents(tmp_path / "at once")
+
+
+def test_a_file_of_somebody_else_is_not_replaced_by_a_new_output(
+    made: Path, config: ProcessConfig, tmp_path: Path
+) -> None:
+    few = ProcessConfig(engine=config.engine, overlay=False)
+    process_files([made / "clip.mkv"], tmp_path, few)
+    (tmp_path / "clip.areas.csv").write_text("mine")
+    more = ProcessConfig(engine=config.engine, overlay=False, areas=True)
+    (failed,) = process_files([made / "clip.mkv"], tmp_path, more).failed
+    assert "clip.areas.csv: exists already" in str(failed.error)
+    assert (tmp_path / "clip.areas.csv").read_text() == "mine"
