@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,6 +37,6 @@ def leave_pictures_on_a_fake_gpu(monkeypatch: pytest.MonkeyPatch, pixel_format: 
 
     def frame(maker: FrameMaker, picture: DecodedPicture) -> Any:
         there: Any = OnFakeGpu(picture.image, pixel_format)
-        return make(maker, DecodedPicture(there, picture.decode_ns))
+        return make(maker, replace(picture, image=there))
 
     monkeypatch.setattr(FrameMaker, "frame", frame)

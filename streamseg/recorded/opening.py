@@ -8,9 +8,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
+import av
 import msgspec
 
 from streamseg.config import StreamConfig
+from streamseg.errors import SourceError
 from streamseg.inference.engine import Engine
 from streamseg.inference.spec import EngineSpec
 from streamseg.recorded.images import open_images
@@ -18,7 +20,11 @@ from streamseg.recorded.inputs import Input
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.timeline import Timeline
 from streamseg.sources import OpenSource, open_source
+from streamseg.sources.reading import first_picture
 from streamseg.types import Size
+
+SOUGHT = frozenset({"mov", "matroska"})
+"""Containers with an index of intra frames, as FFmpeg names them."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,9 +75,9 @@ class Recording:
         """Time stamps as the result videos have them, from the first frame on."""
         return Timeline(self.facts.time_base, self.facts.fps)
 
-    def open(self) -> AbstractContextManager[OpenSource]:
-        """The input from its beginning; see open_input."""
-        return open_input(self.input, self.config, self.stop)
+    def open(self, *, at_start: bool = True) -> AbstractContextManager[OpenSource]:
+        """The input at start_s, or from its beginning; see open_input."""
+        return open_input(self.input, self.config, self.stop, at_start=at_start)
 
 
 def probe(
@@ -101,10 +107,49 @@ def _facts_of(source: OpenSource) -> Facts:
 
 @contextmanager
 def open_input(
-    one: Input, config: ProcessConfig, stop: threading.Event | None = None
+    one: Input, config: ProcessConfig, stop: threading.Event | None = None, *, at_start: bool = True
 ) -> Iterator[OpenSource]:
-    """Open an input on the track that `config` names; use it in one thread. Raises SourceError."""
+    """Open an input on the track that `config` names; use it in one thread. Raises SourceError.
+
+    at_start: near start_s and not behind it, where the container has an index; else from the beginning.
+    """
     stop = stop if stop is not None else threading.Event()
+    if at_start and config.start_s > 0:
+        with _opened(one, config, stop) as source:
+            if goes_to(source, config.start_s, stop):
+                yield source
+                return
+    with _opened(one, config, stop) as source:
+        yield source
+
+
+def goes_to(source: OpenSource, start_s: float, stop: threading.Event) -> bool:
+    """Seek to the intra frame before start_s; False where the source would not be as if decoded on the way.
+
+    A seek is tried in containers that list their intra frames by time. Elsewhere (MPEG-TS, MPEG-PS, bare
+    streams, AVI) FFmpeg looks for a time stamp in the file, and time stamps may begin again there, or be
+    wrong up to the one that tells so (see BestEffort). What counts is the first picture: it must be intra,
+    so that all behind it are whole, and at or before start_s. When False, open the source again: one that
+    has been sought cannot go back to its first picture.
+    """
+    if source.path is None or not SOUGHT & set(source.container.format.name.split(",")):
+        return False
+    first = source.pending[0] if source.pending else None
+    if first is None or first.image.pts is None:
+        return False
+    if first.time_s > start_s:
+        return True  # all of it is wanted
+    try:
+        source.seek(int(start_s * 1_000_000))
+        first = first_picture(source, stop)
+    except (av.error.FFmpegError, SourceError):
+        return False
+    trusted = source.reached.reorders or not source.video.codec_context.has_b_frames
+    return first is not None and first.image.key_frame and first.time_s <= start_s and trusted
+
+
+@contextmanager
+def _opened(one: Input, config: ProcessConfig, stop: threading.Event) -> Iterator[OpenSource]:
     if one.images:
         with open_images(one.images, config.image_fps, one.shown, stop) as source:
             yield source

@@ -8,6 +8,7 @@ seeks to it, compares, and decodes from the beginning where the pictures differ.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import tempfile
 import threading
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import av
 import numpy as np
 from av.video.frame import VideoFrame
 
@@ -24,7 +26,7 @@ from streamseg.recorded.encode import SegmentMaker
 from streamseg.recorded.opening import Recording
 from streamseg.recorded.route import Route, SegmentEnd
 from streamseg.recorded.segments import segment_path
-from streamseg.recorded.selection import Account, go_to_start, picks
+from streamseg.recorded.selection import Account, picks
 from streamseg.recorded.timeline import Timeline
 from streamseg.sources import OpenSource
 from streamseg.sources.frames import FrameMaker
@@ -99,12 +101,14 @@ class SegmentRoute(Route):
     def frames(self) -> Iterator[Frame | SegmentEnd]:
         """Decode the segment; raises OtherPictures where they are not those it was cut from."""
         planned, recording = self.planned, self.recording
-        with recording.open() as source:
+        sought = self.seeks and bool(planned.index) and planned.stamps[0] is not None
+        with recording.open(at_start=not sought) as source:
             maker = FrameMaker(source, recording.input.stem, 0)
             wanted = iter(zip(planned.seqs, planned.stamps, strict=True))
             want = next(wanted, None)
             checksum = 0
-            for seq, picture in self._numbered(source):
+            numbered = enumerate(pictures(source, recording.stop))
+            for seq, picture in self._sought(source) if sought else numbered:
                 if want is None or seq > want[0]:
                     break
                 if seq < want[0]:
@@ -126,20 +130,18 @@ class SegmentRoute(Route):
                 )
             yield SegmentEnd(planned.index, planned.account)
 
-    def _numbered(self, source: OpenSource) -> Iterator[tuple[int, DecodedPicture]]:
-        """Pictures with their numbers in the file, from the segment's first one or from before it."""
+    def _sought(self, source: OpenSource) -> Iterator[tuple[int, DecodedPicture]]:
+        """Pictures with their numbers in the file, from the one that bears the segment's first time stamp."""
         first, begin = self.planned.seqs[0], self.planned.stamps[0]
-        if not self.seeks or begin is None or not self.planned.index:
-            go_to_start(source, self.recording.config.start_s)
-            yield from enumerate(pictures(source, self.recording.stop))
-            return
-        source.seek(begin, source.video)
-        found = pictures(source, self.recording.stop)
-        for picture in found:
-            if picture.image.pts == begin:
-                yield first, picture
-                yield from enumerate(found, first + 1)
-                return
+        assert begin is not None, "only what has time stamps is sought"
+        with contextlib.suppress(av.error.FFmpegError):  # no pictures, then
+            source.seek(begin, source.video)
+            found = pictures(source, self.recording.stop)
+            for picture in found:
+                if picture.image.pts == begin:
+                    yield first, picture
+                    yield from enumerate(found, first + 1)
+                    return
 
 
 def picture_checksum(image: VideoFrame, before: int = 0) -> int:

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from streamseg.recorded.settings import ProcessConfig
-from streamseg.sources.reading import DecodedPicture, OpenSource, pictures
+from streamseg.sources.reading import DecodedPicture, OpenSource, note_damage, pictures
 
 LONGEST_SEGMENT = 4
 """In segment_frames: a segment ends after so many even without an intra frame."""
+
+BEYOND_END = 25
+"""Pictures in a row at or behind end_s after which no more are read: one alone may bear a wrong time."""
 
 MAX_LOSSES = 1000
 
@@ -41,23 +44,25 @@ def picks(
 ) -> Iterator[Pick]:
     """Yield the pictures that `config` takes, each with its segment; `account` is filled in on the way.
 
+    source: as open_input gives it, at or before start_s.
+
     A segment ends before the first intra frame after segment_frames pictures, or after four times as many.
     Only the source and `config` decide, so a second run cuts at the same places.
     """
-    go_to_start(source, config.start_s)
     select = _Selection(source, config)
-    end_s = None if config.end_s is None else as_written(config.end_s)
-    segment = taken = 0
+    beyond = segment = taken = 0
     for picture in pictures(source, stop if stop is not None else threading.Event()):
         seq, account.decoded = account.decoded, account.decoded + 1
-        time_s = time_of(picture, source, seq)
+        time_s = picture.time_s
         if source.corrupt > account.corrupt:
             account.corrupt = source.corrupt
             if len(account.at_s) < MAX_LOSSES:
                 account.at_s.append(round(float(time_s), 3))
-        if end_s is not None and time_s >= end_s and picture.image.pts is not None:
-            return  # pictures come in order of their time stamps
-        if not select(seq, time_s):
+        beyond = beyond + 1 if select.behind(time_s) else 0
+        if beyond == BEYOND_END:
+            note_damage(source, ended=False)
+            break
+        if not select(time_s):
             continue
         full = taken >= config.segment_frames and picture.image.key_frame
         if full or taken >= LONGEST_SEGMENT * config.segment_frames:
@@ -68,46 +73,38 @@ def picks(
     account.corrupt, account.line = source.corrupt, source.damage
 
 
-def time_of(picture: DecodedPicture, source: OpenSource, seq: int) -> Fraction:
-    """Presentation time in seconds; by counting where the container has none."""
-    image = picture.image
-    if image.pts is None or image.time_base is None:
-        return seq / (source.fps or Fraction(25))
-    return image.pts * image.time_base
-
-
 def as_written(value: float) -> Fraction:
     """The decimal as written: 0.4 as a float is above 2/5, where a frame may be."""
     return Fraction(repr(value))
 
 
-def go_to_start(source: OpenSource, start_s: float) -> None:
-    """Go to the intra frame before start_s, so that nothing far before it is decoded."""
-    if start_s <= 0:
-        return
-    begin = source.container.start_time or 0  # µs
-    source.seek(max(begin, int(start_s * 1_000_000)))
-
-
 class _Selection:
-    """start_s, every and max_fps: whether a picture is taken. Rates count from the first picture taken."""
+    """start_s, end_s, every and max_fps: whether a picture is taken. Rates count from the first one taken."""
 
     def __init__(self, source: OpenSource, config: ProcessConfig) -> None:
         self.config = config
-        self.start_s = as_written(config.start_s)
+        # 0 is the default, and no wish: time stamps may lie below it (a clock that wraps, an edit list).
+        self.start_s = as_written(config.start_s) if config.start_s else None
+        self.end_s = None if config.end_s is None else as_written(config.end_s)
         self.eligible = 0  # pictures since start_s
         self.spacing = None if config.max_fps is None else 1 / as_written(config.max_fps)
         self.next_s: Fraction | None = None
         # Time stamps are rounded: half a tick, or a 30 fps video asked for at 30 loses every other frame.
         self.slack = (source.video.time_base or Fraction(0)) / 2
 
-    def __call__(self, seq: int, time_s: Fraction) -> bool:
-        if time_s < self.start_s:
+    def behind(self, time_s: Fraction) -> bool:
+        """Whether a picture lies at or behind end_s."""
+        return self.end_s is not None and time_s >= self.end_s
+
+    def __call__(self, time_s: Fraction) -> bool:
+        if self.behind(time_s) or (self.start_s is not None and time_s < self.start_s):
             return False
         self.eligible += 1
         if (self.eligible - 1) % self.config.every:
             return False
         if self.spacing is not None:
+            if self.next_s is not None and time_s + 1 + self.spacing < self.next_s:
+                self.next_s = None  # the time stamps begin again
             if self.next_s is not None and time_s + self.slack < self.next_s:
                 return False
             # On a grid from the first picture, so that rounding does not add up.

@@ -184,6 +184,14 @@ def content_problem(path: Path) -> str:
     return "is not a video that FFmpeg can read, or its beginning is damaged; try to play it with ffplay"
 
 
+def fragmented(path: Path) -> bool:
+    """Whether this file is a fragmented MP4 that has its index and the head of a fragment."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    boxes = _mp4_boxes(path) if head[4:] in (b"ftyp", b"styp", b"moov") else ()
+    return "moov" in boxes and "moof" in boxes
+
+
 def _mp4_boxes(path: Path) -> tuple[str, ...]:
     """Names of the top-level boxes, up to 64 of them; a moov that is cut short does not count."""
     names: list[str] = []

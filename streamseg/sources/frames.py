@@ -196,13 +196,37 @@ def turn_of(image: VideoFrame) -> Turn:
 
     FFmpeg's matrix takes (x, y) to (a·x + c·y, b·x + d·y), with y downwards (libavutil/display.h).
     """
+    matrix = display_matrix(image)
+    if matrix is None:
+        return UPRIGHT
+    a, b, _, c, d = struct.unpack("<5i", matrix[:20])
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return True, c < 0, b < 0
+    return False, a < 0, d < 0
+
+
+def display_matrix(image: VideoFrame) -> bytes | None:
+    """The nine int32 of a picture's display matrix; None where it has none."""
     for data in cast("Iterable[SideData]", image.side_data):  # its stub says dict; it is a sequence
         if data.type == Type.DISPLAYMATRIX:
-            a, b, _, c, d = struct.unpack("<5i", bytes(data)[:20])
-            if abs(b) + abs(c) > abs(a) + abs(d):
-                return True, c < 0, b < 0
-            return False, a < 0, d < 0
-    return UPRIGHT
+            return bytes(data)
+    return None
+
+
+def _unknown_side_data(kind: type[Type], value: int) -> Type:
+    """A member for side data that this PyAV has no name for: UNKNOWN_<value>, as PyAV 19 has it.
+
+    PyAV 18 raises for it as soon as any side data of the picture is asked for, and what a newer FFmpeg adds
+    (31: EXIF, 28: LCEVC, 29 and 30: views of spatial video) is no reason to stop.
+    """
+    member = object.__new__(kind)
+    member._name_ = f"UNKNOWN_{value}"
+    member._value_ = value  # type: ignore[assignment]
+    return member
+
+
+if "_missing_" not in vars(Type):
+    Type._missing_ = classmethod(_unknown_side_data)  # type: ignore[method-assign,assignment]
 
 
 class Turning:

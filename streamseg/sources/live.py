@@ -12,7 +12,6 @@ from streamseg.config import StreamConfig
 from streamseg.config.redact import redact
 from streamseg.errors import SourceEnded, SourceError
 from streamseg.runtime.backoff import Backoff
-from streamseg.sources.edge import COUNTED_FPS
 from streamseg.sources.events import (
     Connected,
     Corrupt,
@@ -139,10 +138,8 @@ class Pacer:
         self.start_s: float | None = None  # monotonic time of PTS 0
         self.last_s = 0.0
 
-    def wait(self, pts_s: float | None) -> None:
-        """Block until the picture is due, or stopped; one that is late, or has no PTS, passes at once."""
-        if pts_s is None:
-            return
+    def wait(self, pts_s: float) -> None:
+        """Block until the picture is due, or stopped; one that is late passes at once."""
         if self.start_s is None or not 0 <= pts_s - self.last_s <= self.JUMP_S:
             self.start_s = time.monotonic() - pts_s
         self.last_s = pts_s
@@ -213,14 +210,13 @@ def _read(
             if source.corrupt > corrupt:
                 source.report(Corrupt(source.corrupt - corrupt))
                 corrupt = source.corrupt
-            media_s = picture.image.time
-            if media_s is None and not source.endless:  # bare H.264 and the like
-                media_s = maker.seq / float(source.fps or COUNTED_FPS)
+            counted = picture.image.pts is None and source.endless
+            media_s = None if counted else float(picture.time_s)
             if not thinning.takes(time.monotonic() if source.endless or media_s is None else media_s):
                 maker.skip()
                 source.report(Skipped())
                 continue
-            if pacer:
+            if pacer and media_s is not None:
                 pacer.wait(media_s)
             elif edge is not None and edge.paced and media_s is not None:
                 stop.wait(max(0.0, edge.due_s(media_s) - time.monotonic()))

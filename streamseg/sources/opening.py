@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import av
@@ -21,7 +22,7 @@ from streamseg.config import StreamConfig
 from streamseg.errors import SourceEnded, SourceError
 from streamseg.sources.edge import BEHIND_S, LiveEdge
 from streamseg.sources.events import SourceEvent
-from streamseg.sources.explain import content_problem, opening_explained
+from streamseg.sources.explain import content_problem, fragmented, opening_explained
 from streamseg.sources.frames import oriented_size
 from streamseg.sources.hardware import hardware_decoder
 from streamseg.sources.reading import OpenSource, first_picture
@@ -49,6 +50,9 @@ RTSP = ("rtsp", "rtsps")
 
 UNFIT = (av.error.HTTPOtherClientError, av.error.HTTPServerError)
 """What RTSP servers answer to PLAY where nothing has been set up: 454, 455, 500."""
+
+TABLE_CHANGES = {"merge_pmt_versions": "1"}
+"""MPEG-TS: where a programme's table changes, its picture goes on in the same stream, under a new PID."""
 
 
 @contextmanager
@@ -146,14 +150,22 @@ def _opened(
         read_limit = config.timeout_s
     elif target.scheme in WEB:
         read_limit = config.timeout_s + HLS_EXTRA_S
-    return av.open(
+    opened = partial(
+        av.open,
         f"file:{target.name}" if target.kind == "file" else target.name,
         format="v4l2" if target.kind == "camera" else None,
-        options=_options(target, config) | (more or {}),
         timeout=(limit_s, read_limit),
         metadata_errors="replace",
         hwaccel=hardware,
     )
+    options = _options(target, config) | (more or {})
+    try:
+        return opened(options=options)
+    except (av.error.InvalidDataError, av.error.EOFError):
+        if target.kind != "file" or not fragmented(target.path):
+            raise
+        # FFmpeg reads the heads of all fragments first, and one that was cut ends that. So: as they come.
+        return opened(options={**options, "fflags": "+ignidx"})
 
 
 def _options(target: Target, config: StreamConfig) -> dict[str, str]:
@@ -162,7 +174,7 @@ def _options(target: Target, config: StreamConfig) -> dict[str, str]:
     if target.kind == "camera":
         return {"fflags": "nobuffer+nonblock"}  # without nonblock, a camera that stalls blocks without end
     if target.kind == "file":
-        return {}
+        return TABLE_CHANGES
     options = {"rw_timeout": timeout_us}
     if target.scheme not in ("rtmp", "rtmps"):  # there, `timeout` means: wait for an incoming connection
         options["timeout"] = timeout_us
@@ -170,7 +182,7 @@ def _options(target: Target, config: StreamConfig) -> dict[str, str]:
         # May be a whole file, or HLS: FFmpeg's own probing is right for both. Segments are told by what is in
         # them and not by their names, which services make up; that files of this machine are not among them
         # is seen to by the protocols that FFmpeg allows below http.
-        return options | {"extension_picky": "0"}
+        return options | TABLE_CHANGES | {"extension_picky": "0"}
     # Without fpsprobesize, a second of pictures is looked at for the rate, and thrown away: 0.8 s lost.
     options |= {"probesize": "1000000", "analyzeduration": "1000000", "fpsprobesize": "0"}
     if target.scheme in RTSP:

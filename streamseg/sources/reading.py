@@ -8,40 +8,42 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
 from av.container import InputContainer
+from av.stream import Discard
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from streamseg.errors import SourceEnded
+from streamseg.sources.damage import Missing, missing
 from streamseg.sources.edge import LiveEdge, LiveReading
-from streamseg.sources.events import SourceEvent, Waiting
+from streamseg.sources.events import SourceEvent
 from streamseg.sources.explain import reading_explained
 from streamseg.sources.target import Target
+from streamseg.sources.watch import Watch
 from streamseg.types import Size
 
 MAX_READ_ERRORS = 32
 """Errors in a row after which the rest of a damaged file is given up."""
 
 CAMERA_POLL_S = 0.004
-
-INTRA_S = 120.0
-"""Longest wait for an intra frame while data comes."""
+JOINED_S = 10.0  # a jump ahead by more is another recording, and no loss
 
 
 @dataclass(slots=True, eq=False)
 class OpenSource:
     """A source whose first picture has been decoded. Belongs to the thread that opened it.
 
-    Made by open_source; only reading changes it: corrupt, damage and pending.
+    Made by open_source; only reading changes it: corrupt, damage, pending, reached and clock.
 
     live says that newest wins: a camera, an address, or a file played in real time. endless says that no end
     is expected, so that an end is a disconnect: a camera or a stream, but not a whole file behind http://.
     paced says that pictures come faster than their time and are held back until it: newest would win.
-    corrupt counts packets and pictures that were damaged and left out; damage says, in one line, that a file
-    ended before its time (None while it has not).
+    corrupt counts packets and pictures that were damaged or left out; damage says, in one line, what is known
+    to be missing once a file has ended (None while nothing is).
     """
 
     target: Target
@@ -59,20 +61,22 @@ class OpenSource:
     corrupt: int = 0
     damage: str | None = None
     pending: deque[DecodedPicture] = field(default_factory=deque)  # decoded, for the next reader
+    reached: Reached = field(default_factory=lambda: Reached())
+    clock: BestEffort = field(default_factory=lambda: BestEffort())
     edge: LiveEdge | None = None  # of an endless source
     over: bool = False  # it ended by itself, without an error
     report: Callable[[SourceEvent], None] = lambda event: None
 
-    def seek(self, offset: int, stream: VideoStream | None = None) -> bool:
-        """Go to the intra frame at or before `offset`: in µs, or in units of the stream's time base.
-
-        False, and nothing is done, where the pictures have no time stamps: a try would lose its place.
-        """
-        if self.pending and self.pending[0].image.pts is None:
-            return False
+    def seek(self, offset: int, stream: VideoStream | None = None) -> None:
+        """Go to about `offset` (µs, or units of the stream's time base); the next picture tells where."""
         self.pending.clear()
         self.container.seek(offset, stream=stream, backward=True)
-        return True
+        self.reached, self.clock = Reached(), BestEffort()
+
+    @property
+    def path(self) -> Path | None:
+        """The file on this machine; None for what cannot be opened twice: addresses, pipes."""
+        return self.target.path if self.target.kind == "file" and self.target.path.is_file() else None
 
     @property
     def url(self) -> str:
@@ -84,12 +88,108 @@ class OpenSource:
 class DecodedPicture:
     """A decoded picture as FFmpeg has it, and how long decoding took.
 
+    Its image.pts is FFmpeg's best_effort_timestamp. time_s is that in seconds; one frame after the picture
+    before, by the rate, where there is none.
     arrived_ns: monotonic, when its packet entered the machine; None where that is of no matter.
     """
 
     image: VideoFrame
     decode_ns: int
+    time_s: Fraction
     arrived_ns: int | None = None
+
+
+@dataclass(slots=True)
+class Reached:
+    """How far reading a file has come. Streams are named by their index, times are in their time base."""
+
+    pictures: int = 0
+    packets: int = 0  # of the video, that were not empty
+    empty: int = 0
+    first_dts: int | None = None
+    last_dts: int = 0
+    reorders: bool = False  # a packet of the video had another PTS than DTS
+    ends: dict[int, int] = field(default_factory=dict)  # of each stream, the latest end of a packet
+    beside: set[int] = field(default_factory=set)  # other videos with packets between those of this one
+    behind: set[int] = field(default_factory=set)  # other videos that began behind its last packet
+    marked: int = 0  # packets behind a mark that still tell whether it is harmless
+    intra: bool = False  # the last packet
+
+    def add(self, packet: av.Packet[Any], video: int) -> bool:
+        """Count a packet → whether pictures are missing before it, by a mark of the demuxer.
+
+        A mark alone is no damage: MPEG-TS has one where its counter jumps, also where recordings were joined:
+        an intra frame follows, at once or behind one that a parser held, and no time is left out.
+        """
+        index, stamp = packet.stream_index, packet.pts if packet.pts is not None else packet.dts
+        if stamp is not None:
+            end = stamp + (packet.duration or 0)
+            self.ends[index] = max(self.ends.get(index, end), end)
+        if not packet.size or index != video:
+            self.empty += index == video and packet.dts is not None  # PyAV ends each stream with one without
+            if packet.size and index not in self.beside and isinstance(packet.stream, VideoStream):
+                self.behind.add(index)
+            return False
+        self.packets += 1
+        self.reorders = self.reorders or packet.pts != packet.dts
+        self.first_dts = packet.dts if self.first_dts is None else self.first_dts
+        self.beside |= self.behind
+        self.behind.clear()
+        inter = not packet.is_keyframe and not self.intra
+        lost = self.marked > 0 and (self._skips(packet) or (self.marked == 1 and inter))
+        self.marked = 2 if packet.is_corrupt else 0 if lost else max(0, self.marked - 1)
+        self.intra = packet.is_keyframe
+        self.last_dts = packet.dts if packet.dts is not None else self.last_dts
+        return lost
+
+    def _skips(self, packet: av.Packet[Any]) -> bool:
+        """Whether time is left out before a packet: more than a frame, less than between two recordings."""
+        if packet.dts is None or packet.time_base is None:
+            return False
+        step, frame = packet.dts - self.last_dts, packet.duration or 0.04 / packet.time_base
+        return 1.5 * frame < step < JOINED_S / packet.time_base
+
+
+class BestEffort:
+    """Gives each picture of one connection FFmpeg's best_effort_timestamp, which PyAV does not have.
+
+    It is the picture's PTS, or the DTS of the packet that brought it out, whichever has stepped back less
+    often so far (guess_correct_pts in libavcodec/decode.c). PTS are wrong where a container has none and
+    FFmpeg takes the packets' order for them: MP4 without composition offsets, AVI with B-frames. Where
+    neither is known, as of the last pictures of an AVI, it is one frame after the picture before.
+    """
+
+    def __init__(self) -> None:
+        self._faulty_pts = self._faulty_dts = 0
+        self._last_pts = self._last_dts = -(2**63)
+        self._stamp: int | None = None
+        self._next_s = Fraction(0)
+
+    def __call__(self, image: VideoFrame, fps: Fraction | None, *, has_pts: bool = True) -> Fraction:
+        """Set image.pts → the time in seconds."""
+        frame_s, base = 1 / (fps or Fraction(25)), image.time_base
+        stamp = self._best(image.pts if has_pts else None, image.dts)
+        if stamp is None and self._stamp is not None and base is not None:
+            stamp = self._stamp + max(1, round(frame_s / base))
+        image.pts = self._stamp = stamp
+        time_s = self._next_s if stamp is None or base is None else stamp * base
+        self._next_s = time_s + frame_s
+        return time_s
+
+    def _best(self, pts: int | None, dts: int | None) -> int | None:
+        if dts is not None:
+            self._faulty_dts += dts <= self._last_dts
+            self._last_dts = dts
+        elif pts is not None:
+            self._last_dts = pts
+        if pts is not None:
+            self._faulty_pts += pts <= self._last_pts
+            self._last_pts = pts
+        elif dts is not None:
+            self._last_pts = dts
+        if pts is not None and (dts is None or self._faulty_pts <= self._faulty_dts):
+            return pts
+        return dts
 
 
 def pictures(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPicture]:
@@ -98,28 +198,31 @@ def pictures(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPictu
     Ends at a file's end or when `stop` is set; raises SourceEnded when an endless source ends, goes silent,
     or repeats one time stamp for `timeout_s`.
     """
-    count, last_s = 0, 0.0
     with reading_explained(source.target, source.timeout_s):
         for picture in _read(source, stop):
-            count += 1
-            if picture.image.time is not None:
-                last_s = picture.image.time
+            source.reached.pictures += 1
             yield picture
     if stop.is_set():
         return
     source.over = True
     if source.endless:
         raise SourceEnded(f"{source.url}: ended")
-    _note_damage(source, count, last_s)
+    note_damage(source)
+
+
+def note_damage(source: OpenSource, *, ended: bool = True) -> None:
+    """Say in source.damage what is known to be missing. ended: the file has been read up to its end."""
+    of_end = source.container, source.video, source.path, source.fps, source.reached
+    found = missing(*of_end) if ended else Missing()
+    source.corrupt = max(source.corrupt, found.pictures)
+    source.damage = found.told(source.url, source.reached.pictures, source.corrupt)
 
 
 def first_picture(source: OpenSource, stop: threading.Event) -> DecodedPicture | None:
     """Decode up to the first picture, which the next reader gets too; None where there is none."""
     with reading_explained(source.target, source.timeout_s):
         for picture in _read(source, stop, first=True):
-            source.pending.appendleft(
-                picture
-            )  # before those that one packet, or the file's end, gave with it
+            source.pending.appendleft(picture)  # before those that the same packet gave
             return picture
     return None
 
@@ -127,53 +230,61 @@ def first_picture(source: OpenSource, stop: threading.Event) -> DecodedPicture |
 def _read(source: OpenSource, stop: threading.Event, first: bool = False) -> Iterator[DecodedPicture]:
     if not stop.is_set():
         yield from _pending(source)
-    watch = Watch(source, first=first)
+    watch = Watch(source, first=first) if source.endless else None
     edge = source.edge
     reading = None if edge is None else LiveReading(edge, source.video, source.fps, source.report)
     errors = 0
     packets = _packets(source)
     while not stop.is_set():
-        watch.check()
+        if watch is not None:
+            watch.check()
         asked = time.monotonic()
         try:
             packet = next(packets)
         except StopIteration:
-            return
+            break
         except av.error.BlockingIOError:  # a camera, opened without blocking, has no picture yet
             stop.wait(CAMERA_POLL_S)
             packets = _packets(source)
             continue
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            if source.endless:
+            if watch is not None:
                 raise TimeoutError if watch.silent(asked) else error from None
             source.corrupt += 1
             errors += 1
             if errors > MAX_READ_ERRORS:
-                source.pending.extend(_decoded(source, None))
-                yield from _pending(source)
-                return
+                break
             packets = _packets(source)
             continue
-        if watch.silent(asked):
+        if watch is not None and watch.silent(asked):
             raise TimeoutError
         errors = 0
-        # The empty packet that ends a file says 0, whichever stream it ends.
-        if packet.size and packet.stream_index != source.video.index:
-            continue
-        if packet.is_corrupt:
+        if watch is None and source.reached.add(packet, source.video.index):
             source.corrupt += 1
-            if source.endless:
+        # One without bytes says that the picture stays as it is; PyAV also ends each stream with one.
+        if not packet.size or packet.stream_index != source.video.index:
+            continue
+        if watch is not None:
+            if packet.is_corrupt:
+                source.corrupt += 1
                 continue
-        watch.sent()
+            watch.sent()
         if reading is None or reading.takes(packet):
             for picture in _decoded(source, packet, reading):
-                watch.seen(picture.image.pts)
                 source.pending.append(picture)
+                if watch is not None:
+                    watch.seen(picture.image.pts)
         handed_over = time.monotonic()
         yield from _pending(source)
-        watch.excuse(time.monotonic() - handed_over)
+        if watch is not None:
+            watch.excuse(time.monotonic() - handed_over)
         if reading is not None:
             reading.resume()
+    if not stop.is_set():
+        source.corrupt += source.reached.marked > 0
+        source.reached.marked = 0
+        source.pending.extend(_decoded(source, None, reading))
+        yield from _pending(source)
 
 
 def _pending(source: OpenSource) -> Iterator[DecodedPicture]:
@@ -183,8 +294,16 @@ def _pending(source: OpenSource) -> Iterator[DecodedPicture]:
 
 
 def _packets(source: OpenSource) -> Iterator[av.Packet[Any]]:
-    # Endless sources are demuxed whole: sound that continues while the picture stands still must wake us too.
-    return source.container.demux() if source.endless else source.container.demux(source.video)
+    """All packets, also of sound: where the picture ends or stands still, it tells how far the source goes.
+
+    Not those of MP4, which has an index instead: of a fragment that is cut more comes without other tracks.
+    """
+    if source.endless or not source.container.format.name.startswith("mov,"):
+        return source.container.demux()
+    for stream in source.container.streams:
+        if stream is not source.video:
+            stream.discard = Discard.all
+    return source.container.demux(source.video)
 
 
 def _decoded(
@@ -192,7 +311,6 @@ def _decoded(
 ) -> Iterator[DecodedPicture]:
     """Decode one packet (None: what the decoder still holds), without a live source's damaged pictures."""
     started = time.monotonic_ns()
-    flush = packet is None or packet.size == 0
     context = source.video.codec_context
     decode = context.decode if reading is None else reading.decode
     images: list[VideoFrame] = []
@@ -203,102 +321,19 @@ def _decoded(
             break
         except (av.error.FFmpegError, OSError, ValueError):
             source.corrupt += 1
-            if flush:
+            if packet is None:
                 continue  # a damaged last picture must not take those behind it along
         break
     took = (time.monotonic_ns() - started) // max(1, len(images))
+    has_pts = source.container.format.name != "avi"  # which counts packets
     for image in images:
         if image.time_base is None:  # PyAV leaves it out when it flushes without a packet
             image.time_base = source.video.time_base
+        arrived_ns = None if reading is None else reading.arrived_ns(image)
+        time_s = source.clock(image, source.fps, has_pts=has_pts)
         if image.is_corrupt:
             source.corrupt += 1
             if source.live:
                 continue
-        if reading is None:
-            yield DecodedPicture(image, took)
-        elif reading.shows():
-            yield DecodedPicture(image, took, reading.arrived_ns(image))
-
-
-class Watch:
-    """Notices an endless source that sends bytes but no new picture, or one whose clock stands still.
-
-    While its packets come, an intra frame is waited for up to INTRA_S where connecting again would not bring
-    one sooner: before the `first` picture, where no connection is, and where we skip to one ourselves.
-    """
-
-    def __init__(
-        self, source: OpenSource, clock: Callable[[], float] = time.monotonic, first: bool = False
-    ) -> None:
-        self.source, self.clock, self.first = source, clock, first
-        self.last_picture = self.last_change = self.last_packet = clock()
-        self.pts: int | None = None
-        self.told = False
-
-    def sent(self) -> None:
-        """A packet of the video has come."""
-        self.last_packet = self.clock()
-
-    def seen(self, pts: int | None) -> None:
-        self.last_picture = self.clock()
-        if pts is None or pts != self.pts:
-            self.pts, self.last_change = pts, self.last_picture
-
-    def excuse(self, seconds: float) -> None:
-        """Leave out the time that the reader of the pictures took."""
-        self.last_picture += seconds
-        self.last_change += seconds
-        self.last_packet += seconds
-
-    def silent(self, asked: float) -> bool:
-        """Whether the read begun at `asked` took as long as FFmpeg waits for data.
-
-        FFmpeg has as many errors for silence as it has protocols, and none at first when it still held a
-        packet: that comes out late instead, and only the next read, after waiting once more, fails.
-        """
-        return self.source.endless and self.clock() - asked >= 0.95 * self.source.timeout_s
-
-    def check(self) -> None:
-        if not self.source.endless:
-            return
-        now, limit = self.clock(), self.source.timeout_s
-        silent_s = now - self.last_picture
-        if limit < silent_s <= INTRA_S and now - self.last_packet <= limit and self._awaits_intra():
-            if not self.told:
-                self.told = True
-                self.source.report(Waiting(self.source.url, limit, INTRA_S))
-            return
-        if silent_s > limit:
-            raise SourceEnded(f"{self.source.url}: sent no picture for {limit:g} s")
-        if now - self.last_change > limit:
-            raise SourceEnded(f"{self.source.url}: its clock has stood still for {limit:g} s")
-
-    def _awaits_intra(self) -> bool:
-        edge = self.source.edge
-        skips = edge is not None and (edge.doing == "skip" or edge.thin == "intra")
-        return self.first or skips or self.source.target.scheme == "udp"
-
-
-def _note_damage(source: OpenSource, count: int, last_s: float) -> None:
-    """Say in source.damage that pictures of a file are missing, in it or behind the last one that came."""
-    promised_s = _promised_s(source)
-    spacing_s = float(1 / source.fps) if source.fps else 0.1
-    cut = promised_s is not None and last_s + 2.5 * spacing_s < promised_s
-    if not cut and not source.corrupt:
-        return
-    lost = (
-        source.frames_hint or 0
-    ) - count  # an edit list hides pictures too, so the index alone proves nothing
-    source.corrupt = max(source.corrupt, lost, 1)
-    source.damage = (
-        f"{source.url}: damaged; {count} pictures could be decoded, {source.corrupt} could not"
-        + (f"; it ends at {last_s:.2f} s of {promised_s:.2f} s" if cut else "")
-    )
-
-
-def _promised_s(source: OpenSource) -> float | None:
-    """When the video ends by its index; None when only other streams could have set the duration."""
-    video = source.video
-    if video.duration is not None and video.time_base is not None:
-        return float((video.duration + (video.start_time or 0)) * video.time_base)
-    return source.duration_s if len(source.container.streams) == 1 else None
+        if reading is None or reading.shows():
+            yield DecodedPicture(image, took, time_s, arrived_ns)

@@ -1,0 +1,193 @@
+"""What a file itself says is in it, compared with what came out of it: the evidence for missing pictures.
+
+Evidence is, by container:
+
+| container | evidence |
+|---|---|
+| MP4, MOV | samples of the index that did not come |
+| AVI | frames of the index that did not come; a RIFF that is longer than the file |
+| Matroska, WebM | a segment that is longer than the file |
+| Ogg | no page that ends the stream at the end of the file |
+| FLV | a last tag that is cut; a duration in the header that no stream reaches |
+| ASF, MXF, IVF | a duration in the header that no stream reaches |
+
+A stream reaches the end of its last packet, whose own duration counts. All else proves nothing: durations
+that FFmpeg estimates (from the bit rate, or from the last time stamp of MPEG-TS, MPEG-PS and NUT), those of
+writers that could not go back to fill them in, counts of frames in a header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+_TIMED = ("flv", "asf", "mxf", "ivf")
+_UNKNOWN = (0, 0xFFFFFFFF)  # of a size that its writer meant to fill in later
+_SLACK_FRAMES = 2.5
+
+
+class Came(Protocol):
+    """What was read of a file, up to its end. Streams are named by their index."""
+
+    @property
+    def pictures(self) -> int: ...
+    @property
+    def packets(self) -> int: ...  # of the video, that were not empty
+    @property
+    def empty(self) -> int: ...
+    @property
+    def first_dts(self) -> int | None: ...
+    @property
+    def ends(self) -> Mapping[int, int]: ...  # of each stream, the end of its last packet, in its time base
+    @property
+    def behind(self) -> Collection[int]: ...  # other videos that began where this one had ended
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Pictures that an index lists and that did not come (0: not known), and what else shows it."""
+
+    pictures: int = 0
+    reasons: tuple[str, ...] = ()
+
+    def told(self, shown: str, decoded: int, corrupt: int) -> str | None:
+        """One line; None where nothing is missing and nothing was corrupt."""
+        if not corrupt and not self.reasons:
+            return None
+        text = f"{shown}: damaged; {decoded} pictures could be decoded"
+        return "; ".join([text + (f", {corrupt} could not" if corrupt else ""), *self.reasons])
+
+
+def missing(
+    container: InputContainer, video: VideoStream, path: Path | None, fps: Fraction | None, came: Came
+) -> Missing:
+    """What is missing of a file's video, as far as anything shows it. path: of a local file."""
+    names = container.format.name.split(",")
+    kind = next((name for name in (*_INDEXED, *_CUT, *_TIMED) if name in names), "")
+    lost = max(0, _lost_of_index(video, came, kind)) if kind in _INDEXED else 0
+    cut = path is not None and kind in _CUT and _cut(path, _CUT[kind])
+    late = _end_of_header(container, video, fps, came)
+    timed = kind in _TIMED or (kind == "matroska" and path is None)
+    reasons = []
+    if lost or cut or (timed and late):
+        reasons = [late] if late else ["it is cut off"] if cut else []
+    if came.behind:
+        track = [stream.index for stream in container.streams.video].index(min(came.behind))
+        reasons.append(f"its video goes on in track {track}, which was left out")
+    return Missing(lost, tuple(reasons))
+
+
+def _lost_of_index(video: VideoStream, came: Came, kind: str) -> int:
+    """How many pictures of the index, from the first one on, are missing; 0 where all packets came.
+
+    FFmpeg passes over AVI's empty packets itself, and hands out those of MP4.
+    """
+    first, empty = came.first_dts, kind == "mov"
+    if first is None:
+        return 0
+    listed = sum(e.timestamp >= first and (empty or e.size > 0) for e in video.index_entries)
+    listed -= came.empty if empty else 0
+    return listed - came.pictures if listed > came.packets else 0
+
+
+def _end_of_header(container: InputContainer, video: VideoStream, fps: Fraction | None, came: Came) -> str:
+    """ "it ends at … of …" where the header's duration is not reached; "" where it is, or says nothing."""
+    slack_s = _SLACK_FRAMES * float(1 / fps) if fps else 0.25
+    if video.duration is not None and video.duration not in _UNKNOWN and video.time_base is not None:
+        promised_s = float((video.duration + (video.start_time or 0)) * video.time_base)
+        ends = [came.ends.get(video.index, 0) * video.time_base]
+    elif container.duration:
+        promised_s = (container.duration + (container.start_time or 0)) / 1e6
+        bases = {stream.index: stream.time_base for stream in container.streams}
+        ends = [end * base for index, end in came.ends.items() if (base := bases[index]) is not None]
+    else:
+        return ""
+    end_s = float(max(ends, default=Fraction(0)))
+    return f"it ends at {end_s:.2f} s of {promised_s:.2f} s" if end_s + slack_s < promised_s else ""
+
+
+def _cut(path: Path, cut: Callable[[BinaryIO, int], bool]) -> bool:
+    try:
+        with path.open("rb") as file:
+            return cut(file, path.stat().st_size)
+    except OSError:
+        return False
+
+
+def _matroska_cut(file: BinaryIO, size: int) -> bool:
+    """Whether the segment, which holds everything, is longer than the file. RFC 8794, 4 to 6."""
+    head = file.read(1 << 12)
+    at = 4
+    header, length = _element_size(head, at)
+    if head[:4] != b"\x1aE\xdf\xa3" or header is None:
+        return False
+    at += length + header
+    if head[at : at + 4] != b"\x18S\x80g":
+        return False
+    segment, length = _element_size(head, at + 4)
+    return segment is not None and at + 4 + length + segment > size
+
+
+def _element_size(data: bytes, at: int) -> tuple[int | None, int]:
+    """An EBML element's size, None where its writer did not know it → and the bytes that hold it."""
+    if at >= len(data) or not data[at]:
+        return None, 0
+    length = 9 - data[at].bit_length()
+    most = (1 << 7 * length) - 1
+    size = int.from_bytes(data[at : at + length], "big") & most
+    return (None if size == most else size), length
+
+
+def _avi_cut(file: BinaryIO, size: int) -> bool:
+    """Whether one of the RIFF lists, which hold everything, is longer than the file."""
+    at = 0
+    while at + 12 <= size:
+        file.seek(at)
+        head = file.read(12)
+        length = int.from_bytes(head[4:8], "little")
+        if head[:4] != b"RIFF" or length in _UNKNOWN:
+            return False
+        at += 8 + length + length % 2
+        if at > size + 1:
+            return True
+    return False
+
+
+def _ogg_cut(file: BinaryIO, size: int) -> bool:
+    """Whether the file's last page is not one that ends a stream, or is not whole. RFC 3533, 6."""
+    most = 2 * (27 + 255 + 255 * 255)  # of two pages
+    begin = max(0, size - most)
+    file.seek(begin)
+    tail = file.read(most)
+    at = tail.rfind(b"OggS\0")
+    if at < 0 or at + 27 > len(tail):
+        return True
+    table = tail[at + 27 : at + 27 + tail[at + 26]]
+    return not tail[at + 5] & 4 or at + 27 + tail[at + 26] + sum(table) > len(tail)
+
+
+def _flv_cut(file: BinaryIO, size: int) -> bool:
+    """Whether the file does not end with the length of a tag that begins so far before."""
+    if size < 15:
+        return True
+    file.seek(size - 4)
+    length = int.from_bytes(file.read(4), "big")
+    if not 11 <= length <= size - 13:
+        return True
+    file.seek(size - 4 - length)
+    return int.from_bytes(file.read(4)[1:], "big") != length - 11
+
+
+_INDEXED = ("mov", "avi")
+_CUT: dict[str, Callable[[BinaryIO, int], bool]] = {
+    "matroska": _matroska_cut,
+    "avi": _avi_cut,
+    "ogg": _ogg_cut,
+    "flv": _flv_cut,
+}
