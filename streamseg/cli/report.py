@@ -14,6 +14,9 @@ from streamseg.recorded import Event, Failed, Finished, Planned, Progressed, Sta
 
 WINDOW_S = 10.0
 LOOKS_S = 0.25
+LINE_S = 10.0
+"""Between two lines of progress where there is no terminal for a bar."""
+
 MOST_LEFT_OUT = 100
 """Lines for what a folder holds besides videos."""
 
@@ -35,6 +38,7 @@ class Report:
         self._task = self._progress.add_task("opening", total=None, pace="")
         self._files = Files()
         self._looks: deque[tuple[float, int]] = deque()  # time, and masks made by then
+        self._line_due = self.clock() + LINE_S
 
     def event(self, event: Event) -> None:
         self._files.event(event)
@@ -77,6 +81,9 @@ class Report:
         self._progress.update(
             self._task, description=files.described(), completed=files.done(), total=total, pace=pace
         )
+        if not self.console.is_terminal and now >= self._line_due:
+            self._line_due = now + LINE_S
+            self._line(f"{files.described()}: {files.done()} of {total or '?'} masks, {pace or '0 fps'}")
 
     def _finished(self, event: Finished) -> None:
         manifest = event.manifest

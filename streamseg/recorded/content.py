@@ -55,8 +55,18 @@ class Content:
         )
 
 
+def check_file(one: Input) -> None:
+    """Raises SourceError for what can be read once, or has no end."""
+    if one.path is None or one.images or not one.path.exists() or one.path.is_dir() or one.path.is_file():
+        return
+    if one.path.is_char_device():
+        raise SourceError(f"{one.shown}: is a device; use: streamseg run --source …")
+    raise SourceError(f"{one.shown}: is a pipe or socket, and is read twice; write it to a file first")
+
+
 def states_of(one: Input) -> States:
     """The state of each part. Raises SourceError where a list cannot be followed."""
+    check_file(one)
     with _explained(one):
         return {part: _state(part) for part in _parts(one)}
 

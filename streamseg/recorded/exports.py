@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,14 +29,22 @@ class Export(Protocol):
 
 
 class PngFolder:
-    """An indexed PNG for each frame, called by its number, in the colours of its classes."""
+    """An indexed PNG for each frame, in the colours of its classes.
 
-    def __init__(self, path: Path, labels: LabelSet) -> None:
+    Called by the frame's number, or, where the frames are images, as its own image.
+    """
+
+    def __init__(self, path: Path, labels: LabelSet, images: Sequence[Path] = ()) -> None:
         path.mkdir()
         self.path, self.palette = path, labels.palette()
+        stems = [image.stem for image in images]
+        self.names = stems if len(set(stems)) == len(stems) else [image.name for image in images]
 
     def add(self, record: FrameRecord, labels: U8) -> None:
-        (self.path / f"{record.seq:08d}.png").write_bytes(indexed_png(labels, self.palette))
+        name = f"{record.seq:08d}"
+        if record.pts is not None and record.pts < len(self.names):
+            name = self.names[record.pts]  # an image's time stamp is its place in the sequence
+        (self.path / f"{name}.png").write_bytes(indexed_png(labels, self.palette))
 
     def close(self) -> None:
         pass

@@ -128,7 +128,7 @@ class Finish:
         config, labels, tick = recording.config, recording.spec.labels, recording.tick
         exports: list[Export] = []
         if config.png:
-            exports.append(PngFolder(self._target(folder, "png"), labels))
+            exports.append(PngFolder(self._target(folder, "png"), labels, recording.input.images))
         if config.rle:
             exports.append(RleLines(self._target(folder, "rle"), labels, tick))
         if config.zarr:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -132,9 +131,7 @@ class _Named:
 def _lines(sources: Iterable[str], stdin: TextIO | None) -> Iterator[str]:
     for source in sources:
         if source == "-":
-            if stdin is None:  # names may have any bytes
-                stdin = io.TextIOWrapper(sys.stdin.buffer, "utf-8", "surrogateescape", newline="\n")
-            for line in stdin:
+            for line in stdin or map(os.fsdecode, sys.stdin.buffer):  # names may have any bytes
                 name = line.rstrip("\r\n")
                 if name.strip():
                     yield name if local_path(name).exists() else name.strip()

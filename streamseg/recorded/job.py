@@ -7,9 +7,10 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,7 @@ from streamseg.errors import OutputError, SourceError, UsageError
 from streamseg.inference.engine import Engine
 from streamseg.inference.plans.load import load_engine
 from streamseg.recorded.cluster import Cluster
+from streamseg.recorded.content import check_file
 from streamseg.recorded.events import Event, Failed, Finished, JobResult, Planned
 from streamseg.recorded.file_job import FileJob
 from streamseg.recorded.inputs import fetched, find_inputs, look_for
@@ -35,16 +37,39 @@ MAX_FILES = 8
 """Files that are cut into segments for a cluster at the same time."""
 
 
-@contextmanager
-def process_file(path: str | Path, config: ProcessConfig | None = None) -> Iterator[Iterator[Mask]]:
+class FileMasks(AbstractContextManager[Iterator[Mask]]):
+    """The masks of one file: `with` gives an iterator; a plain `for` over it opens and closes it as well."""
+
+    def __init__(self, opened: AbstractContextManager[Iterator[Mask]]) -> None:
+        self._opened = opened
+
+    def __enter__(self) -> Iterator[Mask]:
+        return self._opened.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._opened.__exit__(*error)
+
+    def __iter__(self) -> Iterator[Mask]:
+        with self as masks:
+            yield from masks
+
+
+def process_file(path: str | Path, config: ProcessConfig | None = None) -> FileMasks:
     """Give the masks of a file, exactly one for each frame taken, in order; n and seq are the frame's number.
 
-    Decoding and inference run ahead in threads, which end on leaving. Raises SourceError, EngineError.
+    To be used once, in a `with` statement or a `for` loop. Decoding and inference run ahead in threads, which
+    end on leaving. Raises SourceError, EngineError.
     """
+    return FileMasks(_process_file(path, config))
+
+
+@contextmanager
+def _process_file(path: str | Path, config: ProcessConfig | None) -> Iterator[Iterator[Mask]]:
     config = config or ProcessConfig()
     found = find_inputs([str(path)])
     if len(found) != 1:
         raise UsageError(f"{path}: holds {len(found)} videos; use process_files, or name one of them")
+    check_file(found[0])
     with fetched(found[0]) as one, load_engines(config) as engines:
         recording = probe(one, config, engines)
         route = Route(recording)

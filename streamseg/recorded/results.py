@@ -23,6 +23,7 @@ from streamseg.recorded.manifest import (
     read_manifest,
     result_bytes,
 )
+from streamseg.recorded.names import printable
 from streamseg.runtime.files import atomic_write, locked, move_into_place, sync
 
 NAMES = {
@@ -69,11 +70,11 @@ class ResultFolder:
     @property
     def shown(self) -> str:
         """The folder of results, for people."""
-        return str(self.out)
+        return printable(self.out)
 
     @property
     def manifest_shown(self) -> str:
-        return str(self.manifest)
+        return printable(self.manifest)
 
     @property
     def manifest(self) -> Path:
@@ -262,16 +263,17 @@ def open_folder(out: Path) -> None:
 
 def folder_error(out: Path, error: OSError) -> FolderError:
     """A system error about the folder of results, in one line that says what to do."""
+    shown = printable(out)
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return FolderError(
-                f"{out}: the disk is full; make room and run the same command again, "
+                f"{shown}: the disk is full; make room and run the same command again, "
                 "it continues where it stopped"
             )
         case errno.EACCES | errno.EPERM:
-            return FolderError(f"{out}: cannot be written to; choose another folder, or change its rights")
+            return FolderError(f"{shown}: cannot be written to; choose another folder, or change its rights")
         case errno.EROFS:
-            return FolderError(f"{out}: is on a read-only disk; choose another folder")
+            return FolderError(f"{shown}: is on a read-only disk; choose another folder")
         case errno.EEXIST | errno.ENOTDIR:
-            return FolderError(f"{out}: is a file, not a folder; choose another name")
-    return FolderError(f"{out}: cannot be written to ({error.strerror or error}); choose another folder")
+            return FolderError(f"{shown}: is a file, not a folder; choose another name")
+    return FolderError(f"{shown}: cannot be written to ({error.strerror or error}); choose another folder")

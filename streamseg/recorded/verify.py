@@ -27,7 +27,7 @@ from streamseg.recorded.manifest import (
     result_sha256,
     settings_digest,
 )
-from streamseg.recorded.names import local_path, unprintable
+from streamseg.recorded.names import local_path, printable, unprintable
 from streamseg.recorded.opening import open_input
 from streamseg.recorded.pending import is_pending, read_pending
 from streamseg.recorded.results import named_outputs
@@ -72,7 +72,7 @@ class _LocalFiles:
     """A folder of results on this machine."""
 
     def __init__(self, out: Path) -> None:
-        self.out, self.shown = out, str(out)
+        self.out, self.shown = out, printable(out)
 
     def names(self) -> list[str]:
         return sorted(p.name for p in self.out.iterdir()) if self.out.is_dir() else []

@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -71,6 +72,14 @@ def test_a_mask_comes_for_each_frame_in_order(tmp_path: Path, config: ProcessCon
     shares = [float((m.labels == 1).mean()) for m in found]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+
+
+def test_masks_also_come_in_a_plain_loop(tmp_path: Path, config: ProcessConfig) -> None:
+    clip = draw_clip(tmp_path / "clip.mp4", frames=5)
+    before = set(threading.enumerate())
+    assert [m.n for m in process_file(clip, config)] == [0, 1, 2, 3, 4]
+    assert [m.n for m, _ in zip(process_file(clip, config), range(2), strict=False)] == [0, 1]
+    assert not {t.name for t in set(threading.enumerate()) - before} & {"decode", "infer", "fuse"}
 
 
 def test_leaving_early_ends_the_threads(tmp_path: Path, config: ProcessConfig) -> None:
@@ -341,6 +350,52 @@ def test_a_truncated_file_gives_what_can_be_decoded_and_says_so(tmp_path: Path, 
     assert 0 < manifest.masks == manifest.frames_decoded < 40
     assert manifest.damage is not None
     assert len(grey_pictures(tmp_path / "cut.labels.mp4")) == manifest.masks
+
+
+def test_names_of_any_bytes_are_processed_verified_and_told_in_one_line_each(
+    tmp_path: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clip = draw_clip(tmp_path / "clip.mp4", frames=2)
+    names = [b"caf\xe9.mp4", b"~nobody.mp4", b"two\nlines.mp4", b"-x.mp4", b" a b .MP4", b"n" * 250 + b".mp4"]
+    odd = [os.fsdecode(name) for name in names]
+    for i, name in enumerate(odd):
+        Path(name).write_bytes(clip.read_bytes() if i else draw_clip(clip, frames=3).read_bytes())
+    out = os.fsdecode(b"r\xe9sultats")
+    options = ["--out", out, "--engine", str(tiny_engine), "--no-overlay"]
+    ran = CliRunner().invoke(cli, ["process", *options, "--", *odd, *odd])
+    assert ran.exit_code == 0, ran.stderr
+    lines = ran.stderr.splitlines()
+    assert len(lines) == len(odd)
+    assert lines[0].startswith("caf\\xe9.mp4: 3 masks in ")
+    ran = CliRunner().invoke(cli, ["verify", out])
+    assert ran.exit_code == 0
+    assert ran.stdout.count(": whole, ") == len(odd)
+    assert "source was not found" not in ran.stdout
+    listed = b"caf\xe9.mp4\n-x.mp4\r\n a b .MP4\n\n"
+    ran = CliRunner().invoke(cli, ["process", *options, "-"], input=listed)
+    assert ran.exit_code == 0, ran.stderr
+    assert [line.split(": ")[1][:16] for line in ran.stderr.splitlines()] == ["already finished"] * 3
+    for args in (["process", "", "--out", out], ["process", "clip.mp4", "--out", ""], ["verify", ""]):
+        ran = CliRunner().invoke(cli, [*args, *options[2:4]] if args[0] == "process" else args)
+        assert isinstance(ran.exception, UsageError), args
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_can_be_read_once_only_is_no_recording(tmp_path: Path, config: ProcessConfig, kind: str) -> None:
+    path = tmp_path / f"{kind}.mp4"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path = Path("/dev/zero")
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+    result = process_files([path, draw_clip(tmp_path / "clip.mp4", frames=2)], tmp_path / "out", config)
+    assert f"{path}: is a {kind}" in str(result.failed[0].error).replace("pipe or socket", kind)
+    assert len(result.finished) == 1
+    with pytest.raises(SourceError, match=": is a "), process_file(path, config):
+        pass
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, config: ProcessConfig) -> None:

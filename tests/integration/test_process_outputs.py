@@ -80,6 +80,26 @@ def test_each_png_has_the_labels_and_the_colours_of_its_classes(made: Path, mask
     assert read.shape == (48, 64, 3)
 
 
+@pytest.mark.parametrize(
+    ("images", "names"),
+    [
+        (["b10.PNG", "b9.png", "a.png"], ["a.png", "b9.png", "b10.png"]),
+        (["x.png", "x.PNG"], ["x.PNG.png", "x.png.png"]),
+    ],
+)
+def test_photos_keep_their_names(
+    tmp_path: Path, config: ProcessConfig, images: list[str], names: list[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in images:
+        cv2.imwrite(str(tmp_path / "made.png"), picture((48, 64), 1.0, RED)[..., ::-1])
+        (tmp_path / "made.png").rename(tmp_path / "photos" / name)
+    few = ProcessConfig(engine=config.engine, overlay=False, png=True)
+    assert process_files([tmp_path / "photos"], tmp_path / "out", few).whole
+    assert sorted(p.name for p in (tmp_path / "out/photos.labels-png").iterdir()) == sorted(names)
+    assert [v.problems for v in verify_folder(tmp_path / "out")] == [[]]
+
+
 def test_the_run_lengths_decode_to_the_labels(made: Path, masks: list[Mask]) -> None:
     lines = [json.loads(line) for line in (made / "out" / "clip.rle.jsonl").read_text().splitlines()]
     for line, mask in zip(lines, masks, strict=True):

@@ -76,3 +76,35 @@ def test_the_bar_shows_pace_and_time_left_and_each_file_gets_a_line() -> None:
     assert "10.0 fps, 0:00:10 left" in shown
     assert "100/200" in shown
     assert "a.mp4: 100 masks in 2.0 s → out/a.mp4.manifest.json" in shown
+
+
+def test_without_a_terminal_a_line_comes_each_ten_seconds() -> None:
+    now = [100.0]
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=False, width=120, color_system=None)
+    with Report(console, clock=lambda: now[0]) as report:
+        report.event(Planned(("a.mp4",), ("in/notes.txt: left out, no video",)))
+        report.event(Started("a.mp4", 350, 0, ""))
+        for done in range(1, 351):
+            now[0] += 0.1
+            report.event(Progressed("a.mp4", done))
+        report.event(finished("a.mp4"))
+    left_out, *lines, last = text.getvalue().splitlines()
+    assert left_out == "in/notes.txt: left out, no video"
+    assert [line.partition(" of ")[0][:-1] for line in lines] == ["a.mp4: 10", "a.mp4: 20", "a.mp4: 30"]
+    assert lines[0].endswith(" of 350 masks, 10.0 fps, 0:00:25 left")
+    assert last.startswith("a.mp4: 100 masks in 2.0 s")
+
+
+def test_a_length_that_nobody_knows_still_gives_lines() -> None:
+    now = [0.0]
+    text = io.StringIO()
+    with Report(Console(file=text, force_terminal=False), clock=lambda: now[0]) as report:
+        report.event(Planned(("a", "b")))
+        report.event(Started("a", None, 0, ""))
+        report.event(Progressed("a", 1))
+        now[0] = 6.0
+        report.event(Progressed("a", 31))
+        now[0] = 11.0
+        report.event(Progressed("a", 56))
+    assert text.getvalue() == "0 of 2 files a: 56 of ? masks, 5.0 fps\n"
