@@ -60,6 +60,9 @@ class RtspCamera:
         self.frames, self.clock_off_s, self.step_s = frames, clock_off_s, step_s
         self.transports, self.media = transports, media
         self.held = threading.Event()
+        self.taken: dict[
+            int, float
+        ] = {}  # by PTS: when a picture of the newest connection was taken (Unix s)
         self._over = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"rtsp://127.0.0.1:{self._listener.getsockname()[1]}/live"
@@ -112,11 +115,12 @@ class RtspCamera:
                 return True
 
     def _play(self, connection: socket.socket) -> None:
-        begun, sequence = time.time(), 0
-        number = 0
+        begun, sequence, number = time.time(), 0, 0
+        self.taken = taken_at = {}
         while not self._over.is_set():
             step = round(self.step_s * 90000) if number > 3 * FPS else 0
             stamp = (1 << 28) + number * 90000 // FPS + step
+            taken_at[stamp - (1 << 28)] = begun + number / FPS
             if number % FPS == 0:
                 taken = begun + number / FPS + self.clock_off_s + NTP_BEFORE_UNIX_S
                 parts = int(taken), int(taken % 1 * 2**32)

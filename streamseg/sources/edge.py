@@ -35,6 +35,9 @@ SOON_S = 10.0
 STEADY_S, MOST_STEADY_S = 5.0, 60.0
 """How long a thinned stream must keep up before more is decoded; doubled each time that was too much."""
 
+HALF = 0.5
+"""Below this share of the media being decoded in time, decoding goes down to intra frames."""
+
 LONGEST_GOP_S = 4.0
 """Intra frames further apart are too rare to be all that is shown; others are decoded while in time."""
 
@@ -84,7 +87,10 @@ class LiveEdge:
         self._back_s = float("-inf")  # when the edge was reached last
         self._leap_s = 0.0  # the most by which the delay grew from one packet to the next
         self._steady_s = STEADY_S
-        self._changed_s = float("-inf")  # `thin`
+        self._changed_s, self._tried = (
+            float("-inf"),
+            False,
+        )  # `thin`; whether to more, to see if that can be had
         self._intra_s: float | None = None
         self._gop_s = 0.0
         self._first_base_s: float | None = None
@@ -196,7 +202,7 @@ class LiveEdge:
                 if (
                     self.thin == "all" and self._leap_s < self.lag_s / 2
                 ):  # it came bit by bit: decoding is slow
-                    self._thin_more(now)
+                    self._thin_more(now, 1.0)
                 self._since_s, self._lag_then_s, self._waited_s = now, self.lag_s, 0.0
             elif self.thin != "all" and now - max(self._changed_s, self._back_s) > self._steady_s:
                 self._thin_less(now, intra)
@@ -213,19 +219,19 @@ class LiveEdge:
             if gained_s <= 0 or self.lag_s / gained_s * took_s > CATCH_UP_S:
                 self.doing = "skip"
                 if now - self._back_s <= SOON_S:  # the first time may be a hiccup
-                    self._thin_more(now)
+                    self._thin_more(now, 1 + gained_s / took_s)
             else:
                 self._since_s, self._lag_then_s, self._waited_s = now, self.lag_s, 0.0
 
-    def _thin_more(self, now: float) -> None:
-        """Decode less; if more was only tried, that is tried later the next time."""
+    def _thin_more(self, now: float, speed: float) -> None:
+        """Decode less; what was tried in vain is tried later next time. speed: media decoded in its time."""
         if now - self._changed_s > MOST_STEADY_S:
             self._steady_s = STEADY_S
-        elif now - self._changed_s <= SOON_S:
+        elif self._tried and now - self._changed_s <= SOON_S:
             self._steady_s = min(MOST_STEADY_S, 2 * self._steady_s)
-        rare = self._gop_s > LONGEST_GOP_S
-        self.thin = "reference" if self.thin == "all" or rare else "intra"
-        self._changed_s = now
+        enough = speed > HALF or self._gop_s > LONGEST_GOP_S
+        self.thin = "reference" if self.thin == "all" or enough else "intra"
+        self._changed_s, self._tried = now, False
 
     def _back(self, now: float) -> None:
         self.doing, self._back_s, self._leap_s = "keep", now, 0.0
@@ -234,7 +240,7 @@ class LiveEdge:
         if self.thin == "intra" and not intra:
             return  # what refers to a picture that was left out cannot be decoded
         self.thin = "reference" if self.thin == "intra" else "all"
-        self._changed_s = now
+        self._changed_s, self._tried = now, True
 
 
 class LiveReading:

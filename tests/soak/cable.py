@@ -25,6 +25,7 @@ class Cable:
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()  # guards _pairs
         self._pairs: dict[socket.socket, socket.socket] = {}
+        self.held = threading.Event()  # set: nothing passes, and nothing is lost
         self._over = threading.Event()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -51,6 +52,9 @@ class Cable:
 
     def _carry(self) -> None:
         while not self._over.is_set():
+            if self.held.is_set():
+                self._over.wait(0.01)
+                continue
             for key, _ in self._selector.select(0.1):
                 end = key.fileobj
                 assert isinstance(end, socket.socket)
