@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import HTTPError
 from urllib.parse import urljoin, urlsplit
 
 from streamseg.config.redact import redact
 from streamseg.errors import SourceError
 from streamseg.recorded.inputs import Input, is_address
 from streamseg.sources.explain import file_problem
+from streamseg.sources.web_file import ask, read
 
-ADDRESS_TIMEOUT_S = 10.0
 MOST_OF_A_LIST = 4 << 20
 """Bytes of a playlist or a concat list; there are about 60 to a segment."""
-
-_HEADERS = ("Content-Length", "ETag", "Last-Modified")
 
 Part = Path | str
 """A file, or an http(s) address."""
@@ -129,8 +125,7 @@ def _list_text(part: Part) -> str:
     if isinstance(part, str):
         if not urlsplit(part).path.lower().endswith((".m3u8", ".m3u", ".mpd", ".ffconcat")):
             return ""
-        with urllib.request.urlopen(part, timeout=ADDRESS_TIMEOUT_S) as answer:
-            data: bytes = answer.read(MOST_OF_A_LIST)
+        data = read(part, MOST_OF_A_LIST)
     else:
         try:
             with part.open("rb") as file:
@@ -186,7 +181,8 @@ def _state(part: Part) -> tuple[object, ...] | None:
 
 def _digest(part: Part) -> bytes:
     if isinstance(part, str):
-        return hashlib.sha256("\n".join([part, *_headers(part)]).encode()).digest()
+        # Without what is secret in it: a signature is another one each time.
+        return hashlib.sha256("\n".join([redact(part), *_headers(part)]).encode()).digest()
     return _file_digest(part)
 
 
@@ -196,17 +192,9 @@ def _file_digest(path: Path) -> bytes:
 
 
 def _headers(address: str) -> list[str]:
-    request = urllib.request.Request(address, method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=ADDRESS_TIMEOUT_S) as answer:
-            return [answer.headers.get(key, "") for key in _HEADERS]
-    except HTTPError as error:
-        if error.code not in (403, 405, 501):
-            raise
-    with urllib.request.urlopen(
-        address, timeout=ADDRESS_TIMEOUT_S
-    ) as answer:  # a server that knows GET alone
-        return [answer.headers.get(key, "") for key in _HEADERS]
+    """Length, ETag and date, as the server of an address gives them."""
+    file = ask(address)
+    return ["" if file.length is None else str(file.length), file.etag, file.modified]
 
 
 def _shown(part: Part) -> str:
