@@ -30,6 +30,7 @@ from streamseg.runtime.mailbox import Closed, FrameScheduler, Mailbox
 from streamseg.runtime.ordered import OrderedWorkers
 from streamseg.runtime.stage import Stage
 from streamseg.types import Frame, LabelSet, Logits, Mask
+from streamseg.wire.codec import may_be_sent
 
 
 class Pipeline:
@@ -153,6 +154,9 @@ class Pipeline:
             mask = self._mask(logits)
             if self._still_wanted(frame) and self._put(mask, frame):
                 stats = self.stats.of(frame.stream)
+                if not may_be_sent(mask.size):  # the publisher says so, once
+                    stats.drops["too large"] += 1
+                    continue
                 stats.record(mask.stage_us, age_ns(frame) // 1000)
                 stats.published += 1
                 if self._publisher.wants("picture", frame.stream):

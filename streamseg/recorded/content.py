@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ def read_content(one: Input, states: States | None = None) -> Content:
 
 
 def _parts(one: Input) -> list[Part]:
+    _need_regular(one)
     if one.images:
         return list(one.images)
     first: Part = one.source if one.path is None else one.path
@@ -101,6 +103,17 @@ def _parts(one: Input) -> list[Part]:
             parts[part] = None
             waiting += _named_in(part)
     return list(parts)
+
+
+def _need_regular(one: Input) -> None:
+    """Raise SourceError for a pipe or a device: a file is read more than once, and has an end."""
+    try:
+        mode = one.path.stat().st_mode if one.path is not None else stat.S_IFREG
+    except OSError:
+        return  # opening it says why
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        what = "a named pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
+        raise SourceError(f"{one.shown}: is {what}; save it to a file first")
 
 
 def _named_in(part: Part) -> list[Part]:

@@ -9,6 +9,7 @@ import errno
 import ipaddress
 import os
 import queue
+import re
 import socket
 import stat
 import threading
@@ -24,6 +25,17 @@ from streamseg.errors import SourceEnded, SourceError, StreamsegError
 from streamseg.sources.target import Target
 
 LOOKUP_S = 10.0
+
+UNKNOWN = "is not a video that FFmpeg can read, or its beginning is damaged; try to play it with ffplay"
+
+_OTHER_KINDS = {
+    b"%PDF": "a PDF",
+    b"PK\3\4": "a ZIP archive",
+    b"Rar!": "a RAR archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x7fELF": "a program",
+}
 
 _FAILURES = (av.error.FFmpegError, OSError, ValueError)
 
@@ -179,9 +191,20 @@ def content_problem(path: Path) -> str:
             "is cut off: an MP4 without its index (moov), because recording or copying did not end; "
             "copy it again, or record as .mkv or fragmented MP4"
         )
+    return head_problem(head) or UNKNOWN
+
+
+def head_problem(head: bytes) -> str | None:
+    """What the first bytes of something that is no video show it to be."""
+    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and head[20:21] and head[20] & 2:
+        return "is an animated WebP, which FFmpeg cannot decode; convert it to GIF or MP4"
+    for begins, what in _OTHER_KINDS.items():
+        if head.startswith(begins):
+            return f"is {what}, not a video; choose a video file"
     if head and b"\0" not in head and all(b >= 32 or b in b"\t\n\r\f\x1b" for b in head):
-        return "is text, not a video; choose a video file"
-    return "is not a video that FFmpeg can read, or its beginning is damaged; try to play it with ffplay"
+        page = re.match(rb"\s*(<!doctype html|<html)", head, re.IGNORECASE)
+        return f"is {'a web page' if page else 'text'}, not a video; choose a video file"
+    return None
 
 
 def fragmented(path: Path) -> bool:
@@ -261,6 +284,8 @@ def _network_reason(target: Target, error: BaseException, silent_s: float | None
             return f"{silence}; is it on, and does the network let it through?"
         case av.error.ProtocolNotFoundError():
             return f"{target.scheme}:// is not in this build of FFmpeg"
+    if getattr(error, "errno", None) == errno.EIO:
+        return "the connection broke off; is the server still running?"
     if getattr(error, "errno", None) in (101, 113):  # ENETUNREACH, EHOSTUNREACH
         return "no route to this host; check the address and the network"
     if isinstance(error, av.error.InvalidDataError):

@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
+from av.video.frame import VideoFrame
+
 from streamseg.config import StreamConfig
 from streamseg.config.redact import redact
 from streamseg.errors import SourceEnded, SourceError
 from streamseg.runtime.backoff import Backoff
+from streamseg.sources.edge import COUNTED_FPS
 from streamseg.sources.events import (
     Connected,
     Corrupt,
@@ -105,6 +108,13 @@ def _connected(source: OpenSource, epoch: int) -> Connected:
     return Connected(source.url, source.size, source.fps, source.codec, source.live, epoch)
 
 
+def _shown_s(source: OpenSource, image: VideoFrame) -> float:
+    """For how long a picture is shown, by itself or by the rate of its source."""
+    if image.duration and image.time_base:
+        return float(image.duration * image.time_base)
+    return float(1 / (source.fps or COUNTED_FPS))
+
+
 class Thinning:
     """Lets at most max_fps pictures a second through, evenly; jitter of up to one period evens out."""
 
@@ -148,6 +158,11 @@ class Pacer:
             self.stop.wait(ahead_s)
         elif ahead_s < -self.LATE_S:
             self.start_s = time.monotonic() - pts_s
+
+    def finish(self, shown_s: float) -> None:
+        """Block until the last picture has been shown for its time, or stopped: then a next round is due."""
+        if self.start_s is not None:
+            self.stop.wait(max(0.0, self.start_s + self.last_s + shown_s - time.monotonic()))
 
 
 def _play(
@@ -204,7 +219,7 @@ def _read(
     thinning = Thinning(config.max_fps)
     edge = source.edge
     pacer = Pacer(stop) if source.paced and edge is None else None
-    corrupt = 0
+    corrupt, shown_s = 0, 0.0
     try:
         for picture in pictures(source, stop):
             if source.corrupt > corrupt:
@@ -223,6 +238,9 @@ def _read(
             if stop.is_set():
                 return
             yield maker.frame(picture)
+            shown_s = _shown_s(source, picture.image)
+        if pacer and maker.seq:
+            pacer.finish(shown_s)
     finally:
         if source.corrupt > corrupt:
             source.report(Corrupt(source.corrupt - corrupt))

@@ -5,28 +5,28 @@ from __future__ import annotations
 import errno
 import math
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import av
 from av.codec.hwaccel import HWAccel
-from av.container import InputContainer, core
+from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from streamseg.config import StreamConfig
 from streamseg.errors import SourceEnded, SourceError
 from streamseg.sources.edge import BEHIND_S, LiveEdge
 from streamseg.sources.events import SourceEvent
-from streamseg.sources.explain import content_problem, fragmented, opening_explained
+from streamseg.sources.explain import UNKNOWN, content_problem, fragmented, opening_explained
 from streamseg.sources.frames import oriented_size
 from streamseg.sources.hardware import hardware_decoder
+from streamseg.sources.interrupting import interruptible
 from streamseg.sources.reading import OpenSource, first_picture
 from streamseg.sources.target import Target, target_of
+from streamseg.sources.web_file import ANSWER_WITHIN_S, described
 
 MAX_FPS = 1000
 """A higher rate is a guess from the time base, not the camera's."""
@@ -44,6 +44,14 @@ AVFMT_NOTIMESTAMPS = 0x80
 
 LEAST_BEHIND_S = 0.3
 """Jitter of networks is less than this; see BEHIND_S."""
+
+SOON = {"formatprobesize": "32768"}
+"""Bytes that are enough to know a format; FFmpeg would wait for a megabyte of a slow camera's JPEGs."""
+
+JPEGS = {"analyzeduration": "1", "fpsprobesize": "0"}
+
+WITHOUT_END = ("hls", "dash", "mpjpeg", "image2", "rtsp", "sdp")
+"""Formats whose Content-Length is that of a list, of one picture, or made up."""
 
 WEB = ("http", "https")
 RTSP = ("rtsp", "rtsps")
@@ -97,20 +105,45 @@ def open_source(
 
 def with_first_picture(source: OpenSource, stop: threading.Event) -> OpenSource:
     """The source with its first picture decoded, and the size of that. Raises SourceError without one."""
-    first = first_picture(source, stop)
+    try:
+        first = first_picture(source, stop)
+    except SourceEnded:
+        if source.endless or (why := _cannot_seek(source)) is None:
+            raise
+        raise SourceError(f"{source.url}: {why}") from None
     if first is not None:
         return replace(source, size=oriented_size(first.image))
     if stop.is_set():
         raise SourceEnded(f"{source.url}: stopped while opening")
     if source.endless:
         raise SourceEnded(f"{source.url}: ended before its first picture")
-    why = content_problem(source.target.path) if source.target.kind == "file" else ""
-    if "cut off" not in why:
-        why = "holds no picture that can be decoded; it is damaged or was cut short"
-    raise SourceError(f"{source.url}: {why}")
+    raise SourceError(f"{source.url}: {_why_no_picture(source)}")
+
+
+def _why_no_picture(source: OpenSource) -> str:
+    if source.target.kind == "file":
+        why = content_problem(source.target.path)
+        if "cut off" in why or why != UNKNOWN:
+            return why
+    return _cannot_seek(source) or "holds no picture that can be decoded; it is damaged or was cut short"
+
+
+def _cannot_seek(source: OpenSource) -> str | None:
+    """Why a file behind an address cannot be read, where its server sends no parts of it."""
+    if source.target.scheme not in WEB:
+        return None
+    file = described(source.target.name, source.timeout_s)
+    if file is None or file.ranges or file.length is None:
+        return None
+    return (
+        "its server sends no parts of files, and FFmpeg must go back and forth in this one; "
+        "copy the file here, or make it with ffmpeg -movflags +faststart"
+    )
 
 
 def _open_container(target: Target, config: StreamConfig, hardware: HWAccel | None) -> InputContainer:
+    if target.scheme in WEB:
+        return _open_web(target, config, hardware)
     if target.scheme not in RTSP:
         return _opened(target, config, hardware)
     try:
@@ -124,6 +157,24 @@ def _open_container(target: Target, config: StreamConfig, hardware: HWAccel | No
         else:
             raise
     raise SourceError(f"{target.shown}: {problem}")
+
+
+def _open_web(target: Target, config: StreamConfig, hardware: HWAccel | None) -> InputContainer:
+    """Open an http(s) address, also of a camera that sends JPEGs in a way that FFmpeg does not know."""
+    try:
+        return _opened(target, config, hardware, SOON)
+    except av.error.FFmpegError as error:
+        invalid = isinstance(error, av.error.InvalidDataError)
+        if not (invalid or isinstance(error, av.error.ExitError) or error.errno == errno.EIO):
+            raise
+        file = described(target.name, min(config.timeout_s, ANSWER_WITHIN_S))
+        if file is not None and file.jpegs:
+            return _opened(target, config, hardware, JPEGS, format="mjpeg")
+        if file is not None and (problem := file.problem):
+            raise SourceError(f"{target.shown}: {problem}") from None
+        if not invalid:
+            raise
+    return _opened(target, config, hardware)
 
 
 def _has_sound(target: Target, config: StreamConfig) -> bool:
@@ -141,6 +192,7 @@ def _opened(
     hardware: HWAccel | None,
     more: dict[str, str] | None = None,
     limit_s: float | None = None,
+    format: str | None = None,
 ) -> InputContainer:
     limit_s = config.timeout_s + OPEN_EXTRA_S if limit_s is None else limit_s
     # PyAV's own read timeout takes the GIL at every read. Only where FFmpeg's is not enough: RTMP has none,
@@ -153,7 +205,7 @@ def _opened(
     opened = partial(
         av.open,
         f"file:{target.name}" if target.kind == "file" else target.name,
-        format="v4l2" if target.kind == "camera" else None,
+        format="v4l2" if target.kind == "camera" else format,
         timeout=(limit_s, read_limit),
         metadata_errors="replace",
         hwaccel=hardware,
@@ -203,7 +255,8 @@ def _describe(
     video = _best_video(target, container) if track is None else _track(target, container, track)
     duration_s = container.duration / 1e6 if container.duration else None
     endless = target.kind == "camera" or (
-        target.kind == "network" and (duration_s is None or target.scheme not in WEB)
+        target.kind == "network"
+        and (target.scheme not in WEB or (duration_s is None and not _is_whole(container)))
     )
     if endless and recorded:
         raise SourceError(f"{target.shown}: is a live stream without an end; use: streamseg run --source …")
@@ -232,6 +285,12 @@ def _describe(
         codec=video.codec_context.name,
         edge=edge,
     )
+
+
+def _is_whole(container: InputContainer) -> bool:
+    """Whether a web server says how long it is, so that it has an end also where FFmpeg cannot seek to it."""
+    name = container.format.name
+    return container.size > 0 and not name.startswith(WITHOUT_END) and not name.endswith("_pipe")
 
 
 def _best_video(target: Target, container: InputContainer) -> VideoStream:
@@ -264,48 +323,3 @@ def _fps(video: VideoStream) -> Fraction | None:
         if rate and rate <= MAX_FPS:
             return Fraction(rate)
     return None
-
-
-# FFmpeg asks its interrupt callback about ten times a second whether to continue. PyAV's callback compares
-# `time.monotonic()`, as its module av.container.core finds it, with the timeout of the call. We put a clock
-# there that runs ahead in a thread whose stop flag is set, so that connecting ends within 0.1 s of the flag
-# instead of at its timeout. Everywhere else the clock is the true one. Only calls with a PyAV timeout ask:
-# all opening, and reading where there is no other way, because the callback takes the GIL. Should a later
-# PyAV look at another clock, calls still end at their timeout, and a test fails.
-
-
-class _Opening(threading.local):
-    stop: threading.Event | None = None
-    jumps: int = 0
-
-
-_opening = _Opening()
-
-
-class _Clock:
-    """The `time` module, as far as av.container.core needs it, with a clock that can run ahead."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
-
-    def monotonic(self) -> float:
-        now = time.monotonic()
-        stop = _opening.stop
-        if stop is not None and stop.is_set():
-            # Every call is later than the one before by more than any timeout: PyAV may take its start
-            # time from this clock too.
-            _opening.jumps += 1
-            now += 1e6 * _opening.jumps
-        return now
-
-
-@contextmanager
-def interruptible(stop: threading.Event) -> Iterator[None]:
-    """Let `stop` end FFmpeg calls of this thread that were given PyAV's `timeout`."""
-    if not isinstance(getattr(core, "time", None), _Clock):
-        core.time = _Clock()  # type: ignore[attr-defined]
-    before, _opening.stop = _opening.stop, stop
-    try:
-        yield
-    finally:
-        _opening.stop = before

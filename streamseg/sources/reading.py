@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections import deque
@@ -17,7 +18,7 @@ from av.stream import Discard
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from streamseg.errors import SourceEnded
+from streamseg.errors import SourceEnded, SourceError
 from streamseg.sources.damage import Missing, missing
 from streamseg.sources.edge import LiveEdge, LiveReading
 from streamseg.sources.events import SourceEvent
@@ -28,6 +29,9 @@ from streamseg.types import Size
 
 MAX_READ_ERRORS = 32
 """Errors in a row after which the rest of a damaged file is given up."""
+
+BROKEN = (errno.EIO, errno.ECONNRESET, errno.ETIMEDOUT, errno.EPIPE, errno.ENETUNREACH, errno.EHOSTUNREACH)
+"""Errors of a connection, and not of what came over it."""
 
 CAMERA_POLL_S = 0.004
 JOINED_S = 10.0  # a jump ahead by more is another recording, and no loss
@@ -250,6 +254,8 @@ def _read(source: OpenSource, stop: threading.Event, first: bool = False) -> Ite
         except (av.error.FFmpegError, OSError, ValueError) as error:
             if watch is not None:
                 raise TimeoutError if watch.silent(asked) else error from None
+            if source.target.kind == "network" and getattr(error, "errno", None) in BROKEN:
+                raise  # what is behind is not damaged; it can be had when the server is asked again
             source.corrupt += 1
             errors += 1
             if errors > MAX_READ_ERRORS:
@@ -264,6 +270,8 @@ def _read(source: OpenSource, stop: threading.Event, first: bool = False) -> Ite
         # One without bytes says that the picture stays as it is; PyAV also ends each stream with one.
         if not packet.size or packet.stream_index != source.video.index:
             continue
+        if packet.has_sidedata("encryption_info") or "enc_key_id" in source.video.metadata:
+            raise SourceError(f"{source.url}: is encrypted (DRM); decrypt it, or record it without")
         if watch is not None:
             if packet.is_corrupt:
                 source.corrupt += 1

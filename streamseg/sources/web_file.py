@@ -11,9 +11,15 @@ from http.client import HTTPException, HTTPResponse
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
 
+from streamseg.sources.explain import head_problem
+
 ANSWER_WITHIN_S = 10.0
 
 _GONE = (404, 410)
+
+
+class UnclearError(OSError):
+    """The server answers in a way that only FFmpeg may understand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,30 @@ class WebFile:
     content_type: str = ""
     ranges: bool = False  # parts of it can be had, so FFmpeg can seek in it
     start: bytes = b""  # of its content, where that was asked for
+
+    @property
+    def jpegs(self) -> bool:
+        """Whether it begins with a JPEG; others may follow."""
+        return self.start.startswith(b"\xff\xd8")
+
+    @property
+    def problem(self) -> str | None:
+        """What this shows itself to be instead of a video, in one line."""
+        if b"\xff\xd8\xff" in self.start and self.content_type.startswith("multipart/"):
+            return (
+                "sends JPEGs without the boundary line in front of the first, so FFmpeg does not know them; "
+                "use the camera's RTSP address, or that of single pictures"
+            )
+        what = head_problem(self.start)
+        return f"{what.partition(';')[0]}; check the path in the address" if what else None
+
+
+def described(address: str, timeout_s: float) -> WebFile | None:
+    """What is behind an address that FFmpeg could not open, with its first bytes; None where nobody says."""
+    try:
+        return ask(address, timeout_s, first=4096)
+    except OSError:
+        return None
 
 
 def ask(address: str, timeout_s: float = ANSWER_WITHIN_S, *, first: int = 0) -> WebFile:
@@ -47,13 +77,25 @@ def ask(address: str, timeout_s: float = ANSWER_WITHIN_S, *, first: int = 0) -> 
                 said.get("Last-Modified", ""),
                 said.get("Content-Type", ""),
                 ranges,
-                answer.read(first) if first else b"",
+                _beginning(answer, first),
             )
+    except UnclearError:
+        return WebFile()
     except HTTPError as error:
         error.close()
         if error.code in _GONE:
             raise
         return WebFile()
+
+
+def _beginning(answer: HTTPResponse, most: int) -> bytes:
+    """What comes first, up to `most` bytes, from a server that may send for ever."""
+    data = b""
+    while len(data) < most and (more := answer.read1(most - len(data))):
+        data += more
+        if b"\xff\xd8" in data:  # as much as a slow camera has sent
+            break
+    return data
 
 
 def read(address: str, most: int, timeout_s: float = ANSWER_WITHIN_S) -> bytes:
@@ -76,13 +118,12 @@ def _opened(address: str, timeout_s: float, headers: dict[str, str]) -> Iterator
     # FFmpeg does not ask who signed a certificate, and a NAS signs its own.
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
-    opener = urllib.request.build_opener(
-        urllib.request.HTTPBasicAuthHandler(passwords),
-        urllib.request.HTTPDigestAuthHandler(passwords),
-        urllib.request.HTTPSHandler(context=trusting),
-    )
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=trusting))
+    if login:  # without one these raise ValueError for each other's kind
+        opener.add_handler(urllib.request.HTTPDigestAuthHandler(passwords))
+        opener.add_handler(urllib.request.HTTPBasicAuthHandler(passwords))
     try:
         with opener.open(urllib.request.Request(url, headers=headers), timeout=timeout_s) as answer:
             yield answer
     except (HTTPException, ValueError, UnicodeError) as error:
-        raise OSError(f"not an answer of a web server ({type(error).__name__})") from None
+        raise UnclearError(f"the server's answer is not understood ({type(error).__name__})") from None

@@ -53,6 +53,15 @@ def check_size(height: int, width: int) -> Size:
     return height, width
 
 
+def may_be_sent(size: Size) -> bool:
+    """Whether a mask of this size can be published at all."""
+    try:
+        check_size(*size)
+    except WireError:
+        return False
+    return True
+
+
 def encode_array(array: U8, encoding: Encoding) -> bytes:
     """Pack a C-contiguous (H, W) uint8 array."""
     check_size(*array.shape)

@@ -20,7 +20,8 @@ from streamseg.config.redact import redact
 from streamseg.errors import SourceError
 from streamseg.sources import is_live, open_source, resolve
 from streamseg.sources.frames import decode
-from streamseg.sources.opening import interruptible
+from streamseg.sources.interrupting import interruptible
+from streamseg.sources.reading import pictures
 from tests.media import corners, write_audio, write_video
 
 
@@ -252,3 +253,28 @@ def test_the_stop_flag_reaches_ffmpeg_while_it_opens() -> None:
         with pytest.raises(av.error.FFmpegError):
             av.open(f"rtsp://127.0.0.1:{server.getsockname()[1]}/x", timeout=(30.0, None))
         assert time.monotonic() - begun < 5
+
+
+def test_an_animated_webp_is_called_that(tmp_path: Path) -> None:
+    header = b"WEBPVP8X" + (10).to_bytes(4, "little") + bytes([0x02, 0, 0, 0]) + bytes(6)
+    path = tmp_path / "walk.webp"
+    path.write_bytes(b"RIFF" + (len(header) + 600).to_bytes(4, "little") + header + b"ANIM" + bytes(596))
+    assert "is an animated WebP" in complaint(path)
+
+
+@pytest.mark.parametrize("movflags", ["", "faststart", "frag_keyframe+empty_moov"])
+def test_an_encrypted_recording_is_called_that_and_gives_no_noise(tmp_path: Path, movflags: str) -> None:
+    key = "0123456789abcdef0123456789abcdef"
+    encryption = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": key, "encryption_kid": key}
+    path = tmp_path / "secret.mp4"
+    pictures = [corners((48, 64))] * 10
+    write_video(path, pictures, container_options=encryption | ({"movflags": movflags} if movflags else {}))
+    assert "is encrypted" in complaint(path)
+
+
+def test_an_encrypted_webm_is_told_by_its_key(clip: Path) -> None:
+    with open_source(StreamConfig(source=str(clip)), "s") as source:
+        source.video.metadata["enc_key_id"] = "abcd"
+        source.pending.clear()
+        with pytest.raises(SourceError, match="is encrypted"):
+            list(pictures(source, threading.Event()))

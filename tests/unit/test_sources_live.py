@@ -196,3 +196,32 @@ def test_what_fails_inside_on_the_way_from_a_live_source_is_tried_again_without_
     ] * 2
     with pytest.raises(ZeroDivisionError):
         list(frames(StreamConfig(source="clip.mp4"), "gate", threading.Event(), on_event))
+
+
+def test_a_looped_picture_is_shown_for_its_time_each_round(tmp_path: Path) -> None:
+    path = tmp_path / "still.mkv"
+    write_video(path, [corners((48, 64))], options={"bf": "0"})
+    stop = threading.Event()
+    begun, seen = time.monotonic(), 0
+    for frame in frames(
+        StreamConfig(source=str(path), loop=True, realtime=True), "s", stop, lambda event: None
+    ):
+        seen += 1
+        if frame.epoch == 5:
+            stop.set()
+    assert seen == 6
+    assert time.monotonic() - begun >= 5 / 25
+
+
+def test_a_round_is_as_long_as_all_its_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "slow.mkv"
+    write_video(path, [corners((48, 64))] * 2, time_base=Fraction(1, 5), options={"bf": "0"})
+    stop, begins = threading.Event(), []
+    for frame in frames(
+        StreamConfig(source=str(path), loop=True, realtime=True), "s", stop, lambda event: None
+    ):
+        if frame.seq == 0:
+            begins.append(time.monotonic())
+        if frame.epoch == 2:
+            stop.set()
+    assert begins[2] - begins[0] >= 2 * (1 / 5 + 1 / 25) - 0.01
