@@ -155,7 +155,8 @@ class Waiting:
         )
 
     def count(self, stats: Counters) -> None:
-        stats.error = self._text()
+        if stats.state != "playing":
+            stats.error = self._text()
 
     def log(self, log: logging.Logger, stream: str) -> None:
         log.warning("%s: %s", stream, self._text())

@@ -15,6 +15,7 @@ from streamseg.config import StreamConfig
 from streamseg.errors import SourceEnded, SourceError
 from streamseg.runtime.counters import StreamStats
 from streamseg.sources import Connected, Corrupt, Disconnected, Ended, Skipped, SourceEvent, open_source
+from streamseg.sources.events import ClockOff, Late, Polled, Thinned, Waiting
 from streamseg.sources.live import Pacer, Thinning, frames
 from streamseg.sources.watch import Watch
 from tests.media import corners, write_video
@@ -163,15 +164,29 @@ def test_events_tell_their_story(caplog: pytest.LogCaptureFixture) -> None:
             Connected("rtsp://cam/1", (1080, 1920), Fraction(25), "h264", True, 0),
             Skipped(3),
             Corrupt(2),
+            Late(4),
+            Thinned("reference"),
+            Thinned("intra"),
+            Thinned("all"),
+            Waiting("rtsp://cam/1", 5.0, 120.0),
+            ClockOff("rtsp://cam/1", -7200.04),
+            Polled("rtsp://cam/1", 0.2),
             Disconnected("rtsp://cam/1: ended", 0.24),
         ):
             event.count(stats)
             event.log(log, "gate")
     assert [r.getMessage() for r in caplog.records] == [
         "gate: decoding rtsp://cam/1, 1920x1080 at 25 fps, h264",
+        "gate: decoding does not keep up; only what others refer to is decoded",
+        "gate: decoding does not keep up; only intra frames are decoded",
+        "gate: decoding all pictures again",
+        "gate: rtsp://cam/1: has sent data but no intra frame for 5 s; waiting for one, for 120 s at most",
+        "gate: rtsp://cam/1: its clock is 7200.0 s behind this machine's, so ages count "
+        "from arrival; set its time",
+        "gate: rtsp://cam/1: gives one picture at a time; asking every 0.2 s",
         "gate: rtsp://cam/1: ended; trying again in 0.2 s",
     ]
-    assert stats.drops == {"skipped": 3, "corrupt": 2, "disconnected": 1}
+    assert stats.drops == {"skipped": 3, "corrupt": 2, "behind": 4, "disconnected": 1}
     assert (stats.connects, stats.error) == (1, "rtsp://cam/1: ended")
 
 
