@@ -99,6 +99,39 @@ def write_audio(path: Path, seconds: float = 0.5) -> None:
         container.mux(stream.encode())
 
 
+def with_sound(
+    path: Path,
+    *codecs: str,
+    rate: int = 48000,
+    layout: str = "mono",
+    seconds: float = 2.0,
+    parts: Sequence[tuple[float, float]] = ((0.0, 1e9),),
+) -> Path:
+    """25 grey pictures a second and, in these parts of the time, a tone in each of these codecs."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+        tracks = [container.add_stream(codec, rate=rate, layout=layout) for codec in codecs]
+        samples = rate // 25
+        for i in range(round(seconds * 25)):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), i % 256, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            container.mux(video.encode(frame))
+            if not any(begin <= i / 25 < end for begin, end in parts):
+                continue
+            tone = 0.3 * np.sin(2 * np.pi * 440 / rate * np.arange(i * samples, (i + 1) * samples))
+            for track in tracks:
+                channels = track.codec_context.channels
+                wave = np.repeat(tone[None].astype(np.float32), channels, axis=0)
+                sound = av.AudioFrame.from_ndarray(wave, format="fltp", layout=layout)
+                sound.sample_rate, sound.pts, sound.time_base = rate, i * samples, Fraction(1, rate)
+                container.mux(track.encode(sound))
+        container.mux(video.encode())
+        for track in tracks:
+            container.mux(track.encode())
+    return path
+
+
 def corners(size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """A picture whose four quarters are red, green / blue, white: it tells every turn and mirror apart."""
     h, w = size

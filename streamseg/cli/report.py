@@ -91,6 +91,8 @@ class Report:
         if event.again:
             made = f"already finished, {manifest.masks} masks"
         self._line(f"{event.input}: {made} → {event.path}")
+        if manifest.sound is not None and "left out" in manifest.sound and not event.again:
+            self._line(f"{event.input}: sound: {manifest.sound}")
         for problem in manifest.problems():
             self._line(f"streamseg: {problem}")
 

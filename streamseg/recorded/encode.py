@@ -16,7 +16,7 @@ from streamseg.recorded.segments import FrameRecord, SegmentWriter, count_pixels
 from streamseg.recorded.timeline import Timeline
 from streamseg.recorded.tracks import Encoder, Packet, Track, TrackName
 from streamseg.runtime.ordered import Prefetcher
-from streamseg.types import U8, Size
+from streamseg.types import U8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +82,7 @@ class SegmentMaker:
                 overlay = overlay or Overlay(
                     recording.spec.labels, mask.size, recording.config.overlay_opacity
                 )
-                encoder = encoder or OverlayEncoder(self._track("overlay", overlay.shape))
+                encoder = encoder or OverlayEncoder(recording.track("overlay", overlay.shape))
                 packets = encoder.encode(overlay(item.frame.rgb, mask.labels), ticks)
             yield Drawn(item, ticks, packets)
 
@@ -118,7 +118,7 @@ class SegmentMaker:
             pictures.append(("confidence", mask.confidence))
         for name, picture in pictures:
             if name not in self._encoders:
-                self._encoders[name] = Encoder(self._track(name, mask.size))
+                self._encoders[name] = Encoder(self.route.recording.track(name, mask.size))
             for packet in self._encoders[name].encode(picture, item.ticks):
                 writer.packet(name, packet)
         writer.frame(
@@ -131,9 +131,6 @@ class SegmentMaker:
                 digest=hashlib.sha256(mask.labels.data).digest(),
             )
         )
-
-    def _track(self, name: TrackName, size: Size) -> Track:
-        return Track(name, size, self.route.recording.tick, self.route.recording.rate)
 
 
 class OverlayEncoder:

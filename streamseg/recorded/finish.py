@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +14,7 @@ import msgspec
 
 from streamseg.errors import OutputError
 from streamseg.outputs.overlay import Overlay
+from streamseg.recorded.audio import Span, open_sound
 from streamseg.recorded.exports import Export, PngFolder, RleLines, ZarrGroup
 from streamseg.recorded.manifest import (
     SCHEMA,
@@ -31,7 +32,7 @@ from streamseg.recorded.segments import FrameRecord, Tail, read_frames, read_pac
 from streamseg.recorded.selection import as_written
 from streamseg.recorded.tables import AreaTable, EventTable, Summary
 from streamseg.recorded.timeline import pts_digest, to_runs
-from streamseg.recorded.tracks import Track, TrackName, open_sound, read_labels, write_video
+from streamseg.recorded.tracks import Packet, Track, TrackName, read_labels, write_video
 from streamseg.runtime.files import atomic_write, sync
 
 
@@ -45,6 +46,7 @@ class Finish:
     identity: Identity
     missing: tuple[str, ...] = ()  # of what the input is made of
     not_made: dict[str, str] = field(default_factory=dict)
+    sound: str | None = None  # what became of it
 
     def run(self) -> Manifest:
         """Write the results next to the segments, then give them their names, the manifest last."""
@@ -98,22 +100,16 @@ class Finish:
         paths: dict[str, Path] = {}
         for name, where in tracks.items():
             path = paths[name] = self._target(where, name)
-            track = Track(name, shape if name == "overlay" else size, recording.tick, recording.rate)
-            packets = read_packets(self.results.segments, self.segments, name)
-            with ExitStack() as stack:
-                sound = None
-                if name == "overlay" and config.audio and not tally.timeline.mended:
-                    end_s = tally.last_ticks * recording.tick + 1 / track.fps
-                    begin_s = as_written(config.start_s) if config.start_s else Fraction(-1)
-                    sound = stack.enter_context(open_sound(recording.input, begin_s, end_s))
-                try:
-                    count = write_video(path, track, packets, sound)
-                except av.error.FFmpegError as error:
-                    if name != "overlay" or error.errno == errno.ENOSPC:
-                        raise
-                    count = 0
+            track = recording.track(name, shape if name == "overlay" else size)
+            try:
+                count = self._write_video(path, track, tally)
+            except av.error.FFmpegError as error:
+                if name != "overlay" or error.errno == errno.ENOSPC:
+                    raise
+                count = 0
             if name == "overlay" and count != tally.masks:
                 height, width = track.size
+                self.sound = None
                 self.not_made[name] = f"H.264 in MP4 cannot hold it ({width}x{height})"
                 path.unlink(missing_ok=True)
                 continue
@@ -121,6 +117,26 @@ class Finish:
                 raise OutputError(f"{path}: {count} pictures for {tally.masks} masks; please report this")
             sync(path)
         return paths
+
+    def _write_video(self, path: Path, track: Track, tally: _Tally) -> int:
+        """One track, and with the overlay the source's sound → number of pictures."""
+
+        def packets() -> Iterator[Packet]:
+            return read_packets(self.results.segments, self.segments, track.name)
+
+        recording, facts = self.recording, self.recording.facts
+        if track.name != "overlay" or not recording.config.audio:
+            return write_video(path, track, packets())
+        with open_sound(recording.input, facts.track, tally.span(), facts.sound_tracks) as sound:
+            try:
+                count = write_video(path, track, packets(), sound)
+            except av.error.FFmpegError as error:
+                if sound.stream is None or error.errno == errno.ENOSPC:
+                    raise
+                sound.drop(f"MP4 does not take it ({error.strerror})")
+                count = write_video(path, track, packets())
+            self.sound = sound.told
+        return count
 
     def _write_exports(self, folder: Path, video: Path, tally: _Tally) -> None:
         """Everything that is made from the labels, in one pass over them."""
@@ -185,6 +201,7 @@ class Finish:
                 for name, path in made.items()
             },
             not_made=self.not_made,
+            sound=self.sound,
         )
 
     def _target(self, folder: Path, name: str) -> Path:
@@ -198,6 +215,11 @@ class _Tally:
         self.timeline = recording.timeline()
         self.summary = Summary(recording.spec.labels.names, recording.tick)
         self.masks = self.resized = self.last_ticks = 0
+        self.first_ticks = self.first_shift = 0
+        self.moved_ticks: int | None = (
+            None  # of the first picture whose time was moved otherwise than the first's
+        )
+        self._recording = recording
         self.digests: list[bytes] = []
         self.stamps: list[int | None] = []
         self.seqs: list[int] = []
@@ -211,6 +233,24 @@ class _Tally:
         self.summary.add(record)
         self.last_ticks = self.timeline(record.pts)
         assert self.last_ticks == record.ticks, "time stamps are made from the source's alone"
+        shift = self.timeline.shift
+        if self.masks == 1:
+            self.first_ticks, self.first_shift = self.last_ticks, shift
+        elif self.moved_ticks is None and shift != self.first_shift:
+            self.moved_ticks = self.last_ticks
+
+    def span(self) -> Span:
+        """The time that sound is wanted for: as far as it goes with the pictures."""
+        tick, config = self._recording.tick, self._recording.config
+        shift_s = self.first_shift * tick
+        begin_s = min(Fraction(-1), self.first_ticks * tick - shift_s - 1)
+        if config.start_s:
+            begin_s = as_written(config.start_s)
+        if self.moved_ticks is None:
+            end_s = self.last_ticks * tick + 1 / self._recording.rate - shift_s
+            return Span(begin_s, end_s, shift_s)
+        why = "the pictures' time stamps do not go on from there"
+        return Span(begin_s, self.moved_ticks * tick - shift_s, shift_s, why)
 
 
 def _json(value: object) -> bytes:

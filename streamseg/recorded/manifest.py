@@ -74,6 +74,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     labels_sha256: str
     outputs: dict[str, Output]
     not_made: dict[str, str] = {}  # results that were asked for, and why there are none
+    sound: str | None = None  # what became of the source's, in words; None where none was looked for or there
 
     def problems(self) -> list[str]:
         """What these results lack of what was asked for, a line each; none where all is there."""

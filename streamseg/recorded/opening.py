@@ -19,7 +19,9 @@ from streamseg.recorded.images import open_images
 from streamseg.recorded.inputs import Input
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.recorded.timeline import Timeline
+from streamseg.recorded.tracks import Track, TrackName
 from streamseg.sources import OpenSource, open_source
+from streamseg.sources.frames import turn_of
 from streamseg.sources.reading import first_picture
 from streamseg.types import Size
 
@@ -34,7 +36,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     codec: str
     pixel_format: str
     track: int
+    sound_tracks: int = 0
     size: Size  # of the first picture, upright
+    pixel_aspect: Fraction | None = None  # width to height of its pixels; None: square, or not said
     fps: Fraction | None
     time_base: Fraction
     frames_hint: int | None
@@ -71,6 +75,10 @@ class Recording:
         """Seconds in a tick of the result videos."""
         return Fraction(1, self.facts.time_base.denominator)
 
+    def track(self, name: TrackName, size: Size) -> Track:
+        """How a result video of these pictures is encoded."""
+        return Track(name, size, self.tick, self.rate, self.facts.pixel_aspect)
+
     def timeline(self) -> Timeline:
         """Time stamps as the result videos have them, from the first frame on."""
         return Timeline(self.facts.time_base, self.facts.fps)
@@ -97,12 +105,24 @@ def _facts_of(source: OpenSource) -> Facts:
         codec=source.codec,
         pixel_format=video.codec_context.pix_fmt or "",
         track=video.index,
+        sound_tracks=len(source.container.streams.audio),
         size=source.size,
+        pixel_aspect=_pixel_aspect(source),
         fps=source.fps,
         time_base=video.time_base,
         frames_hint=source.frames_hint,
         duration_s=source.duration_s,
     )
+
+
+def _pixel_aspect(source: OpenSource) -> Fraction | None:
+    """Of upright pictures. What no camera has is not believed."""
+    aspect = source.video.sample_aspect_ratio
+    if not aspect or aspect == 1 or not Fraction(1, 16) <= aspect <= 16:
+        return None
+    if source.pending and turn_of(source.pending[0].image)[0]:
+        aspect = 1 / aspect
+    return Fraction(aspect).limit_denominator(1000)
 
 
 @contextmanager

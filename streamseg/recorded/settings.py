@@ -28,7 +28,10 @@ class ProcessConfig(Settings, frozen=True):
         bool,
         Meta(description="Write NAME.confidence.mp4: the highest probability in 1/255, lossless grey video."),
     ] = False
-    audio: Annotated[bool, Meta(description="Copy the sound into the overlay, where MP4 can hold it.")] = True
+    audio: Annotated[
+        bool,
+        Meta(description="Sound in the overlay: copied, or converted to AAC where MP4 does not hold it."),
+    ] = True
     png: Annotated[
         bool,
         Meta(description="Write NAME.labels-png/: an indexed PNG in the classes' colours for each frame."),

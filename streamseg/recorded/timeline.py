@@ -38,6 +38,11 @@ class Timeline:
         self.mended += pts is None or ticks != pts * self._factor
         return ticks
 
+    @property
+    def shift(self) -> int:
+        """Ticks that the source's time stamps are moved by, from the last frame on."""
+        return self._shift
+
     def _ticks(self, pts: int | None) -> int:
         last = self._last
         if pts is None:

@@ -1,4 +1,4 @@
-"""The tracks of the result videos: how each is encoded, how packets become a file, and the source's sound.
+"""The tracks of the result videos: how each is encoded, and how packets become a file.
 
 Every segment is encoded by itself and begins with an intra frame, so a file is its segments' packets one
 after the other: the same bytes whether the work was interrupted or not. Without B-frames, decoding order is
@@ -7,9 +7,7 @@ presentation order and no packet reaches over a segment's border.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,13 +15,11 @@ from typing import Any, Literal
 
 import av
 import numpy as np
-from av.audio.stream import AudioStream
-from av.container import InputContainer, OutputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from streamseg.recorded.inputs import Input
+from streamseg.recorded.audio import Sound
 from streamseg.types import U8, Size
 
 TrackName = Literal["labels", "confidence", "overlay"]
@@ -35,21 +31,22 @@ TrackName = Literal["labels", "confidence", "overlay"]
 _FFV1 = {"level": "3", "g": "1", "slices": "4", "slicecrc": "1", "coder": "rice", "context": "0"}
 _H264 = {"preset": "ultrafast", "qp": "25", "bf": "0", "g": "250"}
 
-# What MP4 holds and players play. Anything else is left out: the overlay is for looking at.
-MP4_CODECS = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp2", "mp3", "opus"})
-
 _SMPTE170M = 6  # BT.601's matrix, which cv2 converts with (ITU-T H.273)
 _LIMITED = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """A video track; times are ticks of time_base, a Fraction with numerator 1."""
+    """A video track; times are ticks of time_base, a Fraction with numerator 1.
+
+    pixel_aspect is width to height of a pixel as it is to be shown; None: not said, so square.
+    """
 
     name: TrackName
     size: Size
     time_base: Fraction
     fps: Fraction
+    pixel_aspect: Fraction | None = None
 
     @property
     def codec(self) -> str:
@@ -65,6 +62,8 @@ class Track:
         context.framerate = self.fps
         context.pix_fmt = self.pixel_format
         context.thread_count = 1
+        if self.pixel_aspect is not None:
+            context.sample_aspect_ratio = self.pixel_aspect
         if self.name == "overlay":
             context.colorspace = _SMPTE170M
             context.color_range = _LIMITED
@@ -132,9 +131,11 @@ def write_video(path: Path, track: Track, packets: Iterable[Packet], sound: Soun
         assert isinstance(stream, VideoStream)
         track.configure(stream.codec_context)
         stream.time_base = track.time_base
-        mux_sound = _sound_muxer(container, sound)
+        if sound is not None:
+            sound.begin(container)
         for one in packets:
-            mux_sound(one.ticks * track.time_base)
+            if sound is not None:
+                sound.mux(container, one.ticks * track.time_base)
             packet: av.Packet[Any] = av.Packet(one.data)
             packet.stream = stream
             packet.pts = packet.dts = one.ticks
@@ -142,7 +143,8 @@ def write_video(path: Path, track: Track, packets: Iterable[Packet], sound: Soun
             packet.is_keyframe = one.intra
             container.mux_one(packet)
             count += 1
-        mux_sound(None)
+        if sound is not None:
+            sound.mux(container, None)
     return count
 
 
@@ -154,62 +156,3 @@ def read_labels(path: Path) -> Iterator[tuple[int, U8]]:
         for frame in container.decode(video):
             assert frame.pts is not None, "our videos have time stamps"
             yield frame.pts, np.ascontiguousarray(frame.to_ndarray(format="gray"), np.uint8)
-
-
-def _sound_muxer(container: OutputContainer, sound: Sound | None) -> Callable[[Fraction | None], None]:
-    """Make a function that muxes the sound up to a time, or all that is left of it."""
-    if sound is None:
-        return lambda until: None
-    stream = container.add_stream_from_template(sound.stream)
-    packets = sound.packets()
-    waiting: list[tuple[Fraction, av.Packet[Any]]] = []
-
-    def mux(until: Fraction | None) -> None:
-        waiting.extend(itertools.islice(packets, 1 - len(waiting)))
-        while waiting:
-            at, packet = waiting[0]
-            if until is not None and at > until:
-                return
-            packet.stream = stream
-            container.mux_one(packet)
-            waiting[:] = itertools.islice(packets, 1)
-
-    return mux
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sound:
-    """A source's best audio stream, opened; belongs to the thread that opened it."""
-
-    container: InputContainer
-    stream: AudioStream
-    begin_s: Fraction
-    end_s: Fraction
-
-    def packets(self) -> Iterator[tuple[Fraction, av.Packet[Any]]]:
-        """Yield (time in seconds, packet) between begin_s and end_s; ends early where the file is damaged."""
-        packets = self.container.demux(self.stream)
-        while True:
-            try:
-                packet = next(packets)
-            except (StopIteration, av.error.FFmpegError):
-                return
-            if packet.pts is None or packet.dts is None or packet.time_base is None:
-                continue
-            at = packet.pts * packet.time_base
-            if at >= self.end_s:
-                return
-            if at >= self.begin_s:
-                yield at, packet
-
-
-@contextmanager
-def open_sound(one: Input, begin_s: Fraction, end_s: Fraction) -> Iterator[Sound | None]:
-    """Open a file's sound; None where it has none, or none that MP4 holds."""
-    if one.path is None or one.images:
-        yield None
-        return
-    with av.open(f"file:{one.path}", metadata_errors="replace") as container:
-        best = container.streams.best("audio")
-        fits = isinstance(best, AudioStream) and best.codec_context.name in MP4_CODECS
-        yield Sound(container, best, begin_s, end_s) if isinstance(best, AudioStream) and fits else None

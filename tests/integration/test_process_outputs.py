@@ -14,16 +14,19 @@ import cv2
 import numpy as np
 import pytest
 
+from streamseg.cli.report import Report
 from streamseg.config import CrfConfig, EngineConfig, RefinementConfig
 from streamseg.errors import UsageError
 from streamseg.recorded import Event, ProcessConfig, Progressed, Started, process_file, process_files, route
+from streamseg.recorded.audio import Sound
 from streamseg.recorded.manifest import read_manifest
 from streamseg.recorded.tracks import read_labels
 from streamseg.recorded.verify import verify_folder
 from streamseg.types import Frame, Mask
 from streamseg.wire.rle import decode_labels
 from tests.engines import TINY_CLASSES
-from tests.media import BLUE, GREEN, GREY, RED, picture, write_video
+from tests.media import GREEN, GREY, RED, picture, write_video
+from tests.media import with_sound as draw_sound
 
 ZARR, PARQUET = find_spec("zarr") is not None, find_spec("pyarrow") is not None
 
@@ -263,25 +266,80 @@ def test_the_overlay_has_the_sources_sound_at_its_time(tmp_path: Path, config: P
         assert not overlay.streams.audio
 
 
-def test_a_file_of_sound_that_mp4_cannot_hold_still_has_its_overlay(
-    tmp_path: Path, config: ProcessConfig
+def test_what_became_of_the_sound_is_told_and_never_decides_over_masks(
+    tmp_path: Path, config: ProcessConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "wave.mkv"
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("ffv1", rate=25)
-        video.height, video.width, video.pix_fmt = 48, 64, "bgr0"
-        sound = container.add_stream("pcm_s16le", rate=8000)
-        frame = av.VideoFrame.from_ndarray(picture((48, 64), 1.0, BLUE), format="rgb24")
-        frame.pts = 0
-        container.mux(video.encode(frame))
-        samples = av.AudioFrame.from_ndarray(np.zeros((1, 320), np.int16), format="s16", layout="mono")
-        samples.sample_rate, samples.pts = 8000, 0
-        container.mux(sound.encode(samples))
-        container.mux(video.encode())
-        container.mux(sound.encode())
-    assert process_files([path], tmp_path / "out", ProcessConfig(engine=config.engine)).whole
-    with av.open(str(tmp_path / "out" / "wave.overlay.mp4")) as overlay:
+    draw_sound(tmp_path / "a.avi", "pcm_mulaw", rate=8000)
+    draw_sound(tmp_path / "back.ts", "aac")
+    draw_sound(tmp_path / "again.ts", "aac", seconds=1.0)
+    data = (tmp_path / "again.ts").read_bytes()
+    packets = [data[at : at + 188] for at in range(0, len(data), 188)]
+    sound = b"".join(p for p in packets if p[1] & 31 == 1 and p[2] == 1)
+    (tmp_path / "back.ts").write_bytes((tmp_path / "back.ts").read_bytes() + sound)
+    names = ["a.avi", "back.ts"]
+    with Report() as report:
+        result = process_files(
+            [tmp_path / name for name in names],
+            tmp_path / "out",
+            ProcessConfig(engine=config.engine),
+            on_event=report.event,
+        )
+    assert result.whole
+    told = [one.manifest.sound for one in result.finished]
+    assert told[0] == "pcm_mulaw, converted to AAC"
+    assert told[1] is not None
+    assert told[1].endswith("s, then left out: its time stamps step back")
+    assert [one.manifest.masks for one in result.finished] == [50, 50]
+    assert f"back.ts: sound: {told[1]}" in capsys.readouterr().err
+    assert [v.problems for v in verify_folder(tmp_path / "out")] == [[], []]
+
+
+def test_without_a_muxer_for_the_sound_the_overlay_has_none(
+    tmp_path: Path, config: ProcessConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(sound: Sound, container: Any) -> None:
+        raise av.error.ArgumentError(22, "Invalid argument")
+
+    monkeypatch.setattr(Sound, "begin", refused)
+    draw_sound(tmp_path / "clip.mkv", "aac")
+    result = process_files([tmp_path / "clip.mkv"], tmp_path / "out", ProcessConfig(engine=config.engine))
+    assert result.whole
+    assert result.finished[0].manifest.sound == "left out: MP4 does not take it (Invalid argument)"
+    with av.open(str(tmp_path / "out" / "clip.overlay.mp4")) as overlay:
         assert [s.type for s in overlay.streams] == ["video"]
+
+
+@pytest.mark.parametrize(
+    ("name", "aspect", "rotation", "wanted"),
+    [
+        ("clip.mp4", Fraction(24, 11), 0, Fraction(24, 11)),
+        ("clip.ts", Fraction(8, 9), 0, Fraction(8, 9)),
+        ("clip.mp4", Fraction(4, 3), 90, Fraction(3, 4)),
+        ("clip.mp4", Fraction(500, 1), 0, None),  # no camera has that
+    ],
+)
+def test_pixels_that_are_not_square_stay_so_on_every_video(
+    tmp_path: Path,
+    config: ProcessConfig,
+    name: str,
+    aspect: Fraction,
+    rotation: float,
+    wanted: Fraction | None,
+) -> None:
+    def squeezed(stream: av.VideoStream) -> None:
+        stream.codec_context.sample_aspect_ratio = aspect
+
+    clip = tmp_path / name
+    noise = np.random.default_rng(0).integers(0, 256, (4, 48, 64, 3)).astype(np.uint8)
+    write_video(clip, list(noise), setup=squeezed, rotation=rotation)
+    result = process_files([clip], tmp_path / "out", ProcessConfig(engine=config.engine, confidence=True))
+    assert result.whole
+    for track in ("labels", "confidence", "overlay"):
+        with av.open(str(tmp_path / "out" / f"clip.{track}.mp4")) as container:
+            assert (container.streams.video[0].sample_aspect_ratio or 1) == (wanted or 1), track
+    said = result.finished[0].manifest.container["pixel_aspect"]
+    assert said == (None if wanted is None else str(wanted))
+    assert [v.problems for v in verify_folder(tmp_path / "out")] == [[]]
 
 
 @pytest.mark.parametrize(
