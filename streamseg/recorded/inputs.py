@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import TextIO
 from urllib.parse import urlsplit
 
 from streamseg.config.redact import redact, remember
-from streamseg.errors import OutputError, SourceError, UsageError
+from streamseg.errors import OutputError, SourceError, StreamsegError, UsageError
 from streamseg.recorded.folders import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -24,7 +25,7 @@ from streamseg.recorded.folders import (
 from streamseg.recorded.images import sequence_of
 from streamseg.recorded.manifest import SUFFIX
 from streamseg.recorded.names import Owned, local_path, name_inputs, number_pattern, printable
-from streamseg.recorded.results import NAMES
+from streamseg.recorded.results import NAMES, ResultFolder
 from streamseg.recorded.storage import Store, is_stored, local_copy
 from streamseg.sources.target import DEMO, DEMO_CLIP, shown
 
@@ -67,7 +68,7 @@ class Found:
 
     inputs: list[Input] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # a line each
-    unreadable: list[tuple[str, SourceError]] = field(default_factory=list)  # the name as shown, and why
+    unreadable: list[tuple[str, StreamsegError]] = field(default_factory=list)  # the name as shown, and why
 
 
 def find_inputs(sources: Iterable[str], stdin: TextIO | None = None) -> list[Input]:
@@ -92,13 +93,19 @@ def look_for(
     images and no video in it, for one sequence of images. Links to folders are followed. A file that comes
     twice is done once, however it is spelled. A name is the stem; where two have one stem, as much more of
     the path as tells them apart. owned says which names have results of which input already: an input keeps
-    its name, whatever other inputs come. Raises UsageError for what stands for nothing.
+    its name, whatever other inputs come. Raises UsageError where nothing is to be processed at all.
     """
     found = Found()
     unique: dict[str, _Named] = {}
     for source in _lines(sources, stdin):
-        for one in _expand(source, found):
-            unique.setdefault(_real(one.source), one)
+        try:
+            for one in _expand(source, found):
+                unique.setdefault(_real(one.source), one)
+        except UsageError as error:  # one name that stands for nothing does not end the others
+            found.unreadable.append((printable(shown(source)), error))
+    errors = [error for _, error in found.unreadable]
+    if errors and not unique and all(isinstance(error, UsageError) for error in errors):
+        raise errors[0]
     names = name_inputs([one.source for one in unique.values()], owned)
     for one in unique.values():
         found.inputs.append(Input(one.source, names[one.source], one.images, one.missing))
@@ -183,13 +190,15 @@ def _expand_folder(source: str, path: Path, found: Found) -> list[_Named]:
             images.append(file)
         elif is_video(file):
             videos.append(file)
+        elif not os.access(file, os.R_OK):
+            folder.denied.append((file, PermissionError(errno.EACCES, "Permission denied")))
         else:
             found.left_out.append(f"{printable(file)}: left out, no video")
     found.left_out += [f"{printable(p)}: left out, {why}" for p, why in folder.left_out]
     for denied, error in folder.denied:
-        shown = printable(denied)
+        name = printable(denied)
         found.unreadable.append(
-            (shown, SourceError(f"{shown}: the folder cannot be read ({error.strerror}); change its rights"))
+            (name, SourceError(f"{name}: cannot be read ({error.strerror}); change its rights"))
         )
     if videos:
         found.left_out += [f"{printable(p)}: left out, an image beside videos" for p in images]
@@ -230,10 +239,10 @@ def _is_image(path: Path) -> bool:
 
 
 def _is_result(path: Path) -> bool:
-    """Whether this is a result of ours, or lies in one: its manifest is in the same folder."""
+    """Whether this is a result of ours, or lies in one: its manifest, or its job's work, is beside it."""
     return path.name.endswith(SUFFIX) or any(
-        one.name.endswith(f".{ending}")
-        and (one.parent / (one.name.removesuffix(f".{ending}") + SUFFIX)).exists()
+        one.name.endswith(f".{ending}") and (results.manifest.exists() or results.segments.exists())
         for one in (path, *path.parents)
         for ending in NAMES.values()
+        for results in [ResultFolder(one.parent, one.name.removesuffix(f".{ending}"))]
     )

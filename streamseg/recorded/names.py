@@ -101,8 +101,8 @@ def name_inputs(sources: Iterable[str], owned: Owned) -> dict[str, str]:
 def _next(stems: list[str], at: int, source: str, taken: set[str], owned: Owned) -> int:
     """The next stem that is free; the last one always is."""
     for i in range(at + 1, len(stems) - 1):
-        if i == 1 and owned(stems[0], source) == "a namesake":
-            continue  # it has the same suffix
+        if i == 1 and owned(stems[0], source) in ("a namesake", "its content"):
+            continue  # it has the same suffix, or as good as
         if stems[i] not in taken and owned(stems[i], source) is None:
             return i
     return len(stems) - 1

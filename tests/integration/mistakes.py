@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import os
 import socket
 import subprocess
 import threading
@@ -408,6 +409,53 @@ MISTAKES |= {
     "nothing to verify": lambda p: ["verify", str(p.folder)],
     "no data set": lambda p: ["eval", "--engine", str(p.engine), "--data", str(p.folder)],
 }
+
+
+def processed(p: Place, *sources: Path, **settings: bool) -> Words:
+    """Process sources into results/ → the same command for the last of them."""
+    engine = EngineConfig(name=str(p.engine))
+    process_files(sources, p.folder / "results", ProcessConfig(engine=engine, **settings))  # type: ignore[arg-type]
+    return ["process", str(sources[-1]), "--out", "results", "--engine", str(p.engine)]
+
+
+@mistake("another recording where results are")
+def _(p: Place) -> Words:
+    command = processed(p, p.clip())
+    draw_clip(p.folder / "ok.mp4", frames=3)
+    return command
+
+
+@mistake("a file of somebody else where a result goes")
+def _(p: Place) -> Words:
+    command = processed(p, p.clip())
+    p.file("results/ok.areas.csv", "mine")
+    return [*command, "--areas"]
+
+
+@mistake("a pipe for a recording")
+def _(p: Place) -> Words:
+    os.mkfifo(p.folder / "pipe.mp4")
+    return ["process", str(p.folder / "pipe.mp4"), "--out", "results", "--engine", str(p.engine)]
+
+
+@mistake("a number missing in a sequence")
+def _(p: Place) -> Words:
+    import cv2
+
+    for number in (1, 2, 4, 5):
+        cv2.imwrite(str(p.folder / f"i{number:02d}.png"), np.zeros((48, 64, 3), np.uint8))
+    return ["process", str(p.folder / "i%02d.png"), "--out", "results", "--engine", str(p.engine)]
+
+
+@mistake("an empty name")
+def _(p: Place) -> Words:
+    return ["process", "", "--out", "results", "--engine", str(p.engine)]
+
+
+@mistake("an input that failed, later")
+def _(p: Place) -> Words:
+    processed(p, p.clip(), p.folder / "none.mp4")
+    return ["verify", "results"]
 
 
 @mistake("results that were changed")

@@ -266,6 +266,19 @@ def test_results_of_another_recording_are_never_removed_unasked(
     assert [p.name for p in (tmp_path / "one").glob("*.manifest.json")] == ["cam.manifest.json"]
 
 
+def test_results_keep_their_names_when_a_camera_is_added(tmp_path: Path, config: ProcessConfig) -> None:
+    few = ProcessConfig(engine=config.engine, overlay=False)
+    names = {3: "0001", 2: "cam2-0001.mp4", 1: "cam1-0001.mp4"}  # by camera, in the order that they come
+    for count, camera in enumerate(names, 1):
+        (tmp_path / f"arch/cam{camera}").mkdir(parents=True)
+        draw_clip(tmp_path / f"arch/cam{camera}/0001.mp4", frames=1 + camera % 2)  # two are equal
+        result = process_files([tmp_path / "arch"], tmp_path / "out", few)
+        assert [f.again for f in result.finished].count(False) == 1
+        found = {Path(f.path).name for f in result.finished}
+        assert found == {f"{name}.manifest.json" for name in list(names.values())[:count]}
+    assert [p for v in verify_folder(tmp_path / "out") for p in v.problems] == []
+
+
 def test_an_input_that_fails_on_its_way_does_not_end_the_others(
     tmp_path: Path, config: ProcessConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -310,6 +310,35 @@ def test_the_packaged_clip_is_an_input_too() -> None:
     assert [(i.source, i.stem) for i in find_inputs(["demo:"])] == [(str(DEMO_CLIP), "demo")]
 
 
+@pytest.mark.parametrize("name", ["list.ffconcat", "list.m3u8"])
+def test_a_list_is_proved_by_what_it_names(tmp_path: Path, config: ProcessConfig, name: str) -> None:
+    for i in (0, 1):
+        write_video(tmp_path / f"{i}.ts", pictures(), codec="mpeg2video")
+    head, line, end = {
+        "list.ffconcat": ("ffconcat version 1.0\n", "file {}.ts\n", ""),
+        "list.m3u8": (
+            "#EXTM3U\n#EXT-X-TARGETDURATION:1\n",
+            "#EXT-X-DISCONTINUITY\n#EXTINF:0.32,\n{}.ts\n",
+            "#EXT-X-ENDLIST\n",
+        ),
+    }[name]
+    path = tmp_path / name
+    path.write_text(head + "".join(line.format(i) for i in (0, 1)) + end)
+    out = tmp_path / "out"
+    result = process_files([path], out, config)
+    assert (result.whole, result.finished[0].manifest.masks) == (True, 2 * FRAMES)
+    assert [v.problems for v in verify_folder(out)] == [[]]
+    (tmp_path / "1.ts").write_bytes((tmp_path / "0.ts").read_bytes() + b"\xff" * 188)
+    (verdict,) = verify_folder(out)
+    assert "is not what was processed" in verdict.problems[0]
+    assert "with another content" in str(process_files([path], out, config).failed[0].error)
+    (tmp_path / "1.ts").unlink()
+    result = process_files([path], out, config, overwrite=True)
+    assert not result.whole
+    if result.finished:  # HLS goes on without it
+        assert f"1 missing: {tmp_path}/1.ts" in result.finished[0].manifest.problems()[-1]
+
+
 class _Grows:
     """Appends to a file at each event, as a recorder does."""
 

@@ -245,3 +245,15 @@ def test_an_object_store_without_fsspec_says_what_to_install(monkeypatch: pytest
     with pytest.raises(UsageError, match=r"needs fsspec; pip install fsspec and its library for gs://"):
         process_files(["a.mp4"], "gs://masks")
     assert stems("http://server/a.mp4", "file:///videos/b.mp4") == ["a", "b"]
+
+
+def test_one_name_that_stands_for_nothing_does_not_end_the_others(tmp_path: Path) -> None:
+    touch(tmp_path, "cam1/a.mp4", "notes/notes.txt")
+    found = look_for([f"{tmp_path}/cam1", f"{tmp_path}/notes", f"{tmp_path}/x*.mp4"])
+    assert [i.stem for i in found.inputs] == ["a"]
+    assert [str(error).removeprefix(f"{tmp_path}/") for _, error in found.unreadable] == [
+        "notes: no video in this folder",
+        "x*.mp4: no video matches this pattern",
+    ]
+    with pytest.raises(UsageError, match="no video in this folder"):
+        look_for([f"{tmp_path}/notes"])
