@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import importlib.util
 import os
@@ -82,6 +83,19 @@ def main() -> None:
         # The reader of our output has ended: keep the interpreter from flushing into the broken pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _OUTSIDE:
+            raise
+        where = f"{redact(str(error.filename))}: " if error.filename else ""
+        click.echo(f"streamseg: {where}cannot be written or read ({error.strerror})", err=True)
+        sys.exit(1)
+
+
+_OUTSIDE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EEXIST,
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE,
+}  # fmt: skip
+"""What a disk or a folder may refuse where no message of its own was made."""
 
 
 MOVED = {

@@ -17,9 +17,10 @@ from rich.text import Text
 from streamseg.cli.settings import given, options_from
 from streamseg.client.control import ControlClient
 from streamseg.config import StreamConfig
-from streamseg.errors import ControlError, OutputError, UsageError
+from streamseg.errors import ControlError, UsageError
 from streamseg.net.control_sockets import one_running, running
 from streamseg.outputs.png import indexed_png
+from streamseg.runtime.files import write_file
 from streamseg.types import IGNORE, LabelSet, Mask
 from streamseg.wire.control import LOG_LEVELS, LogLevel, Status
 from streamseg.wire.status import StreamStatus
@@ -178,10 +179,7 @@ def snapshot(connect: _Connection, stream: str, out: Path | None, refined: bool)
 def save_mask(mask: Mask, labels: LabelSet | None, path: Path) -> None:
     """Write labels as an indexed PNG whose palette holds the classes' colours; raises OutputError."""
     palette = labels.palette() if labels is not None else np.repeat(np.arange(256, dtype=np.uint8), 3)
-    try:
-        path.write_bytes(indexed_png(mask.labels, palette.reshape(256, 3)))
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+    write_file(path, indexed_png(mask.labels, palette.reshape(256, 3)))
 
 
 def _running_with(config: Path) -> str:

@@ -10,7 +10,8 @@ import msgspec
 
 from streamseg.cli.settings import as_json, given, options_from
 from streamseg.config import EngineConfig, Precision, build_settings
-from streamseg.inference.spec import find_engine, list_engines, read_weights
+from streamseg.inference.spec import find_engine, list_engines
+from streamseg.inference.weights import read_weights
 
 
 @click.group()

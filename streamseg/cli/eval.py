@@ -14,6 +14,7 @@ from streamseg.errors import UsageError
 if TYPE_CHECKING:
     from streamseg.evaluation.metrics import Scores
     from streamseg.evaluation.refinement import RefinementReport
+    from streamseg.evaluation.tune import TuneReport
 
 
 @click.command()
@@ -108,9 +109,9 @@ def _refinement(
     sequence = None if options is None else SequenceOptions(**options)
     with Bar("eval") as bar:
         report = evaluate_refinement(config, crf, data, sequence, bar.at)
+    click.echo(report.to_json() if as_json else "\n".join(_table(report)))
     if plot is not None:
         plot_refinement(plot, report)
-    click.echo(report.to_json() if as_json else "\n".join(_table(report)))
 
 
 def _table(report: RefinementReport) -> list[str]:
@@ -130,7 +131,6 @@ def _table(report: RefinementReport) -> list[str]:
 
 def _tune(config: EngineConfig, crf: CrfConfig, data: Path, images: int, as_json: bool) -> None:
     from streamseg.cli.progress import Bar
-    from streamseg.evaluation.metrics import shown
     from streamseg.evaluation.tune import tune_crf, write_crf
     from streamseg.inference.spec import find_engine
 
@@ -138,12 +138,17 @@ def _tune(config: EngineConfig, crf: CrfConfig, data: Path, images: int, as_json
     with Bar("tune") as bar:
         report = tune_crf(config, data, images, crf.quality, bar.at)
     better = report.kept.merit > report.raw.merit
+    lines = [report.to_json()] if as_json else _tuned(report)
+    click.echo("\n".join(lines))  # before it is written: the search took minutes
     if better:
         write_crf(folder, report.kept.params, report.thin)
-    if as_json:
-        click.echo(report.to_json())
-        return
-    for what, trial in (("without", report.raw), ("best", report.best), ("thin kept", report.kept)):
-        click.echo(f"{what:10} mIoU {shown(trial.miou, 6)}   2 px {shown(trial.trimap, 6)}")
-    click.echo(f"{report.kept.params}\nthin: {', '.join(report.thin) or 'none'}")
-    click.echo(f"{folder}: " + ("written" if better else "unchanged; no better parameters found"))
+    if not as_json:
+        click.echo(f"{folder}: " + ("written" if better else "unchanged; no better parameters found"))
+
+
+def _tuned(report: TuneReport) -> list[str]:
+    from streamseg.evaluation.metrics import shown
+
+    trials = (("without", report.raw), ("best", report.best), ("thin kept", report.kept))
+    lines = [f"{what:10} mIoU {shown(t.miou, 6)}   2 px {shown(t.trimap, 6)}" for what, t in trials]
+    return [*lines, str(report.kept.params), f"thin: {', '.join(report.thin) or 'none'}"]

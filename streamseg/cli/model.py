@@ -47,16 +47,28 @@ def fetch_(name: str, cache: Path | None) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), show_default="engines/NAME", help="The engine's new folder."
 )
-def import_(file: Path, name: str, out: Path | None) -> None:
-    """Make an engine of a FILE of weights: .caffemodel, .pth or .safetensors."""
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="A text file with a class a line, in the order of their ids: NAME, or NAME #RRGGBB.",
+)
+def import_(file: Path, name: str, out: Path | None, labels: Path | None) -> None:
+    """Make an engine of a FILE of weights: .caffemodel, .pth or .safetensors.
+
+    Of weights that were trained further on classes of your own, --labels has the names.
+    """
     from streamseg.cli import need_torch
     from streamseg.crf.presets import preset
 
     need_torch("import")
+    from streamseg.inference.labels import read_labels
     from streamseg.models.export import write_engine
     from streamseg.models.weights import import_weights
 
     network = find_network(name)
     crf = preset(network.crf_preset) if network.crf_preset else None
-    folder = write_engine(import_weights(file, name), name, out or Path("engines") / name, crf=crf)
+    classes = None if labels is None else read_labels(labels)
+    folder = write_engine(
+        import_weights(file, name), name, out or Path("engines") / name, crf=crf, classes=classes
+    )
     click.echo(f"{folder}: written")

@@ -9,7 +9,8 @@ from functools import partial
 from streamseg.config import Config, StreamConfig
 from streamseg.errors import ConfigError, SourceError, StreamsegError
 from streamseg.inference.backends.select import choices
-from streamseg.inference.spec import EngineSpec, find_engine, read_weights
+from streamseg.inference.spec import EngineSpec, find_engine
+from streamseg.inference.weights import read_weights
 from streamseg.net.allow_list import AllowedClients
 from streamseg.net.curve_keys import read_key
 from streamseg.refinement.crf_step import crf_setup, need_crf

@@ -9,6 +9,7 @@ import sysconfig
 from pathlib import Path
 
 from streamseg.errors import OutputError, UsageError
+from streamseg.runtime.files import atomic_write
 
 RESTART_STEPS_SINCE = 254  # version of systemd
 _HIDDEN = (
@@ -38,7 +39,7 @@ def install_service(units: Path, settings: Path, *, gpu: bool = False) -> list[P
         for name, text in unit_files(command, gpu=gpu, version=systemd_version()).items():
             path = units / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            atomic_write(path, text)
             written.append(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); run it as root") from error

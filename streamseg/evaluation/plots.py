@@ -9,7 +9,7 @@ import numpy as np
 
 from streamseg.evaluation.metrics import shown
 from streamseg.evaluation.refinement import RefinementReport, VariantScores
-from streamseg.outputs.png import write_png
+from streamseg.outputs.png import save_png
 from streamseg.types import U8
 
 WIDTH, HEIGHT, MARGIN, LINE = 900, 560, 70, 22
@@ -46,7 +46,7 @@ def plot_refinement(path: Path, report: RefinementReport) -> None:
         for point in points:
             cv2.circle(canvas, point, 4, colour, -1, cv2.LINE_AA)
         _text(canvas, _legend(name, scores), (MARGIN, 30 + LINE * (number + 1)), colour)
-    write_png(path, canvas)
+    save_png(path, canvas)
 
 
 def _legend(name: str, scores: VariantScores) -> str:

@@ -20,9 +20,9 @@ from streamseg.evaluation.metrics import Matrix, confusion_matrix, scores_of
 from streamseg.inference.infer import input_size
 from streamseg.inference.plans.load import load_engine
 from streamseg.inference.scaling import labels_from_logits, scale_picture
-from streamseg.inference.spec import read_spec
+from streamseg.inference.spec import parse_spec, read_spec
 from streamseg.refinement.crf_step import CrfSetup, crf_setup, refine_picture
-from streamseg.runtime.files import atomic_write
+from streamseg.runtime.files import write_file
 from streamseg.types import F32, IGNORE, U8
 
 BAND = 2  # pixels round true boundaries, whose mIoU counts as much as that of the whole picture
@@ -203,24 +203,25 @@ class _Search:
 def write_crf(folder: Path, params: CrfParams, thin: Sequence[str]) -> None:
     """Put parameters and thin classes into FOLDER/engine.toml, leaving the rest as it is.
 
-    Raises EngineError when the file does not say afterwards what it should; it is then left as it was.
+    Raises EngineError when the file would not say what it should, and OutputError when it cannot be written;
+    it is then left as it was.
     """
     path = folder / "engine.toml"
-    before = path.read_text("utf-8")
-    tables = re.split(r"(?m)^(?=\[)", before)
+    read_spec(folder)  # says in one line what is wrong with it
+    tables = re.split(r"(?m)^(?=\[)", path.read_text("utf-8"))
     kept = [_with_thin(table, thin) for table in tables if not re.match(r"\[crf\]", table)]
     values = [f"{key} = {getattr(params, key):g}" for key in KERNEL_KEYS]
     crf = "\n".join(["[crf]  # chosen by: streamseg eval --tune-crf", *values])
-    atomic_write(path, "".join(kept).rstrip() + f"\n\n{crf}\n")
-    if not _says(folder, params, thin):
-        atomic_write(path, before)
+    after = "".join(kept).rstrip() + f"\n\n{crf}\n"
+    if not _says(after, folder, params, thin):
         raise EngineError(f"{path}: is not laid out so that [crf] and thin can be written into it")
+    write_file(path, after)
 
 
-def _says(folder: Path, params: CrfParams, thin: Sequence[str]) -> bool:
+def _says(text: str, folder: Path, params: CrfParams, thin: Sequence[str]) -> bool:
     """Whether an engine.toml can be read, and has these parameters and thin classes."""
     try:
-        spec = read_spec(folder)
+        spec = parse_spec(text, folder)
     except EngineError:
         return False
     right = {c.name for c in spec.classes if c.thin} == set(thin)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import hashlib
 import json
 import math
@@ -20,8 +19,7 @@ from msgspec import Meta
 from streamseg.config import Precision, Settings, build_settings
 from streamseg.crf.params import KERNEL_KEYS, CrfParams
 from streamseg.errors import ConfigError, EngineError
-from streamseg.inference.onnx_file import OnnxSurface, checked_name, in_one_file, read_surface
-from streamseg.runtime.files import written
+from streamseg.runtime.files import write_file
 from streamseg.types import IGNORE, ClassInfo, LabelSet
 
 FP32, INT8 = "model.onnx", "model.int8.onnx"
@@ -189,104 +187,26 @@ def find_engine(name: str) -> tuple[Path, EngineSpec]:
 
 def read_spec(folder: Path) -> EngineSpec:
     """Read FOLDER/engine.toml; raises EngineError that names the file and every wrong key."""
-    path = folder / "engine.toml"
     try:
-        return build_settings(EngineSpec, tomllib.loads(path.read_text("utf-8")))
+        text = (folder / "engine.toml").read_text("utf-8")
     except OSError as error:
         raise EngineError(
-            f"engine {folder}: {path.name} cannot be read ({error.strerror}); "
+            f"engine {folder}: engine.toml cannot be read ({error.strerror}); "
             "streamseg engine list shows the engines"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise EngineError(f"engine {folder}: {path.name} is not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise EngineError(f"engine {folder}: engine.toml is not valid TOML: {error}") from error
+    return parse_spec(text, folder)
+
+
+def parse_spec(text: str, folder: Path) -> EngineSpec:
+    """The text of FOLDER/engine.toml as a specification; raises EngineError that names every wrong key."""
+    try:
+        return build_settings(EngineSpec, tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise EngineError(f"engine {folder}: engine.toml is not valid TOML: {error}") from error
     except ConfigError as error:
-        raise EngineError(f"engine {folder}: {path.name}: " + "; ".join(error.problems)) from error
-
-
-def read_weights(folder: Path, spec: EngineSpec, precision: Precision) -> bytes:
-    """The graph of this precision with all its weights, every SHA-256 checked; raises EngineError.
-
-    Weights that lie in files beside the graph are put into it.
-    """
-    entry = spec.weights_of(precision)
-    data = _checked_bytes(folder / entry.file, entry.sha256, spec.name)
-    what = f"engine {spec.name}: {entry.file}"
-    surface = read_surface(data, what)
-    beside = [checked_name(name, what) for name in surface.beside]
-    unproved = [name for name in beside if name not in entry.data]
-    if unproved:
-        raise EngineError(
-            f"{what} has weights in {', '.join(unproved)}, which engine.toml does not prove by a SHA-256; "
-            "save it as one file (onnx.save(onnx.load(path), path)), or list them in "
-            f"[weights.{'int8' if precision == 'int8' else 'fp32'}] as data = {{ NAME = SHA-256 }}"
-        )
-    for name in beside:
-        _check_file(folder / name, entry.data[name], spec.name)
-    return in_one_file(data, folder, what) if beside else data
-
-
-def _checked_bytes(path: Path, sha256: str, engine: str) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error, engine) from error
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise _damaged(path, engine)
-    return data
-
-
-def _check_file(path: Path, sha256: str, engine: str) -> None:
-    try:
-        right = _sha256_of(path) == sha256
-    except OSError as error:
-        raise _unreadable(path, error, engine) from error
-    if not right:
-        raise _damaged(path, engine)
-
-
-def _unreadable(path: Path, error: OSError, engine: str) -> EngineError:
-    return EngineError(
-        f"engine {engine}: {path.name} cannot be read ({error.strerror}); install the engine again"
-    )
-
-
-def _damaged(path: Path, engine: str) -> EngineError:
-    return EngineError(
-        f"engine {engine}: {path.name} is damaged (its SHA-256 is not the one in engine.toml); "
-        "install it again"
-    )
-
-
-def surface_of(folder: Path, spec: EngineSpec, precision: Precision) -> OnnxSurface | None:
-    """What the graph of this precision says of itself; None where read_weights() will say what is wrong."""
-    path = folder / spec.weights_of(precision).file
-    try:
-        status = path.stat()
-        return _surface(path, status.st_mtime_ns, status.st_size)
-    except (OSError, EngineError):
-        return None
-
-
-@functools.lru_cache(maxsize=16)
-def _surface(path: Path, _mtime_ns: int, _bytes: int) -> OnnxSurface:
-    return read_surface(path.read_bytes(), str(path))
-
-
-def weights_in(folder: Path) -> dict[str, Weights]:
-    """The files of weights in a folder, with their hashes; raises EngineError for one that is no graph."""
-    found = {}
-    for precision, name in (("fp32", FP32), ("int8", INT8)):
-        path = folder / name
-        if path.is_file():
-            beside = read_surface(path.read_bytes(), str(path)).beside
-            data = {one: _sha256_of(folder / one) for one in (checked_name(b, str(path)) for b in beside)}
-            found[precision] = Weights(file=name, sha256=_sha256_of(path), data=data)
-    return found
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        raise EngineError(f"engine {folder}: engine.toml: " + "; ".join(error.problems)) from error
 
 
 def kept_settings(folder: Path, spec: EngineSpec) -> EngineSpec:
@@ -307,8 +227,12 @@ def kept_settings(folder: Path, spec: EngineSpec) -> EngineSpec:
 
 def write_spec(folder: Path, spec: EngineSpec) -> None:
     """Write FOLDER/engine.toml; a reader finds the old or the new file. Raises OutputError."""
-    with written(folder / "engine.toml") as beside:
-        beside.write_text("\n".join(_lines(spec)) + "\n", "utf-8")
+    write_file(folder / "engine.toml", spec_text(spec))
+
+
+def spec_text(spec: EngineSpec) -> str:
+    """The text of an engine.toml."""
+    return "\n".join(_lines(spec)) + "\n"
 
 
 def _lines(spec: EngineSpec) -> Iterator[str]:

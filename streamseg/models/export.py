@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -21,13 +21,13 @@ from streamseg.inference.spec import (
     EngineSpec,
     Normalisation,
     kept_settings,
-    weights_in,
-    write_spec,
+    spec_text,
 )
+from streamseg.inference.weights import weights_entry
 from streamseg.models.served import Served
 from streamseg.models.sources import SOURCES
-from streamseg.models.zoo import VOC21, find_network
-from streamseg.runtime.files import replaced
+from streamseg.models.zoo import VOC21, Network, find_network
+from streamseg.runtime.files import written
 
 INPUT, OUTPUT = "image_u8", "logits"
 OPSET = 20
@@ -43,35 +43,59 @@ def write_engine(
     *,
     crf: CrfParams | None = None,
     licence: str | None = None,
+    classes: Sequence[ClassEntry] | None = None,
 ) -> Path:
     """Write `module`, the zoo's network `name`, as the engine `out`, named as its folder; give the folder.
 
-    crf: for engine.toml, such as the preset of the zoo's crf_preset. An engine in the folder is replaced, its
-    int8 form, which is of other weights, is removed, and its [crf] is kept. Raises EngineError when the
-    exported graph differs from the network; then nothing is written.
+    crf: for engine.toml, such as the preset of the zoo's crf_preset. classes: unset, PASCAL VOC's. An engine
+    in the folder is replaced, its int8 form, which is of other weights, is removed, and its [crf] is kept.
+    Raises EngineError when the exported graph differs from the network, or has another number of classes,
+    and OutputError; then nothing is written.
     """
     entry = find_network(name)
     out = out.absolute()
-    out.mkdir(parents=True, exist_ok=True)
-    export_onnx(Served(module, entry.preprocessing), out / FP32, multiple=entry.size_multiple)
+    served = Served(module, entry.preprocessing)
+    named = tuple(classes or (ClassEntry(name=label, colour=colour) for label, colour in VOC21.items()))
+    if len(named) != (count := class_count(served, entry.size_multiple)):
+        given = f"{len(named)} names are given" if classes else "no names are given"
+        raise EngineError(f"{name}: the network has {count} classes, but {given}; --labels FILE gives them")
+    with written(out / "engine.toml") as toml, written(out / FP32) as graph:  # both, or neither
+        export_onnx(served, graph, multiple=entry.size_multiple)
+        spec = _spec_of(out, entry, graph, named, crf, licence)
+        toml.write_text(spec_text(kept_settings(out, spec)), "utf-8")
     (out / INT8).unlink(missing_ok=True)
-    spec = EngineSpec(
+    return out
+
+
+def class_count(served: nn.Module, multiple: int) -> int:
+    """How many classes a network as it is served tells apart."""
+    with torch.no_grad():
+        return int(served.eval()(torch.zeros(1, 8 * multiple, 8 * multiple, 3, dtype=torch.uint8)).shape[1])
+
+
+def _spec_of(
+    out: Path,
+    entry: Network,
+    graph: Path,
+    classes: tuple[ClassEntry, ...],
+    crf: CrfParams | None,
+    licence: str | None,
+) -> EngineSpec:
+    return EngineSpec(
         name=out.name,
         network=entry.name,
-        licence=licence or SOURCES[name].licence,
-        label_set="voc-21",
+        licence=licence or SOURCES[entry.name].licence,
+        label_set="voc-21" if [c.name for c in classes] == list(VOC21) else f"{out.name}-{len(classes)}",
         input_size=entry.input_size,
         normalisation=Normalisation(
             mean=entry.preprocessing.mean, std=entry.preprocessing.std, in_graph=True
         ),
-        weights=weights_in(out),
-        classes=tuple(ClassEntry(name=label, colour=colour) for label, colour in VOC21.items()),
+        weights={"fp32": weights_entry(graph, FP32)},
+        classes=classes,
         size_multiple=entry.size_multiple,
         output_stride=entry.output_stride,
         crf=crf or CrfParams(),
     )
-    write_spec(out, kept_settings(out, spec))
-    return out
 
 
 def export_onnx(
@@ -90,7 +114,7 @@ def export_onnx(
         1: multiple * dim("h", **side),
         2: multiple * dim("w", **side),
     }
-    with replaced(path) as beside:
+    with written(path) as beside:
         with _quiet_exporter():
             torch.onnx.export(
                 served.eval(),

@@ -33,8 +33,9 @@ from onnxruntime.quantization import (
 from streamseg.errors import TrainingError
 from streamseg.inference.backends.onnx_edit import fold_batch_norm
 from streamseg.inference.scaling import fit_size, scale_picture
-from streamseg.inference.spec import INT8, find_engine, read_weights, weights_in, write_spec
-from streamseg.runtime.files import replaced
+from streamseg.inference.spec import INT8, find_engine, spec_text
+from streamseg.inference.weights import read_weights, weights_entry
+from streamseg.runtime.files import written
 from streamseg.types import U8, Size
 
 logger = logging.getLogger(__name__)
@@ -81,10 +82,10 @@ def quantise_engine(name: str, pictures: Images, size: Size | None = None) -> tu
     if not spec.normalisation.in_graph:
         raise TrainingError(f"engine {spec.name}: its graph does not take uint8 pictures; export it again")
     parts = calibration_parts(pictures, size or spec.input_size, spec.size_multiple)
-    with replaced(folder / INT8) as beside:
+    with written(folder / "engine.toml") as toml, written(folder / INT8) as beside:  # both, or neither
         quantised = quantise(folder / spec.weights["fp32"].file, beside, *parts)
-    weights = {"fp32": spec.weights["fp32"], "int8": weights_in(folder)["int8"]}
-    write_spec(folder, msgspec.structs.replace(spec, weights=weights))
+        weights = {"fp32": spec.weights["fp32"], "int8": weights_entry(beside, INT8)}
+        toml.write_text(spec_text(msgspec.structs.replace(spec, weights=weights)), "utf-8")
     return folder, quantised
 
 

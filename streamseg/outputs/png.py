@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from streamseg.runtime.files import atomic_write
+from streamseg.runtime.files import atomic_write, write_file
 from streamseg.types import U8
 
 
@@ -17,6 +17,13 @@ def write_png(path: Path, image: U8, *, durable: bool = True) -> None:
     import cv2
 
     atomic_write(path, cv2.imencode(".png", image)[1].tobytes(), durable=durable)
+
+
+def save_png(path: Path, image: U8) -> None:
+    """The same for a picture that a person asked for; raises OutputError."""
+    import cv2
+
+    write_file(path, cv2.imencode(".png", image)[1].tobytes())
 
 
 def indexed_png(labels: U8, palette: U8) -> bytes:

@@ -32,10 +32,10 @@ def replaced(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """As replaced(), making the folder; raises OutputError of one line where the file cannot be written.
+    """As replaced(), also making the folder; raises OutputError of one line where that fails.
 
-    For what a person asked for. Libraries that write report a full disk in words of their own: where none of
-    them is an OSError, the disk's free space tells.
+    For what a person asked for. A library that writes must get a file that Python opened, as some turn a full
+    disk into words of their own.
     """
     beside = path.with_name(f"{path.name}.tmp")
     try:
@@ -48,8 +48,26 @@ def written(path: Path) -> Iterator[Path]:
             yield beside
     except StreamsegError:
         raise
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputError(f"{path}: cannot be written ({path.parent} is a file, not a folder)") from error
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def write_file(path: Path, data: bytes | str) -> None:
+    """Replace `path` by a file with this content (text as UTF-8), as written() does; raises OutputError."""
+    with written(path) as beside:
+        beside.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder for results, and those above it; raises OutputError of one line."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "a file is in its place" if isinstance(error, FileExistsError) else error.strerror
+        raise OutputError(f"{path}: cannot be made ({reason})") from error
+    return path
 
 
 def move_into_place(finished: Path, path: Path, *, durable: bool = True) -> None:

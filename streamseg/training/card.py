@@ -11,7 +11,7 @@ import msgspec
 from streamseg.evaluation import Scores
 from streamseg.evaluation.metrics import shown
 from streamseg.models.quantise import Quantised
-from streamseg.runtime.files import atomic_write
+from streamseg.runtime.files import write_file
 from streamseg.training.recipe import TrainRecipe
 
 BEGIN = "<!-- written by the export: what is between the markers is replaced -->"
@@ -41,7 +41,7 @@ def write_card(path: Path, facts: CardFacts) -> None:
         head, begin, rest = text.partition(BEGIN)
         _, end, tail = rest.partition(END)
         before, after = (head, tail) if begin and end else (f"{text.rstrip()}\n\n", "\n")
-    atomic_write(path, before + card + after)
+    write_file(path, before + card + after)
 
 
 def card_text(facts: CardFacts) -> str:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from streamseg.config import build_settings
-from streamseg.errors import ConfigError, TrainingError, one_line
-from streamseg.runtime.files import replaced
+from streamseg.errors import ConfigError, TrainingError, WeightsError, one_line
+from streamseg.models.weights.torch_file import load_tensors
+from streamseg.runtime.files import written
 from streamseg.training.networks import build_network
 from streamseg.training.recipe import TrainRecipe
 
@@ -20,19 +21,19 @@ Checkpoint = dict[str, Any]
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint; an interrupted write leaves the old one."""
-    with replaced(path) as beside:
-        torch.save({"format": FORMAT, **checkpoint}, beside)
+    """Write a checkpoint; an interrupted write leaves the old one. Raises OutputError."""
+    with written(path) as beside, beside.open("wb") as file:
+        torch.save({"format": FORMAT, **checkpoint}, file)
 
 
 def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> Checkpoint:
     """Read a checkpoint. Raises TrainingError when it is missing, damaged, or from another version."""
+    if not path.exists():
+        raise TrainingError(f"{path}: does not exist")
     try:
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise TrainingError(f"{path}: does not exist") from None
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise TrainingError(f"{path}: is not a checkpoint that can be read ({one_line(error)})") from error
+        checkpoint = load_tensors(path, device)
+    except WeightsError as error:
+        raise TrainingError(f"{error}; it must be a checkpoint of streamseg train") from error
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise TrainingError(f"{path}: is not a checkpoint of this version of streamseg")
     return checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import cast
@@ -18,13 +19,15 @@ from streamseg.inference.spec import (
     INT8,
     EngineSpec,
     Normalisation,
+    Weights,
     kept_settings,
     read_spec,
-    weights_in,
-    write_spec,
+    spec_text,
 )
+from streamseg.inference.weights import weights_entry
 from streamseg.models.quantise import PICTURES, calibration_parts, quantise
 from streamseg.models.slim import AUXILIARY_STRIDE, OUTPUT_STRIDE, SIZE_MULTIPLE, Slim, count_macs
+from streamseg.runtime.files import written
 from streamseg.training.card import CardFacts, write_card
 from streamseg.training.checkpoint import load_checkpoint, recipe_of, trained_network
 from streamseg.training.networks import Trainable, served_part, write_graph
@@ -45,14 +48,21 @@ def export_engine(
     if stride8 and not isinstance(network, Slim):
         raise TrainingError(f"{checkpoint}: {recipe.network} has no logits at 1/8; only slim has")
     out = out.absolute()
-    out.mkdir(parents=True, exist_ok=True)
-    write_graph(network, out / FP32, stride8)
-    (out / INT8).unlink(missing_ok=True)
     quantised = None
-    if data is not None:
-        pictures = pictures_of(str(data), PICTURES)
-        quantised = quantise(out / FP32, out / INT8, *calibration_parts(pictures, recipe.input_size))
-    write_spec(out, engine_spec(out, recipe, network, AUXILIARY_STRIDE if stride8 else OUTPUT_STRIDE))
+    with contextlib.ExitStack() as files:  # all of them, or none
+        toml = files.enter_context(written(out / "engine.toml"))
+        graph = files.enter_context(written(out / FP32))
+        write_graph(network, graph, stride8)
+        weights = {"fp32": weights_entry(graph, FP32)}
+        if data is not None:
+            pictures = pictures_of(str(data), PICTURES)
+            smaller = files.enter_context(written(out / INT8))
+            quantised = quantise(graph, smaller, *calibration_parts(pictures, recipe.input_size))
+            weights["int8"] = weights_entry(smaller, INT8)
+        stride = AUXILIARY_STRIDE if stride8 else OUTPUT_STRIDE
+        toml.write_text(spec_text(engine_spec(out, recipe, network, weights, stride)), "utf-8")
+    if data is None:
+        (out / INT8).unlink(missing_ok=True)
     precisions = list(read_spec(out).weights)
     scores: dict[str, Scores] = {}
     if val is not None:
@@ -76,9 +86,13 @@ def export_engine(
 
 
 def engine_spec(
-    folder: Path, recipe: TrainRecipe, network: nn.Module, output_stride: int = OUTPUT_STRIDE
+    folder: Path,
+    recipe: TrainRecipe,
+    network: nn.Module,
+    weights: dict[str, Weights],
+    output_stride: int = OUTPUT_STRIDE,
 ) -> EngineSpec:
-    """The engine.toml of the weights in `folder`; its [crf] and thin classes are kept."""
+    """The engine.toml of these weights in `folder`; its [crf] and thin classes are kept."""
     levels = cast("Trainable", network)
     spec = EngineSpec(
         name=folder.name,
@@ -87,7 +101,7 @@ def engine_spec(
         label_set=recipe.label_set,
         input_size=recipe.input_size,
         normalisation=Normalisation(mean=levels.mean, std=levels.std, in_graph=True),
-        weights=weights_in(folder),
+        weights=weights,
         classes=tuple(recipe.classes),
         size_multiple=SIZE_MULTIPLE,
         output_stride=output_stride,

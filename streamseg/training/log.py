@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from streamseg.errors import TrainingError
 from streamseg.evaluation import Scores
 from streamseg.evaluation.metrics import shown
-from streamseg.runtime.files import atomic_write
+from streamseg.runtime.files import write_file
 from streamseg.training.plot import plot_curves
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class EpochEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_log(out: Path, history: list[EpochEntry]) -> None:
     """Write log.jsonl, and its plot log.png after an evaluation."""
-    atomic_write(out / "log.jsonl", msgspec.json.Encoder().encode_lines(history))
+    write_file(out / "log.jsonl", msgspec.json.Encoder().encode_lines(history))
     if history[-1].scores is not None or len(history) <= 2:
         evaluated = [(e.epoch, e.scores.miou) for e in history if e.scores and e.scores.miou is not None]
         plot_curves(out / "log.png", [(e.epoch, e.loss) for e in history], evaluated)

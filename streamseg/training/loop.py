@@ -20,6 +20,7 @@ from streamseg.evaluation import Scores, evaluate
 from streamseg.evaluation.metrics import Predict
 from streamseg.inference.scaling import fit_size, labels_from_logits, make_batch
 from streamseg.models.slim import OUTPUT_STRIDE, SIZE_MULTIPLE
+from streamseg.runtime.files import make_folder
 from streamseg.training.arithmetic import use_bf16
 from streamseg.training.checkpoint import load_checkpoint, save_checkpoint
 from streamseg.training.data import TrainingImages
@@ -146,7 +147,7 @@ class _Run:
             weight_decay=recipe.weight_decay,
             fused=True,
         )
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         if resume:
             self._resume()
         elif (out / "last.pt").exists():

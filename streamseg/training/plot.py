@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.outputs.png import write_png
+from streamseg.outputs.png import save_png
 
 Points = Sequence[tuple[float, float]]
 Colour = tuple[int, int, int]
@@ -37,7 +37,7 @@ def plot_curves(path: Path, losses: Points, mious: Points) -> None:
         best = max(y for _, y in mious)
         _text(canvas, f"val mIoU, % (best {best:.2f})", (WIDTH // 2, 30), MIOU_BGR)
     _text(canvas, "epoch", (WIDTH // 2 - 20, HEIGHT - 10), (0, 0, 0))
-    write_png(path, canvas)
+    save_png(path, canvas)
 
 
 def _curve(canvas: npt.NDArray[np.uint8], points: Points, last: float, top: float, colour: Colour) -> None:

@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from streamseg.errors import OutputError
-from streamseg.runtime.files import atomic_write, cache_folder, locked, replaced
+from streamseg.runtime.files import (
+    atomic_write,
+    cache_folder,
+    locked,
+    make_folder,
+    replaced,
+    write_file,
+    written,
+)
 from tests.waiting import LIMIT_S
 
 
@@ -177,3 +185,62 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("os.getuid", lambda: 2**31 - 7)  # a user without an entry in /etc/passwd
     with pytest.raises(OutputError, match="set XDG_CACHE_HOME"):
         cache_folder("plans")
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from streamseg.errors import OutputError
+from streamseg.runtime.files import write_file
+resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40))
+try:
+    write_file(Path(sys.argv[1]), "x" * 100)
+except OutputError as error:
+    print(error)
+"""
+
+
+def test_what_has_no_room_is_one_line_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "engine.toml"
+    path.write_text("old")
+    ended = subprocess.run([sys.executable, "-c", LIMITED, path], capture_output=True, text=True, check=True)
+    assert ended.stdout == f"{path}: cannot be written (File too large)\n"
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["engine.toml"]
+
+
+def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "a.tmp").mkdir()
+    for path, said in (
+        (tmp_path / "file" / "x", "file is a file, not a folder"),
+        (tmp_path / "file" / "deeper" / "x", "not a folder"),
+        (tmp_path / "folder", "Is a directory"),
+        (tmp_path / "a", "Is a directory"),
+        (Path("/proc/x"), r"cannot be written"),
+    ):
+        with pytest.raises(OutputError, match=said) as caught:
+            write_file(path, b"")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(OutputError, match="a file is in its place"):
+        make_folder(tmp_path / "file")
+
+
+def test_folders_are_made_for_what_is_written(tmp_path: Path) -> None:
+    write_file(tmp_path / "a" / "b" / "c.json", "{}")
+    assert (tmp_path / "a" / "b" / "c.json").read_text() == "{}"
+
+
+def test_two_files_that_belong_together_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    def failing() -> None:
+        with written(tmp_path / "engine.toml") as toml, written(tmp_path / "model.onnx") as graph:
+            toml.write_text("new")
+            graph.write_text("new")
+            raise KeyboardInterrupt
+
+    write_file(tmp_path / "engine.toml", "old")
+    with pytest.raises(KeyboardInterrupt):
+        failing()
+    assert os.listdir(tmp_path) == ["engine.toml"]
+    assert (tmp_path / "engine.toml").read_text() == "old"

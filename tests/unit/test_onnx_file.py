@@ -16,7 +16,8 @@ from streamseg.inference.backends.select import choices
 from streamseg.inference.onnx_file import checked_name, read_surface
 from streamseg.inference.plans.load import load_engine
 from streamseg.inference.plans.recipe_key import recipe_of
-from streamseg.inference.spec import find_engine, read_spec, read_weights, weights_in, write_spec
+from streamseg.inference.spec import find_engine, read_spec, write_spec
+from streamseg.inference.weights import read_weights, weights_entry
 
 onnx = pytest.importorskip("onnx", reason="needs the extra torch")
 
@@ -173,5 +174,5 @@ def test_an_engine_written_again_keeps_the_hashes_of_all_its_weights(
     write_spec(folder, spec)
     assert read_spec(folder) == spec
     os.rename(folder / "tiny.onnx", folder / "model.onnx")
-    assert weights_in(folder)["fp32"].data == spec.weights["fp32"].data
+    assert weights_entry(folder / "model.onnx", "model.onnx").data == spec.weights["fp32"].data
     assert find_engine(str(folder))[1].weights["fp32"].digest != spec.weights["fp32"].sha256

@@ -15,7 +15,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from streamseg.errors import ConfigError, TrainingError, UsageError  # noqa: E402
-from streamseg.inference.spec import ClassEntry, read_spec, read_weights  # noqa: E402
+from streamseg.inference.spec import ClassEntry, read_spec  # noqa: E402
+from streamseg.inference.weights import read_weights  # noqa: E402
 from streamseg.training import augment  # noqa: E402
 from streamseg.training.checkpoint import load_checkpoint, recipe_of, save_checkpoint  # noqa: E402
 from streamseg.training.data import TrainingImages  # noqa: E402

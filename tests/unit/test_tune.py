@@ -52,7 +52,8 @@ def test_a_file_of_another_layout_is_left_as_it_was(engine: Path) -> None:
     path = engine / "engine.toml"
     text = path.read_text()
     classes = text.index("[[classes]]")
-    inline = 'classes = [{name = "red", colour = [1, 2, 3]}]\n' + text[:classes]
+    pair = '{name = "red", colour = [1, 2, 3]}, {name = "blue", colour = [1, 2, 3]}'
+    inline = f"classes = [{pair}]\n" + text[:classes]
     path.write_text(inline)
     with pytest.raises(EngineError, match="laid out"):
         write_crf(engine, PARAMS, ["red"])

@@ -20,7 +20,8 @@ from streamseg.errors import EngineError
 from streamseg.inference.engine import Engine, EngineInfo, Limits, Shapes
 from streamseg.inference.interface import declared_limits
 from streamseg.inference.scaling import fit_size
-from streamseg.inference.spec import EngineSpec, read_weights, surface_of
+from streamseg.inference.spec import EngineSpec
+from streamseg.inference.weights import read_weights, surface_of
 from streamseg.types import Size
 
 OnProgress = Callable[[str], None]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +10,29 @@ from torch import Tensor, nn
 
 from streamseg.errors import WeightsError
 from streamseg.models.weights.caffe import read_caffemodel
-from streamseg.models.weights.matching import caffe_state, fill
+from streamseg.models.weights.matching import caffe_state, classes_in, fill
+from streamseg.models.weights.torch_file import TABLES, load_tensors, tables_of, unprefixed
 from streamseg.models.zoo import find_network
+from streamseg.runtime.file_kinds import kind_of
 
-WRAPPERS = ("model", "state_dict")  # checkpoints often keep the state dict under one of these
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")  # of torch's files
 
 
 def import_weights(file: Path, name: str, **changes: Any) -> nn.Module:
     """Build the network `name` of the zoo with the weights of a .caffemodel, .pth, .pt or .safetensors file.
 
-    `changes` go to the network's constructor. Gives it in eval mode. Raises UsageError for an unknown name,
-    and WeightsError that lists every layer that is missing, surplus or misshapen.
+    `changes` go to the network's constructor; unset, `classes` is as many as the file has. Gives it in eval
+    mode. Raises UsageError for an unknown name, and WeightsError that lists every layer that is missing,
+    surplus or misshapen.
     """
     entry = find_network(name)
     with torch.device("meta"):  # without memory for weights that are replaced
         network = entry.build(**changes)
-    fill(network, read_state(file, network), file)
+    state = read_state(file, network)
+    if "classes" not in changes and (classes := classes_in(state, network, entry.classes)):
+        with torch.device("meta"):
+            network = entry.build(**changes, classes=classes)
+    fill(network, state, file)
     return network.eval()
 
 
@@ -41,26 +45,10 @@ def read_state(file: Path, network: nn.Module) -> dict[str, Tensor]:
             return caffe_state(layers, network)
         except WeightsError as error:
             raise WeightsError(f"{file}: {error}") from error
-    if suffix in (".pth", ".pt"):
-        return _checked(file, _read_torch(file))
-    if suffix == ".safetensors":
-        return _checked(file, _read_safetensors(file))
+    if suffix in (*SUFFIXES, ".safetensors"):
+        loaded = _read_safetensors(file) if suffix == ".safetensors" else load_tensors(file)
+        return unprefixed(_checked(file, loaded), network.state_dict())
     raise WeightsError(f"{file}: must be a .caffemodel, .pth, .pt or .safetensors file")
-
-
-def _read_torch(file: Path) -> object:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about unexpected pickles, which it then refuses
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{file}: cannot be read ({error.strerror})") from error
-    except (
-        OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError,
-        AttributeError, ImportError,
-    ) as error:  # fmt: skip
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{file}: torch cannot read it: {first}") from error
 
 
 def _read_safetensors(file: Path) -> object:
@@ -76,16 +64,22 @@ def _read_safetensors(file: Path) -> object:
     except OSError as error:
         raise WeightsError(f"{file}: cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
-        raise WeightsError(f"{file}: is damaged or not a .safetensors file: {error}") from error
+        with file.open("rb") as opened:
+            kind = kind_of(opened.read(64))
+        reason = f"it is {kind}" if kind else str(error)
+        raise WeightsError(f"{file}: is damaged or not a .safetensors file: {reason}") from error
 
 
 def _checked(file: Path, loaded: object) -> dict[str, Tensor]:
-    for wrapper in WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, Mapping) or not loaded:
+    table = tables_of(loaded)
+    if table is None:
         raise WeightsError(f"{file}: has no table of tensors")
-    for key, value in loaded.items():
+    if not any(isinstance(value, Tensor) for value in table.values()):
+        names = ", ".join(map(str, list(table)[:6]))
+        raise WeightsError(f"{file}: has no tensors, but {names}; they must be in one of {', '.join(TABLES)}")
+    tensors = {}
+    for key, value in table.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise WeightsError(f"{file}: {key!r} is not a tensor but a {type(value).__name__}")
-    return dict(loaded)
+        tensors[key] = value.detach()
+    return tensors

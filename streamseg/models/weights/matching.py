@@ -14,7 +14,7 @@ from streamseg.models.weights.caffe import Layers
 
 SHARED_SCALES = re.compile(r"res075|res05")  # the other two of three scales repeat the first one's weights
 IGNORED_KEYS = ("aux_classifier.",)  # torchvision's second head, which only training uses
-MOST_LISTED = 12
+MOST_LISTED = 4
 
 # The last layers are named after the experiment: fc8_pascal, fc8_voc12_2, fc1_voc12_c0.
 _LAST = (
@@ -62,7 +62,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], file: object) -> None:
     given = {key: value for key, value in state.items() if not key.startswith(IGNORED_KEYS)}
     missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
     surplus = [key for key in given if key not in wanted]
-    misshapen, ready = [], {}
+    misshapen, unusable, ready = [], [], {}
     for key, want in wanted.items():
         have = given.get(key)
         if have is None:
@@ -70,16 +70,52 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], file: object) -> None:
                 ready[key] = torch.tensor(0)
         elif _long_axes(have.shape) != _long_axes(want.shape):
             misshapen.append(f"{key} {tuple(have.shape)} instead of {tuple(want.shape)}")
+        elif problem := _unusable(have, want):
+            unusable.append(f"{key} {problem}")
         else:
-            ready[key] = have.to(want.dtype).reshape(want.shape).contiguous()
+            value = have.to(want.dtype).reshape(want.shape).contiguous()
+            if not torch.isfinite(value).all():
+                unusable.append(f"{key} has NaN or infinite values")
+            ready[key] = value
     problems = [
         f"{what}: {_listed(names)}"
-        for what, names in (("missing", missing), ("surplus", surplus), ("of another shape", misshapen))
+        for what, names in (
+            ("missing", missing),
+            ("surplus", surplus),
+            ("of another shape", misshapen),
+            ("not usable", unusable),
+        )
         if names
     ]
     if problems:
-        raise WeightsError(f"{file}: does not fit the network\n" + "\n".join(problems))
+        raise WeightsError(f"{file}: does not fit the network; " + "; ".join(problems))
     network.load_state_dict(ready, strict=True, assign=True)
+
+
+def classes_in(state: Mapping[str, Tensor], network: nn.Module, classes: int) -> int | None:
+    """How many classes the weights are for, where they fit a network of another number; else None."""
+    other = {
+        have.shape[0]
+        for key, want in network.state_dict().items()
+        if (have := state.get(key)) is not None
+        and have.dim() == want.dim() > 0
+        and have.shape[0] != want.shape[0] == classes
+        and have.shape[1:] == want.shape[1:]
+    }
+    return other.pop() if len(other) == 1 and min(other) > 1 else None
+
+
+def _unusable(have: Tensor, want: Tensor) -> str:
+    """Why a tensor cannot be weights of a network; empty where it can."""
+    if have.is_quantized:
+        return f"is quantised ({have.dtype}): take the weights from before quantisation"
+    if have.is_meta:
+        return "has no values (torch's meta device)"
+    if have.layout != torch.strided:
+        return f"is sparse ({have.layout}): save it as a dense tensor"
+    if want.is_floating_point() and not have.is_floating_point():
+        return f"is {have.dtype}, not floating point"
+    return f"is {have.dtype}" if have.is_complex() else ""
 
 
 def _renamed(layer: str, modules: set[str]) -> str:

@@ -11,7 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from streamseg.inference.backends.torch_graph import GraphModule
-from streamseg.inference.spec import read_spec, read_weights
+from streamseg.inference.spec import read_spec
+from streamseg.inference.weights import read_weights
 from streamseg.models.export import write_engine
 from tests.narrow import NARROW, narrow_network
 
