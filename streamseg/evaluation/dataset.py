@@ -18,6 +18,7 @@ from streamseg.sources.frames import decode
 
 IGNORE = 255
 FRAMES_APART = 5  # of a video
+PALETTE = 3  # a PNG's colour type
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 Image = npt.NDArray[np.uint8]
@@ -60,7 +61,7 @@ class LabelledFolder:
     def __getitem__(self, index: int) -> Sample:
         image_path, label_path = self._pairs[index]
         rgb = cv2.cvtColor(_read(image_path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        labels = _read(label_path, cv2.IMREAD_UNCHANGED)
+        labels = _read_labels(label_path)
         if labels.ndim != 2 or labels.dtype != np.uint8:
             raise TrainingError(
                 f"{label_path}: labels must have one channel of 8 bits, this has shape {labels.shape} "
@@ -76,6 +77,7 @@ class LabelledFolder:
             raise TrainingError(
                 f"{label_path}: label {wrong[0]} at {wrong.size} pixels; with {self.classes} classes labels "
                 f"are 0 to {self.classes - 1}, or {IGNORE} for unlabelled"
+                + ("; are they numbered from 1?" if wrong.max() == self.classes and labels.min() else "")
             )
         return Sample(image_path.stem, np.asarray(rgb, np.uint8), labels)
 
@@ -106,6 +108,22 @@ def _by_stem(folder: Path) -> dict[str, Path]:
                 raise TrainingError(f"{folder}: has {found[path.stem].name} and {path.name}; remove one")
             found[path.stem] = path
     return found
+
+
+def _read_labels(path: Path) -> Image:
+    """The numbers in a label file; those of grey PNGs of 1, 2 or 4 bits, which OpenCV spreads, as written."""
+    labels = _read(path, cv2.IMREAD_UNCHANGED)
+    with path.open("rb") as file:
+        header = file.read(26)
+    if header[12:16] != b"IHDR":
+        return labels
+    bits, colour_type = header[24], header[25]
+    if colour_type == PALETTE:
+        raise TrainingError(
+            f"{path}: is a PNG with a palette; write its class numbers as a grey PNG of 8 bits "
+            "(docs/training.md, 1)"
+        )
+    return labels // np.uint8(255 // (2**bits - 1)) if bits < 8 else labels
 
 
 def _read(path: Path, mode: int) -> Image:

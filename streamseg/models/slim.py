@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from streamseg.models.convolution import Convolution
+
 DILATIONS = (2, 4, 8, 16)
 ASPP_RATES = (6, 12)
 SIZE_MULTIPLE = 8
@@ -33,7 +35,7 @@ class ConvBnRelu(nn.Sequential):
     ) -> None:
         padding = (kernel - 1) * dilation // 2
         super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False),
+            Convolution(inputs, outputs, kernel, stride, padding, dilation, bias=False),
             nn.BatchNorm2d(outputs),
             nn.ReLU(inplace=True),
         )
@@ -45,7 +47,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
         self.first = ConvBnRelu(channels, channels)
-        self.second = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, bias=False)
+        self.second = Convolution(channels, channels, 3, padding=dilation, dilation=dilation, bias=False)
         self.norm = nn.BatchNorm2d(channels)
         nn.init.constant_(self.norm.weight, 0.3)  # starts near the identity: allows a high learning rate
 
@@ -60,7 +62,7 @@ class LightAspp(nn.Module):
         super().__init__()
         self.point = nn.Conv2d(inputs, outputs, 1, bias=False)
         self.atrous = nn.ModuleList(
-            nn.Conv2d(inputs, outputs, 3, padding=rate, dilation=rate, bias=False) for rate in ASPP_RATES
+            Convolution(inputs, outputs, 3, padding=rate, dilation=rate, bias=False) for rate in ASPP_RATES
         )
         self.image = nn.Conv2d(inputs, outputs, 1, bias=False)
         self.norm = nn.BatchNorm2d(outputs)

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from streamseg.errors import TrainingError
-from streamseg.evaluation.dataset import IGNORE, LabelledFolder
+from streamseg.evaluation.dataset import LabelledFolder
 from streamseg.inference.scaling import fit_size, scale_picture
 from streamseg.models.slim import SIZE_MULTIPLE
 from streamseg.training import augment
+from streamseg.training.census import Census
 from streamseg.training.recipe import TrainRecipe
 
 Image = npt.NDArray[np.uint8]
@@ -35,7 +36,9 @@ class TrainingImages:
         self._recipe = recipe
         self._images: list[tuple[Image, Image]] = []
         counts = np.zeros(256, np.int64)
+        self.census = Census(folder, recipe.class_names)
         for sample in LabelledFolder(folder, len(recipe.classes)):
+            self.census.add(sample)
             size = fit_size(sample.labels.shape, recipe.input_size, SIZE_MULTIPLE)  # as an engine sees it
             rgb = scale_picture(sample.rgb, size)
             labels = sample.labels
@@ -48,8 +51,6 @@ class TrainingImages:
                 f"{folder}: has {len(self._images)} images, fewer than batch_size ({recipe.batch_size})"
             )
         shares = counts[: len(recipe.classes)] / counts.sum()
-        if counts[: len(recipe.classes)].sum() == 0:
-            raise TrainingError(f"{folder}: every pixel is unlabelled ({IGNORE})")
         self.shares: npt.NDArray[np.float64] = shares
         self._rare = np.flatnonzero((shares < recipe.augment.rare_share) & (shares > 0))
         self._places = [self._find_places(i) for i in range(len(self._images))]

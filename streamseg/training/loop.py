@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import msgspec
@@ -21,15 +21,18 @@ from streamseg.evaluation.metrics import Predict
 from streamseg.inference.scaling import fit_size, labels_from_logits, make_batch
 from streamseg.models.slim import OUTPUT_STRIDE, SIZE_MULTIPLE
 from streamseg.runtime.files import make_folder
-from streamseg.training.arithmetic import use_bf16
+from streamseg.training.arithmetic import check_arithmetic, use_bf16
+from streamseg.training.census import Census, class_table, shared_pictures
 from streamseg.training.checkpoint import load_checkpoint, save_checkpoint
 from streamseg.training.data import TrainingImages
+from streamseg.training.divergence import FirstNotFinite
 from streamseg.training.initial import digest, initial_file, start_from
 from streamseg.training.log import EpochEntry, RunProgress, read_log, write_log
 from streamseg.training.loss import class_weights, cross_entropy, lovasz_softmax, thin_labels
 from streamseg.training.networks import Trainable, build_network, normalise
 from streamseg.training.parameters import parameter_groups, train_mode
 from streamseg.training.recipe import TrainRecipe
+from streamseg.training.resume import check_same_run
 from streamseg.types import Size
 
 logger = logging.getLogger(__name__)
@@ -121,20 +124,22 @@ class _Run:
         self.history: list[EpochEntry] = []
         self.device = _device(recipe.device)
         self.bf16 = use_bf16(recipe, self.device)
+        self.first_bad = FirstNotFinite(self.device)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         cv2.setNumThreads(1)  # crops are made in parallel with training; more threads would take its cores
         torch.manual_seed(recipe.seed)
         self.images = TrainingImages(data, recipe)
-        # Fail now, not after twenty epochs, when the validation folder is unusable.
-        if val is not None:
-            evaluate(lambda rgb: np.zeros(rgb.shape[:2], np.uint8), val, recipe.class_names)
+        self.val_census = self._look_at_data()
         self.network = build_network(recipe).to(self.device)
         self.init: str | None = None
-        if init is not None and not resume:
+        if init is not None:
             file = initial_file(init)
-            logger.info("--init: %s", start_from(self.network, file))
             self.init = f"{file.name} {digest(file)}"
+            if not resume:
+                logger.info("--init: %s", start_from(self.network, file))
+        if self.bf16:
+            check_arithmetic(self.network, recipe, self.device)
         self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = build_network(recipe).to(self.device).eval()
         self.average = WeightAverage(self.network, recipe.ema)
@@ -161,15 +166,12 @@ class _Run:
         total = torch.zeros((), device=self.device)
         for step, (rgb, labels) in enumerate(self.images.batches(self.epoch)):
             done = (self.epoch * steps + step) / (recipe.epochs * steps)
-            total += self._step(rgb, labels, done, phase=(self.epoch + step) % 4)
+            total += self._step(rgb, labels, done, self.epoch * steps + step, (self.epoch + step) % 4)
             progress.step(self.epoch, step + 1)
         self.epoch += 1
         loss = float(total) / steps
-        if not np.isfinite(loss):
-            raise TrainingError(
-                f"epoch {self.epoch}: the loss is {loss}; start again with a lower learning_rate "
-                f"(now {recipe.learning_rate:g})"
-            )
+        if not math.isfinite(loss):
+            raise TrainingError(self.first_bad.advice(self.bf16, recipe.learning_rate, steps))
         seconds = time.monotonic() - began
         scores = self._evaluate() if self._evaluation_due() else None
         rate = float(self.optimiser.param_groups[0]["lr"])
@@ -186,7 +188,7 @@ class _Run:
         progress.epoch(entry)
 
     def _step(
-        self, rgb: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], done: float, phase: int
+        self, rgb: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], done: float, number: int, phase: int
     ) -> Tensor:
         recipe = self.recipe
         for group, factor in zip(self.optimiser.param_groups, self.rates, strict=True):
@@ -203,10 +205,36 @@ class _Run:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
+        norm = nn.utils.clip_grad_norm_(trained, recipe.clip_norm)
+        self.first_bad.note(number, loss, norm)
         self.optimiser.step()
         self.average.update()
         return loss.detach()
+
+    def _look_at_data(self) -> Census | None:
+        """Say what the labels hold, and refuse what teaches nothing; the census of the validation images."""
+        train, val = self.images.census, None
+        train.refuse_useless("the training set")
+        if self.val is not None:
+            val = Census.of(self.val, self.recipe.class_names)
+            val.refuse_useless("the validation set")
+        for line in class_table(train, val):
+            logger.info("%s", line)
+        warnings = train.warnings("training")
+        if val is not None:
+            warnings += [*val.warnings("validation"), *shared_pictures(train, val)]
+        for line in warnings:
+            logger.warning("%s", line)
+        return val
+
+    def _identity(self) -> dict[str, Any]:
+        """What a run is known by when it is resumed."""
+        return {
+            "recipe": msgspec.to_builtins(self.recipe),
+            "init": self.init,
+            "data": self.images.census.digest,
+            "val": None if self.val_census is None else self.val_census.digest,
+        }
 
     def _evaluation_due(self) -> bool:
         return self.epoch % self.recipe.evaluate_every == 0 or self.epoch == self.recipe.epochs
@@ -223,9 +251,7 @@ class _Run:
         best = miou is not None and miou > self.best_miou
         if miou is not None:
             self.best_miou = max(miou, self.best_miou)
-        checkpoint = {
-            "recipe": msgspec.to_builtins(self.recipe),
-            "init": self.init,
+        checkpoint = self._identity() | {
             "epoch": self.epoch,
             "steps": self.epoch * self.images.steps,
             "best_miou": self.best_miou,
@@ -240,13 +266,14 @@ class _Run:
     def _resume(self) -> None:
         path = self.out / "last.pt"
         checkpoint = load_checkpoint(path, self.device)
+        check_same_run(path, checkpoint, self._identity())
         try:
             self.network.load_state_dict(checkpoint["network"])
             self.average.load(checkpoint["ema"], checkpoint["steps"])
             self.optimiser.load_state_dict(checkpoint["optimiser"])
             self.epoch = int(checkpoint["epoch"])
             self.best_miou = float(checkpoint["best_miou"])
-            self.init = checkpoint.get("init")
+            self.init = checkpoint.get("init") or self.init
         except (KeyError, RuntimeError, ValueError) as error:
             raise TrainingError(f"{path}: does not fit this recipe ({error})") from error
         self.history = [entry for entry in read_log(self.out) if entry.epoch <= self.epoch]

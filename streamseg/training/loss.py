@@ -24,7 +24,10 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, phase: int) -
     """
     logits = F.interpolate(logits.float(), scale_factor=2.0, mode="bilinear", align_corners=False)
     thinned = thin_labels(labels, labels.shape[1] // logits.shape[2], phase)
-    return F.cross_entropy(logits, thinned, weights, ignore_index=IGNORE)
+    summed = F.cross_entropy(logits, thinned, weights, ignore_index=IGNORE, reduction="sum")
+    counted = thinned != IGNORE
+    weight = (weights[thinned * counted] * counted).sum()
+    return summed / weight.clamp(min=1e-6)  # 0, not 0/0, where no pixel is labelled
 
 
 def thin_labels(labels: Tensor, factor: int, phase: int) -> Tensor:

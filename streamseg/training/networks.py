@@ -90,7 +90,8 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
         if isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], nn.BatchNorm2d):
             module[0], module[1] = _fused(module[0], module[1]), nn.Identity()
         elif isinstance(module, ResidualBlock):
-            module.second, module.norm = _fused(module.second, module.norm), _identity()
+            module.second = _fused(module.second, module.norm)  # type: ignore[assignment]
+            module.norm = _identity()
         elif isinstance(module, LightAspp):
             _fold_sum(module)
         elif isinstance(module, Slim):

@@ -1,0 +1,59 @@
+"""What may change between two parts of a run, and what may not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streamseg.errors import TrainingError
+from streamseg.training.recipe import TrainRecipe
+
+MAY_CHANGE = ("epochs", "evaluate_every", "licence", "device", "threads", "loader_threads", "arithmetic")
+
+
+def check_same_run(path: Path, checkpoint: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compare what a run began with to what it is to go on with; `now` has the keys of a checkpoint.
+
+    The recipe may differ in MAY_CHANGE; training images, validation images and initial weights not at all.
+    What older checkpoints do not hold is not compared. Raises TrainingError that names all differences.
+    """
+    before, after = (_flat(_recipe(c)) for c in (checkpoint, now))
+    differ = [
+        key if key == "classes" else f"{key} ({_short(before[key])}, now {_short(after[key])})"
+        for key in after
+        if key in before and before[key] != after[key] and key not in MAY_CHANGE
+    ]
+    for key, what in (("data", "the training images"), ("val", "the validation images")):
+        if key in checkpoint and checkpoint[key] != now[key]:
+            differ.append(what)
+    if now["init"] is not None and checkpoint.get("init") != now["init"]:
+        differ.append("the initial weights")
+    if differ:
+        raise TrainingError(
+            f"{path}: was trained with another recipe or data: {', '.join(differ)}; --resume allows other "
+            f"{', '.join(MAY_CHANGE)} alone, so start a new run in another --out"
+        )
+
+
+def _recipe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """As plain values, with today's defaults for the settings that an older checkpoint lacks."""
+    recipe = checkpoint.get("recipe")
+    defaults: dict[str, Any] = msgspec.to_builtins(TrainRecipe())
+    given: dict[str, Any] = msgspec.to_builtins(recipe) if isinstance(recipe, dict) else {}
+    augment = {**defaults["augment"], **given.get("augment", {})}
+    merged: dict[str, Any] = msgspec.json.decode(
+        msgspec.json.encode({**defaults, **given, "augment": augment})
+    )
+    return merged
+
+
+def _flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    augment = {f"augment.{key}": value for key, value in recipe["augment"].items()}
+    return {key: value for key, value in recipe.items() if key != "augment"} | augment
+
+
+def _short(value: object) -> str:
+    return msgspec.json.encode(value).decode()
