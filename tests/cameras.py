@@ -142,9 +142,9 @@ class RtspCamera:
 
 @contextmanager
 def web_server(
-    answer: Callable[[str], bytes | None], kind: str = "application/octet-stream"
+    answer: Callable[[str], bytes | Iterator[bytes] | None], kind: str = "application/octet-stream"
 ) -> Iterator[str]:
-    """Serve what answer(path without its slash) returns, 404 for None; its address."""
+    """Serve what answer(path without slash) returns, 404 for None, an iterator as it comes; its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -152,9 +152,11 @@ def web_server(
             with contextlib.suppress(OSError):
                 self.send_response(404 if data is None else 200)
                 self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(data or b"")))
+                if isinstance(data, bytes | None):
+                    self.send_header("Content-Length", str(len(data or b"")))
                 self.end_headers()
-                self.wfile.write(data or b"")
+                for part in [data or b""] if isinstance(data, bytes | None) else data:
+                    self.wfile.write(part)
 
         def log_message(self, *args: object) -> None:
             pass

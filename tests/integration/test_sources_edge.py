@@ -193,6 +193,46 @@ def test_a_camera_of_single_pictures_is_asked_again_and_again(kind: str, path: s
         assert sum(isinstance(event, Disconnected) for event in watched.events) == 1
 
 
+def mjpeg() -> Iterator[bytes]:
+    data = still("mjpeg")
+    while True:
+        yield MULTIPART % (len(data), data)
+
+
+def annexb(clip: Clip) -> Iterator[bytes]:
+    while True:
+        for units in clip:
+            yield b"".join(b"\0\0\0\1" + unit for unit in units)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mjpeg", "h264"])
+@pytest.mark.parametrize("fps", [10, 25, 40])
+def test_a_stream_without_time_stamps_is_shown_as_it_comes(clip: Clip, kind: str, fps: int) -> None:
+    held = threading.Event()
+
+    def answer(_: str) -> Iterator[bytes]:
+        begun = time.monotonic()
+        for number, part in enumerate(mjpeg() if kind == "mjpeg" else annexb(clip)):
+            while held.is_set():
+                time.sleep(0.01)
+            time.sleep(max(0.0, begun + number / fps - time.monotonic()))
+            yield part
+
+    content = "multipart/x-mixed-replace; boundary=x" if kind == "mjpeg" else "video/h264"
+    with web_server(answer, content) as address, Watched(StreamConfig(source=f"{address}/live")) as watched:
+        watched.wait_frames(5 * fps)
+        assert all(age_s(frame) < 1.2 for frame in watched.frames[-3 * fps :])
+        assert not any(isinstance(event, Late | Disconnected) for event in watched.events)
+        held.set()
+        time.sleep(3)  # the fault itself
+        before = len(watched.frames)
+        held.clear()
+        watched.wait_frames(before + 5 * fps)
+        assert all(age_s(frame) < 0.3 for frame in watched.frames[-fps:])
+        assert {frame.epoch for frame in watched.frames} == {0}
+
+
 @pytest.mark.parametrize("intra_after_s", [3.5, pytest.param(7.5, marks=pytest.mark.slow)])
 def test_an_intra_frame_is_waited_for_while_data_comes(tmp_path: Path, intra_after_s: float) -> None:
     path = tmp_path / "cast.ts"
