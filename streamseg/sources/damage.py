@@ -8,8 +8,10 @@ Evidence is, by container:
 | AVI | frames of the index that did not come; a RIFF that is longer than the file |
 | Matroska, WebM | a segment that is longer than the file |
 | Ogg | no page that ends the stream at the end of the file |
+| ASF | a size in the header above the file's |
+| GIF | no trailer at the end of the file |
 | FLV | a last tag that is cut; a duration in the header that no stream reaches |
-| ASF, MXF, IVF | a duration in the header that no stream reaches |
+| MXF, IVF | a duration in the header that no stream reaches |
 
 A stream reaches the end of its last packet, whose own duration counts. All else proves nothing: durations
 that FFmpeg estimates (from the bit rate, or from the last time stamp of MPEG-TS, MPEG-PS and NUT), those of
@@ -27,9 +29,9 @@ from typing import BinaryIO, Protocol
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-_TIMED = ("flv", "asf", "mxf", "ivf")
+_TIMED = ("flv", "mxf", "ivf")
 _UNKNOWN = (0, 0xFFFFFFFF)  # of a size that its writer meant to fill in later
-_SLACK_FRAMES = 2.5
+_SLACK_FRAMES, _SLACK_S = 2.5, 0.2  # by which headers are wrong, the rate being a guess itself
 
 
 class Came(Protocol):
@@ -98,7 +100,7 @@ def _lost_of_index(video: VideoStream, came: Came, kind: str) -> int:
 
 def _end_of_header(container: InputContainer, video: VideoStream, fps: Fraction | None, came: Came) -> str:
     """ "it ends at … of …" where the header's duration is not reached; "" where it is, or says nothing."""
-    slack_s = _SLACK_FRAMES * float(1 / fps) if fps else 0.25
+    slack_s = max(_SLACK_S, _SLACK_FRAMES * float(1 / fps) if fps else 0.0)
     if video.duration is not None and video.duration not in _UNKNOWN and video.time_base is not None:
         promised_s = float((video.duration + (video.start_time or 0)) * video.time_base)
         ends = [came.ends.get(video.index, 0) * video.time_base]
@@ -184,10 +186,30 @@ def _flv_cut(file: BinaryIO, size: int) -> bool:
     return int.from_bytes(file.read(4)[1:], "big") != length - 11
 
 
+def _asf_cut(file: BinaryIO, size: int) -> bool:
+    """Whether the size in the file properties is above the file's, unless it was broadcast. ASF, 3.2."""
+    head = file.read(1 << 16)
+    at = head.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
+    if at < 0 or at + 92 > len(head):
+        return False
+    promised, flags = (
+        int.from_bytes(head[at + n : at + n + length], "little") for n, length in ((40, 8), (88, 4))
+    )
+    return promised > size and not flags & 1
+
+
+def _gif_cut(file: BinaryIO, size: int) -> bool:
+    """Whether the trailer is missing; zeros behind it are no part of the file. GIF89a, 27."""
+    file.seek(max(0, size - (1 << 16)))
+    return not file.read().rstrip(b"\0").endswith(b";")
+
+
 _INDEXED = ("mov", "avi")
 _CUT: dict[str, Callable[[BinaryIO, int], bool]] = {
     "matroska": _matroska_cut,
     "avi": _avi_cut,
     "ogg": _ogg_cut,
     "flv": _flv_cut,
+    "asf": _asf_cut,
+    "gif": _gif_cut,
 }

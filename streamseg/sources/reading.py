@@ -34,6 +34,10 @@ BROKEN = (errno.EIO, errno.ECONNRESET, errno.ETIMEDOUT, errno.EPIPE, errno.ENETU
 """Errors of a connection, and not of what came over it."""
 
 CAMERA_POLL_S = 0.004
+
+WITHOUT_PTS = ("avi", "asf")
+"""Containers whose packets have one time stamp, in the order of decoding; FFmpeg may derive a PTS from it."""
+
 JOINED_S = 10.0  # a jump ahead by more is another recording, and no loss
 
 
@@ -247,11 +251,12 @@ def _read(source: OpenSource, stop: threading.Event, first: bool = False) -> Ite
             packet = next(packets)
         except StopIteration:
             break
-        except av.error.BlockingIOError:  # a camera, opened without blocking, has no picture yet
-            stop.wait(CAMERA_POLL_S)
-            packets = _packets(source)
-            continue
         except (av.error.FFmpegError, OSError, ValueError) as error:
+            # A camera, opened without blocking, has no picture yet; a file says it where MPEG-TS is zeros.
+            if isinstance(error, BlockingIOError) and watch is not None:
+                stop.wait(CAMERA_POLL_S)
+                packets = _packets(source)
+                continue
             if watch is not None:
                 raise TimeoutError if watch.silent(asked) else error from None
             if source.target.kind == "network" and getattr(error, "errno", None) in BROKEN:
@@ -333,7 +338,7 @@ def _decoded(
                 continue  # a damaged last picture must not take those behind it along
         break
     took = (time.monotonic_ns() - started) // max(1, len(images))
-    has_pts = source.container.format.name != "avi"  # which counts packets
+    has_pts = source.container.format.name not in WITHOUT_PTS
     for image in images:
         if image.time_base is None:  # PyAV leaves it out when it flushes without a packet
             image.time_base = source.video.time_base
