@@ -34,10 +34,7 @@ BROKEN = (errno.EIO, errno.ECONNRESET, errno.ETIMEDOUT, errno.EPIPE, errno.ENETU
 """Errors of a connection, and not of what came over it."""
 
 CAMERA_POLL_S = 0.004
-
-WITHOUT_PTS = ("avi", "asf")
-"""Containers whose packets have one time stamp, in the order of decoding; FFmpeg may derive a PTS from it."""
-
+WITHOUT_PTS = ("avi", "asf")  # one time stamp for each packet, by decoding order; PTS are derived from it
 JOINED_S = 10.0  # a jump ahead by more is another recording, and no loss
 
 
@@ -220,8 +217,8 @@ def pictures(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPictu
 
 def note_damage(source: OpenSource, *, ended: bool = True) -> None:
     """Say in source.damage what is known to be missing. ended: the file has been read up to its end."""
-    of_end = source.container, source.video, source.path, source.fps, source.reached
-    found = missing(*of_end) if ended else Missing()
+    whole = source.container, source.video, source.path, source.fps, source.reached
+    found = missing(*whole) if ended else Missing()
     source.corrupt = max(source.corrupt, found.pictures)
     source.damage = found.told(source.url, source.reached.pictures, source.corrupt)
 
@@ -253,7 +250,7 @@ def _read(source: OpenSource, stop: threading.Event, first: bool = False) -> Ite
             break
         except (av.error.FFmpegError, OSError, ValueError) as error:
             # A camera, opened without blocking, has no picture yet; a file says it where MPEG-TS is zeros.
-            if isinstance(error, BlockingIOError) and watch is not None:
+            if watch is not None and isinstance(error, BlockingIOError):
                 stop.wait(CAMERA_POLL_S)
                 packets = _packets(source)
                 continue

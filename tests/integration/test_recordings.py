@@ -1,4 +1,4 @@
-"""Any recording: a mask for each picture that FFmpeg decodes, at its time, or a line about what is missing."""
+"""Any recording: a mask for each picture that FFmpeg decodes, at its time, or a line on what is missing."""
 
 from __future__ import annotations
 
