@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 from streamseg.config.redact import redact
-from streamseg.errors import SourceError
-from streamseg.recorded.inputs import Input, is_address
+from streamseg.errors import SourceError, UsageError
+from streamseg.recorded.inputs import Input, find_inputs, is_address
 from streamseg.sources.explain import file_problem
 from streamseg.sources.web_file import ask, read
 
@@ -39,9 +39,11 @@ class Content:
     def changed(self, one: Input) -> bool:
         """Whether anything of it was written, replaced or removed since. Reads it again where in doubt."""
         try:
+            if one.images and [again.images for again in find_inputs([one.source])] != [one.images]:
+                return True  # a recorder goes on writing images
             now = states_of(one)
             return now != self.states and read_content(one).sha256 != self.sha256
-        except SourceError:
+        except (SourceError, UsageError):
             return True
 
     def grown(self) -> bool:

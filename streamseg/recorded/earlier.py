@@ -7,7 +7,7 @@ the earlier job's labels: the source is decoded again, the network does not run.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,16 @@ def same_labels(before: Identity, now: Identity) -> bool:
     return not differences(*plain)
 
 
-def with_outputs(config: ProcessConfig, before: dict[str, Any]) -> ProcessConfig:
+def with_outputs(
+    config: ProcessConfig, before: dict[str, Any], not_made: Collection[str] = ()
+) -> ProcessConfig:
     """The settings with an earlier job's outputs, too: what is there stays, unless it is overwritten.
 
     How an output is written stays as well, where nothing else than the default is asked for.
     """
-    changes: dict[str, Any] = {output: True for output in _OUTPUTS if before.get(output)}
+    changes: dict[str, Any] = {
+        output: True for output in _OUTPUTS if before.get(output) and output not in not_made
+    }
     default = ProcessConfig()
     for name in dict.fromkeys(name for output in changes for name in _DETAILS.get(output, ())):
         asked, there = getattr(config, name), before.get(name)

@@ -101,9 +101,10 @@ class FileJob:
         self.results.check_owner(identity)
         manifest, unfinished = self.results.manifest_there(), self.results.unfinished()
         config = self.config
-        for before in (manifest.identity if manifest is not None else None, unfinished):
-            if before is not None and same_labels(before, identity):
-                config = with_outputs(config, before.settings)
+        if manifest is not None and same_labels(manifest.identity, identity):
+            config = with_outputs(config, manifest.identity.settings, manifest.not_made)
+        if unfinished is not None and same_labels(unfinished, identity):
+            config = with_outputs(config, unfinished.settings)
         identity = identify(content.sha256, content.bytes, engine, config)
         plan = Plan(replace(recording, config=config), content, identity)
         if manifest is None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TextIO
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from streamseg.config.redact import redact, remember
 from streamseg.errors import OutputError, SourceError, StreamsegError, UsageError
@@ -144,6 +144,8 @@ def _lines(sources: Iterable[str], stdin: TextIO | None) -> Iterator[str]:
                     yield name if local_path(name).exists() else name.strip()
         elif not source.strip() and not Path(source).is_file():
             raise UsageError("an input has an empty name; is a variable of the command unset?")
+        elif source.lower().startswith("file://"):
+            yield unquote(source[len("file://") :]).removeprefix("localhost")
         else:
             yield source
 

@@ -320,6 +320,10 @@ def test_pictures_too_large_for_the_overlay_have_their_masks(
     assert set(manifest.outputs) == {"labels", "summary"}
     (verdict,) = verify_folder(tmp_path / "out")
     assert verdict.problems == manifest.problems()
+    assert not process_files([clip], tmp_path / "out", config).whole
+    without = ProcessConfig(engine=config.engine, overlay=False)  # which is asking it away
+    assert process_files([clip], tmp_path / "out", without).whole
+    assert [v.problems for v in verify_folder(tmp_path / "out")] == [[]]
 
 
 def bad_inputs(folder: Path) -> dict[str, Path]:

@@ -216,6 +216,26 @@ def test_a_sequence_of_images_is_a_video(tmp_path: Path, config: ProcessConfig, 
     assert [v.problems for v in verify_folder(out)] == [[]]
 
 
+@pytest.mark.parametrize("source", ["walk", "walk/*.png", "walk/i%d.png"])
+def test_images_that_are_still_written_are_no_recording_yet(
+    tmp_path: Path, config: ProcessConfig, source: str
+) -> None:
+    (tmp_path / "walk").mkdir()
+
+    def write(number: int) -> None:
+        cv2.imwrite(str(tmp_path / "walk" / f"i{number}.png"), picture((48, 64), 1.0, RED)[..., ::-1])
+
+    def on_event(event: object) -> None:
+        if isinstance(event, Progressed):
+            write(event.done + 2)
+
+    write(1)
+    write(2)
+    (failed,) = process_files([f"{tmp_path}/{source}"], tmp_path / "out", config, on_event=on_event).failed
+    assert "was still being written" in str(failed.error)
+    assert process_files([f"{tmp_path}/{source}"], tmp_path / "out", config).finished[0].manifest.masks == 4
+
+
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[str]:
     """A web server for the folder; it does not know ranges, like many."""

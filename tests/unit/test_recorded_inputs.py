@@ -40,6 +40,7 @@ def test_a_name_is_as_short_as_tells_inputs_apart() -> None:
     assert stems("one.mp4", "one.mp4") == ["one"]
     assert stems("a/b/one.mp4", "c/b/one.mp4", "two.mp4") == ["a-b-one.mp4", "c-b-one.mp4", "two"]
     assert stems("one.mp4", "one.mp4", "./one.mp4", str(Path("one.mp4").absolute())) == ["one"]
+    assert stems("/v/a b.mp4", "file:///v/a%20b.mp4", "FILE://localhost/v/a%20b.mp4") == ["a b"]
     both = stems("a/b-c/one.mp4", "a-b/c/one.mp4", "x-a/b-c/one.mp4")
     assert len(set(both)) == 3
 
