@@ -312,6 +312,14 @@ def test_what_is_wrong_is_refused_by_its_own_call(words: str, call: Callable[[],
         call()
 
 
+@pytest.mark.parametrize("wrong", [0, 1.5, "2"])
+def test_threads_are_a_whole_number_of_cores(wrong: Any) -> None:
+    d = crf()
+    d.threads = wrong
+    with pytest.raises(CrfError, match="threads: must be"):
+        d.inference(1)
+
+
 def test_a_second_picture_is_held_to_the_same_rules() -> None:
     d = crf()
     d.addPairwiseBilateral(3, 3, PICTURE, 1)

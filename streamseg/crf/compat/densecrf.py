@@ -183,6 +183,7 @@ class DenseCRF:
 
     def _run(self, iterations: int, start: F32 | None) -> F32:
         shape = (self._labels, *self._size)
+        threads = whole(self.threads, "threads", 1, 1024)
         with self._lock:
             logits = self._logits
             if logits is None:  # every energy is 0, as in pydensecrf
@@ -197,7 +198,7 @@ class DenseCRF:
                 iterations=iterations,
                 start=None if start is None else start.reshape(shape),
                 keep_lattice=True,
-                threads=self.threads,
+                threads=threads,
             )
             result = run_job(job, self._space).probabilities
         assert result is not None
