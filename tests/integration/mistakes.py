@@ -24,6 +24,7 @@ from streamseg.publish import Publisher
 from streamseg.recorded import ProcessConfig, process_files
 from streamseg.sources.explain import explain
 from streamseg.sources.target import resolve
+from streamseg.types import Size
 from tests.engines import write_tiny_engine
 from tests.masks import STREET, make_mask
 from tests.media import draw_clip, write_audio
@@ -468,26 +469,27 @@ def _(p: Place) -> Words:
     return ["verify", "results"]
 
 
-@mistake("labels of another set")
-def _(p: Place) -> Words:
+def evaluated(p: Place, *sizes: Size, labels: Size | None = None, label: int = 0) -> Words:
+    """Score black images of these sizes, labelled all over."""
     import cv2
 
     for kind in ("images", "labels"):
         (p.folder / kind).mkdir()
-    cv2.imwrite(str(p.folder / "images/a.png"), np.zeros((48, 64, 3), np.uint8))
-    cv2.imwrite(str(p.folder / "labels/a.png"), np.full((48, 64), 9, np.uint8))
+    for name, size in zip("abc", sizes, strict=False):
+        cv2.imwrite(str(p.folder / f"images/{name}.png"), np.zeros((*size, 3), np.uint8))
+        cv2.imwrite(str(p.folder / f"labels/{name}.png"), np.full(labels or size, label, np.uint8))
     return ["eval", "--engine", str(p.engine), "--data", str(p.folder)]
 
 
-@mistake("a label image of another size")
-def _(p: Place) -> Words:
-    import cv2
-
-    for kind in ("images", "labels"):
-        (p.folder / kind).mkdir()
-    cv2.imwrite(str(p.folder / "images/a.png"), np.zeros((48, 64, 3), np.uint8))
-    cv2.imwrite(str(p.folder / "labels/a.png"), np.zeros((40, 64), np.uint8))
-    return ["eval", "--engine", str(p.engine), "--data", str(p.folder)]
+MISTAKES |= {
+    "labels of another set": lambda p: evaluated(p, (48, 64), label=9),
+    "a label image of another size": lambda p: evaluated(p, (48, 64), labels=(40, 64)),
+    "a sequence of keyframes alone": lambda p: [*evaluated(p, (48, 64)), "--sequence", "--every", "1"],
+    "a sequence of one image": lambda p: [*evaluated(p, (48, 64)), "--sequence"],
+    "a sequence of several sizes": lambda p: [*evaluated(p, (48, 64), (24, 32)), "--sequence"],
+    "a sequence of tiny images": lambda p: [*evaluated(p, (6, 8), (6, 8)), "--sequence"],
+    "a search for CRF parameters without boundaries": lambda p: [*evaluated(p, (48, 64)), "--tune-crf"],
+}
 
 
 @contextlib.contextmanager
