@@ -35,6 +35,10 @@ class EngineError(StreamsegError, RuntimeError):
     """An engine is unknown, damaged, or cannot run on this machine."""
 
 
+class NotNumbersError(EngineError):
+    """A network's logits have cells without a usable number."""
+
+
 class OutputError(StreamsegError, OSError):
     """A result cannot be written, or another file is in its place."""
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import cv2
 import numpy as np
 
+from streamseg.errors import NotNumbersError
+from streamseg.inference.holes import all_numbers, cover, holes_in, reports, without_holes
 from streamseg.runtime.native import load_library
-from streamseg.types import F32, U8, Logits, Size
+from streamseg.types import F32, IGNORE, U8, Logits, Size
 
 _BAND = 32  # rows that the array fallback interpolates at once, to stay in the CPU's cache
 
@@ -55,10 +58,35 @@ def shrinks_much(size: Size, to: Size) -> bool:
 
 
 def labels_of(logits: Logits, size: Size, confidence: bool = False) -> tuple[U8, U8 | None]:
-    """labels_from_logits for one frame: on the device that has its logits, on the host for confidence."""
-    if isinstance(logits.data, np.ndarray) or confidence:
-        return labels_from_logits(logits.array, size, confidence)
-    return logits.data.labels(size), None
+    """labels_from_logits for one frame: on the device that has its logits, on the host for confidence.
+
+    Where nothing is known (holes.py) labels are IGNORE, and the log says so.
+    """
+    try:
+        if isinstance(logits.data, np.ndarray) or confidence:
+            return labels_from_logits(logits.array, size, confidence)
+        return logits.data.labels(size), None
+    except NotNumbersError:
+        numbers, plane = without_holes(logits.array)
+        assert plane is not None
+        reports.count(logits.engine, float(holes_in(logits.array).mean()))
+        return _scaled(np.concatenate([numbers, plane[None]]), size, confidence, unknown=len(numbers))
+
+
+def numbers_of(logits: Logits) -> tuple[Logits, bool]:
+    """A frame's logits with a number in each cell, and whether they were so: what the CRF and fusion take."""
+    if all_numbers(logits.array):
+        return logits, True
+    numbers, plane = without_holes(logits.array)
+    return replace(logits, data=numbers), plane is None
+
+
+def unlabelled(logits: Logits, labels: U8, confidence: U8 | None) -> tuple[U8, U8 | None]:
+    """Labels made from numbers_of(logits), without those of pixels where nothing is known."""
+    raw, _ = labels_of(logits, (labels.shape[0], labels.shape[1]))
+    labels, confidence = labels.copy(), None if confidence is None else confidence.copy()
+    cover(labels, confidence, raw == IGNORE)
+    return labels, confidence
 
 
 def labels_from_logits(logits: F32, size: Size, confidence: bool = False) -> tuple[U8, U8 | None]:
@@ -66,12 +94,20 @@ def labels_from_logits(logits: F32, size: Size, confidence: bool = False) -> tup
 
     Pixel centres are aligned (as cv2.INTER_LINEAR); of equal logits the lower class wins. confidence is the
     highest softmax probability of the scaled logits in 1/255, (H, W) uint8. No full-resolution float tensor
-    is made. Releases the GIL; the caller owns both results. Raises ValueError or MemoryError.
+    is made. A class of -inf is ruled out. Releases the GIL; the caller owns both results. Raises ValueError,
+    MemoryError, and NotNumbersError where a class is NaN or infinite, or all are ruled out.
     """
+    if not 1 <= len(logits) <= IGNORE:
+        raise ValueError(f"upsampling logits {logits.shape}: must have 1 to 255 classes")
+    return _scaled(logits, size, confidence)
+
+
+def _scaled(logits: F32, size: Size, confidence: bool, unknown: int | None = None) -> tuple[U8, U8 | None]:
+    """The same of up to 256 planes; that of `unknown` is no class."""
     try:
         library = load_library("_upsample")
     except OSError:
-        return fallback(logits, size, confidence)
+        return fallback(logits, size, confidence, unknown)
     logits = np.ascontiguousarray(logits, np.float32)
     labels = np.empty(size, np.uint8)
     highest = np.empty(size, np.uint8) if confidence else None
@@ -84,15 +120,35 @@ def labels_from_logits(logits: F32, size: Size, confidence: bool = False) -> tup
     )
     if code == 2:
         raise MemoryError(f"upsampling logits {logits.shape} to {size}")
+    if code == 3:
+        return _scaled(_numbers(logits), size, confidence)
     if code:
         raise ValueError(
             f"upsampling logits {logits.shape} to {size}: must have 1 to 255 classes and sides above 0"
         )
+    if unknown is not None:
+        cover(labels, highest, labels == unknown)
     return labels, highest
 
 
-def fallback(logits: F32, size: Size, confidence: bool = False) -> tuple[U8, U8 | None]:
+def _numbers(logits: F32) -> F32:
+    """The logits with classes that are ruled out far below the others; raises NotNumbersError for holes."""
+    numbers, plane = without_holes(logits)
+    if plane is not None:
+        share = float(holes_in(logits).mean())
+        raise NotNumbersError(
+            f"the network computes NaN or infinity in {100 * share:.3g} % of its cells; its weights are "
+            "damaged, its input is not normalised as in training, or its precision is too low"
+        )
+    return numbers
+
+
+def fallback(
+    logits: F32, size: Size, confidence: bool = False, unknown: int | None = None
+) -> tuple[U8, U8 | None]:
     """The same in NumPy and OpenCV, a band of rows at a time: for installs without a compiler."""
+    if not all_numbers(logits) and unknown is None:
+        logits = _numbers(logits)
     h = logits.shape[1]
     height, width = size
     labels = np.empty(size, np.uint8)
@@ -110,4 +166,6 @@ def fallback(logits: F32, size: Size, confidence: bool = False) -> tuple[U8, U8 
         if highest is not None:
             band -= band.max(0)
             highest[rows] = np.rint(255 / np.exp(band).sum(0)).astype(np.uint8)
+    if unknown is not None:
+        cover(labels, highest, labels == unknown)
     return labels, cast("U8 | None", highest)

@@ -106,8 +106,6 @@ class EngineSpec(Settings, frozen=True):
         problems += [
             f"weights.{name}: must be fp32 or int8" for name in self.weights.keys() - {"fp32", "int8"}
         ]
-        if not self.weights:
-            problems.append("weights: has no file; it must have [weights.fp32]")
         if self.output_stride is not None and self.output_stride > min(self.input_size):
             problems.append(
                 f"output_stride: must be at most the input's smaller side; is {self.output_stride} for "

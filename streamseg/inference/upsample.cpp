@@ -104,6 +104,18 @@ void keep_best(const float* __restrict v, int n, int32_t label, float* __restric
   }
 }
 
+// Whether all values can be interpolated: no NaN, nothing beyond 1e37. On bits, which no compiler flag changes.
+STREAMSEG_CLONES
+bool all_numbers(const float* __restrict v, int n) {
+  int32_t bad = 0;
+  for (int x = 0; x < n; ++x) {
+    int32_t bits;
+    std::memcpy(&bits, v + x, sizeof bits);
+    bad |= (bits & 0x7fffffff) > 0x7cf0bdc2;
+  }
+  return bad == 0;
+}
+
 // exp for arguments at or below 0, to 2e-6 relative: 2^k times a polynomial on the fraction.
 inline float exp_below_zero(float v) {
   const float t = std::max(v, -87.0f) * 1.44269504f;
@@ -137,11 +149,11 @@ void to_confidence(const float* __restrict sum, int n, uint8_t* __restrict confi
 extern "C" {
 
 // logits: (classes, h, w) float32. labels: (H, W) uint8. confidence: (H, W) uint8 or null.
-// Returns 0, 1 for impossible sizes, 2 when memory is short.
+// Returns 0, 1 for impossible sizes, 2 when memory is short, 3 for logits that are not all numbers.
 __attribute__((visibility("default"))) int streamseg_upsample_argmax(const float* logits, int classes, int h, int w,
                                                                      int H, int W, uint8_t* labels,
                                                                      uint8_t* confidence) {
-  if (classes < 1 || classes > 255 || h < 1 || w < 1 || H < 1 || W < 1) return 1;
+  if (classes < 1 || classes > 256 || h < 1 || w < 1 || H < 1 || W < 1) return 1;
   try {
     const Columns columns(w, W);
     const int n = columns.n;
@@ -150,7 +162,11 @@ __attribute__((visibility("default"))) int streamseg_upsample_argmax(const float
     std::vector<float> row(static_cast<size_t>(w) + kLanes), values(static_cast<size_t>(confidence ? classes : 1) * n);
     make_taps(h, H, first_y, weight_y);
     const size_t plane = static_cast<size_t>(h) * w;
+    int checked = 0;  // rows of the logits, each just before it is first read
     for (int y = 0; y < H; ++y) {
+      for (; checked <= std::min(first_y[y] + 1, h - 1); ++checked)
+        for (int c = 0; c < classes; ++c)
+          if (!all_numbers(logits + plane * c + static_cast<size_t>(checked) * w, w)) return 3;
       std::fill(best.begin(), best.end(), -INFINITY);
       std::fill(arg.begin(), arg.end(), 0);
       const size_t above = static_cast<size_t>(first_y[y]) * w;

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streamseg.inference.holes import LARGEST
+from streamseg.inference.scaling import labels_from_logits
 from streamseg.types import F32, U8, Size
 
 MOST_CLASSES = 255
@@ -32,7 +34,11 @@ class TensorLogits:
 
     def labels(self, size: Size) -> U8:
         with torch.inference_mode():
-            return _to_host(device_labels(self._logits, size))
+            largest = self._logits.abs().amax()  # looked at when the labels are there
+            labels = _to_host(device_labels(self._logits, size))
+            if largest.item() <= LARGEST:
+                return labels
+        return labels_from_logits(self.to_host(), size)[0]  # not all are numbers
 
 
 def device_labels(logits: Tensor, size: Size) -> Tensor:

@@ -12,7 +12,7 @@ import av
 
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import infer
-from streamseg.inference.scaling import labels_from_logits
+from streamseg.inference.scaling import labels_of
 from streamseg.recorded.opening import Recording
 from streamseg.recorded.selection import Account, picks
 from streamseg.refinement.streams import Labelled, recorded_refinement
@@ -113,7 +113,7 @@ class Route:
                     yield self._masked(rest, begun)
                 yield item
             elif refinement is None:
-                labels, confidence = labels_from_logits(item.array, size, config.confidence)
+                labels, confidence = labels_of(item, size, config.confidence)
                 yield self._masked(Labelled(item, labels, confidence, None), begun)
             else:
                 for labelled in refinement.add(

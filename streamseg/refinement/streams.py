@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from streamseg.config import RefinementConfig
 from streamseg.crf import Workspace, native_available
-from streamseg.inference.scaling import labels_of
+from streamseg.inference.scaling import labels_of, numbers_of, unlabelled
 from streamseg.inference.spec import EngineSpec
 from streamseg.refinement.crf_process import CrfWorker
 from streamseg.refinement.crf_step import CrfSetup, Keyframe, Posterior, crf_setup, need_crf, refine
@@ -69,7 +69,8 @@ class StreamRefinement:
         self.keyframes = KeyframeSelector(self._config.every)
         self._fusion = Fusion(self._setup.thin, self._config.fusion) if self._config.fuses else None
         self._smoothing = Smoothing(self._lookahead) if self._lookahead else None
-        self._waiting: deque[Logits] = deque()  # of frames that are being smoothed
+        # Of frames that are being smoothed, and whether each cell is known.
+        self._waiting: deque[tuple[Logits, bool]] = deque()
 
     def answer(self, refined: Refined) -> None:
         """Take the CRF's answer to an earlier keyframe; from any thread."""
@@ -86,12 +87,13 @@ class StreamRefinement:
         """
         if self._fusion is None and not refined_wanted:
             return [Labelled(logits, *labels_of(logits, size, confidence), None)]
-        decision = self.keyframes.observe(logits)
-        sent = self._goes_to_crf(decision, refined_wanted)
+        numbers, whole = numbers_of(logits)
+        decision = self.keyframes.observe(numbers)
+        sent = whole and self._goes_to_crf(decision, refined_wanted)
         posterior = None
         if sent:
             labels_size = size if refined_wanted else None
-            posterior = self._crf(Keyframe(logits, labels_size, self._fusion is not None, confidence))
+            posterior = self._crf(Keyframe(numbers, labels_size, self._fusion is not None, confidence))
         if self._fusion is None:
             if posterior is None or posterior.labels is None:
                 return [Labelled(logits, *labels_of(logits, size, confidence), None)]
@@ -101,12 +103,12 @@ class StreamRefinement:
             assert answer.log_probabilities is not None, "fusion asked for them"
             self._fusion.refine(answer.logits.frame.epoch, answer.logits.frame.seq, answer.log_probabilities)
         fused = self._fusion.step(
-            logits,
+            numbers,
             keyframe=sent,
             cut=decision.cut,
             refined=None if posterior is None else posterior.log_probabilities,
         )
-        self._waiting.append(logits)
+        self._waiting.append((logits, whole))
         finished = (
             [fused] if self._smoothing is None else self._smoothing.add(fused, logits.frame.rgb, decision.cut)
         )
@@ -125,10 +127,14 @@ class StreamRefinement:
         return self._on == "all" or decision.keyframe is not None
 
     def _labelled(self, finished: list[Fused], size: Size, confidence: bool) -> list[Labelled]:
-        return [
-            Labelled(self._waiting.popleft(), *fused.labels(size, confidence), fused.refined_seq)
-            for fused in finished
-        ]
+        labelled = []
+        for fused in finished:
+            logits, whole = self._waiting.popleft()
+            made = fused.labels(size, confidence)
+            labelled.append(
+                Labelled(logits, *(made if whole else unlabelled(logits, *made)), fused.refined_seq)
+            )
+        return labelled
 
 
 def recorded_refinement(config: RefinementConfig, spec: EngineSpec) -> StreamRefinement:
