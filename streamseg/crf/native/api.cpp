@@ -68,15 +68,21 @@ void check(const ss_crf_job& job) {
   for (int t = 0; t < job.term_count; ++t) check_term(job, t);
 }
 
-const ss::Kernels& kernels_of(int instruction_set) {
+int32_t checked_set(int instruction_set) {
   const int best = ss_crf_instruction_set();
   const int wanted = instruction_set == SS_CRF_ISA_AUTO ? best : instruction_set;
   refuse_unless(wanted >= SS_CRF_ISA_PORTABLE && wanted <= SS_CRF_ISA_AVX512, "no such instruction set");
   refuse_unless(wanted <= best, "this machine lacks that instruction set");
+  return wanted;
+}
+
+// A vector of 16 floats is mostly padding for few classes, and rows are as long as vectors.
+const ss::Kernels& kernels_of(int instruction_set, int classes) {
 #if defined(SS_HAVE_X86)
-  if (wanted == SS_CRF_ISA_AVX512) return *ss::kernels_avx512();
-  if (wanted == SS_CRF_ISA_AVX2) return *ss::kernels_avx2();
+  if (instruction_set == SS_CRF_ISA_AVX512 && classes > 8) return *ss::kernels_avx512();
+  if (instruction_set != SS_CRF_ISA_PORTABLE) return classes > 4 ? *ss::kernels_avx2() : *ss::kernels_narrow();
 #endif
+  (void)instruction_set, (void)classes;
   return *ss::kernels_portable();
 }
 
@@ -90,7 +96,7 @@ int32_t ss_crf_instruction_set(void) {
 #if defined(SS_HAVE_X86)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     return SS_CRF_ISA_AVX512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return SS_CRF_ISA_AVX2;
 #endif
@@ -110,14 +116,12 @@ int32_t ss_crf_run(ss_crf_workspace* space, const ss_crf_job* job, ss_crf_stats*
   try {
     refuse_unless(space && job, "no workspace or job");
     check(*job);
-    const ss::Kernels& kernels = kernels_of(job->instruction_set);
+    const int32_t set = checked_set(job->instruction_set);
     if (stats) {
       *stats = {};
-      stats->instruction_set = kernels.width == 16  ? SS_CRF_ISA_AVX512
-                               : kernels.width == 8 ? SS_CRF_ISA_AVX2
-                                                    : SS_CRF_ISA_PORTABLE;
+      stats->instruction_set = set;
     }
-    ss::run(space->space, *job, kernels, stats);
+    ss::run(space->space, *job, kernels_of(set, job->classes), stats);
     return say(SS_CRF_OK, "");
   } catch (const Refusal& refusal) {
     return say(refusal.code, refusal.what());

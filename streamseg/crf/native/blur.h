@@ -44,13 +44,20 @@ void blur_rows(const ss::BlurChain& c, float* values, size_t stride) {
   }
 }
 
-inline bool is_shared(const uint32_t* shared, uint32_t at) { return shared[at >> 5] >> (at & 31) & 1; }
+inline bool is_shared(const ss::Shares& s, uint32_t at) { return s.shared[at >> 5] >> (at & 31) & 1; }
+
+inline size_t own_row(const ss::Shares& s, uint32_t at) {
+  size_t row = at;
+  if (s.apart)
+    for (const uint32_t* copy = s.copies; *copy != ss::kNone; copy += 2) row = at >= copy[0] ? size_t{at} + copy[1] : row;
+  return row;
+}
 
 template <int NV>
-inline Row<NV> take(const float* sums, uint32_t at, size_t stride, const uint32_t* shared, const uint32_t* shared_row) {
-  Row<NV> r = get<NV>(sums + size_t{at} * stride);
-  if (shared && is_shared(shared, at)) {
-    for (const uint32_t* copy = shared_row; *copy != ss::kNone; copy += 2) {
+inline Row<NV> take(const float* sums, uint32_t at, size_t stride, const ss::Shares& s) {
+  Row<NV> r = get<NV>(sums + own_row(s, at) * stride);
+  if (is_shared(s, at)) {
+    for (const uint32_t* copy = s.copies; *copy != ss::kNone; copy += 2) {
       if (at >= copy[0]) continue;
       const Row<NV> more = get<NV>(sums + (size_t{at} + copy[1]) * stride);
       for (int i = 0; i < NV; ++i) r.v[i] += more.v[i];
@@ -61,24 +68,25 @@ inline Row<NV> take(const float* sums, uint32_t at, size_t stride, const uint32_
 
 template <int NV>
 void blur_first_rows(const ss::BlurChain& c, const float* sums, float* values, size_t stride, const float* factor,
-                     const uint32_t* shared, const uint32_t* shared_row) {
+                     const ss::Shares& given) {
+  const ss::Shares s = given;
   const Row<NV> by = get<NV>(factor);
-  Row<NV> before{}, here = take<NV>(sums, c.stream[c.begin], stride, shared, shared_row);
+  Row<NV> before{}, here = take<NV>(sums, c.stream[c.begin], stride, s);
   for (size_t t = c.begin; t < c.end; ++t) {
     const uint32_t at = c.stream[t];
     if (t + kBlurAhead < c.end) {
       const uint32_t next = c.stream[t + kBlurAhead];
-      const size_t soon = size_t{next} * stride;
+      const size_t soon = size_t{next} * stride, own = own_row(s, next) * stride;
       for (int i = 0; i < NV * W; i += 16) {
-        __builtin_prefetch(sums + soon + i, 0, 2);
+        __builtin_prefetch(sums + own + i, 0, 2);
         __builtin_prefetch(values + soon + i, 1, 2);
       }
-      if (shared && is_shared(shared, next)) {
-        for (const uint32_t* copy = shared_row; *copy != ss::kNone; copy += 2)
+      if (is_shared(s, next)) {
+        for (const uint32_t* copy = s.copies; *copy != ss::kNone; copy += 2)
           for (int i = 0; i < NV * W; i += 16) __builtin_prefetch(sums + (size_t{next} + copy[1]) * stride + i);
       }
     }
-    const Row<NV> after = t + 1 < c.end ? take<NV>(sums, c.stream[t + 1], stride, shared, shared_row) : Row<NV>{};
+    const Row<NV> after = t + 1 < c.end ? take<NV>(sums, c.stream[t + 1], stride, s) : Row<NV>{};
     Row<NV> out;
     for (int i = 0; i < NV; ++i) out.v[i] = by.v[i] * (here.v[i] + 0.5f * (before.v[i] + after.v[i]));
     put<NV>(values + size_t{at == c.zero_row ? c.sink_row : at} * stride, out);
@@ -100,14 +108,14 @@ void blur(const ss::BlurChain& c, float* values, int row) {
 }
 
 void blur_first(const ss::BlurChain& c, const float* sums, float* values, int row, const float* factor,
-                const uint32_t* shared, const uint32_t* shared_row) {
+                const ss::Shares& s) {
   int at = 0;
   for (; at + 4 * W <= row; at += 4 * W)
-    blur_first_rows<4>(c, sums + at, values + at, row, factor + at, shared, shared_row);
+    blur_first_rows<4>(c, sums + at, values + at, row, factor + at, s);
   switch ((row - at) / W) {
-    case 1: blur_first_rows<1>(c, sums + at, values + at, row, factor + at, shared, shared_row); break;
-    case 2: blur_first_rows<2>(c, sums + at, values + at, row, factor + at, shared, shared_row); break;
-    case 3: blur_first_rows<3>(c, sums + at, values + at, row, factor + at, shared, shared_row); break;
+    case 1: blur_first_rows<1>(c, sums + at, values + at, row, factor + at, s); break;
+    case 2: blur_first_rows<2>(c, sums + at, values + at, row, factor + at, s); break;
+    case 3: blur_first_rows<3>(c, sums + at, values + at, row, factor + at, s); break;
     default: break;
   }
 }

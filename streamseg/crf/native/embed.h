@@ -9,8 +9,8 @@ namespace {
 // The simplex of the permutohedral lattice that a point lies in: its remainder-0 vertex as a packed key, the order of
 // the residuals as packed ranks, and the barycentric weights (Adams et al. 2010, sections 3.1 and 3.2).
 template <int D>
-void embed_run(const ss::EmbedPlan& plan, const float* const* features, size_t begin, size_t count, float* bary,
-               uint64_t* key, uint64_t* ranks, uint8_t* rank_of) {
+void embed_run(const ss::EmbedPlan& plan, const float* const* features, size_t count, float* bary, uint64_t* key,
+               uint64_t* ranks, uint8_t* turns) {
   const int d = D ? D : plan.dims;
   constexpr int N = (D ? D : ss::kMaxDims) + 1;
   const float down = 1.0f / static_cast<float>(d + 1);
@@ -19,7 +19,7 @@ void embed_run(const ss::EmbedPlan& plan, const float* const* features, size_t b
     VF elevated[N], corner[N], rest[N];
     VF sum = all(0.0f);
     for (int j = d; j > 0; --j) {
-      const VF cf = load(features[j - 1] + begin + at) * plan.scale[j - 1];
+      const VF cf = load(features[j - 1] + at) * plan.scale[j - 1];
       elevated[j] = sum - static_cast<float>(j) * cf;
       sum += cf;
     }
@@ -47,9 +47,9 @@ void embed_run(const ss::EmbedPlan& plan, const float* const* features, size_t b
       rank[i] += off;
       const VI low = rank[i] < 0;
       const VI high = rank[i] > d;
-      const VI turns = high - low;  // +1 below, -1 above
-      rank[i] += turns * (d + 1);
-      corner[i] += __builtin_convertvector(turns, VF) * up;
+      const VI shift = high - low;  // +1 below, -1 above
+      rank[i] += shift * (d + 1);
+      corner[i] += __builtin_convertvector(shift, VF) * up;
       rest[i] = (elevated[i] - corner[i]) * down;
     }
 
@@ -71,10 +71,9 @@ void embed_run(const ss::EmbedPlan& plan, const float* const* features, size_t b
     for (int i = 0; i < d; ++i) {
       int32_t one[W];
       std::memcpy(one, &rank[i], sizeof one);
-      const uint64_t unit = plan.rank_unit[i];
-      for (int l = 0; l < W; ++l) code[l] += static_cast<uint64_t>(one[l]) * unit;
-      if (D == 0 && rank_of)
-        for (int l = 0; l < W; ++l) rank_of[(at + l) * d + i] = static_cast<uint8_t>(one[l]);
+      for (int l = 0; l < W; ++l) code[l] += static_cast<uint64_t>(one[l]) * plan.rank_unit[i];
+      if (!D && turns)
+        for (int l = 0; l < W; ++l) turns[(at + l) * d + i] = static_cast<uint8_t>(one[l]);
     }
     std::memcpy(ranks + at, code, sizeof code);
 
@@ -90,13 +89,13 @@ void embed_run(const ss::EmbedPlan& plan, const float* const* features, size_t b
   }
 }
 
-void embed(const ss::EmbedPlan& plan, const float* const* features, size_t begin, size_t count, float* bary,
-           uint64_t* key, uint64_t* ranks, uint8_t* rank_of) {
+void embed(const ss::EmbedPlan& plan, const float* const* features, size_t count, float* bary, uint64_t* key,
+           uint64_t* ranks, uint8_t* turns) {
   switch (plan.dims) {
-    case 2: return embed_run<2>(plan, features, begin, count, bary, key, ranks, rank_of);
-    case 3: return embed_run<3>(plan, features, begin, count, bary, key, ranks, rank_of);
-    case 5: return embed_run<5>(plan, features, begin, count, bary, key, ranks, rank_of);
-    default: return embed_run<0>(plan, features, begin, count, bary, key, ranks, rank_of);
+    case 2: return embed_run<2>(plan, features, count, bary, key, ranks, turns);
+    case 3: return embed_run<3>(plan, features, count, bary, key, ranks, turns);
+    case 5: return embed_run<5>(plan, features, count, bary, key, ranks, turns);
+    default: return embed_run<0>(plan, features, count, bary, key, ranks, turns);
   }
 }
 

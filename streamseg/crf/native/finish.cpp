@@ -33,7 +33,7 @@ void look_up(const Lattice& lattice, const uint64_t* key, const uint64_t* ranks,
         for (int v = 0; v < nv; ++v) slot.vertices[v] = whole[v];
       } else {
         int axes[kCodedDims + 1];
-        lattice.axes_of_code(ranks[i], axes);
+        lattice.axes_of(ranks[i], axes);
         uint64_t at = key[i];
         uint32_t point = kNone;
         for (int v = 0; v < nv; ++v) {
@@ -47,20 +47,22 @@ void look_up(const Lattice& lattice, const uint64_t* key, const uint64_t* ranks,
   }
 }
 
-// Coordinates of the finest grid's lines [y_begin, y_end) in a term's lattice.
+// Coordinates of the finest grid's pixels [begin, end) in a term's lattice.
 void place(const ss_crf_job& job, const ss_crf_term& given, const Term& term, const Kernels& kernels,
-           const Grid& finest, int y_begin, int y_end, FinishScratch& s, Known* known, float* weights,
+           const Grid& finest, size_t begin, size_t end, FinishScratch& s, Known* known, float* weights,
            uint32_t* vertices) {
-  const size_t count = size_t(y_end - y_begin) * finest.width;
+  const size_t count = end - begin;
   const size_t padded = (count + kPad - 1) / kPad * kPad;
   const float* list[kCodedDims];
-  grid_features(job, given, finest, s.planes.data(), padded, y_begin, y_end, s.features.data(), padded);
+  float* planes = s.features.data() + 2 * padded;  // divided in place
+  if (given.sigma_channels) image_planes(job, finest, begin, end, planes, padded);
+  term_features(job, given, finest, planes, begin, end, s.features.data(), padded);
   for (int k = 0; k < term.nv - 1; ++k) {
     float* f = s.features.data() + k * padded;
     std::fill(f + count, f + padded, f[0]);
     list[k] = f;
   }
-  kernels.embed(term.lattice.plan, list, 0, padded, weights, s.key.data(), s.ranks.data(), nullptr);
+  kernels.embed(term.lattice.plan, list, padded, weights, s.key.data(), s.ranks.data(), nullptr);
   look_up(term.lattice, s.key.data(), s.ranks.data(), count, known, vertices);
 }
 
@@ -75,13 +77,14 @@ void finish(Workspace& space, const ss_crf_job& job, const Kernels& kernels, Tea
     FinishScratch& s = *space.finish[part];
     s.key.need(most);
     s.ranks.need(most);
-    s.planes.need(most * job.channels);
     s.features.need(most * kCodedDims);
     s.rows.need(most * row);
+    s.list.resize(job.term_count);
+    if (s.terms.size() < size_t(job.term_count)) s.terms = std::vector<FinishTermScratch>(job.term_count);
     for (int t = 0; t < job.term_count; ++t) {
-      s.weights[t].need(most * space.terms[t]->nv);
-      s.vertices[t].need(most * space.terms[t]->nv);
-      Known* known = s.known[t].need(kKnown);
+      s.terms[t].weights.need(most * space.terms[t]->nv);
+      s.terms[t].vertices.need(most * space.terms[t]->nv);
+      Known* known = s.terms[t].known.need(kKnown);
       for (size_t i = 0; i < kKnown; ++i) known[i].ranks = ~uint64_t{0};
     }
   }
@@ -91,48 +94,47 @@ void finish(Workspace& space, const ss_crf_job& job, const Kernels& kernels, Tea
     // Room for a whole band more: coordinates are made for padded numbers of pixels.
     float* weights = term.finer_weights.need((finest.pixels + kPad) * term.nv);
     uint32_t* vertices = term.finer_vertices.need(finest.pixels * term.nv);
-    for (int y = 0; y < finest.height; y += lines) {
-      const size_t at = size_t(y) * finest.width * term.nv;
-      place(job, job.terms[t], term, kernels, finest, y, std::min(y + lines, finest.height), *space.finish[0],
-            space.finish[0]->known[t].data(), weights + at, vertices + at);
+    for (size_t begin = 0; begin < finest.pixels; begin += size_t(lines) * finest.width) {
+      const size_t end = std::min(begin + size_t(lines) * finest.width, finest.pixels);
+      place(job, job.terms[t], term, kernels, finest, begin, end, *space.finish[0],
+            space.finish[0]->terms[t].known.data(), weights + begin * term.nv, vertices + begin * term.nv);
     }
     const FinishTerm all = {term.nv, nullptr, term.norm_values.data(), vertices, weights, term.normalisation,
                             term.alpha, false};
     kernels.fold_norm(all, finest.pixels, weights);
     term.finer_stride = finest.stride;
   }
-  space.unary.aim(job, finest, row);
+  space.unary.aim(finest, row);
   bool fine[kMaxParts];
   team.each(parts, [&](int part) {
     FinishScratch& s = *space.finish[part];
     fine[part] = true;
-    FinishTerm list[kMaxTerms];
+    FinishTerm* list = s.list.data();
     const int bands = (finest.height + lines - 1) / lines;
     for (int band = bands * part / parts; band < bands * (part + 1) / parts; ++band) {
       const int y = band * lines, y_end = std::min(y + lines, finest.height);
       const size_t begin = size_t(y) * finest.width, end = size_t(y_end) * finest.width;
-      const size_t padded = (end - begin + kPad - 1) / kPad * kPad;
-      image_lines(job, finest, y, y_end, s.planes.data(), padded);
       for (int t = 0; t < job.term_count; ++t) {
         const Term& term = *space.terms[t];
         const uint32_t* vertices = term.finer_vertices.data() + begin * term.nv;
         const float* weights = term.finer_weights.data() + begin * term.nv;
         if (job.terms[t].sigma_channels) {
-          place(job, job.terms[t], term, kernels, finest, y, y_end, s, s.known[t].data(), s.weights[t].data(), s.vertices[t].data());
-          vertices = s.vertices[t].data();
-          weights = s.weights[t].data();
+          FinishTermScratch& own = s.terms[t];
+          place(job, job.terms[t], term, kernels, finest, begin, end, s, own.known.data(), own.weights.data(),
+                own.vertices.data());
+          vertices = own.vertices.data();
+          weights = own.weights.data();
         }
         list[t] = {term.nv, term.values.data(), term.norm_values.data(), vertices, weights, term.normalisation,
                    term.alpha, !job.terms[t].sigma_channels};
       }
-      fine[part] = kernels.unary_lines(space.unary.resample, y, y_end, s.rows.data()) && fine[part];
+      fine[part] = space.unary.fill(begin, end, s.rows.data()) && fine[part];
       kernels.finish({job.term_count, row, list, s.rows.data(), 0, end - begin});
       kernels.planes_from_rows(s.rows.data(), row, job.classes, finest.pixels, begin, end, job.probabilities,
                                job.log_probabilities, job.labels);
     }
   });
-  for (int part = 0; part < parts; ++part)
-    if (!fine[part]) throw Refusal(SS_CRF_NAN, "unary holds NaN or infinity");
+  for (int part = 0; part < parts; ++part) refuse_unless_finite(fine[part], "unary");
 }
 
 }  // namespace ss

@@ -9,35 +9,40 @@
 namespace ss {
 namespace {
 
+// Calls act(y, x_begin, x_end, place among [begin, end)) for each line's share of the pixels.
+template <class Act>
+void each_line(const Grid& grid, size_t begin, size_t end, const Act& act) {
+  for (size_t at = begin; at < end;) {
+    const size_t y = at / grid.width, x = at % grid.width, some = std::min(end - at, grid.width - x);
+    act(int(y), int(x), int(x + some), at - begin);
+    at += some;
+  }
+}
+
 template <class T>
-void planes_of(const T* image, const ss_crf_job& job, const Grid& grid, int y_begin, int y_end, float* planes,
+void planes_of(const T* image, const ss_crf_job& job, const Grid& grid, size_t begin, size_t end, float* planes,
                size_t pitch) {
   const int channels = job.channels;
   const size_t line = size_t(job.width) * channels;
-  for (int y = y_begin; y < y_end; ++y) {
+  each_line(grid, begin, end, [&](int y, int x_begin, int x_end, size_t at) {
     const int y0 = y * grid.stride, y1 = std::min(y0 + grid.stride, job.height);
-    float* out = planes + size_t(y - y_begin) * grid.width;
     if (grid.stride == 1) {
-      const T* from = image + y0 * line;
+      const T* from = image + y0 * line + size_t(x_begin) * channels;
       for (int c = 0; c < channels; ++c)
-        for (int x = 0; x < grid.width; ++x) out[c * pitch + x] = float(from[size_t(x) * channels + c]);
-      continue;
+        for (int i = 0; i < x_end - x_begin; ++i) planes[c * pitch + at + i] = float(from[size_t(i) * channels + c]);
+      return;
     }
-    for (int x = 0; x < grid.width; ++x) {
+    for (int x = x_begin; x < x_end; ++x, ++at) {
       const int x0 = x * grid.stride, x1 = std::min(x0 + grid.stride, job.width);
       const float share = 1.0f / float((y1 - y0) * (x1 - x0));
       for (int c = 0; c < channels; ++c) {
         float sum = 0.0f;
         for (int v = y0; v < y1; ++v)
           for (int u = x0; u < x1; ++u) sum += float(image[v * line + size_t(u) * channels + c]);
-        out[c * pitch + x] = sum * share;
+        planes[c * pitch + at] = sum * share;
       }
     }
-  }
-}
-
-void refuse_nan(bool fine, const char* what) {
-  if (!fine) throw Refusal(SS_CRF_NAN, std::string(what) + " holds NaN or infinity");
+  });
 }
 
 // Least and most of every step-th value. Throws where one of them is NaN or infinite.
@@ -49,7 +54,7 @@ void span(const float* values, size_t count, size_t step, const char* what, floa
     high = v > high ? v : high;
     nan[i & 3] += v * 0.0f;  // four sums, so that one need not wait for the other
   }
-  refuse_nan(nan[0] + nan[1] + nan[2] + nan[3] == 0.0f, what);
+  refuse_unless_finite(nan[0] + nan[1] + nan[2] + nan[3] == 0.0f, what);
   *least = low;
   *most = high;
 }
@@ -64,11 +69,15 @@ Tap tap(int at, int stride, int full, int from, bool box) {
 
 }  // namespace
 
-void image_lines(const ss_crf_job& job, const Grid& grid, int y_begin, int y_end, float* planes, size_t pitch) {
+void refuse_unless_finite(bool fine, const char* what) {
+  if (!fine) throw Refusal(SS_CRF_NAN, std::string(what) + " holds NaN or infinity");
+}
+
+void image_planes(const ss_crf_job& job, const Grid& grid, size_t begin, size_t end, float* planes, size_t pitch) {
   if (job.image_type == SS_CRF_IMAGE_U8) {
-    planes_of(static_cast<const uint8_t*>(job.image), job, grid, y_begin, y_end, planes, pitch);
+    planes_of(static_cast<const uint8_t*>(job.image), job, grid, begin, end, planes, pitch);
   } else if (job.image_type == SS_CRF_IMAGE_F32) {
-    planes_of(static_cast<const float*>(job.image), job, grid, y_begin, y_end, planes, pitch);
+    planes_of(static_cast<const float*>(job.image), job, grid, begin, end, planes, pitch);
   }
 }
 
@@ -77,41 +86,27 @@ int term_dims(const ss_crf_job& job, const ss_crf_term& term) {
   return 2 + (term.sigma_channels ? job.channels : 0);
 }
 
-void grid_features(const ss_crf_job& job, const ss_crf_term& term, const Grid& grid, const float* planes,
-                   size_t plane, int y_begin, int y_end, float* features, size_t pitch) {
-  const float shift = 0.5f * float(grid.stride - 1);
-  const size_t count = size_t(y_end - y_begin) * grid.width;
+void term_features(const ss_crf_job& job, const ss_crf_term& term, const Grid& grid, const float* planes,
+                   size_t begin, size_t end, float* features, size_t pitch) {
   const int dims = term_dims(job, term);
-  float* fx = features;
-  float* fy = features + pitch;
-  for (int x = 0; x < grid.width; ++x) fx[x] = (float(x * grid.stride) + shift) / term.sigma_x;
-  for (int y = y_begin; y < y_end; ++y) {
-    const size_t line = size_t(y - y_begin) * grid.width;
-    if (line) std::copy(fx, fx + grid.width, fx + line);
-    std::fill(fy + line, fy + line + grid.width, (float(y * grid.stride) + shift) / term.sigma_y);
+  const size_t count = end - begin;
+  if (term.features) {
+    for (int k = 0; k < dims; ++k)
+      std::copy(term.features + k * grid.pixels + begin, term.features + k * grid.pixels + end, features + k * pitch);
+    return;
   }
+  const float shift = 0.5f * float(grid.stride - 1);
+  each_line(grid, begin, end, [&](int y, int x_begin, int x_end, size_t at) {
+    float* fx = features + at;
+    for (int x = x_begin; x < x_end; ++x) *fx++ = (float(x * grid.stride) + shift) / term.sigma_x;
+    float* fy = features + pitch + at;
+    std::fill(fy, fy + (x_end - x_begin), (float(y * grid.stride) + shift) / term.sigma_y);
+  });
   for (int c = 0; c < dims - 2; ++c) {
     const float sigma = term.sigma_channels[c];
     float* to = features + (2 + c) * pitch;
-    const float* from = planes + c * plane;
+    const float* from = planes + c * pitch;
     for (size_t i = 0; i < count; ++i) to[i] = from[i] / sigma;
-  }
-}
-
-void term_features(const ss_crf_job& job, const ss_crf_term& term, const Grid& grid, const float* planes,
-                   Buffer<float>& features) {
-  const int dims = term_dims(job, term);
-  features.need(grid.padded * dims);
-  if (term.features) {
-    for (int k = 0; k < dims; ++k)
-      std::copy(term.features + k * grid.pixels, term.features + (k + 1) * grid.pixels,
-                features.data() + k * grid.padded);
-  } else {
-    grid_features(job, term, grid, planes, grid.padded, 0, grid.height, features.data(), grid.padded);
-  }
-  for (int k = 0; k < dims; ++k) {
-    float* f = features.data() + k * grid.padded;
-    for (size_t i = grid.pixels; i < grid.padded; ++i) f[i] = f[0];
   }
 }
 
@@ -135,42 +130,44 @@ void term_bounds(const ss_crf_job& job, const ss_crf_term& term, const Grid& gri
   }
 }
 
-void Unary::prepare(const ss_crf_job& job, const Kernels& kernels, Team& team, int row) {
-  const size_t pixels = size_t(job.logits_height) * job.logits_width;
+void Unary::prepare(const ss_crf_job& given, const Kernels& table, Team& team, int row, int finest_stride) {
+  job = &given;
+  kernels = &table;
+  resample = {};
+  const size_t pixels = size_t(given.logits_height) * given.logits_width;
+  if (finest_stride == 1 && given.lattice_stride == 1 && pixels == size_t(given.height) * given.width) return;
   rows.need(pixels * row);
   constexpr int max_parts = 2 * kMaxParts;
   const int parts = std::min(2 * team.size(), max_parts);
   bool fine[max_parts];
   team.each(parts, [&](int part) {
-    fine[part] = kernels.rows_from_planes(job.logits, pixels, job.classes, pixels * part / parts,
-                                          pixels * (part + 1) / parts, rows.data(), row, -1e30f, -1e30f);
+    const size_t begin = pixels * part / parts, end = pixels * (part + 1) / parts;
+    fine[part] = table.rows_from_planes(given.logits, pixels, given.classes, begin, end, rows.data() + begin * row, row,
+                                        -1e30f, -1e30f);
   });
-  for (int part = 0; part < parts; ++part) refuse_nan(fine[part], "unary");
+  for (int part = 0; part < parts; ++part) refuse_unless_finite(fine[part], "unary");
+  resample.rows = rows.data();
 }
 
-void Unary::aim(const ss_crf_job& job, const Grid& grid, int row) {
-  const int h = job.logits_height, w = job.logits_width;
-  const bool box = h == job.height && w == job.width;
+void Unary::aim(const Grid& grid, int row) {
+  const int h = job->logits_height, w = job->logits_width;
+  const bool box = h == job->height && w == job->width;
   down.resize(grid.height);
   across.resize(grid.width);
-  for (int y = 0; y < grid.height; ++y) down[y] = tap(y, grid.stride, job.height, h, box);
-  for (int x = 0; x < grid.width; ++x) across[x] = tap(x, grid.stride, job.width, w, box);
+  for (int y = 0; y < grid.height; ++y) down[y] = tap(y, grid.stride, job->height, h, box);
+  for (int x = 0; x < grid.width; ++x) across[x] = tap(x, grid.stride, job->width, w, box);
   if (!box && h == grid.height && w == grid.width) {  // the network's own grid: nothing is between its samples
     for (int y = 0; y < h; ++y) down[y] = {y, y, 0.0f};
     for (int x = 0; x < w; ++x) across[x] = {x, x, 0.0f};
   }
-  resample = {rows.data(), w, row, grid.width, box, down.data(), across.data()};
+  resample = {resample.rows, w, row, grid.width, box, down.data(), across.data()};
 }
 
-void Unary::fill(const Kernels& kernels, Team& team, const Grid& grid, float* to) const {
-  constexpr int max_parts = 2 * kMaxParts;
-  const int parts = std::min(2 * team.size(), max_parts);
-  bool fine[max_parts];
-  team.each(parts, [&](int part) {
-    const int begin = int(size_t(grid.height) * part / parts), end = int(size_t(grid.height) * (part + 1) / parts);
-    fine[part] = kernels.unary_lines(resample, begin, end, to + size_t(begin) * grid.width * resample.row);
-  });
-  for (int part = 0; part < parts; ++part) refuse_nan(fine[part], "unary");
+bool Unary::fill(size_t begin, size_t end, float* to) const {
+  if (resample.rows) return kernels->unary_rows(resample, begin, end, to);
+  const size_t pixels = size_t(job->height) * job->width;
+  return kernels->rows_from_planes(job->logits, pixels, job->classes, begin, end, to, resample.row, -1e30f, -1e30f) &&
+         kernels->peak_to_zero(to, resample.row, end - begin);
 }
 
 }  // namespace ss

@@ -14,8 +14,9 @@
 namespace ss {
 
 const Kernels* SS_TABLE() {
-  static const Kernels table = {SS_TEXT(SS_NAME), W,   embed, pass, finish, fold_norm, blur_first, blur, wave, blur_scalar, mix,
-                                rows_from_planes, planes_from_rows, unary_lines};
+  static const Kernels table = {SS_TEXT(SS_NAME), W,    embed,       pass, finish,           fold_norm,    blur_first,
+                                blur,             wave, blur_scalar, mix,  rows_from_planes, peak_to_zero, planes_from_rows,
+                                unary_rows};
   return &table;
 }
 

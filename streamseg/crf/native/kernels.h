@@ -7,11 +7,11 @@
 namespace ss {
 
 constexpr int kPad = 16;        // lanes that per-pixel arrays are padded to, whatever the instruction set
-constexpr int kMaxDims = 255;   // features of one pairwise term: 8 bits for a rank
+constexpr int kMaxDims = 255;   // features of one pairwise term
 constexpr int kCodedDims = 15;  // so many ranks fit a code of 64 bits; grids and pictures have no more
+constexpr int kMaxParts = 32;   // pieces a picture is cut into
 constexpr int kMaxTerms = 256;  // pairwise terms of one job
 constexpr int kFewTerms = 8;    // the pass whose rows are in registers takes no more
-constexpr int kMaxParts = 32;   // pieces a picture is cut into
 constexpr uint32_t kNone = 0xffffffffu;
 
 // How feature vectors become packed lattice coordinates (Adams et al. 2010, section 3).
@@ -20,56 +20,48 @@ struct EmbedPlan {
   float scale[kMaxDims];        // of the k-th feature, with the blur's own width folded in
   int32_t low[kMaxDims];        // smallest coordinate that can occur
   uint64_t unit[kMaxDims];      // what one step of coordinate i adds to a key
-  int rank_bits;                // of one rank in the permutation code; 0: the code is a fingerprint, as keys can be
-  uint64_t rank_unit[kMaxDims]; // what rank 1 of coordinate i adds to the code
+  uint64_t rank_unit[kMaxDims]; // what rank 1 of coordinate i adds to the permutation's code
 };
 
-struct Place {                  // a lattice point beside a pixel
-  uint32_t point;
-  float weight;
-};
-
-// One term as the pass over pixels sees it. Rows are `row` floats long.
+// One term as the pass over pixels sees it. Rows are `row` floats long. The main term's arrays lie in the order of
+// visits, those of other terms in the order of pixels.
 struct PassTerm {
   int nv;                       // vertices of a simplex: dims + 1
-  float* values;                // blurred rows, read (slice)
-  float* sums;                  // rows to add to (splat): the sums of all pixels so far
-  const float* weights;         // of the main term: nv per pixel, in visiting order
-  const uint32_t* vertices;     // of the main term: nv per simplex
-  const Place* places;          // of other terms: nv per pixel
+  const float* values;          // blurred rows, read (slice)
+  float* sums;                  // rows to add to (splat)
+  const float* weights;         // nv per pixel
+  const uint32_t* simplex;      // of other terms: per pixel
+  const uint32_t* vertices;     // nv per simplex
   bool scattered;               // rows of neighbouring pixels seldom coincide: worth fetching ahead
   const float* gain_out;        // per pixel, or null: multiplies what is sliced
   const float* gain_in;         // per pixel, or null: multiplies what is splatted
+  uint32_t below, shift;        // points below belong to an earlier part: this part adds to a copy so many rows further;
+                                // not of a main term that is kept apart
 };
 
-struct Visits {                 // pixels in the order of visits: those of one simplex of the main term follow each other
-  const uint32_t* simplex;
-  const uint32_t* pixel;
+struct Group {                  // visits of one simplex of the main term follow each other
+  uint32_t end, simplex;
 };
+
+enum class Step { kFirst, kMiddle, kLast };  // the first does not slice, the last does not splat
 
 struct Pass {
-  int lanes_used, row;          // classes, and floats of a row
+  Step step;
+  int lanes, row;               // classes, and floats of a row
   int terms;
   const PassTerm* term;         // the first is the main one
-  Visits visits;
-  float* unary;                 // rows, log p up to a constant; on the last pass overwritten with the result
-  float* added;                  // rows: what of each pixel is in the sums
-  uint8_t* rest;                // per visit: for how many passes more the pixel is left alone
-  float still;                  // a pixel none of whose probabilities moved further than this is not splatted again
-  uint8_t rest_passes;          // and is left alone for so many passes,
-  float settled;                // or for `settled_passes`, where none moved further than this
-  uint8_t settled_passes;
-  bool slice, splat;            // the first pass does not slice, the last does not splat
-  bool plain;                   // rows hold plain values: no soft-max
-  // Points below `shared_below` belong to an earlier part: this part adds to a copy `shared_shift` rows further.
-  const uint32_t* shared_below;  // one per term
-  const uint32_t* shared_shift;
-  size_t begin, end;            // visits
-  uint32_t* list;               // scratch: end - begin, and kListPad more
-  float* scratch;               // two rows
+  const Group* group;           // of this band, and kGroupPad more
+  size_t groups;
+  size_t begin, end;            // the band's visits, which are its pixels in another order
+  const uint16_t* place;        // per visit: which of its band's pixels it is; read kVisitPad ahead
+  float* unary;                 // per visit: log p up to a constant, `lanes` floats; null: none
+  float* rows;                  // of the band's pixels: read by the first step, written by the last
+  bool keep;                    // the first step puts its rows into `unary`
+  bool soft, splat;             // of the first step; `soft` also of the last
+  float* scratch;               // a row
 };
 
-constexpr size_t kListPad = 32;
+constexpr size_t kVisitPad = 32, kGroupPad = 8;
 
 // What the last step at another resolution reads: coordinates of its own pixels in a lattice that is there already.
 struct FinishTerm {
@@ -95,6 +87,12 @@ struct BlurChain {
   size_t begin, end;
   uint32_t zero_row;            // reads as zeros
   uint32_t sink_row;            // takes what is thrown away; each part has its own
+};
+
+struct Shares {                 // how the parts' sums of one lattice come together
+  const uint32_t* shared;       // bit per point: a later part adds to it, too
+  const uint32_t* copies;       // (first point of a part, row at which its sums begin), then kNone
+  bool apart;                   // a part's own points lie there, too; otherwise among the others
 };
 
 struct Tap {                    // where a grid's pixel lies among the samples of an axis
@@ -123,30 +121,34 @@ struct Wave {                   // a share of a two-dimensional lattice, for all
 struct Kernels {
   const char* name;
   int width;
-  // bary: (count, dims + 1); count is a multiple of kPad. rank_of: (count, dims), or null.
-  void (*embed)(const EmbedPlan&, const float* const* features, size_t begin, size_t count, float* bary,
-                uint64_t* key, uint64_t* ranks, uint8_t* rank_of);
+  // bary: (count, dims + 1); count is a multiple of kPad. turns: (count, dims) ranks, or null.
+  void (*embed)(const EmbedPlan&, const float* const* features, size_t count, float* bary, uint64_t* key,
+                uint64_t* ranks, uint8_t* turns);
   void (*pass)(const Pass&);
   void (*finish)(const Finish&);
   // Multiplies the weights of `count` pixels with their normalisation.
   void (*fold_norm)(const FinishTerm&, size_t count, float* weights);
   // First axis: from sums to values, times one factor per class.
   void (*blur_first)(const BlurChain&, const float* sums, float* values, int row, const float* factor,
-                     const uint32_t* shared, const uint32_t* shared_row);
+                     const Shares&);
   void (*blur)(const BlurChain&, float* values, int row);
   // From sums to values, as far as sums below `limit` allow. rings: 2 (ring + 1) rows, kept between calls.
   void (*wave)(Wave&, int64_t limit, const float* sums, float* values, int row, const float* factor, float* rings);
   void (*blur_scalar)(const BlurChain&, float* values);
   // rows *= matrix (lanes x row), in place
   void (*mix)(float* rows, size_t begin, size_t end, int lanes_used, int row, const float* matrix, float* scratch);
+  // rows[0] is pixel `begin`.
   bool (*rows_from_planes)(const float* planes, size_t plane, int lanes, size_t begin, size_t end, float* rows,
                            int row, float pad, float least);
+  // Shifts each row so that its largest is 0. False where there is no finite largest.
+  bool (*peak_to_zero)(float* rows, int row, size_t count);
   void (*planes_from_rows)(const float* rows, int row, int lanes, size_t plane, size_t begin, size_t end,
                            float* probabilities, float* logs, uint8_t* labels);
-  bool (*unary_lines)(const Resample&, int y_begin, int y_end, float* out);
+  bool (*unary_rows)(const Resample&, size_t begin, size_t end, float* out);
 };
 
 const Kernels* kernels_portable();
+const Kernels* kernels_narrow();  // of AVX2, four lanes wide: for few classes
 const Kernels* kernels_avx2();
 const Kernels* kernels_avx512();
 

@@ -24,8 +24,9 @@ void Table::enlarge() {
     if (old[i].id != kNone) find_or_add(old[i].tag, other, old[i].id);
 }
 
-void Lattice::build(const Kernels& kernels, Team& team, const float* const* features, int dims, size_t count,
+void Lattice::build(const Kernels& kernels, Team& team, const Features& features, int dims, size_t count,
                     const float* least, const float* most) {
+  constexpr size_t chunk_pixels = size_t{1} << 16, block = 1024;  // blocks stay in the first cache, or nearly
   plan.dims = dims;
   nv = dims + 1;
   pixels = count;
@@ -33,20 +34,33 @@ void Lattice::build(const Kernels& kernels, Team& team, const float* const* feat
   lay_out(least, most);
 
   bary.need(padded * nv);
-  key.need(padded);
-  ranks.need(padded);
-  uint8_t* rank_of = plan.rank_bits ? nullptr : rank_of_pixel.need(padded * dims);
-  const int parts = team.size() * 4;
-  const size_t share = (padded / kPad + parts - 1) / parts * kPad;
-  team.each(parts, [&](int part) {
-    const size_t begin = share * part;
-    if (begin >= padded) return;
-    const size_t some = begin + share < padded ? share : padded - begin;
-    kernels.embed(plan, features, begin, some, bary.data() + begin * nv, key.data() + begin, ranks.data() + begin,
-                  rank_of ? rank_of + begin * dims : nullptr);
-  });
-
-  number_simplices();
+  const size_t room = std::min(chunk_pixels, padded);
+  const int parts = std::min(team.size() * 4, 2 * kMaxParts);
+  const bool wide = dims > kCodedDims;
+  chunk.key.need(room);
+  chunk.ranks.need(room);
+  if (wide) chunk.turns.need(room * dims);
+  chunk.features.need(block * dims * parts);
+  by_simplex.clear(14);
+  simplices = 0;
+  for (size_t from = 0; from < padded; from += room) {
+    const size_t some = std::min(room, padded - from), share = (some / kPad + parts - 1) / parts * kPad;
+    team.each(parts, [&](int part) {
+      float* own = chunk.features.data() + block * dims * part;
+      const float* list[kMaxDims];
+      for (int k = 0; k < dims; ++k) list[k] = own + k * block;
+      const size_t stop = std::min(share * (part + 1), some);
+      for (size_t at = share * part; at < stop; at += block) {
+        const size_t wanted = std::min(block, stop - at), there = std::min(wanted, pixels - from - at);
+        features(from + at, from + at + there, own, block);
+        for (int k = 0; k < dims; ++k)
+          for (size_t i = there; i < wanted; ++i) own[k * block + i] = own[k * block];
+        kernels.embed(plan, list, wanted, bary.data() + (from + at) * nv, chunk.key.data() + at,
+                      chunk.ranks.data() + at, wide ? chunk.turns.data() + at * dims : nullptr);
+      }
+    });
+    number_simplices(from, std::min(some, pixels - from));
+  }
   number_points();
   for (int axis = 0; axis < nv; ++axis) {
     chain[axis].need(2 * size_t{points} + 2);
@@ -66,7 +80,6 @@ void Lattice::lay_out(const float* least, const float* most) {
   const int d = plan.dims;
   double low[kMaxDims + 1] = {}, high[kMaxDims + 1] = {};
   const double width = std::sqrt(2.0 / 3.0) * (d + 1);  // makes the blur's standard deviation 1
-  plan.rank_bits = d <= 7 ? 3 : d <= kCodedDims ? 4 : 0;
   for (int k = 0; k < d; ++k) {
     plan.scale[k] = static_cast<float>(width / std::sqrt((k + 1.0) * (k + 2.0)));
     // Feature k adds cf to coordinates 0..k and takes (k + 1) cf from coordinate k + 1.
@@ -91,17 +104,14 @@ void Lattice::lay_out(const float* least, const float* most) {
   }
   packed = bits <= 64;
   uint64_t seed = 0x5851F42D4C957F2Dull;
-  const auto any_odd = [&] {
+  const auto random_odd = [&] {
     seed += 0x9E3779B97F4A7C15ull;
     uint64_t z = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9ull;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
     return (z ^ (z >> 31)) | 1;
   };
-  for (int i = 0; i < d; ++i) {
-    const uint64_t odd = any_odd();
-    plan.unit[i] = packed ? uint64_t{1} << shift[i] : odd;
-  }
-  for (int i = 0; i < d; ++i) plan.rank_unit[i] = plan.rank_bits ? uint64_t{1} << (plan.rank_bits * i) : any_odd();
+  for (int i = 0; i < d; ++i) plan.unit[i] = packed ? uint64_t{1} << shift[i] : random_odd();
+  for (int i = 0; i < d; ++i) plan.rank_unit[i] = d <= kCodedDims ? uint64_t{1} << (d <= 7 ? 3 : 4) * i : random_odd();
   uint64_t ones = 0;
   for (int i = 0; i < d; ++i) ones += plan.unit[i];
   for (int i = 0; i < d; ++i) step[i] = ones - static_cast<uint64_t>(d + 1) * plan.unit[i];
@@ -109,31 +119,28 @@ void Lattice::lay_out(const float* least, const float* most) {
 }
 
 // In the order in which pixels meet them.
-void Lattice::number_simplices() {
-  by_simplex.clear(14);
-  simplices = 0;
+void Lattice::number_simplices(size_t begin, size_t count) {
   simplex.need(pixels);
   constexpr size_t ahead = 12;
-  uint64_t last_key = 0, last_ranks = ~uint64_t{0};
+  const uint64_t* key = chunk.key.data();
+  const uint64_t* ranks = chunk.ranks.data();
+  uint64_t last_key = 0, last_ranks = 0;
   uint32_t last = kNone;
-  for (size_t i = 0; i < pixels; ++i) {
-    if (i + ahead < pixels) announce_simplex(key[i + ahead], ranks[i + ahead]);
-    if (key[i] != last_key || ranks[i] != last_ranks) {
+  for (size_t i = 0; i < count; ++i) {
+    if (i + ahead < count) announce_simplex(key[i + ahead], ranks[i + ahead]);
+    if (last == kNone || key[i] != last_key || ranks[i] != last_ranks) {
       last_key = key[i];
       last_ranks = ranks[i];
       const auto same = [&](uint32_t id) { return is_simplex(id, last_key, last_ranks); };
       last = by_simplex.find_or_add(tag_of(last_key, last_ranks), same, simplices);
       if (last == simplices) {
         corner.grow(simplices, size_t{simplices} + 1)[simplices] = {last_key, last_ranks};
-        if (!plan.rank_bits) {
-          const size_t before = size_t{simplices} * plan.dims;
-          uint8_t* mine = rank_of_simplex.grow(before, before + plan.dims) + before;
-          std::memcpy(mine, rank_of_pixel.data() + i * plan.dims, plan.dims);
-        }
+        if (const size_t d = plan.dims; d > kCodedDims)
+          std::memcpy(turns.grow(simplices * d, (simplices + 1) * d) + simplices * d, chunk.turns.data() + i * d, d);
         ++simplices;
       }
     }
-    simplex[i] = last;
+    simplex[begin + i] = last;
   }
 }
 
@@ -146,7 +153,7 @@ void Lattice::number_points() {
   int axes[kMaxDims + 1];
   for (uint32_t id = 0; id < simplices; ++id) {
     if (id + ahead < simplices) announce_vertices(id + ahead);
-    axes_of(id, axes);
+    axes_of_simplex(id, axes);
     uint32_t* mine = vertices.data() + size_t{id} * nv;
     mine[0] = point.find_or_add(corner[id].key, nv);
     for (int k = 1; k < nv; ++k) {
@@ -166,7 +173,7 @@ void Lattice::number_points() {
 
 void Lattice::announce_vertices(uint32_t id) const {
   int axes[kMaxDims + 1];
-  axes_of(id, axes);
+  axes_of_simplex(id, axes);
   uint64_t at = corner[id].key;
   for (int k = 0; k < nv; ++k) {
     point.announce(at);

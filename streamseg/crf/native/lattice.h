@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -19,6 +20,9 @@ struct Refusal : std::runtime_error {
   int code;
 };
 
+// Writes the features of pixels [begin, end), `pitch` apart.
+using Features = std::function<void(size_t begin, size_t end, float* to, size_t pitch)>;
+
 struct Lattice {
   EmbedPlan plan{};
   int nv = 0;                     // vertices of a simplex: dims + 1
@@ -31,10 +35,8 @@ struct Lattice {
     uint64_t key, ranks;
   };
   Buffer<Corner> corner;          // (simplices,)
+  Buffer<uint8_t> turns;          // (simplices, dims) ranks, where `ranks` is a fingerprint of them
   Buffer<float> bary;             // (padded, nv)
-  Buffer<uint64_t> key, ranks;    // (padded,)
-  // Where ranks are fingerprints, they are kept beside: (padded, dims) and (simplices, dims).
-  Buffer<uint8_t> rank_of_pixel, rank_of_simplex;
   Buffer<uint32_t> simplex;       // (pixels,) of each pixel, numbered in the order of first touch
   Buffer<uint32_t> vertices;      // (simplices, nv) points, numbered in the order of first touch
   Points point;
@@ -46,9 +48,8 @@ struct Lattice {
   Buffer<uint32_t> next[kMaxDims + 1];    // the links once more, axis by axis
   Buffer<uint64_t> bits_scratch[kMaxDims + 1];
 
-  // features: dims arrays of `padded` floats; least, most: bounds of all that will be looked up. Throws Refusal when
-  // the coordinates do not fit.
-  void build(const Kernels& kernels, Team& team, const float* const* features, int dims, size_t pixels,
+  // least, most: bounds of all that will be looked up. Throws Refusal when the coordinates do not fit.
+  void build(const Kernels& kernels, Team& team, const Features& features, int dims, size_t pixels,
              const float* least, const float* most);
   // kNone where no pixel lies in such a simplex.
   uint32_t find_simplex(uint64_t key, uint64_t ranks) const {
@@ -56,30 +57,34 @@ struct Lattice {
   }
   void announce_simplex(uint64_t key, uint64_t ranks) const { by_simplex.prefetch(tag_of(key, ranks)); }
   // Axes in the order in which the vertices of a simplex follow one another; the last leads back to the first vertex.
-  void axes_of(uint32_t id, int* axes) const {
-    if (plan.rank_bits) return axes_of_code(corner[id].ranks, axes);
-    const uint8_t* mine = rank_of_simplex.data() + size_t{id} * plan.dims;
-    axes_by([&](int i) { return int{mine[i]}; }, axes);
+  void axes_of(uint64_t code, int* axes) const {
+    const int bits = plan.dims <= 7 ? 3 : 4;
+    axes_by(axes, [&](int i) { return static_cast<int>(code >> (bits * i) & ((1u << bits) - 1)); });
   }
-  void axes_of_code(uint64_t ranks, int* axes) const {
-    const uint64_t mask = (uint64_t{1} << plan.rank_bits) - 1;
-    axes_by([&](int i) { return static_cast<int>(ranks >> (plan.rank_bits * i) & mask); }, axes);
+  void axes_of_simplex(uint32_t id, int* axes) const {
+    if (plan.dims <= kCodedDims) return axes_of(corner[id].ranks, axes);
+    axes_by(axes, [&](int i) { return turns[size_t{id} * plan.dims + i]; });
   }
 
  private:
-  template <class RankOf>
-  void axes_by(const RankOf& rank_of, int* axes) const {
+  struct Chunk {                  // what was embedded a moment ago
+    Buffer<uint64_t> key, ranks;
+    Buffer<uint8_t> turns;
+    Buffer<float> features;
+  } chunk;
+
+  template <class Rank>
+  void axes_by(int* axes, const Rank& rank) const {
     const int d = plan.dims;
     int left = d * (d + 1) / 2;
     for (int i = 0; i < d; ++i) {
-      const int rank = rank_of(i);
-      axes[d - rank] = i;
-      left -= rank;
+      axes[d - rank(i)] = i;
+      left -= rank(i);
     }
     axes[d - left] = d;
   }
   void lay_out(const float* least, const float* most);
-  void number_simplices();
+  void number_simplices(size_t begin, size_t count);
   void number_points();
   void announce_vertices(uint32_t id) const;
   bool is_simplex(uint32_t id, uint64_t key, uint64_t ranks) const {

@@ -5,37 +5,35 @@
 namespace ss {
 namespace {
 
-// Where a pixel's probabilities have come to rest, neither slicing nor splatting them changes anything (docs/design/0006).
-constexpr float kStill = 1e-4f, kSettled = 2.5e-5f;
-constexpr uint8_t kRestPasses = 3, kSettledPasses = 9;
-
 struct Loop {
   Workspace& space;
   const ss_crf_job& job;
   const Kernels& kernels;
   Team& team;
+  const Grid& grid;
   const std::vector<Part>& parts;
-  int main, row;
+  int row;
+  bool whole;                           // rows of all pixels are kept, instead of put out band by band
 
-  std::vector<PassTerm> passes;         // main term first
-  std::vector<Term*> order;
+  std::vector<Term*> order;             // main term first
+  std::vector<std::vector<PassTerm>> passes;  // per part
+  std::vector<Wave> waves;                    // per part and term: how far it has come
   size_t ring_floats = 0, most = 0;     // most: pixels of a band
 
-  Loop(Workspace& space, const ss_crf_job& job, const Kernels& kernels, Team& team, const std::vector<Part>& parts,
-       int main, int row)
-      : space(space), job(job), kernels(kernels), team(team), parts(parts), main(main), row(row) {
-    for (int i = 0; i < job.term_count; ++i) {
-      const int t = i == 0 ? main : (i <= main ? i - 1 : i);
-      order.push_back(space.terms[t].get());
-      passes.push_back(order.back()->as_pass());
-    }
-    for (const Part& part : parts)
+  Loop(Workspace& space, const ss_crf_job& job, const Kernels& kernels, Team& team, const Grid& grid,
+       const std::vector<Part>& parts, int main, int row, bool whole)
+      : space(space), job(job), kernels(kernels), team(team), grid(grid), parts(parts), row(row), whole(whole) {
+    for (int i = 0; i < job.term_count; ++i) order.push_back(space.terms[i == 0 ? main : i <= main ? i - 1 : i].get());
+    for (const Part& part : parts) {
+      std::vector<PassTerm> list;
+      for (const Term* term : order) list.push_back(term->as_pass(int(&part - parts.data()), row));
+      passes.push_back(std::move(list));
       for (const Band& band : part.bands) most = std::max(most, band.end - band.begin);
-    const size_t visits = parts.back().end;
-    space.lists.need((most + kListPad) * parts.size());
-    std::memset(space.rest.need(visits), 0, visits);
-    space.added.need(visits * row);
-    space.scratch.need(2 * size_t(row) * parts.size());
+    }
+    waves.resize(parts.size() * order.size());
+    space.packed.need(grid.pixels * job.classes + row);
+    space.bands.need((most + 1) * row * parts.size());
+    if (whole) space.rows.need(grid.pixels * row);
     for (const Term* term : order)
       for (const std::vector<Wave>* list : {&term->inner, &term->outer})
         for (const Wave& w : *list) ring_floats = std::max(ring_floats, 2 * (size_t(w.ring) + 1) * row);
@@ -44,49 +42,104 @@ struct Loop {
 
   float* rings(int part, size_t term) { return space.rings.data() + ring_floats * (part * order.size() + term); }
 
-  void pass(bool slice, bool splat, bool plain, float* unary) {
+  // Rows from planes of probabilities, or of any values.
+  bool plain_rows(const float* planes, const Band& band, float* to) const {
+    return kernels.rows_from_planes(planes, grid.pixels, job.classes, band.begin, band.end, to, row, 0.0f, -3e38f);
+  }
+
+  // Calls work(pass, band) for the bands of every part. Throws Refusal where it answers false for one.
+  template <class Work>
+  void each_band(Step step, bool splat, const char* what, const Work& work) {
+    bool fine[kMaxParts];
+    for (size_t t = 0; t < order.size(); ++t)
+      for (size_t part = 0; part < order[t]->inner.size(); ++part) waves[part * order.size() + t] = order[t]->inner[part];
     team.each(int(parts.size()), [&](int index) {
-      uint32_t below[kMaxTerms], shift[kMaxTerms];
-      for (size_t t = 0; t < order.size(); ++t) {
-        below[t] = order[t]->first_of_part[index];
-        shift[t] = order[t]->copy_of_part[index];
-      }
+      fine[index] = true;
       Pass p{};
-      p.lanes_used = job.classes;
+      p.step = step;
+      p.lanes = job.classes;
       p.row = row;
-      p.terms = int(passes.size());
-      p.term = passes.data();
-      p.visits = {order[0]->visit_simplex.data(), order[0]->visit_pixel.data()};
-      p.unary = unary;
-      p.added = space.added.data();
-      p.rest = space.rest.data();
-      p.still = kStill;
-      p.rest_passes = kRestPasses;
-      p.settled = kSettled;
-      p.settled_passes = kSettledPasses;
-      p.slice = slice;
-      p.splat = splat;
-      p.plain = plain;
-      p.shared_below = below;
-      p.shared_shift = shift;
-      p.list = space.lists.data() + (most + kListPad) * index;
-      p.scratch = space.scratch.data() + 2 * size_t(row) * index;
-      Wave waves[kMaxTerms];
-      for (size_t t = 0; t < order.size(); ++t)
-        if (!order[t]->inner.empty()) waves[t] = order[t]->inner[index];
+      p.terms = int(order.size());
+      p.term = passes[index].data();
+      p.place = order[0]->place.data();
+      p.unary = job.flags & SS_CRF_FILTER ? nullptr : space.packed.data();
+      p.scratch = space.bands.data() + (most + 1) * row * index;
+      Wave* wave = waves.data() + order.size() * index;
       const std::vector<Band>& bands = parts[index].bands;
       for (size_t band = 0; band < bands.size(); ++band) {
         p.begin = bands[band].begin;
         p.end = bands[band].end;
-        kernels.pass(p);
+        p.group = order[0]->groups_of(parts, index, band);
+        p.groups = order[0]->band_groups[index][band + 1] - order[0]->band_groups[index][band];
+        p.rows = whole && step == Step::kLast ? space.rows.data() + p.begin * row : p.scratch + row;
+        for (size_t t = 0; t < order.size() && splat; ++t) order[t]->clear_sums(index, band, row);
+        fine[index] = work(p, bands[band]) && fine[index];
         for (size_t t = 0; t < order.size() && splat; ++t) {  // while the sums are still in the cache
           Term& term = *order[t];
           if (term.inner.empty()) continue;
           const int64_t limit = band + 1 < bands.size() ? term.ready[index][band] : term.lattice.points;
-          kernels.wave(waves[t], limit, term.sums.data(), term.values.data(), row, term.factor.data(),
+          kernels.wave(wave[t], limit, term.sums.data(), term.values.data(), row, term.factor.data(),
                        rings(index, t));
         }
       }
+    });
+    for (size_t part = 0; part < parts.size(); ++part) refuse_unless_finite(fine[part], what);
+  }
+
+  void put_out(const Pass& p, const Band& band) const {
+    if (whole) return;
+    kernels.planes_from_rows(p.rows, row, job.classes, grid.pixels, band.begin, band.end, job.probabilities,
+                             job.log_probabilities, job.labels);
+  }
+
+  // The first splat: of the unary's soft-max, of given probabilities or, for a filter, of the input.
+  void begin() {
+    const bool filter = job.flags & SS_CRF_FILTER;
+    each_band(Step::kFirst, true, filter ? "the input" : "unary", [&](Pass& p, const Band& band) {
+      if (filter) {
+        const bool fine = plain_rows(job.logits, band, p.rows);
+        p.splat = true;
+        kernels.pass(p);
+        return fine;
+      }
+      bool fine = space.unary.fill(band.begin, band.end, p.rows);
+      p.keep = true;
+      p.soft = p.splat = !job.start;
+      kernels.pass(p);
+      if (!job.start) return fine;
+      fine = plain_rows(job.start, band, p.rows) && fine;
+      p.keep = false;
+      p.splat = true;
+      kernels.pass(p);
+      return fine;
+    });
+  }
+
+  // Without iterations: the unary's soft-max.
+  void only() {
+    each_band(Step::kFirst, false, "unary", [&](Pass& p, const Band& band) {
+      const bool fine = space.unary.fill(band.begin, band.end, p.rows);
+      p.soft = true;
+      kernels.pass(p);
+      if (whole) std::memcpy(space.rows.data() + p.begin * row, p.rows, sizeof(float) * row * (p.end - p.begin));
+      put_out(p, band);
+      return fine;
+    });
+  }
+
+  void step() {
+    each_band(Step::kMiddle, true, "", [&](Pass& p, const Band&) {
+      kernels.pass(p);
+      return true;
+    });
+  }
+
+  void end() {
+    each_band(Step::kLast, false, "", [&](Pass& p, const Band& band) {
+      p.soft = !(job.flags & SS_CRF_FILTER);
+      kernels.pass(p);
+      put_out(p, band);
+      return true;
     });
   }
 
@@ -112,8 +165,7 @@ struct Loop {
           const BlurChain chain = axis < term.nv ? term.chain_of(axis, part) : BlurChain{};
           if (chain.begin >= chain.end) continue;
           if (axis == 0) {
-            kernels.blur_first(chain, term.sums.data(), term.values.data(), row, term.factor.data(),
-                               term.shared.data(), term.copies.data());
+            kernels.blur_first(chain, term.sums.data(), term.values.data(), row, term.factor.data(), term.shares());
           } else {
             kernels.blur(chain, term.values.data(), row);
           }
@@ -125,7 +177,7 @@ struct Loop {
       team.each(count, [&](int part) {
         const size_t points = term->lattice.points;
         kernels.mix(term->values.data(), points * part / count, points * (part + 1) / count,
-                    job.classes, row, term->matrix.data(), space.scratch.data() + 2 * size_t(row) * part);
+                    job.classes, row, term->matrix.data(), space.bands.data() + (most + 1) * row * part);
       });
     }
   }
@@ -185,17 +237,7 @@ void run(Workspace& space, const ss_crf_job& job, const Kernels& kernels, ss_crf
   const Grid out(job.height, job.width, job.out_stride);
   // Without iterations there is nothing to do on a coarser grid.
   const Grid grid(job.height, job.width, job.iterations ? job.lattice_stride : std::min(job.lattice_stride, out.stride));
-  const bool finishes = out.stride < grid.stride;
-  if (job.image_type != SS_CRF_IMAGE_NONE) {
-    float* planes = space.planes.need(grid.padded * job.channels);
-    const int shares = 4 * team.size();
-    team.each(shares, [&](int share) {
-      const int begin = grid.height * share / shares, end = grid.height * (share + 1) / shares;
-      image_lines(job, grid, begin, end, planes + size_t(begin) * grid.width, grid.padded);
-    });
-    for (int c = 0; c < job.channels; ++c)
-      std::fill(planes + c * grid.padded + grid.pixels, planes + (c + 1) * grid.padded, planes[c * grid.padded]);
-  }
+  const bool finishes = out.stride < grid.stride, shrinks = out.stride > grid.stride;
 
   const std::vector<Part> parts = parts_of(grid.pixels, part_count(job.threads));
   int main = 0, most = 0;
@@ -206,7 +248,7 @@ void run(Workspace& space, const ss_crf_job& job, const Kernels& kernels, ss_crf
   }
   for (int t = 0; t < job.term_count; ++t) {
     Term& term = *space.terms[t];
-    term.prepare(job, job.terms[t], kernels, team, grid, space.planes.data(), parts, t == main);
+    term.prepare(job, job.terms[t], kernels, team, grid, parts, t == main);
     const float area = job.terms[t].normalisation == SS_CRF_NORM_NONE ? float(grid.stride * grid.stride) : 1.0f;
     term.set_compat(job, job.terms[t], row, area);
     term.make_rows(row, int(parts.size()));
@@ -216,39 +258,29 @@ void run(Workspace& space, const ss_crf_job& job, const Kernels& kernels, ss_crf
     }
   }
 
-  float* rows = space.rows.need(grid.pixels * row);
-  Loop loop(space, job, kernels, team, parts, main, row);
-  const auto plain_rows = [&](const float* planes, float* to, const char* what) {
-    if (!kernels.rows_from_planes(planes, grid.pixels, job.classes, 0, grid.pixels, to, row, 0.0f, -3e38f))
-      throw Refusal(SS_CRF_NAN, std::string(what) + " holds NaN");
-  };
+  Loop loop(space, job, kernels, team, grid, parts, main, row, shrinks);
   if (job.flags & SS_CRF_FILTER) {
-    plain_rows(job.logits, rows, "the input");
-    loop.pass(false, true, true, rows);
+    loop.begin();
     loop.blur();
-    std::memset(rows, 0, sizeof(float) * grid.pixels * row);
-    loop.pass(true, false, true, rows);
-  } else {
-    space.unary.prepare(job, kernels, team, row);
-    space.unary.aim(job, grid, row);
-    space.unary.fill(kernels, team, grid, rows);
-    if (job.iterations == 0) {
-      loop.pass(false, false, false, rows);
-    } else if (job.start) {
-      plain_rows(job.start, space.start.need(grid.pixels * row), "start");
-      loop.pass(false, true, true, space.start.data());
-    } else {
-      loop.pass(false, true, false, rows);
-    }
-    for (int i = 1; i <= job.iterations; ++i) {
-      loop.blur();
-      if (i < job.iterations || !finishes) loop.pass(true, i < job.iterations, false, rows);
-    }
+    return loop.end();
   }
-
-  if (finishes) return finish(space, job, kernels, team, out, row);
-  if (out.stride > grid.stride) shrink(grid, out, row, rows);
-  put_out(job, kernels, team, out.pixels, row, rows);
+  space.unary.prepare(job, kernels, team, row, grid.stride);
+  space.unary.aim(grid, row);
+  if (job.iterations == 0) {
+    loop.only();
+  } else {
+    loop.begin();
+    for (int i = 1; i < job.iterations; ++i) {
+      loop.blur();
+      loop.step();
+    }
+    loop.blur();
+    if (finishes) return finish(space, job, kernels, team, out, row);
+    loop.end();
+  }
+  if (!shrinks) return;
+  shrink(grid, out, row, space.rows.data());
+  put_out(job, kernels, team, out.pixels, row, space.rows.data());
 }
 
 }  // namespace ss

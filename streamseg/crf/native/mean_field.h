@@ -13,21 +13,27 @@ struct Known {                    // a simplex that was looked up a moment ago
   uint32_t vertices[kCodedDims + 1];
 };
 
+struct FinishTermScratch {
+  Buffer<float> weights;
+  Buffer<uint32_t> vertices;
+  Buffer<Known> known;
+};
+
 struct FinishScratch {            // of one part
-  Buffer<float> weights[kMaxTerms];
-  Buffer<uint32_t> vertices[kMaxTerms];
+  std::vector<FinishTermScratch> terms;
   Buffer<uint64_t> key, ranks;
-  Buffer<float> planes, features, rows;
-  Buffer<Known> known[kMaxTerms];
+  Buffer<float> features, rows;
+  std::vector<FinishTerm> list;
 };
 
 // What is kept between calls; belongs to one call at a time.
 struct Workspace {
   std::vector<std::unique_ptr<Term>> terms;
   Unary unary;
-  Buffer<float> planes, rows, start, added, scratch, rings;
-  Buffer<uint8_t> rest;
-  Buffer<uint32_t> lists;
+  Buffer<float> packed;           // per visit: log p up to a constant
+  Buffer<float> bands;            // per part: rows of a band's pixels, and one more
+  Buffer<float> rows;             // of all pixels, where outputs are means over several
+  Buffer<float> rings;
   std::vector<std::unique_ptr<FinishScratch>> finish;
 };
 

@@ -6,7 +6,7 @@
 
 namespace {
 
-// rows[pixel][c] = planes[c][pixel], not below `least`, the rest of a row `pad`. False if something is NaN.
+// rows[pixel - begin][c] = planes[c][pixel], not below `least`, the rest of a row `pad`. False if something is NaN.
 inline bool rows_from_planes(const float* planes, size_t plane, int lanes, size_t begin, size_t end, float* rows, int row,
                       float pad, float least) {
   VI bad{};
@@ -24,7 +24,7 @@ inline bool rows_from_planes(const float* planes, size_t plane, int lanes, size_
         block[i] = vmax(v, all(least));
       }
       transpose(block);
-      for (int l = 0; l < W; ++l) store(rows + (at + l) * row + c0, block[l]);
+      for (int l = 0; l < W; ++l) store(rows + (at - begin + l) * row + c0, block[l]);
     }
   }
   bool fine = true;
@@ -32,7 +32,7 @@ inline bool rows_from_planes(const float* planes, size_t plane, int lanes, size_
     for (int c = 0; c < row; ++c) {
       const float v = c < lanes ? planes[c * plane + at] : pad;
       fine = fine && v == v;
-      rows[at * row + c] = c < lanes && v < least ? least : v;
+      rows[(at - begin) * row + c] = c < lanes && v < least ? least : v;
     }
   }
   for (int l = 0; l < W; ++l) fine = fine && !bad[l];
@@ -76,16 +76,27 @@ inline void planes_from_rows(const float* rows, int row, int lanes, size_t plane
   }
 }
 
-// Rows of log p on lines [y_begin, y_end) of a grid, shifted so that the largest of a row is 0 and none is below -1e4.
-// `out` is the first of them. False where a row has no finite largest.
-inline bool unary_lines(const ss::Resample& s, int y_begin, int y_end, float* out) {
-  const size_t row = s.row;
+// Shifts each row so that its largest is 0 and none is below -1e4. False where a row has no finite largest.
+inline bool peak_to_zero(float* rows, int row, size_t count) {
   bool fine = true;
-  for (int y = y_begin; y < y_end; ++y) {
+  for (float* r = rows; r != rows + count * row; r += row) {
+    VF most = load(r);
+    for (int c = W; c < row; c += W) most = vmax(most, load(r + c));
+    const float peak = fold_max(most)[0];
+    fine = fine && peak > -1e29f && peak < 3e38f;
+    for (int c = 0; c < row; c += W) store(r + c, vmax(load(r + c) - peak, all(-1e4f)));
+  }
+  return fine;
+}
+
+// Rows of log p of the grid's pixels [begin, end), shifted likewise. `out` is the first of them.
+inline bool unary_rows(const ss::Resample& s, size_t begin, size_t end, float* out) {
+  const size_t row = s.row;
+  float* to = out;
+  for (size_t y = begin / s.width, x = begin % s.width, at = begin; at < end; ++y, x = 0) {
     const ss::Tap ty = s.down[y];
-    for (int x = 0; x < s.width; ++x, out += row) {
+    for (; x < size_t(s.width) && at < end; ++x, ++at, to += row) {
       const ss::Tap tx = s.across[x];
-      VF most = all(-3e38f);
       if (s.box) {
         const float share = 1.0f / static_cast<float>((ty.last - ty.first) * (tx.last - tx.first));
         for (size_t c = 0; c < row; c += W) {
@@ -93,9 +104,7 @@ inline bool unary_lines(const ss::Resample& s, int y_begin, int y_end, float* ou
           for (int v = ty.first; v < ty.last; ++v)
             for (int u = tx.first; u < tx.last; ++u)
               sum += load(s.rows + (static_cast<size_t>(v) * s.from_width + u) * row + c);
-          sum *= share;
-          store(out + c, sum);
-          most = vmax(most, sum);
+          store(to + c, sum * share);
         }
       } else {
         const float* top = s.rows + static_cast<size_t>(ty.first) * s.from_width * row;
@@ -104,16 +113,12 @@ inline bool unary_lines(const ss::Resample& s, int y_begin, int y_end, float* ou
         for (size_t c = 0; c < row; c += W) {
           const VF v = wa * load(top + tx.first * row + c) + wb * load(top + tx.last * row + c) +
                        wc * load(bottom + tx.first * row + c) + wd * load(bottom + tx.last * row + c);
-          store(out + c, v);
-          most = vmax(most, v);
+          store(to + c, v);
         }
       }
-      const float peak = fold_max(most)[0];
-      fine = fine && peak > -1e29f && peak < 3e38f;
-      for (size_t c = 0; c < row; c += W) store(out + c, vmax(load(out + c) - peak, all(-1e4f)));
     }
   }
-  return fine;
+  return peak_to_zero(out, s.row, end - begin);
 }
 
 }  // namespace

@@ -29,23 +29,20 @@ inline VF load(const float* p) {
 }
 inline void store(float* p, VF v) { std::memcpy(p, &v, sizeof v); }
 
+// b where either is NaN. The compiler does not make one instruction of the comparison.
+#if SS_WIDTH == 16
+inline VF vmin(VF a, VF b) { return (VF)_mm512_min_ps((__m512)a, (__m512)b); }
+inline VF vmax(VF a, VF b) { return (VF)_mm512_max_ps((__m512)a, (__m512)b); }
+#elif SS_WIDTH == 8
+inline VF vmin(VF a, VF b) { return (VF)_mm256_min_ps((__m256)a, (__m256)b); }
+inline VF vmax(VF a, VF b) { return (VF)_mm256_max_ps((__m256)a, (__m256)b); }
+#elif defined(__SSE2__)
+inline VF vmin(VF a, VF b) { return (VF)_mm_min_ps((__m128)a, (__m128)b); }
+inline VF vmax(VF a, VF b) { return (VF)_mm_max_ps((__m128)a, (__m128)b); }
+#else
 inline VF vmin(VF a, VF b) { return a < b ? a : b; }
 inline VF vmax(VF a, VF b) { return a > b ? a : b; }
-
-// Whether a comparison holds in any lane.
-inline bool any_lane(VI mask) {
-#if defined(__AVX512F__)
-  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
-#elif defined(__AVX__)
-  return _mm256_movemask_ps((__m256)mask) != 0;
-#elif defined(__SSE2__)
-  return _mm_movemask_ps((__m128)mask) != 0;
-#else
-  uint64_t halves[2];
-  std::memcpy(halves, &mask, sizeof halves);
-  return (halves[0] | halves[1]) != 0;
 #endif
-}
 
 // Nearest integer, for |x| < 2^22.
 inline VF vround(VF x) {

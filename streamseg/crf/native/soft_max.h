@@ -9,8 +9,8 @@ namespace {
 // overflow nor vanish unless what was added is huge; then the slow way.
 template <int MOST>
 inline void soft_max(VF (&x)[MOST], int vectors) {
-  VF e[MOST], sum{};
-  for (int i = 0; i < vectors; ++i) {
+  VF e[MOST], sum = e[0] = vexp(vmin(x[0], all(80.0f)));
+  for (int i = 1; i < vectors; ++i) {
     e[i] = vexp(vmin(x[i], all(80.0f)));
     sum += e[i];
   }

@@ -19,46 +19,48 @@ void append(std::vector<unsigned char>& to, const T& value) {
 }  // namespace
 
 void Term::prepare(const ss_crf_job& job, const ss_crf_term& term, const Kernels& kernels, Team& team, const Grid& grid,
-                   const float* planes, const std::vector<Part>& parts, bool main) {
+                   const std::vector<Part>& parts, bool main) {
   const int dims = term_dims(job, term);
   const bool looks = term.features || term.sigma_channels;
   const bool keep = !looks || (job.flags & SS_CRF_KEEP_LATTICE);
   float least[kMaxDims], most[kMaxDims];
   term_bounds(job, term, grid, least, most);
   std::vector<unsigned char> made_from;
+  const void* seen = term.features ? static_cast<const void*>(term.features) : job.image;
+  const size_t bytes = term.features         ? sizeof(float) * dims * grid.pixels
+                       : term.sigma_channels ? size_t(job.height) * job.width * job.channels *
+                                                   (job.image_type == SS_CRF_IMAGE_U8 ? 1 : sizeof(float))
+                                             : 0;
   if (keep) {
     const int part_total = int(parts.size());
     for (int v : {grid.stride, job.height, job.width, term.normalisation, part_total, int(main), kernels.width, dims,
-                  term.features ? 1 : 0, term.sigma_channels ? job.channels : 0})
+                  term.features ? 1 : 0, term.sigma_channels ? job.channels : 0, job.image_type})
       append(made_from, v);
     append(made_from, term.sigma_x);
     append(made_from, term.sigma_y);
     append(made_from, least, sizeof(float) * dims);
     append(made_from, most, sizeof(float) * dims);
-    if (term.features) append(made_from, term.features, sizeof(float) * dims * grid.pixels);
-    if (!term.features && term.sigma_channels) {
-      append(made_from, term.sigma_channels, sizeof(float) * job.channels);
-      append(made_from, planes, sizeof(float) * job.channels * grid.padded);
-    }
-    if (made_from == cached) return;
+    if (!term.features && term.sigma_channels) append(made_from, term.sigma_channels, sizeof(float) * job.channels);
+    if (made_from == cached && (!bytes || !std::memcmp(looked_at.data(), seen, bytes))) return;
   }
   cached.clear();
   finer_stride = 0;
   normalisation = term.normalisation;
-  term_features(job, term, grid, planes, features);
-  const float* list[kMaxDims];
-  for (int k = 0; k < dims; ++k) list[k] = features.data() + k * grid.padded;
-  lattice.build(kernels, team, list, dims, grid.pixels, least, most);
+  const Features features = [&](size_t begin, size_t end, float* to, size_t pitch) {
+    float* planes = to + 2 * pitch;  // divided in place
+    if (!term.features && term.sigma_channels) image_planes(job, grid, begin, end, planes, pitch);
+    term_features(job, term, grid, planes, begin, end, to, pitch);
+  };
+  lattice.build(kernels, team, features, dims, grid.pixels, least, most);
   nv = lattice.nv;
   alpha = 1.0f / (1.0f + std::pow(2.0f, -float(dims)));
+  apart = main && nv != 3;
   cut(parts);
   plan_waves(parts);
   make_norm(kernels, team, parts);
-  if (main) {
-    order(team, parts);
-  } else {
-    spread(team, int(parts.size()));
-  }
+  if (normalisation == SS_CRF_NORM_SYMMETRIC) fold_norm();
+  if (main) order(team, parts);
+  if (keep && bytes) std::memcpy(looked_at.need(bytes), seen, bytes);
   cached.swap(made_from);
 }
 
@@ -68,20 +70,26 @@ void Term::cut(const std::vector<Part>& parts) {
   first_of_part.assign(count, 0);
   copy_of_part.assign(count, 0);
   copies.clear();
+  fresh.assign(count, {});
+  copied.assign(count, {});
   uint32_t most_simplex = 0, most_point = 0, simplices_seen = 0;
   uint32_t rows = lattice.points + 1 + uint32_t(count);
-  for (int part = 1; part < count; ++part) {
-    for (size_t i = parts[part - 1].begin; i < parts[part - 1].end; ++i)
-      most_simplex = std::max(most_simplex, lattice.simplex[i] + 1);
-    const uint32_t* v = lattice.vertices.data();
-    for (size_t i = size_t(simplices_seen) * nv; i < size_t(most_simplex) * nv; ++i)
-      most_point = std::max(most_point, v[i] + 1);
-    simplices_seen = most_simplex;
-    first_of_part[part] = most_point;
-    copy_of_part[part] = rows;
-    copies.push_back(most_point);
-    copies.push_back(rows);
-    rows += most_point;
+  for (int part = 0; part < count; ++part) {
+    if (part) {
+      first_of_part[part] = most_point;
+      copy_of_part[part] = rows;
+      copies.push_back(most_point);
+      copies.push_back(rows);
+      rows += apart ? lattice.points + 1 : most_point;
+    }
+    for (const Band& band : parts[part].bands) {
+      for (size_t i = band.begin; i < band.end; ++i) most_simplex = std::max(most_simplex, lattice.simplex[i] + 1);
+      const uint32_t* v = lattice.vertices.data();
+      for (size_t i = size_t(simplices_seen) * nv; i < size_t(most_simplex) * nv; ++i)
+        most_point = std::max(most_point, v[i] + 1);
+      simplices_seen = most_simplex;
+      fresh[part].push_back(most_point);
+    }
   }
   copies.push_back(kNone);
   row_total = rows;
@@ -101,6 +109,10 @@ void Term::cut(const std::vector<Part>& parts) {
       }
     }
   }
+  for (uint32_t word = 0; word < shared.size(); ++word)
+    for (uint32_t bits = shared[word]; bits; bits &= bits - 1)
+      for (int part = 1; part < count; ++part)
+        if (const uint32_t p = word * 32 + uint32_t(__builtin_ctz(bits)); p < first_of_part[part]) copied[part].push_back(p);
 
   cuts.assign(nv, {});
   for (int axis = 0; axis < nv; ++axis) {
@@ -150,66 +162,70 @@ void Term::make_norm(const Kernels& kernels, Team& team, const std::vector<Part>
   });
 }
 
+void Term::fold_norm() {
+  for (size_t i = 0; i < lattice.pixels; ++i)
+    for (int k = 0; k < nv; ++k) lattice.bary[i * nv + k] *= norm[i];
+}
+
 // Brings pixels of one simplex together within bands that fit the second-level cache.
 void Term::order(Team& team, const std::vector<Part>& parts) {
   const int total = int(parts.size());
   const size_t n = lattice.pixels;
-  visit_simplex.need(n);
-  visit_pixel.need(n);
+  place.need(n + kVisitPad);
+  std::memset(place.data() + n, 0, sizeof(uint16_t) * kVisitPad);
+  groups.need(n + total * kGroupPad);
+  band_groups.assign(total, {});
   local.need(size_t(lattice.simplices) * total);
   size_t most = 0;
-  for (const Part& part : parts)
+  for (const Part& part : parts) {
     for (const Band& band : part.bands) most = std::max(most, band.end - band.begin);
+    band_groups[&part - parts.data()].resize(part.bands.size() + 1);
+  }
   count.need(most * total);
-  weights.need(n * nv);
-  const bool fold_norm = normalisation == SS_CRF_NORM_SYMMETRIC;
+  permuted.need(most * (nv + 1) * total);
+  const bool gains = normalisation == SS_CRF_NORM_BEFORE || normalisation == SS_CRF_NORM_AFTER;
   team.each(total, [&](int index) {
     uint32_t* group_of = local.data() + size_t(index) * lattice.simplices;
     std::memset(group_of, 0, sizeof(uint32_t) * lattice.simplices);
-    uint32_t* place = count.data() + most * index;  // of each group: its size, then where its next pixel goes
-    uint32_t begun = 1;                             // 0 is a simplex that no band has met
-    for (const Band& band : parts[index].bands) {
+    uint32_t* size = count.data() + most * index;  // of each group; then where its next pixel goes
+    float* by = permuted.data() + most * (nv + 1) * index;
+    float* gain = by + most * nv;
+    Group* out = groups.data() + parts[index].begin + index * kGroupPad;
+    size_t made = 0;
+    uint32_t begun = 1;                            // 0 is a simplex that no band has met
+    for (size_t b = 0; b < parts[index].bands.size(); ++b) {
+      const Band& band = parts[index].bands[b];
+      band_groups[index][b] = made;
       uint32_t next = begun;
       for (size_t i = band.begin; i < band.end; ++i) {
         uint32_t& g = group_of[lattice.simplex[i]];
         if (g < begun) {
           g = next++;
-          place[g - begun] = 0;
+          size[g - begun] = 0;
+          out[made + g - begun].simplex = lattice.simplex[i];
         }
-        ++place[g - begun];
+        ++size[g - begun];
       }
       uint32_t at = uint32_t(band.begin);
       for (uint32_t g = 0; g < next - begun; ++g) {
-        const uint32_t size = place[g];
-        place[g] = at;
-        at += size;
+        const uint32_t some = size[g];
+        size[g] = at;
+        at += some;
+        out[made++].end = at;
       }
+      std::memcpy(by, lattice.bary.data() + band.begin * nv, sizeof(float) * nv * (band.end - band.begin));
+      if (gains) std::memcpy(gain, norm.data() + band.begin, sizeof(float) * (band.end - band.begin));
       for (size_t i = band.begin; i < band.end; ++i) {
-        const uint32_t s = lattice.simplex[i];
-        const uint32_t to = place[group_of[s] - begun]++;
-        visit_simplex[to] = s;
-        visit_pixel[to] = uint32_t(i);
-        const float by = fold_norm ? norm[i] : 1.0f;
-        for (int k = 0; k < nv; ++k) weights[size_t(to) * nv + k] = lattice.bary[i * nv + k] * by;
+        const uint32_t to = size[group_of[lattice.simplex[i]] - begun]++;
+        place[to] = uint16_t(i - band.begin);
+        for (int k = 0; k < nv; ++k) lattice.bary[size_t(to) * nv + k] = by[(i - band.begin) * nv + k];
+        if (gains) norm[to] = gain[i - band.begin];
       }
       begun = next;
     }
-  });
-}
-
-void Term::spread(Team& team, int parts) {
-  const size_t n = lattice.pixels;
-  places.need(n * nv);
-  const size_t share = n / parts + 1;
-  const bool fold_norm = normalisation == SS_CRF_NORM_SYMMETRIC;
-  team.each(parts, [&](int part) {
-    const size_t end = std::min(share * (part + 1), n);
-    for (size_t i = share * part; i < end; ++i) {
-      const float by = fold_norm ? norm[i] : 1.0f;
-      for (int k = 0; k < nv; ++k) {
-        places[i * nv + k] = {lattice.vertices[size_t(lattice.simplex[i]) * nv + k], lattice.bary[i * nv + k] * by};
-      }
-    }
+    band_groups[index].back() = made;
+    const Group last = made ? out[made - 1] : Group{};
+    for (size_t i = 0; i < kGroupPad; ++i) out[made + i] = last;
   });
 }
 
@@ -230,10 +246,19 @@ void Term::set_compat(const ss_crf_job& job, const ss_crf_term& term, int row, f
 }
 
 void Term::make_rows(int row, int parts) {
-  const size_t floats = size_t(row_total) * row;
-  std::memset(sums.need(floats), 0, sizeof(float) * floats);
+  sums.need(size_t(row_total) * row);
   values.need(size_t(lattice.points + 1 + parts) * row);
   std::memset(values.data() + size_t(zero_row()) * row, 0, sizeof(float) * row);
+  for (int part = 0; part < parts; ++part)
+    std::memset(sums.data() + (size_t(zero_row()) + own_shift(part)) * row, 0, sizeof(float) * row);
+}
+
+void Term::clear_sums(int part, size_t band, int row) {
+  const uint32_t begin = band ? fresh[part][band - 1] : first_of_part[part], end = fresh[part][band];
+  std::memset(sums.data() + (size_t(begin) + own_shift(part)) * row, 0, sizeof(float) * row * (end - begin));
+  if (band) return;
+  for (const uint32_t p : copied[part])
+    std::memset(sums.data() + (size_t(p) + copy_of_part[part]) * row, 0, sizeof(float) * row);
 }
 
 void Term::gather_copies(int row) {
@@ -301,18 +326,19 @@ void Term::plan_waves(const std::vector<Part>& parts) {
   if (at < points) outer.push_back(wave_over(at, points));
 }
 
-PassTerm Term::as_pass() const {
-  const bool gains = normalisation != SS_CRF_NORM_SYMMETRIC && normalisation != SS_CRF_NORM_NONE;
+PassTerm Term::as_pass(int part, int row) const {
   PassTerm p{};
   p.nv = nv;
-  p.values = const_cast<float*>(values.data());
-  p.sums = const_cast<float*>(sums.data());
-  p.weights = weights.data();
+  p.values = values.data();
+  p.sums = const_cast<float*>(sums.data()) + size_t(own_shift(part)) * row;
+  p.weights = lattice.bary.data();
+  p.simplex = lattice.simplex.data();
   p.vertices = lattice.vertices.data();
-  p.places = places.data();
-  p.scattered = lattice.points > lattice.pixels / 16;
-  p.gain_out = gains && normalisation == SS_CRF_NORM_AFTER ? norm.data() : nullptr;
-  p.gain_in = gains && normalisation == SS_CRF_NORM_BEFORE ? norm.data() : nullptr;
+  p.scattered = lattice.points > lattice.pixels / 4;
+  p.gain_out = normalisation == SS_CRF_NORM_AFTER ? norm.data() : nullptr;
+  p.gain_in = normalisation == SS_CRF_NORM_BEFORE ? norm.data() : nullptr;
+  p.below = apart ? 0 : first_of_part[part];
+  p.shift = apart ? 0 : copy_of_part[part];
   return p;
 }
 
