@@ -42,7 +42,7 @@ class Lattice:
 
     def splat(self, values: F32) -> F32:
         """Spread values (N, C) over the points: (points + 1, C)."""
-        result = np.zeros((self.points + 1, values.shape[1]), np.float32)
+        result = np.zeros((self.points + 1, values.shape[1]), values.dtype)
         flat = self.vertices.reshape(-1)
         for c in range(values.shape[1]):
             spread = (self.weights * values[:, c, None]).reshape(-1)

@@ -1,4 +1,8 @@
-"""Mean field on the lattice in NumPy: the algorithm of streamseg/crf/native, some fifty times slower."""
+"""Mean field on the lattice in NumPy: the algorithm of streamseg/crf/native, some fifty times slower.
+
+Features, lattice and barycentric weights are float32, as there; everything that mean field does on them is in
+`dtype`, so that float64 says what the exact arithmetic would give.
+"""
 
 from __future__ import annotations
 
@@ -15,29 +19,27 @@ from tests.oracles.lattice import Lattice
 _LEAST_LOG = -60.0
 
 
-def run(job: Job) -> Outputs:
+def run(job: Job, dtype: type[np.floating] = np.float32) -> Outputs:
     """Run a checked job."""
     _check_numbers(job)
-    kernels = [_Kernel(job, term) for term in job.terms]
+    kernels = [_Kernel(job, term, dtype) for term in job.terms]
     stride = job.lattice_stride if job.iterations else min(job.lattice_stride, job.out_stride)
     size = _grid(job.size, stride)
-    unary = _unary(job, stride)
-    q = _softmax(unary) if job.start is None else _rows(job.start)
+    unary = _unary(job, stride).astype(dtype)
+    q = _softmax(unary) if job.start is None else _rows(job.start).astype(dtype)
     finishes = job.out_stride < stride
     for _ in range(job.iterations - finishes):
         q = _softmax(unary + sum(kernel.message(q) for kernel in kernels))
     if finishes:
         size = job.out_size
         messages = sum(kernel.message_at(q, job.out_stride) for kernel in kernels)
-        q = _softmax(_unary(job, job.out_stride) + messages)
+        q = _softmax(_unary(job, job.out_stride).astype(dtype) + messages)
     planes = _planes(q, size)
     if size != job.out_size:
         planes = _block_means(planes, job.out_stride // stride)
     return Outputs(
         planes if job.probabilities else None,
-        np.maximum(np.log(np.maximum(planes, 1e-30)), _LEAST_LOG, dtype=np.float32)
-        if job.log_probabilities
-        else None,
+        np.maximum(np.log(np.maximum(planes, 1e-30)), _LEAST_LOG) if job.log_probabilities else None,
         planes.argmax(0).astype(np.uint8) if job.labels else None,
     )
 
@@ -45,14 +47,14 @@ def run(job: Job) -> Outputs:
 class _Kernel:
     """One term on the job's lattice grid."""
 
-    def __init__(self, job: Job, term: PairwiseTerm) -> None:
+    def __init__(self, job: Job, term: PairwiseTerm, dtype: type[np.floating]) -> None:
         self.job, self.term = job, term
         features = _features(job, term, job.lattice_stride)
         bounds = _features(job, term, min(job.out_stride, job.lattice_stride))
         self.lattice = Lattice(features, bounds)
         self.compatibility = term.compatibility_array(job.classes)
-        self._ones = self.lattice.blur(self.lattice.splat(np.ones((features.shape[1], 1), np.float32)))
-        self.norm = self._norm(self.lattice.slice(self._ones)[:, 0] * np.float32(self.lattice.alpha))
+        self._ones = self.lattice.blur(self.lattice.splat(np.ones((features.shape[1], 1), dtype)))
+        self.norm = self._norm(self.lattice.slice(self._ones)[:, 0] * self.lattice.alpha)
 
     def message(self, q: F32) -> F32:
         """What the term adds to log Q: (N, C)."""
@@ -66,22 +68,22 @@ class _Kernel:
         vertices, weights = self.lattice.place(_features(self.job, self.term, stride))
         present = (weights * (vertices < self.lattice.points)).sum(1)
         result = self.lattice.slice(self._blurred(q), vertices, weights)
-        norm = self.lattice.slice(self._ones, vertices, weights)[:, 0] * np.float32(self.lattice.alpha)
+        norm = self.lattice.slice(self._ones, vertices, weights)[:, 0] * self.lattice.alpha
         if self.term.normalisation == Normalisation.SYMMETRIC:
-            gain = 1.0 / np.sqrt(norm * present + np.float32(1e-20))
+            gain = 1.0 / np.sqrt(norm * present + 1e-20)
         elif self.term.normalisation == Normalisation.AFTER:
-            gain = 1.0 / (norm + np.float32(1e-20))
+            gain = 1.0 / (norm + 1e-20)
         else:
-            gain = 1.0 / np.maximum(present, np.float32(1e-20))
-        return np.asarray(result * np.where(present > 0, gain, 0.0)[:, None], np.float32)
+            gain = 1.0 / np.maximum(present, 1e-20)
+        return np.asarray(result * np.where(present > 0, gain, 0.0)[:, None], q.dtype)
 
     def _blurred(self, q: F32) -> F32:
         if self.term.normalisation in (Normalisation.BEFORE, Normalisation.SYMMETRIC):
             q = q * self.norm[:, None]
         rows = self.lattice.blur(self.lattice.splat(q))
-        rows *= np.float32(self.lattice.alpha)
+        rows *= self.lattice.alpha
         if self.term.normalisation == Normalisation.NONE:
-            rows *= np.float32(self.job.lattice_stride**2)
+            rows *= float(self.job.lattice_stride**2)
         if self.compatibility.ndim == 2:
             return -(rows @ self.compatibility.T)
         rows *= self.compatibility
@@ -91,8 +93,8 @@ class _Kernel:
         if self.term.normalisation == Normalisation.NONE:
             return np.ones_like(sums)
         if self.term.normalisation == Normalisation.SYMMETRIC:
-            return np.asarray(1.0 / np.sqrt(sums + np.float32(1e-20)), np.float32)
-        return np.asarray(1.0 / (sums + np.float32(1e-20)), np.float32)
+            return np.asarray(1.0 / np.sqrt(sums + 1e-20))
+        return np.asarray(1.0 / (sums + 1e-20))
 
 
 def _check_numbers(job: Job) -> None:
@@ -168,9 +170,9 @@ def _rows(planes: npt.NDArray[Any]) -> F32:
 
 
 def _planes(rows: F32, size: Size) -> F32:
-    return np.ascontiguousarray(rows.T, np.float32).reshape(-1, *size)
+    return np.ascontiguousarray(rows.T).reshape(-1, *size)
 
 
 def _softmax(x: Any) -> F32:
     e = np.exp(x - x.max(1, keepdims=True))
-    return np.asarray(e / e.sum(1, keepdims=True), np.float32)
+    return np.asarray(e / e.sum(1, keepdims=True))

@@ -27,7 +27,7 @@ from tests.oracles.exact import exact_mean_field
 needs_library = pytest.mark.skipif(not crf.native_available(), reason=crf.native_missing_reason())
 PARAMS = crf.preset("deeplab-largefov")
 NARROW = crf.preset("deeplab-v2-resnet101")
-REST = 2e-3  # pixels that hardly move are left alone for a while; on average it is a fortieth of that at most
+CLOSE = 1e-4
 
 
 def test_probabilities_sum_to_one_and_belong_to_the_caller() -> None:
@@ -71,8 +71,7 @@ def test_any_number_of_classes_equals_the_numpy_path(classes: int) -> None:
     logits, image, _ = scene(24, 31, classes)
     q = crf.mean_field(logits, image, PARAMS)
     expected = oracle.run(make_job(logits, image, PARAMS)).probabilities
-    np.testing.assert_allclose(q, expected, atol=REST)
-    assert np.abs(q - expected).mean() < REST / 40
+    np.testing.assert_allclose(q, expected, atol=CLOSE)
 
 
 @needs_library
@@ -103,9 +102,8 @@ def test_every_normalisation_and_compatibility_equals_the_numpy_path(
             theirs = oracle.run(make_job(logits, image, params, **options, **want))
             assert ours.probabilities is not None
             assert ours.labels is not None
-            np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=REST)
-            assert np.abs(ours.probabilities - theirs.probabilities).mean() < REST / 40
-            np.testing.assert_allclose(ours.log_probabilities, theirs.log_probabilities, atol=0.05)
+            np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=CLOSE)
+            np.testing.assert_allclose(ours.log_probabilities, theirs.log_probabilities, atol=1e-3)
             assert (ours.labels == ours.probabilities.argmax(0)).all()
 
 
@@ -117,7 +115,7 @@ def test_any_number_of_channels_equals_the_numpy_path(channels: int, kind: Any) 
     wide = np.concatenate([image] * 4, axis=2)[:, :, :channels].astype(kind)
     params = msgspec.structs.replace(PARAMS, appearance_sigma_rgb=tuple(10.0 + c for c in range(channels)))
     q = crf.mean_field(logits, wide, params)
-    np.testing.assert_allclose(q, oracle.run(make_job(logits, wide, params)).probabilities, atol=REST)
+    np.testing.assert_allclose(q, oracle.run(make_job(logits, wide, params)).probabilities, atol=CLOSE)
 
 
 @needs_library
@@ -131,7 +129,7 @@ def test_several_terms_with_features_of_their_own_equal_the_oracle() -> None:
     ]
     q = crf.mean_field(logits, image, terms, iterations=5)
     np.testing.assert_allclose(
-        q, oracle.run(make_job(logits, image, terms, iterations=5)).probabilities, atol=REST
+        q, oracle.run(make_job(logits, image, terms, iterations=5)).probabilities, atol=CLOSE
     )
     assert np.abs(q - exact_mean_field(logits, image, terms, 5)).mean() < 0.01
 

@@ -188,7 +188,7 @@ class DenseCRF:
             logits = self._logits
             if logits is None:  # every energy is 0, as in pydensecrf
                 logits = np.zeros((self._labels, self._size[0] * self._size[1]), np.float32)
-            if not self._terms or iterations == 0:
+            if not self._terms:
                 return _soft_max(logits)
             job = make_job(
                 logits.reshape(shape),

@@ -58,6 +58,7 @@ struct Pass {
   float* rows;                  // of the band's pixels: read by the first step, written by the last
   bool keep;                    // the first step puts its rows into `unary`
   bool soft, splat;             // of the first step; `soft` also of the last
+  const float* centre;          // a row: what is taken off before splatting
   float* scratch;               // a row
 };
 

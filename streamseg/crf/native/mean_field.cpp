@@ -17,6 +17,7 @@ struct Loop {
 
   std::vector<Term*> order;             // main term first
   std::vector<std::vector<PassTerm>> passes;  // per part
+  std::vector<float> centre;                  // of probabilities: taken off before they are splatted
   std::vector<Wave> waves;                    // per part and term: how far it has come
   size_t ring_floats = 0, most = 0;     // most: pixels of a band
 
@@ -30,6 +31,12 @@ struct Loop {
       passes.push_back(std::move(list));
       for (const Band& band : part.bands) most = std::max(most, band.end - band.begin);
     }
+    // What is the same in all classes is nothing to soft-max, and where pixels are undecided all but a little is: without it,
+    // rounding is as small as that little, and mean field may grow it as it does.
+    bool potts = !(job.flags & SS_CRF_FILTER);
+    for (int t = 0; t < job.term_count; ++t) potts = potts && job.terms[t].compat_kind == SS_CRF_POTTS;
+    centre.assign(row, 0.0f);
+    if (potts) std::fill(centre.begin(), centre.begin() + job.classes, 1.0f / float(job.classes));
     waves.resize(parts.size() * order.size());
     space.packed.need(grid.pixels * job.classes + row);
     space.bands.need((most + 1) * row * parts.size());
@@ -63,8 +70,10 @@ struct Loop {
       p.term = passes[index].data();
       p.place = order[0]->place.data();
       p.unary = job.flags & SS_CRF_FILTER ? nullptr : space.packed.data();
+      p.centre = centre.data();
       p.scratch = space.bands.data() + (most + 1) * row * index;
       Wave* wave = waves.data() + order.size() * index;
+      for (size_t t = 0; t < order.size() && splat; ++t) order[t]->clear_copies(index, row);
       const std::vector<Band>& bands = parts[index].bands;
       for (size_t band = 0; band < bands.size(); ++band) {
         p.begin = bands[band].begin;

@@ -62,6 +62,7 @@ void pass_fast(const ss::Pass& pass) {
   const bool scattered = OTHER && others[1].scattered;
   const Packed<NV> packed(p.lanes);
   const size_t lanes = p.lanes;
+  const Row<NV> centre = get<NV>(p.centre);
   size_t at = p.begin;
   for (size_t g = 0; g < p.groups; ++g) {
     const uint32_t* vertex = m.vertices + size_t{p.group[g].simplex} * MAIN;
@@ -128,6 +129,7 @@ void pass_fast(const ss::Pass& pass) {
         if (last || !p.keep) put<NV>(p.rows + in_band * stride, x);
         continue;
       }
+      for (int i = 0; i < NV; ++i) x.v[i] = rounded(x.v[i]) - centre.v[i];
       const float gain = GAIN && m.gain_in ? m.gain_in[at] : 1.0f;
       for (int k = 0; k < MAIN; ++k) add<NV>(sums[k], GAIN ? w[k] * gain : w[k], x);
       for (int t = 1; t < terms; ++t) {
@@ -203,6 +205,7 @@ void pass_any(const ss::Pass& p) {
           std::memcpy(p.rows + in_band * stride, x, stride * sizeof(float));
         continue;
       }
+      for (size_t i = 0; i < stride; i += W) store(x + i, load(x + i) - load(p.centre + i));
       for (int t = 0; t < p.terms; ++t) {
         const ss::PassTerm& o = p.term[t];
         const float gain = o.gain_in ? o.gain_in[t ? pixel : at] : 1.0f;

@@ -31,8 +31,8 @@ inline void store(float* p, VF v) { std::memcpy(p, &v, sizeof v); }
 
 // b where either is NaN. The compiler does not make one instruction of the comparison.
 #if SS_WIDTH == 16
-inline VF vmin(VF a, VF b) { return (VF)_mm512_min_ps((__m512)a, (__m512)b); }
-inline VF vmax(VF a, VF b) { return (VF)_mm512_max_ps((__m512)a, (__m512)b); }
+inline VF vmin(VF a, VF b) { return (VF)_mm512_maskz_min_ps(0xffff, (__m512)a, (__m512)b); }
+inline VF vmax(VF a, VF b) { return (VF)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b); }
 #elif SS_WIDTH == 8
 inline VF vmin(VF a, VF b) { return (VF)_mm256_min_ps((__m256)a, (__m256)b); }
 inline VF vmax(VF a, VF b) { return (VF)_mm256_max_ps((__m256)a, (__m256)b); }
@@ -43,6 +43,18 @@ inline VF vmax(VF a, VF b) { return (VF)_mm_max_ps((__m128)a, (__m128)b); }
 inline VF vmin(VF a, VF b) { return a < b ? a : b; }
 inline VF vmax(VF a, VF b) { return a > b ? a : b; }
 #endif
+
+// The value as it would be in memory: what is computed next does not become one operation with how it came about.
+inline VF rounded(VF v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
 
 // Nearest integer, for |x| < 2^22.
 inline VF vround(VF x) {

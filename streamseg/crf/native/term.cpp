@@ -256,7 +256,9 @@ void Term::make_rows(int row, int parts) {
 void Term::clear_sums(int part, size_t band, int row) {
   const uint32_t begin = band ? fresh[part][band - 1] : first_of_part[part], end = fresh[part][band];
   std::memset(sums.data() + (size_t(begin) + own_shift(part)) * row, 0, sizeof(float) * row * (end - begin));
-  if (band) return;
+}
+
+void Term::clear_copies(int part, int row) {
   for (const uint32_t p : copied[part])
     std::memset(sums.data() + (size_t(p) + copy_of_part[part]) * row, 0, sizeof(float) * row);
 }

@@ -73,8 +73,9 @@ struct Term {
   void set_compat(const ss_crf_job&, const ss_crf_term&, int row, float extra);
   void make_rows(int row, int parts);
   PassTerm as_pass(int part, int row) const;
-  // Empties the rows that the pixels of a band are the first to add to; before the first, the part's copies, too.
+  // Empties the rows that the pixels of a band are the first to add to; and a part's copies, also those of an empty part.
   void clear_sums(int part, size_t band, int row);
+  void clear_copies(int part, int row);
   const Group* groups_of(const std::vector<Part>& parts, int part, size_t band) const {
     return groups.data() + parts[part].begin + part * kGroupPad + band_groups[part][band];
   }
