@@ -45,7 +45,7 @@ class RtspCamera:
 
     clock_off_s: how far the camera's clock is ahead. step_s: by how much its time stamps jump after 3 s.
     While `held` is set it sends nothing; then what it has taken meanwhile, at once. transports: those that
-    SETUP takes; media: what the SDP offers.
+    SETUP takes, of which nothing comes over UDP, as through a firewall; media: what the SDP offers.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class RtspCamera:
 
     def _agree(self, connection: socket.socket) -> bool:
         """Answer until PLAY; False where the client goes."""
-        text, ready = connection.makefile("rb"), False
+        text, ready, tcp = connection.makefile("rb"), False, True
         while True:
             head = list(iter(lambda: text.readline().strip().decode(), ""))
             if not head:
@@ -106,12 +106,16 @@ class RtspCamera:
                 tcp = any("TCP" in line for line in head)
                 ready = ("TCP" if tcp else "UDP") in self.transports
                 status = status if ready else "461 Unsupported Transport"
-                more += "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n"
+                wanted = next(line for line in head if line.lower().startswith("transport"))
+                kind = (
+                    "RTP/AVP/TCP;unicast;interleaved=0-1" if tcp else f"{wanted.split()[1]};server_port=9-10"
+                )
+                more += f"Transport: {kind}\r\n"
             elif method == "PLAY" and not ready:
                 status = "455 Method Not Valid in This State"
             cseq = next(line for line in head if line.lower().startswith("cseq"))
             connection.sendall(f"RTSP/1.0 {status}\r\n{cseq}\r\n{more}\r\n{body}".encode())
-            if method == "PLAY" and ready:
+            if method == "PLAY" and ready and tcp:
                 return True
 
     def _play(self, connection: socket.socket) -> None:
@@ -187,7 +191,9 @@ def write_segments(
 
 
 class HlsService:
-    """A live list of segments, of which `window` are kept (0: all); answers nothing before `late_until_s`.
+    """A live list of segments, over and over, of which `window` are kept (0: all).
+
+    Answers nothing before `late_until_s`.
 
     begun_s: monotonic, when the first segment began. ends_after: segments after which the event is over.
     """
@@ -214,7 +220,7 @@ class HlsService:
             return self.segments[number % len(self.segments)]
         count = int((time.monotonic() - self.begun_s) // self.segment_s)
         over = self.ends_after is not None and count >= self.ends_after
-        count = min(count, len(self.segments), self.ends_after or count)
+        count = min(count, self.ends_after or count)
         first = max(0, count - self.window) if self.window else 0
         lines = [
             "#EXTM3U", "#EXT-X-VERSION:3", f"#EXT-X-TARGETDURATION:{self.segment_s}",

@@ -281,6 +281,8 @@ def _network_reason(target: Target, error: BaseException, silent_s: float | None
             return "connection lost; is the server still running?"
         case TimeoutError() | av.error.ExitError():
             silence = f"sent nothing for {silent_s:g} s" if silent_s else "did not answer in time"
+            if target.udp:
+                return f'{silence}; does the network let UDP through? If not, set rtsp_transport = "tcp"'
             return f"{silence}; is it on, and does the network let it through?"
         case av.error.ProtocolNotFoundError():
             return f"{target.scheme}:// is not in this build of FFmpeg"

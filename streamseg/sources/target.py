@@ -40,6 +40,7 @@ class Target:
     name: str
     shown: str
     scheme: str = ""
+    udp: bool = False  # RTSP that carries its media so
 
     @property
     def path(self) -> Path:
@@ -115,6 +116,8 @@ def target_of(config: StreamConfig, stream: str) -> Target:
     SourceError in one line, without the password.
     """
     target = resolve(config.source)
+    if target.scheme in ("rtsp", "rtsps") and config.rtsp_transport == "udp":
+        target = replace(target, udp=True)
     if not config.password_file:
         return target
     try:

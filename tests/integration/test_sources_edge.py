@@ -94,6 +94,8 @@ ONLY_AUDIO = "has no video in it, only audio; choose another stream"
     [
         ({"transports": ("UDP",)}, "tcp", 'sends no RTSP over TCP; set rtsp_transport = "udp"'),
         ({"transports": ("TCP",)}, "udp", 'sends no RTSP over UDP; set rtsp_transport = "tcp"'),
+        ({"transports": ("UDP",)}, "udp", "sent nothing for 1 s; does the network let UDP through? "
+         'If not, set rtsp_transport = "tcp"'),
         ({"media": AUDIO}, "tcp", ONLY_AUDIO),
         ({"media": AUDIO, "transports": ("UDP",)}, "tcp", ONLY_AUDIO),
     ],
@@ -102,7 +104,7 @@ def test_what_a_camera_does_not_send_is_told(
     clip: Clip, offers: dict[str, str], asks: str, says: str
 ) -> None:
     with RtspCamera(clip, **offers) as camera:  # type: ignore[arg-type]
-        config = StreamConfig(source=camera.url, rtsp_transport=asks, timeout_s=3)  # type: ignore[arg-type]
+        config = StreamConfig(source=camera.url, rtsp_transport=asks, timeout_s=1)  # type: ignore[arg-type]
         with pytest.raises(SourceError) as caught, open_source(config, "gate"):
             pass
     assert str(caught.value) == f"{camera.url}: {says}"
