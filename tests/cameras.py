@@ -87,7 +87,7 @@ class RtspCamera:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError, ValueError):
-            if self._agree(connection):
+            if self._agree(connection) and self.frames:
                 self._play(connection)
 
     def _agree(self, connection: socket.socket) -> bool:

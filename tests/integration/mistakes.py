@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,6 +26,7 @@ from streamseg.recorded import ProcessConfig, process_files
 from streamseg.sources.explain import explain
 from streamseg.sources.target import resolve
 from streamseg.types import Size
+from tests.cameras import RtspCamera
 from tests.engines import write_tiny_engine
 from tests.masks import STREET, make_mask
 from tests.media import draw_clip, write_audio
@@ -113,6 +115,10 @@ class Place:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return f"127.0.0.1:{server.server_port}"
 
+    def camera(self, **offers: Any) -> str:
+        """The address of an RTSP camera without pictures."""
+        return self.owned.enter_context(RtspCamera([], **offers)).url
+
     def port(self, *, answers: bool) -> int:
         """A port where nobody listens, or where connections are taken and nothing is ever said."""
         listening = socket.create_server(("127.0.0.1", 0))
@@ -175,6 +181,11 @@ MISTAKES |= {
     "a server that never answers, a firewall": lambda p: p.run(
         "--source", f"rtsp://127.0.0.1:{p.port(answers=True)}/h264", "--timeout-s", 1
     ),
+    "RTSP that only comes over UDP": lambda p: p.source(p.camera(transports=("UDP",))),
+    "RTSP over UDP through a firewall": lambda p: p.run(
+        "--source", p.camera(transports=("UDP",)), "--rtsp-transport", "udp", "--timeout-s", 1
+    ),
+    "a camera that only sends sound": lambda p: p.source(p.camera(media="m=audio 0 RTP/AVP 8\r\n")),
     "a wrong password": lambda p: p.source(f"http://me:wrong@{p.http(401)}/video"),
     "no password": lambda p: p.source(f"http://{p.http(401)}/video"),
     "no right to see it": lambda p: p.source(f"http://{p.http(403)}/video"),
