@@ -6,18 +6,26 @@ import hashlib
 import zipfile
 from pathlib import Path
 
+import cv2
+import msgspec
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+import onnxruntime as ort  # noqa: E402
 from torch import nn  # noqa: E402
 
-from streamseg.errors import WeightsError  # noqa: E402
+from streamseg.errors import ConfigError, WeightsError  # noqa: E402
 from streamseg.models.lite import Lite  # noqa: E402
 from streamseg.models.slim import Slim  # noqa: E402
 from streamseg.models.sources import Source  # noqa: E402
 from streamseg.training import initial  # noqa: E402
-from streamseg.training.checkpoint import save_checkpoint  # noqa: E402
+from streamseg.training.checkpoint import load_checkpoint, save_checkpoint, trained_network  # noqa: E402
+from streamseg.training.loop import train  # noqa: E402
+from streamseg.training.networks import normalise  # noqa: E402
+from streamseg.training.parameters import parameter_groups, train_mode  # noqa: E402
+from streamseg.training.recipe import CAMVID_CLASSES, AugmentRecipe, TrainRecipe, load_recipe  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +113,75 @@ def test_without_a_network_one_line_says_what_to_get(tmp_path: Path, monkeypatch
 def test_a_missing_file_names_what_there_is() -> None:
     with pytest.raises(WeightsError, match="--init lite7: no such file; names are lite0, lite1, lite2"):
         initial.initial_file("lite7")
+
+
+@pytest.mark.slow
+def test_a_lite_network_becomes_an_engine_in_fp32_and_int8(released: Path, tmp_path: Path) -> None:
+    """Trained from released weights for two steps; slow because of the export and the calibration."""
+    pytest.importorskip("onnxscript")
+    from streamseg.training.export import export_engine
+
+    data = tmp_path / "data"
+    for part in ("images", "labels"):
+        (data / part).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index in range(6):
+        labels = np.repeat(rng.integers(0, 2, (9, 13), np.uint8), 8, axis=0).repeat(8, axis=1)
+        cv2.imwrite(str(data / f"labels/{index}.png"), labels)
+        cv2.imwrite(str(data / f"images/{index}.png"), np.dstack([labels * 90 + 60] * 3))
+    recipe = TrainRecipe(
+        network="lite0", head_width=16, classes=CAMVID_CLASSES[:2], input_size=(72, 104), epochs=2,
+        batch_size=3, augment=AugmentRecipe(crop_size=(64, 96)), frozen_stages=2, frozen_batch_norm=True,
+        stage_decay=0.8, device="cpu", threads=1,
+    )  # fmt: skip
+    run = tmp_path / "run"
+    train(msgspec.structs.replace(recipe, epochs=1), data, None, run, resume=False, init=str(released))
+    train(recipe, data, None, run, resume=True, init=str(released))
+    trained = load_checkpoint(run / "best.pt")
+    assert trained["init"].startswith("efficientnet-lite0.pth ")
+    stem, given = trained["network"]["backbone.stem.0.weight"], torch.load(released)["_conv_stem.weight"]
+    assert torch.equal(stem, given)  # frozen
+    engine = export_engine(run / "best.pt", tmp_path / "small", data)
+    network = trained_network(trained)
+    for shape in ((1, 72, 104, 3), (2, 64, 88, 3)):
+        rgb = rng.integers(0, 256, shape, np.uint8)
+        with torch.no_grad():
+            want = network(normalise(rgb, network, torch.device("cpu"))).numpy()
+        for file, most in (("model.onnx", 1e-3), ("model.int8.onnx", np.inf)):
+            session = ort.InferenceSession(str(engine / file), providers=["CPUExecutionProvider"])
+            (got,) = session.run(None, {"image_u8": rgb})
+            assert got.shape == want.shape
+            assert np.abs(got - want).max() < most
+    assert "from the weights efficientnet-lite0.pth" in (engine / "README.md").read_text()
+
+
+def test_settings_of_another_network_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('network = "lite0"\nwidth = 96\n')
+    with pytest.raises(ConfigError, match="width: is no setting of lite0; remove it"):
+        load_recipe(path)
+    path.write_text("head_width = 64\nfrozen_stages = 1\n")
+    with pytest.raises(
+        ConfigError, match="head_width: is no setting of slim; remove it\nfrozen_stages: is no"
+    ):
+        load_recipe(path)
+
+
+def test_rates_follow_the_stages_and_frozen_parts_are_left_out() -> None:
+    recipe = TrainRecipe(
+        network="lite0", head_width=16, backbone_rate=0.5, stage_decay=0.5, frozen_stages=1,
+        frozen_batch_norm=True,
+    )  # fmt: skip
+    network = Lite(2, width=16)
+    groups, factors = parameter_groups(network, recipe)
+    rate = {id(p): f for g, f in zip(groups, factors, strict=True) for p in g["params"]}
+    stages = network.backbone.stages
+    assert id(network.backbone.stem[0].weight) not in rate
+    assert id(stages[6][0].project[1].weight) not in rate
+    assert rate[id(stages[6][0].project[0].weight)] == 0.5
+    assert rate[id(stages[4][0].project[0].weight)] == 0.125
+    assert rate[id(network.classify.bias)] == 1.0
+    assert [g.get("weight_decay") for g in groups if any(p.ndim <= 1 for p in g["params"])] == [0.0]
+    train_mode(network, recipe)
+    assert network.reduce[1].training
+    assert not network.backbone.stages[3][0].expand[1].training
