@@ -136,7 +136,8 @@ class _Folder:
         for name in pending:
             for one in read_pending(self.files.read(name) or b"[]"):
                 if one.input not in self.inputs and one.stem not in stems:
-                    self._miss(one.stem, f"{one.input}: {one.reason} (asked for by {name})")
+                    what = one.reason if one.reason.startswith(one.input) else f"{one.input}: {one.reason}"
+                    self._miss(one.stem or one.input, f"{what} (asked for by {name})")
         return self.verdicts
 
     def _miss(self, stem: str, problem: str) -> None:

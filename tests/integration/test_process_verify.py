@@ -143,7 +143,7 @@ def test_what_was_asked_for_and_has_no_results_is_told(made: Path, tmp_path: Pat
     (tmp_path / "empty.mp4").write_bytes((made / "other.mp4").read_bytes())
     (tmp_path / "text.mp4").write_bytes((made / "other.mp4").read_bytes())
     process_files(inputs[1:3], out, config)
-    assert [p.split(": ")[1] for v in verify_folder(out) for p in v.problems] == [str(inputs[3])]
+    assert [p.split(": ")[0] for v in verify_folder(out) for p in v.problems] == [str(inputs[3])]
     draw_clip(tmp_path / "gone.mp4", frames=3)
     assert process_files(inputs, out, config).whole
     assert [p for v in verify_folder(out) for p in v.problems] == []
