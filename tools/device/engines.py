@@ -198,7 +198,7 @@ def _fused_relu(module):
     """Each Conv whose one user is a Relu as one call of cuDNN, with bias and relu in it."""
     import torch
 
-    from streamseg.inference.backends import torch_graph as g
+    from streamseg.inference.backends import torch_layers, torch_operations
 
     steps, done = list(module._steps), list(module._done_after)
     users: dict[str, int] = {}
@@ -206,7 +206,7 @@ def _fused_relu(module):
         for name in inputs:
             users[name] = users.get(name, 0) + 1
     relu_of = {inputs[0]: (at, outputs[0]) for at, (run, inputs, outputs, _) in enumerate(steps)
-               if run is g._OPERATIONS["Relu"] and users[inputs[0]] == 1}  # fmt: skip
+               if run is torch_operations.OPERATIONS["Relu"] and users[inputs[0]] == 1}  # fmt: skip
 
     def fused(at, x, weight, bias=None):
         top, left, bottom, right = at.get("pads", [0, 0, 0, 0])
@@ -216,7 +216,7 @@ def _fused_relu(module):
             at = {**at, "pads": [0, 0, 0, 0]}
         x = x.to(weight.dtype)
         if not x.is_cuda:
-            return torch.relu(g._conv(at, x, weight, bias))
+            return torch.relu(torch_layers.conv(at, x, weight, bias))
         return torch.cudnn_convolution_relu(
             x,
             weight,
@@ -231,7 +231,7 @@ def _fused_relu(module):
     for at, (run, inputs, outputs, attributes) in enumerate(steps):
         if at in skipped:
             continue
-        if run is g._conv and outputs[0] in relu_of and len(inputs) > 2:
+        if run is torch_layers.conv and outputs[0] in relu_of and len(inputs) > 2:
             then, name = relu_of[outputs[0]]
             skipped.add(then)
             run, outputs = fused, [name]
