@@ -210,8 +210,12 @@ def _hurt(path: Path, damage: str, rng: random.Random, how: dict[str, Any]) -> N
     elif damage == "headless":
         del data[: int(len(data) * rng.uniform(0.05, 0.3))]
     else:
-        at = int(len(data) * rng.uniform(0.2, 0.9))
-        length = min(rng.randint(1, 2000), len(data) - at)
+        # Not in the tables of MP4, which each version of FFmpeg mends in its own way.
+        begin, end = max(0, data.find(b"mdat")), len(data)
+        if data.rfind(b"moov") > begin:
+            end = data.rfind(b"moov") - 4
+        at = begin + int((end - begin) * rng.uniform(0.2, 0.9))
+        length = min(rng.randint(1, 2000), end - at)
         data[at : at + length] = bytes(length)
     path.write_bytes(data)
 

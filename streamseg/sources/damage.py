@@ -4,9 +4,9 @@ Evidence is, by container:
 
 | container | evidence |
 |---|---|
-| MP4, MOV | samples of the index that did not come |
+| MP4, MOV | samples of the index that did not come; a box that is longer than the file |
 | AVI | frames of the index that did not come; a RIFF that is longer than the file |
-| Matroska, WebM | a segment that is longer than the file |
+| Matroska, WebM | a segment that is longer than the file; a duration in the header that no stream reaches |
 | Ogg | no page that ends the stream at the end of the file |
 | ASF | a size in the header above the file's |
 | GIF | no trailer at the end of the file |
@@ -29,7 +29,7 @@ from typing import BinaryIO, Protocol
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-_TIMED = ("flv", "mxf", "ivf")
+_TIMED = ("matroska", "flv", "mxf", "ivf")
 _UNKNOWN = (0, 0xFFFFFFFF)  # of a size that its writer meant to fill in later
 _SLACK_FRAMES, _SLACK_S = 2.5, 0.2  # by which headers are wrong, the rate being a guess itself
 
@@ -74,8 +74,11 @@ def missing(
     kind = next((name for name in (*_INDEXED, *_CUT, *_TIMED) if name in names), "")
     lost = max(0, _lost_of_index(video, came, kind)) if kind in _INDEXED else 0
     cut = path is not None and kind in _CUT and _cut(path, _CUT[kind])
-    late = _end_of_header(container, video, fps, came)
-    timed = kind in _TIMED or (kind == "matroska" and path is None)
+    slack_s = 0.002 if cut else max(_SLACK_S, _SLACK_FRAMES / float(fps or 25))
+    late = _end_of_header(container, video, came, slack_s)
+    if (kind == "matroska" and late == "") or (kind == "avi" and 0 < video.frames <= came.packets):
+        cut = False  # of what comes behind the pictures
+    timed = kind in _TIMED
     reasons = []
     if lost or cut or (timed and late):
         reasons = [late] if late else ["it is cut off"] if cut else []
@@ -98,10 +101,11 @@ def _lost_of_index(video: VideoStream, came: Came, kind: str) -> int:
     return listed - came.pictures if listed > came.packets else 0
 
 
-def _end_of_header(container: InputContainer, video: VideoStream, fps: Fraction | None, came: Came) -> str:
-    """ "it ends at … of …" where the header's duration is not reached; "" where it is, or says nothing."""
-    slack_s = max(_SLACK_S, _SLACK_FRAMES * float(1 / fps) if fps else 0.0)
-    if video.duration is not None and video.duration not in _UNKNOWN and video.time_base is not None:
+def _end_of_header(container: InputContainer, video: VideoStream, came: Came, slack_s: float) -> str | None:
+    """How far the header's duration is not reached; "" where it is, None where there is none."""
+    if video.duration in _UNKNOWN:
+        return None
+    if video.duration is not None and video.time_base is not None:
         promised_s = float((video.duration + (video.start_time or 0)) * video.time_base)
         ends = [came.ends.get(video.index, 0) * video.time_base]
     elif container.duration:
@@ -109,7 +113,7 @@ def _end_of_header(container: InputContainer, video: VideoStream, fps: Fraction 
         bases = {stream.index: stream.time_base for stream in container.streams}
         ends = [end * base for index, end in came.ends.items() if (base := bases[index]) is not None]
     else:
-        return ""
+        return None
     end_s = float(max(ends, default=Fraction(0)))
     return f"it ends at {end_s:.2f} s of {promised_s:.2f} s" if end_s + slack_s < promised_s else ""
 
@@ -144,6 +148,19 @@ def _element_size(data: bytes, at: int) -> tuple[int | None, int]:
     most = (1 << 7 * length) - 1
     size = int.from_bytes(data[at : at + length], "big") & most
     return (None if size == most else size), length
+
+
+def _mov_cut(file: BinaryIO, size: int) -> bool:
+    """Whether a box of the top level is longer than the file. ISO/IEC 14496-12, 4.2."""
+    at = 0
+    while at < size:
+        file.seek(at)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if head[4:8] not in _BOXES or not length:
+            return at > 0 and len(head) < 8
+        at += int.from_bytes(head[8:16], "big") if length == 1 else length
+    return at > size
 
 
 def _avi_cut(file: BinaryIO, size: int) -> bool:
@@ -205,7 +222,9 @@ def _gif_cut(file: BinaryIO, size: int) -> bool:
 
 
 _INDEXED = ("mov", "avi")
+_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"free", b"skip", b"wide", b"uuid")
 _CUT: dict[str, Callable[[BinaryIO, int], bool]] = {
+    "mov": _mov_cut,
     "matroska": _matroska_cut,
     "avi": _avi_cut,
     "ogg": _ogg_cut,

@@ -269,7 +269,9 @@ def _describe(
         edge = LiveEdge(paced=bursts, timed=timed, behind_s=behind_s)
     live = not recorded and (target.kind != "file" or config.realtime)
     # Frame threads hold pictures back, and of a GPU's decoder each takes one of the 32 surfaces that it has.
-    video.thread_type = "SLICE" if endless or video.codec_context.is_hwaccel else "AUTO"
+    # Those of FFV1 conceal what is damaged as it happens, differently each time.
+    by_slices = endless or video.codec_context.is_hwaccel or video.codec_context.name == "ffv1"
+    video.thread_type = "SLICE" if by_slices else "AUTO"
     return OpenSource(
         target=target,
         container=container,

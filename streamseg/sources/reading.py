@@ -35,6 +35,7 @@ BROKEN = (errno.EIO, errno.ECONNRESET, errno.ETIMEDOUT, errno.EPIPE, errno.ENETU
 
 CAMERA_POLL_S = 0.004
 WITHOUT_PTS = ("avi", "asf")  # one time stamp for each packet, by decoding order; PTS are derived from it
+HELD = 2  # packets in a demuxer
 JOINED_S = 10.0  # a jump ahead by more is another recording, and no loss
 
 
@@ -115,8 +116,7 @@ class Reached:
     last_dts: int = 0
     reorders: bool = False  # a packet of the video had another PTS than DTS
     ends: dict[int, int] = field(default_factory=dict)  # of each stream, the latest end of a packet
-    beside: set[int] = field(default_factory=set)  # other videos with packets between those of this one
-    behind: set[int] = field(default_factory=set)  # other videos that began behind its last packet
+    before: dict[int, int] = field(default_factory=dict)  # of each other video, our packets before its first
     marked: int = 0  # packets behind a mark that still tell whether it is harmless
     intra: bool = False  # the last packet
 
@@ -132,27 +132,29 @@ class Reached:
             self.ends[index] = max(self.ends.get(index, end), end)
         if not packet.size or index != video:
             self.empty += index == video and packet.dts is not None  # PyAV ends each stream with one without
-            if packet.size and index not in self.beside and isinstance(packet.stream, VideoStream):
-                self.behind.add(index)
+            if packet.size and isinstance(packet.stream, VideoStream):
+                self.before.setdefault(index, self.packets)
             return False
         self.packets += 1
         self.reorders = self.reorders or packet.pts != packet.dts
         self.first_dts = packet.dts if self.first_dts is None else self.first_dts
-        self.beside |= self.behind
-        self.behind.clear()
         inter = not packet.is_keyframe and not self.intra
         lost = self.marked > 0 and (self._skips(packet) or (self.marked == 1 and inter))
         self.marked = 2 if packet.is_corrupt else 0 if lost else max(0, self.marked - 1)
         self.intra = packet.is_keyframe
-        self.last_dts = packet.dts if packet.dts is not None else self.last_dts
+        self.last_dts = self.last_dts if packet.dts is None else packet.dts
         return lost
+
+    @property
+    def behind(self) -> list[int]:
+        """Other videos that began where this one ended."""
+        return [index for index, count in self.before.items() if self.packets - HELD <= count > HELD]
 
     def _skips(self, packet: av.Packet[Any]) -> bool:
         """Whether time is left out before a packet: more than a frame, less than between two recordings."""
-        if packet.dts is None or packet.time_base is None:
-            return False
-        step, frame = packet.dts - self.last_dts, packet.duration or 0.04 / packet.time_base
-        return 1.5 * frame < step < JOINED_S / packet.time_base
+        second = 1 / (packet.time_base or Fraction(1, 90_000))
+        step = (packet.dts if packet.dts is not None else self.last_dts) - self.last_dts
+        return 1.5 * (packet.duration or second / 25) < step < JOINED_S * second
 
 
 class BestEffort:
@@ -192,9 +194,7 @@ class BestEffort:
             self._last_pts = pts
         elif dts is not None:
             self._last_pts = dts
-        if pts is not None and (dts is None or self._faulty_pts <= self._faulty_dts):
-            return pts
-        return dts
+        return pts if pts is not None and (dts is None or self._faulty_pts <= self._faulty_dts) else dts
 
 
 def pictures(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPicture]:
@@ -238,8 +238,7 @@ def _read(source: OpenSource, stop: threading.Event, first: bool = False) -> Ite
     watch = Watch(source, first=first) if source.endless else None
     edge = source.edge
     reading = None if edge is None else LiveReading(edge, source.video, source.fps, source.report)
-    errors = 0
-    packets = _packets(source)
+    errors, packets, ogg = 0, _packets(source), source.container.format.name == "ogg"
     while not stop.is_set():
         if watch is not None:
             watch.check()
@@ -251,8 +250,8 @@ def _read(source: OpenSource, stop: threading.Event, first: bool = False) -> Ite
         except (av.error.FFmpegError, OSError, ValueError) as error:
             # A camera, opened without blocking, has no picture yet; a file says it where MPEG-TS is zeros.
             if watch is not None and isinstance(error, BlockingIOError):
-                stop.wait(CAMERA_POLL_S)
                 packets = _packets(source)
+                stop.wait(CAMERA_POLL_S)
                 continue
             if watch is not None:
                 raise TimeoutError if watch.silent(asked) else error from None
@@ -271,6 +270,8 @@ def _read(source: OpenSource, stop: threading.Event, first: bool = False) -> Ite
             source.corrupt += 1
         # One without bytes says that the picture stays as it is; PyAV also ends each stream with one.
         if not packet.size or packet.stream_index != source.video.index:
+            continue
+        if ogg and bytes(packet).startswith(b"OVP80"):  # VP8's header, in a further link of a chain
             continue
         if packet.has_sidedata("encryption_info") or "enc_key_id" in source.video.metadata:
             raise SourceError(f"{source.url}: is encrypted (DRM); decrypt it, or record it without")
@@ -291,8 +292,7 @@ def _read(source: OpenSource, stop: threading.Event, first: bool = False) -> Ite
         if reading is not None:
             reading.resume()
     if not stop.is_set():
-        source.corrupt += source.reached.marked > 0
-        source.reached.marked = 0
+        source.corrupt, source.reached.marked = source.corrupt + (source.reached.marked > 0), 0
         source.pending.extend(_decoded(source, None, reading))
         yield from _pending(source)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import struct
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 
 from streamseg.config import StreamConfig
@@ -221,3 +225,52 @@ def test_decoded_pictures_are_freed_at_once_not_when_cycles_are_collected(tmp_pa
         gc.enable()
     assert count == 20
     assert alive <= 2  # the first one, whose orientation was looked at, twice
+
+
+def exif(orientation: int) -> bytes:
+    """A TIFF header with the orientation alone."""
+    return b"II*\0\x08\0\0\0" + struct.pack("<HHHIII", 1, 0x0112, 3, 1, orientation, 0)
+
+
+def jpeg_with_exif(jpeg: bytes, orientation: int) -> bytes:
+    body = b"Exif\0\0" + exif(orientation)
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
+
+
+def png_with_exif(png: bytes, orientation: int) -> bytes:
+    chunk, at = b"eXIf" + exif(orientation), png.find(b"IDAT") - 4
+    return (
+        png[:at] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[at:]
+    )
+
+
+TURNED = {  # corners that orientation brings to the upper left, going on clockwise
+    1: lambda rgb: rgb,
+    2: lambda rgb: rgb[:, ::-1],
+    3: lambda rgb: rgb[::-1, ::-1],
+    4: lambda rgb: rgb[::-1],
+    6: lambda rgb: np.rot90(rgb, -1),
+    8: lambda rgb: np.rot90(rgb),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("kind", ["jpg", "png", "mjpeg"])
+def test_exif_turns_the_picture_and_stops_nothing(tmp_path: Path, kind: str, orientation: int) -> None:
+    rgb = corners((64, 96))
+    if kind == "png":
+        made = png_with_exif(cv2.imencode(".png", rgb[..., ::-1])[1].tobytes(), orientation)
+    else:
+        made = jpeg_with_exif(cv2.imencode(".jpg", rgb[..., ::-1])[1].tobytes(), orientation)
+    path = tmp_path / f"camera.{kind}"
+    path.write_bytes(made * 3 if kind == "mjpeg" else made)
+    frames = all_frames(path)
+    assert len(frames) == (3 if kind == "mjpeg" else 1)
+    for frame in frames:
+        wanted = TURNED[orientation](rgb)
+        assert frame.rgb.shape == wanted.shape
+        assert np.abs(frame.rgb.astype(int) - wanted).mean() < 6
+
+
+def test_side_data_of_any_number_has_a_name() -> None:
+    assert SideDataType(4711).name == "UNKNOWN_4711"
