@@ -173,10 +173,10 @@ def web_server(
 
 
 def write_segments(
-    folder: Path, seconds: int, size: tuple[int, int] = (96, 128), segment_s: int = 2
+    folder: Path, seconds: int, size: tuple[int, int] = (96, 128), segment_s: int = 2, bf: int = 0
 ) -> list[bytes]:
     """MPEG-TS segments of a clip, whose time stamps go on from one to the next."""
-    options = {"g": str(segment_s * FPS), "bf": "0", "sc_threshold": "0", "preset": "ultrafast"}
+    options = {"g": str(segment_s * FPS), "bf": str(bf), "sc_threshold": "0", "preset": "ultrafast"}
     hls = {"hls_time": str(segment_s), "hls_list_size": "0", "hls_segment_filename": str(folder / "%04d.ts")}
     with av.open(str(folder / "all.m3u8"), "w", format="hls", options=hls) as container:
         stream = container.add_stream("libx264", rate=FPS, options=options)

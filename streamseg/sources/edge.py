@@ -127,14 +127,19 @@ class LiveEdge:
 
         Of a paced source: when the picture was due by the schedule that its first one began.
         """
-        if self.paced and media_s is not None and self._first_base_s is not None:
-            return media_s + self._first_base_s
         found = None if pts is None else self._arrivals.pop(pts, None)
-        return self.clock() - self.lag_s if found is None else found
+        arrived_s = self.clock() - self.lag_s if found is None else found
+        if self.paced and media_s is not None and self._first_base_s is not None:
+            due_s = media_s + self._first_base_s
+            if due_s - self.clock() <= JUMP_S:
+                return due_s
+        return arrived_s
 
     def due_s(self, media_s: float) -> float:
-        """When a picture of a paced source is due, by clock()."""
-        return media_s + self.base_s if self.base_s is not None else self.clock()
+        """When a picture of a paced source is due, by clock(); one of a former clock, at once."""
+        now = self.clock()
+        due_s = now if self.base_s is None else media_s + self.base_s
+        return due_s if due_s - now <= JUMP_S else now
 
     def _measure(self, media_s: float, now: float, waited_s: float) -> None:
         offset_s = now - media_s

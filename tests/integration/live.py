@@ -122,8 +122,8 @@ class Watched:
         with self._changed:
             assert self._changed.wait_for(until, limit_s), (self.events, len(self.frames), self.error)
 
-    def wait_frames(self, count: int, epoch: int = 0) -> None:
-        self.wait(lambda: sum(f.epoch == epoch for f in self.frames) >= count)
+    def wait_frames(self, count: int, epoch: int = 0, limit_s: float = 30.0) -> None:
+        self.wait(lambda: sum(f.epoch == epoch for f in self.frames) >= count, limit_s)
 
     def wait_event(self, kind: type[SourceEvent], count: int = 1) -> SourceEvent:
         def found() -> list[SourceEvent]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
 import socket
 import statistics
@@ -120,6 +121,21 @@ def test_segments_may_have_any_name(segments: list[bytes], name: str) -> None:
         Watched(StreamConfig(source=f"{address}/live.m3u8")) as watched,
     ):
         watched.wait_frames(5)
+        assert not any(isinstance(event, Disconnected) for event in watched.events)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bf", [0, 2])
+def test_segments_whose_clock_begins_anew_are_shown_without_a_gap(tmp_path: Path, bf: int) -> None:
+    service = HlsService(write_segments(tmp_path, 12, segment_s=1, bf=bf), window=6, segment_s=1)
+    with (
+        web_server(service.answer) as address,
+        Watched(StreamConfig(source=f"{address}/live.m3u8")) as watched,
+    ):
+        watched.wait_frames(30 * FPS, limit_s=60)  # two rounds of the clip and a half
+        shown = [frame.decoded_ns / 1e9 for frame in watched.frames]
+        assert max(b - a for a, b in itertools.pairwise(shown)) < 1.0
+        assert all(-0.1 < age_s(frame) < 1.5 for frame in watched.frames)
         assert not any(isinstance(event, Disconnected) for event in watched.events)
 
 
