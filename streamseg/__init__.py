@@ -6,6 +6,7 @@ The public names are loaded when they are first used, so that `import streamseg`
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("streamseg")
     if name not in __all__:
         raise AttributeError(f"module 'streamseg' has no attribute {name!r}")
     return getattr(importlib.import_module(f"streamseg.{_HOME.get(name, 'types')}"), name)

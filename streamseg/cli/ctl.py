@@ -32,16 +32,19 @@ _STYLES = {"playing": "green", "paused": "yellow", "reconnecting": "red", "faile
 
 @dataclass(frozen=True, slots=True)
 class _Connection:
-    """How to reach the chosen daemon."""
+    """How to reach the chosen daemon, which is looked for when it is asked: not for --help."""
 
     endpoint: str
+    name: str
+    config: Path | None
     server_key: str | None
     client_key: str | None
     timeout_s: float
 
     def __call__(self) -> ControlClient:
+        where = _running_with(self.config) if self.config is not None else None
         return ControlClient(
-            self.endpoint,
+            self.endpoint or where or one_running(self.name),
             server_key=self.server_key,
             client_key_file=self.client_key,
             timeout_s=self.timeout_s,
@@ -74,8 +77,7 @@ def command(
         )
     if context.resilient_parsing:
         return
-    where = endpoint or (_running_with(config) if config is not None else one_running(name or ""))
-    context.obj = _Connection(where, server_key, client_key, timeout_s)
+    context.obj = _Connection(endpoint or "", name or "", config, server_key, client_key, timeout_s)
 
 
 @command.command()

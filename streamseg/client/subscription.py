@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -88,6 +89,8 @@ class _Subscription:
         self._receiver = receiver
         self._inbox = inbox
         self._timeout_s = timeout_s
+        # One that nobody refers to any more is closed, so that its thread does not receive for ever.
+        weakref.finalize(self, receiver.close).atexit = False
 
     @property
     def endpoint(self) -> str:
@@ -180,17 +183,15 @@ class AsyncSubscription(_Subscription):
     ) -> None:
         self.close()
 
-    async def __aiter__(self) -> AsyncIterator[Mask]:
-        """Yield masks until closed; leaving the loop early closes the subscription, too."""
+    def __aiter__(self) -> AsyncSubscription:
+        return self
+
+    async def __anext__(self) -> Mask:
+        """The next mask, until closed. A loop that is left early leaves the subscription as it is."""
         try:
-            while True:
-                try:
-                    mask = await self.read(self._timeout_s)
-                except Closed:
-                    return
-                yield mask
-        finally:
-            self.close()
+            return await self.read(self._timeout_s)
+        except Closed:
+            raise StopAsyncIteration from None
 
     async def read(self, timeout_s: float | None = None) -> Mask:
         """The next mask; raises TimeoutError after timeout_s, Closed once closed and empty."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from streamseg.config.redact import redact
 from streamseg.config.schema import Config
 from streamseg.config.settings import build_settings
 from streamseg.errors import ConfigError
@@ -24,15 +28,33 @@ def load_config(path: str | Path) -> Config:
     return parse_config(text, str(path))
 
 
-def parse_config(text: str, where: str = "config") -> Config:
-    """Turn TOML text into a checked Config; raises ConfigError."""
-    try:
-        tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where}: is not valid TOML: {error}") from error
+def parse_config(text: str | Mapping[str, Any], where: str = "config") -> Config:
+    """Turn TOML text, or its tables as a dict, into a checked Config; raises ConfigError."""
+    tree = _tables(text, where) if isinstance(text, str) else dict(text)
     config = build_settings(Config, tree)
     if not config.streams:
         raise ConfigError(
             'streams: no stream is configured; add a table such as [streams.gate] with source = "…"'
         )
     return config
+
+
+def _tables(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        hint = next((f"; {hint}" for line in text.splitlines() if (hint := _hint(line))), "")
+        raise ConfigError(f"{where}: is not valid TOML: {error}{hint}") from error
+
+
+def _hint(line: str) -> str:
+    """What to write where a name or a text should stand in quotes; empty where nothing is to be said."""
+    table = re.fullmatch(r"\s*\[([^\[\]]*)\]\s*(#.*)?", line)
+    if table:
+        parts = re.findall(r'"[^"]*"|[^.]+', table[1])
+        bare = [part.strip() for part in parts if not re.fullmatch(r'"[^"]*"|[A-Za-z0-9_-]+', part.strip())]
+        return f"a name here must be A-Z, a-z, 0-9, _ and -; is {bare[0]}" if bare else ""
+    value = re.fullmatch(r"\s*[A-Za-z_]+\s*=\s*([^\s\"'\[{#][^#]*?)\s*(#.*)?", line)
+    if value and not re.fullmatch(r"true|false|[+-]?[0-9.][0-9_.eE+-]*|[+-]?(inf|nan)", value[1]):
+        return f'write text in quotes: "{redact(value[1])}"'
+    return ""

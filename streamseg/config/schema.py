@@ -78,6 +78,7 @@ class StreamConfig(Settings, frozen=True):
     ] = "frame"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         remember(self.source)
 
 
@@ -159,6 +160,7 @@ class PublishConfig(Settings, frozen=True):
     ] = 512
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_access("publish", self, endpoint=self.endpoint, snapshot_endpoint=self.snapshot_endpoint)
 
 
@@ -182,6 +184,7 @@ class ControlConfig(Settings, frozen=True):
     max_connections: Annotated[int, Meta(ge=1, le=1000, description="Connections at most.")] = 32
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_access("control", self, endpoint=self.endpoint)
 
 
@@ -213,6 +216,7 @@ class WebConfig(Settings, frozen=True):
     insecure: Annotated[bool, Meta(description="Allow every client on the network, without a token.")] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.listen or self.token_file or self.insecure or is_local(f"tcp://{self.listen}"):
             return
         raise ConfigError(

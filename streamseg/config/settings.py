@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterator
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -37,7 +38,19 @@ MOVED = {
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all groups of settings."""
+    """Base of all groups of settings. Made in Python, it is checked like one that was read from a file."""
+
+    def __post_init__(self) -> None:
+        """Take nested groups as dicts, too; raises ConfigError with every problem."""
+        problems: list[str] = []
+        for name, annotation, _, _ in _fields_of(type(self)):
+            value = getattr(self, name)
+            found = list(_value_problems(annotation, value, name))
+            problems += found
+            if isinstance(value, dict) and not found:
+                msgspec.structs.force_setattr(self, name, _made(annotation, value))
+        if problems:
+            raise ConfigError(*problems)
 
 
 def build_settings(kind: type[T], tree: dict[str, Any]) -> T:
@@ -131,8 +144,28 @@ def _moved(key: str, value: Any) -> Iterator[str]:
         yield f"{key}: is now {key.rpartition('.')[0] + '.' + new if stream else new}"
 
 
+def _made(annotation: Any, value: Any) -> Any:
+    """A value with the settings in it, where it has them as dicts."""
+    kind = bare_type(annotation)
+    if get_origin(kind) is dict:
+        return {name: _made(get_args(kind)[1], item) for name, item in value.items()}
+    if isinstance(kind, type) and issubclass(kind, Settings) and isinstance(value, dict):
+        return build_settings(kind, value)
+    return value
+
+
+@functools.cache
+def _fields_of(kind: type[Settings]) -> tuple[tuple[str, Any, Any, str], ...]:
+    return tuple(settings_fields(kind))
+
+
 def _value_problems(annotation: Any, value: Any, key: str) -> Iterator[str]:
     bare = bare_type(annotation)
+    if isinstance(value, Settings) and isinstance(bare, type) and isinstance(value, bare):
+        return  # was checked when it was made
+    if get_origin(bare) is dict and not isinstance(value, dict):
+        yield f"{key}: must be a table of its own for each name, such as [{key}.gate]; is {_shown(value)}"
+        return
     if isinstance(bare, type) and issubclass(bare, Settings):
         yield from _problems(bare, value, f"{key}.")
     elif get_origin(bare) is dict and isinstance(value, dict):

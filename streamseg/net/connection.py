@@ -15,6 +15,10 @@ from streamseg.net.endpoints import connect, reconnect
 
 SILENT_S = 5.0  # libzmq tries again at least every 2 s; after this long without a try, we connect again
 
+NEEDS_KEYS = "the daemon requires keys; give its public key (server_key) and your own (client_key_file)"
+
+_WAITS = (zmq.EVENT_CONNECT_DELAYED, zmq.EVENT_CONNECT_RETRIED)  # say nothing of the other end
+_UNSAID = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,)
 _LOST = (
     zmq.EVENT_DISCONNECTED,
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
@@ -35,6 +39,7 @@ class Connection:
         self.connected = False
         self.last_event = 0
         self._keys = keys
+        self._failed = 0  # handshakes in a row that ended without a reason
         options.receive(sock, keys)
         self._monitor = sock.get_monitor_socket()
         self._event_s = time.monotonic()
@@ -61,10 +66,13 @@ class Connection:
         with contextlib.suppress(zmq.Again):
             while True:
                 event = int(recv_monitor_message(self._monitor, zmq.DONTWAIT)["event"])
-                self.last_event, self._event_s = event, time.monotonic()
+                self._event_s = time.monotonic()
+                if event not in _WAITS:
+                    self.last_event = event
                 if event == zmq.EVENT_HANDSHAKE_SUCCEEDED or event in _LOST:
                     before, self.connected = self.connected, event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-                    yield before, refusal(event, self._keys)
+                    self._failed = 0 if self.connected else self._failed + (event in _UNSAID)
+                    yield before, refusal(event, self._keys, self._failed)
         if not self.connected and time.monotonic() - self._event_s > SILENT_S:
             # libzmq gives a connection up for good when the other side broke the protocol or MAXMSGSIZE.
             reconnect(self.sock, self.endpoint)
@@ -77,8 +85,12 @@ class Connection:
         self._monitor.close(linger=0)
 
 
-def refusal(event: int, keys: ClientKeys | None) -> str:
-    """Why a handshake failed, in words and with the way out; empty for any other event."""
+def refusal(event: int, keys: ClientKeys | None, failed: int = 1) -> str:
+    """Why a handshake failed, in words and with the way out; empty for any other event.
+
+    failed: handshakes in a row that ended without a reason. A daemon with keys ends those of clients without
+    any; libzmq gives that as the reason only where it has read the daemon's greeting in time.
+    """
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH and keys is not None:
         return f"the daemon does not know our key; its operator must allow {keys.public.decode()}"
     if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
@@ -87,7 +99,9 @@ def refusal(event: int, keys: ClientKeys | None) -> str:
                 "the daemon uses no keys; drop server_key and client_key_file, "
                 "or set publish.curve_secret_key_file on the daemon"
             )
-        return "the daemon requires keys; give its public key (server_key) and your own (client_key_file)"
+        return NEEDS_KEYS
+    if event in _UNSAID and keys is None and failed > 1:
+        return NEEDS_KEYS
     if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and keys is not None:
         return (
             "the daemon closed the connection because of our keys; server_key must be the public key of this "

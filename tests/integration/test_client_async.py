@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from streamseg.client import AsyncSubscription, subscribe_async
+from streamseg.config import PublishConfig
+from streamseg.publish import Publisher
+from streamseg.runtime.mailbox import Closed
 from streamseg.types import Mask
 from tests.integration.children import ROOT
 from tests.integration.daemons import Lines, run_daemon
+from tests.masks import STREET, make_mask
 from tests.media import draw_clip
 from tests.ports import free_port
 from tests.waiting import LIMIT_S
@@ -105,3 +112,23 @@ def test_the_example_prints_masks(tiny_engine: Path, tmp_path: Path) -> None:
         Lines([sys.executable, ROOT / "examples/subscribe_async.py", endpoint]) as program,
     ):
         assert program.more(3).startswith("video ")
+
+
+def test_a_loop_that_is_left_early_leaves_the_subscription_open_until_nobody_refers_to_it() -> None:
+    async def read(endpoint: str) -> None:
+        masks = subscribe_async(endpoint, timeout_s=LIMIT_S)
+        for _ in range(2):
+            async for mask in masks:
+                assert mask.stream == "gate"
+                break
+            publisher.put(make_mask())
+        thread = masks._receiver
+        del masks
+        gc.collect()
+        with pytest.raises(Closed):
+            while True:
+                thread._inbox.take(LIMIT_S)
+
+    with Publisher(PublishConfig(endpoint="tcp://127.0.0.1:*"), [STREET]) as publisher:
+        publisher.put(make_mask())
+        asyncio.run(read(publisher.endpoint))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
+from urllib.request import urlopen
 
+import msgspec
 import pytest
 
 from streamseg.client import subscribe
@@ -200,3 +203,77 @@ def test_a_wrong_setting_is_shown_without_its_password() -> None:
     assert "rtsp://eye:***@x/" in str(caught.value)
     assert "geheim" not in str(caught.value)
     assert "t0p" not in str(caught.value)
+
+
+@pytest.mark.slow  # 60 s: two dozen processes
+@pytest.mark.parametrize("password", ["my hunter2", "12?hunter#2x", "p@ss/w:rd%41"])
+def test_no_command_and_no_file_holds_a_password_however_its_address_is_written(
+    tmp_path: Path, tiny_engine: Path, camera: str, password: str
+) -> None:
+    """Addresses that cannot be had and one that can, through check, run, ctl, the console and process."""
+    encoded = quote(password, safe="")
+    ways = [
+        f"rtsp://admin:{password}@127.0.0.1:9/h264", f"RTSP://admin:{encoded}@127.0.0.1:9/h264",
+        f"rtsp://127.0.0.1:9/user=admin_password={password}_channel=1_stream=0.sdp",
+        f"http://127.0.0.1:9/videostream.cgi?loginuse=admin&loginpas={encoded}",
+        f"admin:{password}@127.0.0.1:9/h264", f"rtsp:/admin:{password}@127.0.0.1:9/h264",
+        f"http://eye:{encoded}@{camera}/clip.mp4?token={encoded}",
+    ]  # fmt: skip
+    heard: list[str] = []
+
+    def command(*words: object, seconds: float = 60.0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "streamseg", *map(str, words)],
+            capture_output=True, cwd=tmp_path, timeout=seconds, check=False,
+        )  # fmt: skip
+        heard.append((done.stdout + done.stderr).decode(errors="replace"))
+        return heard[-1]
+
+    site = tmp_path / "site.toml"
+    text = (
+        f'[engine]\nname = "{tiny_engine}"\nthreads = 1\nbackend = "onnx"\n'
+        f'[publish]\nendpoint = "ipc://{tmp_path}/masks"\n[control]\nendpoint = "ipc://{tmp_path}/control"\n'
+        '[web]\nlisten = "127.0.0.1:0"\n'
+    )
+    streams = [
+        f"[streams.s{i}]\nsource = {msgspec.json.encode(way).decode()}\n" for i, way in enumerate(ways)
+    ]
+    site.write_text(text + "".join(streams))
+    command("check", site)
+    site.write_text(
+        text + '[streams.demo]\nsource = "demo:"\nloop = true\nrealtime = true\n' + "".join(streams[:4])
+    )
+    with Lines([sys.executable, "-m", "streamseg", "run", site], errors=True) as process:
+        process.wait("publishing on")
+        console = process.wait("the console is at").split()[-1]
+        for words in (("status",), ("status", "--json"), ("reload",)):
+            command("ctl", "--endpoint", f"ipc://{tmp_path}/control", *words)
+        for number, way in enumerate(ways[3:]):
+            command("ctl", "--endpoint", f"ipc://{tmp_path}/control", "add", f"n{number}", "--source", way)
+        for path in ("metrics", "healthz", "readyz"):
+            with urlopen(f"{console}{path}", timeout=LIMIT_S) as answer:
+                heard.append(answer.read().decode())
+        shown = command("ctl", "--endpoint", f"ipc://{tmp_path}/control", "status", "--json")
+        process.process.send_signal(signal.SIGTERM)
+        process.process.wait(LIMIT_S)
+        heard += process.lines
+    assert shown.count("127.0.0.1:9/") >= 4
+    for way in ways[::2]:
+        command("process", way, "--out", tmp_path / "results", "--engine", tiny_engine)
+    heard += [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")]
+    heard += [
+        path.read_text(errors="replace") for path in (tmp_path / "results").rglob("*.json") if path.is_file()
+    ]
+    for said in heard:
+        assert not [form for form in forms(password) if form in said], said
+        assert "Traceback" not in said, said
+
+
+def test_the_list_of_processes_shows_no_password(tmp_path: Path, tiny_engine: Path) -> None:
+    words = ["run", "--source", "rtsp://admin:my Knoblauch!7@127.0.0.1:9/h264", "--retry-at-start",
+             "--engine", str(tiny_engine), "--endpoint", f"ipc://{tmp_path}/masks"]  # fmt: skip
+    with Lines([sys.executable, "-m", "streamseg", *words], errors=True) as process:
+        process.wait("publishing on")
+        line = Path(f"/proc/{process.process.pid}/cmdline").read_bytes()
+    assert b"Knoblauch" not in line
+    assert b"rtsp://admin:***@127.0.0.1:9/h264" in line

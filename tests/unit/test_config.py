@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from streamseg.config import Config, RefinementConfig, load_config, parse_config
+from streamseg.config import (
+    Config,
+    EngineConfig,
+    RefinementConfig,
+    StreamConfig,
+    load_config,
+    parse_config,
+)
 from streamseg.config.reference import reference_toml
 from streamseg.errors import ConfigError
 
@@ -124,3 +133,48 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="is not UTF-8"):
         load_config(tmp_path / "x.toml")
+
+
+def made(kind: Any, **settings: Any) -> Any:
+    return kind(**settings)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: made(Config, engine={"precision": "int99"}), "engine.precision: must be one of"),
+        (lambda: made(Config, engine={"precison": "int8"}), "engine.precison: unknown setting"),
+        (lambda: made(EngineConfig, precision="int99"), "precision: must be one of"),
+        (lambda: made(StreamConfig, source="demo:", max_fps=-3), "max_fps: must be a number above 0"),
+        (
+            lambda: made(Config, streams=[{"source": "demo:"}]),
+            r"streams: must be a table of its own for each name",
+        ),
+    ],
+)
+def test_settings_made_in_python_are_checked_like_a_file(make: Callable[[], Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        make()
+
+
+def test_tables_may_be_given_as_dicts() -> None:
+    config = parse_config({"streams": {"gate": {"source": "demo:"}}, "engine": {"precision": "int8"}})
+    assert config == parse_config('[streams.gate]\nsource = "demo:"\n[engine]\nprecision = "int8"\n')
+    assert made(Config, streams={"gate": {"source": "demo:"}}, engine={"precision": "int8"}) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[streams.Türe]\nsource = "demo:"\n', "a name here must be A-Z, a-z, 0-9, _ and -; is Türe"),
+        ("[streams.a]\nsource = rtsp://a:geheim7@x/\n", r'write text in quotes: "rtsp://a:\*\*\*@x/"'),
+        (
+            '[[streams]]\nsource = "demo:"\n',
+            r"streams: must be a table of its own .* such as \[streams.gate\]",
+        ),
+    ],
+)
+def test_what_toml_does_not_explain_is_explained(text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        parse_config(text)
+    assert "geheim7" not in str(caught.value)
