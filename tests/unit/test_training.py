@@ -217,9 +217,10 @@ def test_a_recipe_is_read_and_its_wrong_keys_are_all_named(tmp_path: Path) -> No
     assert "batch_size: must be" in str(caught.value)
 
 
-def test_the_recipe_of_the_default_engine_is_valid() -> None:
-    recipe = load_recipe(Path(__file__).parents[2] / "configs" / "train-camvid-slim.toml")
-    assert recipe.network == "slim"
+@pytest.mark.parametrize(("name", "network"), [("slim", "slim"), ("lite", "lite0")])
+def test_the_recipes_of_camvid_are_valid(name: str, network: str) -> None:
+    recipe = load_recipe(Path(__file__).parents[2] / "configs" / f"train-camvid-{name}.toml")
+    assert recipe.network == network
     assert len(recipe.classes) == 11
 
 
