@@ -109,7 +109,7 @@ def _end_of_header(container: InputContainer, video: VideoStream, came: Came, sl
         promised_s = float((video.duration + (video.start_time or 0)) * video.time_base)
         ends = [came.ends.get(video.index, 0) * video.time_base]
     elif container.duration:
-        promised_s = (container.duration + (container.start_time or 0)) / 1e6
+        promised_s = (container.duration + min(0, container.start_time or 0)) / 1e6  # Matroska counts from 0
         bases = {stream.index: stream.time_base for stream in container.streams}
         ends = [end * base for index, end in came.ends.items() if (base := bases[index]) is not None]
     else:

@@ -118,12 +118,17 @@ HEALTHY: dict[str, dict[str, Any]] = {
     "screen.mkv": {"last_s": 5},
     "screen.webm": {"codec": "libvpx", "last_s": 5},
     "pause.gif": {"codec": "gif", "pix_fmt": "rgb8", "mux": {"final_delay": "300"}},
-    "long-sound-first.ts": {"sound": "mp2"},
+    "begins-late.mkv": {"first": 500},
+    "begins-late.webm": {"codec": "libvpx", "first": 500, "sound": "libopus"},
+    "begins-late.flv": {"first": 500},
+    "sound.ts": {"sound": "mp2"},
 }
 
 
 @pytest.mark.parametrize("name", HEALTHY)
-def test_a_last_picture_that_stands_for_long_is_no_damage(tmp_path: Path, name: str) -> None:
+def test_a_last_picture_that_stands_for_long_and_a_late_beginning_are_no_damage(
+    tmp_path: Path, name: str
+) -> None:
     assert read(draw(tmp_path / name, **HEALTHY[name])) == (50, 0, None)
 
 
