@@ -171,7 +171,7 @@ def until_masks(ages: Ages, streams: dict[str, str]) -> None:
 
 def by_its_clock(masks: Subscription) -> Callable[[Mask, float], float | None]:
     """GStreamer's server stamps with this machine's clock."""
-    return lambda mask, now: masks.age_s(mask) if mask.clock == "camera" else None
+    return lambda mask, now: masks.age_s(mask)
 
 
 def by_its_camera(camera: RtspCamera) -> Callable[[Mask, float], float | None]:
@@ -190,7 +190,8 @@ def by_segments(hls: HlsService) -> Callable[[Mask, float], float | None]:
     def age_s(mask: Mask, now: float) -> float | None:
         if mask.pts is None:
             return None
-        place_s = float((mask.pts - zero) * Fraction(mask.time_base))
+        # Below its first time stamp by more than a minute FFmpeg takes one for wrapped around, and adds 2^33.
+        place_s = float((mask.pts - zero) % (1 << 33) * Fraction(mask.time_base))
         return (time.monotonic() - hls.begun_s - place_s) % CLIP_S
 
     return age_s
