@@ -209,12 +209,12 @@ class Report:
             new = drops - dropped
             medians = ", ".join(f"{k} {v / 1000:.1f} ms" for k, v in stats.stage_medians_us().items())
             rate = f"{(stats.published - published) / span_s:.1f} masks/s"
-            if set(new) - {"skipped"}:  # skipped for max_fps is what was asked for
+            medians = f" ({medians})" if medians else ""
+            # Skipped for max_fps is what was asked for, and each loss of a source has had its own line.
+            if set(new) - {"skipped", "disconnected"}:
                 lost = ", ".join(f"{count} {cause}" for cause, count in sorted(new.items()))
                 total = stats.decoded - decoded
-                lines.append(
-                    (True, f"{name}: {rate} of {total} frames in {span_s:.0f} s; {lost} ({medians})")
-                )
+                lines.append((True, f"{name}: {rate} of {total} frames in {span_s:.0f} s; {lost}{medians}"))
             elif stats.published > published:
-                lines.append((False, f"{name}: {rate} ({medians})"))
+                lines.append((False, f"{name}: {rate}{medians}"))
         return lines
