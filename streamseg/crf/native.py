@@ -47,8 +47,9 @@ def mean_field(
 
     quality: `exact` is the reference's arithmetic on every pixel in every iteration; the others iterate on
     every second or fourth pixel, at most five times, and take the last step on all of them
-    (docs/design/0006-dense-crf.md says what each costs). 1 and 2 threads give the same result to the bit. Blocks, without the GIL. A `workspace` spares allocation and the lattice
-    of kernels that see only positions; callers that share one take turns.
+    (docs/design/0006-dense-crf.md says what each costs). 1 and 2 threads give the same result to the bit.
+    Blocks, without the GIL. A `workspace` spares allocation and the lattice of kernels that see only
+    positions; callers that share one take turns.
 
     Raises CrfError for wrong shapes, wrong parameters and NaN, and where the compiled library is missing;
     MemoryError.
