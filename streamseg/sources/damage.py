@@ -9,7 +9,7 @@ Evidence is, by container:
 | Matroska, WebM | a segment that is longer than the file; a duration in the header that no stream reaches |
 | Ogg | no page that ends the stream at the end of the file |
 | ASF | a size in the header above the file's |
-| GIF | no trailer at the end of the file |
+| GIF, bare MJPEG | no trailer at the end of the file |
 | FLV | a last tag that is cut; a duration in the header that no stream reaches |
 | MXF, IVF | a duration in the header that no stream reaches |
 
@@ -221,6 +221,12 @@ def _gif_cut(file: BinaryIO, size: int) -> bool:
     return not file.read().rstrip(b"\0").endswith(b";")
 
 
+def _mjpeg_cut(file: BinaryIO, size: int) -> bool:
+    """Whether the last picture has no end (EOI); zeros behind it are no part of the file."""
+    file.seek(max(0, size - (1 << 16)))
+    return not file.read().rstrip(b"\0").endswith(b"\xff\xd9")
+
+
 _INDEXED = ("mov", "avi")
 _BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"free", b"skip", b"wide", b"uuid")
 _CUT: dict[str, Callable[[BinaryIO, int], bool]] = {
@@ -231,4 +237,5 @@ _CUT: dict[str, Callable[[BinaryIO, int], bool]] = {
     "flv": _flv_cut,
     "asf": _asf_cut,
     "gif": _gif_cut,
+    "mjpeg": _mjpeg_cut,
 }

@@ -58,7 +58,9 @@ def check(seed: int, folder: Path, engine: Path) -> None:
         return
     rng = random.Random(seed)
     _check_choice(rng, one, config, stamps, times)
-    if made.kind != "mjpeg" or line is None:  # FFmpeg leaves what the buffer held where a JPEG is cut
+    if (
+        made.kind != "mjpeg" or made.damage == "none"
+    ):  # FFmpeg leaves what the buffer held where a JPEG is cut
         _check_segments(rng, one, config)
     if seed % MASKED == 0:
         _check_masks(made, folder, engine, stamps, line)

@@ -97,6 +97,7 @@ CUT: dict[str, dict[str, Any]] = {
     "cut.avi": {"codec": "mpeg4", "sound": "mp2"},
     "cut.wmv": {"codec": "wmv2", "sound": "mp2"},
     "cut.gif": {"codec": "gif", "pix_fmt": "rgb8"},
+    "cut.mjpeg": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
 }
 
 
