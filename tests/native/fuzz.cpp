@@ -51,7 +51,7 @@ void one_job(Random& random, ss_crf_workspace* space, int number) {
   const bool bad_picture = !as_bytes && random.chance(0.05f);
   if (bad_picture) picture[0] = INFINITY;
 
-  const int count = random.whole(1, 4);
+  const int count = random.chance(0.05f) ? random.whole(9, 20) : random.whole(1, 4);
   std::vector<ss_crf_term> terms(count);
   std::vector<std::vector<float>> keep;
   for (ss_crf_term& term : terms) {
@@ -59,7 +59,7 @@ void one_job(Random& random, ss_crf_workspace* space, int number) {
     term.sigma_x = random.real(0.5f, 60);
     term.sigma_y = random.chance(0.02f) ? -1.0f : random.real(0.5f, 60);
     if (own_features) {
-      term.dims = random.whole(1, 9);
+      term.dims = random.chance(0.1f) ? random.whole(16, 40) : random.whole(1, 9);
       keep.push_back(random.floats(term.dims * pixels, -20, 20));
       if (random.chance(0.05f)) keep.back()[0] = 1e30f;
       if (random.chance(0.05f)) keep.back()[0] = NAN;
@@ -86,7 +86,7 @@ void one_job(Random& random, ss_crf_workspace* space, int number) {
   job.start = random.chance(0.1f) ? start.data() : nullptr;
   job.image = as_bytes ? static_cast<const void*>(bytes.data()) : picture.data();
   job.image_type = random.chance(0.03f) ? SS_CRF_IMAGE_NONE : as_bytes ? SS_CRF_IMAGE_U8 : SS_CRF_IMAGE_F32;
-  job.term_count = random.chance(0.02f) ? random.one_of({-1, 0, 9}) : count;
+  job.term_count = random.chance(0.02f) ? random.one_of({-1, 0, 257}) : count;
   job.terms = terms.data();
   job.iterations = random.whole(0, 4);
   job.lattice_stride = stride;
