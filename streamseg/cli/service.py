@@ -35,3 +35,23 @@ def install(gpu: bool, units: Path, settings: Path) -> None:
     if not reload_systemd():
         click.echo("systemd has not read it yet: systemctl daemon-reload")
     click.echo(f"next: write {settings}/NAME.toml, then systemctl enable --now streamseg@NAME")
+
+
+@command.command()
+@click.option(
+    "--units",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/systemd/system"),
+    help="The folder of unit files.",
+)
+def uninstall(units: Path) -> None:
+    """Remove what install wrote; configurations and keys stay. Run it as root, with no service running."""
+    from streamseg.daemon.install import reload_systemd, uninstall_service
+
+    removed = uninstall_service(units)
+    for path in removed:
+        click.echo(f"removed {path}")
+    if not removed:
+        click.echo(f"{units}: nothing of streamseg is installed there")
+    elif not reload_systemd():
+        click.echo("systemd has not read it yet: systemctl daemon-reload")

@@ -46,6 +46,27 @@ def install_service(units: Path, settings: Path, *, gpu: bool = False) -> list[P
     return written
 
 
+def uninstall_service(units: Path) -> list[Path]:
+    """Remove the units and drop-ins that install_service wrote into a folder; returns what was removed.
+
+    Drop-ins of other names stay, and with them their folder. Raises OutputError.
+    """
+    removed: list[Path] = []
+    path = units
+    try:
+        for name in unit_files(Path("streamseg"), gpu=True, version=RESTART_STEPS_SINCE):
+            path = units / name
+            if path.is_file():
+                path.unlink()
+                removed.append(path)
+        for folder in units.glob("streamseg*@.service.d"):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be removed ({error.strerror}); run it as root") from error
+    return removed
+
+
 def unit_files(command: Path, *, gpu: bool, version: int) -> dict[str, str]:
     """The files for a command and a version of systemd, by their names below the folder of units."""
     source = unit_folder()

@@ -14,7 +14,7 @@ import pytest
 
 from streamseg.config import Config, EngineConfig, PublishConfig, StreamConfig
 from streamseg.daemon import Daemon
-from streamseg.daemon.install import check_visible, unit_files
+from streamseg.daemon.install import check_visible, uninstall_service, unit_files
 from streamseg.daemon.systemd import Service
 from streamseg.errors import UsageError
 from streamseg.runtime.counters import ProgressWatch, Stats, on_their_way
@@ -245,3 +245,18 @@ def test_a_program_that_services_cannot_see_is_refused() -> None:
     with pytest.raises(UsageError, match=r"^/home/me/venv/bin/streamseg: services cannot see /home"):
         check_visible(Path("/home/me/venv/bin/streamseg"))
     check_visible(Path("/opt/streamseg/bin/streamseg"))
+
+
+def test_uninstalling_removes_what_was_installed_and_nothing_else(tmp_path: Path) -> None:
+    for name, text in unit_files(Path("/opt/streamseg/bin/streamseg"), gpu=True, version=254).items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    own = tmp_path / "streamseg@.service.d" / "mine.conf"
+    own.write_text("[Service]\n")
+    other = tmp_path / "other.service"
+    other.write_text("[Service]\n")
+    assert uninstall_service(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == [other, own]
+    assert not (tmp_path / "streamseg-relay@.service.d").exists()
+    assert uninstall_service(tmp_path) == []
