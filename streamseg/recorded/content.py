@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.error import HTTPError, URLError
 from urllib.parse import urljoin, urlsplit
 
 from streamseg.config.redact import redact
 from streamseg.errors import SourceError, UsageError
 from streamseg.recorded.inputs import Input, find_inputs, is_address
-from streamseg.sources.explain import file_problem
+from streamseg.sources.explain import explain, file_problem
+from streamseg.sources.target import resolve
 from streamseg.sources.web_file import ask, read
 
 MOST_OF_A_LIST = 4 << 20
@@ -55,8 +56,11 @@ class Content:
 
 
 def check_file(one: Input) -> None:
-    """Raises SourceError for what can be read once, or has no end."""
-    if one.path is None or one.images or not one.path.exists() or one.path.is_dir() or one.path.is_file():
+    """Raises SourceError for what can be read once, or has no end, and for an address that cannot be one."""
+    if one.path is None:
+        resolve(one.source)
+        return
+    if one.images or not one.path.exists() or one.path.is_dir() or one.path.is_file():
         return
     if one.path.is_char_device():
         raise SourceError(f"{one.shown}: is a device; use: streamseg run --source …")
@@ -65,7 +69,6 @@ def check_file(one: Input) -> None:
 
 def states_of(one: Input) -> States:
     """The state of each part. Raises SourceError where a list cannot be followed."""
-    check_file(one)
     with _explained(one):
         return {part: _state(part) for part in _parts(one)}
 
@@ -93,7 +96,7 @@ def read_content(one: Input, states: States | None = None) -> Content:
 
 
 def _parts(one: Input) -> list[Part]:
-    _need_regular(one)
+    check_file(one)
     if one.images:
         return list(one.images)
     first: Part = one.source if one.path is None else one.path
@@ -105,17 +108,6 @@ def _parts(one: Input) -> list[Part]:
             parts[part] = None
             waiting += _named_in(part)
     return list(parts)
-
-
-def _need_regular(one: Input) -> None:
-    """Raise SourceError for a pipe or a device: a file is read more than once, and has an end."""
-    try:
-        mode = one.path.stat().st_mode if one.path is not None else stat.S_IFREG
-    except OSError:
-        return  # opening it says why
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        what = "a named pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
-        raise SourceError(f"{one.shown}: is {what}; save it to a file first")
 
 
 def _named_in(part: Part) -> list[Part]:
@@ -223,6 +215,16 @@ def _explained(one: Input) -> Iterator[None]:
         yield
     except SourceError:
         raise
-    except OSError as error:
-        reason = (file_problem(one.path) if one.path else None) or error.strerror or str(error)
-        raise SourceError(f"{one.shown}: {reason}") from error
+    except (OSError, ValueError) as error:
+        raise SourceError(_reason(one, error)) from error
+
+
+def _reason(one: Input, error: OSError | ValueError) -> str:
+    if one.path is not None:
+        reason = file_problem(one.path) or getattr(error, "strerror", None) or str(error)
+        return f"{one.shown}: {reason}"
+    if isinstance(error, HTTPError):
+        return f"{one.shown}: nothing found at this path ({error.code}); check the path in the address"
+    cause = error.reason if isinstance(error, URLError) else error
+    target = replace(resolve(one.source), shown=one.shown)
+    return explain(target, cause if isinstance(cause, BaseException) else error)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamseg.outputs.png import indexed_png
+from streamseg.recorded.names import as_file_name
 from streamseg.recorded.segments import FrameRecord
 from streamseg.types import U8, LabelSet, Size
 from streamseg.wire.rle import encode_labels
@@ -37,8 +38,11 @@ class PngFolder:
     def __init__(self, path: Path, labels: LabelSet, images: Sequence[Path] = ()) -> None:
         path.mkdir()
         self.path, self.palette = path, labels.palette()
-        stems = [image.stem for image in images]
-        self.names = stems if len(set(stems)) == len(stems) else [image.name for image in images]
+        self.names: list[str] = []
+        for choice in ([image.stem for image in images], [image.name for image in images]):
+            names = [as_file_name(name) for name in choice]
+            if not self.names and len(set(names)) == len(names):
+                self.names = names
 
     def add(self, record: FrameRecord, labels: U8) -> None:
         name = f"{record.seq:08d}"

@@ -75,18 +75,18 @@ class FileJob:
     def run(self) -> Finished | None:
         """Returns None when stopped. Raises SourceError, OutputError."""
         begun = time.monotonic()
-        with fetched(self.input) as one:
-            states = states_of(one)
-            recording = probe(one, self.config, self.engines, FileStop(self.stop))
-            try:
+        try:
+            with fetched(self.input) as one:
+                states = states_of(one)
+                recording = probe(one, self.config, self.engines, FileStop(self.stop))
                 content = read_content(one, states)
                 plan = self._plan(recording, content)
                 again = plan.finished is not None
                 manifest = plan.finished or self._locked(plan)
-            except Exception as error:
-                if isinstance(error, StreamsegError):
-                    raise
-                raise self.results.explained(error, self.input.shown) from error
+        except Exception as error:
+            if isinstance(error, StreamsegError):
+                raise
+            raise self.results.explained(error, self.input.shown) from error
         if manifest is None:
             return None
         took_s = time.monotonic() - begun

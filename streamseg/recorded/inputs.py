@@ -103,6 +103,12 @@ def look_for(
                 unique.setdefault(_real(one.source), one)
         except UsageError as error:  # one name that stands for nothing does not end the others
             found.unreadable.append((printable(shown(source)), error))
+        except (OSError, ValueError) as error:  # too long, or with a zero byte
+            name = printable(shown(source))
+            reason = getattr(error, "strerror", None) or str(error)
+            found.unreadable.append(
+                (name, SourceError(f"{name}: cannot be a file's name ({reason.lower()})"))
+            )
     errors = [error for _, error in found.unreadable]
     if errors and not unique and all(isinstance(error, UsageError) for error in errors):
         raise errors[0]

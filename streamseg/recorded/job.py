@@ -140,7 +140,7 @@ def process_files(
             )
 
         asked = [(one.shown, one.stem) for one in found.inputs] + [(name, "") for name, _ in found.unreadable]
-        pending = stack.enter_context(closing(Pending(place.put, [Wanted(*one) for one in asked])))
+        pending = stack.enter_context(closing(Pending(place, [Wanted(*one) for one in asked])))
 
         def note(event: Event) -> None:
             if isinstance(event, Finished):

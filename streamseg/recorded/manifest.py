@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -88,7 +89,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             found.append(f"{self.input}: {len(self.missing)} missing: {names}")
         known = self.schema > 1  # how many were left out
         lost = self.frames_decoded - self.frames_left_out - self.masks if known else self.dropped
-        if lost or self.dropped:
+        if lost > 0 or self.dropped > 0:
             found.append(f"{self.input}: {max(lost, self.dropped)} frames have no mask")
         found += [f"{self.input}: no {name}: {reason}" for name, reason in self.not_made.items()]
         return found
@@ -198,7 +199,7 @@ def result_sha256(path: Path) -> str:
     if path.is_dir():
         total = hashlib.sha256()
         for name, one in files_in(path):
-            total.update(f"{name}\n{result_sha256(one)}\n".encode())
+            total.update(os.fsencode(f"{name}\n{result_sha256(one)}\n"))
         return total.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

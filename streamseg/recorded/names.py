@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Literal
-from urllib.parse import urlsplit
 
 from streamseg.config.redact import HIDDEN, redact
 
@@ -118,11 +117,11 @@ def _choices(source: str) -> list[str]:
     made = [name if is_folder else PurePosixPath(name).stem, name]
     made += ["-".join([*folders[i:], name]) for i in range(len(folders) - 1, -1, -1)]
     digest = hashlib.sha256(os.fsencode(whole)).hexdigest()[:8]
-    return [_as_file_name(one) for one in (*made, f"{name[: LONGEST_STEM // 4]}-{digest}")]
+    return [as_file_name(one) for one in (*made, f"{name[: LONGEST_STEM // 4]}-{digest}")]
 
 
-def _as_file_name(name: str) -> str:
-    """A name that every disk takes: no control characters, UTF-8, not too long; a hidden one is none."""
+def as_file_name(name: str) -> str:
+    """A name that every disk takes: no control characters, UTF-8, not too long."""
     text = os.fsencode(name).decode("utf-8", "surrogateescape")
     text = "".join(
         c if c.isprintable() else "".join(f"%{byte:02X}" for byte in c.encode("utf-8", "surrogateescape"))
@@ -137,7 +136,8 @@ def _as_file_name(name: str) -> str:
 
 def _pure(source: str) -> PurePosixPath:
     if "://" in source:  # the name of a result is seen by many: no secret of the address is in it
-        return PurePosixPath(urlsplit(redact(source).replace(HIDDEN, "-")).path or "/")
+        rest = redact(source).replace(HIDDEN, "-").partition("://")[2]
+        return PurePosixPath("/" + re.split("[?#]", rest)[0].partition("/")[2])
     path = PurePosixPath(source)
     # A pattern's results are named after the folder of its images.
     magic = glob.has_magic(path.name) or number_pattern(path.name)

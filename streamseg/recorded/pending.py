@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 
@@ -23,15 +24,24 @@ class Wanted(msgspec.Struct, frozen=True):
     reason: str = NOT_YET
 
 
+class Files(Protocol):
+    """The small files beside the results."""
+
+    def names(self) -> list[str]: ...
+    def read(self, name: str) -> bytes | None: ...
+    def put(self, name: str, data: bytes | None) -> None: ...  # None removes it
+
+
 @dataclass(slots=True)
 class Pending:
     """A job's list in the folder of results; gone when every input has its results.
 
-    put writes a file there, or removes it for None. One thread uses it.
+    What a job has finished goes from the lists of other jobs, too. One thread uses it.
     """
 
-    put: Callable[[str, bytes | None], None]
+    files: Files
     inputs: Iterable[Wanted]
+    _finished: set[str] = field(default_factory=set)
     _wanted: dict[str, Wanted] = field(default_factory=dict)
     _name: str = ""
     _written_s: float = 0.0
@@ -44,6 +54,7 @@ class Pending:
 
     def finished(self, name: str) -> None:
         self._wanted.pop(name, None)
+        self._finished.add(name)
 
     def failed(self, name: str, reason: str) -> None:
         before = self._wanted.get(name)
@@ -52,15 +63,21 @@ class Pending:
             self._write()
 
     def close(self) -> None:
-        if self._wanted:
-            self._write()
-        else:
-            self.put(self._name, None)
+        self._write()
+        for other in self.files.names() if self._finished else []:
+            if is_pending(other) and other != self._name:
+                before = list(read_pending(self.files.read(other) or b"[]"))
+                left = [one for one in before if one.input not in self._finished]
+                if left != before:
+                    self._put(other, left)
 
     def _write(self) -> None:
-        data = msgspec.json.encode(list(self._wanted.values()))
-        self.put(self._name, msgspec.json.format(data, indent=1) + b"\n")
+        self._put(self._name, list(self._wanted.values()))
         self._written_s = time.monotonic()
+
+    def _put(self, name: str, wanted: list[Wanted]) -> None:
+        data = msgspec.json.format(msgspec.json.encode(wanted), indent=1) + b"\n"
+        self.files.put(name, data if wanted else None)
 
 
 def is_pending(name: str) -> bool:

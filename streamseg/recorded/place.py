@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from pathlib import Path
 
 from streamseg.errors import UsageError
@@ -37,6 +38,22 @@ class Place:
         if self.store is None:
             return ResultFolder(self.folder, stem)
         return StoredResults(self.folder, stem, self.store)
+
+    def names(self) -> list[str]:
+        """Of what is there."""
+        if self.store is not None:
+            return self.store.names()
+        with contextlib.suppress(OSError):
+            return sorted(os.listdir(self.folder))
+        return []
+
+    def read(self, name: str) -> bytes | None:
+        """A small file beside the results; None where there is none."""
+        if self.store is not None:
+            return self.store.read(name)
+        with contextlib.suppress(OSError):
+            return (self.folder / name).read_bytes()
+        return None
 
     def put(self, name: str, data: bytes | None) -> None:
         """Write a small file beside the results, or remove it."""

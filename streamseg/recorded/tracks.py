@@ -69,7 +69,7 @@ class Track:
             context.color_range = _LIMITED
             context.options = dict(_H264)
         else:
-            context.options = dict(_FFV1)
+            context.options = dict(_FFV1) if min(self.size) > 1 else {**_FFV1, "slices": "1"}
 
 
 @dataclass(frozen=True, slots=True)

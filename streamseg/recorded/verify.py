@@ -29,7 +29,7 @@ from streamseg.recorded.manifest import (
 )
 from streamseg.recorded.names import local_path, printable, unprintable
 from streamseg.recorded.opening import open_input
-from streamseg.recorded.pending import is_pending, read_pending
+from streamseg.recorded.pending import NOT_YET, is_pending, read_pending
 from streamseg.recorded.results import named_outputs
 from streamseg.recorded.segments import FrameRecord, count_pixels
 from streamseg.recorded.selection import Account, picks
@@ -38,6 +38,9 @@ from streamseg.recorded.storage import Store, is_stored
 from streamseg.recorded.tables import Summary
 from streamseg.recorded.timeline import Timeline, from_runs, pts_digest
 from streamseg.recorded.tracks import read_labels
+
+_PROMISED = ("labels", "confidence", "overlay", "png", "rle", "zarr")
+"""Settings that ask for a result of the same name."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +65,7 @@ def verify_folder(
     """
     sources = local_path(sources) if sources is not None else None
     if sources is not None and not sources.is_dir():
-        raise UsageError(f"{sources}: is no folder; name the one that the sources are in")
+        raise UsageError(f"{printable(sources)}: is no folder; name the one that the sources are in")
     if is_stored(str(out)):
         return _Folder(_StoredFiles(Store(str(out))), sources, on_verdict).verify()
     return _Folder(_LocalFiles(local_path(out)), sources, on_verdict).verify()
@@ -131,13 +134,16 @@ class _Folder:
             with self.files.results(name) as path:
                 self._add(_verify(path, f"{self.files.shown}/{name}", self.sources, self.inputs))
         stems = {name[1 : -len(".segments")] for name in unfinished}
-        for stem in sorted(stems):
-            self._miss(stem, f"{stem}: unfinished; run the same `streamseg process` again")
+        told = set()
         for name in pending:
             for one in read_pending(self.files.read(name) or b"[]"):
-                if one.input not in self.inputs and one.stem not in stems:
-                    what = one.reason if one.reason.startswith(one.input) else f"{one.input}: {one.reason}"
-                    self._miss(one.stem or one.input, f"{what} (asked for by {name})")
+                if one.reason == NOT_YET and (one.input in self.inputs or one.stem in stems):
+                    continue  # its job was killed
+                told.add(one.stem)
+                what = one.reason if one.reason.startswith(one.input) else f"{one.input}: {one.reason}"
+                self._miss(one.stem or one.input, f"{what} (asked for by {name})")
+        for stem in sorted(stems - told):
+            self._miss(stem, f"{stem}: unfinished; run the same `streamseg process` again")
         return self.verdicts
 
     def _miss(self, stem: str, problem: str) -> None:
@@ -160,8 +166,11 @@ def _verify(path: Path, shown: str, sources: Path | None, inputs: set[str]) -> V
     verdict.masks = manifest.masks
     source = _find_source(manifest, sources)
     verdict.source_checked = source is not None
-    for check in (_check_manifest, _check_outputs, _check_videos, _check_labels):
-        verdict.problems += check(path, manifest)
+    try:
+        for check in (_check_manifest, _check_outputs, _check_videos, _check_labels):
+            verdict.problems += check(path, manifest)
+    except (KeyError, ValueError, ArithmeticError) as error:
+        verdict.problems.append(f"{path.name}: is damaged ({type(error).__name__}: {error})")
     if source is not None:
         verdict.problems += _check_source(source, manifest)
     return verdict
@@ -179,6 +188,15 @@ def _check_manifest(path: Path, manifest: Manifest) -> Iterator[str]:
         yield f"{path.name}: has other numbers of frames than masks"
     if manifest.masks == 0:
         yield f"{path.name}: has no mask"
+    left = manifest.frames_decoded - manifest.frames_left_out - manifest.dropped
+    if manifest.frames_found is not None and (
+        left != manifest.masks or manifest.frames_found != manifest.frames_decoded + manifest.corrupt
+    ):
+        yield f"{path.name}: its numbers of frames found, decoded, left out and dropped do not add up"
+    settings = manifest.identity.settings
+    for name in ("summary", *(one for one in _PROMISED if settings.get(one))):
+        if name not in manifest.outputs and name not in manifest.not_made:
+            yield f"{path.name}: names no {name}, which was asked for"
     yield from manifest.problems()
 
 
@@ -279,7 +297,7 @@ def _places(name: str, sources: Path | None) -> Iterator[Path]:
 def _source_at(path: Path) -> Input | None:
     try:
         found = find_inputs([str(path)])
-    except UsageError:
+    except StreamsegError:
         return None
     return found[0] if len(found) == 1 and (found[0].images or path.is_file()) else None
 
@@ -312,11 +330,18 @@ def _check_frames(source: Input, manifest: Manifest) -> Iterator[str]:
     config = msgspec.convert(settings, ProcessConfig)
     account = Account()
     with open_input(source, config) as opened:
-        stamps = [pick.picture.image.pts for pick in picks(opened, config, account)]
+        promised = opened.frames_hint
+        found = [(pick.seq, pick.picture.image.pts) for pick in picks(opened, config, account)]
+    if manifest.frames_found is not None and promised != manifest.frames_promised:
+        yield f"{source.shown}: promises {promised} frames, the manifest has {manifest.frames_promised}"
+    if account.line is not None and not manifest.problems():
+        yield account.line
     if account.decoded != manifest.frames_decoded:
         yield f"{source.shown}: {account.decoded} frames decoded, the manifest has {manifest.frames_decoded}"
-    if stamps != from_runs(manifest.pts_runs):
+    if [pts for _, pts in found] != from_runs(manifest.pts_runs):
         yield f"{source.shown}: its frames have other time stamps than the manifest"
+    elif manifest.seq_runs and [seq for seq, _ in found] != from_runs(manifest.seq_runs):
+        yield f"{source.shown}: its frames have other numbers than the manifest"
 
 
 def _plain(value: Any) -> Any:

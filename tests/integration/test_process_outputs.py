@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -100,6 +101,34 @@ def test_photos_keep_their_names(
     few = ProcessConfig(engine=config.engine, overlay=False, png=True)
     assert process_files([tmp_path / "photos"], tmp_path / "out", few).whole
     assert sorted(p.name for p in (tmp_path / "out/photos.labels-png").iterdir()) == sorted(names)
+    assert [v.problems for v in verify_folder(tmp_path / "out")] == [[]]
+
+
+def test_photos_whose_names_are_not_text_get_names_that_are(tmp_path: Path, config: ProcessConfig) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in (b"\xe9 0.png", b"line\nfeed.png", b"x" * 240 + b".png"):
+        cv2.imwrite(str(tmp_path / "made.png"), picture((48, 64), 1.0, RED)[..., ::-1])
+        (tmp_path / "made.png").rename(tmp_path / "photos" / os.fsdecode(name))
+    few = ProcessConfig(engine=config.engine, overlay=False, png=True)
+    assert process_files([tmp_path / "photos"], tmp_path / "out", few).whole
+    names = {p.name for p in (tmp_path / "out/photos.labels-png").iterdir()}
+    assert {"%E9 0.png", "line%0Afeed.png"} < names
+    assert len(names) == 3
+    assert [v.problems for v in verify_folder(tmp_path / "out")] == [[]]
+    (tmp_path / "out/photos.labels-png" / os.fsdecode(b"\xff")).touch()
+    (verdict,) = verify_folder(tmp_path / "out")
+    assert "photos.labels-png: has been changed" in verdict.problems[0]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1), (3, 5)])
+def test_masks_may_be_as_small_as_a_picture(
+    tmp_path: Path, config: ProcessConfig, size: tuple[int, int]
+) -> None:
+    lossless = {"codec": "ffv1", "pix_fmt": "bgr0", "options": {"slices": "1"}}
+    write_video(tmp_path / "clip.mkv", [picture(size, 1.0, RED)] * 3, **lossless)
+    few = ProcessConfig(engine=config.engine, confidence=True)
+    (finished,) = process_files([tmp_path / "clip.mkv"], tmp_path / "out", few).finished
+    assert (finished.manifest.masks, finished.manifest.not_made) == (3, {})
     assert [v.problems for v in verify_folder(tmp_path / "out")] == [[]]
 
 

@@ -95,6 +95,16 @@ def swap_labels(out: Path, made: Path) -> None:
         (lambda m: {"not_made": {"overlay": "too wide"}}, "no overlay: too wide"),
         (lambda m: {"seq_runs": [(0, 1, 11)]}, "has other numbers of frames than masks"),
         (lambda m: {"frames_decoded": 13}, "12 frames decoded, the manifest has 13"),
+        (lambda m: {"frames_found": 13}, "do not add up"),
+        (lambda m: {"frames_left_out": 1}, "do not add up"),
+        (lambda m: {"frames_promised": 13}, "promises 12 frames, the manifest has 13"),
+        (lambda m: {"seq_runs": [(1, 1, 12)]}, "its frames have other numbers"),
+        (lambda m: {"outputs": {}}, "names no labels, which was asked for"),
+        (lambda m: {"outputs": {k: v for k, v in m.outputs.items() if k != "overlay"}}, "names no overlay"),
+        (lambda m: {"outputs": {k: v for k, v in m.outputs.items() if k != "summary"}}, "names no summary"),
+        (lambda m: {"container": {}}, "clip.manifest.json: is damaged (KeyError"),
+        (lambda m: {"time_base": "1/0"}, "clip.manifest.json: is damaged (ZeroDivisionError"),
+        (lambda m: {"outputs": m.outputs | {"labels": Output("a\0b", 1, "")}}, "is damaged (ValueError"),
         (
             lambda m: {"identity": msgspec.structs.replace(m.identity, source_sha256="0" * 64)},
             "is not what was processed",
@@ -150,6 +160,48 @@ def test_what_was_asked_for_and_has_no_results_is_told(made: Path, tmp_path: Pat
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
 
 
+def test_damage_that_a_manifest_does_not_tell_is_found(tmp_path: Path, tiny_engine: Path) -> None:
+    config = ProcessConfig(engine=EngineConfig(name=str(tiny_engine), threads=1), overlay=False)
+    clip, out = tmp_path / "clip.mkv", tmp_path / "out"
+    noise = np.random.default_rng(0).integers(0, 255, (20, 48, 64, 3), np.uint8)
+    write_video(clip, list(noise), codec="mpeg4", options={"g": "5"})
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 2 // 3])
+    (finished,) = process_files([clip], out, config).finished
+    found = finished.manifest.damage
+    forge(out, damage=None, corrupt=0, frames_found=finished.manifest.frames_decoded)
+    (verdict,) = verify_folder(out)
+    assert verdict.problems == [found]
+
+
+@pytest.mark.parametrize("name", ["a\0b.mp4", "n" * 300 + ".mp4", "http://[::1", "s3://"])
+def test_a_source_with_an_impossible_name_is_not_found(out: Path, name: str) -> None:
+    forge(out, input=name)
+    (verdict,) = verify_folder(out)
+    assert not verdict.source_checked
+
+
+def test_a_later_failure_under_the_name_of_earlier_results_is_told_until_it_is_mended(
+    made: Path, tmp_path: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ProcessConfig(engine=EngineConfig(name=str(tiny_engine), threads=1), overlay=False)
+    for day, data in (("monday", (made / "clip.mp4").read_bytes()), ("tuesday", b""), ("away", b"")):
+        (tmp_path / day).mkdir()
+        (tmp_path / day / "cam.mp4").write_bytes(data)
+    out = tmp_path / "out"
+    for day, whole in (("monday", True), ("tuesday", False)):
+        monkeypatch.chdir(tmp_path / day)
+        assert process_files(["cam.mp4"], out, config).whole == whole
+    (tmp_path / "away" / "cam.mp4").unlink()
+    monkeypatch.chdir(tmp_path / "away")
+    first = next(p for v in verify_folder(out) for p in v.problems)
+    assert first.startswith("cam.mp4: is empty (0 bytes)")
+    (tmp_path / "away" / "cam.mp4").write_bytes((made / "clip.mp4").read_bytes())
+    draw_clip(tmp_path / "more.mp4", frames=3)
+    assert process_files(["cam.mp4", tmp_path / "more.mp4"], out, config).whole  # another list of inputs
+    assert [p for v in verify_folder(out) for p in v.problems] == []
+    assert not [p for p in out.iterdir() if p.name.startswith(".")]
+
+
 def test_inputs_that_were_never_reached_are_told(made: Path, tmp_path: Path, tiny_engine: Path) -> None:
     config = ProcessConfig(engine=EngineConfig(name=str(tiny_engine), threads=1), overlay=False)
 
@@ -179,8 +231,8 @@ def test_a_manifest_of_another_version_is_refused_in_one_line(
     for name in ("frames_promised", "frames_found", "frames_left_out", "missing", "seq_runs", "not_made"):
         del told[name]
     path.write_text(json.dumps({**told, "schema": 1}))  # as 0.1 wrote it
-    assert [v.problems for v in verify_folder(out) if v.path == str(path)] == [[]]
     assert process_files([made / "clip.mp4"], out, config).finished[0].again
+    assert [v.problems for v in verify_folder(out) if v.path == str(path)] == [[]]
 
 
 def test_a_source_is_found_in_the_folders_below_by_its_content(made: Path, out: Path, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from streamseg.config import EngineConfig
 from streamseg.errors import UsageError
-from streamseg.recorded import process_files
+from streamseg.recorded import ProcessConfig, process_files
 from streamseg.recorded.inputs import find_inputs, look_for
 from streamseg.recorded.names import Owned, number_pattern, unprintable
 from tests.media import draw_clip, write_audio
@@ -258,3 +259,34 @@ def test_one_name_that_stands_for_nothing_does_not_end_the_others(tmp_path: Path
     ]
     with pytest.raises(UsageError, match="no video in this folder"):
         look_for([f"{tmp_path}/notes"])
+
+
+@pytest.mark.parametrize("name", ["a\0b.mp4", "n" * 300 + ".mp4", "d/" * 3000, "file:///a%00b"])
+def test_a_name_that_no_file_can_have_does_not_end_the_others(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "a.mp4")
+    found = look_for([name, str(tmp_path / "a.mp4")])
+    assert [one.stem for one in found.inputs] == ["a"]
+    ((shown, error),) = found.unreadable
+    assert str(error).startswith(f"{shown}: cannot be a file's name (")
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("http://[", "is not a valid address"),
+        ("http://127.0.0.1:99999/a.mp4", "is not a valid address"),
+        ("http://u:p@ss@[::1/a.mp4", "is not a valid address"),
+        ("http://127.0.0.1:1/line\nfeed.mp4", "connection refused; is the server running"),
+    ],
+)
+def test_an_address_that_cannot_be_had_does_not_end_the_others(
+    tmp_path: Path, tiny_engine: Path, address: str, told: str
+) -> None:
+    config = ProcessConfig(engine=EngineConfig(name=str(tiny_engine), threads=1))
+    result = process_files([address, draw_clip(tmp_path / "a.mp4", frames=2)], tmp_path / "out", config)
+    assert [Path(end.input).name for end in result.finished] == ["a.mp4"]
+    (failed,) = result.failed
+    assert str(failed.error).startswith(f"{failed.input}: {told}")
+    assert "p@ss" not in str(failed.error)
+    assert "\n" not in str(failed.error)
