@@ -12,6 +12,7 @@ Evidence is, by container:
 | GIF, bare MJPEG | no trailer at the end of the file |
 | FLV | a last tag that is cut; a duration in the header that no stream reaches |
 | MXF, IVF | a duration in the header that no stream reaches |
+| MP4, MOV, FLV, ASF | a second recording behind the first, which FFmpeg leaves out |
 
 A stream reaches the end of its last packet, whose own duration counts. All else proves nothing: durations
 that FFmpeg estimates (from the bit rate, or from the last time stamp of MPEG-TS, MPEG-PS and NUT), those of
@@ -73,15 +74,20 @@ def missing(
     names = container.format.name.split(",")
     kind = next((name for name in (*_INDEXED, *_CUT, *_TIMED) if name in names), "")
     lost = max(0, _lost_of_index(video, came, kind)) if kind in _INDEXED else 0
-    cut = path is not None and kind in _CUT and _cut(path, _CUT[kind])
-    slack_s = 0.002 if cut else max(_SLACK_S, _SLACK_FRAMES / float(fps or 25))
-    late = _end_of_header(container, video, came, slack_s)
+    cut = path is not None and kind in _CUT and _shows(path, _CUT[kind])
+    slack_s = max(_SLACK_S, _SLACK_FRAMES / float(fps or 25))
+    late = _end_of_header(container, video, came.ends, 0.002 if cut else slack_s)
+    if cut and late == "":  # by another stream, perhaps, while this one's last packet is missing
+        own = {video.index: came.ends.get(video.index, 0)}
+        late = _end_of_header(container, video, own, 0.9 / float(fps or 25))
     if (kind == "matroska" and late == "") or (kind == "avi" and 0 < video.frames <= came.packets):
         cut = False  # of what comes behind the pictures
     timed = kind in _TIMED
     reasons = []
     if lost or cut or (timed and late):
         reasons = [late] if late else ["it is cut off"] if cut else []
+    if path is not None and kind in _JOINED and _shows(path, _JOINED[kind]):
+        reasons.append("another recording follows in the same file, which was left out; split them")
     if came.behind:
         track = [stream.index for stream in container.streams.video].index(min(came.behind))
         reasons.append(f"its video goes on in track {track}, which was left out")
@@ -101,27 +107,29 @@ def _lost_of_index(video: VideoStream, came: Came, kind: str) -> int:
     return listed - came.pictures if listed > came.packets else 0
 
 
-def _end_of_header(container: InputContainer, video: VideoStream, came: Came, slack_s: float) -> str | None:
-    """How far the header's duration is not reached; "" where it is, None where there is none."""
+def _end_of_header(
+    container: InputContainer, video: VideoStream, streams: Mapping[int, int], slack_s: float
+) -> str | None:
+    """How far these streams end before the header does; "" where one reaches it, None without a duration."""
     if video.duration in _UNKNOWN:
         return None
     if video.duration is not None and video.time_base is not None:
         promised_s = float((video.duration + (video.start_time or 0)) * video.time_base)
-        ends = [came.ends.get(video.index, 0) * video.time_base]
+        ends = [streams.get(video.index, 0) * video.time_base]
     elif container.duration:
         promised_s = (container.duration + min(0, container.start_time or 0)) / 1e6  # Matroska counts from 0
         bases = {stream.index: stream.time_base for stream in container.streams}
-        ends = [end * base for index, end in came.ends.items() if (base := bases[index]) is not None]
+        ends = [end * base for index, end in streams.items() if (base := bases[index]) is not None]
     else:
         return None
     end_s = float(max(ends, default=Fraction(0)))
     return f"it ends at {end_s:.2f} s of {promised_s:.2f} s" if end_s + slack_s < promised_s else ""
 
 
-def _cut(path: Path, cut: Callable[[BinaryIO, int], bool]) -> bool:
+def _shows(path: Path, evidence: Callable[[BinaryIO, int], bool]) -> bool:
     try:
         with path.open("rb") as file:
-            return cut(file, path.stat().st_size)
+            return evidence(file, path.stat().st_size)
     except OSError:
         return False
 
@@ -152,15 +160,28 @@ def _element_size(data: bytes, at: int) -> tuple[int | None, int]:
 
 def _mov_cut(file: BinaryIO, size: int) -> bool:
     """Whether a box of the top level is longer than the file. ISO/IEC 14496-12, 4.2."""
+    end = max((end for _, end in _boxes(file, size)), default=0)
+    return end > size or (end > 0 and 0 < size - end < 8)
+
+
+def _mov_joined(file: BinaryIO, size: int) -> bool:
+    """Whether there are two indexes at the top level."""
+    return sum(name == b"moov" for name, _ in _boxes(file, size)) > 1
+
+
+def _boxes(file: BinaryIO, size: int) -> list[tuple[bytes, int]]:
+    """Name and end of each box of the top level, up to what is no box."""
+    boxes: list[tuple[bytes, int]] = []
     at = 0
     while at < size:
         file.seek(at)
         head = file.read(16)
         length = int.from_bytes(head[:4], "big")
         if head[4:8] not in _BOXES or not length:
-            return at > 0 and len(head) < 8
+            break
         at += int.from_bytes(head[8:16], "big") if length == 1 else length
-    return at > size
+        boxes.append((head[4:8], at))
+    return boxes
 
 
 def _avi_cut(file: BinaryIO, size: int) -> bool:
@@ -203,16 +224,41 @@ def _flv_cut(file: BinaryIO, size: int) -> bool:
     return int.from_bytes(file.read(4)[1:], "big") != length - 11
 
 
+def _flv_joined(file: BinaryIO, size: int) -> bool:
+    """Whether a second file begins where a tag should."""
+    at = 13  # the header, and the length of the tag before the first
+    while at + 13 <= size:
+        file.seek(at)
+        head = file.read(4)
+        if head == b"FLV\1":
+            return True
+        if head[0] & 0x1F not in (8, 9, 18):
+            return False
+        at += 11 + int.from_bytes(head[1:], "big") + 4
+    return False
+
+
 def _asf_cut(file: BinaryIO, size: int) -> bool:
     """Whether the size in the file properties is above the file's, unless it was broadcast. ASF, 3.2."""
+    return _asf_size(file) > size
+
+
+def _asf_joined(file: BinaryIO, size: int) -> bool:
+    """Whether a second header begins where the size in the file properties ends."""
+    file.seek(promised := _asf_size(file))
+    return 0 < promised < size and file.read(16) == _ASF_HEADER
+
+
+def _asf_size(file: BinaryIO) -> int:
+    """The size in the file properties; 0 where there is none."""
     head = file.read(1 << 16)
-    at = head.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
+    at = head.find(_ASF_PROPERTIES)
     if at < 0 or at + 92 > len(head):
-        return False
+        return 0
     promised, flags = (
         int.from_bytes(head[at + n : at + n + length], "little") for n, length in ((40, 8), (88, 4))
     )
-    return promised > size and not flags & 1
+    return 0 if flags & 1 else promised
 
 
 def _gif_cut(file: BinaryIO, size: int) -> bool:
@@ -228,6 +274,8 @@ def _mjpeg_cut(file: BinaryIO, size: int) -> bool:
 
 
 _INDEXED = ("mov", "avi")
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"free", b"skip", b"wide", b"uuid")
 _CUT: dict[str, Callable[[BinaryIO, int], bool]] = {
     "mov": _mov_cut,
@@ -238,4 +286,9 @@ _CUT: dict[str, Callable[[BinaryIO, int], bool]] = {
     "asf": _asf_cut,
     "gif": _gif_cut,
     "mjpeg": _mjpeg_cut,
+}
+_JOINED: dict[str, Callable[[BinaryIO, int], bool]] = {
+    "mov": _mov_joined,
+    "flv": _flv_joined,
+    "asf": _asf_joined,
 }

@@ -157,6 +157,17 @@ def test_transport_streams_that_were_joined_are_whole(tmp_path: Path, first: int
     assert read(joined(tmp_path / "both.ts", a, b)) == (50, 0, None)
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.flv", "a.wmv", "a.mkv", "a.avi"])
+def test_a_second_recording_in_a_file_is_read_or_told(tmp_path: Path, name: str) -> None:
+    codec = {".wmv": "wmv2", ".avi": "mpeg4"}.get(name[1:], "libx264")
+    a, b = draw(tmp_path / name, 25, codec=codec), draw(tmp_path / f"b{name}", 25, codec=codec)
+    count, _, line = read(joined(tmp_path / f"both{name}", a, b))
+    assert read(a) == read(b) == (25, 0, None)
+    assert (count, line) == (50, None) or (
+        count == 25 and line is not None and "another recording follows in the same file" in line
+    )
+
+
 def test_a_counter_that_jumps_where_pictures_are_missing_is_damage(tmp_path: Path) -> None:
     path = draw(tmp_path / "lossy.ts", 50, codec="mpeg2video")
     data = path.read_bytes()
