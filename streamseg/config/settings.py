@@ -99,6 +99,7 @@ def describe(annotation: Any) -> str:
         words = "a whole number" if kind is int else "a number"
         bounds = [f"{word} {b:g}" for word, b in (("above", meta.gt), ("at least", meta.ge)) if b is not None]
         bounds += [f"{word} {b:g}" for word, b in (("below", meta.lt), ("at most", meta.le)) if b is not None]
+        bounds += [f"a multiple of {meta.multiple_of:g}"] if meta.multiple_of is not None else []
         return f"{words} {', '.join(bounds)}".rstrip()
     if origin in (Union, UnionType):
         return " or ".join(describe(a) for a in get_args(kind))
@@ -186,11 +187,20 @@ def _value_problems(annotation: Any, value: Any, key: str) -> Iterator[str]:
         try:
             msgspec.convert(value, annotation)
         except msgspec.ValidationError:
-            near = ""
-            if get_origin(bare) is Literal and isinstance(value, str):
-                close = difflib.get_close_matches(value, get_args(bare), n=1)
-                near = f"; did you mean {close[0]!r}?" if close else ""
-            yield f"{key}: must be {describe(annotation)}; is {_shown(value)}{near}"
+            yield f"{key}: must be {describe(annotation)}; is {_shown(value)}{_nearest(annotation, value)}"
+
+
+def _nearest(annotation: Any, value: Any) -> str:
+    """A hint at the right value that is most like a wrong one; empty where none is."""
+    bare, meta = bare_type(annotation), _meta(annotation)
+    if get_origin(bare) is Literal and isinstance(value, str):
+        close = difflib.get_close_matches(value, get_args(bare), n=1)
+        return f"; did you mean {close[0]!r}?" if close else ""
+    if bare is int and meta.multiple_of is not None and type(value) is int:
+        step = int(meta.multiple_of)
+        near = (value + step // 2) // step * step
+        return f"; the nearest is {near}" if (meta.ge or near) <= near <= (meta.le or near) else ""
+    return ""
 
 
 def _table_of(kind: Any) -> type[Settings] | None:
@@ -222,7 +232,7 @@ def _meta(annotation: Any) -> Meta:
     return Meta(**merged)
 
 
-_META_KEYS = ("gt", "ge", "lt", "le", "pattern", "min_length", "max_length", "description")
+_META_KEYS = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length", "description")
 
 
 def bare_type(annotation: Any) -> Any:

@@ -283,12 +283,10 @@ class _Run:
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"device: must be auto, cpu, cuda or cuda:N; is {name}") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device: must be auto, cpu, cuda or cuda:N; is {name}")
-    if device.type == "cuda" and not torch.cuda.is_available():
+    device = torch.device(name)
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and not count:
         raise UsageError(f"device: is {name}, but torch finds no CUDA device; use cpu")
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UsageError(f"device: is {name}, but torch finds {count} CUDA devices; the first is cuda:0")
     return device

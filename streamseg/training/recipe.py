@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,11 +12,13 @@ from msgspec import Meta
 
 from streamseg.config import Settings, build_settings
 from streamseg.errors import ConfigError
-from streamseg.inference.spec import ClassEntry
+from streamseg.inference.spec import LARGEST_SIDE, MOST_CLASSES, ClassEntry, class_problems
 
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+Side = Annotated[int, Meta(ge=32, le=LARGEST_SIDE, multiple_of=8)]
 
 LITE = ("lite0", "lite1", "lite2")
+STAGES = 8  # of lite's backbone, with the stem
 LITE_SETTINGS = (
     "head_width", "output_stride", "last_stage",
     "backbone_rate", "stage_decay", "frozen_stages", "frozen_batch_norm",
@@ -39,11 +43,11 @@ class AugmentRecipe(Settings, frozen=True):
     """Augmentation of the training pictures."""
 
     crop_size: Annotated[
-        tuple[Annotated[int, Meta(ge=32, multiple_of=8)], Annotated[int, Meta(ge=32, multiple_of=8)]],
+        tuple[Side, Side],
         Meta(description="[height, width] of the crops, multiples of 8."),
     ] = (288, 384)
-    scale_min: Annotated[float, Meta(gt=0, le=10, description="Smallest scale of the picture.")] = 0.65
-    scale_max: Annotated[float, Meta(gt=0, le=10, description="Largest scale of the picture.")] = 2.0
+    scale_min: Annotated[float, Meta(ge=0.1, le=10, description="Smallest scale of the picture.")] = 0.65
+    scale_max: Annotated[float, Meta(ge=0.1, le=10, description="Largest scale of the picture.")] = 2.0
     aspect: Annotated[float, Meta(ge=0, le=1, description="Largest change of width against height.")] = 0.12
     rotate_deg: Annotated[float, Meta(ge=0, le=180, description="Largest rotation (degrees).")] = 6.0
     flip: Annotated[Fraction, Meta(description="Share of pictures that are mirrored.")] = 0.5
@@ -103,7 +107,9 @@ class TrainRecipe(Settings, frozen=True):
     frozen_stages: Annotated[
         int,
         Meta(
-            ge=0, le=8, description="lite: stages that are not trained, from the stem (1) on; 0 trains all."
+            ge=0,
+            le=STAGES,
+            description="lite: stages that are not trained, from the stem (1) on; 0 trains all.",
         ),
     ] = 0
     frozen_batch_norm: Annotated[
@@ -114,10 +120,11 @@ class TrainRecipe(Settings, frozen=True):
         str, Meta(min_length=1, description="Licence of the weights, as the licence of the data demands.")
     ] = "not stated; ask who trained it"
     classes: Annotated[
-        tuple[ClassEntry, ...], Meta(min_length=2, max_length=255, description="The classes, in order.")
+        tuple[ClassEntry, ...],
+        Meta(min_length=2, max_length=MOST_CLASSES, description="The classes, in order."),
     ] = CAMVID_CLASSES
     input_size: Annotated[
-        tuple[Annotated[int, Meta(ge=32, multiple_of=8)], Annotated[int, Meta(ge=32, multiple_of=8)]],
+        tuple[Side, Side],
         Meta(
             description="[height, width] the network is meant for; images are scaled to about as many pixels."
         ),
@@ -127,28 +134,38 @@ class TrainRecipe(Settings, frozen=True):
     batch_size: Annotated[int, Meta(ge=1, le=1024, description="Crops in one step.")] = 8
     learning_rate: Annotated[float, Meta(gt=0, le=1, description="Highest learning rate of AdamW.")] = 4e-3
     weight_decay: Annotated[float, Meta(ge=0, le=1, description="Weight decay, on matrices only.")] = 2e-2
-    warmup: Annotated[Fraction, Meta(description="Share of the run in which the rate rises.")] = 0.03
+    warmup: Annotated[float, Meta(ge=0, lt=1, description="Share of the run in which the rate rises.")] = 0.03
     hold: Annotated[
         Fraction,
         Meta(description="Share of the run up to which the rate stays high; then half a cosine to 0."),
     ] = 0.25
-    clip_norm: Annotated[float, Meta(gt=0, description="Gradients are scaled down to this norm.")] = 5.0
+    clip_norm: Annotated[float, Meta(gt=0, le=1e6, description="Gradients are scaled down to this norm.")] = (
+        5.0
+    )
     ema: Annotated[
         Annotated[float, Meta(ge=0, lt=1)], Meta(description="Decay of the weight average, each step.")
     ] = 0.998
-    auxiliary_weight: Annotated[float, Meta(ge=0, description="Weight of the loss at 1/8.")] = 0.4
+    auxiliary_weight: Annotated[float, Meta(ge=0, le=100, description="Weight of the loss at 1/8.")] = 0.4
     class_balance: Annotated[
-        float, Meta(gt=1, description="Class weights are 1/ln(this + share); larger is more even.")
+        float, Meta(ge=1.01, le=100, description="Class weights are 1/ln(this + share); larger is more even.")
     ] = 1.10
-    lovasz_weight: Annotated[float, Meta(ge=0, description="Weight of the Lovasz-softmax loss.")] = 1.0
+    lovasz_weight: Annotated[float, Meta(ge=0, le=100, description="Weight of the Lovasz-softmax loss.")] = (
+        1.0
+    )
     lovasz_from: Annotated[
         Fraction, Meta(description="Share of the run after which the Lovasz-softmax loss counts.")
     ] = 0.35
     augment: Annotated[AugmentRecipe, Meta(description="Changes to the pictures.")] = AugmentRecipe()
     evaluate_every: Annotated[
-        int, Meta(ge=1, description="Epochs between two evaluations on the validation images.")
+        int, Meta(ge=1, le=100_000, description="Epochs between two evaluations on the validation images.")
     ] = 20
-    device: Annotated[str, Meta(description="cpu, cuda, cuda:N; auto takes CUDA when there is one.")] = "auto"
+    device: Annotated[
+        str,
+        Meta(
+            pattern=r"^(auto|cpu|cuda(:[0-9]{1,3})?)$",
+            description="cpu, cuda, cuda:N; auto takes CUDA when there is one.",
+        ),
+    ] = "auto"
     threads: Annotated[int, Meta(ge=0, le=256, description="CPU threads; 0 leaves the choice to torch.")] = 0
     loader_threads: Annotated[
         int, Meta(ge=1, le=64, description="Threads that prepare pictures; the result does not depend on it.")
@@ -158,6 +175,12 @@ class TrainRecipe(Settings, frozen=True):
         Meta(description="Of convolutions; auto takes bf16 where the device computes it fast and right."),
     ] = "auto"
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError for values that cannot be, one by one or together."""
+        super().__post_init__()
+        if problems := [*class_problems(self.classes), *_relations(self)]:
+            raise ConfigError(*problems)
+
     @property
     def pretrained(self) -> bool:
         """Whether the network has a backbone with released weights."""
@@ -166,6 +189,30 @@ class TrainRecipe(Settings, frozen=True):
     @property
     def class_names(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.classes)
+
+
+def _relations(recipe: TrainRecipe) -> Iterator[str]:
+    """What is wrong with values that are right one by one."""
+    augment, (height, width) = recipe.augment, recipe.input_size
+    if augment.scale_min > augment.scale_max:
+        yield (
+            f"augment.scale_min: must be at most augment.scale_max ({augment.scale_max:g}); "
+            f"is {augment.scale_min:g}"
+        )
+    elif math.prod(augment.crop_size) > height * width * augment.scale_max**2:
+        yield (
+            f"augment.crop_size: must have at most as many pixels as input_size {[height, width]} has at "
+            f"augment.scale_max ({augment.scale_max:g}), or a part of every crop is empty; "
+            f"is {list(augment.crop_size)}"
+        )
+    if recipe.pretrained and recipe.batch_size == 1:
+        yield (
+            f"batch_size: must be at least 2 for {recipe.network}, whose pyramid normalises over the batch; "
+            "is 1"
+        )
+    stages = STAGES if recipe.last_stage else STAGES - 1
+    if recipe.frozen_stages > stages:
+        yield f"frozen_stages: must be at most {stages} without the last stage; is {recipe.frozen_stages}"
 
 
 def load_recipe(path: Path) -> TrainRecipe:

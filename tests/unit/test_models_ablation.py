@@ -15,7 +15,7 @@ from streamseg.errors import TrainingError  # noqa: E402
 from streamseg.inference.spec import read_spec  # noqa: E402
 from streamseg.models.ablation import Ablation  # noqa: E402
 from streamseg.training.networks import build_network  # noqa: E402
-from streamseg.training.recipe import CAMVID_CLASSES, TrainRecipe, load_recipe  # noqa: E402
+from streamseg.training.recipe import CAMVID_CLASSES, AugmentRecipe, TrainRecipe, load_recipe  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 VARIANTS = ("deeplab", "deeplab-msc", "deeplab-largefov", "deeplab-msc-largefov")
@@ -74,7 +74,9 @@ def test_a_variant_becomes_an_engine_and_has_no_form_at_an_eighth(tmp_path: Path
     from streamseg.training.checkpoint import save_checkpoint
     from streamseg.training.export import export_engine
 
-    recipe = TrainRecipe(network="deeplab-msc", width=12, input_size=(64, 96))
+    recipe = TrainRecipe(
+        network="deeplab-msc", width=12, input_size=(64, 96), augment=AugmentRecipe(crop_size=(64, 96))
+    )
     network = build_network(recipe).eval()
     checkpoint = {"recipe": msgspec.to_builtins(recipe), "epoch": 1, "ema": network.state_dict()}
     save_checkpoint(tmp_path / "best.pt", checkpoint)

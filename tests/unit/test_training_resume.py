@@ -46,7 +46,7 @@ def test_what_does_not_change_the_result_may_change(changes: dict[str, Any]) -> 
         ({"label_set": "mine"}, 'label_set ("camvid-11", now "mine")'),
         ({"network": "lite1"}, 'network ("lite0", now "lite1")'),
         ({"head_width": 96}, "head_width (128, now 96)"),
-        ({"input_size": (180, 240)}, "input_size ([360,480], now [180,240])"),
+        ({"input_size": (192, 256)}, "input_size ([360,480], now [192,256])"),
         ({"frozen_stages": 2, "ema": 0.9}, "frozen_stages (0, now 2), ema (0.998, now 0.9)"),
         (
             {"augment": AugmentRecipe(crop_size=(64, 96), flip=0)},
