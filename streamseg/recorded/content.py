@@ -116,6 +116,13 @@ def _named_in(part: Part) -> list[Part]:
     if text.startswith("ffconcat version"):
         names = list(_concat_names(text))
     elif text.startswith("#EXTM3U"):
+        if (
+            "#EXTINF" in text and "#EXT-X-ENDLIST" not in text
+        ):  # FFmpeg would begin three parts before its end
+            raise SourceError(
+                f"{_shown(part)}: is a live stream without an end, or still being written (it has no "
+                "#EXT-X-ENDLIST); process it when it is complete, or use: streamseg run --source …"
+            )
         names = list(_playlist_names(text))
     elif "<MPD" in text[:4096]:
         raise SourceError(

@@ -224,9 +224,11 @@ class FileJob:
     def _changing(self) -> SourceError:
         """The input is not what the masks are of; the work on it is of no use."""
         self.results.abandon()
+        path = self.input.path
+        there = path is None or self.input.images or path.exists()
         return SourceError(
-            f"{self.input.shown}: was still being written while it was processed; run the same command again "
-            "when it is complete"
+            f"{self.input.shown}: was {'still being written' if there else 'removed'} while it was processed; "
+            f"run the same command again when it is {'complete' if there else 'back'}"
         )
 
     def _add(self, masks: int) -> None:

@@ -30,14 +30,14 @@ def test_a_files_digest_is_its_own(tmp_path: Path) -> None:
         ("list.ffconcat", "ffconcat version 1.0\nfile a.ts\nduration 1\nfile 'b c.ts'\n"),
         ("list.txt", "ffconcat version 1.0\nfile a.ts\nfile b\\ c.ts\n"),
         ("list.m3u8", '#EXTM3U\n#EXT-X-MAP:URI="a.ts"\n#EXTINF:1,\nb c.ts\n#EXT-X-ENDLIST\n'),
-        ("bom.m3u8", "\ufeff#EXTM3U\r\n#EXTINF:1,\r\na.ts\r\n#EXTINF:1,\r\nb c.ts\r\n"),
+        ("bom.m3u8", "\ufeff#EXTM3U\r\n#EXTINF:1,\r\na.ts\r\n#EXTINF:1,\r\nb c.ts\r\n#EXT-X-ENDLIST\r\n"),
         ("master.m3u8", "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nvariant.m3u8\n"),
     ],
 )
 def test_a_list_is_proved_with_what_it_names(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / "a.ts").write_bytes(b"first")
     (tmp_path / "b c.ts").write_bytes(b"second")
-    (tmp_path / "variant.m3u8").write_text("#EXTM3U\n#EXTINF:1,\na.ts\n#EXTINF:1,\nb c.ts\n")
+    (tmp_path / "variant.m3u8").write_text("#EXTM3U\n#EXTINF:1,\na.ts\n#EXTINF:1,\nb c.ts\n#EXT-X-ENDLIST\n")
     (tmp_path / name).write_bytes(text.encode())
     one = Input(str(tmp_path / name), "list")
     assert parts(one)[-2:] == ["a.ts", "b c.ts"]
@@ -48,6 +48,17 @@ def test_a_list_is_proved_with_what_it_names(tmp_path: Path, name: str, text: st
     assert read_content(one).sha256 != before.sha256
     (tmp_path / "b c.ts").unlink()
     assert read_content(one).missing == (str(tmp_path / "b c.ts"),)
+
+
+@pytest.mark.parametrize("name", ["media.m3u8", "master.m3u8", "event.m3u8"])
+def test_a_playlist_that_is_still_being_written_is_refused(tmp_path: Path, name: str) -> None:
+    media = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\na.ts\n"
+    (tmp_path / "a.ts").write_bytes(b"first")
+    (tmp_path / "media.m3u8").write_text(media)
+    (tmp_path / "event.m3u8").write_text(media.replace("#EXTINF", "#EXT-X-PLAYLIST-TYPE:EVENT\n#EXTINF"))
+    (tmp_path / "master.m3u8").write_text("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nmedia.m3u8\n")
+    with pytest.raises(SourceError, match=r"m3u8: is a live stream without an end, or still being written"):
+        states_of(Input(str(tmp_path / name), "list"))
 
 
 def test_a_list_whose_parts_cannot_be_told_is_refused(tmp_path: Path) -> None:
