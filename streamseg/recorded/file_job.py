@@ -226,9 +226,10 @@ class FileJob:
         self.results.abandon()
         path = self.input.path
         there = path is None or self.input.images or path.exists()
+        what, when = ("still being written", "complete") if there else ("removed", "back")
         return SourceError(
-            f"{self.input.shown}: was {'still being written' if there else 'removed'} while it was processed; "
-            f"run the same command again when it is {'complete' if there else 'back'}"
+            f"{self.input.shown}: was {what} while it was processed; "
+            f"run the same command again when it is {when}"
         )
 
     def _add(self, masks: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -42,31 +42,39 @@ class Folder:
         return sorted(unique.values(), key=natural)
 
     def _walk(self) -> Iterator[Path]:
-        seen = set()
+        """Each folder once, by its own name where that is in the folder: links come last."""
+        seen: set[str] = set()
+        waiting = [self.path]
 
         def denied(error: OSError) -> None:
             self.denied.append((Path(error.filename), error))
 
-        for at, folders, names in os.walk(self.path, followlinks=True, onerror=denied):
-            seen.add(os.path.realpath(at))
-            folder = Path(at)
-            for name in sorted(folders):
-                below = folder / name
-                if name.startswith(".") and not name.endswith(".segments"):
-                    self.left_out.append((below, "hidden"))
-                if name.startswith(".") or (below.is_symlink() and os.path.realpath(below) in seen):
-                    folders.remove(name)
-            folders[:] = [name for name in folders if os.path.realpath(folder / name) not in seen]
-            for name in names:
-                file = folder / name
-                if name.startswith("."):
-                    if file.suffix.lower() in VIDEO_SUFFIXES:
-                        self.left_out.append((file, "hidden"))
-                elif _is_file(file):
-                    yield file
-                else:
-                    why = "a link to nothing" if file.is_symlink() else "not a regular file"
-                    self.left_out.append((file, why))
+        while waiting:
+            for at, folders, names in os.walk(waiting.pop(0), onerror=denied):
+                folder, real = Path(at), os.path.realpath(at)
+                if real in seen:
+                    folders.clear()
+                    continue
+                seen.add(real)
+                for name in sorted(folders):
+                    if name.startswith(".") and not name.endswith(".segments"):
+                        self.left_out.append((folder / name, "hidden"))
+                    elif not name.startswith(".") and (folder / name).is_symlink():
+                        waiting.append(folder / name)
+                folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
+                yield from self._files_of(folder, names)
+
+    def _files_of(self, folder: Path, names: Iterable[str]) -> Iterator[Path]:
+        for name in names:
+            file = folder / name
+            if name.startswith("."):
+                if file.suffix.lower() in VIDEO_SUFFIXES:
+                    self.left_out.append((file, "hidden"))
+            elif _is_file(file):
+                yield file
+            else:
+                why = "a link to nothing" if file.is_symlink() else "not a regular file"
+                self.left_out.append((file, why))
 
 
 def _is_file(path: Path) -> bool:

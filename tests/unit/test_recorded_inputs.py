@@ -158,6 +158,19 @@ def test_links_are_followed_once_and_what_cannot_be_read_is_told(tmp_path: Path)
         assert "cannot be read" in str(look_for([f"{tmp_path}/in"]).unreadable[0][1])
 
 
+@pytest.mark.parametrize("link", ["A", "m/A", "z/A"])
+def test_a_folder_is_called_by_its_own_name_and_not_by_a_link_to_it(tmp_path: Path, link: str) -> None:
+    touch(tmp_path, "in/m/day/a.mp4", "in/z/day/a.mp4", "in/z/b.mp4")
+    for target in ("m/day", "z"):
+        path = tmp_path / "in" / f"{link}-{target[0]}"
+        path.symlink_to(tmp_path / "in" / target)
+    (tmp_path / "in" / "m" / "up").symlink_to("..")
+    found = look_for([f"{tmp_path}/in"])
+    names = [one.source.removeprefix(f"{tmp_path}/in/") for one in found.inputs]
+    assert names == ["m/day/a.mp4", "z/b.mp4", "z/day/a.mp4"]
+    assert found.left_out == []
+
+
 def test_own_results_are_not_taken_for_inputs(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "a.labels.mp4", "a.overlay.mp4", "a.manifest.json", "b.labels.mp4")
     touch(tmp_path, "a.labels-png/00000000.png", "a.labels.zarr/c/0/0", "a.more.mp4")
