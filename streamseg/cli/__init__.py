@@ -18,6 +18,7 @@ from streamseg.errors import StreamsegError, UsageError
 from streamseg.runtime.log import hide_secrets_of_tracebacks
 
 COMMANDS = {
+    "init": "Write a first configuration: asks for sources and tries each.",
     "run": "Decode, segment and publish streams until they end or Ctrl-C.",
     "check": "Check a configuration file without running it.",
     "process": "Segment recorded files: one mask for each frame.",

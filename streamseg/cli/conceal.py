@@ -16,8 +16,7 @@ def conceal(arguments: Sequence[str] = tuple(sys.argv)) -> None:
 
     ps and /proc show a process's memory of its arguments; Python has read its own copy of them long ago.
     """
-    addresses = [a for a in (one.partition("=")[2] if one.startswith("--") else one for one in arguments)
-                 if looks_like_address(a)]  # fmt: skip
+    addresses = [a for a in map(_value, arguments) if looks_like_address(a)]
     secret = [address for address in addresses if redact(address) != address]
     for address in addresses:
         remember(address)
@@ -37,6 +36,11 @@ def conceal(arguments: Sequence[str] = tuple(sys.argv)) -> None:
                 ctypes.memmove(start + found.start(), shown := _shown(address, len(written)), len(shown))
     except (OSError, ValueError, IndexError):
         return  # not Linux, or not ours to read: the arguments stay as they are
+
+
+def _value(argument: str) -> str:
+    """An argument without the --option= and the NAME= in front of it."""
+    return re.sub(r"^(?:--[\w-]+=)?(?:[\w. -]+=(?=[A-Za-z][\w+.-]*:))?", "", argument)
 
 
 def _shown(address: str, most: int) -> bytes:

@@ -21,7 +21,8 @@ def load_config(path: str | Path) -> Config:
         text = path.read_text("utf-8")
     except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); start from a copy of configs/webcam.toml"
+            f"{path}: cannot be read ({error.strerror}); write one with: streamseg init, "
+            f"or start from a copy of {examples_folder()}/webcam.toml"
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text") from error
@@ -37,6 +38,13 @@ def parse_config(text: str | Mapping[str, Any], where: str = "config") -> Config
             'streams: no stream is configured; add a table such as [streams.gate] with source = "…"'
         )
     return config
+
+
+def examples_folder() -> Path:
+    """The folder of example configurations, in the installed package or in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    folder = package / "configs"
+    return folder if folder.is_dir() else package.parent / "configs"
 
 
 def _tables(text: str, where: str) -> dict[str, Any]:
