@@ -11,7 +11,8 @@ Evidence is, by container:
 | ASF | a size in the header above the file's |
 | GIF, bare MJPEG | no trailer at the end of the file |
 | FLV | a last tag that is cut; a duration in the header that no stream reaches |
-| MXF, IVF | a duration in the header that no stream reaches |
+| MXF | a footer that the header places behind the file's end; a duration that no stream reaches |
+| IVF | a duration in the header that no stream reaches |
 | MP4, MOV, FLV, ASF | a second recording behind the first, which FFmpeg leaves out |
 
 A stream reaches the end of its last packet, whose own duration counts. All else proves nothing: durations
@@ -261,6 +262,16 @@ def _asf_size(file: BinaryIO) -> int:
     return 0 if flags & 1 else promised
 
 
+def _mxf_cut(file: BinaryIO, size: int) -> bool:
+    """Whether the header partition places the footer behind the file's end. SMPTE ST 377-1, 7.1."""
+    head = file.read(1 << 16)
+    at = head.find(bytes.fromhex("060e2b34020501010d01020101")) + 16
+    if at < 16 or at >= len(head):
+        return False
+    at += 1 + (head[at] & 0x7F if head[at] & 0x80 else 0)  # the length, as BER has it
+    return int.from_bytes(head[at + 24 : at + 32], "big") >= size
+
+
 def _gif_cut(file: BinaryIO, size: int) -> bool:
     """Whether the trailer is missing; zeros behind it are no part of the file. GIF89a, 27."""
     file.seek(max(0, size - (1 << 16)))
@@ -284,6 +295,7 @@ _CUT: dict[str, Callable[[BinaryIO, int], bool]] = {
     "ogg": _ogg_cut,
     "flv": _flv_cut,
     "asf": _asf_cut,
+    "mxf": _mxf_cut,
     "gif": _gif_cut,
     "mjpeg": _mjpeg_cut,
 }

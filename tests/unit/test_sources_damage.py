@@ -97,6 +97,7 @@ CUT: dict[str, dict[str, Any]] = {
     "cut.avi": {"codec": "mpeg4", "sound": "mp2"},
     "cut.wmv": {"codec": "wmv2", "sound": "mp2"},
     "cut.gif": {"codec": "gif", "pix_fmt": "rgb8"},
+    "cut.mxf": {"codec": "mpeg2video"},
     "cut.mjpeg": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
 }
 
@@ -110,6 +111,15 @@ def test_a_file_that_was_cut_off_says_so_and_a_whole_one_does_not(
     assert read(path) == (50, 0, None)
     count, _, line = read(cut(path, share))
     assert count < 50
+    assert line is not None
+    assert line.startswith(f"{path}: damaged; {count} pictures could be decoded")
+
+
+@pytest.mark.parametrize("share", [0.88, 0.9, 0.92])
+def test_an_mxf_that_lost_its_last_pictures_says_so(tmp_path: Path, share: float) -> None:
+    path = cut(draw(tmp_path / "cut.mxf", codec="mpeg2video"), share)
+    count, _, line = read(path)
+    assert 40 <= count < 50
     assert line is not None
     assert line.startswith(f"{path}: damaged; {count} pictures could be decoded")
 
