@@ -7,8 +7,10 @@ import hashlib
 import http.server
 import os
 import socket
+import struct
 import subprocess
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 import zmq
 
 from streamseg import wire
@@ -501,6 +504,97 @@ MISTAKES |= {
     "a sequence of tiny images": lambda p: [*evaluated(p, (6, 8), (6, 8)), "--sequence"],
     "a search for CRF parameters without boundaries": lambda p: [*evaluated(p, (48, 64)), "--tune-crf"],
 }
+
+
+def trained(p: Place, *labels: int, recipe: str = "", words: Words | None = None) -> Words:
+    """Train on a picture whose columns have these labels."""
+    pytest.importorskip("torch")
+    import cv2
+
+    for kind in ("images", "labels"):
+        (p.folder / kind).mkdir()
+    columns = np.tile(np.repeat(np.array(labels, np.uint8), 24), (64, 1))
+    cv2.imwrite(str(p.folder / "images/a.png"), np.dstack([columns] * 3))
+    cv2.imwrite(str(p.folder / "labels/a.png"), columns)
+    p.file("recipe.toml", f"{recipe or 'width = 12'}\n{SMALL_RUN}")
+    return ["train", "--recipe", "recipe.toml", "--data", str(p.folder), "--out", "run", *(words or [])]
+
+
+SMALL_RUN = """
+epochs = 1
+batch_size = 1
+input_size = [64, 96]
+device = "cpu"
+arithmetic = "fp32"
+augment = { crop_size = [64, 96] }
+classes = [
+    { name = "ground", colour = [1, 2, 3] },
+    { name = "sky", colour = [4, 5, 6] },
+    { name = "post", colour = [7, 8, 9] },
+]
+"""
+
+
+def checkpoint(p: Place, width: int) -> Path:
+    """What a run with another width has left in run/."""
+    from streamseg.training.checkpoint import save_checkpoint
+    from streamseg.training.networks import build_network
+    from streamseg.training.recipe import load_recipe
+
+    p.file("before.toml", f"width = {width}\nseed = 7\n{SMALL_RUN}")
+    recipe = load_recipe(p.folder / "before.toml")
+    (p.folder / "run").mkdir()
+    content = {"recipe": msgspec.to_builtins(recipe), "ema": build_network(recipe).state_dict()}
+    save_checkpoint(p.folder / "run/last.pt", content)
+    return p.folder / "run/last.pt"
+
+
+@mistake("a run resumed with another recipe")
+def _(p: Place) -> Words:
+    words = trained(p, 0, 1, 1, 2, words=["--resume"])
+    checkpoint(p, 12)
+    return words
+
+
+@mistake("a new run where one is")
+def _(p: Place) -> Words:
+    words = trained(p, 0, 1, 1, 2)
+    checkpoint(p, 12)
+    return words
+
+
+@mistake("weights of another network to start from")
+def _(p: Place) -> Words:
+    words = trained(p, 0, 1, 1, 2)
+    checkpoint(p, 24).rename(p.folder / "wide.pt")
+    return [*words, "--init", "wide.pt"]
+
+
+MISTAKES |= {
+    "masks of 0 and 255": lambda p: trained(p, 0, 255, 0, 255),
+    "labels of one class alone": lambda p: trained(p, 0, 0, 0, 0),
+    "labels that begin at 1": lambda p: trained(p, 1, 2, 3, 2),
+    "a palette in a label file": lambda p: palette(p, trained(p, 0, 1, 1, 2)),
+    "a width that a network has not": lambda p: trained(p, 0, 1, 1, 2, recipe="width = 100"),
+    "values of a recipe that do not go together": lambda p: trained(
+        p, 0, 1, 1, 2, recipe='network = "lite0"'
+    ),
+    "no file of weights to start from": lambda p: trained(p, 0, 1, 1, 2, words=["--init", "lite7"]),
+    "no file of weights at all": lambda p: trained(
+        p, 0, 1, 1, 2, words=["--init", p.file("mine.pth", "hello").name]
+    ),
+}
+
+
+def palette(p: Place, words: Words) -> Words:
+    """The label file once more, as a PNG with a palette."""
+    label = (p.folder / "labels/a.png").read_bytes()
+    header = label[12:25] + b"\3" + label[26:29]  # IHDR with another colour type
+    colours = b"PLTE" + bytes(range(9))
+    chunks = [label[:12], header, struct.pack(">I", zlib.crc32(header))]
+    chunks += [struct.pack(">I", 9), colours, struct.pack(">I", zlib.crc32(colours)), label[33:]]
+    (p.folder / "labels/a.png").write_bytes(b"".join(chunks))
+    return words
 
 
 @contextlib.contextmanager

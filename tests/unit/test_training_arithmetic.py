@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,17 @@ CPU = torch.device("cpu")
 RECIPE = TrainRecipe(
     width=12, batch_size=2, augment=AugmentRecipe(crop_size=(64, 96)), arithmetic="bf16", threads=1
 )
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads of small layers wait for each other longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 SMALL = Case("Conv2d", 4, 6, (3, 3), (1, 1), (1, 1), (1, 1), 1, 2, 9, 10)
 
 
