@@ -257,7 +257,7 @@ class Daemon:
             self._service.stopping()
             if not pipeline.stop():
                 log.warning("some threads did not stop in time")
-        for _, line in report.lines(time.monotonic()):
+        for _, line in report.lines(time.monotonic(), final=True):
             log.info("%s", line)
         publisher.check()
         if pipeline.errors:

@@ -31,6 +31,14 @@ _BEFORE_DECODE = frozenset(
 )  # drops of frames that were never decoded
 _REPLACED = "slow engine"  # the drop of a frame that a newer one replaced while it waited
 
+_EXPECTED = frozenset({"skipped", "disconnected"})
+
+SUMMARY_EVERY_S = 600.0
+"""A stream of which nothing new can be said has a line of the log this often."""
+
+LEAST_CHANGE = 0.3  # frames a second: a mask more or less in ten seconds is no news
+SLOWER_BY_US = 10_000
+
 _RECENT = 128  # frames of which stage times are kept
 _RATE_OVER_S = 5.0
 _REMOVED_KNOWN = 1024  # names of removed streams; frames of them may still be on their way
@@ -186,35 +194,97 @@ def _dropped(stream: Progress, *, replaced: bool) -> int:
     return sum(count for cause, count in list(stream.drops.items()) if cause not in without)
 
 
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A stream's counters at one moment."""
+
+    at_s: float
+    stats: StreamStats
+    decoded: int = 0
+    published: int = 0
+    drops: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What the last line of a stream said."""
+
+    rate: float
+    lost: dict[str, float]  # frames a second, by cause
+    medians_us: Mapping[str, int]
+
+
 class Report:
-    """Turns counters into one log line for each stream, over the time since the last report."""
+    """Turns counters into log lines: of a stream where something has changed, and of all now and then."""
 
     def __init__(self, stats: Stats, now_s: float) -> None:
         self._stats = stats
         self._before_s = now_s
-        self._seen: dict[str, tuple[StreamStats, int, int, Counter[str]]] = {}
+        self._before: dict[str, _Counted] = {}  # at the last call
+        self._told: dict[str, _Counted] = {}  # at the last line
+        self._said: dict[str, _Said] = {}
 
-    def lines(self, now_s: float) -> list[tuple[bool, str]]:
-        """(is a warning, text) for each stream that has published or dropped something."""
-        span_s = max(now_s - self._before_s, 1e-9)
-        self._before_s = now_s
+    def lines(self, now_s: float, *, final: bool = False) -> list[tuple[bool, str]]:
+        """(is a warning, text) for each stream with news: its first masks, another rate, time or loss.
+
+        After SUMMARY_EVERY_S without any, and when it is final: over the time since its last line.
+        """
         lines = []
-        before, self._seen = self._seen, {}
-        for name, stats in self._stats.all().items():
-            drops = Counter(stats.drops)
-            known, decoded, published, dropped = before.get(name, (stats, 0, 0, Counter()))
-            if known is not stats:  # removed and added again
-                decoded, published, dropped = 0, 0, Counter()
-            self._seen[name] = (stats, stats.decoded, stats.published, drops)
-            new = drops - dropped
-            medians = ", ".join(f"{k} {v / 1000:.1f} ms" for k, v in stats.stage_medians_us().items())
-            rate = f"{(stats.published - published) / span_s:.1f} masks/s"
-            medians = f" ({medians})" if medians else ""
-            # Skipped for max_fps is what was asked for, and each loss of a source has had its own line.
-            if set(new) - {"skipped", "disconnected"}:
-                lost = ", ".join(f"{count} {cause}" for cause, count in sorted(new.items()))
-                total = stats.decoded - decoded
-                lines.append((True, f"{name}: {rate} of {total} frames in {span_s:.0f} s; {lost}{medians}"))
-            elif stats.published > published:
-                lines.append((False, f"{name}: {rate}{medians}"))
+        before, self._before = self._before, {}
+        before_s, self._before_s = self._before_s, now_s
+        known = self._stats.all()
+        for name, stats in known.items():
+            now = _Counted(now_s, stats, stats.decoded, stats.published, Counter(stats.drops))
+            self._before[name] = now
+            new = _Counted(before_s, stats)
+            last = _same(before.get(name), stats) or new
+            told = _same(self._told.get(name), stats) or new
+            due = final or now_s - told.at_s >= SUMMARY_EVERY_S
+            since = told if due else last
+            said = _said(since, now)
+            if not said.lost and now.published == since.published:
+                continue
+            previous = self._said.get(name) if told is not new else None
+            if due or previous is None or _is_news(previous, said):
+                lines.append((bool(said.lost), _line(name, since, now, said)))
+                self._told[name], self._said[name] = now, said
+        for name in set(self._told) - set(known):
+            del self._told[name], self._said[name]
         return lines
+
+
+def _same(counted: _Counted | None, stats: StreamStats) -> _Counted | None:
+    """The counters of before, unless the stream was removed and added again."""
+    return counted if counted is not None and counted.stats is stats else None
+
+
+def _said(since: _Counted, now: _Counted) -> _Said:
+    span_s = max(now.at_s - since.at_s, 1e-9)
+    new = now.drops - since.drops
+    # Skipped for max_fps is what was asked for, and each loss of a source has had its own line.
+    lost = {cause: count / span_s for cause, count in new.items()} if set(new) - _EXPECTED else {}
+    return _Said((now.published - since.published) / span_s, lost, now.stats.stage_medians_us())
+
+
+def _line(name: str, since: _Counted, now: _Counted, said: _Said) -> str:
+    span_s = max(now.at_s - since.at_s, 1e-9)
+    medians = ", ".join(f"{k} {v / 1000:.1f} ms" for k, v in said.medians_us.items())
+    medians = f" ({medians})" if medians else ""
+    if not said.lost:
+        return f"{name}: {said.rate:.1f} masks/s{medians}"
+    lost = ", ".join(f"{count} {cause}" for cause, count in sorted((now.drops - since.drops).items()))
+    total = now.decoded - since.decoded
+    return f"{name}: {said.rate:.1f} masks/s of {total} frames in {span_s:.0f} s; {lost}{medians}"
+
+
+def _is_news(before: _Said, now: _Said) -> bool:
+    """Whether a rate or a loss is another by more than a fifth, or a stage takes half as long again."""
+    rates = [(before.rate, now.rate)]
+    rates += [(before.lost.get(cause, 0.0), now.lost.get(cause, 0.0)) for cause in {*before.lost, *now.lost}]
+    if bool(before.lost) != bool(now.lost) or any(
+        abs(one - other) > max(max(one, other) / 5, LEAST_CHANGE) for one, other in rates
+    ):
+        return True
+    return any(
+        us > 1.5 * before.medians_us.get(stage, us) + SLOWER_BY_US for stage, us in now.medians_us.items()
+    )

@@ -25,7 +25,8 @@ NICE = 5  # the console must not slow the daemon down
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the daemon, which then closes our input
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal and systemd send them to all processes
+        signal.signal(number, signal.SIG_IGN)  # they are for the daemon, which then closes our input
     setup = msgspec.json.decode(_first_line(), type=WebSetup)
     hide_secrets_of_tracebacks()
     start_logging(setup.log_level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import time
@@ -150,6 +151,18 @@ def test_it_ends_with_the_daemon_within_its_time_whoever_is_connected(tiny_engin
         assert daemon.lines.process.returncode == 0
 
 
+def test_a_stop_that_reaches_all_processes_starts_no_console_again(tiny_engine: Path, clip: Path) -> None:
+    with running(*live(tiny_engine, clip)) as daemon:
+        with daemon.control() as control:
+            child = control.status().children["web"]
+        os.kill(child, signal.SIGTERM)  # systemd sends it to the whole service
+        assert upgrade(daemon.url) == 101
+        daemon.lines.process.send_signal(signal.SIGTERM)
+        daemon.lines.process.wait(LIMIT_S)
+        assert not any("the console has ended" in line for line in daemon.lines.lines)
+        assert not Path(f"/proc/{child}").exists()
+
+
 def test_with_keys_and_a_token_it_is_let_in_by_both(tiny_engine: Path, clip: Path, tmp_path: Path) -> None:
     secret, _ = make_keys(tmp_path / "site")
     (tmp_path / "token").write_text("a-token-that-is-long-enough")
@@ -176,7 +189,7 @@ def test_with_keys_and_a_token_it_is_let_in_by_both(tiny_engine: Path, clip: Pat
         assert ask(f"{url}metrics", **bearer)[0] == 200
         seen = until(lambda: frame_of(url, bearer), "a mask")
         assert seen["stream"] == "video"
-        assert not any("a-token" in line for line in daemon.lines)
+        assert not any("a-token" in line for line in daemon.lines.lines)
     finally:
         daemon.kill()
 
