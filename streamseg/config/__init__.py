@@ -14,7 +14,14 @@ from streamseg.config.schema import (
     StreamName,
     WebConfig,
 )
-from streamseg.config.settings import Settings, bare_type, build_settings, describe, settings_fields
+from streamseg.config.settings import (
+    Settings,
+    bare_type,
+    build_settings,
+    describe,
+    settings_fields,
+    toml_tables,
+)
 
 __all__ = [
     "BackendName",
@@ -38,4 +45,5 @@ __all__ = [
     "load_config",
     "parse_config",
     "settings_fields",
+    "toml_tables",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from streamseg.config.redact import redact
 from streamseg.config.schema import Config
-from streamseg.config.settings import build_settings
+from streamseg.config.settings import build_settings, toml_tables
 from streamseg.errors import ConfigError
 
 
@@ -49,7 +49,7 @@ def examples_folder() -> Path:
 
 def _tables(text: str, where: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
+        return toml_tables(text)
     except tomllib.TOMLDecodeError as error:
         hint = next((f"; {hint}" for line in text.splitlines() if (hint := _hint(line))), "")
         raise ConfigError(f"{where}: is not valid TOML: {error}{hint}") from error

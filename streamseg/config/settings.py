@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -17,6 +18,8 @@ from streamseg.errors import ConfigError
 T = TypeVar("T", bound="Settings")
 
 _MOST_SHOWN = 200
+_MOST_PROBLEMS, _LONGEST_PROBLEM = 50, 1000
+_MOST_DEPTH = 32  # of tables in tables
 
 MOVED = {
     "crf.preset": "refinement.crf.preset",
@@ -53,17 +56,52 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ConfigError(*problems)
 
 
-def build_settings(kind: type[T], tree: dict[str, Any]) -> T:
-    """Make settings of `kind` from plain values, with all problems at once; raises ConfigError."""
-    problems = list(_problems(kind, tree, ""))
-    if problems:
-        raise ConfigError(*problems)
+def toml_tables(text: str) -> dict[str, Any]:
+    """Parse TOML; raises tomllib.TOMLDecodeError for what is none, and for what nobody writes by hand."""
     try:
+        tables = tomllib.loads(text)
+        if _is_deeper(tables, _MOST_DEPTH):
+            raise RecursionError
+        return tables
+    except RecursionError:
+        raise tomllib.TOMLDecodeError("lists, tables or keys lie in one another too deeply") from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError as error:  # of a number with thousands of digits, or of a date
+        raise tomllib.TOMLDecodeError(str(error).partition(";")[0]) from None
+
+
+def _is_deeper(tables: dict[str, Any], most: int) -> bool:
+    level: list[Any] = [tables]
+    for _ in range(most):
+        inner = (value for one in level for value in (one.values() if isinstance(one, dict) else one))
+        level = [value for value in inner if isinstance(value, dict | list)]
+    return bool(level)
+
+
+def build_settings(kind: type[T], tree: dict[str, Any]) -> T:
+    """Make settings of `kind` from plain values, with all problems at once; raises ConfigError.
+
+    A problem is one line, whatever the keys are made of.
+    """
+    try:
+        problems = list(_problems(kind, tree, ""))
+        if problems:
+            raise ConfigError(*_shortened(problems))
         return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, ConfigError):  # settings that are fine one by one, but not together
-            raise error.__cause__ from None
+            raise ConfigError(*_shortened(error.__cause__.problems)) from None
         raise
+
+
+def _shortened(problems: Sequence[str]) -> Iterator[str]:
+    """The problems without line breaks and control characters, and no more than a person reads."""
+    for problem in problems[:_MOST_PROBLEMS]:
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in problem)
+        yield line if len(line) <= _LONGEST_PROBLEM else f"{line[:_LONGEST_PROBLEM]}…"
+    if len(problems) > _MOST_PROBLEMS:
+        yield f"and {len(problems) - _MOST_PROBLEMS} more problems"
 
 
 def settings_fields(kind: type[Settings]) -> Iterator[tuple[str, Any, Any, str]]:

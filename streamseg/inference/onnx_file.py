@@ -16,6 +16,7 @@ from streamseg.errors import EngineError, WeightsError
 from streamseg.runtime.file_kinds import kind_of
 from streamseg.runtime.protobuf import BYTES, VARINT, Reader, Window
 
+MOST_DEPTH = 100  # messages in one another; a graph in a node of a graph is three
 MOST_BYTES = 2**31 - 1  # of a protobuf message, so of a graph with its weights
 
 MODEL, GRAPH, NODE, ATTRIBUTE, TENSOR, SPARSE, FUNCTION = range(7)
@@ -29,6 +30,7 @@ INSIDE: dict[int, dict[int, int]] = {
     FUNCTION: {7: NODE},
     TENSOR: {},
 }
+_LONGEST_NAME = 255  # of a file, with its folders
 RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 9, 13, 14  # of a tensor
 TYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string",
@@ -47,7 +49,8 @@ class Port(msgspec.Struct, frozen=True):
         sides = (
             "" if self.shape is None else f" ({', '.join('?' if s is None else str(s) for s in self.shape)})"
         )
-        return f"{self.name}: {self.type or 'no tensor'}{sides}"
+        name = self.name if self.name.isprintable() else repr(self.name)
+        return f"{name[:_LONGEST_NAME]}: {self.type or 'no tensor'}{sides}"
 
 
 class OnnxSurface(msgspec.Struct, frozen=True):
@@ -89,7 +92,9 @@ def read_surface(data: Window | bytes, what: str) -> OnnxSurface:
 def checked_name(location: str, what: str) -> str:
     """The name of a file beside a graph; raises EngineError for one outside of the graph's folder."""
     path = PurePosixPath(location.replace("\\", "/"))
-    if not location or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    if not location.isprintable() or len(location) > _LONGEST_NAME:
+        raise EngineError(f"{what} refers to weights in a file of an impossible name ({location[:40]!r})")
+    if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         raise EngineError(
             f"{what} refers to weights outside of its folder ({location!r}); save it as one file, "
             "or with its weights beside it"
@@ -139,8 +144,10 @@ def _text(reader: Reader, window: Window, number: int) -> str:
     return texts[-1].decode() if texts else ""
 
 
-def _external(reader: Reader, window: Window, kind: int) -> Iterator[dict[str, str]]:
+def _external(reader: Reader, window: Window, kind: int, depth: int = 0) -> Iterator[dict[str, str]]:
     """Where the tensors below a message are that are not in the file."""
+    if depth > MOST_DEPTH:
+        raise WeightsError(f"more than {MOST_DEPTH} messages in one another")
     if kind == TENSOR:
         place = _place(reader, window)
         if place:
@@ -149,7 +156,7 @@ def _external(reader: Reader, window: Window, kind: int) -> Iterator[dict[str, s
     for field in reader.fields(window):
         inner = INSIDE[kind].get(field.number)
         if inner is not None and field.wire == BYTES:
-            yield from _external(reader, field.window, inner)
+            yield from _external(reader, field.window, inner, depth + 1)
 
 
 def _place(reader: Reader, tensor: Window) -> dict[str, str]:

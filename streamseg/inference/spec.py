@@ -8,6 +8,7 @@ import json
 import math
 import os
 import tomllib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from streamseg.config import Precision, Settings, build_settings
+from streamseg.config import Precision, Settings, build_settings, toml_tables
 from streamseg.crf.params import KERNEL_KEYS, CrfParams
 from streamseg.errors import ConfigError, EngineError
 from streamseg.runtime.files import write_file
@@ -25,12 +26,13 @@ from streamseg.types import IGNORE, ClassInfo, LabelSet
 FP32, INT8 = "model.onnx", "model.int8.onnx"
 
 LARGEST_SIDE = 8192
+SMALLEST_SIGMA = 0.01  # pixels or levels; the lattice of a picture of the largest side still fits
 MOST_CLASSES = IGNORE  # ids are below it
 
 _Level = Annotated[int, Meta(ge=0, le=255)]
 _Side = Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
 _Mean = Annotated[float, Meta(ge=-1e4, le=1e4)]
-_Std = Annotated[float, Meta(gt=0, le=1e4)]
+_Std = Annotated[float, Meta(ge=1e-6, le=1e4)]
 
 _NOTES = {
     "input_size": "(height, width)",
@@ -102,10 +104,13 @@ class EngineSpec(Settings, frozen=True):
 
     def __post_init__(self) -> None:
         """Raises ConfigError for values that do not go together."""
-        problems = [*class_problems(self.classes), *_crf_problems(self.crf, len(self.classes))]
+        problems = [*_text_problems(self), *class_problems(self.classes)]
+        problems += _crf_problems(self.crf, len(self.classes))
         problems += [
             f"weights.{name}: must be fp32 or int8" for name in self.weights.keys() - {"fp32", "int8"}
         ]
+        if not self.weights:
+            problems.append("weights: must have a table fp32 or int8; is empty")
         if self.output_stride is not None and self.output_stride > min(self.input_size):
             problems.append(
                 f"output_stride: must be at most the input's smaller side; is {self.output_stride} for "
@@ -130,6 +135,16 @@ class EngineSpec(Settings, frozen=True):
         return LabelSet(self.label_set, tuple(ClassInfo(c.name, c.colour, c.thin) for c in self.classes))
 
 
+def _text_problems(spec: EngineSpec) -> Iterator[str]:
+    """Texts that would break a line of the log or of a table."""
+    texts = {key: getattr(spec, key) for key in ("name", "network", "licence", "label_set")}
+    texts |= {f"weights.{key}.file": entry.file for key, entry in spec.weights.items()}
+    texts |= {f"classes[{i}].name": entry.name for i, entry in enumerate(spec.classes)}
+    for key, text in texts.items():
+        if any(unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs") for c in text) or text.isspace():
+            yield f"{key}: must be one line of text; is {text[:40]!r}"
+
+
 def class_problems(classes: tuple[ClassEntry, ...]) -> Iterator[str]:
     """What is wrong with a list of classes as a whole."""
     counts = Counter(entry.name for entry in classes)
@@ -144,6 +159,8 @@ def _crf_problems(crf: CrfParams, classes: int) -> Iterator[str]:
         values = value if isinstance(value, tuple) else (value,)
         if not all(math.isfinite(v) and v <= 1e6 for v in values):
             yield f"crf.{key}: must be finite and at most 1e6; is {value}"
+        if "sigma" in key and any(v < SMALLEST_SIGMA for v in values):
+            yield f"crf.{key}: must be at least {SMALLEST_SIGMA}; is {value}"
         if isinstance(value, tuple) and len(value) not in (1, 3):
             yield f"crf.{key}: must be one number or three, for red, green and blue; has {len(value)}"
     if crf.compatibility is not None:
@@ -200,7 +217,7 @@ def read_spec(folder: Path) -> EngineSpec:
 def parse_spec(text: str, folder: Path) -> EngineSpec:
     """The text of FOLDER/engine.toml as a specification; raises EngineError that names every wrong key."""
     try:
-        return build_settings(EngineSpec, tomllib.loads(text))
+        return build_settings(EngineSpec, toml_tables(text))
     except tomllib.TOMLDecodeError as error:
         raise EngineError(f"engine {folder}: engine.toml is not valid TOML: {error}") from error
     except ConfigError as error:

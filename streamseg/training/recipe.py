@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from streamseg.config import Settings, build_settings
+from streamseg.config import Settings, build_settings, toml_tables
 from streamseg.errors import ConfigError
 from streamseg.inference.spec import LARGEST_SIDE, MOST_CLASSES, ClassEntry, class_problems
 
@@ -218,7 +218,7 @@ def _relations(recipe: TrainRecipe) -> Iterator[str]:
 def load_recipe(path: Path) -> TrainRecipe:
     """Read a recipe from TOML. Raises ConfigError naming every key that is wrong."""
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        table = toml_tables(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

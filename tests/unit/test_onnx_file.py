@@ -13,7 +13,7 @@ from streamseg.config import EngineConfig
 from streamseg.errors import EngineError
 from streamseg.inference.backends.protocol import build_spec
 from streamseg.inference.backends.select import choices
-from streamseg.inference.onnx_file import checked_name, read_surface
+from streamseg.inference.onnx_file import Port, checked_name, read_surface
 from streamseg.inference.plans.load import load_engine
 from streamseg.inference.plans.recipe_key import recipe_of
 from streamseg.inference.spec import find_engine, read_spec, write_spec
@@ -164,6 +164,39 @@ def test_the_key_of_a_plan_changes_with_the_weights_beside_the_graph(
 def test_weights_outside_of_the_folder_are_refused(location: str) -> None:
     with pytest.raises(EngineError, match="outside of its folder"):
         checked_name(location, "x")
+
+
+@pytest.mark.parametrize("location", ["w.bin\n", "\x1b[31mw.bin", "w\0.bin", "w" * 300])
+def test_weights_in_a_file_that_no_system_would_make_are_refused_in_one_line(location: str) -> None:
+    with pytest.raises(EngineError, match="a file of an impossible name") as got:
+        checked_name(location, "x")
+    assert str(got.value).isprintable()
+    assert len(str(got.value)) < 300
+
+
+def test_a_name_of_an_input_is_shown_in_one_line() -> None:
+    assert str(Port("a\nb\x1b", "uint8", None)) == r"'a\nb\x1b': uint8"
+    assert len(str(Port("n" * 9000, "uint8", (None, 3)))) < 300
+
+
+@pytest.mark.parametrize("location", [".", "./", "a/..", "//"])
+def test_a_folder_in_the_place_of_weights_is_refused(location: str) -> None:
+    with pytest.raises(EngineError, match="outside of its folder"):
+        checked_name(location, "x")
+
+
+@pytest.mark.parametrize(
+    "fields", [(1, 5, 6), (1, 5, 11)]
+)  # a node, its attribute, the graph or graphs in it
+def test_graphs_in_one_another_without_an_end_are_refused_in_one_line(fields: tuple[int, ...]) -> None:
+    body = b""
+    for _ in range(400):
+        for number in reversed(fields):
+            length = bytes([len(body) & 0x7F | 0x80, len(body) >> 7 & 0x7F | 0x80, len(body) >> 14])
+            body = bytes([number << 3 | 2]) + length + body
+    length = bytes([len(body) & 0x7F | 0x80, len(body) >> 7 & 0x7F | 0x80, len(body) >> 14])
+    with pytest.raises(EngineError, match=r"^x is not an ONNX file: .*more than 100 messages in one another"):
+        read_surface(bytes([7 << 3 | 2]) + length + body, "x")
 
 
 def test_an_engine_written_again_keeps_the_hashes_of_all_its_weights(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -132,6 +133,12 @@ def test_only_convolutions_in_the_middle_are_quantised() -> None:
         ),
         (
             "[[classes]]",
+            "[crf]\nsmoothness_sigma = 1e-9\n[[classes]]",
+            "crf.smoothness_sigma: must be at least 0.01; is 1e-09",
+        ),
+        ("std = [1.0, 1.0, 1.0]", "std = [1.0, 5e-324, 1.0]", "each a number at least 1e-06"),
+        (
+            "[[classes]]",
             "[crf]\ncompatibility = [1.0, 2.0]\n[[classes]]",
             "crf.compatibility: must be 4 factors",
         ),
@@ -166,3 +173,54 @@ def test_an_engine_has_from_two_classes_to_as_many_as_a_mask_has_ids(
     else:
         with pytest.raises(EngineError, match=f"classes: must be a list of at least 2.*; has {count}$"):
             read_spec(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a = " + "[" * 3000 + "]" * 3000, "is not valid TOML: .* too deeply"),
+        ("a = " + "{a = " * 3000, "is not valid TOML: .* too deeply"),
+        ("a" + ".a" * 3000 + " = 1", "is not valid TOML: .* too deeply"),
+        ("output_stride = " + "9" * 5000, "is not valid TOML: .*digits"),
+        ('name = "a"\nname = "b"', "is not valid TOML"),
+        ("[[classes]]\n" * 200, "and [0-9]+ more problems$"),
+        ('"new\\nline" = 1', r"new\\nline: unknown setting"),
+        ('"\\u001b[31mred" = 1', r"x1b\[31mred: unknown setting"),
+        ('"' + "k" * 20_000 + '" = 1', "kkk…; "),
+        ('[weights."fp\\n32"]', r"weights\.fp\\n32\.file: is missing"),
+    ],
+)
+def test_a_strange_file_is_refused_in_one_short_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "engine.toml").write_text(text)
+    with pytest.raises(EngineError, match=said) as got:
+        read_spec(tmp_path)
+    assert str(got.value).isprintable()
+    assert len(str(got.value)) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "key"),
+    [
+        ('label_set = "', 'label_set = "a\\n', "label_set"),
+        ('licence = "', 'licence = "\\u001b[31m', "licence"),
+        ('file = "', 'file = "\\r', "weights.fp32.file"),
+        ('name = "green', 'name = "green\\u2028', "classes[2].name"),
+    ],
+)
+def test_a_text_of_several_lines_is_refused(
+    tiny_engine: Path, tmp_path: Path, right: str, wrong: str, key: str
+) -> None:
+    text = (tiny_engine / "engine.toml").read_text()
+    assert right in text
+    (tmp_path / "engine.toml").write_text(text.replace(right, wrong, 1))
+    with pytest.raises(EngineError, match=rf"{re.escape(key)}: must be one line of text") as got:
+        read_spec(tmp_path)
+    assert str(got.value).isprintable()
+
+
+def test_an_engine_without_any_weights_is_refused(tiny_engine: Path, tmp_path: Path) -> None:
+    text = (tiny_engine / "engine.toml").read_text()
+    before, after = text.split("[weights.fp32]")
+    (tmp_path / "engine.toml").write_text(f"{before}[weights]\n[[classes]]{after.split('[[classes]]', 1)[1]}")
+    with pytest.raises(EngineError, match=r"weights: must have a table fp32 or int8; is empty$"):
+        read_spec(tmp_path)
