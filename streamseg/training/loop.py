@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from streamseg.errors import TrainingError, UsageError
+from streamseg.errors import TrainingError, UsageError, one_line
 from streamseg.evaluation import Scores, evaluate
 from streamseg.evaluation.metrics import Predict
 from streamseg.inference.scaling import fit_size, labels_from_logits, make_batch
@@ -274,8 +274,8 @@ class _Run:
             self.epoch = int(checkpoint["epoch"])
             self.best_miou = float(checkpoint["best_miou"])
             self.init = checkpoint.get("init") or self.init
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise TrainingError(f"{path}: does not fit this recipe ({error})") from error
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise TrainingError(f"{path}: does not fit this recipe ({one_line(error)})") from error
         self.history = [entry for entry in read_log(self.out) if entry.epoch <= self.epoch]
         logger.info("resuming %s after epoch %d", self.out, self.epoch)
 

