@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from streamseg.client.unknown import UnknownStreams
 from streamseg.errors import WireError
 from streamseg.runtime.mailbox import Closed
 from streamseg.types import LabelSet, Mask, Preview
@@ -66,6 +67,7 @@ class Inbox:
         queue: int,
         on_arrival: Callable[[], None] | None = None,
     ) -> None:
+        self.unknown = UnknownStreams(streams or ())
         self.stats = ClientStats()
         self._streams = None if streams is None else frozenset(streams)
         self._newest = newest
@@ -95,6 +97,7 @@ class Inbox:
             if isinstance(message, Preview):
                 self._keep(message)
             elif isinstance(message, StreamStatus):
+                self.unknown.note(message.stream)
                 self._keep_status(message)
             elif isinstance(message, LabelSet):
                 if len(self._label_sets) < MAX_LABEL_SETS or message.id in self._label_sets:

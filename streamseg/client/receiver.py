@@ -11,6 +11,7 @@ from typing import Protocol
 
 import zmq
 
+from streamseg.client.unknown import UnknownStreams
 from streamseg.errors import StreamsegError, WireError
 from streamseg.net import options
 from streamseg.net.connection import Connection
@@ -27,6 +28,7 @@ from streamseg.wire import (
 log = logging.getLogger(__name__)
 
 MESSAGES_AT_ONCE = 256  # taken from the socket before the others are looked at
+ALL_STATES = b"status/"
 LOG_AFTER_S = 3.0  # without a connection
 
 
@@ -52,14 +54,21 @@ class Receiver:
         snapshot: bool | str,
         inbox: Sink,
         keys: ClientKeys | None = None,
+        *,
+        unknown: UnknownStreams | None = None,
     ) -> None:
+        """unknown: is fed by the inbox; until it is settled, the states of all streams are received."""
         self.endpoint = endpoint
+        self._unknown = unknown if unknown is not None and not unknown.settled else None
         self._inbox = inbox
         self._keys = keys
         self._logged = False  # why there is no connection, until there is one
         self._lost_s = 0.0
         self._topics: set[bytes] = set()
-        self._changes = deque((True, topic) for topic in topics)  # to be made: (subscribe or not, topic)
+        every = [ALL_STATES] if self._unknown is not None else []
+        self._changes = deque(
+            (True, topic) for topic in [*topics, *every]
+        )  # to be made: (subscribe or not, topic)
         default = default_snapshot_endpoint(endpoint)  # looks at the endpoint's form in any case
         self._ask_at = snapshot if isinstance(snapshot, str) else default if snapshot else None
         self._connection: Connection | None = None
@@ -113,6 +122,7 @@ class Receiver:
                 self._merge_snapshot(snapshots.recv_multipart())
             if masks in ready:
                 self._drain(masks)
+                self._settle()
 
     def _follow(self, connection: Connection, snapshots: zmq.Socket[bytes]) -> None:
         """Note what happened to the connection, and ask for a snapshot whenever there is a new one."""
@@ -157,6 +167,15 @@ class Receiver:
             reconnect(snapshots, self._ask_at)
             with contextlib.suppress(zmq.Again):
                 snapshots.send_multipart(request, zmq.DONTWAIT)
+
+    def _settle(self) -> None:
+        """Stop looking for the streams that were named, once it is known whether they exist."""
+        if self._unknown is None or not self._unknown.settled:
+            return
+        if self._unknown.text:
+            log.warning("%s: %s", self.endpoint, self._unknown.text)
+        self._unknown = None
+        self.unsubscribe(ALL_STATES)
 
     def _log_once(self, why: str) -> None:
         """Log why there is no connection, once until there is one; libzmq keeps trying."""

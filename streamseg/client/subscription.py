@@ -50,7 +50,7 @@ def subscribe(
     keys = keys or client_keys(server_key, client_key_file)
     inbox = Inbox(streams, newest=newest, queue=queue)
     topics = _topics(streams, refined=refined, confidence=confidence, pictures=pictures, statuses=statuses)
-    return Subscription(Receiver(endpoint, topics, snapshot, inbox, keys), inbox, timeout_s)
+    return Subscription(_receiver(endpoint, topics, snapshot, inbox, keys), inbox, timeout_s)
 
 
 def subscribe_async(
@@ -79,7 +79,14 @@ def subscribe_async(
     keys = keys or client_keys(server_key, client_key_file)
     inbox = Inbox(streams, newest=newest, queue=queue, on_arrival=on_arrival)
     topics = _topics(streams, refined=refined, confidence=confidence, pictures=pictures, statuses=statuses)
-    return AsyncSubscription(Receiver(endpoint, topics, snapshot, inbox, keys), inbox, timeout_s, arrived)
+    return AsyncSubscription(_receiver(endpoint, topics, snapshot, inbox, keys), inbox, timeout_s, arrived)
+
+
+def _receiver(
+    endpoint: str, topics: list[bytes], snapshot: bool | str, inbox: Inbox, keys: ClientKeys | None
+) -> Receiver:
+    """The thread behind a subscription; of streams that were named it also finds out whether they exist."""
+    return Receiver(endpoint, topics, snapshot, inbox, keys, unknown=inbox.unknown)
 
 
 class _Subscription:
@@ -114,6 +121,10 @@ class _Subscription:
         """Seconds since the frame was captured, by this machine's clock against mask.clock."""
         return (time.time_ns() - mask.captured_unix_ns) / 1e9
 
+    def _no_mask(self, timeout_s: float | None) -> str:
+        why = self._inbox.unknown.text or f"no mask came for {timeout_s or 0:g} s"
+        return f"{self._receiver.endpoint}: {why}"
+
     def close(self) -> None:
         """Stop receiving; a reader that waits is woken, and reading ends. Closing twice is fine."""
         self._receiver.close()
@@ -142,7 +153,7 @@ class Subscription(_Subscription):
         try:
             return self._inbox.take(timeout_s)
         except TimeoutError as error:
-            raise TimeoutError(f"{self._receiver.endpoint}: no mask came for {timeout_s:g} s") from error
+            raise TimeoutError(self._no_mask(timeout_s)) from error
         except Closed:
             self._receiver.check()
             raise
@@ -203,7 +214,7 @@ class AsyncSubscription(_Subscription):
                         return self._inbox.take(timeout_s=0)
                     await self._arrived.wait()
         except TimeoutError as error:
-            raise TimeoutError(f"{self._receiver.endpoint}: no mask came for {timeout_s:g} s") from error
+            raise TimeoutError(self._no_mask(timeout_s)) from error
         except Closed:
             self._receiver.check()
             raise

@@ -49,6 +49,36 @@ def test_a_late_joiner_has_the_last_mask_and_its_label_set_at_once(publisher: Pu
         assert masks.stats.lost == 0
 
 
+def _publish_states(publisher: Publisher, over: threading.Event) -> None:
+    while not over.wait(0.02):
+        for name in ("video", "gate"):
+            publisher.put_status(wire.StreamStatus(stream=name, source="demo:", state="playing"))
+
+
+def test_a_stream_that_does_not_exist_is_told_with_those_that_do(
+    publisher: Publisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    over = threading.Event()
+    states = threading.Thread(target=_publish_states, args=(publisher, over))
+    states.start()
+    said = f"{publisher.endpoint}: no stream 'vdeo'; this service has gate, video"
+    try:
+        with subscribe(publisher.endpoint, ["vdeo"]) as masks:
+            until(lambda: said in caplog.messages, "it is logged")
+            with pytest.raises(TimeoutError, match="no stream 'vdeo'; this service has gate, video"):
+                masks.read(timeout_s=0.01)
+            publisher.put(make_mask(stream="vdeo"))  # it was added meanwhile
+            assert masks.read(LIMIT_S).stream == "vdeo"
+        caplog.clear()
+        with subscribe(publisher.endpoint, ["gate"]) as masks:
+            until(lambda: masks._inbox.unknown.settled, "its name has come")
+            assert masks._inbox.unknown.text == ""
+        assert caplog.messages == []
+    finally:
+        over.set()
+        states.join()
+
+
 def test_late_joiners_have_all_at_once_and_the_others_get_nothing_twice(publisher: Publisher) -> None:
     with subscribe(publisher.endpoint, newest=False, snapshot=False, timeout_s=LIMIT_S) as early:
         assert publisher.wait_wanted("mask", "gate", LIMIT_S)
