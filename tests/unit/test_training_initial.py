@@ -23,10 +23,29 @@ from streamseg.models.slim import Slim  # noqa: E402
 from streamseg.models.sources import Source  # noqa: E402
 from streamseg.training import initial  # noqa: E402
 from streamseg.training.checkpoint import load_checkpoint, save_checkpoint, trained_network  # noqa: E402
+from streamseg.training.data import TrainingImages  # noqa: E402
 from streamseg.training.loop import train  # noqa: E402
 from streamseg.training.networks import normalise  # noqa: E402
 from streamseg.training.parameters import parameter_groups, train_mode  # noqa: E402
 from streamseg.training.recipe import CAMVID_CLASSES, AugmentRecipe, TrainRecipe, load_recipe  # noqa: E402
+
+RECIPE = TrainRecipe(
+    network="lite0", head_width=16, classes=CAMVID_CLASSES[:2], input_size=(72, 104), epochs=2,
+    batch_size=2, augment=AugmentRecipe(crop_size=(64, 96)), frozen_stages=2, frozen_batch_norm=True,
+    stage_decay=0.8, device="cpu", threads=1,
+)  # fmt: skip
+
+
+def drawn_images(folder: Path) -> Path:
+    """Four pictures of blocks of two classes."""
+    rng = np.random.default_rng(0)
+    for part in ("images", "labels"):
+        (folder / "data" / part).mkdir(parents=True)
+    for index in range(4):
+        labels = np.repeat(rng.integers(0, 2, (9, 13), np.uint8), 8, axis=0).repeat(8, axis=1)
+        cv2.imwrite(str(folder / f"data/labels/{index}.png"), labels)
+        cv2.imwrite(str(folder / f"data/images/{index}.png"), np.dstack([labels * 90 + 60] * 3))
+    return folder / "data"
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +173,36 @@ def test_a_missing_file_names_what_there_is() -> None:
 
 
 @pytest.mark.slow
+def test_an_interrupted_run_of_lite_goes_on_to_the_bit(
+    released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, the average of the weights and frozen parts; slow: four epochs of lite0."""
+    crop, data, folders = (
+        TrainingImages.crop,
+        drawn_images(tmp_path),
+        (tmp_path / "whole", tmp_path / "parts"),
+    )
+
+    def interrupted(self: TrainingImages, epoch: int, index: int) -> object:
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return crop(self, epoch, index)
+
+    train(RECIPE, data, None, folders[0], resume=False, init=str(released))
+    monkeypatch.setattr(TrainingImages, "crop", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(RECIPE, data, None, folders[1], resume=False, init=str(released))
+    monkeypatch.undo()
+    torch.rand(7)  # a generator elsewhere
+    train(RECIPE, data, None, folders[1], resume=True)
+    whole, parts = (load_checkpoint(folder / "best.pt") for folder in folders)
+    assert whole["init"] == parts["init"]
+    for part in ("network", "ema"):
+        assert whole[part].keys() == parts[part].keys()
+        assert all(torch.equal(whole[part][name], parts[part][name]) for name in whole[part])
+
+
+@pytest.mark.slow
 def test_a_lite_network_becomes_an_engine_in_fp32_and_int8(
     released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,22 +213,10 @@ def test_a_lite_network_becomes_an_engine_in_fp32_and_int8(
 
     monkeypatch.setattr(quantise, "CALIBRATIONS", quantise.CALIBRATIONS[:1])
 
-    data = tmp_path / "data"
-    for part in ("images", "labels"):
-        (data / part).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for index in range(4):
-        labels = np.repeat(rng.integers(0, 2, (9, 13), np.uint8), 8, axis=0).repeat(8, axis=1)
-        cv2.imwrite(str(data / f"labels/{index}.png"), labels)
-        cv2.imwrite(str(data / f"images/{index}.png"), np.dstack([labels * 90 + 60] * 3))
-    recipe = TrainRecipe(
-        network="lite0", head_width=16, classes=CAMVID_CLASSES[:2], input_size=(72, 104), epochs=2,
-        batch_size=2, augment=AugmentRecipe(crop_size=(64, 96)), frozen_stages=2, frozen_batch_norm=True,
-        stage_decay=0.8, device="cpu", threads=1,
-    )  # fmt: skip
+    data, rng = drawn_images(tmp_path), np.random.default_rng(0)
     run = tmp_path / "run"
-    train(msgspec.structs.replace(recipe, epochs=1), data, None, run, resume=False, init=str(released))
-    train(recipe, data, None, run, resume=True, init=str(released))
+    train(msgspec.structs.replace(RECIPE, epochs=1), data, None, run, resume=False, init=str(released))
+    train(RECIPE, data, None, run, resume=True, init=str(released))
     trained = load_checkpoint(run / "best.pt")
     assert trained["init"].startswith("efficientnet-lite0.pth ")
     stem, given = trained["network"]["backbone.stem.0.weight"], torch.load(released)["_conv_stem.weight"]
