@@ -97,3 +97,16 @@ def test_old_names_work_and_say_so() -> None:
 def test_what_cannot_be_meant_is_refused(words: str, call: Callable[[], Any]) -> None:
     with pytest.raises(CrfError, match=words):
         call()
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((40, 40)), "x" * 4000, {"a": [1] * 500}, [np.zeros(3)] * 90])
+def test_a_wrong_argument_is_shown_in_one_short_line(wrong: Any) -> None:
+    for call in (
+        lambda: ours.create_pairwise_gaussian(wrong, (4, 5)),
+        lambda: ours.create_pairwise_gaussian((1, 1), wrong),
+        lambda: ours.unary_from_labels(np.zeros((4, 5), int), wrong, 0.5),
+    ):
+        with pytest.raises((CrfError, TypeError, ValueError)) as found:
+            call()
+        assert len(str(found.value)) < 200
+        assert "\n" not in str(found.value)

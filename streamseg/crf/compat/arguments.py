@@ -17,6 +17,14 @@ class WrongType(CrfError, TypeError):
     """An argument that is no array or no number; pydensecrf raises TypeError."""
 
 
+def shown(given: Any) -> str:
+    """A wrong argument in one short line."""
+    if isinstance(given, np.ndarray):
+        return f"an array of {given.shape} {given.dtype}"
+    text = " ".join(repr(given).split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def array(given: Any, what: str) -> npt.NDArray[Any]:
     """Anything that holds an array in one piece of memory, without a copy; no list, as in pydensecrf."""
     if isinstance(given, np.ndarray):
@@ -42,7 +50,7 @@ def whole(given: Any, what: str, least: int, most: int) -> int:
     try:
         number = operator.index(given)
     except TypeError:
-        raise WrongType(f"{what}: must be a whole number; is {given!r}") from None
+        raise WrongType(f"{what}: must be a whole number; is {shown(given)}") from None
     if not least <= number <= most:
         raise CrfError(f"{what}: must be {least} to {most}; is {number}")
     return number
@@ -51,11 +59,11 @@ def whole(given: Any, what: str, least: int, most: int) -> int:
 def real(given: Any, what: str) -> float:
     """A finite number."""
     if isinstance(given, str | bytes) or not hasattr(given, "__float__"):
-        raise WrongType(f"{what}: must be a number; is {given!r}")
+        raise WrongType(f"{what}: must be a number; is {shown(given)}")
     try:
         number = float(given)
     except (TypeError, ValueError):
-        raise WrongType(f"{what}: must be a number; is {given!r}") from None
+        raise WrongType(f"{what}: must be a number; is {shown(given)}") from None
     if not np.isfinite(number):
         raise CrfError(f"{what}: must be finite; is {number}")
     return number
@@ -69,7 +77,7 @@ def widths(given: Any, what: str, count: int) -> tuple[float, ...]:
         try:
             numbers = tuple(real(one, what) for one in given)
         except TypeError:
-            raise WrongType(f"{what}: must be a number or {count} numbers; is {given!r}") from None
+            raise WrongType(f"{what}: must be a number or {count} numbers; is {shown(given)}") from None
     if len(numbers) != count:
         raise CrfError(f"{what}: must be one number or {count}; {len(numbers)} given")
     if min(numbers) <= 0:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from streamseg.crf.compat.arguments import WrongType, array, real, whole
+from streamseg.crf.compat.arguments import WrongType, array, real, shown, whole
 from streamseg.errors import CrfError
 from streamseg.types import F32
 
@@ -118,7 +118,7 @@ def _shape(shape: Sequence[int]) -> tuple[int, ...]:
     except WrongType:
         raise
     except TypeError:
-        raise WrongType(f"shape: must be whole numbers; is {shape!r}") from None
+        raise WrongType(f"shape: must be whole numbers; is {shown(shape)}") from None
     if not size:
         raise CrfError("shape: must have at least one dimension")
     return size
@@ -141,7 +141,7 @@ def _divide(planes: F32, widths: Any, what: str, of: str) -> int:
     except WrongType:
         raise
     except TypeError:
-        raise WrongType(f"{what}: must be a sequence of numbers; is {widths!r}") from None
+        raise WrongType(f"{what}: must be a sequence of numbers; is {shown(widths)}") from None
     if len(given) > len(planes):
         raise CrfError(f"{what}: {len(given)} widths for {len(planes)} {of}")
     for plane, width in zip(planes, given, strict=False):
