@@ -19,7 +19,12 @@ def replaced(path: Path, *, durable: bool = True) -> Iterator[Path]:
     A reader of `path` finds the old file or the whole new one. durable: also after a power cut, for which
     data and name are synced (some milliseconds); without it, an empty file may be found then. What is written
     is PATH.tmp: one process at a time may write a path, and the next overwrites what a killed one left.
+    A symbolic link stays, and its target is replaced. A device or a pipe is written directly.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
+    path = path.resolve() if path.is_symlink() else path
     beside = path.with_name(f"{path.name}.tmp")
     try:
         yield beside
@@ -44,7 +49,7 @@ def written(path: Path) -> Iterator[Path]:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if beside.is_dir():
             raise IsADirectoryError(errno.EISDIR, f"{beside.name}: {os.strerror(errno.EISDIR)}")
-        with replaced(path):
+        with replaced(path) as beside:
             yield beside
     except StreamsegError:
         raise

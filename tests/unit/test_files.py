@@ -244,3 +244,31 @@ def test_two_files_that_belong_together_appear_together_or_not_at_all(tmp_path: 
         failing()
     assert os.listdir(tmp_path) == ["engine.toml"]
     assert (tmp_path / "engine.toml").read_text() == "old"
+
+
+def test_a_device_and_a_pipe_are_written_and_stay(tmp_path: Path) -> None:
+    write_file(Path("/dev/null"), b"gone")
+    assert Path("/dev/null").is_char_device()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_file(pipe, b"through")
+        assert os.read(reader, 100) == b"through"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "far" / "a.toml"
+    target.parent.mkdir()
+    target.write_text("old")
+    (tmp_path / "link").symlink_to(target)
+    (tmp_path / "dangling").symlink_to(tmp_path / "far" / "b.toml")
+    for name in ("link", "dangling"):
+        write_file(tmp_path / name, "new")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / name).read_text() == "new"
+    assert target.read_text() == "new"
