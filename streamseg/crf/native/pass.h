@@ -10,6 +10,7 @@ namespace {
 
 constexpr size_t kPixelsAhead = 16;
 static_assert(kPixelsAhead <= ss::kVisitPad, "visits are read ahead");
+constexpr size_t kUnaryAhead = 384, kWeightsAhead = 256;  // floats; the machine's own prefetch stops at the end of a page
 
 // The sums and products of a step are written once, so that whole runs and single steps do the same arithmetic to the bit.
 template <int NV>
@@ -95,6 +96,7 @@ void pass_fast(const ss::Pass& pass) {
         }
       }
       const float* w = m.weights + at * MAIN;
+      __builtin_prefetch(w + kWeightsAhead);
       Row<NV> x;
       if (first) {
         x = get<NV>(p.rows + in_band * stride);
@@ -107,6 +109,7 @@ void pass_fast(const ss::Pass& pass) {
           }
         }
       } else {
+        if (p.unary) __builtin_prefetch(p.unary + at * lanes + kUnaryAhead);
         x = p.unary ? packed.get(p.unary + at * lanes) : Row<NV>{};
         Row<NV> even, odd;  // three sums that need not wait for one another
         for (int i = 0; i < NV; ++i) even.v[i] = w[0] * rows[0].v[i], odd.v[i] = w[1] * rows[1].v[i];
