@@ -262,6 +262,56 @@ def test_the_page_outlives_the_daemon_and_its_console(page: Any, tiny_engine: Pa
         assert tile.veil == ""
 
 
+# Every picture is 41 s older than it is.
+OLD = """const parse = JSON.parse;
+    JSON.parse = (text) => {
+        const value = parse(text);
+        if (value?.captured_ms) value.captured_ms -= 41000;
+        return value;
+    };"""
+# Parts of the head that leave the tile or lie over the name.
+CROWDED = """(head) => {
+    const all = [...head.querySelectorAll(".name, .badge, .figures")]
+        .map((part) => [part.className, part.getBoundingClientRect()]);
+    const [[, name], ...others] = all.filter(([, box]) => box.width);
+    const { left, right } = head.getBoundingClientRect();
+    return others.filter(([, box]) => box.left < left || box.right > right
+        || (box.left < name.right && name.left < box.right && box.top < name.bottom && name.top < box.bottom))
+        .map(([which]) => which); }"""
+
+
+@pytest.mark.parametrize("width", [320, 360])
+def test_on_a_phone_a_name_is_readable_and_a_late_mask_is_a_warning(
+    browser: Any, both: Running, clip: Path, width: int
+) -> None:
+    names = ["yard-behind-the-house", "n" * 60]
+    with both.control() as control:
+        for name in names:
+            control.add(name, source=str(clip), realtime=True, loop=True)
+        for old in (False, True):
+            context = browser.new_context(viewport={"width": width, "height": 1400})
+            page = context.new_page()
+            if old:
+                page.add_init_script(OLD)
+            page.goto(both.url)
+            for name in names:
+                tile = Tile(page, name)
+                tile.here.scroll_into_view_if_needed()
+                tile.wait_drawn(2)
+                head = tile.here.locator(".head")
+                expected = "late" if old else "playing"
+                head.locator(".state", has_text=expected).wait_for()
+                assert head.locator(".late").count() == old
+                assert ("41 s late" in head.inner_text()) == old
+                assert head.locator(".name").bounding_box()["width"] > 200
+                assert head.evaluate(CROWDED) == []
+            if old:
+                nothing_serious(page)
+            context.close()
+        for name in names:
+            control.remove(name)
+
+
 def messages(control: ControlClient) -> tuple[int, int]:
     """Masks published, and messages sent, so far."""
     publisher = control.status().publisher
@@ -307,27 +357,28 @@ def hide(page: Any, hidden: bool) -> None:
     )
 
 
+def nothing_serious(page: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install 'streamseg[dev]'")
+    found = axe.Axe().run(page).response["violations"]
+    serious = [v for v in found if v["impact"] in ("serious", "critical")]
+    assert not serious, [(v["id"], v["help"], [n["html"] for n in v["nodes"]]) for v in serious]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(browser: Any, both: Running, scheme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install 'streamseg[dev]'")
-
-    def check(page: Any) -> None:
-        found = axe.Axe().run(page).response["violations"]
-        serious = [v for v in found if v["impact"] in ("serious", "critical")]
-        assert not serious, [(v["id"], v["help"], [n["html"] for n in v["nodes"]]) for v in serious]
-
     context = browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900})
     page = context.new_page()
+    page.add_init_script(OLD)
     page.goto(both.url)
     tile = Tile(page, "video1")
     tile.wait_drawn()
     tile.button("details").click()
     page.locator('#legend button[data-class="red"]').click()
-    check(page)
+    nothing_serious(page)
     with paused(tile):
-        check(page)
+        nothing_serious(page)
     page.locator("#add").click()
-    check(page)
+    nothing_serious(page)
     context.close()
 
 

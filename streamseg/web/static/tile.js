@@ -7,6 +7,7 @@ import { median, ms, span } from "./words.js";
 
 const SILENT_MS = 1500; // without a mask for this long, the tile reports it; slow streams get three intervals
 const LONGEST_SILENT_MS = 30000;
+const LATE_MS = 5000; // a live mask whose picture is older is a warning
 const HOLD_MS = 1500; // how long a keyframe that was asked for stays visible
 const FORCED_MS = 10000; // how long its refinement is waited for
 const FLASH_MS = 1200;
@@ -115,6 +116,7 @@ export class Tile {
     if (header.revision === 0) {
       if (this.cameMs) this.intervalsMs = [...this.intervalsMs, nowMs - this.cameMs].slice(-5);
       this.cameMs = nowMs;
+      this.liveAgeMs = this.app.link.now() - header.captured_ms;
     }
     if (header.refined_seq !== null) this.refinedSeq = header.refined_seq;
     this.details.add(header, this.app.link.now());
@@ -182,11 +184,13 @@ export class Tile {
     const header = this.shown?.header;
     const still = header ? this.app.link.now() - header.captured_ms : 0;
     const state = this.status?.state ?? "connecting";
+    const late = Boolean(header) && state !== "paused" && state !== "ended" && (problem ? still : this.liveAgeMs) > LATE_MS;
     set(find(".rate"), header && !problem ? `${(this.drawnMs.length / 2).toFixed(1)} fps` : "");
-    set(find(".age"), header ? (problem ? `${span(still)} old` : `${ms(this.ageMs)} old`) : "");
-    set(find(".state"), problem && state === "playing" ? "silent" : state);
+    set(find(".age"), header ? (problem ? `${span(still)} old` : late ? `${span(this.ageMs)} late` : `${ms(this.ageMs)} old`) : "");
+    find(".age").classList.toggle("late", late);
+    set(find(".state"), state !== "playing" ? state : problem ? "silent" : late ? "late" : state);
     find(".state").className =
-      `badge state ${state === "failed" ? "bad" : problem || state !== "playing" ? "warn" : "good"}`;
+      `badge state ${state === "failed" ? "bad" : problem || late || state !== "playing" ? "warn" : "good"}`;
     set(find(".revision"), header ? `rev ${header.revision}${header.revision === 0 && header.refined_seq !== null ? " + key" : ""}` : "");
     find(".revision").classList.toggle("refined", header?.revision === 1);
     find(".key").hidden = nowMs > this.flashUntilMs;
