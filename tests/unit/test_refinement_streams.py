@@ -13,7 +13,7 @@ import pytest
 from streamseg.config import CrfConfig, FusionConfig, RefinementConfig
 from streamseg.errors import ConfigError
 from streamseg.inference.scaling import labels_from_logits
-from streamseg.inference.spec import ClassEntry, EngineSpec, Normalisation, find_engine
+from streamseg.inference.spec import ClassEntry, EngineSpec, Normalisation, Weights, find_engine
 from streamseg.refinement import crf_step
 from streamseg.refinement.crf_step import Keyframe, crf_setup, refine, refine_picture
 from streamseg.refinement.streams import Labelled, LiveRefinement, StreamRefinement, recorded_refinement
@@ -28,7 +28,7 @@ SPEC = EngineSpec(
     label_set="three",
     input_size=SIZE,
     normalisation=Normalisation(mean=(0, 0, 0), std=(1, 1, 1), in_graph=True),
-    weights={},
+    weights={"fp32": Weights(file="none.onnx", sha256="0" * 64)},
     classes=tuple(ClassEntry(name=n, colour=(0, 0, 0), thin=n == "pole") for n in ("sky", "road", "pole")),
 )
 
