@@ -189,7 +189,7 @@ def test_with_keys_and_a_token_it_is_let_in_by_both(tiny_engine: Path, clip: Pat
         assert ask(f"{url}metrics", **bearer)[0] == 200
         seen = until(lambda: frame_of(url, bearer), "a mask")
         assert seen["stream"] == "video"
-        assert not any("a-token" in line for line in daemon.lines.lines)
+        assert not any("a-token" in line for line in daemon.lines)
     finally:
         daemon.kill()
 

@@ -16,6 +16,7 @@ class Done:
     """The part of a manifest that is shown."""
 
     masks = 100
+    sound: str | None = None
 
     def problems(self) -> list[str]:
         return []

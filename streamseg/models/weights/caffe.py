@@ -115,7 +115,10 @@ def _blob(reader: Reader, window: Window) -> Blob:
     values = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.float32), *parts])
     if any(side > 0x7FFFFFFF for side in shape) or math.prod(shape) != values.size:
         raise WeightsError(f"has {values.size} numbers for the shape {tuple(shape)}")
-    return values.reshape(shape)
+    try:
+        return values.reshape(shape)
+    except ValueError as error:  # no numbers, and sides whose product is too large for an array
+        raise WeightsError(f"has {values.size} numbers for the shape {tuple(shape)}") from error
 
 
 def _dims(reader: Reader, window: Window) -> list[int]:
