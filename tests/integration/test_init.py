@@ -176,7 +176,7 @@ def test_a_missing_configuration_names_examples_that_exist(streamseg: Command) -
         tomllib.loads((Path(said.rpartition(" ")[2]).parent / name).read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_wheel_holds_the_example_configurations(tmp_path: Path) -> None:
     # The build's own tool comes from the package index, where it is not installed.
     isolated = [] if find_spec("scikit_build_core") is None else ["--no-build-isolation"]

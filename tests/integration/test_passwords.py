@@ -206,7 +206,14 @@ def test_a_wrong_setting_is_shown_without_its_password() -> None:
 
 
 @pytest.mark.slow  # 60 s: two dozen processes
-@pytest.mark.parametrize("password", ["my hunter2", "12?hunter#2x", "p@ss/w:rd%41"])
+@pytest.mark.parametrize(
+    "password",
+    [
+        "p@ss/w:rd%41",
+        pytest.param("my hunter2", marks=pytest.mark.soak),
+        pytest.param("12?hunter#2x", marks=pytest.mark.soak),
+    ],
+)
 def test_no_command_and_no_file_holds_a_password_however_its_address_is_written(
     tmp_path: Path, tiny_engine: Path, camera: str, password: str
 ) -> None:

@@ -27,7 +27,7 @@ from tests.ports import free_port
 from tests.soak.cable import Cable
 from tests.soak.flat import report
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.soak  # what it measures needs a machine that does nothing else
 
 __all__ = ["rtsp"]
 
@@ -62,7 +62,7 @@ class Ages:
     "rounds",
     [
         pytest.param(len(CAUSES), marks=pytest.mark.timeout(300)),
-        pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
+        pytest.param(50, marks=pytest.mark.timeout(3600)),
     ],
 )
 def test_a_live_stream_returns_to_the_live_edge(

@@ -181,7 +181,8 @@ def test_widths_that_bf16_gets_wrong_have_the_gradients_of_fp32(width: int) -> N
         assert torch.cosine_similarity(gradient.flatten(), rounded[name].flatten(), 0) > 0.9, name
 
 
-@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("network", ["slim", "deeplab", "deeplab-msc-largefov"])
 def test_every_width_trains_in_bf16_with_right_kernels(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty steps of each, after one check for all; slow, because most CPUs emulate bf16."""
