@@ -67,7 +67,8 @@ def wanted(
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir()}
+    """All but the list of inputs that have no results, which stays while one failed."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.endswith(".pending.json")}
 
 
 def test_a_node_killed_in_the_middle_costs_time_only(
