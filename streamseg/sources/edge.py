@@ -229,7 +229,7 @@ class LiveEdge:
                 self._since_s, self._lag_then_s, self._waited_s = now, self.lag_s, 0.0
 
     def _thin_more(self, now: float, speed: float) -> None:
-        """Decode less; what was tried in vain is tried later next time. speed: media decoded in its time."""
+        """Decode less; what did not help is tried later next time. speed: media decoded in its time."""
         if now - self._changed_s > MOST_STEADY_S:
             self._steady_s = STEADY_S
         elif self._tried and now - self._changed_s <= SOON_S:
