@@ -23,11 +23,6 @@ _BELOW = 100.0  # logits: adds nothing to a softmax
 REPORT_EVERY_S = 60.0
 
 
-def all_numbers(logits: F32) -> bool:
-    """Whether the logits can be interpolated as they are."""
-    return bool(np.abs(logits).max() <= LARGEST)
-
-
 def holes_in(logits: F32) -> npt.NDArray[np.bool_]:
     """The cells (h, w) of logits (C, h, w) where nothing is known."""
     with np.errstate(invalid="ignore"):

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from streamseg.errors import NotNumbersError
-from streamseg.inference.holes import all_numbers, cover, holes_in, reports, without_holes
+from streamseg.inference.holes import LARGEST, cover, holes_in, reports, without_holes
 from streamseg.runtime.native import load_library
 from streamseg.types import F32, IGNORE, U8, Logits, Size
 
@@ -71,6 +71,11 @@ def labels_of(logits: Logits, size: Size, confidence: bool = False) -> tuple[U8,
         assert plane is not None
         reports.count(logits.engine, float(holes_in(logits.array).mean()))
         return _scaled(np.concatenate([numbers, plane[None]]), size, confidence, unknown=len(numbers))
+
+
+def all_numbers(logits: F32) -> bool:
+    """Whether the logits can be interpolated as they are."""
+    return bool(np.abs(logits).max() <= LARGEST)
 
 
 def numbers_of(logits: Logits) -> tuple[Logits, bool]:

@@ -11,8 +11,15 @@ import pytest
 
 from streamseg.errors import NotNumbersError
 from streamseg.inference import holes
-from streamseg.inference.holes import HoleReports, all_numbers, holes_in, without_holes
-from streamseg.inference.scaling import fallback, labels_from_logits, labels_of, numbers_of, unlabelled
+from streamseg.inference.holes import HoleReports, holes_in, without_holes
+from streamseg.inference.scaling import (
+    all_numbers,
+    fallback,
+    labels_from_logits,
+    labels_of,
+    numbers_of,
+    unlabelled,
+)
 from streamseg.types import F32, IGNORE, U8, Frame, Geometry, Logits, Stamp
 
 Form = Callable[..., tuple[U8, U8]]
