@@ -60,14 +60,17 @@ class ControlClient:
         client_key_file: str | Path | None = None,
         keys: ClientKeys | None = None,
         timeout_s: float = 5.0,
+        remote: bool = False,
     ) -> None:
         """endpoint: where the daemon's socket is; empty takes the only daemon of this machine.
 
-        The keys are those of subscribe(). Raises UsageError.
+        The keys are those of subscribe(). remote: what is asked for comes from somebody who may not do all
+        that the daemon's own user may. Raises UsageError.
         """
         self.endpoint = endpoint or one_running()
         self._keys = keys or client_keys(server_key, client_key_file)
         self._timeout_s = timeout_s
+        self._remote: bool | msgspec.UnsetType = remote or msgspec.UNSET
         self._ids = itertools.count(int.from_bytes(os.urandom(4)))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sock = self._context.socket(zmq.DEALER)
@@ -142,7 +145,7 @@ class ControlClient:
         return mask, labels
 
     def _ask(self, request: Request, expected: type[R]) -> R:
-        request = msgspec.structs.replace(request, id=next(self._ids))
+        request = msgspec.structs.replace(request, id=next(self._ids), remote=self._remote)
         deadline_s = time.monotonic() + self._timeout_s
         if not self._sock.poll(int(self._timeout_s * 1000), zmq.POLLOUT):
             raise self._silence()

@@ -43,7 +43,8 @@ class ControlStats:
 class ControlServer:
     """Owns the control sockets: the private one, and the one of `control.endpoint`. A context manager.
 
-    answer(request, local) gives each reply, in the control thread; local is true for the private socket. A
+    answer(request, local) gives each reply, in the control thread; local is true for what the daemon's own
+    user asks for: it came by the private socket, and not on behalf of somebody else, as a page's does. A
     StreamsegError that it raises becomes a Failed, and so does any other error, which is logged. When the
     thread itself fails, check() raises.
     """
@@ -119,16 +120,18 @@ class ControlServer:
             if len(request) != 1:
                 self.stats.dropped += 1
                 continue
-            reply = self._reply(request[0], local=sock.getsockopt_string(zmq.LAST_ENDPOINT) == self._private)
+            private = sock.getsockopt_string(zmq.LAST_ENDPOINT) == self._private
+            reply = self._reply(request[0], private=private)
             if not send_now(sock, [*address, encode(reply)]):
                 self.stats.dropped += 1
         return taken
 
-    def _reply(self, data: bytes, *, local: bool) -> AnyReply:
+    def _reply(self, data: bytes, *, private: bool) -> AnyReply:
         number = id_of(data)
         try:
             request = parse_request(data)
             self.stats.requests += 1
+            local = private and not request.remote
             return msgspec.structs.replace(self._answer(request, local), id=number)
         except ControlError as error:
             code, problems = error.code, error.problems

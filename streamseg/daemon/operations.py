@@ -8,6 +8,7 @@ from pathlib import Path
 
 from streamseg.config import Config, StreamConfig, build_settings, load_config
 from streamseg.daemon.reload import Change, check_sources, plan_change
+from streamseg.daemon.remote import check_remote
 from streamseg.daemon.systemd import Service
 from streamseg.errors import ConfigError, ControlError
 from streamseg.live.pipeline import Pipeline
@@ -51,7 +52,7 @@ class Operations:
         self._changing = threading.Lock()  # guards _config, and that changes do not mix
 
     def change(self, request: StreamRequest, local: bool) -> None:
-        """Do what a request asks of a stream; local: it came from this machine's own user.
+        """Do what a request asks of a stream; local: it came from the daemon's own user on this machine.
 
         Raises StreamsegError.
         """
@@ -107,11 +108,8 @@ class Operations:
     def _settings_of(self, request: AddStream, local: bool) -> StreamConfig:
         tree = {"streams": {request.stream: request.settings}}
         config = build_settings(Config, tree)
-        if config.streams[request.stream].password_file and not local:  # it would be sent to any address
-            raise ControlError(
-                "bad settings",
-                f"streams.{request.stream}.password_file: may only be set on the daemon's machine",
-            )
+        if not local:
+            check_remote(request.stream, config.streams[request.stream], self._config.streams.values())
         check_sources(config.streams)
         if len(self._pipeline.streams.configs()) >= MAX_STREAMS:
             raise ControlError("bad state", f"{request.stream}: there are {MAX_STREAMS} streams already")

@@ -18,7 +18,10 @@ TIMEOUT_S = 3.0
 
 
 class Link:
-    """Owns a ControlClient, in a thread of its own: a ControlClient belongs to one thread, and waits."""
+    """Owns a ControlClient, in a thread of its own: a ControlClient belongs to one thread, and waits.
+
+    All that it asks for is asked for remotely: a page is not the daemon's own user.
+    """
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
@@ -47,7 +50,7 @@ class Link:
     def _ask(self, what: Callable[[ControlClient], T]) -> T:
         try:
             if self._client is None:
-                self._client = ControlClient(self._endpoint, timeout_s=TIMEOUT_S)
+                self._client = ControlClient(self._endpoint, timeout_s=TIMEOUT_S, remote=True)
             return what(self._client)
         except ControlError:
             raise

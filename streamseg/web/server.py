@@ -218,13 +218,12 @@ class Console:
             else:
                 getattr(daemon, do.what)(do.stream)
 
-        problems: list[str] = []
-        try:
-            await self._link.ask(ask)
-        except ControlError as error:
-            problems = list(error.problems)
-        except TypeError as error:  # a setting by the name of one of our arguments
-            problems = [str(error)]
+        problems = do.problems()
+        if not problems:
+            try:
+                await self._link.ask(ask)
+            except ControlError as error:
+                problems = list(error.problems)
         viewer.send({"type": "done", "id": do.id, "problems": problems})
         await self._send_status(self._viewers, max_age_s=0.0)
 

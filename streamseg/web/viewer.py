@@ -20,6 +20,8 @@ ON_THEIR_WAY = 2  # frames of one tile
 MAX_TILES = 256
 MAX_TEXTS = 256  # waiting to be sent; a browser that reads none of them is disconnected
 
+FORM_FIELDS = frozenset({"source", "realtime", "loop", "max_fps"})  # of a stream that a page adds
+
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 _Slot = tuple[str, int]  # stream, revision
 
@@ -57,7 +59,15 @@ class Do(msgspec.Struct, frozen=True, tag_field="type", tag="do"):
     id: int
     what: Literal["add", "remove", "pause", "resume", "keyframe"]
     stream: Name
-    settings: dict[str, Any] = {}
+    settings: Annotated[dict[str, Any], Meta(max_length=32)] = {}
+
+    def problems(self) -> list[str]:
+        """The settings that a page may not set: its form has no field for them."""
+        return [
+            f"{key[:40]!r}: cannot be set in the console; see streamseg ctl add on the daemon's machine"
+            for key in self.settings
+            if key not in FORM_FIELDS
+        ]
 
 
 PageMessage = Watch | Drawn | Ping | Do
@@ -66,7 +76,10 @@ _decoder: msgspec.json.Decoder[PageMessage] = msgspec.json.Decoder(PageMessage)
 
 def parse_page_message(text: str) -> PageMessage:
     """Read a message of the page; raises msgspec.MsgspecError."""
-    return _decoder.decode(text)
+    try:
+        return _decoder.decode(text)
+    except RecursionError:
+        raise msgspec.DecodeError("is nested too deeply") from None
 
 
 class Slow(Exception):

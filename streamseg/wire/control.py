@@ -48,6 +48,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="request", fo
 
     version: int = CONTROL_VERSION
     id: Count = 0
+    # True: asked for by somebody else than the daemon's own user, such as a page, also on the private socket.
+    remote: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class GetStatus(Request, frozen=True, kw_only=True, tag="status"):

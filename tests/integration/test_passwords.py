@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +28,7 @@ from streamseg.wire.control import encode
 from streamseg.wire.status import StreamStatus
 from tests.integration.daemons import Lines
 from tests.media import draw_clip
+from tests.ports import free_port
 from tests.waiting import LIMIT_S, until
 
 RIGHT = "Sesam/öffne @dich:50%"
@@ -40,6 +43,12 @@ class Guarded(SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         shown = self.headers.get("Authorization", "")
         self.asked.append(shown)
+        if self.path.startswith("/elsewhere/"):
+            self.send_response(302)
+            self.send_header("Location", f"http://{self.path.removeprefix('/elsewhere/')}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if shown != "Basic " + base64.b64encode(f"eye:{RIGHT}".encode()).decode():
             self.send_response(401)
             self.send_header("WWW-Authenticate", 'Basic realm="camera"')
@@ -67,6 +76,34 @@ def private(path: Path, text: str) -> Path:
     path.write_text(text)
     path.chmod(0o600)
     return path
+
+
+class Lookalike(SimpleHTTPRequestHandler):
+    """Somebody else's machine that asks for a password, and keeps what it is shown."""
+
+    shown: list[str] = []  # noqa: RUF012 - as above
+    asked = 0
+
+    def do_GET(self) -> None:
+        Lookalike.asked += 1
+        if "Authorization" in self.headers:
+            self.shown.append(self.headers["Authorization"])
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def lookalike() -> Iterator[str]:
+    """HOST:PORT."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Lookalike) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def forms(password: str) -> list[str]:
@@ -146,6 +183,81 @@ def test_no_password_is_in_anything_that_the_daemon_puts_out(
     for text in heard:
         for password in (RIGHT, WRONG):
             assert not [form for form in forms(password) if form in text], text
+
+
+def page_asks(url: str, what: str, stream: str, settings: dict[str, object]) -> list[str]:
+    """The problems with which a page's request is answered."""
+    aiohttp = pytest.importorskip("aiohttp", reason="pip install 'streamseg[web]'")
+
+    async def ask() -> list[str]:
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}link") as sock:
+            await sock.send_json(
+                {"type": "do", "id": 1, "what": what, "stream": stream, "settings": settings}
+            )
+            while True:
+                message = await sock.receive_json(timeout=LIMIT_S)
+                if message["type"] == "done":
+                    problems: list[str] = message["problems"]
+                    return problems
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.slow  # cameras are tried again after pauses: 12 s
+def test_no_password_follows_a_stream_to_another_host(
+    tmp_path: Path, tiny_engine: Path, camera: str, lookalike: str
+) -> None:
+    """By a page, by control.endpoint, by a camera's redirection; a reload brings all back."""
+    passwords = private(tmp_path / "passwords", f"gate {RIGHT}\nmoved {RIGHT}\n")
+    site = tmp_path / "site.toml"
+    site.write_text(
+        f'[publish]\nendpoint = "tcp://127.0.0.1:0"\n[control]\nendpoint = "ipc://{tmp_path}/control"\n'
+        f'[web]\nlisten = "127.0.0.1:{free_port()}"\n'
+        f'[engine]\nname = "{tiny_engine}"\nthreads = 1\nbackend = "onnx"\n'
+        f'[streams.gate]\nsource = "http://eye@{camera}/clip.mp4"\nloop = true\n'
+        f'password_file = "{passwords}"\n'
+        f'[streams.moved]\nsource = "http://eye@{camera}/elsewhere/{lookalike}/clip.mp4"\n'
+        f'password_file = "{passwords}"\n'
+    )
+    Lookalike.shown.clear()
+    with (
+        ExitStack() as owned,
+        Lines([sys.executable, "-m", "streamseg", "run", site], errors=True) as process,
+    ):
+        url = process.wait("the console is at").split()[-1]
+        process.wait("publishing on")
+        remote = owned.enter_context(ControlClient(f"ipc://{tmp_path}/control", timeout_s=LIMIT_S))
+
+        def by_page(what: str, stream: str, **settings: object) -> list[str]:
+            return page_asks(url, what, stream, settings)
+
+        def by_socket(what: str, stream: str, **settings: object) -> list[str]:
+            try:
+                getattr(remote, what)(stream, **settings)
+            except ControlError as error:
+                return list(error.problems)
+            return []
+
+        until(lambda: remote.status().streams["gate"].published, "masks of gate")
+        until(lambda: "(401)" in remote.status().streams["moved"].error, "moved at the other host")
+        for ask in (by_page, by_socket):
+            for source in (
+                f"http://eye@{lookalike}/a",
+                f"http://eye@{camera}@{lookalike}/",
+                f"https://eye@{camera}/",
+            ):
+                assert ask("add", "gate", source=source)  # it exists
+                (problem,) = ask("add", "spy", source=source, password_file=str(passwords))
+                assert "password_file" in problem
+            assert ask("remove", "gate") == []
+            for name in ("gate", "spy"):
+                before = Lookalike.asked
+                assert ask("add", name, source=f"http://eye@{lookalike}/clip.mp4") == []
+                until(lambda before=before: Lookalike.asked > before, "the other host to be asked")
+                until(lambda name=name: "(401)" in remote.status().streams[name].error, "its refusal")
+            assert set(remote.reload().removed) == {"spy"}
+            until(lambda: remote.status().streams["gate"].state == "playing", "gate at its camera")
+    assert Lookalike.shown == []
 
 
 def test_a_password_is_the_streams_line_or_all_there_is(tmp_path: Path) -> None:

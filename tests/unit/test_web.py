@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,18 @@ from streamseg.web.access import COOKIE, Access
 from streamseg.web.feed import Feed
 from streamseg.web.frames import Shown
 from streamseg.web.metrics import STUCK_AFTER_S, exposition, unhealthy, unready
-from streamseg.web.viewer import MAX_TEXTS, Drawn, Slow, Tile, Viewer, Watch, parse_page_message
+from streamseg.web.server import STATIC
+from streamseg.web.viewer import (
+    FORM_FIELDS,
+    MAX_TEXTS,
+    Do,
+    Drawn,
+    Slow,
+    Tile,
+    Viewer,
+    Watch,
+    parse_page_message,
+)
 
 TOKEN = "a-token-that-is-long-enough"
 
@@ -200,8 +212,24 @@ def test_a_browser_that_reads_nothing_is_let_go() -> None:
     ],
 )
 def test_what_no_page_of_ours_says_is_refused(text: str) -> None:
-    with pytest.raises((msgspec.MsgspecError, RecursionError)):
+    with pytest.raises(msgspec.MsgspecError):
         parse_page_message(text)
+
+
+@pytest.mark.parametrize(
+    "key", ["password_file", "timeout_s", "hwaccel", "remote", "self", "stream", "\x1b[2J"]
+)
+def test_a_page_sets_only_what_its_form_has_a_field_for(key: str) -> None:
+    do = Do(id=1, what="add", stream="gate", settings={"source": "demo:", "loop": True, key: "x"})
+    (problem,) = do.problems()
+    assert repr(key) in problem
+    assert "\x1b" not in problem
+    assert not Do(id=1, what="add", stream="gate", settings={"source": "demo:", "max_fps": 5}).problems()
+
+
+def test_the_form_has_the_fields_that_a_page_may_set() -> None:
+    form = (STATIC / "index.html").read_text().partition('id="add-form"')[2].partition("</form>")[0]
+    assert set(re.findall(r'name="(\w+)"', form)) == FORM_FIELDS | {"stream"}
 
 
 def status(**fields: Any) -> Status:
