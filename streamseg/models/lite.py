@@ -97,10 +97,11 @@ class InvertedResidual(nn.Module):
 class LiteBackbone(nn.Module):
     """The stem and seven stages, of which those at a stride beyond `output_stride` are dilated.
 
-    last_stage: without it, six stages; what comes out has 192 channels instead of 320.
+    cut_blocks: residuals left out at the end, at most 8; without the last one what comes out has 192 channels
+    instead of 320.
     """
 
-    def __init__(self, name: str = "lite0", output_stride: int = 16, last_stage: bool = True) -> None:
+    def __init__(self, name: str = "lite0", output_stride: int = 16, cut_blocks: int = 0) -> None:
         super().__init__()
         wider, deeper = SCALES[name]
         stem = nn.Conv2d(3, STEM, 3, 2, bias=False)
@@ -108,9 +109,8 @@ class LiteBackbone(nn.Module):
         self.stem = ConvBn(stem, nn.ReLU6, backbone=True)
         self.stages = nn.ModuleList()
         inputs, at, dilation = STEM, 2, 1
-        for stage in STAGES if last_stage else STAGES[:-1]:
+        for stage, repeats in _kept(deeper, cut_blocks):
             outputs = divisible(stage.outputs * wider)
-            repeats = 1 if stage.repeats == 1 else math.ceil(stage.repeats * deeper)
             first, stride, pad_after = dilation, stage.stride, False
             if stride == 2 and at == output_stride:
                 stride, dilation = 1, 2 * dilation
@@ -134,10 +134,14 @@ class LiteBackbone(nn.Module):
             features.append(x)
         return features[QUARTER], features[EIGHTH], x
 
+    def blocks(self) -> list[str]:
+        """Names of the residuals, in order."""
+        return [name for name, part in self.named_modules() if isinstance(part, InvertedResidual)]
+
     def released_names(self) -> dict[str, str]:
         """The names of the released files (efficientnet-lite*.pth) for the keys of this state dict."""
         prefixes = {"stem.0": "_conv_stem", "stem.1": "_bn0"}
-        blocks = [name for name, part in self.named_modules() if isinstance(part, InvertedResidual)]
+        blocks = self.blocks()
         parts = {"expand": ("_expand_conv", "_bn0"), "depthwise": ("_depthwise_conv", "_bn1")}
         parts["project"] = ("_project_conv", "_bn2")
         for number, block in enumerate(blocks):
@@ -166,13 +170,13 @@ class Lite(nn.Module):
         classes: int,
         name: str = "lite0",
         output_stride: int = 16,
-        last_stage: bool = True,
+        cut_blocks: int = 0,
         width: int = 128,
     ) -> None:
         super().__init__()
         half = width // 2
         self.output_stride = output_stride
-        self.backbone = LiteBackbone(name, output_stride, last_stage)
+        self.backbone = LiteBackbone(name, output_stride, cut_blocks)
         deep = self.backbone.outputs
         quarter, eighth = self.backbone.fine
         self.reduce = _point(deep, width)
@@ -225,6 +229,16 @@ class Lite(nn.Module):
             return x
         x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         return x[:, :, : middle.shape[2], : middle.shape[3]]
+
+
+def _kept(deeper: float, cut_blocks: int) -> list[tuple[Stage, int]]:
+    """The stages with the number of their residuals, without the last `cut_blocks`."""
+    repeats = [1 if stage.repeats == 1 else math.ceil(stage.repeats * deeper) for stage in STAGES]
+    for number in reversed(range(len(repeats))):
+        cut = min(cut_blocks, repeats[number])
+        repeats[number] -= cut
+        cut_blocks -= cut
+    return [(stage, count) for stage, count in zip(STAGES, repeats, strict=True) if count]
 
 
 def _replace_prefix(key: str, prefixes: dict[str, str]) -> str:

@@ -47,7 +47,7 @@ def build_network(recipe: TrainRecipe) -> nn.Module:
     """The recipe's network, untrained; a Trainable."""
     classes = len(recipe.classes)
     if recipe.pretrained:
-        return Lite(classes, recipe.network, recipe.output_stride, recipe.last_stage, recipe.head_width)
+        return Lite(classes, recipe.network, recipe.output_stride, recipe.cut_blocks, recipe.head_width)
     return _MAKERS[recipe.network](classes, recipe.width)
 
 

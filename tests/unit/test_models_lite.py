@@ -37,9 +37,19 @@ def test_logits_come_at_a_quarter_and_those_of_the_pyramid_at_an_eighth(
 
 
 def test_without_its_last_stage_the_backbone_ends_with_192_channels() -> None:
-    whole, cut = LiteBackbone("lite0"), LiteBackbone("lite0", last_stage=False)
+    whole, cut = LiteBackbone("lite0"), LiteBackbone("lite0", cut_blocks=1)
     assert (whole.outputs, cut.outputs) == (320, 192)
     assert cut.state_dict().keys() < whole.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["lite0", "lite2"])
+def test_blocks_are_cut_from_the_end_as_far_as_the_output_stride_allows(name: str) -> None:
+    whole = len(LiteBackbone(name).blocks())
+    for cut in range(9):
+        backbone = LiteBackbone(name, cut_blocks=cut).eval()
+        assert len(backbone.blocks()) == whole - cut
+    with torch.no_grad():
+        assert backbone(torch.zeros(1, 3, 64, 96))[2].shape == (1, backbone.outputs, 4, 6)
 
 
 def test_released_names_are_those_of_the_files() -> None:

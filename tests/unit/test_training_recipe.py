@@ -42,10 +42,6 @@ def problems(tmp_path: Path, text: str) -> str:
             "batch_size: must be at least 2 for lite1, whose pyramid normalises over the batch; is 1",
         ),
         (
-            'network = "lite0"\nlast_stage = false\nfrozen_stages = 8',
-            "frozen_stages: must be at most 7 without the last stage; is 8",
-        ),
-        (
             CLASSES.replace("c2", "c0"),
             "classes[2].name: must be unique; 'c0' is also that of classes[0]",
         ),
