@@ -1,12 +1,20 @@
-"""Everything streamseg raises on purpose, each for the person who can act on it."""
+"""What streamseg raises on purpose, each for the person who can act on it; and text made safe to show."""
 
 from __future__ import annotations
 
+import json
+
 
 class StreamsegError(Exception):
-    """Base of all errors that streamseg raises on purpose; the command line prints them as one line."""
+    """Base of all errors that streamseg raises on purpose; the command line prints them as one line.
+
+    The text may name what a peer, a file or a library gave; str() is safe to show, see visible().
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class UsageError(StreamsegError, ValueError):
@@ -19,8 +27,11 @@ class ConfigError(UsageError):
     """One or several settings are wrong; `problems` holds one line for each, beginning with its full key."""
 
     def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = tuple(map(visible, problems))
+        super().__init__(*self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 class SourceError(StreamsegError, OSError):
@@ -59,9 +70,12 @@ class ControlError(StreamsegError, RuntimeError):
     """A running daemon refused a request; `code` says why for programs, `problems` for people."""
 
     def __init__(self, code: str, *problems: str) -> None:
-        super().__init__("\n".join(problems))
         self.code = code
-        self.problems = problems
+        self.problems = tuple(map(visible, problems))
+        super().__init__(code, *self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 class CrfError(StreamsegError, ValueError):
@@ -72,10 +86,24 @@ class TrainingError(StreamsegError, RuntimeError):
     """A data set or a checkpoint cannot be used."""
 
 
+def visible(text: str) -> str:
+    """Text of others on one line, with whatever moves a cursor, ends a line or turns the writing escaped.
+
+    Those are the characters that Unicode does not count as printable: control characters, line separators,
+    directions of writing, halves of surrogate pairs, and white space other than a blank. They become what
+    JSON writes for them, so a document of JSON means the same afterwards.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return json.dumps(character)[1:-1] if character != "\x7f" else "\\u007f"
+
+
 def one_line(error: object, most: int = 300) -> str:
-    """A library's error text on one line, cut to `most` characters; its kind where it has no text.
+    """A library's error text on one line, safe to show, cut to `most` characters; its kind where it has none.
 
     Cut between two words: half an address, or half a password, would not be known for what it is.
     """
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = visible(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= most else text[: most + 1].rpartition(" ")[0] or type(error).__name__

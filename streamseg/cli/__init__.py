@@ -16,6 +16,7 @@ from streamseg.cli.conceal import conceal
 from streamseg.config.redact import redact
 from streamseg.errors import StreamsegError, UsageError
 from streamseg.runtime.log import hide_secrets_of_tracebacks
+from streamseg.runtime.terminal import echo, write_only_what_can_be_shown
 
 COMMANDS = {
     "init": "Write a first configuration: asks for sources and tries each.",
@@ -64,13 +65,14 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; every expected failure is one line (or one a problem) and an exit code."""
     hide_secrets_of_tracebacks()
+    write_only_what_can_be_shown()
     conceal(sys.argv)
     try:
         code = cli.main(prog_name="streamseg", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except StreamsegError as error:
         for line in str(error).splitlines():
-            click.echo(f"streamseg: {redact(line)}", err=True)
+            echo(f"streamseg: {redact(line)}", err=True)
         sys.exit(error.exit_code)
     except click.exceptions.Abort:
         sys.exit(130)
@@ -78,7 +80,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        click.echo(f"streamseg: {redact(_in_one_line(error))}", err=True)
+        echo(f"streamseg: {redact(_in_one_line(error))}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of our output has ended: keep the interpreter from flushing into the broken pipe.
@@ -88,7 +90,7 @@ def main() -> None:
         if error.errno not in _OUTSIDE:
             raise
         where = f"{redact(str(error.filename))}: " if error.filename else ""
-        click.echo(f"streamseg: {where}cannot be written or read ({error.strerror})", err=True)
+        echo(f"streamseg: {where}cannot be written or read ({error.strerror})", err=True)
         sys.exit(1)
 
 

@@ -20,6 +20,7 @@ from streamseg.config import (
     build_settings,
 )
 from streamseg.runtime.log import start_logging
+from streamseg.runtime.terminal import echo, echo_document
 
 if TYPE_CHECKING:
     from streamseg.bench.engine import EngineResult
@@ -143,24 +144,24 @@ def streams(
 
 def show_pipeline(result: PipelineResult) -> None:
     """Print the result for people, in lines of 80 columns at most, as the others do."""
-    click.echo(f"{result.engine}, replicas {result.replicas}: {result.fps} masks/s")
+    echo(f"{result.engine}, replicas {result.replicas}: {result.fps} masks/s")
     stages = {"decoded → subscriber": result.latency, **result.stages}
     show_table(
         ("", "p50 ms", "p95 ms", "p99 ms"),
         ((stage, f"{t.p50_ms:.2f}", f"{t.p95_ms:.2f}", f"{t.p99_ms:.2f}") for stage, t in stages.items()),
     )
     refinements = "" if result.refined is None else f", {result.refined} refined"
-    click.echo(f"skipped {result.skipped}, lost {result.lost}{refinements}")
-    click.echo(result.machine.processor)
+    echo(f"skipped {result.skipped}, lost {result.lost}{refinements}")
+    echo(result.machine.processor)
 
 
 def show_engines(result: EngineResult) -> None:
     """A table for each engine and input size; a row for each precision, backend and batch."""
-    click.echo(result.gpu or f"{result.machine.processor}, {result.machine.cores} cores")
+    echo(result.gpu or f"{result.machine.processor}, {result.machine.cores} cores")
     for (name, (height, width), random), rows in itertools.groupby(
         result.rows, key=lambda row: (row.engine.partition("/")[0], row.input_size, row.random_weights)
     ):
-        click.echo(f"\n{name}, {width}x{height}{', random weights' if random else ''}")
+        echo("", f"{name}, {width}x{height}{', random weights' if random else ''}")
         show_table(
             ("", "batch", "p50 ms", "p99 ms", "frames/s", "argmax %", "max |Δ|"),
             (
@@ -173,9 +174,9 @@ def show_engines(result: EngineResult) -> None:
             ),
         )  # fmt: skip
     if any(row.random_weights for row in result.rows):
-        click.echo("\nWith random weights the times are valid, the agreement with fp32 is not.")
+        echo("", "With random weights the times are valid, the agreement with fp32 is not.")
     for form, why in result.left_out.items():
-        click.echo(f"not run: {form}: {why}")
+        echo(f"not run: {form}: {why}")
 
 
 def show_streams(result: StreamsResult) -> None:
@@ -184,19 +185,19 @@ def show_streams(result: StreamsResult) -> None:
 
     cost = "–" if result.cpu_ms_a_mask is None else f"{result.cpu_ms_a_mask:g}"
     drops = ", ".join(f"{number} {cause}" for cause, number in sorted(result.drops.items()) if number)
-    click.echo(
+    echo(
         f"{result.held} of {result.streams} streams held: at least {HELD_SHARE:.0%} of "
-        f"{result.fps_asked:g} fps, no mask above {result.max_age_ms:g} ms\n"
-        f"{result.masks_per_s:g} masks/s in all, enough for {result.capacity} streams\n"
-        f"{result.engine}, replicas {result.replicas}\n"
-        f"drops: {drops or 'none'}\n"
+        f"{result.fps_asked:g} fps, no mask above {result.max_age_ms:g} ms",
+        f"{result.masks_per_s:g} masks/s in all, enough for {result.capacity} streams",
+        f"{result.engine}, replicas {result.replicas}",
+        f"drops: {drops or 'none'}",
         f"{cost} ms of CPU a mask, {result.cpu_share:.0%} of {result.machine.cores} cores, "
-        f"load {result.load:g}"
+        f"load {result.load:g}",
     )
     show_table(
         ("stage", "p50 ms"), ((stage, f"{times.p50_ms:.1f}") for stage, times in result.stages.items())
     )
-    click.echo(result.machine.processor)
+    echo(result.machine.processor)
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -205,11 +206,11 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
     for row in table:
         cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        click.echo("  ".join(cells).rstrip())
+        echo("  ".join(cells).rstrip())
 
 
 def _show(result: Any, as_json: bool, show: Any) -> None:
     if as_json:
-        click.echo(msgspec.json.encode(result))
+        echo_document(msgspec.json.encode(result))
     else:
         show(result)

@@ -8,6 +8,7 @@ import click
 
 from streamseg.config import load_config
 from streamseg.errors import ConfigError
+from streamseg.runtime.terminal import echo
 
 
 @click.command()
@@ -25,9 +26,9 @@ def command(config: Path) -> None:
     if problems := list(config_problems(loaded)):
         raise ConfigError(*problems)
     for note in config_notes(loaded):
-        click.echo(f"note: {note}")
+        echo(f"note: {note}")
     found = choices(loaded.engine)
     if (ready := fallback(loaded.engine, found)) is not None:
         load_choice(ready).close()  # which runs it once, without building a plan
     count = len(loaded.streams)
-    click.echo(f"{config}: {count} {'stream' if count == 1 else 'streams'}, engine {found[0].engine_id}: ok")
+    echo(f"{config}: {count} {'stream' if count == 1 else 'streams'}, engine {found[0].engine_id}: ok")

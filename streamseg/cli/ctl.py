@@ -10,7 +10,6 @@ from typing import Any
 import click
 import msgspec
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +19,9 @@ from streamseg.config import StreamConfig
 from streamseg.errors import ControlError, UsageError
 from streamseg.net.control_sockets import one_running, running
 from streamseg.outputs.png import indexed_png
+from streamseg.runtime.drawing import Console, safe_text
 from streamseg.runtime.files import write_file
+from streamseg.runtime.terminal import echo, echo_document
 from streamseg.types import IGNORE, LabelSet, Mask
 from streamseg.wire.control import LOG_LEVELS, LogLevel, Status
 from streamseg.wire.status import StreamStatus
@@ -88,16 +89,16 @@ def status(connect: _Connection, as_json: bool) -> None:
     with connect() as daemon:
         found = daemon.status()
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found)))
+        echo_document(msgspec.json.format(msgspec.json.encode(found)))
         return
     console = Console()
-    if not console.is_terminal:
+    if not console.draws:
         console = Console(width=WIDE)
-    console.print(_about(found), highlight=False, soft_wrap=True)
+    console.print(_about(found), soft_wrap=True)
     console.print(_table(found.streams, narrow=console.width < WIDE))
     for one in found.streams.values():
         if one.error:
-            console.print(Text(f"{one.stream}: {one.error}", "red"), soft_wrap=True)
+            console.print(safe_text(f"{one.stream}: {one.error}", "red"), soft_wrap=True)
 
 
 @command.command()
@@ -148,9 +149,9 @@ def reload(connect: _Connection) -> None:
         ("needs a restart", done.needs_restart),
     ):
         if names:
-            click.echo(f"{what}: {', '.join(names)}")
+            echo(f"{what}: {', '.join(names)}")
     if done == type(done)(id=done.id):
-        click.echo("nothing has changed")
+        echo("nothing has changed")
 
 
 @command.command("log-level")
@@ -174,8 +175,8 @@ def snapshot(connect: _Connection, stream: str, out: Path | None, refined: bool)
     path = out or Path(f"{mask.stream}-{mask.epoch:03}-{mask.seq:08}.png")
     save_mask(mask, labels, path)
     for line in _facts(mask, labels):
-        click.echo(line)
-    click.echo(f"saved as {path}")
+        echo(line)
+    echo(f"saved as {path}")
 
 
 def save_mask(mask: Mask, labels: LabelSet | None, path: Path) -> None:
@@ -214,7 +215,7 @@ def _about(status: Status) -> Text:
         )
     if status.crf_restarts or status.web_restarts:
         lines.append(f"restarts: CRF {status.crf_restarts}, console {status.web_restarts}")
-    return Text("\n".join(lines))
+    return Text("\n").join(map(safe_text, lines))
 
 
 def _table(streams: dict[str, StreamStatus], *, narrow: bool) -> Table:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import click
 
+from streamseg.runtime.terminal import echo
+
 
 @click.command()
 def command() -> None:
@@ -20,9 +22,9 @@ def command() -> None:
     findings = examine()
     for finding in findings:
         mark = "ok  " if finding.ok else "MISS" if finding.required else "-   "
-        click.echo(f"{mark} {finding.what:22} {finding.found}")
+        echo(f"{mark} {finding.what:22} {finding.found}")
         if not finding.ok and finding.remedy:
-            click.echo(f"     {'':22} → {finding.remedy}")
+            echo(f"     {'':22} → {finding.remedy}")
     if any(f.required and not f.ok for f in findings):
         sys.exit(1)
 

@@ -12,6 +12,7 @@ from streamseg.cli.settings import as_json, given, options_from
 from streamseg.config import EngineConfig, Precision, build_settings
 from streamseg.inference.spec import find_engine, list_engines
 from streamseg.inference.weights import read_weights
+from streamseg.runtime.terminal import echo, echo_document
 
 
 @click.group()
@@ -24,7 +25,7 @@ def list_() -> None:
     """List the engines that can be found."""
     for folder, spec in list_engines():
         height, width = spec.input_size
-        click.echo(
+        echo(
             f"{spec.name:20} {spec.network:12} {width}x{height}  {'/'.join(spec.weights):10} "
             f"{len(spec.classes)} classes  {folder}"
         )
@@ -45,16 +46,16 @@ def info(name: str, as_json: bool) -> None:
         load_choice(choice).close()
     limits = choice.spec.limits
     if as_json:
-        click.echo(msgspec.json.encode({"folder": str(folder), "bytes": sizes, "engine": spec}))
+        echo_document(msgspec.json.encode({"folder": str(folder), "bytes": sizes, "engine": spec}))
         return
-    click.echo(f"name       {spec.name} ({folder})")
+    echo(f"name       {spec.name} ({folder})")
     at = "" if spec.output_stride is None else f", logits at 1/{spec.output_stride}"
-    click.echo(f"network    {spec.network}{at}")
+    echo(f"network    {spec.network}{at}")
     sides = "no other; pictures are stretched" if limits.size else f"sides multiples of {spec.size_multiple}"
-    click.echo(f"input      {spec.input_size[1]}x{spec.input_size[0]}, {sides}")
-    click.echo("weights    " + ", ".join(f"{p} ({size / 1e6:.1f} MB)" for p, size in sizes.items()))
-    click.echo(f"licence    {spec.licence}")
-    click.echo(f"classes    {spec.label_set}: " + ", ".join(c.name for c in spec.classes))
+    echo(f"input      {spec.input_size[1]}x{spec.input_size[0]}, {sides}")
+    echo("weights    " + ", ".join(f"{p} ({size / 1e6:.1f} MB)" for p, size in sizes.items()))
+    echo(f"licence    {spec.licence}")
+    echo(f"classes    {spec.label_set}: " + ", ".join(c.name for c in spec.classes))
 
 
 @command.command()
@@ -82,12 +83,12 @@ def build(name: str, sm: str, beside: bool, again: bool, **options: Any) -> None
     config = build_settings(EngineConfig, {"name": name, **given(**options)})
     choice = plan_to_build(config, sm and f"sm_{sm.removeprefix('sm_')}")
     folder = Path(choice.spec.folder) / PLANS if beside else None
-    building = Build(choice, folder, again=again, progress=click.echo)
-    click.echo(f"{choice.engine_id}: building; log: {building.log_file}")
+    building = Build(choice, folder, again=again, progress=echo)
+    echo(f"{choice.engine_id}: building; log: {building.log_file}")
     building.run()
     plan = ready_plan(choice)
     if plan is not None:
-        click.echo(f"{choice.engine_id}: {plan.path}")
+        echo(f"{choice.engine_id}: {plan.path}")
 
 
 @command.command()
@@ -103,8 +104,8 @@ def prune(most_gb: float) -> None:
     folder = cache_folder(PLANS)
     gone = remove(folder, round(most_gb * 1e9))
     for what in gone:
-        click.echo(f"removed {what}")
-    click.echo(f"{folder}: {len(gone)} removed")
+        echo(f"removed {what}")
+    echo(f"{folder}: {len(gone)} removed")
 
 
 @command.command()
@@ -125,7 +126,7 @@ def quantise(name: str, data: str, input_size: tuple[int, int] | None, pictures:
 
     start_logging("info")
     folder, quantised = quantise_engine(name, pictures_of(data, pictures), input_size)
-    click.echo(
+    echo(
         f"{folder}: int8 written, calibrated by {quantised.calibration}; "
         f"{quantised.agreement[quantised.calibration]:.2f} % of labels as in fp32"
     )
@@ -149,4 +150,4 @@ def export(checkpoint: Path, out: Path, data: Path | None, val: Path | None, str
     from streamseg.training.export import export_engine
 
     export_engine(checkpoint, out, data, val, stride8)
-    click.echo(f"{out}: written")
+    echo(f"{out}: written")

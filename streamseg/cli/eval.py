@@ -10,6 +10,7 @@ import click
 from streamseg.cli.settings import options_from
 from streamseg.config import CrfConfig, EngineConfig, RefinementConfig
 from streamseg.errors import UsageError
+from streamseg.runtime.terminal import echo, echo_document
 
 if TYPE_CHECKING:
     from streamseg.evaluation.metrics import Scores
@@ -85,13 +86,11 @@ def _plain(config: EngineConfig, data: Path, as_json: bool) -> None:
     with Bar("eval") as bar:
         scores: Scores = evaluate_engine(config, data, bar.at)
     if as_json:
-        click.echo(scores.to_json())
+        echo_document(scores.to_json())
         return
     for label, iou in scores.per_class.items():
-        click.echo(f"{label:16} {shown(iou, 6)}")
-    click.echo(
-        f"{'mIoU':16} {shown(scores.miou, 6)}\n{'pixel accuracy':16} {shown(scores.pixel_accuracy, 6)}"
-    )
+        echo(f"{label:16} {shown(iou, 6)}")
+    echo(f"{'mIoU':16} {shown(scores.miou, 6)}", f"{'pixel accuracy':16} {shown(scores.pixel_accuracy, 6)}")
 
 
 def _refinement(
@@ -109,7 +108,10 @@ def _refinement(
     sequence = None if options is None else SequenceOptions(**options)
     with Bar("eval") as bar:
         report = evaluate_refinement(config, crf, data, sequence, bar.at)
-    click.echo(report.to_json() if as_json else "\n".join(_table(report)))
+    if as_json:
+        echo_document(report.to_json())
+    else:
+        echo(*_table(report))
     if plot is not None:
         plot_refinement(plot, report)
 
@@ -139,11 +141,11 @@ def _tune(config: EngineConfig, crf: CrfConfig, data: Path, images: int, as_json
         report = tune_crf(config, data, images, crf.quality, bar.at)
     better = report.kept.merit > report.raw.merit
     lines = [report.to_json()] if as_json else _tuned(report)
-    click.echo("\n".join(lines))  # before it is written: the search took minutes
+    echo(*lines)  # before it is written: the search took minutes
     if better:
         write_crf(folder, report.kept.params, report.thin)
     if not as_json:
-        click.echo(f"{folder}: " + ("written" if better else "unchanged; no better parameters found"))
+        echo(f"{folder}: " + ("written" if better else "unchanged; no better parameters found"))
 
 
 def _tuned(report: TuneReport) -> list[str]:

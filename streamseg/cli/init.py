@@ -21,6 +21,7 @@ from streamseg.config.draft import (
 )
 from streamseg.config.redact import login_of, redact, remember_value
 from streamseg.errors import SourceError, StreamsegError, UsageError
+from streamseg.runtime.terminal import echo
 
 
 @click.command()
@@ -50,11 +51,11 @@ def command(sources: tuple[str, ...], engine: str, out: Path, yes: bool) -> None
     written = write_draft(out, streams, engine)
     for path in written:
         private = path.stat().st_mode & 0o077 == 0
-        click.echo(f"wrote {path}" + (": only you may read it" if private else ""))
+        echo(f"wrote {path}" + (": only you may read it" if private else ""))
     if password_file_of(out) in written and out.absolute().is_relative_to("/etc/streamseg"):
-        click.echo("a service reads passwords from /etc/credstore: see docs/operating.md")
+        echo("a service reads passwords from /etc/credstore: see docs/operating.md")
     name = shlex.quote(str(out))
-    click.echo(f"next: streamseg check {name}\n      streamseg run {name} --watch")
+    echo(f"next: streamseg check {name}", f"      streamseg run {name} --watch")
 
 
 def _given(sources: tuple[str, ...], asks: bool, yes: bool) -> list[DraftStream]:
@@ -77,7 +78,7 @@ def _given(sources: tuple[str, ...], asks: bool, yes: bool) -> list[DraftStream]
 
 def _asked() -> list[DraftStream]:
     """Ask for one stream after the other; at least one."""
-    click.echo("A source is an address (rtsp://USER@HOST/PATH, http://…), /dev/video0, a file, or demo:.")
+    echo("A source is an address (rtsp://USER@HOST/PATH, http://…), /dev/video0, a file, or demo:.")
     streams: list[DraftStream] = []
     while True:
         more = f"Source of stream {len(streams) + 1}" + (" (empty: no more)" if streams else "")
@@ -90,7 +91,7 @@ def _asked() -> list[DraftStream]:
             if _answers(stream) or click.confirm("Write it anyhow?", default=False):
                 streams.append(stream)
         except (UsageError, SourceError) as error:
-            click.echo(redact(str(error)))
+            echo(redact(str(error)))
 
 
 def _ask_name(streams: list[DraftStream]) -> str:
@@ -99,11 +100,11 @@ def _ask_name(streams: list[DraftStream]) -> str:
         try:
             checked_name(name)
         except UsageError as error:
-            click.echo(str(error))
+            echo(str(error))
             continue
         if all(other.name != name for other in streams):
             return name
-        click.echo(f"{name}: another stream has this name")
+        echo(f"{name}: another stream has this name")
 
 
 def _ask_password(stream: DraftStream) -> DraftStream:
@@ -120,7 +121,7 @@ def _ask_password(stream: DraftStream) -> DraftStream:
         if storable(password):
             remember_value(password)
             return DraftStream(stream.name, stream.source, password)
-        click.echo("a password must be one line, without spaces around it")
+        echo("a password must be one line, without spaces around it")
 
 
 def _answers(stream: DraftStream) -> bool:
@@ -128,14 +129,14 @@ def _answers(stream: DraftStream) -> bool:
     from streamseg.sources import open_source, resolve
 
     resolve(stream.whole_source)
-    click.echo(f"{stream.name}: trying {redact(stream.source)} …")
+    echo(f"{stream.name}: trying {redact(stream.source)} …")
     try:
         with open_source(StreamConfig(source=stream.whole_source), stream.name) as source:
             height, width = source.size
             rate = f" at {float(source.fps):.4g} fps" if source.fps else ""
-            click.echo(f"{stream.name}: {width}x{height}{rate}, {source.codec}")
+            echo(f"{stream.name}: {width}x{height}{rate}, {source.codec}")
     except StreamsegError as error:
-        click.echo(f"{stream.name}: {redact(str(error))}")
+        echo(f"{stream.name}: {redact(str(error))}")
         return False
     return True
 

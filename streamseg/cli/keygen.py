@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from streamseg.net.curve_keys import make_keys
+from streamseg.runtime.terminal import echo
 
 
 @click.command()
@@ -18,5 +19,5 @@ def command(out: Path) -> None:
     subscriber's NAME.pub goes into publish.allowed_clients.
     """
     secret, public = make_keys(out)
-    click.echo(f"{secret}: secret; keep it on this machine")
-    click.echo(f"{public}: public: {public.read_text().splitlines()[-1]}")
+    echo(f"{secret}: secret; keep it on this machine")
+    echo(f"{public}: public: {public.read_text().splitlines()[-1]}")

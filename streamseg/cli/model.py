@@ -9,6 +9,7 @@ import click
 from streamseg.models.weights import SOURCES, fetch, find_source
 from streamseg.models.zoo import NETWORKS, find_network
 from streamseg.runtime.files import cache_folder
+from streamseg.runtime.terminal import echo
 
 WEIGHTS = "weights"  # the cache's name
 
@@ -25,7 +26,7 @@ def list_() -> None:
         source = SOURCES[name]
         how = "by hand" if source.by_hand else "fetch"
         cached = ", in the cache" if (cache_folder(WEIGHTS) / source.file).is_file() else ""
-        click.echo(f"{name:30} {network.parameters / 1e6:6.2f} M  {how:8} {source.file}{cached}")
+        echo(f"{name:30} {network.parameters / 1e6:6.2f} M  {how:8} {source.file}{cached}")
 
 
 @command.command("fetch")
@@ -38,7 +39,7 @@ def fetch_(name: str, cache: Path | None) -> None:
     source = find_source(name)
     with Bar(source.file) as bar:
         path = fetch(name, cache or cache_folder(WEIGHTS), lambda have, whole: bar.at(have, whole or have))
-    click.echo(f"{path}: downloaded; licence: {source.licence}")
+    echo(f"{path}: downloaded; licence: {source.licence}")
 
 
 @command.command("import")
@@ -71,4 +72,4 @@ def import_(file: Path, name: str, out: Path | None, labels: Path | None) -> Non
     folder = write_engine(
         import_weights(file, name), name, out or Path("engines") / name, crf=crf, classes=classes
     )
-    click.echo(f"{folder}: written")
+    echo(f"{folder}: written")

@@ -19,6 +19,7 @@ from streamseg.config import (
     settings_fields,
 )
 from streamseg.recorded.settings import ProcessConfig
+from streamseg.runtime.terminal import echo
 
 HELP = {name: sentence for name, _, _, sentence in settings_fields(ProcessConfig)}
 ASIDE = ("engine", "refinement", "start_s", "end_s")  # options of their own
@@ -85,7 +86,7 @@ def command(
     finally:
         signal.signal(signal.SIGTERM, before)
     if stop.is_set():
-        click.echo("streamseg: stopped; run the same command again to continue", err=True)
+        echo("streamseg: stopped; run the same command again to continue", err=True)
         raise click.Abort
     if not result.whole:
         sys.exit(1)

@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from streamseg.recorded import Event, Failed, Finished, Planned, Progressed, Started
+from streamseg.runtime.drawing import Console, safe_text
 
 WINDOW_S = 10.0
 LOOKS_S = 0.25
@@ -27,13 +27,13 @@ class Report:
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.console, self.clock = console or Console(stderr=True), clock
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[pace]}"),
             console=self.console,
             transient=True,
-            disable=not self.console.is_terminal,
+            disable=not self.console.draws,
         )
         self._task = self._progress.add_task("opening", total=None, pace="")
         self._files = Files()
@@ -81,7 +81,7 @@ class Report:
         self._progress.update(
             self._task, description=files.described(), completed=files.done(), total=total, pace=pace
         )
-        if not self.console.is_terminal and now >= self._line_due:
+        if not self.console.draws and now >= self._line_due:
             self._line_due = now + LINE_S
             self._line(f"{files.described()}: {files.done()} of {total or '?'} masks, {pace or '0 fps'}")
 
@@ -97,7 +97,7 @@ class Report:
             self._line(f"streamseg: {problem}")
 
     def _line(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(safe_text(text), soft_wrap=True)
 
 
 class Files:

@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
-import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -23,7 +22,10 @@ from rich.text import Text
 from streamseg.cli.table import Row, label_set_of, line_of, table_of
 from streamseg.cli.thumbnail import Thumbnail, fit, has_colours
 from streamseg.client import Subscription
+from streamseg.errors import visible
+from streamseg.runtime.drawing import Console, safe_text
 from streamseg.runtime.mailbox import Closed
+from streamseg.runtime.terminal import echo
 
 REFRESH_S = 0.25
 LINE_EVERY_S = 1.0
@@ -48,7 +50,7 @@ def watch_masks(
     console = Console()
     rows: dict[str, Row] = {}
     with connect() as masks:
-        if not console.is_terminal:
+        if not console.draws:
             _follow(masks, rows, over, count, LINE_EVERY_S, lambda: _print_lines(rows))
             return
         with (
@@ -113,7 +115,7 @@ def _screen(
         parts.append(f"… and {len(shown) - len(listed)} more; choose some with --stream")
     elif thumbnails and shown:
         parts.append(_gallery(shown, width, room))
-    parts += [Text(line, no_wrap=True, overflow="ellipsis", style="dim") for line in lines]
+    parts += [safe_text(line, no_wrap=True, overflow="ellipsis", style="dim") for line in lines]
     return Group(*parts)
 
 
@@ -121,7 +123,7 @@ def _heading(masks: Subscription, rows: dict[str, Row], note: str, width: int) -
     state = "connected" if masks.connected else "waiting for the daemon …"
     if masks.connected and not rows:
         state = "connected, no mask yet …"
-    text = f"{masks.endpoint}  {state}"
+    text = visible(f"{masks.endpoint}  {state}")
     if note:
         text += f"  {note}"
     if masks.stats.lost:
@@ -145,7 +147,7 @@ def _gallery(rows: Sequence[Row], width: int, height: int) -> RenderableType:
         cells = []
         for row in rows[at : min(count, at + across)]:
             columns, lines = fit(row.mask.size, cell_width, cell_height)
-            name = Text(row.mask.stream[:columns], no_wrap=True)
+            name = safe_text(row.mask.stream[:columns], no_wrap=True)
             cells.append(Group(name, Thumbnail(row.mask.labels, row.label_set, columns, lines)))
         grid.add_row(*cells)
     return grid
@@ -167,7 +169,7 @@ def _area(rows: Sequence[Row], across: int, width: int, height: int) -> int:
 
 def _print_lines(rows: dict[str, Row]) -> None:
     for name in sorted(rows):
-        click.echo(line_of(rows[name]))
+        echo(line_of(rows[name]))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from streamseg.runtime.terminal import echo
+
 
 @click.group()
 def command() -> None:
@@ -31,10 +33,10 @@ def install(gpu: bool, units: Path, settings: Path) -> None:
     from streamseg.daemon.install import install_service, reload_systemd
 
     for path in install_service(units, settings, gpu=gpu):
-        click.echo(f"wrote {path}")
+        echo(f"wrote {path}")
     if not reload_systemd():
-        click.echo("systemd has not read it yet: systemctl daemon-reload")
-    click.echo(f"next: write {settings}/NAME.toml, then systemctl enable --now streamseg@NAME")
+        echo("systemd has not read it yet: systemctl daemon-reload")
+    echo(f"next: write {settings}/NAME.toml, then systemctl enable --now streamseg@NAME")
 
 
 @command.command()
@@ -50,8 +52,8 @@ def uninstall(units: Path) -> None:
 
     removed = uninstall_service(units)
     for path in removed:
-        click.echo(f"removed {path}")
+        echo(f"removed {path}")
     if not removed:
-        click.echo(f"{units}: nothing of streamseg is installed there")
+        echo(f"{units}: nothing of streamseg is installed there")
     elif not reload_systemd():
-        click.echo("systemd has not read it yet: systemctl daemon-reload")
+        echo("systemd has not read it yet: systemctl daemon-reload")

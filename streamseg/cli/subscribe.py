@@ -17,6 +17,7 @@ from streamseg.client import Subscription, subscribe
 from streamseg.config import PublishConfig
 from streamseg.errors import UsageError
 from streamseg.runtime.log import start_logging
+from streamseg.runtime.terminal import echo
 from streamseg.types import Mask
 
 
@@ -60,7 +61,7 @@ def _each(connect: Callable[[], Subscription], as_json: bool, count: int | None,
     with connect() as masks:
         for mask in itertools.islice(masks, count):
             if as_json:
-                click.echo(_json(mask, masks))
+                echo(_json(mask, masks))
             if save is not None:
                 _save(mask, save)
 

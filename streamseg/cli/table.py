@@ -13,11 +13,13 @@ from rich.text import Text
 
 from streamseg.cli.thumbnail import letter_of
 from streamseg.client import Subscription
+from streamseg.errors import visible
 from streamseg.types import IGNORE, LabelSet, Mask
 
 SHOWN_SHARE = 0.005  # classes with less of the picture are left out
 SILENT_S = 2.0  # a stream without a new mask for this long is shown as silent
 FPS_WINDOW_S = 5.0
+SHORTEST_S = 0.1  # between two masks that a rate is made of: a snapshot and the first mask come together
 
 
 @dataclass(slots=True)
@@ -48,7 +50,7 @@ class Row:
         if len(self._seen) < 2 or self.silent_s > SILENT_S:
             return 0.0
         (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
-        return (last - first) / (last_s - first_s) if last_s > first_s else 0.0
+        return (last - first) / (last_s - first_s) if last_s - first_s > SHORTEST_S else 0.0
 
     @property
     def age(self) -> str:
@@ -105,5 +107,5 @@ def _shares(row: Row, *, coloured: bool) -> Text:
     parts: list[tuple[str, str] | str] = []
     for name, share, (red, green, blue), label in class_shares(row.mask, row.label_set):
         parts.append(("■ ", f"rgb({red},{green},{blue})") if coloured else f"{letter_of(label)}=")
-        parts.append(f"{name} {share:.0%}  ")
+        parts.append(f"{visible(name)} {share:.0%}  ")
     return Text.assemble(*parts)

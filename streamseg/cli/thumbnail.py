@@ -7,8 +7,9 @@ from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
+import rich.console
 from rich.color import Color
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.style import Style
 
@@ -30,7 +31,7 @@ class Thumbnail:
         self._labels, self._label_set = labels, label_set
         self._columns, self._rows = columns, rows
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(self, console: rich.console.Console, options: ConsoleOptions) -> RenderResult:
         if not has_colours(console):
             for row in shrink(self._labels, (self._rows, self._columns)):
                 yield Segment("".join(letter_of(int(label)) for label in row))
@@ -44,7 +45,7 @@ class Thumbnail:
             yield Segment.line()
 
 
-def has_colours(console: Console) -> bool:
+def has_colours(console: rich.console.Console) -> bool:
     """Whether colours are shown: not on a terminal without colours, nor where NO_COLOR is set."""
     return console.color_system is not None and not console.no_color
 

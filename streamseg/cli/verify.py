@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from streamseg.runtime.terminal import echo
+
 
 @click.command()
 @click.argument("out")
@@ -26,7 +28,7 @@ def command(out: str, sources: Path | None, as_json: bool) -> None:
 
     def show(verdict: Verdict) -> None:
         if as_json:
-            click.echo(
+            echo(
                 json.dumps(
                     {
                         "manifest": verdict.path,
@@ -39,10 +41,10 @@ def command(out: str, sources: Path | None, as_json: bool) -> None:
             )
             return
         for problem in verdict.problems:
-            click.echo(f"streamseg: {problem}", err=True)
+            echo(f"streamseg: {problem}", err=True)
         if not verdict.problems:
             aside = "" if verdict.source_checked else " (its source was not found, see --sources)"
-            click.echo(f"{verdict.path}: whole, {verdict.masks} masks{aside}")
+            echo(f"{verdict.path}: whole, {verdict.masks} masks{aside}")
 
     if any(verdict.problems for verdict in verify_folder(out, sources, show)):
         sys.exit(1)

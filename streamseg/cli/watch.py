@@ -29,7 +29,8 @@ def command(
 ) -> None:
     """Watch the masks of ENDPOINT in a terminal: a live table, and a thumbnail of each stream.
 
-    Ends with q or Ctrl-C. Where the output is not a terminal, prints a line a second for each stream.
+    Ends with q or Ctrl-C. Where the output is not a terminal that can be drawn on, prints a line a second for
+    each stream.
     """
     start_logging("warning")
     over = threading.Event()

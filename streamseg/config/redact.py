@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, quote_plus, unquote
 
+from streamseg.errors import visible
+
 HIDDEN = "***"
 
 SHORTEST = 4
@@ -246,6 +248,7 @@ def _forms(secret: str, user: str) -> set[str]:
         encoded = {quote(one, safe=""), quote(one), quote_plus(one), quote(one, safe="!$&'()*+,;=:@/?")}
         forms |= encoded | {re.sub(r"%[0-9A-F]{2}", lambda m: m[0].lower(), each) for each in encoded}
         forms |= {repr(one)[1:-1], json.dumps(one)[1:-1], json.dumps(one, ensure_ascii=False)[1:-1]}
+        forms.add(visible(one))
         if user:
             login = f"{unquote(user)}:{one}".encode("utf-8", "surrogateescape")
             forms |= {base64.b64encode(login).decode(), base64.urlsafe_b64encode(login).decode()}

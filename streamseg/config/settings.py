@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from types import NoneType, UnionType
@@ -13,13 +14,14 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.config.redact import redact
-from streamseg.errors import ConfigError
+from streamseg.errors import ConfigError, visible
 
 T = TypeVar("T", bound="Settings")
 
 _MOST_SHOWN = 200
 _MOST_PROBLEMS, _LONGEST_PROBLEM = 50, 1000
 _MOST_DEPTH = 32  # of tables in tables
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 MOVED = {
     "crf.preset": "refinement.crf.preset",
@@ -98,7 +100,7 @@ def build_settings(kind: type[T], tree: dict[str, Any]) -> T:
 def _shortened(problems: Sequence[str]) -> Iterator[str]:
     """The problems without line breaks and control characters, and no more than a person reads."""
     for problem in problems[:_MOST_PROBLEMS]:
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in problem)
+        line = visible(problem)
         yield line if len(line) <= _LONGEST_PROBLEM else f"{line[:_LONGEST_PROBLEM]}…"
     if len(problems) > _MOST_PROBLEMS:
         yield f"and {len(problems) - _MOST_PROBLEMS} more problems"
@@ -224,6 +226,8 @@ def _value_problems(annotation: Any, value: Any, key: str) -> Iterator[str]:
     else:
         try:
             msgspec.convert(value, annotation)
+            if isinstance(value, str) and (found := _CONTROL.search(value)):
+                yield f"{key}: must be one line without control characters; holds {found[0]!r}"
         except msgspec.ValidationError:
             yield f"{key}: must be {describe(annotation)}; is {_shown(value)}{_nearest(annotation, value)}"
 

@@ -11,10 +11,18 @@ import traceback
 from types import TracebackType
 
 from streamseg.config.redact import redact
+from streamseg.errors import visible
+
+BEHIND = "  "
+"""What the further lines of a record begin with, so that none can be taken for a record of its own."""
 
 
 class LineFormatter(logging.Formatter):
-    """Severity, then the text, which begins with its stream; no secret is in it, nor in a traceback."""
+    """Severity, then the text, which begins with its stream: one line for a record, and those of a traceback.
+
+    No secret is in it, nor in a traceback. Whatever a text of others holds, it neither begins a line nor
+    reaches a terminal as a command.
+    """
 
     def __init__(self, *, times: bool = False) -> None:
         super().__init__(
@@ -22,7 +30,14 @@ class LineFormatter(logging.Formatter):
         )
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        first = visible(redact(self._line(record)))
+        return "\n".join([first, *_lines_of(record)])
+
+    def _line(self, record: logging.LogRecord) -> str:
+        record.message = record.getMessage()
+        if self.usesTime():
+            record.asctime = self.formatTime(record, self.datefmt)
+        return self.formatMessage(record)
 
 
 def start_logging(level: str) -> None:
@@ -43,7 +58,22 @@ def hide_secrets_of_tracebacks() -> None:
 
 def _print(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
     if kind is not SystemExit and sys.stderr is not None:
-        sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
+        first, *others = _safe("".join(traceback.format_exception(kind, error, trace)))
+        sys.stderr.write("\n".join([first, *(BEHIND + line for line in others)]) + "\n")
+
+
+def _lines_of(record: logging.LogRecord) -> list[str]:
+    """The traceback of a record, and its stack."""
+    found: list[str] = []
+    if record.exc_info and record.exc_info[0] is not None:
+        found += _safe("".join(traceback.format_exception(*record.exc_info)))
+    if record.stack_info:
+        found += _safe(record.stack_info)
+    return [BEHIND + line for line in found]
+
+
+def _safe(text: str) -> list[str]:
+    return [visible(line) for line in redact(text.rstrip("\n")).split("\n")]
 
 
 def _keeps_no_times() -> bool:

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from streamseg.errors import TrainingError
 from streamseg.evaluation import Scores
 from streamseg.evaluation.metrics import shown
+from streamseg.runtime.drawing import Console
 from streamseg.runtime.files import write_file
 from streamseg.training.plot import plot_curves
 
@@ -60,7 +60,7 @@ class RunProgress:
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                 TextColumn("{task.fields[eta]}"), console=console,
             )
-            if console.is_terminal
+            if console.draws
             else None
         )  # fmt: skip
         if self._bar is not None:

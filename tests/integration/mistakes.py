@@ -242,6 +242,7 @@ MISTAKES |= {
     "an option of an earlier version": lambda p: ["process", "demo:", "--out", "results", "--ahead", "4"],
     "a value of the wrong type": lambda p: p.config('[streams.gate]\nsource = "demo:"\nmax_fps = "ten"\n'),
     "a value out of range": lambda p: p.config('[streams.gate]\nsource = "demo:"\nmax_fps = -3\n'),
+    "a line break in a text": lambda p: p.config('[streams.gate]\nsource = "http://10.0.0.7/a\\nb"\n'),
     "no stream": lambda p: p.config("[engine]\nthreads = 1\n"),
     "an invalid choice": lambda p: p.config(
         '[streams.gate]\nsource = "demo:"\n[engine]\nprecision = "fp23"\n'

@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from rich.console import Console
-
 from streamseg.cli.report import Files, Report
 from streamseg.errors import SourceError
 from streamseg.recorded import Failed, Finished, Planned, Progressed, Started
+from streamseg.runtime.drawing import Console
 
 
 class Done:

@@ -95,6 +95,25 @@ def test_a_wrong_value_says_what_it_must_be_and_what_it_is() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "odd", ["\n", "\r", "\t", "\x1b", "\x07", "\x7f", "\x9b", "\x85", "\u2028", "\u2029"]
+)
+@pytest.mark.parametrize("key", ["streams.gate.source", "streams.gate.password_file", "publish.endpoint"])
+def test_a_text_is_one_line_without_control_characters(key: str, odd: str) -> None:
+    section, _, name = key.rpartition(".")
+    tables: dict[str, Any] = {"streams": {"gate": {"source": "demo:"}}, "publish": {}}
+    table = tables["publish"] if section == "publish" else tables["streams"]["gate"]
+    table[name] = f"ipc:///run/x{odd}y"
+    with pytest.raises(ConfigError) as caught:
+        parse_config(tables)
+    assert str(caught.value) == f"{key}: must be one line without control characters; holds {odd!r}"
+
+
+def test_text_in_any_script_is_taken() -> None:
+    source = "/videos/Straße 3/уличка\u00a0🚗.mp4"
+    assert parse_config({"streams": {"gate": {"source": source}}}).streams["gate"].source == source
+
+
 def test_a_misspelt_choice_names_the_nearest() -> None:
     (line,) = problems(ONE + '[publish]\nencoding = "zst"\n')
     assert line == "publish.encoding: must be one of zstd, png, raw; is 'zst'; did you mean 'zstd'?"

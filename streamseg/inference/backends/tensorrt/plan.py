@@ -6,7 +6,6 @@ log, and its errors into the EngineError.
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from streamseg.errors import EngineError, one_line
 from streamseg.inference.backends.protocol import BuildSpec, OnProgress
 from streamseg.inference.engine import Shapes
+from streamseg.runtime.terminal import echo
 
 Library = Any
 REPORT_EVERY_S = 2.0
@@ -106,7 +106,7 @@ def make_logger(library: Library) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if int(severity) <= int(library.ILogger.WARNING):
-                print(message, file=sys.stderr)
+                echo(message, err=True)
             if int(severity) <= int(library.ILogger.ERROR):
                 self._errors = [*self._errors, message][-3:]
 
