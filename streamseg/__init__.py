@@ -6,7 +6,6 @@ The public names are loaded when they are first used, so that `import streamseg`
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,7 +50,9 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return importlib.metadata.version("streamseg")
+        from importlib.metadata import version
+
+        return version("streamseg")
     if name not in __all__:
         raise AttributeError(f"module 'streamseg' has no attribute {name!r}")
     return getattr(importlib.import_module(f"streamseg.{_HOME.get(name, 'types')}"), name)

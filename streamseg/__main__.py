@@ -1,5 +1,25 @@
-"""python -m streamseg"""
+"""The command `streamseg`, and python -m streamseg."""
 
-from streamseg.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+DAEMONS = ("run", "relay")
+
+
+def main() -> None:
+    """Prepare the process before anything else is imported, then run the command line."""
+    from streamseg.runtime.import_path import import_path
+
+    sys.path[:] = import_path()
+    if sys.argv[1:2] and sys.argv[1] in DAEMONS:
+        from streamseg.runtime.signals import take_early
+
+        take_early()
+    from streamseg.cli import main as command_line
+
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

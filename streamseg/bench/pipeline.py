@@ -15,6 +15,7 @@ from streamseg.config import Config
 from streamseg.daemon import Daemon
 from streamseg.errors import StreamsegError
 from streamseg.inference.plans.load import load_engine
+from streamseg.runtime.import_path import module_command, python_environment
 from streamseg.runtime.stage import Stage
 
 
@@ -107,8 +108,14 @@ def bench_pipeline(
 
 def _receive(endpoint: str, seconds: float, warm_up_s: float, refined: bool) -> list[Received]:
     numbers = [str(float(v)) for v in (seconds, warm_up_s, refined)]
-    command = [sys.executable, "-m", "streamseg.bench.pipeline", endpoint, *numbers]
-    child = subprocess.run(command, stdout=subprocess.PIPE, timeout=seconds + warm_up_s + 60, check=True)
+    command = module_command("streamseg.bench.pipeline", endpoint, *numbers)
+    child = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        timeout=seconds + warm_up_s + 60,
+        check=True,
+        env=python_environment(),
+    )
     return msgspec.json.decode(child.stdout, type=list[Received])
 
 

@@ -71,8 +71,7 @@ def main() -> None:
         code = cli.main(prog_name="streamseg", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except StreamsegError as error:
-        for line in str(error).splitlines():
-            echo(f"streamseg: {redact(line)}", err=True)
+        show_error(error)
         sys.exit(error.exit_code)
     except click.exceptions.Abort:
         sys.exit(130)
@@ -92,6 +91,12 @@ def main() -> None:
         where = f"{redact(str(error.filename))}: " if error.filename else ""
         echo(f"streamseg: {where}cannot be written or read ({error.strerror})", err=True)
         sys.exit(1)
+
+
+def show_error(error: StreamsegError) -> None:
+    """Print each line of an expected failure on standard error."""
+    for line in str(error).splitlines():
+        echo(f"streamseg: {redact(line)}", err=True)
 
 
 _OUTSIDE = {

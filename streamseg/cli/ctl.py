@@ -187,11 +187,11 @@ def save_mask(mask: Mask, labels: LabelSet | None, path: Path) -> None:
 
 def _running_with(config: Path) -> str:
     """The endpoint of the daemon on this machine that runs this file; raises UsageError."""
-    wanted = config.absolute()
+    wanted = config.resolve()  # by whatever path either of us was given
     for endpoint in running().values():
         try:
             with ControlClient(endpoint, timeout_s=2.0) as daemon:
-                if Path(daemon.status().config) == wanted:
+                if (runs := daemon.status().config) and Path(runs).resolve() == wanted:
                     return endpoint
         except (ControlError, UsageError):
             continue

@@ -38,9 +38,9 @@ def command(upstreams: tuple[str, ...], server_keys: tuple[str, ...], **options:
     (--curve-secret-key-file) serves for both sides: its subscribers and the daemons.
     """
     from streamseg.daemon.machine import file_limit
-    from streamseg.daemon.signals import Signals
     from streamseg.daemon.systemd import Service
     from streamseg.relay import Relay
+    from streamseg.runtime.signals import Signals
 
     start_logging("info")
     file_limit()  # raises the soft limit to the hard one

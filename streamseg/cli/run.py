@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from streamseg.cli import show_error
 from streamseg.cli.settings import given, options_from
 from streamseg.config import (
     Config,
@@ -21,8 +21,9 @@ from streamseg.config import (
     build_settings,
     load_config,
 )
-from streamseg.errors import UsageError
+from streamseg.errors import StreamsegError, UsageError
 from streamseg.runtime.log import start_logging
+from streamseg.runtime.signals import end_now
 
 if TYPE_CHECKING:
     from streamseg.daemon import Daemon
@@ -95,8 +96,7 @@ def _run(settings: Config, config: Path | None, watch: bool) -> None:
 
     daemon = Daemon(settings, config)
     if not watch:
-        daemon.run()
-        _leave(daemon)
+        _run_to_the_end(daemon)
         return
     from streamseg.cli.screen import watch_masks
     from streamseg.client import ClientKeys, subscribe
@@ -115,20 +115,29 @@ def _run(settings: Config, config: Path | None, watch: bool) -> None:
 
     table = threading.Thread(target=show, name="watch", daemon=True)
     table.start()
-    try:
-        daemon.run()
-    finally:
+
+    def end_table() -> None:
         over.set()
         table.join(3.0)
-    _leave(daemon)
+
+    _run_to_the_end(daemon, end_table)
 
 
 def _address(daemon: Daemon) -> str:
     return f"console {daemon.web.url}" if daemon.web is not None and daemon.web.url else ""
 
 
-def _leave(daemon: Daemon) -> None:
-    """End the process at once where a library still works in a thread: Python would wait for it."""
+def _run_to_the_end(daemon: Daemon, then: Callable[[], None] = lambda: None) -> None:
+    """Run it; end the process at once where a library still works in a thread: Python would wait for it."""
+    try:
+        try:
+            daemon.run()
+        finally:
+            then()
+    except StreamsegError as error:
+        if not daemon.abandoned:
+            raise
+        show_error(error)
+        end_now(error.exit_code)
     if daemon.abandoned:
-        logging.shutdown()
-        os._exit(0)
+        end_now(0)

@@ -26,7 +26,6 @@ from streamseg.daemon.machine import (
     thread_count,
 )
 from streamseg.daemon.operations import Operations, log_level, set_log_level
-from streamseg.daemon.signals import Signals
 from streamseg.daemon.status import control_status, publisher_status, stream_statuses, waiting_status
 from streamseg.daemon.systemd import Service
 from streamseg.daemon.web import WebProcess, console_of, mask_endpoints
@@ -37,6 +36,7 @@ from streamseg.live.pipeline import Pipeline
 from streamseg.net.control_sockets import forget_endpoint, private_endpoint
 from streamseg.publish import Publisher
 from streamseg.runtime.counters import Report
+from streamseg.runtime.signals import Signals
 from streamseg.wire.control import (
     AnyReply,
     AnyRequest,
@@ -81,6 +81,7 @@ class Daemon:
         self._started_unix_ns = time.time_ns()
         self._service = Service()
         self._operations: Operations | None = None  # from when the pipeline runs
+        self._asked = threading.Event()  # to end, by stop()
         self._stopping = threading.Event()
         self._reload_requested = threading.Event()
 
@@ -90,28 +91,37 @@ class Daemon:
         SIGHUP has the configuration read again; it ends a daemon without one, or in a terminal that closes.
         Raises the StreamsegError that ended it. Handles signals only when called from the main thread.
         """
-        with contextlib.ExitStack() as owned:
-            owned.enter_context(Signals(self.stop, self._on_hangup))
-            fitted, warning = fit_connections(self.config, file_limit())
-            if warning:
-                log.warning("%s", warning)
-            self._open_control(owned)
-            self._start_web(owned)
-            engines = self._load(owned)
-            if not engines:
-                return
-            publisher = Publisher(fitted.publish, [engines[0].info.spec.labels])
-            self.publisher = owned.enter_context(publisher)
-            self.endpoint = publisher.endpoint
-            self.own_keys = publisher.own_keys
-            log.info("publishing on %s", self.endpoint)
-            if self.web is not None:
-                self.web.connect(mask_endpoints(publisher))
-            pipeline = self.pipeline = Pipeline(self.config, engines, publisher)
-            self._supervise(pipeline, publisher)
+        with Signals(self.stop, self._on_hangup):
+            try:
+                with contextlib.ExitStack() as owned:
+                    self._run(owned)
+            except StreamsegError as error:
+                if not self._asked.is_set():
+                    raise
+                log.warning("while stopping: %s", error)  # who asked for the end gets a clean one
+
+    def _run(self, owned: contextlib.ExitStack) -> None:
+        fitted, warning = fit_connections(self.config, file_limit())
+        if warning:
+            log.warning("%s", warning)
+        self._open_control(owned)
+        self._start_web(owned)
+        engines = self._load(owned)
+        if not engines:
+            return
+        publisher = Publisher(fitted.publish, [engines[0].info.spec.labels])
+        self.publisher = owned.enter_context(publisher)
+        self.endpoint = publisher.endpoint
+        self.own_keys = publisher.own_keys
+        log.info("publishing on %s", self.endpoint)
+        if self.web is not None:
+            self.web.connect(mask_endpoints(publisher))
+        pipeline = self.pipeline = Pipeline(self.config, engines, publisher)
+        self._supervise(pipeline, publisher)
 
     def stop(self) -> None:
-        """Ask run() to end; returns at once."""
+        """Ask run() to end; returns at once. It then ends without an error."""
+        self._asked.set()
         self._stopping.set()
         if self.pipeline is not None:
             self.pipeline.over.set()
@@ -218,7 +228,7 @@ class Daemon:
         return engines
 
     def _end_upgrade(self, upgrade: Upgrade) -> None:
-        self.abandoned = not upgrade.stop()
+        self.abandoned = not upgrade.stop() or self.abandoned
 
     def _supervise(self, pipeline: Pipeline, publisher: Publisher) -> None:
         report = Report(pipeline.stats, time.monotonic())
@@ -257,6 +267,7 @@ class Daemon:
             self._service.stopping()
             if not pipeline.stop():
                 log.warning("some threads did not stop in time")
+                self.abandoned = True
         for _, line in report.lines(time.monotonic(), final=True):
             log.info("%s", line)
         publisher.check()

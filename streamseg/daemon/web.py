@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import threading
 import time
 
@@ -14,6 +13,7 @@ from streamseg.config import Config
 from streamseg.publish import Publisher
 from streamseg.runtime.backoff import Backoff
 from streamseg.runtime.child import ChildProcess
+from streamseg.runtime.import_path import module_command
 from streamseg.web.setup import (
     Keys,
     Listening,
@@ -121,7 +121,7 @@ class WebProcess:
             if self._closing.is_set():
                 return ""
             try:
-                process = ChildProcess([sys.executable, "-m", "streamseg.web"], pipes=True, own_session=True)
+                process = ChildProcess(module_command("streamseg.web"), pipes=True, own_session=True)
             except OSError as error:
                 return f"cannot be started: {error.strerror}"
             self._process = process

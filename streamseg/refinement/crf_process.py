@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import time
 from collections.abc import Callable, Generator
 
@@ -13,6 +12,7 @@ from streamseg.refinement.crf_step import Answer, CrfSetup, Hello, Keyframe
 from streamseg.runtime.backoff import Backoff
 from streamseg.runtime.channel import ChannelChild, ChildLost
 from streamseg.runtime.counters import Stats
+from streamseg.runtime.import_path import module_command
 from streamseg.runtime.mailbox import Closed, FrameScheduler
 from streamseg.types import Logits, Refined
 
@@ -41,7 +41,7 @@ class CrfWorker:
         self._setup = setup
         self._config = config
         self._stats = stats
-        self._command = command or [sys.executable, "-m", "streamseg.refinement.crf_worker"]
+        self._command = command or module_command("streamseg.refinement.crf_worker")
         self._slots: FrameScheduler[Keyframe] = FrameScheduler()
         self._child: ChannelChild | None = None
         self._backoff = Backoff()

@@ -6,13 +6,14 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
 import msgspec
+
+from streamseg.runtime.import_path import python_environment
 
 Policy = Literal["other", "batch", "idle"]
 """Linux's scheduling policies for everything that is not real-time; elsewhere they change nothing."""
@@ -22,7 +23,8 @@ class ChildProcess:
     """A process in a group of its own, owned by one thread; a context manager that ends it.
 
     A child is expected to end when its input (or its channel) closes, so it does not outlive a parent that is
-    killed. Ctrl-C in a terminal does not reach it. It imports modules from where its parent does.
+    killed. Ctrl-C in a terminal does not reach it. It imports modules from where its parent does, but not
+    from the working folder, nor does a Python that it starts.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class ChildProcess:
             pass_fds=pass_fds,
             process_group=None if own_session else 0,
             start_new_session=own_session,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            env=python_environment(),
         )
         self._lock = threading.Lock()  # guards _ended: a process group's number may be given away after it
         self._ended = False

@@ -6,7 +6,6 @@ import functools
 import itertools
 import logging
 import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Self
@@ -17,13 +16,14 @@ from torch import Tensor, nn
 
 from streamseg.errors import TrainingError
 from streamseg.runtime.child import ChildProcess
+from streamseg.runtime.import_path import module_command
 from streamseg.training.kernels import STARTED, Case, Job, case_of
 from streamseg.training.networks import build_network
 from streamseg.training.recipe import TrainRecipe
 
 logger = logging.getLogger(__name__)
 
-CHECK = (sys.executable, "-m", "streamseg.training.kernels")
+CHECK = module_command("streamseg.training.kernels")
 MOST_ERROR = 0.02  # relative; bf16 rounds to 0.2 %
 WIDTHS_TRIED = 6
 START_S, CASE_S = 120.0, 60.0  # what a check may take at most

@@ -44,6 +44,17 @@ from streamseg.cli import main
 main()
 """
 
+HANGUP_AT_THE_IMPORTS = """
+import os, signal, sys
+class Import:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGHUP)
+sys.meta_path.insert(0, Import())
+from streamseg.__main__ import main
+main()
+"""
+
 
 def site(folder: Path, engine: Path, streams: str, more: str = "") -> Path:
     path = folder / "site.toml"
@@ -60,6 +71,10 @@ def stopped(process: Lines) -> tuple[int, float]:
     process.process.send_signal(signal.SIGTERM)
     code = process.process.wait(LIMIT_S)
     return code, time.monotonic() - begun_s
+
+
+def streamseg(*words: str | Path) -> list[str | Path]:
+    return [sys.executable, "-m", "streamseg", *words]
 
 
 def python(code: str, *words: str | Path) -> list[str | Path]:
@@ -118,6 +133,51 @@ def test_with_a_full_pipeline_a_busy_crf_and_a_subscriber_that_does_not_read(
     assert code == 0, process.lines
     assert took_s < WITHIN_S
     assert not any("did not stop in time" in line for line in process.lines)
+
+
+@pytest.mark.parametrize("source", ["/nonexistent.mp4", "rtsp://192.0.2.1:1/x"])
+def test_a_stream_that_failed_before_does_not_make_the_end_that_was_asked_for_a_failure(
+    tmp_path: Path, tiny_engine: Path, source: str
+) -> None:
+    streams = (
+        '[streams.gate]\nsource = "demo:"\nrealtime = true\nloop = true\n'
+        f'[streams.gone]\nsource = "{source}"\nretry_at_start = false\ntimeout_s = 1\n'
+    )
+    with Lines(streamseg("run", site(tmp_path, tiny_engine, streams)), errors=True) as process:
+        process.wait("publishing on")
+        process.wait("ERROR gone: ")
+        code, took_s = stopped(process)
+    assert code == 0, process.lines
+    assert took_s < WITHIN_S
+
+
+@pytest.mark.alone
+def test_a_source_that_nobody_writes_does_not_hold_the_end_up(tmp_path: Path, tiny_engine: Path) -> None:
+    """A pipe is opened inside FFmpeg, which waits there for a writer and cannot be woken."""
+    os.mkfifo(tmp_path / "camera.ts")
+    config = site(tmp_path, tiny_engine, f'[streams.gate]\nsource = "{tmp_path}/camera.ts"\n')
+    with Lines(streamseg("run", config), errors=True) as process:
+        process.wait("publishing on")
+        code, took_s = stopped(process)
+    assert code == 0, process.lines
+    assert took_s < WITHIN_S
+
+
+def test_a_hangup_while_the_daemon_starts_is_a_reload_once_it_runs(tmp_path: Path, tiny_engine: Path) -> None:
+    config = site(tmp_path, tiny_engine, '[streams.gate]\nsource = "demo:"\nrealtime = true\nloop = true\n')
+    with Lines(python(HANGUP_AT_THE_IMPORTS, "run", config), errors=True) as process:
+        process.wait("reload: nothing has changed")
+        code, _ = stopped(process)
+    assert code == 0, process.lines
+    at = [line.partition("INFO")[2].strip() for line in process.lines]
+    assert next(i for i, line in enumerate(at) if line.startswith("publishing on")) < at.index(
+        "reload: nothing has changed"
+    )
+
+
+def test_sigterm_while_the_modules_are_imported_is_a_clean_end() -> None:
+    code, said = ended(python(HANGUP_AT_THE_IMPORTS.replace("SIGHUP", "SIGTERM"), "run", "site.toml"))
+    assert (code, said) == (0, [])
 
 
 def ended(words: Sequence[str | Path], limit: int | None = None) -> tuple[int, list[str]]:

@@ -7,7 +7,6 @@ parent does, and may be killed at any moment: an unfinished plan is never loaded
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from streamseg.inference.plans.cache import PLANS, cannot_keep
 from streamseg.inference.plans.recipe_key import recipe_of
 from streamseg.runtime.child import ChildProcess
 from streamseg.runtime.files import cache_folder
+from streamseg.runtime.import_path import module_command
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Build:
             if self._stopped:
                 raise BuildStopped(f"engine {self._choice.engine_id}: its build was stopped")
             self._child = ChildProcess(
-                [sys.executable, "-m", "streamseg.inference.plans.worker"],
+                module_command("streamseg.inference.plans.worker"),
                 pipes=True,
                 stderr=log_fd,
                 own_session=True,

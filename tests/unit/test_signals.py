@@ -1,0 +1,82 @@
+"""Signals as they come to real processes: early, in the middle of a library's call, twice."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+
+from tests.integration.daemons import Lines
+from tests.waiting import LIMIT_S
+
+BLOCKED = """
+import ctypes, sys, threading
+from streamseg.runtime.log import start_logging
+from streamseg.runtime.signals import Signals, take_early
+take_early()
+print("early", flush=True)
+{wait}
+start_logging("info")
+stop = lambda: print("stop", flush=True)
+reload = lambda: print("reload", flush=True)
+with Signals(stop, reload):
+    print("entered", flush=True)
+    {body}
+print("left", flush=True)
+"""
+
+
+def process(wait: str, body: str) -> Lines:
+    return Lines([sys.executable, "-c", BLOCKED.format(wait=wait, body=body)])
+
+
+def test_a_hangup_during_the_imports_is_kept_and_told() -> None:
+    with process("from streamseg.runtime import signals; signals._early_hangup.wait()", "pass") as child:
+        child.wait("early")
+        child.process.send_signal(signal.SIGHUP)
+        child.wait("reload")
+        child.wait("left")
+        assert child.process.wait(LIMIT_S) == 0
+
+
+def test_sigterm_during_the_imports_is_a_clean_end() -> None:
+    with process("threading.Event().wait()", "pass") as child:
+        child.wait("early")
+        child.process.send_signal(signal.SIGTERM)
+        assert child.process.wait(LIMIT_S) == 0
+        assert "entered" not in child.lines
+
+
+def test_a_process_that_a_library_holds_is_told_and_ends_in_time() -> None:
+    """Takes 5 s: as long as the promise."""
+    with process("", "ctypes.CDLL(None).sleep(60); ctypes.CDLL(None).sleep(60)") as child:
+        child.wait("entered")
+        begun_s = time.monotonic()
+        child.process.send_signal(signal.SIGTERM)
+        child.wait("stop")
+        assert child.process.wait(LIMIT_S) == 0
+        assert time.monotonic() - begun_s < 5.5
+        assert "left" not in child.lines
+
+
+def test_a_hangup_in_the_middle_of_a_librarys_call_is_told_each_time() -> None:
+    with process("", "[ctypes.CDLL(None).sleep(60) for _ in range(9)]") as child:
+        child.wait("entered")
+        for _ in range(2):
+            before = child.lines.count("reload")
+            child.process.send_signal(signal.SIGHUP)
+            deadline = time.monotonic() + LIMIT_S
+            while child.lines.count("reload") == before:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+
+
+def test_the_handlers_of_before_are_back_afterwards() -> None:
+    from streamseg.runtime.signals import Signals
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    with Signals(lambda: None, lambda: None):
+        assert [signal.getsignal(number) for number in numbers] != before
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert signal.set_wakeup_fd(-1) == -1
