@@ -11,6 +11,7 @@ from typing import Any
 from streamseg.config.redact import redact
 from streamseg.config.schema import Config
 from streamseg.config.settings import build_settings, toml_tables
+from streamseg.config.text_file import read_text
 from streamseg.errors import ConfigError
 
 
@@ -18,14 +19,14 @@ def load_config(path: str | Path) -> Config:
     """Read a TOML file; raise ConfigError with every problem found, each line beginning with its full key."""
     path = Path(path)
     try:
-        text = path.read_text("utf-8")
+        text = read_text(path)
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}); write one with: streamseg init, "
             f"or start from a copy of {examples_folder()}/webcam.toml"
         ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text") from error
+    except UnicodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return parse_config(text, str(path))
 
 

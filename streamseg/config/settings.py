@@ -227,7 +227,7 @@ def _value_problems(annotation: Any, value: Any, key: str) -> Iterator[str]:
         try:
             msgspec.convert(value, annotation)
             if isinstance(value, str) and (found := _CONTROL.search(value)):
-                yield f"{key}: must be one line without control characters; holds {found[0]!r}"
+                yield f"{key}: must be one line of text; holds {found[0]!r}"
         except msgspec.ValidationError:
             yield f"{key}: must be {describe(annotation)}; is {_shown(value)}{_nearest(annotation, value)}"
 

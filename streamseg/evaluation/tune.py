@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from streamseg.config import CrfConfig, EngineConfig
+from streamseg.config.text_file import read_text
 from streamseg.crf import CrfParams, Quality
 from streamseg.crf.params import KERNEL_KEYS
 from streamseg.errors import EngineError, TrainingError
@@ -208,7 +209,7 @@ def write_crf(folder: Path, params: CrfParams, thin: Sequence[str]) -> None:
     """
     path = folder / "engine.toml"
     read_spec(folder)  # says in one line what is wrong with it
-    tables = re.split(r"(?m)^(?=\[)", path.read_text("utf-8"))
+    tables = re.split(r"(?m)^(?=\[)", read_text(path))
     kept = [_with_thin(table, thin) for table in tables if not re.match(r"\[crf\]", table)]
     values = [f"{key} = {getattr(params, key):g}" for key in KERNEL_KEYS]
     crf = "\n".join(["[crf]  # chosen by: streamseg eval --tune-crf", *values])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from streamseg.config.text_file import read_text
 from streamseg.errors import UsageError
 from streamseg.inference.spec import MOST_CLASSES, ClassEntry, class_problems
 
@@ -17,11 +18,11 @@ def read_labels(path: Path) -> tuple[ClassEntry, ...]:
     A class without a colour gets that of its id in PASCAL VOC's colour map, in which no two are alike.
     """
     try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        lines = [line.strip() for line in read_text(path).splitlines()]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8 text") from error
+    except UnicodeError as error:
+        raise UsageError(f"{path}: {error}") from error
     entries: list[ClassEntry] = []
     for line in filter(None, lines):
         found = _LINE.fullmatch(line)

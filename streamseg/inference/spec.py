@@ -8,7 +8,6 @@ import json
 import math
 import os
 import tomllib
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.config import Precision, Settings, build_settings, toml_tables
+from streamseg.config.text_file import read_text
 from streamseg.crf.params import KERNEL_KEYS, CrfParams
 from streamseg.errors import ConfigError, EngineError
 from streamseg.runtime.files import write_file
@@ -136,12 +136,12 @@ class EngineSpec(Settings, frozen=True):
 
 
 def _text_problems(spec: EngineSpec) -> Iterator[str]:
-    """Texts that would break a line of the log or of a table."""
+    """Texts that show nothing."""
     texts = {key: getattr(spec, key) for key in ("name", "network", "licence", "label_set")}
     texts |= {f"weights.{key}.file": entry.file for key, entry in spec.weights.items()}
     texts |= {f"classes[{i}].name": entry.name for i, entry in enumerate(spec.classes)}
     for key, text in texts.items():
-        if any(unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs") for c in text) or text.isspace():
+        if text.isspace():
             yield f"{key}: must be one line of text; is {text[:40]!r}"
 
 
@@ -203,14 +203,14 @@ def find_engine(name: str) -> tuple[Path, EngineSpec]:
 def read_spec(folder: Path) -> EngineSpec:
     """Read FOLDER/engine.toml; raises EngineError that names the file and every wrong key."""
     try:
-        text = (folder / "engine.toml").read_text("utf-8")
+        text = read_text(folder / "engine.toml")
     except OSError as error:
         raise EngineError(
             f"engine {folder}: engine.toml cannot be read ({error.strerror}); "
             "streamseg engine list shows the engines"
         ) from error
-    except UnicodeDecodeError as error:
-        raise EngineError(f"engine {folder}: engine.toml is not valid TOML: {error}") from error
+    except UnicodeError as error:
+        raise EngineError(f"engine {folder}: engine.toml {error}") from error
     return parse_spec(text, folder)
 
 

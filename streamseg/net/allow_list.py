@@ -6,6 +6,7 @@ import logging
 import time
 from pathlib import Path
 
+from streamseg.config.text_file import decode_text
 from streamseg.errors import ConfigError
 from streamseg.net.curve_keys import parse_keys
 from streamseg.runtime.files import expand
@@ -82,14 +83,21 @@ class AllowedClients:
             return
         names: dict[bytes, str] = {}
         wrong: list[str] = []
+        other: list[str] = []  # files in another encoding
         for file in files:
-            keys, lines = parse_keys(file.read_text("utf-8", errors="replace"))
+            try:
+                keys, lines = parse_keys(decode_text(file.read_bytes(), errors="replace"))
+            except UnicodeError as error:
+                other.append(f"{file}: {error}; left out")
+                continue
             names |= {key: name or file.stem for key, name in keys.items()}
             wrong += [f"{file}:{line}" for line in lines]
         self._names = names
         self._seen = seen
         self._complaint = ""
-        if wrong:
+        if other:
+            self._complain("; ".join(other[:5]))
+        elif wrong:
             self._complain(f"{', '.join(wrong[:5])}: not a key of 40 characters; left out")
         elif not names:
             self._complain(f"{self._path}: holds no key, so no client is allowed")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import zmq
 
+from streamseg.config.text_file import read_text
 from streamseg.errors import ConfigError, OutputError, UsageError
 from streamseg.runtime.files import expand
 
@@ -120,9 +121,9 @@ def need_curve() -> None:
 
 def _read(path: str, setting: str) -> str:
     try:
-        return Path(path).read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{setting}: {path} is not text") from error
+        return read_text(path)
+    except UnicodeError as error:
+        raise ConfigError(f"{setting}: {path} {error}") from error
     except OSError as error:
         raise ConfigError(
             f"{setting}: {path} cannot be read ({error.strerror}); streamseg keygen --out NAME makes keys"

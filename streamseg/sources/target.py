@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from streamseg.config import StreamConfig
 from streamseg.config.redact import login_of, looks_like_address, redact, remember_value
+from streamseg.config.text_file import decode_text
 from streamseg.errors import ConfigError, SourceError
 from streamseg.runtime.files import expand
 
@@ -138,9 +139,9 @@ def read_password(path: str, stream: str) -> str:
     try:
         with file.open("rb") as opened:
             _check_private(file, os.fstat(opened.fileno()), setting)
-            text = opened.read(MOST_BYTES).decode("utf-8")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{setting}: {file} is not text") from None
+            text = decode_text(opened.read(MOST_BYTES))
+    except UnicodeError as error:
+        raise ConfigError(f"{setting}: {file} {error}") from None
     except OSError as error:
         raise ConfigError(f"{setting}: {file} cannot be read ({error.strerror})") from error
     lines = [line.strip() for line in text.splitlines()]

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from streamseg.config.text_file import read_text
+from streamseg.errors import TrainingError
 from streamseg.evaluation import Scores
 from streamseg.evaluation.metrics import shown
 from streamseg.models.quantise import Quantised
@@ -37,7 +39,10 @@ def write_card(path: Path, facts: CardFacts) -> None:
     card = f"{BEGIN}\n{card_text(facts)}\n{END}"
     before, after = f"# {facts.name}\n\n", "\n"
     if path.exists():
-        text = path.read_text("utf-8")
+        try:
+            text = read_text(path)
+        except UnicodeError as error:
+            raise TrainingError(f"{path}: {error}") from error
         head, begin, rest = text.partition(BEGIN)
         _, end, tail = rest.partition(END)
         before, after = (head, tail) if begin and end else (f"{text.rstrip()}\n\n", "\n")

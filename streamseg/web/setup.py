@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import re
 import secrets
-from pathlib import Path
 
 import msgspec
 
 from streamseg.config import WebConfig
 from streamseg.config.redact import remember_value
+from streamseg.config.text_file import read_text
 from streamseg.errors import ConfigError
 from streamseg.net.curve_keys import readable_by_all
 from streamseg.runtime.files import expand
@@ -67,10 +67,13 @@ def read_token(config: WebConfig) -> str:
         return ""
     path = expand(config.token_file, "web.token_file")
     try:
-        token = Path(path).read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not ASCII text"
-        raise ConfigError(f"web.token_file: {path} cannot be read ({reason})") from error
+        token = read_text(path).strip()
+    except OSError as error:
+        raise ConfigError(f"web.token_file: {path} cannot be read ({error.strerror})") from error
+    except UnicodeError as error:
+        raise ConfigError(f"web.token_file: {path} {error}") from error
+    if not token.isascii():
+        raise ConfigError(f"web.token_file: {path} must hold ASCII characters alone")
     if len(token) < SHORTEST_TOKEN or re.search(r"\s", token):
         raise ConfigError(
             f"web.token_file: {path} must hold one word of at least {SHORTEST_TOKEN} characters, such as "

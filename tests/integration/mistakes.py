@@ -240,6 +240,10 @@ MISTAKES |= {
         '[streams.gate]\nsource = "demo:"\n[refine]\nbudget_s = 5\n'
     ),
     "an option of an earlier version": lambda p: ["process", "demo:", "--out", "results", "--ahead", "4"],
+    "a file of another encoding": lambda p: [
+        "check",
+        str(p.file("site.toml", '[streams.gate]\nsource = "demo:"\n'.encode("utf-16")).relative_to(p.folder)),
+    ],
     "a value of the wrong type": lambda p: p.config('[streams.gate]\nsource = "demo:"\nmax_fps = "ten"\n'),
     "a value out of range": lambda p: p.config('[streams.gate]\nsource = "demo:"\nmax_fps = -3\n'),
     "a line break in a text": lambda p: p.config('[streams.gate]\nsource = "http://10.0.0.7/a\\nb"\n'),

@@ -30,7 +30,9 @@ def test_colours_are_pascal_vocs_and_all_different() -> None:
         (b"alone\n", "has 1"),
         (b"a\n" * 300, "has 300"),
         (b"a\nb\na\n", "'a' is also that of"),
-        (b"\xff\xfe\n", "is not UTF-8 text"),
+        (b"a\nb\n\xff\xfe\n", "is not UTF-8 text (line 3)"),
+        ("a\nb\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+        (b"a\n\x1b[2Jb\n", "must be one line of text"),
     ],
 )
 def test_a_file_that_cannot_be_is_refused_in_one_line(tmp_path: Path, content: bytes, said: str) -> None:

@@ -185,7 +185,7 @@ def test_an_engine_has_from_two_classes_to_as_many_as_a_mask_has_ids(
         ('name = "a"\nname = "b"', "is not valid TOML"),
         ("[[classes]]\n" * 200, "and [0-9]+ more problems$"),
         ('"new\\nline" = 1', r"new\\nline: unknown setting"),
-        ('"\\u001b[31mred" = 1', r"x1b\[31mred: unknown setting"),
+        ('"\\u001b[31mred" = 1', r"u001b\[31mred: unknown setting"),
         ('"' + "k" * 20_000 + '" = 1', "kkk…; "),
         ('[weights."fp\\n32"]', r"weights\.fp\\n32\.file: is missing"),
     ],
