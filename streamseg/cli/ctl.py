@@ -13,12 +13,12 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from streamseg.cli.pictures import coloured_png, save_new
 from streamseg.cli.settings import given, options_from
 from streamseg.client.control import ControlClient
 from streamseg.config import StreamConfig
 from streamseg.errors import ControlError, UsageError
 from streamseg.net.control_sockets import one_running, running
-from streamseg.outputs.png import indexed_png
 from streamseg.runtime.drawing import Console, safe_text
 from streamseg.runtime.files import write_file
 from streamseg.runtime.terminal import echo, echo_document
@@ -165,24 +165,25 @@ def log_level(connect: _Connection, level: LogLevel) -> None:
 
 @command.command()
 @click.argument("stream")
-@click.option("--out", type=click.Path(path_type=Path), help="The PNG to write; else STREAM-EPOCH-SEQ.png.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The PNG to write, or replace; else a new one, STREAM-RUN-EPOCH-SEQ.png.",
+)
 @click.option("--refined", is_flag=True, help="The last refined mask instead.")
 @click.pass_obj
 def snapshot(connect: _Connection, stream: str, out: Path | None, refined: bool) -> None:
     """Save the last mask of a stream as a PNG in the colours of its classes, and print what it shows."""
     with connect() as daemon:
         mask, labels = daemon.snapshot(stream, refined=refined)
-    path = out or Path(f"{mask.stream}-{mask.epoch:03}-{mask.seq:08}.png")
-    save_mask(mask, labels, path)
+    picture = coloured_png(mask, labels)
+    if out is None:
+        path = save_new(Path(), mask, picture)
+    else:
+        write_file(path := out, picture)
     for line in _facts(mask, labels):
         echo(line)
     echo(f"saved as {path}")
-
-
-def save_mask(mask: Mask, labels: LabelSet | None, path: Path) -> None:
-    """Write labels as an indexed PNG whose palette holds the classes' colours; raises OutputError."""
-    palette = labels.palette() if labels is not None else np.repeat(np.arange(256, dtype=np.uint8), 3)
-    write_file(path, indexed_png(mask.labels, palette.reshape(256, 3)))
 
 
 def _running_with(config: Path) -> str:

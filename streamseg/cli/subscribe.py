@@ -11,11 +11,13 @@ from pathlib import Path
 
 import click
 
+from streamseg.cli.pictures import save_new
 from streamseg.cli.screen import watch_masks
 from streamseg.cli.table import class_shares, label_set_of
 from streamseg.client import Subscription, subscribe
 from streamseg.config import PublishConfig
 from streamseg.errors import UsageError
+from streamseg.outputs.png import png
 from streamseg.runtime.log import start_logging
 from streamseg.runtime.terminal import echo
 from streamseg.types import Mask
@@ -26,7 +28,11 @@ from streamseg.types import Mask
 @click.option("--stream", "streams", multiple=True, help="Only this stream; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each mask.")
 @click.option("--count", type=click.IntRange(1), help="End after N masks.")
-@click.option("--save", type=click.Path(path_type=Path), help="Save label maps as PNG into this folder.")
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    help="Save label maps as PNG into this folder, as STREAM-RUN-EPOCH-SEQ.png; replaces none.",
+)
 @click.option("--server-key", help="The daemon's public key, or the file that holds it (NAME.pub).")
 @click.option("--client-key", help="The file of our own secret key (NAME.key).")
 def command(
@@ -63,7 +69,7 @@ def _each(connect: Callable[[], Subscription], as_json: bool, count: int | None,
             if as_json:
                 echo(_json(mask, masks))
             if save is not None:
-                _save(mask, save)
+                save_new(save, mask, png(mask.labels))
 
 
 def _json(mask: Mask, masks: Subscription) -> str:
@@ -71,6 +77,7 @@ def _json(mask: Mask, masks: Subscription) -> str:
     return json.dumps(
         {
             "stream": mask.stream,
+            "run": mask.run,
             "epoch": mask.epoch,
             "seq": mask.seq,
             "n": mask.n,
@@ -87,13 +94,3 @@ def _json(mask: Mask, masks: Subscription) -> str:
             "stage_us": mask.stage_us,
         }
     )
-
-
-def _save(mask: Mask, folder: Path) -> None:
-    from streamseg.outputs.png import write_png
-
-    path = folder / f"{mask.stream}-{mask.epoch:03}-{mask.seq:08}.png"
-    try:
-        write_png(path, mask.labels, durable=False)
-    except OSError as error:
-        raise UsageError(f"--save {path}: cannot be written ({error.strerror})") from error

@@ -8,22 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from streamseg.runtime.files import atomic_write, write_file
+from streamseg.runtime.files import write_file
 from streamseg.types import U8
 
 
-def write_png(path: Path, image: U8, *, durable: bool = True) -> None:
-    """Write an image, (H, W) or BGR (H, W, 3), as a PNG that appears whole; raises OSError."""
-    import cv2
-
-    atomic_write(path, cv2.imencode(".png", image)[1].tobytes(), durable=durable)
-
-
 def save_png(path: Path, image: U8) -> None:
-    """The same for a picture that a person asked for; raises OutputError."""
+    """Write an image, (H, W) or BGR (H, W, 3), as a PNG that appears whole; raises OutputError."""
+    write_file(path, png(image))
+
+
+def png(image: U8) -> bytes:
+    """An image, (H, W) or BGR (H, W, 3), as a PNG."""
     import cv2
 
-    write_file(path, cv2.imencode(".png", image)[1].tobytes())
+    return cv2.imencode(".png", image)[1].tobytes()
 
 
 def indexed_png(labels: U8, palette: U8) -> bytes:

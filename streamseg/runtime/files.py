@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,38 @@ def write_file(path: Path, data: bytes | str) -> None:
     """Replace `path` by a file with this content (text as UTF-8), as written() does; raises OutputError."""
     with written(path) as beside:
         beside.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def new_file(path: Path, data: bytes) -> Path:
+    """Make a file with this content, which appears whole and replaces none; where it is. Raises OSError.
+
+    Where the name is taken, by whatever, the file gets the first free one of NAME-2, NAME-3 … Not synced.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_bytes(data)
+        for number in itertools.count(1):
+            free = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+            with contextlib.suppress(FileExistsError):
+                _name_new(beside, free)
+                return free
+    finally:
+        beside.unlink(missing_ok=True)
+    raise AssertionError("numbers do not end")
+
+
+def _name_new(finished: Path, path: Path) -> None:
+    """Give a file a name that no other has; raises FileExistsError."""
+    try:
+        os.link(finished, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS):
+            raise
+        # A disk without hard links: the name is taken first, and the file moved to it.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        os.replace(finished, path)
 
 
 def make_folder(path: Path) -> Path:
