@@ -23,6 +23,9 @@ Size = tuple[int, int]
 Clock = Literal["camera", "arrival"]
 """Where captured_unix_ns comes from: the camera's clock (RTCP), or when its packet arrived."""
 
+AnswerKind = Literal["logits", "probabilities", "labels"]
+"""What a network says of each cell: a number for each class before or after softmax, or a class id."""
+
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
 
@@ -196,6 +199,7 @@ class Logits:
     """The network's output for one frame: logits before softmax, on the grid of its output stride.
 
     They may lie on a GPU, where they were computed: then array copies them when somebody first asks.
+    Of other networks `kind` says what they are: probabilities, or class ids, (1, h, w), IGNORE for none.
     """
 
     frame: Frame
@@ -203,6 +207,7 @@ class Logits:
     geometry: Geometry
     stage_us: dict[str, int] = field(default_factory=dict)
     engine: str = ""  # id of the one that computed it
+    kind: AnswerKind = "logits"
 
     def __post_init__(self) -> None:
         if not hasattr(self.data, "to_host"):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 from streamseg.config import EngineConfig
+from streamseg.errors import EngineError
 from streamseg.evaluation.metrics import Scores, evaluate
 from streamseg.inference.engine import Engine
-from streamseg.inference.infer import input_size
+from streamseg.inference.infer import infer
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.scaling import labels_from_logits, make_batch
-from streamseg.types import U8
+from streamseg.inference.scaling import labels_of
+from streamseg.inference.spec import EngineSpec
+from streamseg.types import U8, Frame, Stamp
 
 
 def evaluate_engine(
@@ -27,5 +30,16 @@ def evaluate_engine(
 
 def segment(engine: Engine, rgb: U8) -> U8:
     """One RGB picture (H, W, 3) → labels (H, W)."""
-    logits = engine(make_batch([rgb], input_size(engine, (rgb.shape[0], rgb.shape[1]))))
-    return labels_from_logits(logits[0], (rgb.shape[0], rgb.shape[1]))[0]
+    (answer,) = infer(engine, [picture_frame(rgb)])
+    return labels_of(answer, (rgb.shape[0], rgb.shape[1]))[0]
+
+
+def picture_frame(rgb: U8, seq: int = 0) -> Frame:
+    """A picture as a frame that nobody waits for."""
+    return Frame(Stamp("eval", 0, seq, None, Fraction(1, 1), 0, "arrival"), rgb, 0)
+
+
+def need_logits(spec: EngineSpec) -> None:
+    """Raise EngineError for an engine whose labels the CRF cannot refine."""
+    if spec.gives == "labels":
+        raise EngineError(f"engine {spec.name}: gives class ids, which the CRF cannot refine")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -17,18 +16,19 @@ from streamseg.config import CrfConfig, EngineConfig, StreamConfig
 from streamseg.errors import TrainingError, UsageError
 from streamseg.evaluation.boundaries import WIDTHS, boundary_distance, boundary_f
 from streamseg.evaluation.dataset import LabelledFolder, Sample
+from streamseg.evaluation.engines import need_logits, picture_frame
 from streamseg.evaluation.metrics import Matrix, Scores, confusion_matrix, mean, percent, scores_of
 from streamseg.evaluation.temporal import Where, agreement, flicker, motion
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import infer
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.scaling import labels_from_logits, scale_picture
+from streamseg.inference.scaling import labels_of, numbers_of, scale_picture
 from streamseg.refinement.crf_step import crf_setup, refine_picture
 from streamseg.refinement.flow import one_thread
 from streamseg.refinement.fusion import Fused, Fusion
 from streamseg.refinement.smoothing import AHEAD, Smoothing
 from streamseg.sources.live import frames
-from streamseg.types import F32, IGNORE, U8, Frame, Stamp
+from streamseg.types import F32, IGNORE, U8
 
 Progress = Callable[[int, int], None]
 
@@ -172,6 +172,7 @@ class _Run:
     """Makes the masks of every variant, frame by frame."""
 
     def __init__(self, engine: Engine, crf: CrfConfig, sequence: SequenceOptions | None) -> None:
+        need_logits(engine.info.spec)
         self.engine = engine
         self.setup = crf_setup(crf, engine.info.spec)
         self.sequence = sequence
@@ -217,13 +218,13 @@ class _Run:
 
     def _masks(self, index: int, sample: Sample) -> tuple[dict[str, U8], Fused | None]:
         size = (sample.rgb.shape[0], sample.rgb.shape[1])
-        frame = Frame(Stamp("eval", 0, index, None, Fraction(1, 1), 0, "arrival"), sample.rgb, 0)
-        (scores,) = infer(self.engine, [frame])
+        (answer,) = infer(self.engine, [picture_frame(sample.rgb, index)])
+        scores, _ = numbers_of(answer)
         picture = scale_picture(sample.rgb, scores.geometry.input_size)
         refined = refine_picture(self.setup, scores.array, picture, size)
         assert refined.labels is not None
         assert refined.log_probabilities is not None
-        masks = {"raw": labels_from_logits(scores.array, size)[0], "crf": refined.labels}
+        masks = {"raw": labels_of(answer, size)[0], "crf": refined.labels}
         if self.sequence is None:
             return masks, None
         keyframe = index % self.sequence.every == 0

@@ -17,10 +17,11 @@ from streamseg.crf.params import KERNEL_KEYS
 from streamseg.errors import EngineError, TrainingError
 from streamseg.evaluation.boundaries import boundary_distance
 from streamseg.evaluation.dataset import LabelledFolder
+from streamseg.evaluation.engines import need_logits, picture_frame
 from streamseg.evaluation.metrics import Matrix, confusion_matrix, scores_of
-from streamseg.inference.infer import input_size
+from streamseg.inference.infer import infer
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.scaling import labels_from_logits, scale_picture
+from streamseg.inference.scaling import labels_from_logits, numbers_of, scale_picture
 from streamseg.inference.spec import parse_spec, read_spec
 from streamseg.refinement.crf_step import CrfSetup, crf_setup, refine_picture
 from streamseg.runtime.files import write_file
@@ -100,13 +101,14 @@ def tune_crf(
         folder = LabelledFolder(data, len(names))
         chosen = np.linspace(0, len(folder) - 1, min(images, len(folder))).round().astype(int)
         samples = [folder[int(i)] for i in chosen]
+        need_logits(engine.info.spec)
         setup = crf_setup(CrfConfig(quality=quality), engine.info.spec)
         pictures = []
         for sample in samples:
-            size = input_size(engine, (sample.rgb.shape[0], sample.rgb.shape[1]))
-            picture = scale_picture(sample.rgb, size)
+            (answer,) = infer(engine, [picture_frame(sample.rgb)])
+            picture = scale_picture(sample.rgb, answer.geometry.input_size)
             near = np.where(boundary_distance(sample.labels) < BAND, sample.labels, np.uint8(IGNORE))
-            pictures.append(_Picture(engine(picture[None])[0], picture, sample.labels, near))
+            pictures.append(_Picture(numbers_of(answer)[0].array, picture, sample.labels, near))
     finally:
         engine.close()
     if not any((picture.near != IGNORE).any() for picture in pictures):

@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 
 from streamseg.inference.engine import Engine, TensorEngine
+from streamseg.inference.forms import letterbox_size, listed
 from streamseg.inference.scaling import fit_size, make_batch
 from streamseg.sources.hardware import why_not_on_gpu
 from streamseg.sources.surface import Surface
@@ -19,10 +20,16 @@ log = logging.getLogger(__name__)
 
 
 def input_size(engine: Engine, frame_size: Size) -> Size:
-    """The size at which this engine sees frames of frame_size: stretched, where it takes one size only."""
-    return engine.info.limits.size or fit_size(
-        frame_size, engine.info.input_size, engine.info.spec.size_multiple
-    )
+    """The size at which this engine sees frames of frame_size: stretched, where it takes one size only.
+
+    With fit = "letterbox" it is their size between the bars.
+    """
+    info = engine.info
+    if info.limits.size is None:
+        return fit_size(frame_size, info.input_size, info.spec.size_multiple)
+    if info.spec.fit == "letterbox":
+        return letterbox_size(frame_size, info.limits.size, info.spec.output_stride or 1)
+    return info.limits.size
 
 
 def accepts_device_frames(engine: Engine, frame: Frame) -> bool:
@@ -59,6 +66,8 @@ def infer(engine: Engine, frames: Sequence[Frame]) -> list[Logits]:
         batch = make_batch([f.rgb for f in frames], size)  # (N, h, w, 3)
         prepared = time.monotonic_ns()
         logits = list(engine(batch))  # (N, C, h / output_stride, w / output_stride)
+    if engine.info.spec.gives == "labels":
+        logits = [listed(cast(F32, one), len(engine.info.spec.classes)) for one in logits]
     done = time.monotonic_ns()
     return [
         Logits(
@@ -72,6 +81,7 @@ def infer(engine: Engine, frames: Sequence[Frame]) -> list[Logits]:
                 "infer": (done - prepared) // 1000,
             },
             engine.info.id,
+            engine.info.spec.gives,
         )
         for i, frame in enumerate(frames)
     ]

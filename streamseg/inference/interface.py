@@ -15,12 +15,13 @@ from streamseg.errors import EngineError
 from streamseg.inference.engine import Engine, Limits
 from streamseg.inference.onnx_file import OnnxSurface, Port
 from streamseg.inference.spec import EngineSpec
-from streamseg.types import F32, U8, Size
+from streamseg.types import F32, IGNORE, U8, Size
 
 if TYPE_CHECKING:
     from streamseg.inference.backends.protocol import BuildSpec
 
 MOST_STRIDE = 64
+_SLACK = 1e-2  # of a probability, for rounding in half precision
 
 
 def declared_limits(spec: EngineSpec, precision: Precision, surface: OnnxSurface) -> Limits:
@@ -29,71 +30,139 @@ def declared_limits(spec: EngineSpec, precision: Precision, surface: OnnxSurface
     Raises EngineError for a graph that takes or gives something else, or is fixed at another size.
     """
     what = f"engine {spec.name}: {spec.weights_of(precision).file}"
-    picture = _only(surface.inputs, "input", what)
-    answer = _only(surface.outputs, "output", what)
-    if problem := _input_problem(picture, spec) or _output_problem(answer, len(spec.classes)):
+    if len(surface.inputs) != 1:
+        names = "; ".join(map(str, surface.inputs)) or "none"
+        raise EngineError(f"{what} has {len(surface.inputs)} inputs ({names}); it must have one, the picture")
+    (picture,) = surface.inputs
+    if spec.input_name not in ("", picture.name):
+        raise EngineError(f"{what} has no input {spec.input_name!r}; set input_name to {picture.name!r}")
+    answer = _answer(surface.outputs, spec, what)
+    if problem := _input_problem(picture, spec) or _output_problem(answer, spec):
         raise EngineError(f"{what} {problem}")
-    if picture.shape is None:
-        return Limits()
-    batch, *sides = (picture.shape[i] for i in ((0, 1, 2) if spec.normalisation.in_graph else (0, 2, 3)))
-    if sides == [None, None]:
-        return Limits(batch=batch)
-    height, width = (side or wanted for side, wanted in zip(sides, spec.input_size, strict=True))
-    if (height, width) != spec.input_size:
+    batch: int | None = None
+    sides: list[int | None] = [None, None]
+    if picture.shape is not None:
+        batch, *sides = (picture.shape[i] for i in ((0, 1, 2) if spec.feed[1] == "nhwc" else (0, 2, 3)))
+    if spec.batch is not None and batch not in (None, spec.batch):
         raise EngineError(
-            f"{what} takes pictures of {height}x{width} only ({picture}), but engine.toml has input_size = "
-            f"{list(spec.input_size)}; set it to [{height}, {width}]"
+            f"{what} takes {picture}, but engine.toml has batch = {spec.batch}; set it to {batch}"
         )
+    batch = batch or spec.batch or (1 if _without_batch(answer, spec) else None)
+    if sides == [None, None]:
+        fixed = spec.size == "fixed" or spec.fit in ("letterbox", "stretch")
+        return Limits(batch=batch, size=spec.input_size if fixed else None)
+    height, width = (side or wanted for side, wanted in zip(sides, spec.input_size, strict=True))
+    begin = f"{what} takes pictures of {height}x{width} only ({picture}), but engine.toml has"
+    if (height, width) != spec.input_size:
+        raise EngineError(f"{begin} input_size = {list(spec.input_size)}; set it to [{height}, {width}]")
+    if spec.size == "free":
+        raise EngineError(f'{begin} size = "free"; set size = "fixed"')
+    if spec.fit == "keep":
+        raise EngineError(f'{begin} fit = "keep"; set fit = "letterbox" or "stretch"')
     return Limits(batch=batch, size=(height, width))
 
 
-def _only(ports: tuple[Port, ...], kind: str, what: str) -> Port:
-    if len(ports) != 1:
-        names = "; ".join(map(str, ports)) or "none"
-        wanted = "the picture" if kind == "input" else "the logits"
-        raise EngineError(f"{what} has {len(ports)} {kind}s ({names}); it must have one, {wanted}")
-    return ports[0]
+_NOUNS = {
+    "logits": "logits",
+    "probabilities": "probabilities",
+    "labels": "class ids",
+    "binary": "sigmoids",
+}
+
+
+def _answer(ports: tuple[Port, ...], spec: EngineSpec, what: str) -> Port:
+    names = "; ".join(map(str, ports)) or "none"
+    found = [port for port in ports if port.name == spec.output_name] if spec.output_name else list(ports)
+    if len(found) == 1:
+        return found[0]
+    if spec.output_name:
+        raise EngineError(f"{what} has no output {spec.output_name!r}; its outputs are {names}")
+    raise EngineError(
+        f"{what} has {len(ports)} outputs ({names}); it must have one, the {_NOUNS[spec.output]}, "
+        "or engine.toml an output_name"
+    )
+
+
+def _without_batch(answer: Port, spec: EngineSpec) -> bool:
+    """Whether an output says that it has no batch axis, which one picture at a time allows."""
+    return spec.output in ("labels", "binary") and answer.shape is not None and len(answer.shape) == 2
 
 
 def _input_problem(port: Port, spec: EngineSpec) -> str:
     """What is wrong with the input, as the end of a sentence; empty where nothing is."""
-    inside = spec.normalisation.in_graph
-    wanted = "uint8 (N, H, W, 3)" if inside else "float32 (N, 3, H, W)"
-    begin = f"takes {port}; wanted is {wanted}"
-    if port.type != wanted.split()[0]:
-        if port.type == ("float32" if inside else "uint8"):
+    kind, layout = spec.feed
+    last = layout == "nhwc"
+    begin = f"takes {port}; wanted is {kind} {'(N, H, W, 3)' if last else '(N, 3, H, W)'}"
+    if port.type != kind:
+        inside = spec.normalisation.in_graph
+        if spec.input_type is None and port.type == ("float32" if inside else "uint8"):
             return f"{begin}, as engine.toml has in_graph = {'true' if inside else 'false'}; set the other"
+        if port.type in ("uint8", "float16", "float32"):
+            return f'{begin}; set input_type = "{port.type}"'
         return f"{begin}; export it with such an input"
     if port.shape is None:
         return ""
     if len(port.shape) != 4:
         return f"{begin}; export it with four axes"
-    channels, other = (3, 1) if inside else (1, 3)
+    channels, other = (3, 1) if last else (1, 3)
     if port.shape[channels] != 3 and port.shape[other] == 3:
-        return f"{begin}; it has its channels {'first' if inside else 'last'}: export it with another layout"
+        where, other_layout = ("first", "nchw") if last else ("last", "nhwc")
+        return f'{begin}; it has its channels {where}: set layout = "{other_layout}"'
     if port.shape[channels] not in (None, 3):
         return f"{begin}; export it for RGB pictures"
     return ""
 
 
-def _output_problem(port: Port, classes: int) -> str:
+def _output_problem(port: Port, spec: EngineSpec) -> str:
     """The same of the output."""
-    begin = f"gives {port}; wanted are the logits, float32 (N, {classes}, h, w)"
+    begin = f"gives {port}; wanted are the {_wanted(spec)}"
+    if spec.output == "labels":
+        return "" if port.shape is None else _ids_problem(port.shape, begin)
     if not port.type.startswith(("float", "bfloat")):
-        return f"{begin}; whole numbers are labels: export it without its ArgMax"
-    return "" if port.shape is None else _shape_problem(port.shape, classes, begin)
+        return f'{begin}; whole numbers are class ids: set output = "labels"'
+    return "" if port.shape is None else _shape_problem(port.shape, spec, begin)
 
 
-def _shape_problem(shape: tuple[int | None, ...], classes: int, begin: str) -> str:
+def _wanted(spec: EngineSpec) -> str:
+    """The answer that engine.toml describes, in words."""
+    if spec.output == "labels":
+        return "class ids (N, h, w)"
+    count = len(spec.classes) - (spec.output == "binary")
+    axes = f"(N, h, w, {count})" if spec.output_layout == "nhwc" else f"(N, {count}, h, w)"
+    return f"{_NOUNS[spec.output]}, float32 {axes}"
+
+
+def _ids_problem(shape: tuple[int | None, ...], begin: str) -> str:
+    if len(shape) in (2, 3) or (len(shape) == 4 and 1 in (shape[1], shape[3])):
+        return ""
+    if len(shape) == 4:
+        return f'{begin}; several channels are no class ids: set output = "logits"'
+    return f"{begin}; export it with three axes"
+
+
+def _shape_problem(shape: tuple[int | None, ...], spec: EngineSpec, begin: str) -> str:
+    """What is wrong with the axes that a graph names."""
+    classes, binary, last = len(spec.classes), spec.output == "binary", spec.output_layout == "nhwc"
+    if binary and len(shape) in (2, 3) and classes == 2:
+        return ""
     if len(shape) != 4:
         return f"{begin}; export it with four axes"
-    if shape[1] == classes or (shape[1] is None and shape[3] != classes):
+    wanted = classes - binary
+    here, other = (shape[3], shape[1]) if last else (shape[1], shape[3])
+    if here == wanted or (here is None and other != wanted):
         return ""
-    if shape[3] == classes:
-        return f"{begin}; it has its classes last: export it with a Transpose behind them"
-    if shape[1] == 1:
-        return f"{begin}; one channel is no choice between {classes} classes"
-    return f"{begin}; engine.toml must list its {shape[1]} classes"
+    if other == wanted:
+        where, other_layout = ("first", "nchw") if last else ("last", "nhwc")
+        return f'{begin}; it has its classes {where}: set output_layout = "{other_layout}"'
+    return f"{begin}; {_count_problem(here or 0, classes, binary)}"
+
+
+def _count_problem(channels: int, classes: int, binary: bool) -> str:
+    if channels == 1 and not binary:
+        return f'one channel is no choice between {classes} classes: set output = "binary"'
+    if binary:
+        return f"engine.toml must list {channels + 1} classes, the background first"
+    return f"engine.toml must list its {channels} classes"
 
 
 def check_runs(engine: Engine, spec: BuildSpec) -> None:
@@ -121,23 +190,19 @@ def _check_whether_free(engine: Engine, spec: BuildSpec, batch: int, what: str, 
     _, height, width = spec.shapes.usual
     single = spec.limits.batch or 1
     _check_answer(engine, spec, (single, height, width), what)  # else the graph does not run at all
-    shape = (
-        f"{single},{f'{height},{width},3' if spec.engine.normalisation.in_graph else f'3,{height},{width}'}"
-    )
-    remedy = (
-        "though its input says otherwise; fix the input with: python -m "
-        f"onnxruntime.tools.make_dynamic_shape_fixed --input_shape {shape} (and its --input_name)"
-    )
+    remedy = "though its input says otherwise; set"
     try:
         _check_answer(engine, spec, (single, *_reshaped((height, width), spec.engine.size_multiple)), what)
     except EngineError as error:
-        raise EngineError(f"{what} runs on pictures of {height}x{width} only, {remedy}") from error
+        raise EngineError(
+            f'{what} runs on pictures of {height}x{width} only, {remedy} size = "fixed"'
+        ) from error
     if batch == single:
         return  # the first size was too small for it
     try:
         _check_answer(engine, spec, (batch, height, width), what)
     except EngineError:
-        raise EngineError(f"{what} runs on one picture at a time only, {remedy}") from first
+        raise EngineError(f"{what} runs on one picture at a time only, {remedy} batch = 1") from first
 
 
 def _reshaped(size: Size, unit: int) -> Size:
@@ -158,26 +223,53 @@ def _check_answer(engine: Engine, spec: BuildSpec, batch: tuple[int, int, int], 
     except EngineError as error:
         raise _DoesNotRun(str(error)) from error
     n, height, width = batch
-    classes = len(spec.engine.classes)
+    classes, binary = len(spec.engine.classes), spec.engine.output == "binary"
+    axes = "" if spec.engine.gives == "labels" else f"{classes}, "
     begin = (
         f"{what} gives {logits.shape} for {n} {'picture' if n == 1 else 'pictures'} of {height}x{width}; "
-        f"wanted is ({n}, {classes}, {height} / stride, {width} / stride)"
+        f"wanted is ({n}, {axes}{height} / stride, {width} / stride)"
     )
-    if problem := _shape_problem(logits.shape, classes, begin):
-        raise EngineError(problem)
+    if logits.ndim != 4:
+        raise EngineError(f"{begin}; export it with four axes")
+    channels = logits.shape[1]
+    if spec.engine.gives == "labels":
+        if channels != 1:
+            raise EngineError(f'{begin}; several channels are no class ids: set output = "logits"')
+    elif channels != classes and logits.shape[3] == classes:
+        raise EngineError(f'{begin}; it has its classes last: set output_layout = "nhwc"')
+    elif channels != classes:
+        raise EngineError(f"{begin}; {_count_problem(channels - binary, classes, binary)}")
     stride = _stride((height, width), (logits.shape[2], logits.shape[3]))
     if logits.shape[0] != n or stride is None:
         raise EngineError(begin)
     if spec.engine.output_stride not in (None, stride):
         raise EngineError(
-            f"{what} has logits at 1/{stride} ({logits.shape[2]}x{logits.shape[3]} for {height}x{width}), "
-            f"but engine.toml has output_stride = {spec.engine.output_stride}; set it to {stride}"
+            f"{what} has {_NOUNS[spec.engine.output]} at 1/{stride} ({logits.shape[2]}x{logits.shape[3]} for "
+            f"{height}x{width}), but engine.toml has output_stride = {spec.engine.output_stride}; set it to "
+            f"{stride}"
         )
-    if not _usable(logits):
-        raise EngineError(
-            f"{what} computes no numbers (NaN or infinity) from a plain picture; its weights are damaged, or "
+    if problem := _values_problem(logits, spec.engine):
+        raise EngineError(f"{what} {problem}")
+
+
+def _values_problem(answer: F32, spec: EngineSpec) -> str:
+    """What the numbers of a plain picture cannot be."""
+    if not _usable(answer):
+        return (
+            "computes no numbers (NaN or infinity) from a plain picture; its weights are damaged, or "
             "engine.toml's mean and std are not those it was trained with"
         )
+    low, high = float(answer.min()), float(answer.max())
+    if spec.gives == "labels":
+        known = answer[answer != IGNORE]
+        if low < 0 or not (known == np.floor(known)).all():
+            return f'gives numbers such as {low:.3g} and {high:.3g}, no class ids; set output = "logits"'
+        if known.size and (most := int(known.max())) >= len(spec.classes):
+            return f"gives the class id {most}; engine.toml lists {len(spec.classes)} classes, from 0 on"
+    if spec.gives == "probabilities" and not (low >= -_SLACK and high <= 1 + _SLACK):
+        remedy = "sigmoid_in_graph = false" if spec.output == "binary" else 'output = "logits"'
+        return f"gives numbers from {low:.3g} to {high:.3g}, no probabilities; set {remedy}"
+    return ""
 
 
 def _stride(size: Size, logits: Size) -> int | None:

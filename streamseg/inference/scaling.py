@@ -19,6 +19,7 @@ from streamseg.inference.holes import LARGEST, cover, holes_in, reports, without
 from streamseg.runtime.native import load_library
 from streamseg.types import F32, IGNORE, U8, Logits, Size
 
+_LEAST = np.float32(1e-6)  # a probability; below it none can be told from another
 _BAND = 32  # rows that the array fallback interpolates at once, to stay in the CPU's cache
 
 
@@ -60,17 +61,33 @@ def shrinks_much(size: Size, to: Size) -> bool:
 def labels_of(logits: Logits, size: Size, confidence: bool = False) -> tuple[U8, U8 | None]:
     """labels_from_logits for one frame: on the device that has its logits, on the host for confidence.
 
-    Where nothing is known (holes.py) labels are IGNORE, and the log says so.
+    Where nothing is known (holes.py) labels are IGNORE, and the log says so. Probabilities are scaled as they
+    are; of class ids, which have no confidence, the nearest is taken.
     """
+    if logits.kind == "labels":
+        return nearest(logits.array[0].astype(np.uint8), size), None
+    probabilities = logits.kind == "probabilities"
     try:
         if isinstance(logits.data, np.ndarray) or confidence:
-            return labels_from_logits(logits.array, size, confidence)
+            return labels_from_logits(logits.array, size, confidence, probabilities)
         return logits.data.labels(size), None
     except NotNumbersError:
         numbers, plane = without_holes(logits.array)
         assert plane is not None
         reports.count(logits.engine, float(holes_in(logits.array).mean()))
-        return _scaled(np.concatenate([numbers, plane[None]]), size, confidence, unknown=len(numbers))
+        planes = np.concatenate([numbers, plane[None]])
+        return _scaled(planes, size, confidence, probabilities, unknown=len(numbers))
+
+
+def nearest(ids: U8, size: Size) -> U8:
+    """Class ids (h, w) at another size, each from the cell that its pixel's centre lies in."""
+    if ids.shape == size:
+        return ids
+    rows, columns = (
+        (2 * np.arange(to, dtype=np.intp) + 1) * cells // (2 * to)
+        for cells, to in zip(ids.shape, size, strict=True)
+    )
+    return cast(U8, ids.take(columns, 1).take(rows, 0))
 
 
 def all_numbers(logits: F32) -> bool:
@@ -79,11 +96,15 @@ def all_numbers(logits: F32) -> bool:
 
 
 def numbers_of(logits: Logits) -> tuple[Logits, bool]:
-    """A frame's logits with a number in each cell, and whether they were so: what the CRF and fusion take."""
-    if all_numbers(logits.array):
-        return logits, True
-    numbers, plane = without_holes(logits.array)
-    return replace(logits, data=numbers), plane is None
+    """A frame's logits with a number in each cell, and whether they were so: what the CRF and fusion take.
+
+    The logits of probabilities are their logarithms. Class ids have none.
+    """
+    assert logits.kind != "labels", "class ids are scaled as they are"
+    numbers, plane = (logits.array, None) if all_numbers(logits.array) else without_holes(logits.array)
+    if logits.kind == "probabilities":
+        return replace(logits, data=np.log(np.maximum(numbers, _LEAST)), kind="logits"), plane is None
+    return (logits if numbers is logits.array else replace(logits, data=numbers)), plane is None
 
 
 def unlabelled(logits: Logits, labels: U8, confidence: U8 | None) -> tuple[U8, U8 | None]:
@@ -94,25 +115,30 @@ def unlabelled(logits: Logits, labels: U8, confidence: U8 | None) -> tuple[U8, U
     return labels, confidence
 
 
-def labels_from_logits(logits: F32, size: Size, confidence: bool = False) -> tuple[U8, U8 | None]:
+def labels_from_logits(
+    logits: F32, size: Size, confidence: bool = False, probabilities: bool = False
+) -> tuple[U8, U8 | None]:
     """Scale logits (C, h, w) float32 bilinearly to size → labels uint8 (H, W), and confidence if asked for.
 
     Pixel centres are aligned (as cv2.INTER_LINEAR); of equal logits the lower class wins. confidence is the
     highest softmax probability of the scaled logits in 1/255, (H, W) uint8. No full-resolution float tensor
-    is made. A class of -inf is ruled out. Releases the GIL; the caller owns both results. Raises ValueError,
-    MemoryError, and NotNumbersError where a class is NaN or infinite, or all are ruled out.
+    is made. A class of -inf is ruled out. Probabilities are scaled as they are, and the confidence is the
+    highest of them. Releases the GIL; the caller owns both results. Raises ValueError, MemoryError, and
+    NotNumbersError where a class is NaN or infinite, or all are ruled out.
     """
     if not 1 <= len(logits) <= IGNORE:
         raise ValueError(f"upsampling logits {logits.shape}: must have 1 to 255 classes")
-    return _scaled(logits, size, confidence)
+    return _scaled(logits, size, confidence, probabilities)
 
 
-def _scaled(logits: F32, size: Size, confidence: bool, unknown: int | None = None) -> tuple[U8, U8 | None]:
+def _scaled(
+    logits: F32, size: Size, confidence: bool, probabilities: bool, unknown: int | None = None
+) -> tuple[U8, U8 | None]:
     """The same of up to 256 planes; that of `unknown` is no class."""
     try:
         library = load_library("_upsample")
     except OSError:
-        return fallback(logits, size, confidence, unknown)
+        return fallback(logits, size, confidence, probabilities, unknown)
     logits = np.ascontiguousarray(logits, np.float32)
     labels = np.empty(size, np.uint8)
     highest = np.empty(size, np.uint8) if confidence else None
@@ -122,11 +148,12 @@ def _scaled(logits: F32, size: Size, confidence: bool, unknown: int | None = Non
         *size,
         labels.ctypes.data_as(ctypes.c_void_p),
         None if highest is None else highest.ctypes.data_as(ctypes.c_void_p),
+        int(probabilities),
     )
     if code == 2:
         raise MemoryError(f"upsampling logits {logits.shape} to {size}")
     if code == 3:
-        return _scaled(_numbers(logits), size, confidence)
+        return _scaled(_numbers(logits), size, confidence, probabilities)
     if code:
         raise ValueError(
             f"upsampling logits {logits.shape} to {size}: must have 1 to 255 classes and sides above 0"
@@ -149,7 +176,11 @@ def _numbers(logits: F32) -> F32:
 
 
 def fallback(
-    logits: F32, size: Size, confidence: bool = False, unknown: int | None = None
+    logits: F32,
+    size: Size,
+    confidence: bool = False,
+    probabilities: bool = False,
+    unknown: int | None = None,
 ) -> tuple[U8, U8 | None]:
     """The same in NumPy and OpenCV, a band of rows at a time: for installs without a compiler."""
     if not all_numbers(logits) and unknown is None:
@@ -168,7 +199,9 @@ def fallback(
         band = wide[:, above[rows]]
         band += weight[:, rows] * (wide[:, below[rows]] - band)  # (C, band, W)
         labels[rows] = band.argmax(0)
-        if highest is not None:
+        if highest is not None and probabilities:
+            highest[rows] = np.rint(255 * band.max(0).clip(0, 1)).astype(np.uint8)
+        elif highest is not None:
             band -= band.max(0)
             highest[rows] = np.rint(255 / np.exp(band).sum(0)).astype(np.uint8)
     if unknown is not None:

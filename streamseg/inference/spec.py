@@ -1,4 +1,4 @@
-"""An engine's folder: engine.toml read and written, its weights, and where engines are looked for."""
+"""An engine's folder: what engine.toml may say, its weights, and where engines are looked for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,8 +20,7 @@ from streamseg.config import Precision, Settings, build_settings, toml_tables
 from streamseg.config.text_file import read_text
 from streamseg.crf.params import KERNEL_KEYS, CrfParams
 from streamseg.errors import ConfigError, EngineError
-from streamseg.runtime.files import write_file
-from streamseg.types import IGNORE, ClassInfo, LabelSet
+from streamseg.types import IGNORE, AnswerKind, ClassInfo, LabelSet
 
 FP32, INT8 = "model.onnx", "model.int8.onnx"
 
@@ -29,17 +28,15 @@ LARGEST_SIDE = 8192
 SMALLEST_SIGMA = 0.01  # pixels or levels; the lattice of a picture of the largest side still fits
 MOST_CLASSES = IGNORE  # ids are below it
 
+InputType = Literal["uint8", "float16", "float32"]
+Layout = Literal["nchw", "nhwc"]
+Fit = Literal["keep", "letterbox", "stretch"]
+Output = Literal["logits", "probabilities", "labels", "binary"]
+
 _Level = Annotated[int, Meta(ge=0, le=255)]
 _Side = Annotated[int, Meta(ge=1, le=LARGEST_SIDE)]
 _Mean = Annotated[float, Meta(ge=-1e4, le=1e4)]
 _Std = Annotated[float, Meta(ge=1e-6, le=1e4)]
-
-_NOTES = {
-    "input_size": "(height, width)",
-    "size_multiple": "of the input's sides",
-    "output_stride": "of the logits",
-    "[normalisation]": "(level - mean) / std of RGB levels 0..255",
-}
 
 
 class Normalisation(Settings, frozen=True):
@@ -47,9 +44,7 @@ class Normalisation(Settings, frozen=True):
 
     mean: Annotated[tuple[_Mean, _Mean, _Mean], Meta(description="Of each RGB channel, in levels.")]
     std: Annotated[tuple[_Std, _Std, _Std], Meta(description="Of each RGB channel, in levels.")]
-    in_graph: Annotated[
-        bool, Meta(description="The graph takes uint8 RGB (N, H, W, 3) and does this itself.")
-    ]
+    in_graph: Annotated[bool, Meta(description="The graph takes levels 0..255 and does this itself.")]
 
 
 class Weights(Settings, frozen=True):
@@ -100,11 +95,56 @@ class EngineSpec(Settings, frozen=True):
         Annotated[int, Meta(ge=1, le=64)] | None,
         Meta(description="Input pixels for each logit; unset: as the graph has it."),
     ] = None
+    input_name: Annotated[str, Meta(description="The graph's input; unset: its only one.")] = ""
+    input_type: Annotated[
+        InputType | None,
+        Meta(description="What the input takes; unset: uint8 with in_graph = true, else float32."),
+    ] = None
+    layout: Annotated[
+        Layout | None,
+        Meta(
+            description="nchw: channels before height and width; nhwc: behind them; unset: nhwc with "
+            "in_graph = true, else nchw."
+        ),
+    ] = None
+    channels: Annotated[Literal["rgb", "bgr"], Meta(description="The order of the input's channels.")] = "rgb"
+    size: Annotated[
+        Literal["free", "fixed"] | None,
+        Meta(description="free: any size; fixed: input_size only; unset: as the graph has it."),
+    ] = None
+    fit: Annotated[
+        Fit | None,
+        Meta(
+            description="How a picture of another shape becomes the input. keep: the input takes its shape, "
+            "with as many pixels as input_size; letterbox: it is placed in input_size between grey bars, of "
+            "which no label leaves; stretch: it is scaled to input_size. Unset: keep where the size is free, "
+            "else stretch."
+        ),
+    ] = None
+    batch: Annotated[
+        Annotated[int, Meta(ge=1, le=1024)] | None,
+        Meta(description="Pictures in each run, exactly; unset: as the graph has it."),
+    ] = None
+    output_name: Annotated[str, Meta(description="The graph's output; unset: its only one.")] = ""
+    output: Annotated[
+        Output,
+        Meta(
+            description="logits: a number for each class, before softmax; probabilities: after it; labels: "
+            "one class id for each pixel; binary: a sigmoid for each class but the first, which is where "
+            "all of them are below one half."
+        ),
+    ] = "logits"
+    output_layout: Annotated[
+        Layout, Meta(description="nchw: the output's classes are before height and width; nhwc: behind them.")
+    ] = "nchw"
+    sigmoid_in_graph: Annotated[
+        bool, Meta(description="binary: the output has passed the sigmoid; false: it has not.")
+    ] = True
     crf: CrfParams = CrfParams()
 
     def __post_init__(self) -> None:
         """Raises ConfigError for values that do not go together."""
-        problems = [*_text_problems(self), *class_problems(self.classes)]
+        problems = [*_text_problems(self), *class_problems(self.classes), *_form_problems(self)]
         problems += _crf_problems(self.crf, len(self.classes))
         problems += [
             f"weights.{name}: must be fp32 or int8" for name in self.weights.keys() - {"fp32", "int8"}
@@ -131,6 +171,32 @@ class EngineSpec(Settings, frozen=True):
         return self.weights[file]
 
     @property
+    def feed(self) -> tuple[InputType, Layout]:
+        """The type and layout of the input."""
+        inside = self.normalisation.in_graph
+        return self.input_type or ("uint8" if inside else "float32"), self.layout or (
+            "nhwc" if inside else "nchw"
+        )
+
+    @property
+    def gives(self) -> AnswerKind:
+        """What an engine gives; binary comes as logits or probabilities of all classes."""
+        if self.output == "binary":
+            return "probabilities" if self.sigmoid_in_graph else "logits"
+        return self.output
+
+    @property
+    def usual_output(self) -> bool:
+        """Whether the graph has one output, logits (N, C, h, w)."""
+        return (self.output, self.output_layout, self.output_name) == ("logits", "nchw", "")
+
+    @property
+    def usual(self) -> bool:
+        """Whether the graph takes uint8 RGB (N, H, W, 3) of any size and gives logits, as our own do."""
+        feed = (*self.feed, self.channels, self.input_name, self.normalisation.in_graph)
+        return self.usual_output and feed == ("uint8", "nhwc", "rgb", "", True)
+
+    @property
     def labels(self) -> LabelSet:
         return LabelSet(self.label_set, tuple(ClassInfo(c.name, c.colour, c.thin) for c in self.classes))
 
@@ -143,6 +209,23 @@ def _text_problems(spec: EngineSpec) -> Iterator[str]:
     for key, text in texts.items():
         if text.isspace():
             yield f"{key}: must be one line of text; is {text[:40]!r}"
+
+
+def _form_problems(spec: EngineSpec) -> Iterator[str]:
+    """Settings of the graph's input and output that do not go together."""
+    if not spec.normalisation.in_graph and spec.input_type == "uint8":
+        yield "input_type: uint8 holds no normalised levels; set normalisation.in_graph = true"
+    if spec.fit == "keep" and spec.size == "fixed":
+        yield 'fit: keep needs size = "free"; choose letterbox or stretch'
+    if spec.fit == "letterbox":
+        stride = spec.output_stride
+        if stride is None:
+            yield "output_stride: must be set for fit = letterbox"
+        elif any(side % stride for side in spec.input_size):
+            yield (
+                f"fit: letterbox needs an input_size of multiples of output_stride = {stride}; is "
+                f"{list(spec.input_size)}; choose stretch"
+            )
 
 
 def class_problems(classes: tuple[ClassEntry, ...]) -> Iterator[str]:
@@ -222,65 +305,3 @@ def parse_spec(text: str, folder: Path) -> EngineSpec:
         raise EngineError(f"engine {folder}: engine.toml is not valid TOML: {error}") from error
     except ConfigError as error:
         raise EngineError(f"engine {folder}: engine.toml: " + "; ".join(error.problems)) from error
-
-
-def kept_settings(folder: Path, spec: EngineSpec) -> EngineSpec:
-    """`spec` with [crf] and the thin classes of FOLDER/engine.toml, which were set by hand or by tuning.
-
-    Unchanged where there is no engine yet, or one that cannot be read.
-    """
-    try:
-        before = read_spec(folder)
-    except EngineError:
-        return spec
-    thin = {entry.name: entry.thin for entry in before.classes}
-    classes = tuple(
-        msgspec.structs.replace(entry, thin=thin.get(entry.name, entry.thin)) for entry in spec.classes
-    )
-    return msgspec.structs.replace(spec, crf=before.crf, classes=classes)
-
-
-def write_spec(folder: Path, spec: EngineSpec) -> None:
-    """Write FOLDER/engine.toml; a reader finds the old or the new file. Raises OutputError."""
-    write_file(folder / "engine.toml", spec_text(spec))
-
-
-def spec_text(spec: EngineSpec) -> str:
-    """The text of an engine.toml."""
-    return "\n".join(_lines(spec)) + "\n"
-
-
-def _lines(spec: EngineSpec) -> Iterator[str]:
-    for key in ("name", "network", "licence", "label_set", "input_size", "size_multiple", "output_stride"):
-        if getattr(spec, key) is not None:
-            yield _pair(key, getattr(spec, key))
-    yield from ("", f"[normalisation]  # {_NOTES['[normalisation]']}")
-    for key in ("mean", "std"):
-        yield _pair(key, getattr(spec.normalisation, key))
-    yield _pair("in_graph", spec.normalisation.in_graph)
-    for precision, weights in spec.weights.items():
-        yield from (
-            "",
-            f"[weights.{precision}]",
-            _pair("file", weights.file),
-            _pair("sha256", weights.sha256),
-        )
-        if weights.data:
-            pairs = (f"{json.dumps(name)} = {json.dumps(value)}" for name, value in weights.data.items())
-            yield f"data = {{ {', '.join(pairs)} }}"
-    for entry in spec.classes:
-        yield from ("", "[[classes]]", _pair("name", entry.name), _pair("colour", entry.colour))
-        if entry.thin:
-            yield "thin = true"
-    yield from ("", "[crf]")
-    usual = CrfParams()
-    for key in spec.crf.__struct_fields__:
-        value = getattr(spec.crf, key)
-        if key in KERNEL_KEYS or value != getattr(usual, key):
-            yield _pair(key, value)
-
-
-def _pair(key: str, value: object) -> str:
-    """A line of TOML; numbers, lists and text are the same as in JSON."""
-    note = f"  # {_NOTES[key]}" if key in _NOTES else ""
-    return f"{key} = {json.dumps(value, ensure_ascii=False)}{note}"

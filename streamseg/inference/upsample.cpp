@@ -143,22 +143,30 @@ void to_confidence(const float* __restrict sum, int n, uint8_t* __restrict confi
   for (int x = 0; x < n; ++x) confidence[x] = static_cast<uint8_t>(255.0f / sum[x] + 0.5f);
 }
 
+STREAMSEG_CLONES
+void probability_to_confidence(const float* __restrict best, int n, uint8_t* __restrict confidence) {
+  for (int x = 0; x < n; ++x)
+    confidence[x] = static_cast<uint8_t>(255.0f * std::min(std::max(best[x], 0.0f), 1.0f) + 0.5f);
+}
+
 }  // namespace
 
 extern "C" {
 
-// logits: (classes, h, w) float32. labels: (H, W) uint8. confidence: (H, W) uint8 or null.
+// logits: (classes, h, w) float32. labels: (H, W) uint8. confidence: (H, W) uint8 or null. probabilities: not 0 where
+// the logits have passed softmax already.
 // Returns 0, 1 for impossible sizes, 2 when memory is short, 3 for logits that are not all numbers.
 __attribute__((visibility("default"))) int streamseg_upsample_argmax(const float* logits, int classes, int h, int w,
                                                                      int H, int W, uint8_t* labels,
-                                                                     uint8_t* confidence) {
+                                                                     uint8_t* confidence, int probabilities) {
   if (classes < 1 || classes > 256 || h < 1 || w < 1 || H < 1 || W < 1) return 1;
+  const bool softmax = confidence && !probabilities;
   try {
     const Columns columns(w, W);
     const int n = columns.n;
     std::vector<int32_t> first_y, arg(n);
-    std::vector<float> weight_y, best(n), sum(confidence ? n : 0);
-    std::vector<float> row(static_cast<size_t>(w) + kLanes), values(static_cast<size_t>(confidence ? classes : 1) * n);
+    std::vector<float> weight_y, best(n), sum(softmax ? n : 0);
+    std::vector<float> row(static_cast<size_t>(w) + kLanes), values(static_cast<size_t>(softmax ? classes : 1) * n);
     make_taps(h, H, first_y, weight_y);
     const size_t plane = static_cast<size_t>(h) * w;
     for (int y = 0; y < H; ++y) {
@@ -168,7 +176,7 @@ __attribute__((visibility("default"))) int streamseg_upsample_argmax(const float
       const size_t below = h > 1 ? above + w : above;
       for (int c = 0; c < classes; ++c) {
         const float* of = logits + plane * c;
-        float* v = values.data() + (confidence ? static_cast<size_t>(c) * n : 0);
+        float* v = values.data() + (softmax ? static_cast<size_t>(c) * n : 0);
         if (!blend_rows(of + above, of + below, weight_y[y], w, row.data())) return 3;
         row[w] = row[w - 1];
         if (columns.close)
@@ -178,7 +186,9 @@ __attribute__((visibility("default"))) int streamseg_upsample_argmax(const float
         keep_best(v, n, c, best.data(), arg.data());
       }
       narrow(arg.data(), W, labels + static_cast<size_t>(y) * W);
-      if (confidence) {
+      if (confidence && probabilities) {
+        probability_to_confidence(best.data(), W, confidence + static_cast<size_t>(y) * W);
+      } else if (confidence) {
         std::fill(sum.begin(), sum.end(), 0.0f);
         for (int c = 0; c < classes; ++c) add_exp(values.data() + static_cast<size_t>(c) * n, best.data(), n, sum.data());
         to_confidence(sum.data(), W, confidence + static_cast<size_t>(y) * W);

@@ -20,9 +20,8 @@ from streamseg.inference.spec import (
     ClassEntry,
     EngineSpec,
     Normalisation,
-    kept_settings,
-    spec_text,
 )
+from streamseg.inference.spec_text import kept_settings, spec_text
 from streamseg.inference.weights import weights_entry
 from streamseg.models.served import Served
 from streamseg.models.sources import SOURCES

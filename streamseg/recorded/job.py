@@ -97,7 +97,12 @@ def load_engines(config: ProcessConfig, most: int = MAX_ENGINES) -> Iterator[lis
     count = 1 if config.batch > 1 else min(cores, most)
     settings = msgspec.structs.replace(config.engine, replicas=count)
     with ExitStack() as stack:
-        yield [stack.enter_context(closing(load_engine(settings))) for _ in range(count)]
+        engines = [stack.enter_context(closing(load_engine(settings))) for _ in range(count)]
+        if config.confidence and engines[0].info.spec.gives == "labels":
+            raise UsageError(
+                f"confidence: engine {engines[0].info.spec.name} gives class ids, which have none"
+            )
+        yield engines
 
 
 def process_files(

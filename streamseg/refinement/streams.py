@@ -83,9 +83,9 @@ class StreamRefinement:
         """Take the next frame → the frames that are finished now, in order: itself, or earlier ones.
 
         labels (H, W) have this size. refined_wanted: the CRF's own labels of keyframes are wanted, too.
-        Raises CrfError.
+        Class ids are not refined. Raises CrfError.
         """
-        if self._fusion is None and not refined_wanted:
+        if logits.kind == "labels" or (self._fusion is None and not refined_wanted):
             return [Labelled(logits, *labels_of(logits, size, confidence), None)]
         numbers, whole = numbers_of(logits)
         decision = self.keyframes.observe(numbers)
@@ -160,6 +160,7 @@ class LiveRefinement:
     def __init__(self, config: RefinementConfig, spec: EngineSpec, stats: Stats) -> None:
         """Raises ConfigError."""
         self._setup = crf_setup(config.crf, spec)
+        self._possible = spec.gives != "labels"  # class ids are not refined
         self._lock = threading.Lock()  # guards the dictionary, not what is in it, and the settings
         self._streams: dict[str, StreamRefinement] = {}
         self._worker = CrfWorker(self._setup, config, stats)
@@ -194,7 +195,7 @@ class LiveRefinement:
         self._worker.apply(config)
         # Read for each frame: whether all frames go through labels(), and whether those of a stream with a
         # subscriber of refined masks do.
-        self.fuses, self.refines = config.fuses, config.crf.on != "off"
+        self.fuses, self.refines = config.fuses and self._possible, config.crf.on != "off" and self._possible
         with self._lock:
             self._config = config
             self._streams = {}
@@ -205,7 +206,7 @@ class LiveRefinement:
 
     def uses_crf(self, refined_wanted: bool) -> bool:
         """Whether a stream's keyframes go through the CRF: by its level, or for wanted refined masks."""
-        return self._config.crf_on != "off" or (refined_wanted and self.refines)
+        return self._possible and (self._config.crf_on != "off" or (refined_wanted and self.refines))
 
     def forget(self, stream: str) -> None:
         """Drop what is kept of a removed stream."""

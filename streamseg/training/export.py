@@ -20,10 +20,9 @@ from streamseg.inference.spec import (
     EngineSpec,
     Normalisation,
     Weights,
-    kept_settings,
     read_spec,
-    spec_text,
 )
+from streamseg.inference.spec_text import kept_settings, spec_text
 from streamseg.inference.weights import weights_entry
 from streamseg.models.quantise import PICTURES, calibration_parts, quantise
 from streamseg.models.slim import AUXILIARY_STRIDE, OUTPUT_STRIDE, SIZE_MULTIPLE, Slim, count_macs

@@ -128,11 +128,12 @@ BEST: Node = ("ArgMax", ["y"], ["z"], {"axis": 1, "keepdims": 0})
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "class ids": (
         {"behind": [BEST], "outputs": [("z", INT64, ["n", "h", "w"])]},
-        "gives z: int64 (?, ?, ?); wanted are the logits, float32 (N, 3, h, w); whole numbers are labels",
+        "gives z: int64 (?, ?, ?); wanted are the logits, float32 (N, 3, h, w); whole numbers are class "
+        'ids: set output = "labels"',
     ),
     "logits and class ids": (
         {"behind": [BEST], "outputs": [("y", FLOAT, None), ("z", INT64, None)]},
-        "has 2 outputs (y: float32; z: int64); it must have one, the logits",
+        "has 2 outputs (y: float32; z: int64); it must have one, the logits, or engine.toml an output_name",
     ),
     "two inputs": (
         {"extra_inputs": ["scale"]},
@@ -152,9 +153,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "classes last, unsaid": (
         {"behind": [TRANSPOSED], "outputs": [("z", FLOAT, None)]},
-        "it has its classes last",
+        'it has its classes last: set output_layout = "nhwc"',
     ),
-    "one channel": ({"channels": 1}, "one channel is no choice between 3 classes"),
+    "one channel": ({"channels": 1}, 'one channel is no choice between 3 classes: set output = "binary"'),
     "no batch axis": (
         {
             "behind": [("Squeeze", ["y", "axes"], ["z"], {})],
@@ -164,10 +165,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "gives (3, 40, 32) for 1 picture of 40x32",
     ),
-    "channels last in": ({"shape": ("n", "h", "w", 3)}, "(N, 3, H, W); it has its channels last"),
+    "channels last in": (
+        {"shape": ("n", "h", "w", 3)},
+        '(N, 3, H, W); it has its channels last: set layout = "nhwc"',
+    ),
     "uint8 in": ({"kind": UINT8}, "as engine.toml has in_graph = false; set the other"),
     "float32 in": ({"toml": "in_graph = true"}, "as engine.toml has in_graph = true; set the other"),
-    "float16": ({"kind": HALF, "outputs": [("y", HALF, None)]}, "takes x: float16 (?, 3, ?, ?); wanted is"),
+    "float16": (
+        {"kind": HALF, "outputs": [("y", HALF, None)]},
+        'takes x: float16 (?, 3, ?, ?); wanted is float32 (N, 3, H, W); set input_type = "float16"',
+    ),
     "five axes": ({"shape": ("n", 1, 3, "h", "w")}, "(N, 3, H, W); export it with four axes"),
     "another fixed size": (
         {"shape": ("n", 3, 96, 128)},
@@ -180,7 +187,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
             "constants": {"to": [-1, 3, 48, 64]},
             "outputs": [("z", FLOAT, None)],
         },
-        "runs on pictures of 48x64 only, though its input says otherwise; fix the input with: python -m",
+        'runs on pictures of 48x64 only, though its input says otherwise; set size = "fixed"',
     ),
     "a batch fixed inside": (
         {

@@ -16,7 +16,8 @@ from streamseg.inference.backends.select import choices
 from streamseg.inference.onnx_file import Port, checked_name, read_surface
 from streamseg.inference.plans.load import load_engine
 from streamseg.inference.plans.recipe_key import recipe_of
-from streamseg.inference.spec import find_engine, read_spec, write_spec
+from streamseg.inference.spec import find_engine, read_spec
+from streamseg.inference.spec_text import write_spec
 from streamseg.inference.weights import read_weights, weights_entry
 
 onnx = pytest.importorskip("onnx", reason="needs the extra torch")

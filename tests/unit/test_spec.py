@@ -15,7 +15,8 @@ from streamseg.config import EngineConfig
 from streamseg.crf import CrfParams
 from streamseg.errors import EngineError
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.spec import kept_settings, read_spec, write_spec
+from streamseg.inference.spec import read_spec
+from streamseg.inference.spec_text import kept_settings, write_spec
 from tools.demo import draw_scene
 
 

@@ -24,7 +24,8 @@ from streamseg.inference.backends.torch import (
     keep_fp32,
     torch_dtype,
 )
-from streamseg.types import F32, U8
+from streamseg.inference.forms import Array
+from streamseg.types import F32
 
 if TYPE_CHECKING:
     import torch
@@ -155,7 +156,7 @@ class AotiEngine(TorchBased):
                 self._torch.cuda.current_stream().synchronize()
             return logits
 
-    def _run(self, feed: U8 | F32) -> F32:
+    def _run(self, feed: Array) -> F32:
         with self._torch.inference_mode():
             logits = self._package(self._torch.from_numpy(feed).to(self._device))
         return np.ascontiguousarray(logits.cpu().numpy(), np.float32)

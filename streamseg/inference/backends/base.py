@@ -15,8 +15,8 @@ import numpy as np
 from streamseg.errors import EngineError, one_line
 from streamseg.inference.backends.protocol import BuildSpec
 from streamseg.inference.engine import EngineInfo, Limits
+from streamseg.inference.forms import Array, answer_of, feed_of, fits_letterbox, with_bars, without_bars
 from streamseg.inference.scaling import scale_picture
-from streamseg.inference.spec import Normalisation
 from streamseg.types import F32, U8, Size
 
 if TYPE_CHECKING:
@@ -28,17 +28,20 @@ class BaseEngine(ABC):
 
     def __init__(self, spec: BuildSpec, info: EngineInfo) -> None:
         self.info = info
-        self._norm = spec.engine.normalisation
+        self._form = None if spec.engine.usual else spec.engine
         self._limits = spec.limits
+        self._cell = (spec.engine.output_stride or 1) if spec.engine.fit == "letterbox" else 0
         self._closed = False
 
     def __call__(self, batch: U8) -> F32:
         return self._once(batch) if self._limits == Limits() else self._fitted(batch)
 
     def _once(self, batch: U8) -> F32:
-        feed = batch if self._norm.in_graph else normalised(batch, self._norm)
+        if self._form is None:
+            with self._running(batch):
+                return self._run(batch)
         with self._running(batch):
-            return self._run(feed)
+            return answer_of(self._run(feed_of(batch, self._form)), self._form)
 
     def warm_up(self, size: Size) -> float:
         begun_s = time.perf_counter()
@@ -51,20 +54,25 @@ class BaseEngine(ABC):
             self._release()
 
     @abstractmethod
-    def _run(self, feed: U8 | F32) -> F32:
-        """Run what the graph takes, (N, H, W, 3) uint8 or (N, 3, H, W) float32; the logits are new."""
+    def _run(self, feed: Array) -> F32:
+        """Run what the graph takes → what the output of engine.toml gives, as new numbers."""
 
     @abstractmethod
     def _release(self) -> None:
         """Let go of the library's objects; called once."""
 
     def _fitted(self, batch: U8) -> F32:
-        """Run more, fewer or other pictures than the graph takes: in parts, filled up, scaled.
+        """Run more, fewer or other pictures than the graph takes: in parts, filled up, with bars or scaled.
 
-        Pictures that are scaled by input_size() have the size already.
+        Pictures that are scaled by input_size() have the size already, or fit between the bars.
         """
-        size, count = self._limits.size or batch.shape[1:3], self._limits.batch or len(batch)
-        pictures = batch if batch.shape[1:3] == size else np.stack([scale_picture(p, size) for p in batch])
+        given = batch.shape[1:3]
+        size, count = self._limits.size or given, self._limits.batch or len(batch)
+        boxed = given != size and self._cell > 0 and fits_letterbox(given, size, self._cell)
+        if boxed:
+            pictures = with_bars(batch, size, self._cell)
+        else:
+            pictures = batch if given == size else np.stack([scale_picture(p, size) for p in batch])
         parts = []
         for start in range(0, len(pictures), count):
             part = pictures[start : start + count]
@@ -72,7 +80,9 @@ class BaseEngine(ABC):
             logits = self._once(part[np.minimum(np.arange(count), len(part) - 1)] if short else part)
             parts.append(logits[: len(part)] if short else logits)
         logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return logits if batch.shape[1:3] == size else _scaled(logits, size, batch.shape[1:3])
+        if boxed:
+            return without_bars(logits, given, size, self._cell)
+        return logits if given == size else _scaled(logits, size, given, self.info.spec.gives == "labels")
 
     @contextlib.contextmanager
     def _running(self, batch: U8 | Tensor) -> Iterator[None]:
@@ -112,15 +122,12 @@ def reason(error: object) -> str:
     return one_line(_NOISE.sub("", one_line(error, 2000)) or error)
 
 
-def _scaled(logits: F32, size: Size, wanted: Size) -> F32:
-    """Logits (N, C, h, w) of pictures of `size` as they would be of pictures of another size."""
+def _scaled(logits: F32, size: Size, wanted: Size, ids: bool) -> F32:
+    """Logits (N, C, h, w) of pictures of `size` as they would be of another size; or class ids."""
     h, w = (
         max(1, round(have * to / of)) for have, to, of in zip(logits.shape[2:], wanted, size, strict=True)
     )
-    return np.stack([np.stack([cv2.resize(plane, (w, h)) for plane in one]) for one in logits])
-
-
-def normalised(batch: U8, norm: Normalisation) -> F32:
-    """(N, H, W, 3) uint8 → (N, 3, H, W) float32, for a graph that does not normalise itself."""
-    scaled = (batch - np.array(norm.mean, np.float32)) / np.array(norm.std, np.float32)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+    how = cv2.INTER_NEAREST_EXACT if ids else cv2.INTER_LINEAR
+    return np.stack(
+        [np.stack([cv2.resize(plane, (w, h), interpolation=how) for plane in one]) for one in logits]
+    )

@@ -12,7 +12,8 @@ from streamseg.config import Precision
 from streamseg.errors import EngineError
 from streamseg.inference.backends.base import BaseEngine, library_errors
 from streamseg.inference.backends.protocol import BuildSpec, OnProgress
-from streamseg.types import F32, U8
+from streamseg.inference.forms import Array
+from streamseg.types import F32
 
 
 class OnnxBackend:
@@ -55,11 +56,12 @@ class OnnxEngine(BaseEngine):
         graph = spec.graph()
         with library_errors(f"engine {spec.engine.name}: ONNX Runtime cannot load the weights"):
             self._session: Any = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
+        self._input = spec.engine.input_name or self._session.get_inputs()[0].name
+        self._outputs = [spec.engine.output_name or self._session.get_outputs()[0].name]
         super().__init__(spec, spec.info("onnx", "cpu", spec.cpu_threads))
 
-    def _run(self, feed: U8 | F32) -> F32:
-        logits = self._session.run(None, {self._input: feed})[0]
+    def _run(self, feed: Array) -> F32:
+        (logits,) = self._session.run(self._outputs, {self._input: feed})
         return np.ascontiguousarray(logits, np.float32)
 
     def _release(self) -> None:

@@ -21,7 +21,8 @@ from streamseg.config import Precision
 from streamseg.inference.backends.base import BaseEngine, library_errors
 from streamseg.inference.backends.device import cpu_has_bf16, cpu_identity
 from streamseg.inference.backends.protocol import BuildSpec, OnProgress
-from streamseg.types import F32, U8
+from streamseg.inference.forms import Array
+from streamseg.types import F32
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8 is in the graph; what is not quantised is fp32
 
@@ -83,11 +84,15 @@ class OpenvinoEngine(BaseEngine):
         with _openvino_errors(spec, "load"):
             compiled = openvino.Core().import_model(plan.read_bytes(), "CPU", _settings(spec))
             self._request: Any = compiled.create_infer_request()
+            wanted = spec.engine.output_name
+            self._output: Any = compiled.output(wanted) if wanted else compiled.output(0)
         super().__init__(spec, spec.info("openvino", "cpu", spec.cpu_threads))
 
-    def _run(self, feed: U8 | F32) -> F32:
+    def _run(self, feed: Array) -> F32:
         self._request.infer([feed], share_inputs=True)
-        return np.array(self._request.get_output_tensor(0).data, np.float32)  # its memory is written again
+        return np.array(
+            self._request.get_tensor(self._output).data, np.float32
+        )  # its memory is written again
 
     def _release(self) -> None:
         self._request = None

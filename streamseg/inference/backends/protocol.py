@@ -86,7 +86,7 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
             input_size=self.input_size,
             limits=self.limits,
             shapes=self.shapes if bounded and self.limits == Limits() else None,  # else it is fitted to them
-            tensors=tensors if self.engine.normalisation.in_graph and self.limits == Limits() else "",
+            tensors=tensors if self.engine.usual and self.limits == Limits() else "",
         )
 
 

@@ -11,7 +11,7 @@ from streamseg.config import EngineConfig, Precision
 from streamseg.errors import EngineError
 from streamseg.inference.backends.device import cuda_missing
 from streamseg.inference.backends.protocol import Backend, Choice, backend_of, build_spec
-from streamseg.inference.spec import find_engine
+from streamseg.inference.spec import EngineSpec, find_engine
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ ORDER = (
     ("onnx", "cpu"),
     ("torch", "cpu"),
 )
+_USUAL_ONLY = ("tensorrt", "tensorrt-rtx", "aoti")  # EngineSpec.usual
 LIMIT = "STREAMSEG_BACKENDS"
 
 
@@ -39,7 +40,7 @@ def choices(config: EngineConfig) -> list[Choice]:
     reasons: dict[str, list[str]] = {}  # why → who, in order
     found: list[Choice] = []
     for name, device in _wanted(config):
-        why, backend = _try(name, device, config.precision)
+        why, backend = _try(name, device, config.precision, engine)
         if backend is not None:
             found.append(Choice(backend, build_spec(config, folder, engine, config.precision)))
         elif not found:
@@ -64,7 +65,7 @@ def plan_to_build(config: EngineConfig, target: str = "") -> Choice:
     reasons = []
     for name in dict.fromkeys(name for name, _ in _wanted(config)):
         backend = backend_of(name)
-        reason = backend.why_not_build(config.precision, target)
+        reason = _form_problem(name, engine) or backend.why_not_build(config.precision, target)
         if reason is None:
             spec = build_spec(config, folder, engine, config.precision)
             return Choice(backend, msgspec.structs.replace(spec, target=target))
@@ -98,8 +99,10 @@ def _wanted(config: EngineConfig) -> list[tuple[str, str]]:
     return [(name, device) for name, device in ORDER if not limit or name in limit]
 
 
-def _try(name: str, device: str, precision: Precision) -> tuple[str, Backend | None]:
-    """Why a backend cannot run on this machine, or the backend."""
+def _try(name: str, device: str, precision: Precision, engine: EngineSpec) -> tuple[str, Backend | None]:
+    """Why a backend cannot run this engine on this machine, or the backend."""
+    if problem := _form_problem(name, engine):
+        return problem, None
     if device == "cuda" and (reason := cuda_missing()):
         return reason, None
     try:
@@ -111,3 +114,9 @@ def _try(name: str, device: str, precision: Precision) -> tuple[str, Backend | N
     if device and backend.device != device:
         return f"would run on {backend.device}", None
     return "", backend
+
+
+def _form_problem(name: str, engine: EngineSpec) -> str:
+    if name not in _USUAL_ONLY or engine.usual:
+        return ""
+    return "runs graphs that take uint8 RGB (N, H, W, 3) and give logits; onnx, openvino and torch run others"

@@ -18,7 +18,8 @@ from streamseg.errors import EngineError
 from streamseg.inference.backends.base import BaseEngine
 from streamseg.inference.backends.device import Cuda, cuda_device, cuda_missing
 from streamseg.inference.backends.protocol import BuildSpec, OnProgress
-from streamseg.types import F32, U8
+from streamseg.inference.forms import Array
+from streamseg.types import F32
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +131,9 @@ class TorchEngine(TorchBased):
         super().__init__("torch", spec, device, bounded=False)
         from streamseg.inference.backends.torch_graph import GraphModule
 
-        module: Any = GraphModule(spec.graph(), torch_dtype(spec.precision)).eval().to(device)
+        module: Any = (
+            GraphModule(spec.graph(), torch_dtype(spec.precision), spec.engine.output_name).eval().to(device)
+        )
         self._module: Any = module.to(memory_format=self._torch.channels_last)
         self._recorded: OrderedDict[tuple[int, ...], _Recorded] = OrderedDict()
 
@@ -143,7 +146,7 @@ class TorchEngine(TorchBased):
             self._torch.cuda.current_stream().synchronize()
             return logits
 
-    def _run(self, feed: U8 | F32) -> F32:
+    def _run(self, feed: Array) -> F32:
         tensor = self._torch.from_numpy(feed)
         with self._torch.inference_mode():  # as on_device(), which may have recorded the shape
             if self._device == "cpu":

@@ -29,8 +29,8 @@ class GraphModule(nn.Module):
     stays fp32. Batch normalisations are folded into the convolution before them.
     """
 
-    def __init__(self, graph: bytes, dtype: torch.dtype = torch.float32) -> None:
-        """Raises EngineError for a graph with other operations."""
+    def __init__(self, graph: bytes, dtype: torch.dtype = torch.float32, output: str = "") -> None:
+        """output: by name; empty: the first. Raises EngineError for a graph with other operations."""
         super().__init__()
         model = onnx.load_from_string(graph)
         _move_constants(model.graph)
@@ -43,7 +43,7 @@ class GraphModule(nn.Module):
                 f"backend torch: does not support {', '.join(unknown)} of this graph; choose another backend"
             )
         self._input = model.graph.input[0].name
-        self._output = model.graph.output[0].name
+        self._output = output or model.graph.output[0].name
         self._sizes: dict[str, Value] = {}
         self._buffers_of: dict[str, str] = {}
         factors = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from streamseg.config import EngineConfig
@@ -62,15 +62,20 @@ def open_engine(backend: Backend, spec: BuildSpec, plan: Path | None) -> Engine:
     except BaseException:
         engine.close()
         raise
+    for note in notes(spec):
+        log.info("engine %s: %s", engine.info.id, note)
+    return engine
+
+
+def notes(spec: BuildSpec) -> Iterator[str]:
+    """What an engine's form takes from its masks, and how other pictures become its input."""
+    engine = spec.engine
+    if engine.gives == "labels":
+        yield "gives class ids: its masks have no confidence, and the CRF and fusion are off"
     if spec.limits.size is not None:
         height, width = spec.limits.size
-        log.info(
-            "engine %s: takes pictures of %dx%d only; others are stretched to it",
-            engine.info.id,
-            width,
-            height,
-        )
-    return engine
+        how = "placed in it between bars" if engine.fit == "letterbox" else "stretched to it"
+        yield f"takes pictures of {width}x{height} only; others are {how}"
 
 
 def load_replicas(count: int, choice: Choice, first: Engine) -> list[Engine]:

@@ -60,11 +60,12 @@ def agreement_of(pairs: list[tuple[F32, F32]]) -> Agreement:
                 max_difference=float("inf"),
                 mean_difference=float("inf"),
             )
-        difference = np.abs(got - want)
-        same.append(float(np.mean(got.argmax(1) == want.argmax(1))))
+        ids = want.shape[1] == 1  # class ids
+        difference = np.abs(got - want) if not ids else (got != want).astype(np.float32)
+        same.append(float(np.mean(got == want if ids else got.argmax(1) == want.argmax(1))))
         largest = max(largest, float(difference.max()))
         total.append(float(difference.mean()))
-        spread.append(float(want.std()))
+        spread.append(1.0 if ids else float(want.std()))
     return Agreement(
         pictures=len(pairs),
         argmax_percent=round(100 * float(np.mean(same)), 3),
