@@ -8,7 +8,7 @@ import msgspec
 
 from streamseg.config import Precision
 from streamseg.inference.spec import EngineSpec
-from streamseg.types import F32, U8, Size
+from streamseg.types import F32, U8, AnswerKind, Size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,6 +74,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     input_size: Size  # frames are scaled to about this many pixels; to this size, where limits have one
     limits: Limits = Limits()
     shapes: Shapes | None = None  # None: it takes all batches
+    kind: AnswerKind = "logits"  # what it gives; class ids are (N, 1, h, w)
     # The device of batches and logits in torch, for a TensorEngine; else empty.
     tensors: Literal["", "cpu", "cuda"] = ""
 

@@ -66,7 +66,7 @@ def infer(engine: Engine, frames: Sequence[Frame]) -> list[Logits]:
         batch = make_batch([f.rgb for f in frames], size)  # (N, h, w, 3)
         prepared = time.monotonic_ns()
         logits = list(engine(batch))  # (N, C, h / output_stride, w / output_stride)
-    if engine.info.spec.gives == "labels":
+    if engine.info.kind == "labels":
         logits = [listed(cast(F32, one), len(engine.info.spec.classes)) for one in logits]
     done = time.monotonic_ns()
     return [
@@ -81,7 +81,7 @@ def infer(engine: Engine, frames: Sequence[Frame]) -> list[Logits]:
                 "infer": (done - prepared) // 1000,
             },
             engine.info.id,
-            engine.info.spec.gives,
+            engine.info.kind,
         )
         for i, frame in enumerate(frames)
     ]

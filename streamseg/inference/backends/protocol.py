@@ -86,6 +86,7 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
             input_size=self.input_size,
             limits=self.limits,
             shapes=self.shapes if bounded and self.limits == Limits() else None,  # else it is fitted to them
+            kind=self.engine.gives,
             tensors=tensors if self.engine.usual and self.limits == Limits() else "",
         )
 
