@@ -17,7 +17,7 @@ from streamseg.net import options
 from streamseg.net.connection import refusal
 from streamseg.net.control_sockets import one_running
 from streamseg.net.curve_keys import ClientKeys, client_keys
-from streamseg.net.endpoints import connect
+from streamseg.net.endpoints import connect, reachable
 from streamseg.types import LabelSet, Mask
 from streamseg.wire import decode_message
 from streamseg.wire.control import (
@@ -177,4 +177,4 @@ class ControlClient:
         if self.endpoint.startswith("ipc:///") and not path.exists():
             raise UsageError(f"{self.endpoint}: no daemon has this socket")
         options.ask_control(self._sock, self._keys)
-        connect(self._sock, self.endpoint)
+        connect(self._sock, reachable(self.endpoint, self._timeout_s))

@@ -71,6 +71,7 @@ class Receiver:
         )  # to be made: (subscribe or not, topic)
         default = default_snapshot_endpoint(endpoint)  # looks at the endpoint's form in any case
         self._ask_at = snapshot if isinstance(snapshot, str) else default if snapshot else None
+        self._asks_ipv6 = False
         self._connection: Connection | None = None
         self._thread = SocketThread("subscribe", self._receive, self._explain)
         self._thread.start()
@@ -131,6 +132,9 @@ class Receiver:
         for was_connected, refused in connection.changes():
             if connection.connected:
                 self._logged = False
+                if self._ask_at is not None and connection.ipv6 != self._asks_ipv6:
+                    self._asks_ipv6 = connection.ipv6
+                    reconnect(snapshots, self._ask_at, ipv6=self._asks_ipv6)
                 self._ask(snapshots, self._topics)
                 continue
             if was_connected:
@@ -164,7 +168,7 @@ class Receiver:
         try:
             snapshots.send_multipart(request, zmq.DONTWAIT)
         except zmq.Again:  # given up by libzmq, too, or full of requests that were never sent
-            reconnect(snapshots, self._ask_at)
+            reconnect(snapshots, self._ask_at, ipv6=self._asks_ipv6)
             with contextlib.suppress(zmq.Again):
                 snapshots.send_multipart(request, zmq.DONTWAIT)
 

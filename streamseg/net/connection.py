@@ -11,8 +11,9 @@ from zmq.utils.monitor import recv_monitor_message
 
 from streamseg.net import options
 from streamseg.net.curve_keys import ClientKeys
-from streamseg.net.endpoints import connect, reconnect
+from streamseg.net.endpoints import connect, is_name, reconnect
 
+TURN_S, LONGEST_TURN_S = 0.1, 2.0  # between the two families of a name's addresses; grows
 SILENT_S = 5.0  # libzmq tries again at least every 2 s; after this long without a try, we connect again
 
 NEEDS_KEYS = "the daemon requires keys; give its public key (server_key) and your own (client_key_file)"
@@ -38,11 +39,14 @@ class Connection:
         self.endpoint = endpoint
         self.connected = False
         self.last_event = 0
+        self._is_name = is_name(endpoint)
         self._keys = keys
         self._failed = 0  # handshakes in a row that ended without a reason
         options.receive(sock, keys)
         self._monitor = sock.get_monitor_socket()
-        self._event_s = time.monotonic()
+        self._event_s = self._turned_s = time.monotonic()
+        self._turn_s = TURN_S
+        self.ipv6 = False  # where the endpoint is a name: which of its addresses are tried, or connected
 
     def connect(self) -> None:
         """Connect, again and again; raises UsageError for what is no endpoint."""
@@ -69,14 +73,27 @@ class Connection:
                 self._event_s = time.monotonic()
                 if event not in _WAITS:
                     self.last_event = event
+                if event == zmq.EVENT_CONNECT_RETRIED:
+                    self._take_turns()
                 if event == zmq.EVENT_HANDSHAKE_SUCCEEDED or event in _LOST:
+                    self._turn_s = TURN_S
                     before, self.connected = self.connected, event == zmq.EVENT_HANDSHAKE_SUCCEEDED
                     self._failed = 0 if self.connected else self._failed + (event in _UNSAID)
                     yield before, refusal(event, self._keys, self._failed)
         if not self.connected and time.monotonic() - self._event_s > SILENT_S:
             # libzmq gives a connection up for good when the other side broke the protocol or MAXMSGSIZE.
-            reconnect(self.sock, self.endpoint)
+            self.ipv6 ^= self._is_name
+            reconnect(self.sock, self.endpoint, ipv6=self.ipv6)
             self._event_s = time.monotonic()
+
+    def _take_turns(self) -> None:
+        """Try the other family of a name's addresses: libzmq knows the first address of one family only."""
+        if not self._is_name or time.monotonic() - self._turned_s < self._turn_s:
+            return
+        self.ipv6 = not self.ipv6
+        self._turn_s = min(2 * self._turn_s, LONGEST_TURN_S)
+        reconnect(self.sock, self.endpoint, ipv6=self.ipv6)
+        self._turned_s = time.monotonic()
 
     def close(self) -> None:
         """Close the monitor, not the socket."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import re
 import socket
@@ -22,7 +23,7 @@ _NO_PERMISSION = (
 _WAYS_OUT = {
     errno.EADDRINUSE: "is in use; stop the other process or choose another port",
     errno.EADDRNOTAVAIL: "is not an address of this machine; use one of its own, such as 127.0.0.1",
-    errno.ENODEV: "names no network interface of this machine; use an IP address, such as 127.0.0.1",
+    errno.ENODEV: "is neither an address nor a network interface of this machine; use one, such as 127.0.0.1",
     errno.EINVAL: "is not an endpoint; write tcp://ADDRESS:PORT or ipc:///PATH",
     errno.EACCES: _NO_PERMISSION,
     errno.EPERM: _NO_PERMISSION,
@@ -71,28 +72,79 @@ def bind(sock: zmq.Socket[bytes], endpoint: str) -> str:
     port = re.fullmatch(r"tcp://.+:(\d+)", endpoint)
     if port and int(port[1]) > 65535:  # libzmq would wrap it around and bind another
         raise PublishError(f"{endpoint}: has a port above 65535")
+    error = _bind(sock, endpoint)
+    if error is not None and error.errno == errno.ENODEV:  # no interface has this name; a host may
+        error = next((None for at in _addresses(endpoint) if _bind(sock, at) is None), error)
+    if error is not None:
+        reason = _WAYS_OUT.get(error.errno or 0, error.strerror)
+        raise PublishError(f"{endpoint}: {reason}") from error
+    return sock.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+def _bind(sock: zmq.Socket[bytes], endpoint: str) -> zmq.ZMQError | None:
     options.ip_version(sock, endpoint)
     try:
         sock.bind(endpoint)
     except zmq.ZMQError as error:
-        raise PublishError(f"{endpoint}: {_WAYS_OUT.get(error.errno or 0, error.strerror)}") from error
-    return sock.getsockopt_string(zmq.LAST_ENDPOINT)
+        return error
+    return None
 
 
-def connect(sock: zmq.Socket[bytes], endpoint: str) -> None:
-    """Connect a socket, which libzmq repeats until it succeeds; raises UsageError for what is no endpoint."""
-    options.ip_version(sock, endpoint)
+def connect(sock: zmq.Socket[bytes], endpoint: str, *, ipv6: bool = False) -> None:
+    """Connect a socket, which libzmq repeats until it succeeds; raises UsageError for what is no endpoint.
+
+    ipv6: take the IPv6 address of a name; libzmq tries the first of one family only, see Connection.
+    """
+    options.ip_version(sock, endpoint, ipv6=ipv6)
     try:
         sock.connect(endpoint)
     except zmq.ZMQError as error:
         raise UsageError(f"endpoint: must be tcp://HOST:PORT or ipc://PATH; is {endpoint!r}") from error
 
 
-def reconnect(sock: zmq.Socket[bytes], endpoint: str) -> None:
-    """Connect again where libzmq has given up: the other side broke the protocol or MAXMSGSIZE."""
+def reconnect(sock: zmq.Socket[bytes], endpoint: str, *, ipv6: bool = False) -> None:
+    """Connect again where libzmq has given up, or with the other family of a name's addresses."""
     with contextlib.suppress(zmq.ZMQError):  # it may be disconnected already
         sock.disconnect(endpoint)
+    options.ip_version(sock, endpoint, ipv6=ipv6)
     sock.connect(endpoint)
+
+
+def is_name(endpoint: str) -> bool:
+    """Whether the host of an endpoint is a name, which may have addresses of both families."""
+    found = re.fullmatch(r"tcp://([^\[\];*]+):(?:\d+|\*)", endpoint)
+    if found is None:
+        return False
+    try:
+        ipaddress.ip_address(found[1])
+    except ValueError:
+        return True
+    return False
+
+
+def reachable(endpoint: str, timeout_s: float) -> str:
+    """The address behind a name that takes connections now; the endpoint itself where none does. Blocks."""
+    for at in _addresses(endpoint):
+        host, _, port = at.removeprefix("tcp://").rpartition(":")
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((host.strip("[]"), int(port)), timeout_s),
+        ):
+            return at
+    return endpoint
+
+
+def _addresses(endpoint: str) -> list[str]:
+    """The endpoints that a name stands for, of both families; none where it is no name or not known."""
+    if not is_name(endpoint):
+        return []
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    hosts = (f"[{at[0]}]" if family == socket.AF_INET6 else at[0] for family, *_, at in found)
+    return [f"tcp://{host}:{port}" for host in dict.fromkeys(hosts)]
 
 
 def received(sock: zmq.Socket[bytes], at_most: int) -> Iterator[list[zmq.Frame]]:

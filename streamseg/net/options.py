@@ -76,9 +76,9 @@ def monitor(sock: Socket) -> None:
     sock.setsockopt(zmq.RCVHWM, 0)  # libzmq's own thread would wait for room
 
 
-def ip_version(sock: Socket, endpoint: str) -> None:
-    """Speak IPv6 only where the endpoint is an IPv6 address."""
-    sock.setsockopt(zmq.IPV6, int(endpoint.startswith("tcp://[")))
+def ip_version(sock: Socket, endpoint: str, *, ipv6: bool = False) -> None:
+    """Speak IPv6 where the endpoint is an IPv6 address; ipv6: where it is a name, too."""
+    sock.setsockopt(zmq.IPV6, int(ipv6 or endpoint.startswith("tcp://[")))
 
 
 def notice_dead_peers(sock: Socket) -> None:

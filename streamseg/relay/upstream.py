@@ -62,7 +62,7 @@ class Upstream:
         self.end_asking(poller)
         self._asking = self._context.socket(zmq.DEALER)
         options.receive(self._asking, self._keys)
-        connect(self._asking, self._ask_at)
+        connect(self._asking, self._ask_at, ipv6=self._connection.ipv6)
         self._asking.send_multipart(snapshot_request(prefixes), zmq.DONTWAIT)
         poller.register(self._asking, zmq.POLLIN)
 

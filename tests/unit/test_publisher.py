@@ -282,7 +282,7 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     ("endpoint", "says"),
     [
         ("tcp://203.0.113.1:5570", "is not an address of this machine"),
-        ("tcp://nosuchnic:5570", "names no network interface|not an address"),
+        ("tcp://nosuchnic:5570", "neither an address nor a network interface|not an address"),
         ("tcp://127.0.0.1", "is not an endpoint"),
         ("tcp://127.0.0.1:70000", "above 65535"),
         ("tcp://127.0.0.1:65535", "no port above it"),
