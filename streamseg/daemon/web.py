@@ -45,7 +45,13 @@ def console_of(config: Config, control: str) -> WebProcess | None:
         log.warning("web.listen: no console is started, since it needs the control socket")
         return None
     return WebProcess(
-        WebSetup(listen=config.web.listen, token=token, control=control, log_level=config.log.level)
+        WebSetup(
+            listen=config.web.listen,
+            token=token,
+            insecure=config.web.insecure,
+            control=control,
+            log_level=config.log.level,
+        )
     )
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from streamseg.runtime.child import lower_priority
 from streamseg.runtime.log import hide_secrets_of_tracebacks, start_logging
+from streamseg.web.connections import Connections
 from streamseg.web.server import Console
 from streamseg.web.setup import Listening, MaskEndpoints, WebSetup, host_and_port
 
@@ -48,17 +49,20 @@ async def _serve(setup: WebSetup) -> None:
     """Serve until our input ends."""
     over = asyncio.Event()
     console = Console(setup)
-    runner = web.AppRunner(console.app, access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(console.app, shutdown_timeout=1.0)
     await runner.setup()
+    assert runner.server is not None
+    connections = Connections(runner.server)
     reading = asyncio.create_task(_read_input(console, over))
     try:
-        url = await _listen(runner, setup, over)
+        url = await _listen(connections, setup, over)
         if url:
             sys.stdout.write(msgspec.json.encode(Listening(url)).decode() + "\n")
             sys.stdout.flush()
             await over.wait()
     finally:
         reading.cancel()
+        await connections.close()
         await runner.cleanup()
 
 
@@ -74,14 +78,13 @@ async def _read_input(console: Console, over: asyncio.Event) -> None:
         over.set()
 
 
-async def _listen(runner: web.AppRunner, setup: WebSetup, over: asyncio.Event) -> str:
+async def _listen(connections: Connections, setup: WebSetup, over: asyncio.Event) -> str:
     """Bind, and try again until it works; returns the address to open, or "" when the input has ended."""
     host, port = host_and_port(setup.listen)
     logged = False
     while not over.is_set():
-        site = web.TCPSite(runner, host, port)
         try:
-            await site.start()
+            name, bound = await connections.listen(host, port)
         except OSError as error:
             if not logged:
                 log.warning("web.listen: %s: %s; trying again", setup.listen, _reason(error))
@@ -89,7 +92,6 @@ async def _listen(runner: web.AppRunner, setup: WebSetup, over: asyncio.Event) -
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), RETRY_AFTER_S)
             continue
-        name, bound = runner.addresses[0][:2]
         return f"http://{f'[{name}]' if ':' in name else name}:{bound}/"
     return ""
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import time
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,47 +19,39 @@ from streamseg.net.curve_keys import ClientKeys
 from streamseg.outputs.png import indexed_png
 from streamseg.runtime.counters import ProgressWatch
 from streamseg.types import U8, LabelSet
-from streamseg.web.access import COOKIE, Access
+from streamseg.web.access import Access
 from streamseg.web.feed import Feed
 from streamseg.web.frames import Shown
+from streamseg.web.guard import Guard, need_own_page
 from streamseg.web.link import Link
 from streamseg.web.metrics import exposition, unhealthy, unready
-from streamseg.web.setup import MaskEndpoints, WebSetup
+from streamseg.web.pages import Pages
+from streamseg.web.setup import MaskEndpoints, WebSetup, host_and_port, trusts_its_network
 from streamseg.web.viewer import Do, Drawn, Ping, Slow, Viewer, Watch, parse_page_message
 from streamseg.wire.control import Status
 
 log = logging.getLogger(__name__)
 
-STATIC = Path(__file__).parent / "static"
 STATUS_EVERY_S = 1.0
 MAX_VIEWERS = 64
-MAX_MESSAGE = 64 << 10  # bytes of one message from a page
+MAX_MESSAGE = 64 << 10  # bytes of one message from a page, and of a request's body
 SEND_TIMEOUT_S = 20.0  # a browser that takes nothing for this long is disconnected
-YEAR_S = 365 * 24 * 3600
-
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' blob: data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
-
-_OPEN = ("/healthz", "/readyz")  # without the token: they answer with one word
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Console:
     """The HTTP application and what it holds: the feed, the control socket, the viewers."""
 
     def __init__(self, setup: WebSetup) -> None:
-        self._access = Access(setup.token)
+        self._pages = Pages()
+        self._access = Access(setup.token, trusts_its_network(setup), host_and_port(setup.listen)[1])
+        guard = Guard(self._access, self._pages)
+        guard.by_any_name = (self._healthz, self._readyz)  # they answer with one word
+        guard.without_token = (*guard.by_any_name, guard.login, self._static)
         self._link = Link(setup.control)
         self._progress = ProgressWatch()
         self._viewers: set[Viewer] = set()
         self._feed: Feed | None = None
-        self.app = web.Application(middlewares=[self._guard], client_max_size=MAX_MESSAGE)
+        self.app = web.Application(middlewares=[guard.check], client_max_size=MAX_MESSAGE)
         self.app.cleanup_ctx.append(self._life)
         self.app.add_routes(
             [
@@ -69,8 +60,11 @@ class Console:
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
                 web.get("/link", self._browser),
+                web.post("/link", self._may_connect),
+                web.post("/login", guard.login),
+                web.post("/logout", guard.logout),
                 web.get("/streams/{stream}/mask.png", self._mask),
-                web.static("/static", STATIC),
+                web.get("/static/{name}", self._static),
             ]
         )
 
@@ -95,39 +89,11 @@ class Console:
         await self._feed.close()
         await self._link.close()
 
-    @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            response = await self._authorize(request) or await handler(request)
-        except web.HTTPException as error:
-            error.headers.update(_HEADERS)
-            raise
-        if not response.prepared:
-            response.headers.update(_HEADERS)
-        return response
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        return self._pages.answer(request, "index.html")
 
-    async def _authorize(self, request: web.Request) -> web.StreamResponse | None:
-        """None where access is allowed; otherwise the answer, or raises it."""
-        if not self._access.host_is_ours(request.headers.get("Host", "")):
-            raise web.HTTPForbidden(text="unknown Host header; use http://127.0.0.1:PORT/\n")
-        shown = request.query.get("token")
-        if shown is not None and request.path == "/" and self._access.token:
-            if not self._access.is_token(shown):
-                raise web.HTTPUnauthorized(text="wrong token\n")
-            response = web.Response(status=303, headers={"Location": "/"})
-            response.set_cookie(
-                COOKIE, self._access.session(), max_age=YEAR_S, httponly=True, samesite="Strict"
-            )
-            return response
-        if request.path in _OPEN or self._access.knows(request.headers, request.cookies):
-            return None
-        raise web.HTTPUnauthorized(
-            text="a token is required: open /?token=… once, or send Authorization: Bearer …\n",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
-
-    async def _page(self, _: web.Request) -> web.StreamResponse:
-        return web.FileResponse(STATIC / "index.html")
+    async def _static(self, request: web.Request) -> web.StreamResponse:
+        return self._pages.answer(request, request.match_info["name"])
 
     async def _healthz(self, _: web.Request) -> web.Response:
         """200 while the daemon answers and its route moves."""
@@ -170,17 +136,35 @@ class Console:
             headers={"Content-Disposition": f'attachment; filename="{name}"'},
         )
 
-    async def _browser(self, request: web.Request) -> web.WebSocketResponse:
-        if not self._access.origin_is_ours(request.headers):
-            raise web.HTTPForbidden(text="only the console's own page may connect\n")
+    async def _may_connect(self, request: web.Request) -> web.Response:
+        """Whether a page may connect: a browser does not show it why its WebSocket was refused."""
+        need_own_page(request)
         if len(self._viewers) >= MAX_VIEWERS:
             raise web.HTTPServiceUnavailable(text=f"{MAX_VIEWERS} pages are open already\n")
+        return web.Response(status=204)
+
+    async def _browser(self, request: web.Request) -> web.WebSocketResponse:
+        await self._may_connect(request)
         sock = web.WebSocketResponse(heartbeat=10.0, max_msg_size=MAX_MESSAGE, compress=False)
+        try:
+            upgrade = sock.can_prepare(request).ok
+        except ValueError:  # its key is no ASCII
+            upgrade = False
+        if not upgrade:
+            raise web.HTTPBadRequest(text="not a WebSocket; a proxy in between must pass Upgrade on\n")
         await sock.prepare(request)
         viewer = Viewer(self.feed)
         self._viewers.add(viewer)
         sending = asyncio.create_task(_send(sock, viewer))
         try:
+            viewer.send(
+                {
+                    "type": "console",
+                    "host": socket.gethostname(),
+                    "login": self._access.token != "",
+                    "unix_ms": time.time() * 1000,
+                }
+            )
             for labels in self.feed.label_sets.values():
                 viewer.send(_labels(labels))
             await self._send_status({viewer})

@@ -10,6 +10,7 @@ import msgspec
 
 from streamseg.config import WebConfig
 from streamseg.config.redact import remember_value
+from streamseg.config.security import is_local
 from streamseg.config.text_file import read_text
 from streamseg.errors import ConfigError
 from streamseg.net.curve_keys import readable_by_all
@@ -31,6 +32,7 @@ class WebSetup(msgspec.Struct, frozen=True, kw_only=True):
 
     listen: str
     token: str = ""
+    insecure: bool = False
     control: str  # endpoint
     log_level: str = "info"
 
@@ -83,6 +85,14 @@ def read_token(config: WebConfig) -> str:
         raise ConfigError(f"web.token_file: every user may read it; chmod o= {path}")
     remember_value(token)
     return token
+
+
+def trusts_its_network(setup: WebSetup) -> bool:
+    """Whether everybody who reaches the port may use the console; never so on loopback.
+
+    What others reach on loopback they reach through a browser of this machine, by a name they point here.
+    """
+    return setup.insecure and not is_local(f"tcp://{setup.listen}")
 
 
 def connectable(endpoint: str) -> str:

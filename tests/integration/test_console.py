@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from streamseg.client.control import ControlClient
-from tests.integration.console import Running, Tile, browser, live, page, running
+from tests.integration.console import Running, Tile, behind_proxy, browser, live, page, running
 from tests.integration.daemons import run_daemon
 from tests.media import draw_clip, picture, write_video
 from tests.ports import free_port
@@ -415,5 +416,38 @@ def test_the_token_is_asked_for_and_a_cookie_remembers_it(
         assert page.url == f"http://{listen}/"  # the token is out of sight
         Tile(page, "video").wait_drawn()
         assert page.goto(f"http://{listen}/").status == 200
+        with behind_proxy(f"http://{listen}/") as below:
+            log_in_and_out(page, below)
     finally:
         daemon.kill()
+
+
+def log_in_and_out(page: Any, url: str) -> None:
+    """By the form, below a proxy's path: the files, redirections, cookie, WebSocket and downloads, too."""
+    asked: list[str] = []
+    page.goto("about:blank")
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("websocket", lambda sock: asked.append(sock.url))
+    page.context.clear_cookies()
+    assert page.goto(url).status == 401
+    nothing_serious(page)
+    for word in ("wrong", "a-token-that-is-long-enough"):
+        page.locator('[name="token"]').fill(word)
+        page.get_by_role("button", name="Log in").click()
+        if word == "wrong":
+            until(lambda: page.locator("#wrong").is_visible(), "the complaint")
+        assert page.url == url
+    tile = Tile(page, "video")
+    tile.wait_drawn()
+    assert socket.gethostname() in page.title()
+    assert page.locator("#host").text_content() == socket.gethostname()
+    (cookie,) = page.context.cookies()
+    assert (cookie["path"], cookie["httpOnly"], cookie["sameSite"]) == ("/seg", True, "Strict")
+    with page.expect_download() as download:
+        tile.button("save").click()
+    assert download.value.url == f"{url}streams/video/mask.png"
+    page.get_by_role("button", name="Log out").click()
+    page.locator('[name="token"]').wait_for()
+    assert page.context.cookies() == []
+    assert f"{url}link".replace("http:", "ws:") in asked
+    assert all(one.replace("ws:", "http:").startswith(url) for one in asked), asked

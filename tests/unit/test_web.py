@@ -16,7 +16,7 @@ import pytest
 from streamseg.config import WebConfig, parse_config
 from streamseg.errors import ConfigError
 from streamseg.runtime.counters import BOUNDS_US, ProgressWatch
-from streamseg.web.setup import connectable, host_and_port, read_token
+from streamseg.web.setup import WebSetup, connectable, host_and_port, read_token, trusts_its_network
 from streamseg.wire.control import ControlStatus, EngineStatus, PublisherStatus, Status
 from streamseg.wire.status import Histogram, StreamStatus
 from tests.masks import make_mask, make_picture
@@ -24,11 +24,12 @@ from tests.masks import make_mask, make_picture
 pytest.importorskip("aiohttp", reason="pip install 'streamseg[web]'")
 pytest.importorskip("prometheus_client", reason="pip install 'streamseg[web]'")
 
-from streamseg.web.access import COOKIE, Access
+from streamseg.web.access import Access, behind_tls, page_problem
+from streamseg.web.connections import peer_of
 from streamseg.web.feed import Feed
 from streamseg.web.frames import Shown
 from streamseg.web.metrics import STUCK_AFTER_S, exposition, unhealthy, unready
-from streamseg.web.server import STATIC
+from streamseg.web.pages import STATIC
 from streamseg.web.viewer import (
     FORM_FIELDS,
     MAX_TEXTS,
@@ -49,18 +50,50 @@ TOKEN = "a-token-that-is-long-enough"
     ["127.0.0.1:5580", "localhost:5580", "[::1]:5580", "192.168.1.7", "box.localhost", "LOCALHOST:1"],
 )
 def test_names_that_nobody_else_can_point_at_us_are_answered(host: str) -> None:
-    assert Access("").host_is_ours(host)
+    assert Access("").host_problem(host) == ""
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example:5580", "127.0.0.1.evil.example", "", "localhost.evil.example"]
+    "host",
+    [
+        "evil.example:5580",
+        "127.0.0.1.evil.example",
+        "",
+        "localhost.evil.example",
+        "evil.example/@127.0.0.1",
+        "127.0.0.1:x",
+        "[::1",
+        "[evil.example]",
+        "http://[",
+        "\udcff\udcfe",
+        "127.0.0.1\x00",
+    ],
 )
 def test_a_foreign_name_is_dns_rebinding(host: str) -> None:
-    assert not Access("").host_is_ours(host)
+    assert "web.token_file" in Access("").host_problem(host)
+    assert Access("").host_problem(host).isascii()
 
 
-def test_with_a_token_any_name_is_answered() -> None:
-    assert Access(TOKEN).host_is_ours("console.example")
+def test_with_a_token_or_in_a_trusted_network_any_name_is_answered() -> None:
+    assert Access(TOKEN).host_problem("console.example") == ""
+    assert Access("", any_name=True).host_problem("box.example:5580") == ""
+
+
+@pytest.mark.parametrize(
+    ("listen", "insecure", "trusted"),
+    [
+        ("0.0.0.0:5580", True, True),
+        ("[::]:5580", True, True),
+        ("192.168.1.7:5580", True, True),
+        ("box.example:5580", True, True),
+        ("127.0.0.1:5580", True, False),
+        ("[::1]:5580", True, False),
+        ("localhost:5580", True, False),
+        ("0.0.0.0:5580", False, False),
+    ],
+)
+def test_a_console_on_loopback_is_never_open_to_any_name(listen: str, insecure: bool, trusted: bool) -> None:
+    assert trusts_its_network(WebSetup(listen=listen, insecure=insecure, control="x")) is trusted
 
 
 @pytest.mark.parametrize(
@@ -69,25 +102,76 @@ def test_with_a_token_any_name_is_answered() -> None:
         ({"Host": "127.0.0.1:5580"}, True),
         ({"Host": "127.0.0.1:5580", "Origin": "http://127.0.0.1:5580"}, True),
         ({"Host": "127.0.0.1:5580", "Origin": "http://127.0.0.1:5581"}, False),
+        ({"Host": "127.0.0.1:5580", "Origin": "http://127.0.0.1"}, False),
         ({"Host": "127.0.0.1:5580", "Origin": "http://evil.example"}, False),
         ({"Host": "127.0.0.1:5580", "Origin": "null"}, False),
+        ({"Host": "127.0.0.1:5580", "Origin": "file://127.0.0.1:5580"}, False),
+        ({"Host": "127.0.0.1:5580", "Origin": "http://["}, False),
+        ({"Host": "127.0.0.1:5580", "Origin": "http://127.0.0.1:x"}, False),
+        ({"Host": "[", "Origin": "http://["}, False),
+        ({"Host": "", "Origin": "http://"}, False),
+        ({"Host": "\udcff", "Origin": "http://\udcfe"}, False),
+        ({"Host": "site.example:443", "Origin": "https://site.example"}, True),
+        ({"Host": "site.example", "Origin": "https://site.example:443"}, True),
+        ({"Host": "Site.Example", "Origin": "https://site.example"}, True),
+        ({"Host": "site.example:80", "Origin": "http://site.example"}, True),
+        ({"Host": "site.example:80", "Origin": "https://site.example"}, False),
+        ({"Host": "site.example:8443", "Origin": "https://site.example"}, False),
         ({"Host": "127.0.0.1:5580", "Sec-Fetch-Site": "cross-site"}, False),
+        ({"Host": "127.0.0.1:5580", "Sec-Fetch-Site": "same-site"}, False),
         ({"Host": "127.0.0.1:5580", "Sec-Fetch-Site": "same-origin"}, True),
     ],
 )
 def test_only_our_own_page_may_connect(headers: dict[str, str], ours: bool) -> None:
-    assert Access("").origin_is_ours(headers) is ours
+    assert (page_problem(headers) == "") is ours
+    assert page_problem(headers).isascii()
+
+
+def test_a_proxy_that_changes_the_host_is_told_so() -> None:
+    problem = page_problem({"Host": "127.0.0.1:5580", "Origin": "https://site.example"})
+    assert "'https://site.example'" in problem
+    assert "must pass the Host header on" in problem
 
 
 def test_the_token_opens_as_bearer_or_by_the_cookie_and_nothing_else_does() -> None:
     access = Access(TOKEN)
     assert access.knows({"Authorization": f"Bearer {TOKEN}"}, {})
-    assert access.knows({}, {COOKIE: access.session()})
+    assert access.knows({}, {access.cookie: access.session})
     assert not access.knows({}, {})
-    assert not access.knows({"Authorization": "Bearer ü"}, {COOKIE: TOKEN})
-    assert not access.knows({"Authorization": f"Basic {TOKEN}"}, {COOKIE: Access(TOKEN + "x").session()})
-    assert TOKEN not in access.session()
+    assert not access.knows({"Authorization": "Bearer ü"}, {access.cookie: TOKEN})
+    assert not access.knows({"Authorization": "Bearer \udcff\ud800"}, {access.cookie: "\udcff\udfff"})
+    assert not access.knows({"Authorization": f"Basic {TOKEN}"}, {access.cookie: Access(TOKEN + "x").session})
+    assert TOKEN not in access.session
     assert Access("").knows({}, {})
+
+
+def test_each_console_has_a_cookie_of_its_own() -> None:
+    consoles = [Access(TOKEN, port=5580), Access(TOKEN, port=5581), Access(TOKEN + "x", port=5580)]
+    names = {access.cookie for access in consoles}
+    assert len(names) == 3
+    assert all(re.fullmatch(r"[a-z0-9_]+", name) and TOKEN not in name for name in names)
+
+
+def test_a_cookie_is_secure_where_the_browser_came_by_https() -> None:
+    assert behind_tls({"X-Forwarded-Proto": "https"})
+    assert behind_tls({"Origin": "https://site.example"})
+    assert not behind_tls({"Origin": "http://127.0.0.1:5580"})
+    assert not behind_tls({})
+
+
+@pytest.mark.parametrize(
+    ("address", "peer"),
+    [
+        (("10.0.0.7", 5), "10.0.0.7"),
+        (("::ffff:10.0.0.7", 5), "10.0.0.7"),
+        (("2001:db8:1:2:3:4:5:6", 5), "2001:db8:1:2::"),
+        (("2001:db8:1:2:ffff::1", 5), "2001:db8:1:2::"),
+        (("fe80::1%eth0", 5), "fe80::"),
+        (("::1", 5), "::"),
+    ],
+)
+def test_the_addresses_of_one_ipv6_network_are_one_peer(address: tuple[str, int], peer: str) -> None:
+    assert peer_of(address) == peer
 
 
 def read(message: bytes) -> tuple[dict[str, Any], bytes]:

@@ -15,6 +15,7 @@ export class Link {
     this.pauseMs = FIRST_PAUSE_MS;
     this.asked = new Map();
     this.lastId = 0;
+    this.refused = 0; // times in a row that only the WebSocket was
     setInterval(() => this.#ping(), PING_EVERY_MS);
     this.#connect();
   }
@@ -55,12 +56,13 @@ export class Link {
   }
 
   #connect() {
-    const url = new URL("/link", location.href);
+    const url = new URL("link", document.baseURI); // relative: a proxy may serve us below a path
     url.protocol = url.protocol.replace("http", "ws");
     const socket = new WebSocket(url);
     socket.binaryType = "arraybuffer";
     this.socket = socket;
     socket.onopen = () => {
+      this.refused = 0;
       this.pauseMs = FIRST_PAUSE_MS;
       this.receivedMs = performance.now();
       this.bestTripMs = Infinity;
@@ -80,15 +82,16 @@ export class Link {
     socket.onclose = async () => {
       for (const resolve of this.asked.values()) resolve(["the connection was lost"]);
       this.asked.clear();
-      this.on.closed(await refusal());
+      this.on.closed(await this.#refusal());
       setTimeout(() => this.#connect(), this.pauseMs * (0.5 + Math.random() / 2));
       this.pauseMs = Math.min(LONGEST_PAUSE_MS, this.pauseMs * 1.6);
     };
   }
 
   #receive(message) {
+    const nowMs = performance.timeOrigin + performance.now();
+    if (message.type === "console") this.offsetMs = message.unix_ms - nowMs; // until a ping knows better
     if (message.type === "pong") {
-      const nowMs = performance.timeOrigin + performance.now();
       const tripMs = nowMs - message.at;
       if (tripMs <= this.bestTripMs) {
         this.bestTripMs = tripMs;
@@ -106,14 +109,17 @@ export class Link {
     this.bestTripMs *= 1.1; // clocks drift: an old answer gives way to one that was nearly as quick
     this.#send(JSON.stringify({ type: "ping", at: performance.timeOrigin + performance.now() }));
   }
-}
 
-// Why access is refused, as far as it is known; empty when the server does not answer.
-async function refusal() {
-  try {
-    const answer = await fetch("/", { method: "HEAD", cache: "no-store" });
-    return answer.status === 401 ? "A token is required: open this page once with ?token=…" : "";
-  } catch {
-    return "";
+  // Why the connection is refused, as far as it is known; empty when the server does not answer.
+  async #refusal() {
+    try {
+      const answer = await fetch(new URL("link", document.baseURI), { method: "POST", cache: "no-store" });
+      if (answer.status === 401) location.reload(); // to the login page
+      if (answer.status === 403 || answer.status === 503) return (await answer.text()).trim();
+      this.refused++; // it may have been started in between
+      return this.refused > 2 ? "The server answers, but not by WebSocket. A proxy in between must pass Upgrade on." : "";
+    } catch {
+      return "";
+    }
   }
 }

@@ -83,6 +83,10 @@ function received(message) {
     if (version !== null && version !== message.version) return location.reload();
     version = message.version;
     showStatus(message);
+  } else if (message.type === "console") {
+    document.title = `${message.host} · streamseg`;
+    $("host").textContent = message.host;
+    $("logout").hidden = !message.login;
   } else if (message.type === "no daemon") connection("lost", message.problems.join("; "));
 }
 

@@ -191,7 +191,7 @@ export class Tile {
     set(find(".state"), state !== "playing" ? state : problem ? "silent" : late ? "late" : state);
     find(".state").className =
       `badge state ${state === "failed" ? "bad" : problem || late || state !== "playing" ? "warn" : "good"}`;
-    set(find(".revision"), header ? `rev ${header.revision}${header.revision === 0 && header.refined_seq !== null ? " + key" : ""}` : "");
+    set(find(".revision"), header?.revision === 1 ? "refined" : header && header.refined_seq !== null ? "fused" : "");
     find(".revision").classList.toggle("refined", header?.revision === 1);
     find(".key").hidden = nowMs > this.flashUntilMs;
     const veil = find(".veil");
@@ -247,7 +247,7 @@ export class Tile {
     this.element.setAttribute("aria-label", `Stream ${this.name}`);
     this.canvas.setAttribute("aria-label", `${this.name}, live. The arrow keys move a pointer that names the class under it.`);
     const save = find('[data-do="save"]');
-    save.href = `/streams/${encodeURIComponent(this.name)}/mask.png`;
+    save.href = `streams/${encodeURIComponent(this.name)}/mask.png`;
     for (const [what, words] of Object.entries({ keyframe: "Refine a keyframe now", save: "Download the current mask", large: "Enlarge", details: "Times and counts", remove: "Remove" })) {
       this.#name(find(`[data-do="${what}"]`), words);
     }
