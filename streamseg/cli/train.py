@@ -8,12 +8,14 @@ from pathlib import Path
 import click
 
 from streamseg.cli import need_torch
+from streamseg.errors import UsageError
 from streamseg.runtime.log import start_logging
+from streamseg.runtime.terminal import echo
 
 
 @click.command()
 @click.option("--recipe", type=click.Path(path_type=Path), help="A recipe (TOML); unset: the default one.")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Training images/ and labels/.")
+@click.option("--data", type=click.Path(path_type=Path), help="Training images/ and labels/.")
 @click.option(
     "--val",
     type=click.Path(path_type=Path),
@@ -25,15 +27,52 @@ from streamseg.runtime.log import start_logging
 @click.option(
     "--init", metavar="FILE|NAME", help="Weights to start from: lite0, lite1, lite2 (ImageNet), or a file."
 )
+@click.option(
+    "--teacher",
+    "teachers",
+    metavar="ENGINE",
+    multiple=True,
+    help="Learn from this engine (name, folder or best.pt), too; may be given several times.",
+)
+@click.option(
+    "--unlabelled",
+    metavar="FOLDER|VIDEO",
+    multiple=True,
+    help="Pictures or a video that the teachers label; may be given several times.",
+)
+@click.option(
+    "--leave-out",
+    metavar="PREFIX",
+    multiple=True,
+    help="A run into OUT/PREFIX without the images whose names begin so, scored on them; several times.",
+)
 @click.option("--resume", is_flag=True, help="Continue from the last checkpoint in --out.")
 def command(
-    recipe: Path | None, data: Path, val: Path | None, out: Path, init: str | None, resume: bool
+    recipe: Path | None,
+    data: Path | None,
+    val: Path | None,
+    out: Path,
+    init: str | None,
+    teachers: tuple[str, ...],
+    unlabelled: tuple[str, ...],
+    leave_out: tuple[str, ...],
+    resume: bool,
 ) -> None:
     """Train a network; writes checkpoints, a log (JSONL) and its plot (PNG) into --out."""
+    if unlabelled and not teachers:
+        raise UsageError("--unlabelled: without --teacher nothing can be learnt from it")
+    if data is None and (leave_out or not unlabelled):
+        raise UsageError("--data: is missing; a run without labels needs --teacher and --unlabelled")
     need_torch("train")
     start_logging("info")
-    from streamseg.training.loop import train
+    from streamseg.training.folds import train_folds
+    from streamseg.training.loop import Inputs, train
     from streamseg.training.recipe import TrainRecipe, load_recipe
 
-    best = train(load_recipe(recipe) if recipe else TrainRecipe(), data, val, out, resume, init)
+    settings = load_recipe(recipe) if recipe else TrainRecipe()
+    inputs = Inputs(data, val, init=init, teachers=teachers, unlabelled=unlabelled)
+    if leave_out:
+        echo(*train_folds(settings, inputs, leave_out, out, resume))
+        return
+    best = train(settings, inputs, out, resume)
     logging.getLogger(__name__).info("best checkpoint: %s", best)

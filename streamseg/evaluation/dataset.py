@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import cv2
 import numpy as np
@@ -52,6 +53,22 @@ class LabelledFolder:
             raise TrainingError(f"{folder}: images/ holds no {', '.join(sorted(SUFFIXES))} file")
         self._pairs = [(images[stem], labels[stem]) for stem in sorted(images)]
 
+    def split(self, prefix: str) -> tuple[Self, Self]:
+        """The pairs whose name does not begin with `prefix`, and those whose name does.
+
+        Raises TrainingError where either would be empty.
+        """
+        parts: tuple[Self, Self] = copy.copy(self), copy.copy(self)
+        for part, inside in zip(parts, (False, True), strict=True):
+            part._pairs = [p for p in self._pairs if p[0].stem.startswith(prefix) == inside]
+        if not parts[0] or not parts[1]:
+            starts = sorted({p[0].stem.partition("_")[0] for p in self._pairs})
+            raise TrainingError(
+                f"{self.folder}: {'no' if not parts[1] else 'every'} image has a name that begins with "
+                f"{prefix!r}; names begin with {', '.join(starts[:8])}{', …' if len(starts) > 8 else ''}"
+            )
+        return parts
+
     def __len__(self) -> int:
         return len(self._pairs)
 
@@ -60,7 +77,7 @@ class LabelledFolder:
 
     def __getitem__(self, index: int) -> Sample:
         image_path, label_path = self._pairs[index]
-        rgb = cv2.cvtColor(_read(image_path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        rgb = read_picture(image_path)
         labels = _read_labels(label_path)
         if labels.ndim != 2 or labels.dtype != np.uint8:
             raise TrainingError(
@@ -79,7 +96,7 @@ class LabelledFolder:
                 f"are 0 to {self.classes - 1}, or {IGNORE} for unlabelled"
                 + ("; are they numbered from 1?" if wrong.max() == self.classes and labels.min() else "")
             )
-        return Sample(image_path.stem, np.asarray(rgb, np.uint8), labels)
+        return Sample(image_path.stem, rgb, labels)
 
 
 def pictures_of(data: str, most: int) -> list[Image]:
@@ -87,15 +104,29 @@ def pictures_of(data: str, most: int) -> list[Image]:
 
     Raises TrainingError or SourceError.
     """
-    folder = Path(data)
-    if not folder.is_dir():
-        with open_source(StreamConfig(source=data), "pictures") as opened:
-            frames = islice(decode(opened, "pictures"), 0, most * FRAMES_APART, FRAMES_APART)
-            return [frame.rgb for frame in frames]
-    images = folder / "images"
-    paths = list(_by_stem(images if images.is_dir() else folder).values())
+    if not Path(data).is_dir():
+        return list(islice(video_frames(data), 0, most * FRAMES_APART, FRAMES_APART))
+    paths = picture_files(Path(data))
     chosen = sorted({len(paths) * i // most for i in range(most)}) if paths else []
-    return [np.asarray(cv2.cvtColor(_read(paths[i], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)) for i in chosen]
+    return [read_picture(paths[i]) for i in chosen]
+
+
+def video_frames(source: str) -> Iterator[Image]:
+    """The frames of a video, RGB (H, W, 3), in order; raises SourceError."""
+    with open_source(StreamConfig(source=source), "pictures") as opened:
+        for frame in decode(opened, "pictures"):
+            yield frame.rgb
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures in a folder, or in its images/ where it has one, by name; raises TrainingError."""
+    images = folder / "images"
+    return list(_by_stem(images if images.is_dir() else folder).values())
+
+
+def read_picture(path: Path) -> Image:
+    """One picture as RGB (H, W, 3); raises TrainingError."""
+    return np.asarray(cv2.cvtColor(_read(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -62,13 +62,16 @@ def scores_of(matrix: Matrix, names: Sequence[str], images: int) -> Scores:
 
 
 def evaluate(
-    predict: Predict, data: Path, names: Sequence[str], progress: Callable[[int, int], None] | None = None
+    predict: Predict,
+    data: Path | LabelledFolder,
+    names: Sequence[str],
+    progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Score `predict` (RGB (H, W, 3) uint8 to labels (H, W) uint8) on every image of the folder `data`.
 
     `progress(done, of)` is called after each image. Raises TrainingError when the folder cannot be used.
     """
-    folder = LabelledFolder(data, len(names))
+    folder = data if isinstance(data, LabelledFolder) else LabelledFolder(data, len(names))
     matrix: Matrix = np.zeros((len(names), len(names)), np.int64)
     for done, sample in enumerate(folder, start=1):
         matrix += confusion_matrix(sample.labels, predict(sample.rgb), len(names))

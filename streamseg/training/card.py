@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from streamseg.evaluation.metrics import shown
 from streamseg.models.quantise import Quantised
 from streamseg.runtime.files import write_file
 from streamseg.training.recipe import TrainRecipe
+from streamseg.training.resume import TABLES
 
 BEGIN = "<!-- written by the export: what is between the markers is replaced -->"
 END = "<!-- end of what the export writes -->"
@@ -29,6 +31,7 @@ class CardFacts(NamedTuple):
     parameters: int
     macs: int
     init: str | None  # the file of weights that training began with, and its digest
+    teachers: Sequence[str]  # each with its digest
     quantised: Quantised | None
     scores: dict[str, Scores]
     megabytes: dict[str, float]
@@ -58,8 +61,8 @@ def card_text(facts: CardFacts) -> str:
         f"at {width}x{height}. Label set `{recipe.label_set}`, {len(recipe.classes)} classes. "
         f"Licence of the weights: {recipe.licence}.",
         "Files: " + ", ".join(f"{p} {size:.1f} MB" for p, size in facts.megabytes.items()) + ".",
-        f"Trained {_begun(facts.init)} with seed {recipe.seed}; these are the averaged weights after epoch "
-        f"{facts.epoch} of {recipe.epochs}.",
+        f"Trained {_begun(facts.init)}{_taught(facts.teachers)} with seed {recipe.seed}; these are the "
+        f"averaged weights after epoch {facts.epoch} of {recipe.epochs}.",
     ]
     if facts.quantised is not None:
         tried = ", ".join(f"{name} {share:.2f}" for name, share in facts.quantised.agreement.items())
@@ -79,6 +82,10 @@ def _begun(init: str | None) -> str:
     return "from scratch" if init is None else f"from the weights {init}"
 
 
+def _taught(teachers: Sequence[str]) -> str:
+    return f" and by the teachers {', '.join(teachers)}" if teachers else ""
+
+
 def _count(count: int, what: str) -> str:
     return f"{count} {what}" + ("s" if count != 1 else "")
 
@@ -86,15 +93,17 @@ def _count(count: int, what: str) -> str:
 def recipe_toml(recipe: TrainRecipe) -> str:
     """The recipe as TOML, without the classes, which are in engine.toml."""
     settings: dict[str, Any] = msgspec.to_builtins(recipe)
-    augment = settings.pop("augment")
+    tables = [(name, settings.pop(name)) for name in TABLES]
     del settings["classes"]
     lines = [f"{key} = {_toml(value)}" for key, value in settings.items()]
-    return "\n".join(
-        [*lines, "", "[augment]", *(f"{key} = {_toml(value)}" for key, value in augment.items())]
-    )
+    for name, table in tables:
+        lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
+    return "\n".join(lines)
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(inner)}" for key, inner in value.items()) + "}"
     return json.dumps(value, ensure_ascii=False)  # numbers, text and lists are the same in TOML
 
 

@@ -29,10 +29,11 @@ class Census:
         self._hash = hashlib.sha256()
 
     @classmethod
-    def of(cls, folder: Path, names: tuple[str, ...]) -> Census:
+    def of(cls, data: Path | LabelledFolder, names: tuple[str, ...]) -> Census:
         """Count a whole folder. Raises TrainingError when it cannot be used."""
-        census = cls(folder, names)
-        for sample in LabelledFolder(folder, len(names)):
+        folder = data if isinstance(data, LabelledFolder) else LabelledFolder(data, len(names))
+        census = cls(folder.folder, names)
+        for sample in folder:
             census.add(sample)
         return census
 

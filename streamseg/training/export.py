@@ -76,6 +76,7 @@ def export_engine(
         parameters=sum(p.numel() for p in part.parameters()),
         macs=count_macs(part, recipe.input_size),
         init=loaded.get("init"),
+        teachers=loaded.get("teachers") or (),
         quantised=quantised,
         scores=scores,
         megabytes={p: (out / w.file).stat().st_size / 1e6 for p, w in read_spec(out).weights.items()},

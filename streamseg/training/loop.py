@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import cv2
 import msgspec
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from streamseg.errors import TrainingError, UsageError, one_line
-from streamseg.evaluation import Scores, evaluate
+from streamseg.evaluation import LabelledFolder, Scores, evaluate
 from streamseg.evaluation.metrics import Predict
 from streamseg.inference.scaling import fit_size, labels_from_logits, make_batch
 from streamseg.models.slim import OUTPUT_STRIDE, SIZE_MULTIPLE
@@ -24,33 +24,43 @@ from streamseg.runtime.files import make_folder
 from streamseg.training.arithmetic import check_arithmetic, use_bf16
 from streamseg.training.census import Census, class_table, shared_pictures
 from streamseg.training.checkpoint import load_checkpoint, save_checkpoint
-from streamseg.training.data import TrainingImages
+from streamseg.training.data import Picture, TrainingImages
 from streamseg.training.divergence import FirstNotFinite
 from streamseg.training.initial import digest, initial_file, start_from
 from streamseg.training.log import EpochEntry, RunProgress, read_log, write_log
 from streamseg.training.loss import class_weights, cross_entropy, lovasz_softmax, thin_labels
 from streamseg.training.networks import Trainable, build_network, normalise
 from streamseg.training.parameters import parameter_groups, train_mode
+from streamseg.training.pseudo import Lessons
 from streamseg.training.recipe import TrainRecipe
 from streamseg.training.resume import check_same_run
+from streamseg.training.soft import Known, distillation
+from streamseg.training.teachers import open_teachers
 from streamseg.types import Size
 
 logger = logging.getLogger(__name__)
 
 
-def train(
-    recipe: TrainRecipe, data: Path, val: Path | None, out: Path, resume: bool, init: str | None = None
-) -> Path:
-    """Train on the folder `data`, choose on `val`, and give the path of the chosen checkpoint.
+class Inputs(NamedTuple):
+    """What a run learns from, beside its recipe."""
 
-    init: a file of weights to start from, or a name of released ones (`training/initial.py`).
+    data: Path | None  # labelled pictures; None: the teachers' labels of the unlabelled ones alone
+    val: Path | None = None
+    leave_out: str = ""  # the images of data whose name begins so are the validation images instead of val
+    init: str | None = None  # a file of weights to start from, or a name of released ones
+    teachers: tuple[str, ...] = ()  # names of engines, best.pt or folders of runs
+    unlabelled: tuple[str, ...] = ()  # folders of pictures, and videos
+
+
+def train(recipe: TrainRecipe, inputs: Inputs, out: Path, resume: bool) -> Path:
+    """Train on the inputs, choose on the validation images, and give the path of the chosen checkpoint.
 
     Writes `last.pt` after every epoch, `best.pt` at the best evaluation (without `val`, at the end),
     `log.jsonl` and `log.png` into `out`. With `resume` a run continues from `last.pt` as if it had not been
     stopped; the recipe may then have another number of epochs. Blocks until done. Raises TrainingError or
     UsageError.
     """
-    run = _Run(recipe, data, val, out, resume, init)
+    run = _Run(recipe, inputs, out, resume)
     with RunProgress(recipe.epochs, run.epoch, run.images.steps) as progress:
         while run.epoch < recipe.epochs:
             run.train_epoch(progress)
@@ -109,16 +119,8 @@ class WeightAverage:
 class _Run:
     """The state of a run."""
 
-    def __init__(
-        self,
-        recipe: TrainRecipe,
-        data: Path,
-        val: Path | None,
-        out: Path,
-        resume: bool,
-        init: str | None = None,
-    ) -> None:
-        self.recipe, self.val, self.out = recipe, val, out
+    def __init__(self, recipe: TrainRecipe, inputs: Inputs, out: Path, resume: bool) -> None:
+        self.recipe, self.out = recipe, out
         self.epoch = 0
         self.best_miou = -1.0
         self.history: list[EpochEntry] = []
@@ -129,12 +131,13 @@ class _Run:
             torch.set_num_threads(recipe.threads)
         cv2.setNumThreads(1)  # crops are made in parallel with training; more threads would take its cores
         torch.manual_seed(recipe.seed)
-        self.images = TrainingImages(data, recipe)
+        self.val = _folder(inputs.val, recipe)
+        self.images = self._read(inputs)
         self.val_census = self._look_at_data()
         self.network = build_network(recipe).to(self.device)
         self.init: str | None = None
-        if init is not None:
-            file = initial_file(init)
+        if inputs.init is not None:
+            file = initial_file(inputs.init)
             self.init = f"{file.name} {digest(file)}"
             if not resume:
                 logger.info("--init: %s", start_from(self.network, file))
@@ -164,9 +167,9 @@ class _Run:
         torch.manual_seed(recipe.seed + self.epoch)  # for dropout; so that a resumed run draws the same
         train_mode(self.network, recipe)
         total = torch.zeros((), device=self.device)
-        for step, (rgb, labels) in enumerate(self.images.batches(self.epoch)):
+        for step, batch in enumerate(self.images.batches(self.epoch)):
             done = (self.epoch * steps + step) / (recipe.epochs * steps)
-            total += self._step(rgb, labels, done, self.epoch * steps + step, (self.epoch + step) % 4)
+            total += self._step(batch, done, self.epoch * steps + step, (self.epoch + step) % 4)
             progress.step(self.epoch, step + 1)
         self.epoch += 1
         loss = float(total) / steps
@@ -187,14 +190,12 @@ class _Run:
         write_log(self.out, self.history)
         progress.epoch(entry)
 
-    def _step(
-        self, rgb: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], done: float, number: int, phase: int
-    ) -> Tensor:
+    def _step(self, batch: Picture, done: float, number: int, phase: int) -> Tensor:
         recipe = self.recipe
         for group, factor in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = factor * learning_rate(recipe, done)
-        x = normalise(rgb, self.network, self.device)
-        truth = torch.from_numpy(labels).to(self.device)
+        x = normalise(batch.rgb, self.network, self.device)
+        truth = torch.from_numpy(batch.labels).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits, auxiliary = cast("Trainable", self.network).supervised(x)
         loss = cross_entropy(logits, truth, self.weights, phase)
@@ -202,6 +203,10 @@ class _Run:
         if recipe.lovasz_weight and done >= recipe.lovasz_from:
             thinned = thin_labels(truth, OUTPUT_STRIDE, phase)
             loss = loss + recipe.lovasz_weight * lovasz_softmax(logits, thinned)
+        if batch.soft is not None:
+            distil, soft = recipe.distil, torch.from_numpy(batch.soft).to(self.device)
+            taught = distillation(logits, soft, self.known, distil.temperature)
+            loss = distil.label_weight * loss + distil.weight * taught
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
@@ -210,6 +215,24 @@ class _Run:
         self.optimiser.step()
         self.average.update()
         return loss.detach()
+
+    def _read(self, inputs: Inputs) -> TrainingImages:
+        """All pictures, in memory; what teachers say of them is in the cache afterwards."""
+        recipe, folder = self.recipe, _folder(inputs.data, self.recipe)
+        if folder is not None and inputs.leave_out:
+            folder, self.val = folder.split(inputs.leave_out)
+        self.known: list[Known] = []
+        self.taught: dict[str, Any] = {}
+        if not inputs.teachers:
+            return TrainingImages(folder, recipe)
+        with open_teachers(inputs.teachers, recipe, self.device) as groups:
+            self.known = [group.known for group in groups]
+            lessons = Lessons(groups, recipe)
+            images = TrainingImages(folder, recipe, lessons.soft, lessons.unlabelled(inputs.unlabelled))
+            self.taught["teachers"] = [t.identity for group in groups for t in group.teachers]
+        if inputs.unlabelled:
+            self.taught["unlabelled"] = lessons.seen
+        return images
 
     def _look_at_data(self) -> Census | None:
         """Say what the labels hold, and refuse what teaches nothing; the census of the validation images."""
@@ -232,8 +255,9 @@ class _Run:
         return {
             "recipe": msgspec.to_builtins(self.recipe),
             "init": self.init,
-            "data": self.images.census.digest,
+            "data": self.images.census.digest if self.images.labelled else None,
             "val": None if self.val_census is None else self.val_census.digest,
+            **self.taught,
         }
 
     def _evaluation_due(self) -> bool:
@@ -278,6 +302,10 @@ class _Run:
             raise TrainingError(f"{path}: does not fit this recipe ({one_line(error)})") from error
         self.history = [entry for entry in read_log(self.out) if entry.epoch <= self.epoch]
         logger.info("resuming %s after epoch %d", self.out, self.epoch)
+
+
+def _folder(path: Path | None, recipe: TrainRecipe) -> LabelledFolder | None:
+    return None if path is None else LabelledFolder(path, len(recipe.classes))
 
 
 def _device(name: str) -> torch.device:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from streamseg.config import Settings, build_settings, toml_tables
@@ -67,6 +68,48 @@ class AugmentRecipe(Settings, frozen=True):
     blur: Annotated[Fraction, Meta(description="Share blurred.")] = 0.2
     noise: Annotated[Fraction, Meta(description="Share with sensor noise.")] = 0.2
     jpeg: Annotated[Fraction, Meta(description="Share compressed as JPEG of low quality.")] = 0.12
+
+
+class DistilRecipe(Settings, frozen=True):
+    """What is learnt from teachers; without --teacher nothing of it counts."""
+
+    weight: Annotated[
+        float, Meta(ge=0, le=100, description="Weight of the loss against the teachers' soft labels.")
+    ] = 1.0
+    label_weight: Annotated[
+        float,
+        Meta(ge=0, le=100, description="Weight of the losses against labels; 0: the teachers' alone count."),
+    ] = 1.0
+    temperature: Annotated[
+        float,
+        Meta(ge=0.5, le=20, description="Soft labels and logits are divided by it before the softmax."),
+    ] = 2.0
+    scales: Annotated[
+        tuple[Annotated[float, Meta(ge=0.25, le=4)], ...],
+        Meta(
+            min_length=1, max_length=8, description="Scales of the picture a teacher's answer is a mean of."
+        ),
+    ] = (1.0,)
+    mirrored: Annotated[bool, Meta(description="The mean is also of mirrored pictures; twice the time.")] = (
+        True
+    )
+    unlabelled_share: Annotated[
+        Fraction, Meta(description="Share of each batch that comes from --unlabelled, where that is given.")
+    ] = 0.5
+    every: Annotated[
+        int, Meta(ge=1, le=10_000, description="Of an unlabelled video every so many frames are learnt from.")
+    ] = 5
+    sure: Annotated[
+        Fraction,
+        Meta(description="Pixels of unlabelled pictures where the teachers are less sure have no label."),
+    ] = 0.7
+    classes: Annotated[
+        dict[
+            Annotated[str, Meta(min_length=1, description="a teacher's class")],
+            Annotated[str, Meta(min_length=1, description="One of the recipe's classes.")],
+        ],
+        Meta(description="The recipe's name of a teacher's class, where the two differ."),
+    ] = msgspec.field(default_factory=dict)
 
 
 class TrainRecipe(Settings, frozen=True):
@@ -160,6 +203,7 @@ class TrainRecipe(Settings, frozen=True):
         Fraction, Meta(description="Share of the run after which the Lovasz-softmax loss counts.")
     ] = 0.35
     augment: Annotated[AugmentRecipe, Meta(description="Changes to the pictures.")] = AugmentRecipe()
+    distil: Annotated[DistilRecipe, Meta(description="Learning from teachers.")] = DistilRecipe()
     evaluate_every: Annotated[
         int, Meta(ge=1, le=100_000, description="Epochs between two evaluations on the validation images.")
     ] = 20
@@ -209,6 +253,12 @@ def _relations(recipe: TrainRecipe) -> Iterator[str]:
             f"augment.scale_max ({augment.scale_max:g}), or a part of every crop is empty; "
             f"is {list(augment.crop_size)}"
         )
+    for theirs, ours in recipe.distil.classes.items():
+        if ours not in recipe.class_names:
+            yield (
+                f"distil.classes.{theirs}: must be one of the recipe's classes "
+                f"({', '.join(recipe.class_names)}); is {ours!r}"
+            )
     if recipe.pretrained and recipe.batch_size == 1:
         yield (
             f"batch_size: must be at least 2 for {recipe.network}, whose pyramid normalises over the batch; "

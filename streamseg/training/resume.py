@@ -11,13 +11,14 @@ import msgspec
 from streamseg.errors import TrainingError, one_line
 from streamseg.training.recipe import TrainRecipe
 
+TABLES = ("augment", "distil")  # of the recipe
 MAY_CHANGE = ("epochs", "evaluate_every", "licence", "device", "threads", "loader_threads", "arithmetic")
 
 
 def check_same_run(path: Path, checkpoint: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Compare what a run began with to what it is to go on with; `now` has the keys of a checkpoint.
 
-    The recipe may differ in MAY_CHANGE; training images, validation images and initial weights not at all.
+    The recipe may differ in MAY_CHANGE; images, teachers and initial weights not at all.
     What older checkpoints do not hold is not compared. Raises TrainingError that names all differences.
     """
     try:
@@ -31,6 +32,9 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], now: Mapping[str, 
     ]
     for key, what in (("data", "the training images"), ("val", "the validation images")):
         if key in checkpoint and checkpoint[key] != now[key]:
+            differ.append(what)
+    for key, what in (("teachers", "the teachers"), ("unlabelled", "the unlabelled pictures")):
+        if checkpoint.get(key) != now.get(key):
             differ.append(what)
     if now["init"] is not None and checkpoint.get("init") != now["init"]:
         differ.append("the initial weights")
@@ -46,16 +50,14 @@ def _recipe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     recipe = checkpoint.get("recipe", {})
     defaults: dict[str, Any] = msgspec.to_builtins(TrainRecipe())
     given: dict[str, Any] = {**recipe}
-    augment = {**defaults["augment"], **given.get("augment", {})}
-    merged: dict[str, Any] = msgspec.json.decode(
-        msgspec.json.encode({**defaults, **given, "augment": augment})
-    )
+    tables = {key: {**defaults[key], **given.get(key, {})} for key in TABLES}
+    merged: dict[str, Any] = msgspec.json.decode(msgspec.json.encode({**defaults, **given, **tables}))
     return merged
 
 
 def _flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    augment = {f"augment.{key}": value for key, value in recipe["augment"].items()}
-    return {key: value for key, value in recipe.items() if key != "augment"} | augment
+    inside = {f"{table}.{key}": value for table in TABLES for key, value in recipe[table].items()}
+    return {key: value for key, value in recipe.items() if key not in TABLES} | inside
 
 
 def _short(value: object) -> str:

@@ -20,6 +20,7 @@ def card(**facts: Any) -> str:
         "parameters": 1_000_000,
         "macs": 2_000_000_000,
         "init": None,
+        "teachers": (),
         "quantised": None,
         "scores": {},
         "megabytes": {"fp32": 4.0},
@@ -50,3 +51,9 @@ def test_a_score_of_nothing_is_a_dash() -> None:
     assert "| IoU on 1 validation image, % | fp32 |" in text
     for row in ("| sky | – |", "| **mIoU** | **–** |", "| pixel accuracy | – |"):
         assert row in text
+
+
+def test_the_card_names_the_teachers() -> None:
+    taught = card(teachers=("lite2 ab12", "camvid-slim cd34"))
+    assert "Trained from scratch and by the teachers lite2 ab12, camvid-slim cd34 with seed 1" in taught
+    assert "teacher" not in card().partition("The whole recipe")[0]

@@ -15,13 +15,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from streamseg.errors import ConfigError, TrainingError, UsageError  # noqa: E402
+from streamseg.evaluation import LabelledFolder  # noqa: E402
 from streamseg.inference.spec import ClassEntry, read_spec  # noqa: E402
 from streamseg.inference.weights import read_weights  # noqa: E402
 from streamseg.training import augment  # noqa: E402
 from streamseg.training.checkpoint import load_checkpoint, recipe_of, save_checkpoint  # noqa: E402
 from streamseg.training.data import TrainingImages  # noqa: E402
 from streamseg.training.log import read_log  # noqa: E402
-from streamseg.training.loop import learning_rate, train  # noqa: E402
+from streamseg.training.loop import Inputs, learning_rate, train  # noqa: E402
 from streamseg.training.loss import cross_entropy, lovasz_softmax, thin_labels  # noqa: E402
 from streamseg.training.recipe import AugmentRecipe, TrainRecipe, load_recipe  # noqa: E402
 from tests.once import made_once  # noqa: E402
@@ -73,7 +74,7 @@ def finished(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of four epochs that nothing interrupted."""
 
     def run(out: Path) -> None:
-        assert train(RECIPE, drawn, drawn, out, resume=False) == out / "best.pt"
+        assert train(RECIPE, Inputs(drawn, drawn), out, resume=False) == out / "best.pt"
 
     return made_once(tmp_path_factory, "finished-run", run)
 
@@ -106,10 +107,10 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
 
     monkeypatch.setattr(TrainingImages, "crop", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(RECIPE, drawn, drawn, tmp_path, resume=False)
+        train(RECIPE, Inputs(drawn, drawn), tmp_path, resume=False)
     monkeypatch.undo()
     assert load_checkpoint(tmp_path / "last.pt")["epoch"] == 2
-    train(RECIPE, drawn, drawn, tmp_path, resume=True)
+    train(RECIPE, Inputs(drawn, drawn), tmp_path, resume=True)
     whole, resumed = (load_checkpoint(folder / "last.pt") for folder in (finished, tmp_path))
     for part in ("network", "ema"):
         assert whole[part].keys() == resumed[part].keys()
@@ -118,9 +119,9 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
 
 
 def test_crops_do_not_depend_on_the_number_of_threads(drawn: Path) -> None:
-    one = TrainingImages(drawn, RECIPE)
-    three = TrainingImages(drawn, msgspec.structs.replace(RECIPE, loader_threads=3))
-    for (rgb, labels), (rgb3, labels3) in zip(one.batches(5), three.batches(5), strict=True):
+    one = TrainingImages(LabelledFolder(drawn, 3), RECIPE)
+    three = TrainingImages(LabelledFolder(drawn, 3), msgspec.structs.replace(RECIPE, loader_threads=3))
+    for (rgb, labels, _), (rgb3, labels3, _) in zip(one.batches(5), three.batches(5), strict=True):
         np.testing.assert_array_equal(rgb, rgb3)
         np.testing.assert_array_equal(labels, labels3)
     other = next(iter(one.batches(6)))[0]
@@ -132,8 +133,8 @@ def test_pictures_of_other_sizes_are_scaled_as_an_engine_would_scale_them(tmp_pa
         (tmp_path / sub).mkdir()
         for name in "abcd":
             cv2.imwrite(str(tmp_path / sub / f"{name}.png"), np.ones(shape, np.uint8))
-    images = TrainingImages(tmp_path, RECIPE)
-    (rgb, labels) = next(iter(images.batches(0)))
+    images = TrainingImages(LabelledFolder(tmp_path, 3), RECIPE)
+    (rgb, labels, _) = next(iter(images.batches(0)))
     assert rgb.shape == (4, 64, 96, 3)  # the crop's size
     seen = (labels == 1).mean((1, 2))
     assert (seen > 0.2).all()  # 40x144 at a scale of 0.65 or more, in 64x96
@@ -142,12 +143,12 @@ def test_pictures_of_other_sizes_are_scaled_as_an_engine_would_scale_them(tmp_pa
 
 def test_a_run_is_not_overwritten_unless_it_is_resumed(drawn: Path, finished: Path) -> None:
     with pytest.raises(UsageError, match="already holds a run; add --resume"):
-        train(RECIPE, drawn, None, finished, resume=False)
+        train(RECIPE, Inputs(drawn), finished, resume=False)
 
 
 def test_resuming_where_nothing_is_says_so(drawn: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"last\.pt: does not exist"):
-        train(RECIPE, drawn, None, tmp_path, resume=True)
+        train(RECIPE, Inputs(drawn), tmp_path, resume=True)
 
 
 def test_a_run_is_not_resumed_as_another_one(drawn: Path, finished: Path, tmp_path: Path) -> None:
@@ -155,15 +156,15 @@ def test_a_run_is_not_resumed_as_another_one(drawn: Path, finished: Path, tmp_pa
     before = (run / "last.pt").read_bytes()
     exchanged = msgspec.structs.replace(RECIPE, classes=(CLASSES[1], CLASSES[0], CLASSES[2]), epochs=6)
     with pytest.raises(TrainingError, match="was trained with another recipe or data: classes; --resume"):
-        train(exchanged, drawn, drawn, run, resume=True)
+        train(exchanged, Inputs(drawn, drawn), run, resume=True)
     with pytest.raises(TrainingError, match="another recipe or data: the validation images; --resume"):
-        train(RECIPE, drawn, None, run, resume=True)
+        train(RECIPE, Inputs(drawn), run, resume=True)
     assert (run / "last.pt").read_bytes() == before
 
 
 def test_too_few_images_for_a_batch_are_refused(drawn: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"has 12 images, fewer than batch_size \(16\)"):
-        train(msgspec.structs.replace(RECIPE, batch_size=16), drawn, None, tmp_path, resume=False)
+        train(msgspec.structs.replace(RECIPE, batch_size=16), Inputs(drawn), tmp_path, resume=False)
 
 
 def test_a_device_that_is_not_here_is_refused(drawn: Path, tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_a_device_that_is_not_here_is_refused(drawn: Path, tmp_path: Path) -> No
         if name == "cuda" and torch.cuda.is_available():
             continue
         with pytest.raises(UsageError, match=f"device: is {name}, but torch finds"):
-            train(msgspec.structs.replace(RECIPE, device=name), drawn, None, tmp_path, resume=False)
+            train(msgspec.structs.replace(RECIPE, device=name), Inputs(drawn), tmp_path, resume=False)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(
@@ -179,7 +180,7 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(
 ) -> None:
     monkeypatch.setattr("streamseg.training.loop.cross_entropy", lambda logits, *_: logits.sum() * np.nan)
     with pytest.raises(TrainingError, match="epoch 1, step 1: the loss is not finite before anything was"):
-        train(RECIPE, drawn, None, tmp_path, resume=False)
+        train(RECIPE, Inputs(drawn), tmp_path, resume=False)
     assert not (tmp_path / "last.pt").exists()
 
 
@@ -202,7 +203,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(
     drawn: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "streamseg"):
-        train(msgspec.structs.replace(RECIPE, epochs=1), drawn, drawn, tmp_path, resume=False)
+        train(msgspec.structs.replace(RECIPE, epochs=1), Inputs(drawn, drawn), tmp_path, resume=False)
     (line,) = [r.getMessage() for r in caplog.records if "epoch 1/1" in r.getMessage()]
     assert "val mIoU" in line
     assert line.endswith("0:00:00 left")

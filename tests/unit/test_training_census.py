@@ -20,7 +20,7 @@ from streamseg.errors import TrainingError  # noqa: E402
 from streamseg.evaluation.dataset import LabelledFolder  # noqa: E402
 from streamseg.inference.spec import ClassEntry  # noqa: E402
 from streamseg.training.census import Census, class_table, shared_pictures  # noqa: E402
-from streamseg.training.loop import train  # noqa: E402
+from streamseg.training.loop import Inputs, train  # noqa: E402
 from streamseg.training.recipe import AugmentRecipe, TrainRecipe  # noqa: E402
 
 NAMES = ("ground", "sky", "post")
@@ -76,7 +76,7 @@ def test_labels_that_teach_nothing_are_refused(
     good = folder("good", halves(0, 1), halves(1, 2))
     for data, val in ((folder("bad", *labels), good), (good, tmp_path / "bad")):
         with pytest.raises(TrainingError) as caught:
-            train(RECIPE, data, val, tmp_path / "out", resume=False)
+            train(RECIPE, Inputs(data, val), tmp_path / "out", resume=False)
         assert said in str(caught.value)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "out").exists()
@@ -88,7 +88,7 @@ def test_what_is_lawful_and_odd_is_said_before_training(
     data = folder("train", halves(0, 1), halves(0, 255), halves(255, 255), halves(0, 1, 1, 1))
     val = folder("valid", halves(0, 2), halves(0, 0))
     with caplog.at_level(logging.INFO, "streamseg"):
-        train(RECIPE, data, val, tmp_path / "out", resume=False)
+        train(RECIPE, Inputs(data, val), tmp_path / "out", resume=False)
     said = [record.getMessage() for record in caplog.records]
     begins = next(i for i, line in enumerate(said) if "epoch 1/1" in line)
     before = "\n".join(said[:begins])
@@ -118,7 +118,7 @@ def test_images_without_a_labelled_pixel_do_not_stop_a_run(
     """A batch of them has no loss, where a mean over nothing would be NaN."""
     data = folder("train", halves(0, 1), *(halves(255, 255),) * 5)
     recipe = msgspec.structs.replace(RECIPE, lovasz_from=0.0)
-    assert train(recipe, data, None, tmp_path / "out", resume=False).exists()
+    assert train(recipe, Inputs(data), tmp_path / "out", resume=False).exists()
 
 
 def grey_png(labels: Labels, bits: int) -> bytes:

@@ -24,7 +24,7 @@ from streamseg.models.sources import Source  # noqa: E402
 from streamseg.training import initial  # noqa: E402
 from streamseg.training.checkpoint import load_checkpoint, save_checkpoint, trained_network  # noqa: E402
 from streamseg.training.data import TrainingImages  # noqa: E402
-from streamseg.training.loop import train  # noqa: E402
+from streamseg.training.loop import Inputs, train  # noqa: E402
 from streamseg.training.networks import normalise  # noqa: E402
 from streamseg.training.parameters import parameter_groups, train_mode  # noqa: E402
 from streamseg.training.recipe import CAMVID_CLASSES, AugmentRecipe, TrainRecipe, load_recipe  # noqa: E402
@@ -188,13 +188,13 @@ def test_an_interrupted_run_of_lite_goes_on_to_the_bit(
             raise KeyboardInterrupt
         return crop(self, epoch, index)
 
-    train(RECIPE, data, None, folders[0], resume=False, init=str(released))
+    train(RECIPE, Inputs(data, None, init=str(released)), folders[0], resume=False)
     monkeypatch.setattr(TrainingImages, "crop", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(RECIPE, data, None, folders[1], resume=False, init=str(released))
+        train(RECIPE, Inputs(data, None, init=str(released)), folders[1], resume=False)
     monkeypatch.undo()
     torch.rand(7)  # a generator elsewhere
-    train(RECIPE, data, None, folders[1], resume=True)
+    train(RECIPE, Inputs(data), folders[1], resume=True)
     whole, parts = (load_checkpoint(folder / "best.pt") for folder in folders)
     assert whole["init"] == parts["init"]
     for part in ("network", "ema"):
@@ -215,8 +215,10 @@ def test_a_lite_network_becomes_an_engine_in_fp32_and_int8(
 
     data, rng = drawn_images(tmp_path), np.random.default_rng(0)
     run = tmp_path / "run"
-    train(msgspec.structs.replace(RECIPE, epochs=1), data, None, run, resume=False, init=str(released))
-    train(RECIPE, data, None, run, resume=True, init=str(released))
+    train(
+        msgspec.structs.replace(RECIPE, epochs=1), Inputs(data, None, init=str(released)), run, resume=False
+    )
+    train(RECIPE, Inputs(data, None, init=str(released)), run, resume=True)
     trained = load_checkpoint(run / "best.pt")
     assert trained["init"].startswith("efficientnet-lite0.pth ")
     stem, given = trained["network"]["backbone.stem.0.weight"], torch.load(released)["_conv_stem.weight"]

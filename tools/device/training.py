@@ -17,8 +17,10 @@ def train(part: Part) -> None:
     import msgspec
     import torch
 
+    from streamseg.evaluation import LabelledFolder
     from streamseg.training.data import TrainingImages
     from streamseg.training.log import read_log
+    from streamseg.training.loop import Inputs
     from streamseg.training.loop import train as run
     from streamseg.training.recipe import TrainRecipe
 
@@ -34,7 +36,7 @@ def train(part: Part) -> None:
             base, batch_size=4, width=24, augment=msgspec.structs.replace(base.augment, crop_size=(64, 64))
         )
     begun = time.monotonic()
-    images = TrainingImages(folder, base)
+    images = TrainingImages(LabelledFolder(folder, len(base.classes)), base)
     part.put("images_read_s", round(time.monotonic() - begun, 2))
     for threads in (1, small(14)):
         images._recipe = msgspec.structs.replace(base, loader_threads=threads)
@@ -52,7 +54,7 @@ def train(part: Part) -> None:
             out = PARTS / f"run-{name.replace(' ', '-').replace(',', '')}"
             recipe = msgspec.structs.replace(base, epochs=epochs, **changes)
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-                run(recipe, folder, None, out, False)
+                run(recipe, Inputs(folder), out, False)
             seconds = [entry.seconds for entry in read_log(out)]
             row = {
                 "form": name,
@@ -70,6 +72,7 @@ def fulltrain(part: Part) -> None:
 
     from streamseg.training.export import export_engine
     from streamseg.training.log import read_log
+    from streamseg.training.loop import Inputs
     from streamseg.training.loop import train as run
     from streamseg.training.recipe import load_recipe
 
@@ -105,7 +108,7 @@ def fulltrain(part: Part) -> None:
     out = PARTS / "fulltrain"
     begun = time.monotonic()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        best = run(recipe, data, val, out, False)
+        best = run(recipe, Inputs(data, val), out, False)
     part.put("seconds", round(time.monotonic() - begun, 1))
     part.put("miou", [(e.epoch, round(e.scores.miou, 2)) for e in read_log(out) if e.scores is not None])
     export_engine(best, OUT / "engine", None, None, False)
