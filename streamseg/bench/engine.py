@@ -26,7 +26,7 @@ from streamseg.inference.plans.verify import agreement_of
 from streamseg.inference.scaling import make_batch
 from streamseg.inference.spec import engine_folders, find_engine, read_spec
 from streamseg.models.zoo import NETWORKS
-from streamseg.runtime.files import cache_folder
+from streamseg.runtime.folders import cache_folder
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode
 from streamseg.types import U8, Size

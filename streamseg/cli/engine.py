@@ -99,7 +99,7 @@ def prune(most_gb: float) -> None:
     """Remove plans from the cache, least recently used first, and what killed builds left."""
     from streamseg.inference.plans.cache import PLANS
     from streamseg.inference.plans.cache import prune as remove
-    from streamseg.runtime.files import cache_folder
+    from streamseg.runtime.folders import cache_folder
 
     folder = cache_folder(PLANS)
     gone = remove(folder, round(most_gb * 1e9))

@@ -8,7 +8,7 @@ import click
 
 from streamseg.models.weights import SOURCES, fetch, find_source
 from streamseg.models.zoo import NETWORKS, find_network
-from streamseg.runtime.files import cache_folder
+from streamseg.runtime.folders import cache_folder
 from streamseg.runtime.terminal import echo
 
 WEIGHTS = "weights"  # the cache's name

@@ -33,7 +33,7 @@ from streamseg.errors import ConfigError, ControlError, StreamsegError
 from streamseg.inference.engine import Engine, EngineInfo
 from streamseg.inference.plans.hot_swap import Upgrade
 from streamseg.live.pipeline import Pipeline
-from streamseg.net.control_sockets import forget_endpoint, private_endpoint
+from streamseg.net.control_sockets import PrivateSocket
 from streamseg.publish import Publisher
 from streamseg.runtime.counters import Report
 from streamseg.runtime.signals import Signals
@@ -186,11 +186,8 @@ class Daemon:
 
     def _open_control(self, owned: contextlib.ExitStack) -> None:
         """Answer control requests from now until the end."""
-        try:
-            self.name, self.private_endpoint = private_endpoint()
-            owned.callback(forget_endpoint, self.private_endpoint)
-        except ConfigError as error:
-            log.warning("%s; streamseg ctl will not find this daemon", error)
+        private = owned.enter_context(contextlib.closing(PrivateSocket()))
+        self.name, self.private_endpoint = private.name, private.endpoint
         server = ControlServer(self.config.control, self.private_endpoint, self.answer)
         self.control = owned.enter_context(server)
         if self.config.control.endpoint:

@@ -14,6 +14,7 @@ from streamseg.config import ControlConfig
 from streamseg.config.redact import redact
 from streamseg.errors import ConfigError, ControlError, StreamsegError
 from streamseg.net import options
+from streamseg.net.control_sockets import only_this_user
 from streamseg.net.endpoints import bind, received, send_now, split_address
 from streamseg.net.guard import ConnectionGuard
 from streamseg.net.socket_thread import SocketThread
@@ -105,8 +106,9 @@ class ControlServer:
                 guards[sock] = ConnectionGuard(config, thread.context, "control")
                 thread.on_close(guards[sock].close)
                 options.answer_control(sock)
+                only_this_user(sock, endpoint)
                 guards[sock].guard(sock)
-                self.endpoint = bind(sock, endpoint)
+                self.endpoint = bind(sock, endpoint, thread.paths)
         return guards
 
     def _take(self, sock: zmq.Socket[bytes], guard: ConnectionGuard) -> int:

@@ -8,13 +8,13 @@ import ipaddress
 import os
 import re
 import socket
-import stat
 from collections.abc import Iterator
 
 import zmq
 
 from streamseg.errors import PublishError, UsageError
 from streamseg.net import options
+from streamseg.net.ipc_paths import LONGEST_PATH, IpcPaths, is_path
 from streamseg.wire import default_snapshot_endpoint
 
 _NO_PERMISSION = (
@@ -39,7 +39,11 @@ _WAYS_OUT = {
 
 
 def bind_pair(
-    publishing: zmq.Socket[bytes], snapshots: zmq.Socket[bytes], endpoint: str, snapshot_endpoint: str
+    publishing: zmq.Socket[bytes],
+    snapshots: zmq.Socket[bytes],
+    endpoint: str,
+    snapshot_endpoint: str,
+    paths: IpcPaths,
 ) -> tuple[str, str]:
     """Bind both sockets and return where they are; raises PublishError.
 
@@ -48,44 +52,49 @@ def bind_pair(
     """
     any_port = re.fullmatch(r"(tcp://.+):[0*]", endpoint)
     if not any_port:
-        first = bind(publishing, endpoint)
+        first = bind(publishing, endpoint, paths)
         try:
             second = snapshot_endpoint or default_snapshot_endpoint(first)
         except UsageError as error:
             raise PublishError(f"{endpoint}: leaves no port above it for snapshots") from error
-        return first, bind(snapshots, second)
+        return first, bind(snapshots, second, paths)
     for _ in range(50):
-        first = bind(publishing, f"{any_port[1]}:*")
+        first = bind(publishing, f"{any_port[1]}:*", paths)
         if snapshot_endpoint:
-            return first, bind(snapshots, snapshot_endpoint)
+            return first, bind(snapshots, snapshot_endpoint, paths)
         try:
-            return first, bind(snapshots, default_snapshot_endpoint(first))
+            return first, bind(snapshots, default_snapshot_endpoint(first), paths)
         except (PublishError, UsageError):
             publishing.unbind(first)  # and try another pair
     raise PublishError(f"{endpoint}: no two consecutive free ports; set a port")
 
 
-def bind(sock: zmq.Socket[bytes], endpoint: str) -> str:
-    """Bind a socket and return where it is; raises PublishError."""
-    if endpoint.startswith("ipc://") and not endpoint.startswith("ipc://@"):
-        _look_at_path(endpoint)
+def bind(sock: zmq.Socket[bytes], endpoint: str, paths: IpcPaths) -> str:
+    """Bind a socket and return where it is; a path is kept in `paths`. Raises PublishError."""
+    if is_path(endpoint) and len(os.fsencode(endpoint.removeprefix("ipc://"))) > LONGEST_PATH:
+        raise PublishError(f"{endpoint}: {_WAYS_OUT[errno.ENAMETOOLONG]}")
     port = re.fullmatch(r"tcp://.+:(\d+)", endpoint)
     if port and int(port[1]) > 65535:  # libzmq would wrap it around and bind another
         raise PublishError(f"{endpoint}: has a port above 65535")
-    error = _bind(sock, endpoint)
+    error = _bind(sock, endpoint, paths)
     if error is not None and error.errno == errno.ENODEV:  # no interface has this name; a host may
-        error = next((None for at in _addresses(endpoint) if _bind(sock, at) is None), error)
+        error = next((None for at in _addresses(endpoint) if _bind(sock, at, paths) is None), error)
     if error is not None:
         reason = _WAYS_OUT.get(error.errno or 0, error.strerror)
         raise PublishError(f"{endpoint}: {reason}") from error
     return sock.getsockopt_string(zmq.LAST_ENDPOINT)
 
 
-def _bind(sock: zmq.Socket[bytes], endpoint: str) -> zmq.ZMQError | None:
+def _bind(sock: zmq.Socket[bytes], endpoint: str, paths: IpcPaths) -> OSError | zmq.ZMQError | None:
     options.ip_version(sock, endpoint)
     try:
-        sock.bind(endpoint)
-    except zmq.ZMQError as error:
+        if is_path(endpoint):
+            paths.bind(sock, endpoint)
+        else:
+            sock.bind(endpoint)
+    except PublishError:
+        raise
+    except (zmq.ZMQError, OSError) as error:
         return error
     return None
 
@@ -174,29 +183,3 @@ def send_now(sock: zmq.Socket[bytes], message: list[bytes]) -> bool:
         except zmq.ZMQError:
             break
     return False
-
-
-def _look_at_path(endpoint: str) -> None:
-    """Refuse a path that another process listens on or that is no socket: libzmq would delete either.
-
-    Two processes that start in the same instant can still both pass; the later one then has the path.
-    """
-    path = endpoint.removeprefix("ipc://")
-    if len(os.fsencode(path)) > 107:
-        raise PublishError(f"{endpoint}: {_WAYS_OUT[errno.ENAMETOOLONG]}")
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        reason = _WAYS_OUT.get(error.errno or 0, error.strerror)
-        raise PublishError(f"{endpoint}: {reason}") from error
-    if not stat.S_ISSOCK(mode):
-        raise PublishError(f"{endpoint}: is not a socket; remove it or choose another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(path)
-        except OSError:
-            return  # left behind by a process that is gone
-    raise PublishError(f"{endpoint}: is in use; stop the other process or choose another path")

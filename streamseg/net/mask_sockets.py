@@ -36,7 +36,7 @@ class MaskSockets:
             options.publish(sock, config.queue)
             self.guard.guard(sock)
         self.endpoint, self.snapshot_endpoint = bind_pair(
-            self.masks, self.snapshots, config.endpoint, config.snapshot_endpoint
+            self.masks, self.snapshots, config.endpoint, config.snapshot_endpoint, thread.paths
         )
 
     def subscriptions(self) -> Iterator[tuple[bool, bytes]]:

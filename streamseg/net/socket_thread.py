@@ -11,6 +11,7 @@ from typing import Any
 import zmq
 
 from streamseg.errors import StreamsegError
+from streamseg.net.ipc_paths import IpcPaths
 
 Ready = dict[Any, int]
 """What poll() found: socket or file descriptor → events."""
@@ -43,6 +44,7 @@ class SocketThread:
         self._explain = explain
         self._on_fail = on_fail
         self._error: Exception | None = None
+        self.paths = IpcPaths()  # that its sockets listen on; poll() keeps them where they are
         self._owned = contextlib.ExitStack()
         self._opened = threading.Event()
         self._thread: threading.Thread | None = None
@@ -109,7 +111,8 @@ class SocketThread:
 
         Returns the sources that are ready: none after a mere wake().
         """
-        ready: Ready = dict(poller.poll(timeout_ms))
+        ready: Ready = dict(poller.poll(self.paths.wait_ms(timeout_ms)))
+        self.paths.look()
         if ready.pop(self._wake_fd, 0):
             os.eventfd_read(self._wake_fd)
         return ready
@@ -138,6 +141,7 @@ class SocketThread:
 
     def _open(self) -> None:
         self.context = zmq.Context()
+        self.on_close(self.paths.close)
         # destroy() and not term(), which would wait without end for a socket that a failure left open.
         self.on_close(self.context.destroy, linger=0)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

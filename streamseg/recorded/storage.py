@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +19,8 @@ from urllib.parse import urlsplit
 from streamseg.config.redact import redact, remember
 from streamseg.errors import OutputError, SourceError, StreamsegError, UsageError, one_line
 from streamseg.recorded.manifest import files_in
-from streamseg.runtime.files import cache_folder, locked, replaced
+from streamseg.runtime.files import locked, make_folder, replaced
+from streamseg.runtime.folders import writable_cache
 from streamseg.sources.target import NETWORK_SCHEMES
 
 _NOT_STORED = {"", "file", "local", *NETWORK_SCHEMES}
@@ -179,17 +178,7 @@ def _fetch(store: Store, folder: Path) -> Path:
 
 def scratch(url: str) -> Path:
     """This machine's folder for work on an address; it is made."""
-    name = hashlib.sha256(url.encode()).hexdigest()[:24]
-    # A container's user may have a home that cannot be written.
-    for base in (cache_folder("process"), Path(tempfile.gettempdir()) / f"streamseg-{os.getuid()}/process"):
-        folder = base / name
-        with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            return folder
-    raise OutputError(
-        f"{folder}: cannot be made; set XDG_CACHE_HOME, or under systemd CACHE_DIRECTORY, to a folder that "
-        "can be written to"
-    )
+    return make_folder(writable_cache("process") / hashlib.sha256(url.encode()).hexdigest()[:24])
 
 
 @contextmanager

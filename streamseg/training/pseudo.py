@@ -33,7 +33,8 @@ from streamseg.refinement.crf_step import CrfSetup, need_crf, refine_picture
 from streamseg.refinement.fusion import Fused, Fusion
 from streamseg.refinement.keyframes import KeyframeSelector
 from streamseg.refinement.smoothing import AHEAD, Smoothing
-from streamseg.runtime.files import cache_folder, make_folder, written
+from streamseg.runtime.files import make_folder, written
+from streamseg.runtime.folders import cache_folder
 from streamseg.training.data import Picture
 from streamseg.training.initial import digest
 from streamseg.training.recipe import TrainRecipe

@@ -481,14 +481,20 @@ def test_with_several_daemons_the_command_asks_which(site: Site, own_runtime: Pa
 
 
 @pytest.mark.parametrize("spoil", ["too long", "open to others", "a file"])
-def test_a_daemon_that_cannot_have_its_private_socket_says_so_and_runs(
+@pytest.mark.parametrize("elsewhere", ["a folder", "no folder"])
+def test_a_daemon_that_cannot_have_its_folder_is_found_elsewhere_and_says_where(
     site: Site,
     tmp_path: Path,
     own_runtime: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     spoil: str,
+    elsewhere: str,
 ) -> None:
+    shared = own_runtime / "tmp"
+    shared.mkdir(mode=0o700) if elsewhere == "a folder" else shared.write_text("")
+    monkeypatch.setenv("TMPDIR", str(shared))
+    monkeypatch.setattr("streamseg.runtime.folders.SHARED", ())
     if spoil == "too long":
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(own_runtime / ("x" * 100)))
     elif spoil == "a file":
@@ -496,18 +502,12 @@ def test_a_daemon_that_cannot_have_its_private_socket_says_so_and_runs(
     else:
         (own_runtime / "streamseg").mkdir()
         (own_runtime / "streamseg").chmod(0o755)
-    site.write({"gate": 20}, f'[control]\nendpoint = "ipc://{tmp_path}/own"\n')
-    daemon = Daemon(load_config(site.path), site.path)
-    thread = threading.Thread(target=daemon.run)
-    thread.start()
-    try:
-        until(lambda: daemon.ready.is_set() or not thread.is_alive())
-        with ControlClient(f"ipc://{tmp_path}/own", timeout_s=LIMIT_S) as client:
-            assert client.status().state == "running"
-    finally:
-        daemon.stop()
-        thread.join(LIMIT_S)
-    assert "streamseg ctl will not find this daemon" in caplog.text
+    with site.running() as (daemon, client):
+        assert client.status().state == "running"
+        where = f"in {shared}/streamseg-" if elsewhere == "a folder" else "no file"
+        assert where in next(line for line in caplog.messages if line.startswith("control: "))
+        if spoil != "open to others":  # which is looked into as well, and is ours
+            assert one_running(daemon.name) == daemon.private_endpoint
 
 
 def test_whoever_may_subscribe_may_not_control(site: Site, tmp_path: Path) -> None:

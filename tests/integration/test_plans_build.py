@@ -26,7 +26,7 @@ from streamseg.inference.backends.select import choices
 from streamseg.inference.plans.build import Build, BuildStopped
 from streamseg.inference.plans.cache import PLANS, keep_plan
 from streamseg.inference.plans.load import load_choice, load_engine, ready_plan
-from streamseg.runtime.files import cache_folder
+from streamseg.runtime.folders import cache_folder
 from tests.media import draw_clip
 from tests.waiting import until
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import msgspec
 
-from streamseg.errors import EngineError
+from streamseg.errors import EngineError, OutputError
 from streamseg.inference.backends.protocol import BuildSpec, Choice, OnProgress
 from streamseg.inference.plans.cache import PLANS, cannot_keep
 from streamseg.inference.plans.recipe_key import recipe_of
 from streamseg.runtime.child import ChildProcess
-from streamseg.runtime.files import cache_folder
+from streamseg.runtime.folders import cache_folder
 from streamseg.runtime.import_path import module_command
 
 log = logging.getLogger(__name__)
@@ -64,13 +64,20 @@ class Build:
         quiet: at a low priority. progress: called with lines of text; unset they are logged.
         """
         self._choice = choice
-        self._folder = folder or cache_folder(PLANS)
+        self._given_folder = folder
         self._again = again
         self._quiet = quiet
         self._progress = progress or (lambda text: log.info("engine %s: %s", choice.engine_id, text))
         self._lock = threading.Lock()  # guards _child and _stopped, so that no child starts after stop()
         self._child: ChildProcess | None = None
         self._stopped = False
+
+    @property
+    def _folder(self) -> Path:
+        try:
+            return self._given_folder or cache_folder(PLANS)
+        except OutputError as error:
+            raise EngineError(f"its plan cannot be kept: {error}") from error
 
     @property
     def log_file(self) -> Path:

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from streamseg.errors import EngineError
+from streamseg.errors import EngineError, OutputError
 from streamseg.inference.plans.recipe_key import Recipe
-from streamseg.runtime.files import cache_folder, locked, replaced, sync
+from streamseg.runtime.files import locked, replaced, sync
+from streamseg.runtime.folders import cache_folder
 
 PLANS = "plans"
 
@@ -56,7 +57,10 @@ class Plan(NamedTuple):
 
 def plan_folders(engine: Path) -> list[Path]:
     """Where plans of the engine in this folder are looked for: beside it, then in the cache."""
-    return [engine / PLANS, cache_folder(PLANS)]
+    try:
+        return [engine / PLANS, cache_folder(PLANS)]
+    except OutputError:  # a user without a home
+        return [engine / PLANS]
 
 
 def find_plan(folders: list[Path], recipe: Recipe, refused: Callable[[str], None]) -> Plan | None:
