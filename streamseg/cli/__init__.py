@@ -30,7 +30,7 @@ COMMANDS = {
     "ctl": "Control a running daemon: status, streams, reload, snapshots.",
     "service": "Install the daemon as a systemd service.",
     "keygen": "Make a pair of keys, for a daemon or a subscriber.",
-    "engine": "List, describe and export engines.",
+    "engine": "List, describe, import and export engines.",
     "model": "List networks, fetch their published weights, make engines of them.",
     "train": "Train a network on a folder of images and labels.",
     "eval": "Score an engine on images with ground truth.",

@@ -1,4 +1,4 @@
-"""streamseg engine list | info | build | prune | quantise | export"""
+"""streamseg engine list | info | import | build | prune | quantise | export"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, get_args
 import click
 import msgspec
 
+from streamseg.cli.engine_import import command as import_
 from streamseg.cli.settings import as_json, given, options_from
 from streamseg.config import EngineConfig, Precision, build_settings
 from streamseg.inference.spec import find_engine, list_engines
@@ -17,7 +18,10 @@ from streamseg.runtime.terminal import echo, echo_document
 
 @click.group()
 def command() -> None:
-    """List, describe, build, quantise and export engines."""
+    """List, describe, import, build, quantise and export engines."""
+
+
+command.add_command(import_)
 
 
 @command.command("list")

@@ -6,7 +6,7 @@ may say little, a plain picture is run (check_runs). Every backend's engine pass
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -194,15 +194,15 @@ def _check_whether_free(engine: Engine, spec: BuildSpec, batch: int, what: str, 
     try:
         _check_answer(engine, spec, (single, *_reshaped((height, width), spec.engine.size_multiple)), what)
     except EngineError as error:
-        raise EngineError(
-            f'{what} runs on pictures of {height}x{width} only, {remedy} size = "fixed"'
+        raise FormError(
+            f'{what} runs on pictures of {height}x{width} only, {remedy} size = "fixed"', size="fixed"
         ) from error
     if batch == single:
         return  # the first size was too small for it
     try:
         _check_answer(engine, spec, (batch, height, width), what)
     except EngineError:
-        raise EngineError(f"{what} runs on one picture at a time only, {remedy} batch = 1") from first
+        raise FormError(f"{what} runs on one picture at a time only, {remedy} batch = 1", batch=1) from first
 
 
 def _reshaped(size: Size, unit: int) -> Size:
@@ -211,6 +211,14 @@ def _reshaped(size: Size, unit: int) -> Size:
         max(1, round(side * by / unit)) * unit for side, by in ((min(size), 1.25), (max(size), 0.8))
     )
     return (longer, shorter) if size[0] <= size[1] else (shorter, longer)
+
+
+class FormError(EngineError):
+    """A graph that is less free than it says; `remedy` are the settings of engine.toml that say so."""
+
+    def __init__(self, text: str, **remedy: Any) -> None:
+        super().__init__(text)
+        self.remedy = remedy
 
 
 class _DoesNotRun(EngineError):
@@ -239,7 +247,7 @@ def _check_answer(engine: Engine, spec: BuildSpec, batch: tuple[int, int, int], 
         raise EngineError(f'{begin}; it has its classes last: set output_layout = "nhwc"')
     elif channels != classes:
         raise EngineError(f"{begin}; {_count_problem(channels - binary, classes, binary)}")
-    stride = _stride((height, width), (logits.shape[2], logits.shape[3]))
+    stride = stride_of((height, width), (logits.shape[2], logits.shape[3]))
     if logits.shape[0] != n or stride is None:
         raise EngineError(begin)
     if spec.engine.output_stride not in (None, stride):
@@ -272,7 +280,7 @@ def _values_problem(answer: F32, spec: EngineSpec) -> str:
     return ""
 
 
-def _stride(size: Size, logits: Size) -> int | None:
+def stride_of(size: Size, logits: Size) -> int | None:
     """The output stride, the same on both axes, with a rest of less than one cell; None where it is none."""
     stride = round(size[0] / logits[0])
     if not 1 <= stride <= MOST_STRIDE:

@@ -12,7 +12,7 @@ from streamseg.inference.spec import MOST_CLASSES, ClassEntry, class_problems
 _LINE = re.compile(r"(?P<name>.+?)(\s+#(?P<colour>[0-9a-fA-F]{6}))?")
 
 
-def read_labels(path: Path) -> tuple[ClassEntry, ...]:
+def read_labels(path: Path, least: int = 2) -> tuple[ClassEntry, ...]:
     """Read a class a line: NAME or NAME #RRGGBB; empty lines are skipped. Raises UsageError of one line.
 
     A class without a colour gets that of its id in PASCAL VOC's colour map, in which no two are alike.
@@ -30,8 +30,10 @@ def read_labels(path: Path) -> tuple[ClassEntry, ...]:
         given = found["colour"]
         colour = tuple(bytes.fromhex(given)) if given else voc_colour(len(entries))
         entries.append(ClassEntry(name=found["name"], colour=(colour[0], colour[1], colour[2])))
-    if not 2 <= len(entries) <= MOST_CLASSES:
-        raise UsageError(f"{path}: must have 2 to {MOST_CLASSES} classes, one a line; has {len(entries)}")
+    if not least <= len(entries) <= MOST_CLASSES:
+        raise UsageError(
+            f"{path}: must have {least} to {MOST_CLASSES} classes, one a line; has {len(entries)}"
+        )
     if problems := list(class_problems(tuple(entries))):
         raise UsageError(f"{path}: {problems[0]}")
     return tuple(entries)

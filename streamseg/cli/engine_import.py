@@ -1,0 +1,127 @@
+"""streamseg engine import"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streamseg.cli.settings import given, options_from
+from streamseg.inference.importing.datasets import DATASETS
+from streamseg.inference.spec import EngineSpec
+from streamseg.runtime.terminal import echo
+
+if TYPE_CHECKING:
+    from streamseg.inference.engine import Engine
+    from streamseg.types import U8
+
+DEMO_FRAME = 100  # of the demo clip: cars, people and a sign
+WIDEST = 1280  # pixels of a picture in check.jpg
+NUMBERS = (float, float, float)
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--as", "name", required=True, help="The engine's name.")
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="The classes: a text file with NAME or NAME #RRGGBB a line, or id2label in JSON.",
+)
+@click.option("--dataset", type=click.Choice(DATASETS), help="The classes, and colours, of this data set.")
+@click.option("--picture", help="Try it on this picture or video; unset: on the demo's.")
+@click.option("--mean", type=NUMBERS, help="Of red, green and blue, of the levels times --scale.")
+@click.option("--std", type=NUMBERS, help="The same.")
+@click.option(
+    "--scale",
+    type=click.FloatRange(1e-6, 1e3),
+    help="What levels 0..255 are multiplied by first; unset: 1/255 where --mean and --std are up to 1.",
+)
+@click.option("--in-graph", is_flag=True, help="The graph takes levels 0..255 as they are.")
+@options_from(
+    EngineSpec,
+    "input_size",
+    "size_multiple",
+    "layout",
+    "channels",
+    "size",
+    "fit",
+    "batch",
+    "output_name",
+    "output",
+    "output_layout",
+    "sigmoid_in_graph",
+    "network",
+    "licence",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Make it in another folder than engines.")
+@click.option("--replace", is_flag=True, help="Replace an engine of this name.")
+def command(
+    file: Path, name: str, picture: str | None, out: Path | None, replace: bool, **options: Any
+) -> None:
+    """Make an engine of an ONNX FILE, or of a FOLDER of HuggingFace or mmdeploy.
+
+    Says what it guesses, and from what; an option corrects a guess. The engine is tried on a picture, and
+    check.jpg in its folder shows the result: look at it.
+    """
+    from streamseg.inference.importing.taking import import_graph, new_engine, new_folder
+
+    wanted = given(**options)
+    folders = [Path(p) for p in os.environ.get("STREAMSEG_ENGINES", "").split(os.pathsep) if p]
+    folder = new_folder(name, out or next(iter(folders), Path("engines")), replace)
+    tried = _picture(picture)
+    with new_engine(folder, replace) as beside:
+        taken, engine = import_graph(file, name, beside, wanted, tried)
+        try:
+            shares = _check(engine, tried, beside / "check.jpg")
+        finally:
+            engine.close()
+    by = f", by {taken.producer[:40]}" if taken.producer else ""
+    echo(f"{taken.graph}: opset {taken.opset}{by}")
+    width = max(len(guess.what) for guess in taken.guesses)
+    for guess in taken.guesses:
+        echo(f"  {guess.what:{width}}  {guess.value}  ({guess.source})")
+    echo(f"{folder}: written. {folder / 'check.jpg'}: {shares}")
+    found = "" if out is None and folder.parent in (*folders, Path("engines")) else f"{folder.parent}/"
+    echo(f"Look at check.jpg, then: streamseg run --engine {found}{name} --source SOURCE --watch --web")
+
+
+def _picture(picture: str | None) -> U8:
+    from streamseg.evaluation.dataset import pictures_of
+    from streamseg.sources.target import DEMO
+
+    if picture is None:
+        return pictures_of(DEMO, DEMO_FRAME // 5 + 1)[-1]
+    return pictures_of(picture, 1)[0]
+
+
+def _check(engine: Engine, rgb: U8, path: Path) -> str:
+    """Write a picture beside itself under its classes → the classes and their shares, in words."""
+    import cv2
+    import numpy as np
+
+    from streamseg.evaluation.engines import segment
+    from streamseg.outputs.overlay import draw_legend
+    from streamseg.runtime.files import write_file
+    from streamseg.types import IGNORE, LabelSet
+
+    labels = segment(engine, rgb)
+    info = engine.info.spec.labels
+    counts = np.bincount(labels.ravel(), minlength=256)
+    order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+    seen = [i for i in order if i < len(info.classes)]
+    painted = np.where(labels[..., None] == IGNORE, rgb, rgb // 2 + info.palette()[labels] // 2)
+    both = np.concatenate([rgb, painted.astype(np.uint8)], 1 if rgb.shape[0] >= rgb.shape[1] else 0)
+    if both.shape[1] > WIDEST:
+        both = cv2.resize(
+            both, (WIDEST, both.shape[0] * WIDEST // both.shape[1]), interpolation=cv2.INTER_AREA
+        )
+    legend = draw_legend(LabelSet(info.id, tuple(info.classes[i] for i in seen)), both.shape[1])
+    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(np.concatenate([both, legend]), cv2.COLOR_RGB2BGR))
+    write_file(path, jpeg.tobytes())
+    shown = [f"{info.classes[i].name} {100 * counts[i] / labels.size:.0f} %" for i in seen[:5]]
+    if counts[IGNORE]:
+        shown.append(f"without a label {100 * counts[IGNORE] / labels.size:.0f} %")
+    return ", ".join(shown)
