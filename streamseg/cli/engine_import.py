@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamseg.cli.settings import given, options_from
-from streamseg.inference.importing.datasets import DATASETS
 from streamseg.inference.spec import EngineSpec
+from streamseg.models.weights.datasets import DATASETS
 from streamseg.runtime.terminal import echo
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def command(
     Says what it guesses, and from what; an option corrects a guess. The engine is tried on a picture, and
     check.jpg in its folder shows the result: look at it.
     """
-    from streamseg.inference.importing.taking import import_graph, new_engine, new_folder
+    from streamseg.models.weights.onnx_import import import_graph, new_engine, new_folder
 
     wanted = given(**options)
     folders = [Path(p) for p in os.environ.get("STREAMSEG_ENGINES", "").split(os.pathsep) if p]

@@ -1,6 +1,7 @@
-"""Published weights: fetched, read from Caffe's and torch's files, matched by name.
+"""Weights of others: fetched, read from Caffe's and torch's files, matched by name; ONNX graphs taken in.
 
-`fetch` needs nothing heavy; importing needs the torch extra and loads it when it is used.
+`fetch` and ONNX graphs (onnx_import.py) need nothing heavy; the rest needs the torch extra, and loads it when
+it is used.
 """
 
 from __future__ import annotations

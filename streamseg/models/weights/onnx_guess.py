@@ -11,14 +11,14 @@ from typing import Any
 
 from streamseg.errors import EngineError, UsageError
 from streamseg.inference.forms import Array, feed_of
-from streamseg.inference.importing.answer import read_answer
-from streamseg.inference.importing.datasets import BACKGROUND
-from streamseg.inference.importing.facts import Facts
-from streamseg.inference.importing.hints import Guess, Hints
-from streamseg.inference.importing.naming import name_classes
 from streamseg.inference.onnx_file import Port
 from streamseg.inference.scaling import make_batch
 from streamseg.inference.spec import FP32, ClassEntry, EngineSpec, Normalisation, Weights
+from streamseg.models.weights.class_names import name_classes
+from streamseg.models.weights.datasets import BACKGROUND
+from streamseg.models.weights.onnx_answer import read_answer
+from streamseg.models.weights.onnx_facts import Facts
+from streamseg.models.weights.onnx_hints import Guess, Hints
 from streamseg.types import U8, Size
 
 GIVEN = "given"

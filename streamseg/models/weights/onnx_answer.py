@@ -8,10 +8,10 @@ import numpy as np
 
 from streamseg.errors import EngineError
 from streamseg.inference.forms import Array
-from streamseg.inference.importing.facts import Facts
-from streamseg.inference.importing.hints import Guess
 from streamseg.inference.interface import stride_of
 from streamseg.inference.onnx_file import Port
+from streamseg.models.weights.onnx_facts import Facts
+from streamseg.models.weights.onnx_hints import Guess
 from streamseg.types import IGNORE, Size
 
 _PREFERRED = ("out", "logits", "output", "output0", "semantic", "seg")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from streamseg.errors import EngineError
-from streamseg.inference.importing.facts import Facts
+from streamseg.models.weights.onnx_facts import Facts
 
 MOST_JSON = 8 << 20  # bytes; a configuration with a thousand classes has 50 kB
 _MOST_NAMES = 1 << 16  # characters of a list of names in the metadata

@@ -15,15 +15,15 @@ from streamseg.config import EngineConfig
 from streamseg.errors import EngineError, OutputError, UsageError
 from streamseg.inference.engine import Engine
 from streamseg.inference.forms import Array
-from streamseg.inference.importing.facts import read_facts
-from streamseg.inference.importing.guess import Importing
-from streamseg.inference.importing.hints import Guess, hints_of
 from streamseg.inference.interface import FormError
 from streamseg.inference.onnx_file import MOST_BYTES, OnnxSurface, checked_name, in_one_file
 from streamseg.inference.plans.load import load_engine
 from streamseg.inference.spec import FP32, EngineSpec, engine_folders
 from streamseg.inference.spec_text import write_spec
 from streamseg.inference.weights import weights_entry
+from streamseg.models.weights.onnx_facts import read_facts
+from streamseg.models.weights.onnx_guess import Importing
+from streamseg.models.weights.onnx_hints import Guess, hints_of
 from streamseg.types import U8
 
 _LIKELY = (

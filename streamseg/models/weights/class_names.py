@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from streamseg.errors import EngineError
-from streamseg.inference.importing.answer import Answer
-from streamseg.inference.importing.datasets import (
+from streamseg.inference.labels import read_labels, voc_colour
+from streamseg.inference.spec import MOST_CLASSES, ClassEntry
+from streamseg.models.weights.datasets import (
     BACKGROUND,
     classes_of,
     dataset_of,
     dataset_of_count,
     named,
 )
-from streamseg.inference.importing.hints import Guess, Hints, json_names
-from streamseg.inference.labels import read_labels, voc_colour
-from streamseg.inference.spec import MOST_CLASSES, ClassEntry
+from streamseg.models.weights.onnx_answer import Answer
+from streamseg.models.weights.onnx_hints import Guess, Hints, json_names
 
 Classes = tuple[ClassEntry, ...]
 

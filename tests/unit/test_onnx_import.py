@@ -17,9 +17,9 @@ import torch.nn.functional as F  # noqa: E402
 
 from streamseg.errors import EngineError, UsageError  # noqa: E402
 from streamseg.evaluation.engines import segment  # noqa: E402
-from streamseg.inference.importing.datasets import DATASETS, classes_of, dataset_of  # noqa: E402
-from streamseg.inference.importing.taking import Taken, find_graph, import_graph, new_engine, new_folder  # noqa: E402
 from streamseg.inference.spec import EngineSpec, read_spec  # noqa: E402
+from streamseg.models.weights.datasets import DATASETS, classes_of, dataset_of  # noqa: E402
+from streamseg.models.weights.onnx_import import Taken, find_graph, import_graph, new_engine, new_folder  # noqa: E402
 from streamseg.types import U8  # noqa: E402
 from tests.foreign import graph_of  # noqa: E402
 from tests.networks import (  # noqa: E402
