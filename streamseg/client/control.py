@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+import weakref
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,6 +76,9 @@ class ControlClient:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sock = self._context.socket(zmq.DEALER)
         self._monitor = self._sock.get_monitor_socket()
+        # For one that nobody refers to any more: pyzmq would wait for its sockets without end.
+        self._end = weakref.finalize(self, _close, self._context, self._sock, self._monitor)
+        self._end.atexit = False
         try:
             self._connect()
         except BaseException:
@@ -89,11 +93,7 @@ class ControlClient:
 
     def close(self) -> None:
         """Close the connection; closing twice is fine."""
-        if not self._sock.closed:
-            self._sock.disable_monitor()
-            self._monitor.close(linger=0)
-            self._sock.close(linger=0)
-            self._context.destroy(linger=0)
+        self._end()
 
     def status(self) -> Status:
         """The state of the daemon and its streams."""
@@ -178,3 +178,12 @@ class ControlClient:
             raise UsageError(f"{self.endpoint}: no daemon has this socket")
         options.ask_control(self._sock, self._keys)
         connect(self._sock, reachable(self.endpoint, self._timeout_s))
+
+
+def _close(
+    context: zmq.Context[zmq.Socket[bytes]], sock: zmq.Socket[bytes], monitor: zmq.Socket[bytes]
+) -> None:
+    sock.disable_monitor()
+    monitor.close(linger=0)
+    sock.close(linger=0)
+    context.destroy(linger=0)

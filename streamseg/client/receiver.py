@@ -94,6 +94,10 @@ class Receiver:
         """Raise the error that ended the thread, if one did."""
         self._thread.check()
 
+    def stop(self) -> None:
+        """Have the thread end soon; returns at once. From any thread."""
+        self._thread.stop()
+
     def close(self) -> None:
         """End the thread; closing twice is fine."""
         self._thread.close()

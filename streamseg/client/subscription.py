@@ -96,8 +96,9 @@ class _Subscription:
         self._receiver = receiver
         self._inbox = inbox
         self._timeout_s = timeout_s
-        # One that nobody refers to any more is closed, so that its thread does not receive for ever.
-        weakref.finalize(self, receiver.close).atexit = False
+        # One that nobody refers to any more is ended, so that its thread does not receive for ever. Without
+        # waiting for it: this may be called in any thread at any moment, with locks that the thread needs.
+        weakref.finalize(self, receiver.stop).atexit = False
 
     @property
     def endpoint(self) -> str:
