@@ -52,7 +52,7 @@ async def _serve(setup: WebSetup) -> None:
     runner = web.AppRunner(console.app, shutdown_timeout=1.0)
     await runner.setup()
     assert runner.server is not None
-    connections = Connections(runner.server)
+    connections = Connections(runner.server, over.set)
     reading = asyncio.create_task(_read_input(console, over))
     try:
         url = await _listen(connections, setup, over)

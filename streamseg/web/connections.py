@@ -15,8 +15,7 @@ import resource
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 
 from aiohttp import web
 
@@ -84,8 +83,10 @@ class Connection(web.RequestHandler):
 class Connections:
     """All connections of a server. Listens from listen() on, until close()."""
 
-    def __init__(self, server: web.Server) -> None:
+    def __init__(self, server: web.Server, on_failure: Callable[[], None]) -> None:
+        """on_failure is called when connections are no longer accepted, after the log has the reason."""
         self._server = server
+        self._on_failure = on_failure
         self._open: set[Connection] = set()
         self._of_peer: Counter[str] = Counter()
         self._limit = max(8, min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FILES_LEFT))
@@ -110,6 +111,8 @@ class Connections:
             undo.pop_all()
         self._tasks = [asyncio.create_task(self._accept(sock)) for sock in self._listeners]
         self._tasks.append(asyncio.create_task(self._look()))
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
         name, bound = self._listeners[0].getsockname()[:2]
         return str(name), int(bound)
 
@@ -138,18 +141,31 @@ class Connections:
                     self._log(f"a connection cannot be accepted ({error.strerror})")
                     await asyncio.sleep(0.1 if self._end_one(self._open) else 1.0)
                 continue
-            peer = peer_of(address)
-            if not self._admits(peer):
-                sock.close()
-                continue
-            connection = Connection(self, self._server, peer)
-            self._open.add(connection)
-            self._of_peer[peer] += 1
             try:
-                await loop.connect_accepted_socket(partial(_same, connection), sock)
-            except OSError:  # it has gone already
+                await self._take(sock, peer_of(address))
+            except BaseException as error:
                 sock.close()
-                self.forget(connection)
+                if not isinstance(error, OSError):  # which is: the peer has gone already
+                    raise
+
+    async def _take(self, sock: socket.socket, peer: str) -> None:
+        """Hand a connection to the server, or close it."""
+        if not self._admits(peer):
+            sock.close()
+            return
+        connection = Connection(self, self._server, peer)
+        self._open.add(connection)
+        self._of_peer[peer] += 1
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
+        except BaseException:
+            self.forget(connection)
+            raise
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            log.error("web: connections are no longer accepted", exc_info=task.exception())
+            self._on_failure()
 
     def _admits(self, peer: str) -> bool:
         """Whether one more may come; the one that has waited longest makes room."""
@@ -207,10 +223,6 @@ def answering(request: web.Request) -> Iterator[None]:
     finally:
         connection.answering -= 1
         connection.since_s = time.monotonic()
-
-
-def _same(connection: Connection) -> Connection:
-    return connection
 
 
 def peer_of(address: tuple[str, int]) -> str:

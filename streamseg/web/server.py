@@ -47,7 +47,8 @@ class Console:
         guard = Guard(self._access, self._pages)
         guard.by_any_name = (self._healthz, self._readyz)  # they answer with one word
         guard.without_token = (*guard.by_any_name, guard.login, self._static)
-        self._link = Link(setup.control)
+        self._link = Link(setup.control)  # for what pages ask; waits while the daemon is busy with it
+        self._health = Link(setup.control)  # for the status alone, so that nobody waits for a page
         self._progress = ProgressWatch()
         self._viewers: set[Viewer] = set()
         self._feed: Feed | None = None
@@ -88,6 +89,7 @@ class Console:
         await asyncio.gather(polling, return_exceptions=True)
         await self._feed.close()
         await self._link.close()
+        await self._health.close()
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
         return self._pages.answer(request, "index.html")
@@ -98,7 +100,7 @@ class Console:
     async def _healthz(self, _: web.Request) -> web.Response:
         """200 while the daemon answers and its route moves."""
         try:
-            wrong = unhealthy(await self._link.status(STATUS_EVERY_S), self._progress)
+            wrong = unhealthy(await self._health.status(STATUS_EVERY_S), self._progress)
         except ControlError as error:
             wrong = f"the daemon does not answer: {error}" if error.code == "no answer" else str(error)
         return web.Response(text=f"{wrong or 'ok'}\n", status=503 if wrong else 200)
@@ -106,14 +108,14 @@ class Console:
     async def _readyz(self, _: web.Request) -> web.Response:
         """200 when the engine is loaded and masks are published."""
         try:
-            wrong = unready(await self._link.status(STATUS_EVERY_S))
+            wrong = unready(await self._health.status(STATUS_EVERY_S))
         except ControlError as error:
             wrong = str(error)
         return web.Response(text=f"{wrong or 'ok'}\n", status=503 if wrong else 200)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         try:
-            status: Status | None = await self._link.status(STATUS_EVERY_S)
+            status: Status | None = await self._health.status(STATUS_EVERY_S)
         except ControlError:
             status = None
         body, content_type = exposition(status, request.headers.get("Accept", ""))
@@ -221,7 +223,7 @@ class Console:
         if not viewers:
             return
         try:
-            message = _status(await self._link.status(max_age_s))
+            message = _status(await self._health.status(max_age_s))
         except ControlError as error:
             message = {"type": "no daemon", "problems": list(error.problems)}
         for viewer in list(viewers):

@@ -64,12 +64,19 @@ def running(*words: str | Path, web: str = "") -> Iterator[Running]:
 class Alone:
     """A console's process without a daemon. What it logs is in `log` when it has ended."""
 
-    def __init__(self, *, listen: str = "", token: str = "", insecure: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        listen: str = "",
+        token: str = "",
+        insecure: bool = False,
+        control: str = "ipc:///nowhere/control",
+    ) -> None:
         setup = WebSetup(
             listen=listen or f"127.0.0.1:{free_port()}",
             token=token,
             insecure=insecure,
-            control="ipc:///nowhere/control",
+            control=control,
         )
         self.log = ""
         self._process = subprocess.Popen(

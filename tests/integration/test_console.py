@@ -365,6 +365,14 @@ def nothing_serious(page: Any) -> None:
     assert not serious, [(v["id"], v["help"], [n["html"] for n in v["nodes"]]) for v in serious]
 
 
+def test_a_browser_that_cannot_unpack_masks_is_told_so(page: Any, both: Running) -> None:
+    page.add_init_script("delete window.DecompressionStream")
+    page.goto(both.url)
+    until(lambda: Tile(page, "video1").here.count(), "the tile")
+    assert "too old" in page.locator("#notice").text_content()
+    assert page.locator("#notice").is_visible()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(browser: Any, both: Running, scheme: str) -> None:
     context = browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900})

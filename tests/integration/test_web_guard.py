@@ -64,7 +64,7 @@ def login(console: Alone, word: str, *, head: bytes = b"", path: bytes = b"/logi
 ODD = [
     b"\xff\xfe", b"\xed\xa0\x80", b"\xc0\x80", b"%ff%fe", b"%", b"%zz", b"\x01", b"[", b"http://[", b"'\"\\",
     b";;;===", b"=", b"%00", b"%0d%0aX:", "ü€😀".encode(), b"a" * 3000, b"../..%2f", b"//", b"@:@",
-    b":99999999",
+    b":99999999", b"b" * 20_000,
 ]  # fmt: skip
 
 

@@ -6,22 +6,28 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+import zmq
 
 from streamseg.net.curve_keys import make_keys
-from tests.integration.console import Running, live, running
+from streamseg.wire.control import GetStatus, encode, parse_request
+from tests.integration.console import Alone, Running, live, running
 from tests.integration.daemons import run_daemon
 from tests.media import draw_clip
 from tests.ports import free_port
 from tests.waiting import LIMIT_S, until
 
 pytest.importorskip("aiohttp", reason="pip install 'streamseg[web]'")
+
+from tests.unit.test_web import status
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +74,8 @@ def test_it_is_healthy_and_ready_and_counts(console: Running) -> None:
     assert ask(f"{console.url}healthz") == (200, "ok\n")
     assert ask(f"{console.url}readyz") == (200, "ok\n")
     until(lambda: 'streamseg_masks_published_total{stream="video"}' in ask(f"{console.url}metrics")[1])
-    status, text = ask(f"{console.url}metrics")
-    assert status == 200
+    code, text = ask(f"{console.url}metrics")
+    assert code == 200
     assert "streamseg_up 1.0" in text
     assert 'streamseg_stage_seconds_bucket{le="+Inf",stage="infer",stream="video"}' in text
 
@@ -117,6 +123,56 @@ def test_a_page_that_talks_nonsense_is_let_go_and_the_others_stay(console: Runni
                         return
 
     asyncio.run(talk())
+
+
+def test_health_does_not_wait_for_what_a_page_asks(tmp_path: Path) -> None:
+    """A daemon that answers nothing but its status: a page's request waits, and nobody else."""
+    import asyncio
+
+    import aiohttp
+
+    asked, over = threading.Event(), threading.Event()
+    endpoint = f"ipc://{tmp_path}/control"
+
+    def answer_status_alone() -> None:
+        with zmq.Context() as context, context.socket(zmq.ROUTER) as sock:
+            sock.bind(endpoint)
+            while not over.is_set():
+                if not sock.poll(50):
+                    continue
+                *address, data = sock.recv_multipart()
+                request = parse_request(data)
+                if isinstance(request, GetStatus):
+                    reply = msgspec.structs.replace(status(), id=request.id)
+                    sock.send_multipart([*address, encode(reply)])
+                else:
+                    assert request.remote is True  # a page is not the daemon's own user
+                    asked.set()
+
+    async def ask_and_look(url: str) -> None:
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}link") as sock:
+
+            async def answered() -> None:
+                while (await sock.receive_json(timeout=LIMIT_S))["type"] != "done":
+                    pass
+
+            await sock.send_json({"type": "do", "id": 1, "what": "pause", "stream": "gate"})
+            answer = asyncio.create_task(answered())
+            await asyncio.to_thread(asked.wait, LIMIT_S)
+            async with session.get(f"{url}readyz") as ready:
+                assert ready.status == 200
+            assert not answer.done()  # the page waits for 3 s
+            await answer
+
+    daemon = threading.Thread(target=answer_status_alone)
+    daemon.start()
+    try:
+        until(lambda: (tmp_path / "control").exists(), "the socket")
+        with Alone(control=endpoint) as console:
+            asyncio.run(ask_and_look(console.url))
+    finally:
+        over.set()
+        daemon.join(LIMIT_S)
 
 
 def test_a_port_that_is_taken_is_named_once_and_tried_again(tiny_engine: Path, clip: Path) -> None:

@@ -29,6 +29,7 @@ class Server:
 
     def __init__(self) -> None:
         self.free = asyncio.Event()
+        self.failed = asyncio.Event()
         self.held = 0
         self.address = ("", 0)
         self.connections: Connections | None = None
@@ -81,7 +82,7 @@ async def serving() -> AsyncIterator[Server]:
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     assert runner.server is not None
-    server.connections = Connections(runner.server)
+    server.connections = Connections(runner.server, server.failed.set)
     server.address = await server.connections.listen("127.0.0.1", 0)
     try:
         yield server
@@ -259,6 +260,19 @@ def test_without_a_file_left_the_oldest_makes_room_and_the_log_has_one_line(
     with_server(short)
     (line,) = [record.message for record in caplog.records if record.name == connections.__name__]
     assert line == "web: a connection cannot be accepted (Too many open files)"
+
+
+def test_a_server_that_can_accept_no_more_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(server: Server) -> None:
+        monkeypatch.setattr(connections, "peer_of", lambda address: address.nothing)
+        await server.connect()
+        await server.failed.wait()
+
+    with_server(fail)
+    assert "web: connections are no longer accepted" in caplog.text
+    assert "AttributeError" in caplog.text
 
 
 def test_a_port_in_use_binds_nothing() -> None:

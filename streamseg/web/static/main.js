@@ -41,6 +41,9 @@ setInterval(() => {
   if (complaintMs && performance.now() > complaintMs) notice("");
 }, TICK_MS);
 
+const unpacks = "DecompressionStream" in window; // labels, see compose.js
+if (!unpacks) notice("This browser is too old to show masks. Take a newer one.");
+
 // Send which tiles are visible; nothing is made or sent for the others.
 function watch() {
   const seen = document.hidden ? [] : [...tiles.values()].filter((tile) => tile.visible);
@@ -116,6 +119,7 @@ function showStatus(message) {
     tiles.get(status.stream).update(status);
   }
   $("wall").dataset.count = tiles.size;
+  if (!unpacks) return; // nothing is asked for, and the notice stays
   if (!tiles.size) notice("There are no streams. Add one.");
   else if (!complaintMs) notice("");
   watch();
