@@ -217,7 +217,25 @@ def read_yaml(block: Block, _: Reader) -> int:
     return 1
 
 
-SNIPPETS = {"python": run_python, "toml": read_toml, "yaml": read_yaml}
+def read_nginx(block: Block, reader: Reader) -> int:
+    """Checked by nginx where it is installed; by their form elsewhere."""
+    assert block.text.count("{") == block.text.count("}")
+    for line in filter(None, map(str.strip, block.text.splitlines())):
+        assert line.endswith((";", "{", "}")), line
+    if nginx := shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin"):
+        kept = "".join(
+            f"{kind}_temp_path t;" for kind in ("proxy", "client_body", "fastcgi", "uwsgi", "scgi")
+        )
+        config = reader.folder / "nginx.conf"
+        config.write_text(
+            f"pid pid; error_log stderr; events {{}} http {{ access_log off; {kept} "
+            f"server {{ listen 127.0.0.1:{free_port()}; {block.text} }} }}"
+        )
+        subprocess.run([nginx, "-t", "-p", reader.folder, "-c", config], check=True, timeout=LIMIT_S)
+    return 1
+
+
+SNIPPETS = {"python": run_python, "toml": read_toml, "yaml": read_yaml, "nginx": read_nginx}
 
 
 @pytest.mark.timeout(600)
