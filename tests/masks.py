@@ -48,7 +48,7 @@ def make_mask(seq: int = 0, *, size: tuple[int, int] = (36, 48), **fields: Any) 
 
 def make_stamp(seq: int, fields: dict[str, Any]) -> Stamp:
     """The stamp of frame seq of stream "gate"; takes its own fields out of `fields`."""
-    stamp = Stamp("gate", 0, seq, seq * 512, Fraction(1, 15360), time.time_ns(), "arrival", n=seq)
+    stamp = Stamp("gate", 0, seq, seq * 512, Fraction(1, 15360), time.time_ns(), "arrival", n=seq, run=7)
     return replace(stamp, **{f.name: fields.pop(f.name) for f in dataclass_fields(Stamp) if f.name in fields})
 
 

@@ -19,7 +19,7 @@ using Parts = std::vector<std::string>;  // each part's bytes
 using Labels = std::vector<uint8_t>;     // height × width, row by row; 255 is unknown
 
 struct Mask {
-    json header;  // its fields by name; a label set's document has no labels
+    json header;  // its fields by name; a label set, a picture and a status have no labels
     Labels labels, confidence;
 };
 
@@ -32,16 +32,37 @@ inline void must(bool right, const char* what) {
     if (!right) throw std::runtime_error(std::string("not a message of version 1: ") + what);
 }
 
+inline void must_be_size(const json& shape) {
+    must(shape.is_array() && shape.size() == 2, "shape");
+    for (const json& side : shape) must(side.is_number_integer() && side >= 1 && side <= 16384, "shape");
+    must(shape[0].get<uint64_t>() * shape[1].get<uint64_t>() <= 1 << 26, "shape");
+}
+
+inline void must_be_count(const json& header, const char* field) {
+    must(header.at(field).is_number_integer() && header[field] >= 0, field);
+    must(header[field] < int64_t{1} << 53, field);
+}
+
+inline void must_be_state(const json& header) {
+    const std::string state = header.at("state");
+    bool known = false;
+    for (const char* one : {"connecting", "playing", "paused", "reconnecting", "ended", "failed"})
+        known = known || state == one;
+    must(known && header.at("unix_ns").is_number_integer() && header["unix_ns"] >= 0, "status");
+}
+
 /// Read everything but the payload; throws std::exception on what is not a message of version 1.
 inline json parse(const Parts& parts) {
     static const std::map<std::string, size_t> counts = {
-        {"mask", 3}, {"refined", 3}, {"mask+confidence", 4}, {"rle", 2}, {"labels", 2}};
+        {"mask", 3}, {"refined", 3}, {"mask+confidence", 4}, {"rle", 2}, {"labels", 2},
+        {"picture", 3}, {"status", 2}};
     must(parts.size() >= 2, "number of parts");
     const std::string& topic = parts[0];
     const std::string kind = topic.substr(0, topic.find('/'));
     const auto count = counts.find(kind);
     must(count != counts.end() && parts.size() == count->second, "kind or number of parts");
-    const size_t longest = kind == "rle" ? 4 << 20 : kind == "labels" ? 256 << 10 : 16 << 10;
+    const size_t longest = kind == "rle" ? 4 << 20 : kind == "labels" ? 256 << 10
+                         : kind == "status" ? 64 << 10 : 16 << 10;
     must(parts[1].size() <= longest, "length of the header");
     json header = kind == "rle" ? json::parse(parts[1]) : json::from_msgpack(parts[1]);
     must(header.at("version").is_number_integer() && header["version"] == 1, "version");
@@ -54,18 +75,28 @@ inline json parse(const Parts& parts) {
         must(next < 256, "classes");
         return header;
     }
-    for (const char* field : {"run", "epoch", "seq", "n"}) {
-        must(header.at(field).is_number_integer() && header[field] >= 0, field);
-        must(header[field] < int64_t{1} << 53, field);
+    must_be_count(header, "run");
+    must(header["run"] >= 1, "run");
+    if (kind == "status") {
+        must_be_state(header);
+        return header;
     }
+    for (const char* field : {"epoch", "seq", "n"}) must_be_count(header, field);
     for (const char* field : {"captured_unix_ns", "published_unix_ns"})
         must(header.at(field).is_number_integer() && header[field] >= 0, field);
+    if (kind == "picture") {
+        must(header.at("encoding") == "jpeg" && parts[2].size() <= 4 << 20, "picture");
+        must(parts[2].compare(0, 2, "\xff\xd8") == 0, "JPEG");
+        must_be_size(header.at("shape"));
+        must_be_size(header.at("frame_shape"));
+        return header;
+    }
+    size_t characters = 0;  // of UTF-8, whose further bytes begin with 10
+    for (const char byte : header.at("engine").get_ref<const std::string&>()) characters += (byte & 0xc0) != 0x80;
+    must(characters <= 256, "engine");
     must(header.at("revision") == (kind == "refined" ? 1 : 0), "revision");
     must((header.at("encoding") == "coco-rle") == (kind == "rle"), "encoding");
-    const json& shape = header.at("shape");
-    must(shape.size() == 2, "shape");
-    for (const json& side : shape) must(side.is_number_integer() && side >= 1 && side <= 16384, "shape");
-    must(shape[0].get<uint64_t>() * shape[1].get<uint64_t>() <= 1 << 26, "shape");
+    must_be_size(header.at("shape"));
     if (!header.contains("stage_us")) header["stage_us"] = json::object();
     return header;
 }
@@ -143,7 +174,7 @@ inline Labels from_runs(const json& segments, const json& shape) {
 inline Mask decode(const Parts& parts) {
     Mask mask{parse(parts), {}, {}};
     const json& header = mask.header;
-    if (header["kind"] == "labels") return mask;
+    if (header["kind"] == "labels" || header["kind"] == "status" || header["kind"] == "picture") return mask;
     const uint32_t height = header["shape"][0], width = header["shape"][1];
     auto unpack = [&](const std::string& part) {
         const std::string encoding = header["encoding"];
@@ -167,10 +198,12 @@ inline Snapshot parse_snapshot(const Parts& parts) {
     must(parts.size() >= 2 && parts[0] == "snapshot", "snapshot");
     const json head = json::from_msgpack(parts[1]);
     must(head.at("version") == 1, "version");
-    Snapshot snapshot{head.at("run"), {}};
+    must_be_count(head, "run");
+    must(head["run"] >= 1, "run");
+    Snapshot snapshot{head["run"], {}};
     auto next = parts.begin() + 2;
     for (const json& count : head.at("parts")) {
-        must(count.is_number_integer() && count > 0 && count <= parts.end() - next, "parts");
+        must(count.is_number_integer() && count >= 2 && count <= 4 && count <= parts.end() - next, "parts");
         const auto first = next;
         snapshot.messages.emplace_back(first, next += count.get<int>());
     }

@@ -90,11 +90,13 @@ class Subscription {
         zmq::socket_t monitor(context_, zmq::socket_type::pair), stop(context_, zmq::socket_type::pair);
         for (auto* socket : {&masks, &snapshots}) {
             socket->set(zmq::sockopt::linger, 0);
-            socket->set(zmq::sockopt::rcvhwm, 16);
+            socket->set(zmq::sockopt::rcvhwm, 0);
             socket->set(zmq::sockopt::maxmsgsize, int64_t{68157440});
             socket->set(zmq::sockopt::reconnect_ivl_max, 2000);
-            socket->set(zmq::sockopt::heartbeat_ivl, 2000);
-            socket->set(zmq::sockopt::heartbeat_timeout, 6000);
+            socket->set(zmq::sockopt::tcp_keepalive, 1);
+            socket->set(zmq::sockopt::tcp_keepalive_idle, 4);
+            socket->set(zmq::sockopt::tcp_keepalive_intvl, 1);
+            socket->set(zmq::sockopt::tcp_keepalive_cnt, 4);
         }
         zmq_socket_monitor(masks.handle(), "inproc://monitor", ZMQ_EVENT_ALL);
         monitor.connect("inproc://monitor");

@@ -30,6 +30,14 @@ static json decoded(const Parts& parts) {
         return found;
     };
     json all = mask.header;
+    if (all["kind"] == "picture") {
+        std::string hex;
+        for (const char byte : parts[2]) {
+            hex += "0123456789abcdef"[(byte >> 4) & 15];
+            hex += "0123456789abcdef"[byte & 15];
+        }
+        all["jpeg"] = hex;
+    }
     if (!mask.labels.empty()) all["labels"] = rows(mask.labels);
     if (!mask.confidence.empty()) all["confidence"] = rows(mask.confidence);
     return all;

@@ -7,9 +7,10 @@ import { ZSTDDecoder } from "zstddec";
 const zstd = new ZSTDDecoder();
 if (!zlib.zstdDecompressSync) await zstd.init(); // Node 22.15 and newer have zstd themselves
 
-const PARTS = { mask: 3, refined: 3, "mask+confidence": 4, rle: 2, labels: 2 };
-const LONGEST = { rle: 4 << 20, labels: 256 << 10 }; // bytes of a document; a header has 16 KiB
-const COUNTS = ["run", "epoch", "seq", "n", "revision"];
+const PARTS = { mask: 3, refined: 3, "mask+confidence": 4, rle: 2, labels: 2, picture: 3, status: 2 };
+const LONGEST = { rle: 4 << 20, labels: 256 << 10, status: 64 << 10 }; // bytes of a document; a header has 16 KiB
+const COUNTS = ["run", "epoch", "seq", "n"];
+const STATES = ["connecting", "playing", "paused", "reconnecting", "ended", "failed"];
 const TIMES = ["captured_unix_ns", "published_unix_ns"]; // BigInt, since a double does not hold them
 
 /** Read everything but the payload; throws an Error on what is not a message of version 1. */
@@ -27,13 +28,24 @@ export function parse(parts) {
     return header;
   }
   must(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/.test(header.stream), "stream");
+  must(header.run >= 1, "run");
+  if (kind === "status") {
+    must(Number.isSafeInteger(header.run) && STATES.includes(header.state), "status");
+    header.unix_ns = BigInt(header.unix_ns);
+    return header;
+  }
   for (const name of COUNTS) must(Number.isSafeInteger(header[name]) && header[name] >= 0, name);
   for (const name of TIMES) header[name] = BigInt(header[name]);
+  if (kind === "picture") {
+    must(header.encoding === "jpeg" && parts[2].length <= 4 << 20, "picture");
+    must(Buffer.from(parts[2]).subarray(0, 2).toString("hex") === "ffd8", "JPEG");
+    for (const size of [header.shape, header.frame_shape]) mustBeSize(size);
+    return header;
+  }
+  must([...header.engine].length <= 256, "engine");
   must(header.revision === (kind === "refined" ? 1 : 0), "revision");
   must((header.encoding === "coco-rle") === (kind === "rle"), "encoding");
-  const [height, width] = header.shape;
-  for (const side of header.shape) must(Number.isInteger(side) && side >= 1 && side <= 16384, "shape");
-  must(header.shape.length === 2 && height * width <= 2 ** 26, "shape");
+  mustBeSize(header.shape);
   header.stage_us ??= {};
   return header;
 }
@@ -41,7 +53,8 @@ export function parse(parts) {
 /** The whole message: the header with `labels` (and `confidence`), bytes row by row. */
 export function decode(parts) {
   const header = parse(parts);
-  if (header.kind === "labels") return header;
+  if (header.kind === "labels" || header.kind === "status") return header;
+  if (header.kind === "picture") return { ...header, jpeg: Buffer.from(parts[2]) };
   if (header.kind === "rle") header.labels = fromRuns(header.segments, header.shape);
   else header.labels = unpack(parts[2], header);
   if (header.kind === "mask+confidence") header.confidence = unpack(parts[3], header);
@@ -54,9 +67,16 @@ export const snapshotRequest = (prefixes) => ["snapshot", ...prefixes];
 export function parseSnapshot([word, head, ...parts]) {
   const { version, run, parts: counts } = fromMsgpack(head);
   must(Buffer.from(word).equals(Buffer.from("snapshot")) && version === 1, "snapshot");
-  must(counts.every((c) => Number.isInteger(c) && c > 0), "parts");
+  must(Number.isSafeInteger(run) && run >= 1, "run");
+  must(counts.every((c) => Number.isInteger(c) && c >= 2 && c <= 4), "parts");
   must(counts.reduce((sum, c) => sum + c, 0) === parts.length, "parts");
   return { run, messages: counts.map((count) => parts.splice(0, count)) };
+}
+
+function mustBeSize(shape) {
+  must(Array.isArray(shape) && shape.length === 2, "shape");
+  for (const side of shape) must(Number.isInteger(side) && side >= 1 && side <= 16384, "shape");
+  must(shape[0] * shape[1] <= 2 ** 26, "shape");
 }
 
 function must(right, what) {
@@ -70,7 +90,7 @@ function fromMsgpack(bytes) {
 }
 
 const small = (name, value) =>
-  typeof value !== "bigint" ? value : name.endsWith("_unix_ns") ? String(value) : Number(value);
+  typeof value !== "bigint" ? value : name.endsWith("unix_ns") ? String(value) : Number(value);
 
 function fromJson(bytes) {
   const text = Buffer.from(bytes).toString();

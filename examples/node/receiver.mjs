@@ -7,7 +7,7 @@ import { parse, parseSnapshot, snapshotRequest } from "./decode.mjs";
 
 const { endpoint, snapshotEndpoint, topics } = workerData;
 const SILENT_MS = 5000; // libzmq tries again at least every 2 s; after this long we reconnect ourselves
-const common = { receiveHighWaterMark: 16, maxMessageSize: 68157440, reconnectMaxInterval: 2000, linger: 0 };
+const common = { receiveHighWaterMark: 0, maxMessageSize: 68157440, reconnectMaxInterval: 2000, linger: 0 };
 const options = { ...common, tcpKeepalive: 1, tcpKeepaliveIdle: 4, tcpKeepaliveInterval: 1, tcpKeepaliveCount: 4 };
 
 const stats = { received: 0, skipped: 0, lost: 0, repeated: 0, restarts: 0, bad: 0 };

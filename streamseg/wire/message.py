@@ -39,6 +39,7 @@ _STAMP = tuple(f.name for f in fields(Stamp))
 T = TypeVar("T")
 
 Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
+Run = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 UnixNs = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Side = Annotated[int, Meta(ge=1, le=2**31)]
 StreamText = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
@@ -51,7 +52,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     kind: Kind
     stream: StreamText
-    run: Count
+    run: Run
     epoch: Count
     seq: Count
     n: Count

@@ -14,6 +14,7 @@ from streamseg.wire.codec import MAX_HEADER, MAX_PICTURE, check_size
 from streamseg.wire.message import (
     VERSION,
     Count,
+    Run,
     Side,
     StreamText,
     UnixNs,
@@ -30,7 +31,7 @@ class PictureHeader(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     kind: Literal["picture"]
     stream: StreamText
-    run: Count
+    run: Run
     epoch: Count
     seq: Count
     n: Count

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.errors import UsageError, WireError
-from streamseg.wire.message import VERSION
+from streamseg.wire.message import VERSION, Run
 
 MAX_PREFIXES = 64
 """Topic prefixes in one request."""
@@ -27,7 +27,7 @@ class ReplyHead(msgspec.Struct, frozen=True, kw_only=True):
     """The second part of a reply: how many parts each of the messages behind it has, in order."""
 
     version: int
-    run: int
+    run: Run
     parts: list[Annotated[int, Meta(ge=2, le=4)]]
 
 

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from streamseg.errors import WireError
 from streamseg.runtime.counters import State
-from streamseg.wire.message import VERSION, Count, StreamText, UnixNs, read_document, topic_of
+from streamseg.wire.message import VERSION, Count, Run, StreamText, UnixNs, read_document, topic_of
 
 MAX_STATUS = 64 << 10
 """Bytes of a status document."""
@@ -56,7 +56,7 @@ class StatusDocument(StreamStatus, frozen=True, kw_only=True):
 
     version: int
     kind: Literal["status"]
-    run: Count
+    run: Run
     unix_ns: UnixNs
 
 

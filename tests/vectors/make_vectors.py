@@ -22,7 +22,7 @@ import zstandard
 
 from streamseg import wire
 from streamseg.errors import WireError
-from streamseg.types import IGNORE, U8, ClassInfo, LabelSet, Mask, Stamp
+from streamseg.types import IGNORE, U8, ClassInfo, LabelSet, Mask, Preview, Stamp
 
 HERE = Path(__file__).resolve().parent
 
@@ -103,6 +103,15 @@ def vectors() -> Iterator[tuple[str, list[bytes], Any]]:
             "messages": [told_labels, told(mask, "mask", "zstd")],
         },
     )
+    yield "picture", wire.encode_picture(example_picture(mask)), told_picture(example_picture(mask))
+    state = example_status()
+    yield "status", wire.encode_status(state, mask.run, mask.published_unix_ns), told_status(state, mask)
+    odd = "a\x1b[2J\n\u202eb\x7f"  # to be escaped by whoever shows it, not to be refused
+    strange = replace(mask, engine=odd)
+    yield "mask-control-characters", wire.encode_mask(strange, "raw"), told(strange, "mask", "raw")
+    longest = replace(mask, engine="ä" * 256)  # characters, not bytes
+    yield "mask-longest-engine", wire.encode_mask(longest, "raw"), told(longest, "mask", "raw")
+    yield from broken(mask, parts, header, both)
     future = [parts[0], msgspec.msgpack.encode(header | {"version": 2}), parts[2]]
     yield "refuse-version-2", future, None
     yield "refuse-short-payload", [*parts[:2], parts[2][:-1]], None
@@ -126,6 +135,57 @@ def vectors() -> Iterator[tuple[str, list[bytes], Any]]:
     yield "refuse-rle-two-on-a-pixel", [b"rle/gate/", msgspec.json.encode(document)], None
     document["segments"] = [document["segments"][0] | {"segmentation": {"size": [4, 6], "counts": "131"}}]
     yield "refuse-rle-too-short", [b"rle/gate/", msgspec.json.encode(document)], None
+
+
+def broken(
+    mask: Mask, parts: list[bytes], header: dict[str, Any], both: list[list[bytes]]
+) -> Iterator[tuple[str, list[bytes], None]]:
+    """Headers, pictures, statuses and snapshots that a reader must refuse."""
+    yield "refuse-header-with-more-behind", [parts[0], parts[1] + b"\xc0", parts[2]], None
+    yield "refuse-run-0", [parts[0], msgspec.msgpack.encode(header | {"run": 0}), parts[2]], None
+    long = msgspec.msgpack.encode(header | {"engine": "e" * 257})
+    yield "refuse-engine-of-257", [parts[0], long, parts[2]], None
+    topic, head, jpeg = wire.encode_picture(example_picture(mask))
+    yield "refuse-picture-that-is-no-jpeg", [topic, head, b"\x89PNG" + jpeg], None
+    yield "refuse-picture-of-another-topic", [b"picture/yard/", head, jpeg], None
+    topic, document = wire.encode_status(example_status(), mask.run, mask.published_unix_ns)
+    yield "refuse-status-of-another-topic", [b"status/yard/", document], None
+    yield "refuse-status-of-three-parts", [topic, document, b""], None
+    word, head, *rest = wire.snapshot_reply(mask.run, both)
+    fields = msgspec.msgpack.decode(head)
+    yield "refuse-snapshot-version-2", [word, msgspec.msgpack.encode(fields | {"version": 2}), *rest], None
+    yield "refuse-snapshot-run-0", [word, msgspec.msgpack.encode(fields | {"run": 0}), *rest], None
+    yield "refuse-snapshot-with-a-part-missing", [word, head, *rest[:-1]], None
+    yield "refuse-snapshot-with-a-part-more", [word, head, *rest, b""], None
+    single = [word, msgspec.msgpack.encode(fields | {"parts": [2, 2, 1]}), *rest]
+    yield "refuse-snapshot-with-a-message-of-one-part", single, None
+    yield "refuse-snapshot-head-with-more-behind", [word, head + b"\xc0", *rest], None
+
+
+def example_picture(mask: Mask) -> Preview:
+    """The frame of the mask; of a JPEG it has the mark of its beginning and that of its end."""
+    return Preview(mask.stamp, bytes.fromhex("ffd8ffd9"), size=(2, 3), frame_size=(4, 6))
+
+
+def example_status() -> wire.StreamStatus:
+    return wire.StreamStatus(
+        stream="gate",
+        source="rtsp://eye@10.0.0.7/h264",
+        state="playing",
+        size=(1080, 1920),
+        source_fps=25.0,
+        fps=24.5,
+        age_ms=87.25,
+        silent_s=0.5,
+        epoch=1,
+        decoded=100,
+        published=97,
+        refined=4,
+        drops={"slow engine": 3},
+        connects=2,
+        reconnects=1,
+        stage_us={"infer": 9000},
+    )
 
 
 def filtered_png(labels: U8) -> bytes:
@@ -177,6 +237,19 @@ def told(mask: Mask, kind: str, encoding: str) -> dict[str, Any]:
     if mask.confidence is not None:
         found["confidence"] = mask.confidence.tolist()
     return found
+
+
+def told_picture(picture: Preview) -> dict[str, Any]:
+    plain = ("stream", "run", "epoch", "seq", "n", "pts", "captured_unix_ns", "clock", "published_unix_ns")
+    found = {"kind": "picture", "encoding": "jpeg", **{name: getattr(picture, name) for name in plain}}
+    found["time_base"] = list(picture.time_base.as_integer_ratio())
+    found |= {"shape": list(picture.size), "frame_shape": list(picture.frame_size)}
+    return found | {"jpeg": picture.jpeg.hex()}
+
+
+def told_status(status: wire.StreamStatus, mask: Mask) -> dict[str, Any]:
+    fields = msgspec.to_builtins(status)
+    return fields | {"kind": "status", "run": mask.run, "unix_ns": mask.published_unix_ns}
 
 
 def pack(parts: Sequence[bytes]) -> bytes:
