@@ -1,5 +1,5 @@
 # make run  [SOURCE=…]   set up, then run on the embedded clip (or on SOURCE): a live table here, the
-#                        pictures with their masks at http://127.0.0.1:5580/
+#           [ENGINE=…]   pictures with their masks at http://127.0.0.1:5580/; with your own engine: docs/engines.md
 # make test              set up what the tests need, and run those that are quick (no GPU): minutes
 # make test-slow         the tests that take longer than ten seconds: sanitizers, a booted systemd, Ray, builds
 # make dev               a light environment for changes: most unit tests, without torch, OpenVINO and Ray
@@ -12,6 +12,7 @@
 
 PYTHON ?= python3
 SOURCE ?= demo:
+ENGINE ?=
 DATA ?=
 BIN := .venv/bin
 .DEFAULT_GOAL := help
@@ -38,7 +39,7 @@ help:
 	touch $@
 
 run: .venv/base
-	$(BIN)/streamseg run --source '$(SOURCE)' --realtime --loop --watch --web
+	$(BIN)/streamseg run --source '$(SOURCE)' --realtime --loop --watch --web$(if $(strip $(ENGINE)), --engine '$(ENGINE)')
 
 # The two run every test but those marked soak; a test is in one of them by its markers alone. Tests marked
 # alone measure time, or what the whole machine does, and so follow the others one at a time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,11 +72,11 @@ def command(
     wanted = given(**options)
     folders = [Path(p) for p in os.environ.get("STREAMSEG_ENGINES", "").split(os.pathsep) if p]
     folder = new_folder(name, out or next(iter(folders), Path("engines")), replace)
-    tried = _picture(picture)
+    tried = functools.cache(lambda: _picture(picture))
     with new_engine(folder, replace) as beside:
         taken, engine = import_graph(file, name, beside, wanted, tried)
         try:
-            shares = _check(engine, tried, beside / "check.jpg")
+            shares = _check(engine, tried(), beside / "check.jpg")
         finally:
             engine.close()
     by = f", by {taken.producer[:40]}" if taken.producer else ""

@@ -20,7 +20,9 @@ import numpy as np
 import pytest
 
 from streamseg.config import PublishConfig, parse_config
+from streamseg.inference.spec import parse_spec
 from streamseg.publish import Publisher
+from tests.foreign import graph_of
 from tests.integration.children import ROOT
 from tests.integration.daemons import environment, run_daemon
 from tests.integration.documents import (
@@ -119,6 +121,7 @@ class Reader:
 
     def _draw(self) -> None:
         draw_clip(self.folder / "street.mp4", frames=12, size=(96, 128))
+        (self.folder / "net.onnx").write_bytes(graph_of(stride=4))
         for name in ("drive.mp4", "day1.mp4", "archive/a.mp4", "cam1/2024-05.mkv"):
             (self.folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(self.folder / "street.mp4", self.folder / name)
@@ -203,7 +206,9 @@ def run_python(block: Block, reader: Reader) -> int:
 
 def read_toml(block: Block, reader: Reader) -> int:
     tree = tomllib.loads(block.text)
-    if "classes" in tree:  # the recipe of docs/training.md
+    if "label_set" in tree:
+        assert parse_spec(block.text, reader.folder).classes
+    elif "classes" in tree:  # the recipe of docs/training.md
         (reader.folder / "fields.toml").write_text(reader.here(block.text) + CROPS)
     else:
         streams = "" if "streams" in tree else '\n[streams.gate]\nsource = "demo:"\n'

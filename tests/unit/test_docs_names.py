@@ -20,7 +20,7 @@ DOCUMENTS = [
 ]
 FOLDERS = ("streamseg", "tests", "benchmarks", "tools", "configs", "examples", "engines", "docs", "systemd")
 # Names that a reader's own files have, or that a command makes.
-MADE = {"docs/architecture.svg", "engines/fields"}
+MADE = {"docs/architecture.svg", "engines/fields", "engines/mine"}
 
 
 @cache

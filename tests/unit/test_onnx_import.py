@@ -77,7 +77,7 @@ def labels_by_torch(network: Any, picture: U8, norm: Norm) -> U8:
 
 
 def imported(path: Path, folder: Path, **given: Any) -> tuple[EngineSpec, Any, Taken]:
-    taken, engine = import_graph(path, "e", folder, given, next(pictures(1)))
+    taken, engine = import_graph(path, "e", folder, given, lambda: next(pictures(1)))
     return read_spec(folder), engine, taken
 
 

@@ -33,9 +33,18 @@ class Importing:
     """Everything that is found out about one graph; `spec` is its engine.toml, without hashes."""
 
     def __init__(
-        self, graph: Path, facts: Facts, hints: Hints, given: dict[str, Any], name: str, picture: U8
+        self,
+        graph: Path,
+        facts: Facts,
+        hints: Hints,
+        given: dict[str, Any],
+        name: str,
+        picture: Callable[[], U8],
     ) -> None:
-        """given: fields of engine.toml, and mean, std, scale, in_graph, labels (a file) and dataset."""
+        """given: fields of engine.toml, and mean, std, scale, in_graph, labels (a file) and dataset.
+
+        picture: gives one to try it on, when it is needed.
+        """
         self.guesses: list[Guess] = []
         self._what = graph.name
         self._facts = facts
@@ -67,7 +76,7 @@ class Importing:
             size_multiple=1,
         )
         batch = (1 if self._batch(port) is None else self._batch(port)) or 1
-        pictures = make_batch([self._picture], size).repeat(batch, 0)
+        pictures = make_batch([self._picture()], size).repeat(batch, 0)
         answers = trial({port.name: feed_of(pictures, first)})
         return self._with_output(first, port, answers, size, batch)
 
@@ -108,11 +117,12 @@ class Importing:
             layout, source = ("nchw" if port.shape[1] == 3 else "nhwc"), "the input's shape"
         else:
             layout, source = ("nhwc" if port.shape[3] in (1, 4) else "nchw"), ""
-        at = 3 if layout == "nhwc" else 1
+        at, other, where = (3, 1, "first") if layout == "nhwc" else (1, 3, "last")
+        if port.shape is not None and port.shape[other] == 3 and port.shape[at] != 3:
+            raise EngineError(f"{self._what} takes {port}, with its channels {where}; leave out --layout")
         if port.shape is not None and port.shape[at] not in (None, 3):
             raise EngineError(
-                f"{self._what} takes {port}, pictures of {port.shape[at]} channels"
-                f"{' in the layout ' + layout if source == GIVEN else ''}; wanted are 3, RGB"
+                f"{self._what} takes {port}, pictures of {port.shape[at]} channels; wanted are 3, RGB"
             )
         self.note("layout", layout, source)
         return layout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,14 @@ _LIKELY = (
     "onnx/model.onnx",
     "end2end.onnx",
 )  # in a folder: HuggingFace's, Optimum's, mmdeploy's
+_TORCH = "torch.onnx.export, yolo export format=onnx, or optimum-cli export onnx"
+_OTHERS = {
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors", ".bin"), ("weights of torch", _TORCH)),
+    **dict.fromkeys((".h5", ".keras", ".pb", ".tflite"), ("a network of TensorFlow", "tf2onnx")),
+    **dict.fromkeys((".engine", ".plan", ".trt"), ("a plan of TensorRT", "from what it was made of")),
+    ".xml": ("a network of OpenVINO", "from what it was made of"),
+    ".caffemodel": ("weights of Caffe", "or see streamseg model import"),
+}  # by suffix: what it is, and how it becomes a graph
 # What a graph may turn out to be although its input says otherwise.
 _LADDER: tuple[dict[str, Any], ...] = ({}, {"size": "fixed"}, {"size": "fixed", "batch": 1})
 
@@ -50,6 +58,9 @@ def find_graph(path: Path) -> Path:
     if not path.exists():
         raise EngineError(f"{path}: no such file or folder")
     if not path.is_dir():
+        if path.suffix.lower() in _OTHERS:
+            kind, how = _OTHERS[path.suffix.lower()]
+            raise EngineError(f"{path}: is {kind}, no ONNX graph; export the network to ONNX first ({how})")
         return path
     for name in _LIKELY:
         if (path / name).is_file():
@@ -58,7 +69,7 @@ def find_graph(path: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise EngineError(f"{path}: holds no .onnx file; export the network to ONNX first")
+        raise EngineError(f"{path}: holds no .onnx file; export the network to ONNX first ({_TORCH})")
     names = ", ".join(str(p.relative_to(path)) for p in found[:5])
     raise EngineError(f"{path}: holds {len(found)} .onnx files ({names}); name one of them")
 
@@ -80,11 +91,11 @@ def new_folder(name: str, out: Path, replace: bool) -> Path:
 
 
 def import_graph(
-    path: Path, name: str, folder: Path, given: dict[str, Any], picture: U8
+    path: Path, name: str, folder: Path, given: dict[str, Any], picture: Callable[[], U8]
 ) -> tuple[Taken, Engine]:
     """Make the engine `name` in `folder`, which is new, of a graph → what was found, and the engine, loaded.
 
-    given: as Importing takes it. Raises EngineError, UsageError, OutputError.
+    given, picture: as Importing takes them. Raises EngineError, UsageError, OutputError.
     """
     graph = find_graph(path)
     data = _read(graph)
