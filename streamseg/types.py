@@ -208,6 +208,7 @@ class Logits:
     stage_us: dict[str, int] = field(default_factory=dict)
     engine: str = ""  # id of the one that computed it
     kind: AnswerKind = "logits"
+    temperature: float = 1.0  # that the confidence is made with; the engine's own
 
     def __post_init__(self) -> None:
         if not hasattr(self.data, "to_host"):

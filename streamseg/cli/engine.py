@@ -1,4 +1,4 @@
-"""streamseg engine list | info | import | build | prune | quantise | export"""
+"""streamseg engine list | info | import | build | prune | quantise | calibrate | export"""
 
 from __future__ import annotations
 
@@ -134,6 +134,33 @@ def quantise(name: str, data: str, input_size: tuple[int, int] | None, pictures:
         f"{folder}: int8 written, calibrated by {quantised.calibration}; "
         f"{quantised.agreement[quantised.calibration]:.2f} % of labels as in fp32"
     )
+
+
+@command.command()
+@click.argument("name")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Labelled images that the network was not trained on.",
+)
+@options_from(EngineConfig, "precision", "threads")
+def calibrate(name: str, data: Path, **options: Any) -> None:
+    """Fit the temperature of the engine NAME, so that confidence 0.8 is right in 80 % of the pixels.
+
+    It is written into engine.toml. Labels do not change.
+    """
+    from streamseg.cli.eval import calibration_lines
+    from streamseg.cli.progress import Bar
+    from streamseg.evaluation.calibration import measure_calibration, write_temperature
+
+    folder, _ = find_engine(name)
+    config = build_settings(EngineConfig, {"name": name, **given(**options)})
+    with Bar("calibrate") as bar:
+        report = measure_calibration(config, data, bar.at)
+    echo(*calibration_lines(report))
+    write_temperature(folder, report.best.temperature)
+    echo(f"{folder}: temperature {report.best.temperature:g} written")
 
 
 @command.command()

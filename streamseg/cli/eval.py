@@ -13,6 +13,7 @@ from streamseg.errors import UsageError
 from streamseg.runtime.terminal import echo, echo_document
 
 if TYPE_CHECKING:
+    from streamseg.evaluation.calibration import CalibrationReport
     from streamseg.evaluation.metrics import Scores
     from streamseg.evaluation.refinement import RefinementReport
     from streamseg.evaluation.tune import TuneReport
@@ -20,17 +21,20 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
-@click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="A folder with images/ and labels/."
-)
+@click.option("--data", type=click.Path(path_type=Path), help="A folder with images/ and labels/.")
 @options_from(EngineConfig, "precision", "threads")
 @click.option("--crf", is_flag=True, help="Score the CRF beside the network alone, near boundaries too.")
 @click.option(
     "--sequence", is_flag=True, help="The images are successive frames: score CRF and fusion over time."
 )
 @click.option(
-    "--video", type=click.Path(path_type=Path), help="Take the sequence's frames from this file, in order."
+    "--video",
+    type=click.Path(path_type=Path),
+    help="With --data: take the sequence's frames from this file, in order. Without: how steady and sure "
+    "masks of it are, which needs no labels.",
 )
+@click.option("--teacher", help="With --video alone: an engine to agree with.")
+@click.option("--confidence", is_flag=True, help="Score the confidence: is 0.8 right in 80 % of the pixels?")
 @click.option("--every", default=RefinementConfig().every, help="A keyframe every N frames of the sequence.")
 @click.option("--delay", default=2, help="Frames until a keyframe's refinement arrives.")
 @click.option("--preset", default=CrfConfig().preset, help="The engine's own CRF parameters, or a preset's.")
@@ -45,12 +49,14 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
 def command(
     name: str,
-    data: Path,
+    data: Path | None,
     precision: str,
     threads: int,
     crf: bool,
     sequence: bool,
     video: Path | None,
+    teacher: str | None,
+    confidence: bool,
     every: int,
     delay: int,
     preset: str,
@@ -63,13 +69,26 @@ def command(
 ) -> None:
     """Score an engine on images with ground truth, in per cent: mIoU, pixel accuracy, IoU of each class.
 
-    With --crf or --sequence also mIoU in bands round boundaries, agreement of contours, and over time.
+    With --crf or --sequence also mIoU in bands round boundaries, agreement of contours, and over time. On a
+    --video without --data, what can be said without ground truth.
     """
     if every < 1 or delay < 0 or images < 1:
         raise UsageError("--every and --images must be at least 1, --delay at least 0")
     config = EngineConfig(name=name, precision=precision, threads=threads)  # type: ignore[arg-type]
     crf_config = CrfConfig(preset=preset, quality=quality, backend=backend)  # type: ignore[arg-type]
-    if tune_crf:
+    if data is None:
+        if video is None:
+            raise UsageError("--data: is missing; without labels there is --video alone")
+        if crf or sequence or plot or tune_crf or confidence:
+            raise UsageError("--crf, --sequence, --plot, --tune-crf and --confidence need labels: add --data")
+        other = None if teacher is None else EngineConfig(name=teacher, threads=threads)
+        _video(config, crf_config, str(video), other, every, delay, as_json)
+        return
+    if teacher is not None:
+        raise UsageError("--teacher: is for --video without --data")
+    if confidence:
+        _confidence(config, data, as_json)
+    elif tune_crf:
         _tune(config, crf_config, data, images, as_json)
     elif crf or sequence or video or plot:
         options = {"every": every, "delay": delay, "video": video} if sequence or video else None
@@ -91,6 +110,58 @@ def _plain(config: EngineConfig, data: Path, as_json: bool) -> None:
     for label, iou in scores.per_class.items():
         echo(f"{label:16} {shown(iou, 6)}")
     echo(f"{'mIoU':16} {shown(scores.miou, 6)}", f"{'pixel accuracy':16} {shown(scores.pixel_accuracy, 6)}")
+
+
+def _video(
+    config: EngineConfig,
+    crf: CrfConfig,
+    video: str,
+    other: EngineConfig | None,
+    every: int,
+    delay: int,
+    as_json: bool,
+) -> None:
+    from streamseg.cli.progress import Bar
+    from streamseg.evaluation.metrics import shown
+    from streamseg.evaluation.unlabelled import evaluate_video
+
+    with Bar("eval") as bar:
+        report = evaluate_video(config, crf, video, other, every, delay, bar.at)
+    if as_json:
+        echo_document(report.to_json())
+        return
+    echo(f"{report.engine}, {report.frames} frames, in %", f"{'':14}{'consistency':>12}{'flicker':>9}")
+    for name, scores in (("network alone", report.raw), ("fused", report.fused)):
+        if scores is not None:
+            echo(f"{name:14}{shown(scores.consistency, 12)}{shown(scores.flicker, 9)}")
+    echo(f"confidence {shown(report.confidence)}, unsure pixels {shown(report.unsure)}")
+    if (agreed := report.agreement) is not None:
+        echo(
+            f"as {agreed.engine}: {shown(agreed.pixels)} of the pixels, mIoU {shown(agreed.miou)}, of "
+            f"{len(agreed.classes)} classes"
+        )
+
+
+def _confidence(config: EngineConfig, data: Path, as_json: bool) -> None:
+    from streamseg.cli.progress import Bar
+    from streamseg.evaluation.calibration import measure_calibration
+
+    with Bar("eval") as bar:
+        report = measure_calibration(config, data, bar.at)
+    if as_json:
+        echo_document(report.to_json())
+    else:
+        echo(*calibration_lines(report))
+
+
+def calibration_lines(report: CalibrationReport) -> list[str]:
+    """The report for people."""
+    rows = [("now", report.now), ("without", report.plain), ("best", report.best)]
+    return [
+        f"right labels {report.accuracy:.2f} % of {report.pixels} pixels in {report.images} images",
+        f"{'':8}{'temperature':>12}{'confidence':>12}{'ECE':>7}",
+        *(f"{name:8}{r.temperature:12.3f}{r.confidence:12.2f}{r.ece:7.2f}" for name, r in rows),
+    ]
 
 
 def _refinement(

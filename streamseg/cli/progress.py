@@ -23,7 +23,7 @@ class Bar:
         )
         self._task = self._progress.add_task(what, total=None)
 
-    def at(self, done: int, of: int) -> None:
+    def at(self, done: int, of: int | None) -> None:
         self._progress.update(self._task, completed=done, total=of)
 
     def __enter__(self) -> Bar:

@@ -42,4 +42,4 @@ def picture_frame(rgb: U8, seq: int = 0) -> Frame:
 def need_logits(spec: EngineSpec) -> None:
     """Raise EngineError for an engine whose labels the CRF cannot refine."""
     if spec.gives == "labels":
-        raise EngineError(f"engine {spec.name}: gives class ids, which the CRF cannot refine")
+        raise EngineError(f"engine {spec.name}: gives class ids, and no probabilities of classes")

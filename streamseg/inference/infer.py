@@ -82,6 +82,7 @@ def infer(engine: Engine, frames: Sequence[Frame]) -> list[Logits]:
             },
             engine.info.id,
             engine.info.kind,
+            engine.info.spec.temperature,
         )
         for i, frame in enumerate(frames)
     ]

@@ -69,14 +69,14 @@ def labels_of(logits: Logits, size: Size, confidence: bool = False) -> tuple[U8,
     probabilities = logits.kind == "probabilities"
     try:
         if isinstance(logits.data, np.ndarray) or confidence:
-            return labels_from_logits(logits.array, size, confidence, probabilities)
+            return labels_from_logits(logits.array, size, confidence, probabilities, logits.temperature)
         return logits.data.labels(size), None
     except NotNumbersError:
         numbers, plane = without_holes(logits.array)
         assert plane is not None
         reports.count(logits.engine, float(holes_in(logits.array).mean()))
         planes = np.concatenate([numbers, plane[None]])
-        return _scaled(planes, size, confidence, probabilities, unknown=len(numbers))
+        return _scaled(planes, size, confidence, probabilities, logits.temperature, len(numbers))
 
 
 def nearest(ids: U8, size: Size) -> U8:
@@ -116,29 +116,35 @@ def unlabelled(logits: Logits, labels: U8, confidence: U8 | None) -> tuple[U8, U
 
 
 def labels_from_logits(
-    logits: F32, size: Size, confidence: bool = False, probabilities: bool = False
+    logits: F32, size: Size, confidence: bool = False, probabilities: bool = False, temperature: float = 1.0
 ) -> tuple[U8, U8 | None]:
     """Scale logits (C, h, w) float32 bilinearly to size → labels uint8 (H, W), and confidence if asked for.
 
     Pixel centres are aligned (as cv2.INTER_LINEAR); of equal logits the lower class wins. confidence is the
-    highest softmax probability of the scaled logits in 1/255, (H, W) uint8. No full-resolution float tensor
-    is made. A class of -inf is ruled out. Probabilities are scaled as they are, and the confidence is the
-    highest of them. Releases the GIL; the caller owns both results. Raises ValueError, MemoryError, and
-    NotNumbersError where a class is NaN or infinite, or all are ruled out.
+    highest softmax probability of the scaled logits in 1/255, (H, W) uint8; they are divided by `temperature`
+    for it, which changes no label. No full-resolution float tensor is made. A class of -inf is ruled out.
+    Probabilities are scaled as they are, and the confidence is the highest of them. Releases the GIL; the
+    caller owns both results. Raises ValueError, MemoryError, and NotNumbersError where a class is NaN or
+    infinite, or all are ruled out.
     """
     if not 1 <= len(logits) <= IGNORE:
         raise ValueError(f"upsampling logits {logits.shape}: must have 1 to 255 classes")
-    return _scaled(logits, size, confidence, probabilities)
+    return _scaled(logits, size, confidence, probabilities, temperature)
 
 
 def _scaled(
-    logits: F32, size: Size, confidence: bool, probabilities: bool, unknown: int | None = None
+    logits: F32,
+    size: Size,
+    confidence: bool,
+    probabilities: bool,
+    temperature: float,
+    unknown: int | None = None,
 ) -> tuple[U8, U8 | None]:
     """The same of up to 256 planes; that of `unknown` is no class."""
     try:
         library = load_library("_upsample")
     except OSError:
-        return fallback(logits, size, confidence, probabilities, unknown)
+        return fallback(logits, size, confidence, probabilities, temperature, unknown)
     logits = np.ascontiguousarray(logits, np.float32)
     labels = np.empty(size, np.uint8)
     highest = np.empty(size, np.uint8) if confidence else None
@@ -149,11 +155,12 @@ def _scaled(
         labels.ctypes.data_as(ctypes.c_void_p),
         None if highest is None else highest.ctypes.data_as(ctypes.c_void_p),
         int(probabilities),
+        ctypes.c_float(1 / temperature),
     )
     if code == 2:
         raise MemoryError(f"upsampling logits {logits.shape} to {size}")
     if code == 3:
-        return _scaled(_numbers(logits), size, confidence, probabilities)
+        return _scaled(_numbers(logits), size, confidence, probabilities, temperature)
     if code:
         raise ValueError(
             f"upsampling logits {logits.shape} to {size}: must have 1 to 255 classes and sides above 0"
@@ -180,6 +187,7 @@ def fallback(
     size: Size,
     confidence: bool = False,
     probabilities: bool = False,
+    temperature: float = 1.0,
     unknown: int | None = None,
 ) -> tuple[U8, U8 | None]:
     """The same in NumPy and OpenCV, a band of rows at a time: for installs without a compiler."""
@@ -203,6 +211,7 @@ def fallback(
             highest[rows] = np.rint(255 * band.max(0).clip(0, 1)).astype(np.uint8)
         elif highest is not None:
             band -= band.max(0)
+            band *= np.float32(1 / temperature)
             highest[rows] = np.rint(255 / np.exp(band).sum(0)).astype(np.uint8)
     if unknown is not None:
         cover(labels, highest, labels == unknown)

@@ -140,6 +140,15 @@ class EngineSpec(Settings, frozen=True):
     sigmoid_in_graph: Annotated[
         bool, Meta(description="binary: the output has passed the sigmoid; false: it has not.")
     ] = True
+    temperature: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=10,
+            description="Logits are divided by it for the confidence, so that it is the share of right "
+            "labels (streamseg engine calibrate).",
+        ),
+    ] = 1.0
     crf: CrfParams = CrfParams()
 
     def __post_init__(self) -> None:
@@ -215,6 +224,8 @@ def _form_problems(spec: EngineSpec) -> Iterator[str]:
     """Settings of the graph's input and output that do not go together."""
     if not spec.normalisation.in_graph and spec.input_type == "uint8":
         yield "input_type: uint8 holds no normalised levels; set normalisation.in_graph = true"
+    if spec.temperature != 1 and spec.gives != "logits":
+        yield f"temperature: is for logits; the output is {spec.gives}"
     if spec.fit == "keep" and spec.size == "fixed":
         yield 'fit: keep needs size = "free"; choose letterbox or stretch'
     if spec.fit == "letterbox":

@@ -17,11 +17,12 @@ _NOTES = {
     "input_size": "(height, width)",
     "size_multiple": "of the input's sides",
     "output_stride": "of the logits",
+    "temperature": "of the confidence",
     "[normalisation]": "(level - mean) / std of RGB levels 0..255",
 }
 _FORM = {
     "input_name", "input_type", "layout", "channels", "size", "fit", "batch",
-    "output_name", "output", "output_layout", "sigmoid_in_graph",
+    "output_name", "output", "output_layout", "sigmoid_in_graph", "temperature",
 }  # fmt: skip
 """What differs from a graph of ours; written where it does."""
 

@@ -129,8 +129,8 @@ inline float exp_below_zero(float v) {
 }
 
 STREAMSEG_CLONES
-void add_exp(const float* __restrict v, const float* __restrict best, int n, float* __restrict sum) {
-  for (int x = 0; x < n; ++x) sum[x] += exp_below_zero(v[x] - best[x]);
+void add_exp(const float* __restrict v, const float* __restrict best, float sharpness, int n, float* __restrict sum) {
+  for (int x = 0; x < n; ++x) sum[x] += exp_below_zero((v[x] - best[x]) * sharpness);
 }
 
 STREAMSEG_CLONES
@@ -154,11 +154,12 @@ void probability_to_confidence(const float* __restrict best, int n, uint8_t* __r
 extern "C" {
 
 // logits: (classes, h, w) float32. labels: (H, W) uint8. confidence: (H, W) uint8 or null. probabilities: not 0 where
-// the logits have passed softmax already.
+// the logits have passed softmax already. sharpness: what logits are multiplied by for the confidence.
 // Returns 0, 1 for impossible sizes, 2 when memory is short, 3 for logits that are not all numbers.
 __attribute__((visibility("default"))) int streamseg_upsample_argmax(const float* logits, int classes, int h, int w,
                                                                      int H, int W, uint8_t* labels,
-                                                                     uint8_t* confidence, int probabilities) {
+                                                                     uint8_t* confidence, int probabilities,
+                                                                     float sharpness) {
   if (classes < 1 || classes > 256 || h < 1 || w < 1 || H < 1 || W < 1) return 1;
   const bool softmax = confidence && !probabilities;
   try {
@@ -190,7 +191,8 @@ __attribute__((visibility("default"))) int streamseg_upsample_argmax(const float
         probability_to_confidence(best.data(), W, confidence + static_cast<size_t>(y) * W);
       } else if (confidence) {
         std::fill(sum.begin(), sum.end(), 0.0f);
-        for (int c = 0; c < classes; ++c) add_exp(values.data() + static_cast<size_t>(c) * n, best.data(), n, sum.data());
+        for (int c = 0; c < classes; ++c)
+          add_exp(values.data() + static_cast<size_t>(c) * n, best.data(), sharpness, n, sum.data());
         to_confidence(sum.data(), W, confidence + static_cast<size_t>(y) * W);
       }
     }

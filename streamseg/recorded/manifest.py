@@ -147,6 +147,8 @@ def result_settings(config: ProcessConfig, engine: Engine) -> dict[str, Any]:
     for key in ("level", "max_age_s", "timeout_s", "priority"):
         del refinement[key]
     settings["refinement"] = refinement
+    if config.confidence and engine.info.spec.temperature != 1:
+        settings["temperature"] = engine.info.spec.temperature
     return {**settings, "input_size": list(engine.info.input_size)}
 
 

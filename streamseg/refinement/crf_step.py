@@ -43,6 +43,7 @@ class CrfSetup:
     threads: int
     backend: Literal["native", "gpu"]
     thin: tuple[bool, ...]  # for each class: kept as the network saw it
+    temperature: float = 1.0  # of the confidence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +111,7 @@ def crf_setup(config: CrfConfig, spec: EngineSpec) -> CrfSetup:
         raise ConfigError(f"refinement.crf.backend: gpu needs torch and a CUDA device; {reason}")
     params = _params_named(config.preset, spec)
     thin = tuple(c.thin for c in spec.classes)
-    return CrfSetup(params, config.quality, config.threads, config.backend, thin)
+    return CrfSetup(params, config.quality, config.threads, config.backend, thin, spec.temperature)
 
 
 def need_crf(setup: CrfSetup) -> None:
@@ -155,22 +156,28 @@ def refine_picture(
     half = _halved(full) if log_probabilities else None
     if labels_size is None:
         return Posterior(half)
-    return Posterior(half, *labels_with_thin(full, logits, setup.thin, labels_size, confidence))
+    labels = labels_with_thin(full, logits, setup.thin, labels_size, confidence, setup.temperature)
+    return Posterior(half, *labels)
 
 
 def labels_with_thin(
-    log_probabilities: F32, logits: F32, thin: Sequence[bool], size: Size, confidence: bool = False
+    log_probabilities: F32,
+    logits: F32,
+    thin: Sequence[bool],
+    size: Size,
+    confidence: bool = False,
+    temperature: float = 1.0,
 ) -> tuple[U8, U8 | None]:
     """Labels of log-probabilities (C, h, w) at `size`, but the network's own where it has a thin class.
 
     The CRF's appearance kernel is wider than a pole and takes many of them away (docs/accuracy.md). They are
     put in at full resolution: beside others of another certainty they would not survive being scaled up.
-    confidence as in labels_from_logits.
+    confidence and temperature as in labels_from_logits.
     """
-    labels, sure = labels_from_logits(log_probabilities, size, confidence)
+    labels, sure = labels_from_logits(log_probabilities, size, confidence, temperature=temperature)
     if not any(thin):
         return labels, sure
-    raw, raw_sure = labels_from_logits(logits, size, confidence)
+    raw, raw_sure = labels_from_logits(logits, size, confidence, temperature=temperature)
     is_thin = np.zeros(256, np.uint8)
     is_thin[: len(thin)] = thin
     kept = cast(U8, cv2.LUT(raw, is_thin)).view(bool)

@@ -28,10 +28,13 @@ class Fused:
     logits: F32  # (C, h', w'), the network's own
     thin: Sequence[bool]
     refined_seq: int | None  # the keyframe whose refinement went in
+    temperature: float = 1.0  # of the confidence
 
     def labels(self, size: Size, confidence: bool = False) -> tuple[U8, U8 | None]:
         """The frame's mask at `size`, thin classes as the network saw them; and confidence if asked for."""
-        return labels_with_thin(self.log_probabilities, self.logits, self.thin, size, confidence)
+        return labels_with_thin(
+            self.log_probabilities, self.logits, self.thin, size, confidence, self.temperature
+        )
 
 
 @dataclass(slots=True)
@@ -111,7 +114,7 @@ class Fusion:
         self._past = _Before(frame.epoch, grey, posterior)
         if keyframe or refined is not None:
             self._remember(frame.epoch, frame.seq, grey, refined)
-        return Fused(fused, logits.array, self.thin, refined_seq)
+        return Fused(fused, logits.array, self.thin, refined_seq, logits.temperature)
 
     def _anchor(self, seq: int) -> tuple[Past | None, int | None]:
         """The last finished keyframe, with its weight in the log-linear blend, and its seq."""

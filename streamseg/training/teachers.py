@@ -17,7 +17,9 @@ from torch import nn
 from streamseg.config import EngineConfig, Precision
 from streamseg.crf import CrfParams
 from streamseg.errors import EngineError, TrainingError
+from streamseg.evaluation.engines import need_logits
 from streamseg.inference.engine import Engine
+from streamseg.inference.infer import input_size
 from streamseg.inference.plans.load import load_engine
 from streamseg.inference.scaling import fit_size, scale_picture
 from streamseg.inference.spec import find_engine
@@ -139,6 +141,7 @@ def _open(name: str, recipe: TrainRecipe, device: torch.device, engines: context
     )
     engine = load_engine(config)
     engines.callback(engine.close)
+    need_logits(spec)
     return _Engine(engine)
 
 
@@ -152,8 +155,11 @@ class _Engine:
 
     def __call__(self, rgb: U8, scale: float, mirrored: bool) -> F32:
         info = self._engine.info
-        size = info.limits.size or _scaled(rgb, info.input_size, scale, info.spec.size_multiple)
-        return _looked_at(lambda picture: self._engine(picture)[0], rgb, size, mirrored)
+        size = _scaled(rgb, info.input_size, scale, info.spec.size_multiple)
+        if info.limits.size is not None:
+            size = input_size(self._engine, (rgb.shape[0], rgb.shape[1]))
+        answer = _looked_at(lambda picture: self._engine(picture)[0], rgb, size, mirrored)
+        return answer if info.kind == "logits" else np.log(np.maximum(answer, np.float32(1e-6)))
 
 
 class _Network:

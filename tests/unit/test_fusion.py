@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from fractions import Fraction
 
 import cv2
@@ -162,6 +163,18 @@ def test_thin_classes_stay_where_the_network_saw_them() -> None:
     assert confidence[raw == 2].max() < 130 < confidence[:, 100:][raw[:, 100:] == 0].max()
     all_wide, _ = Fused(fused.log_probabilities, logits, (False,) * 3, 0).labels(SIZE)
     assert (all_wide == 0).all()
+
+
+def test_an_engines_temperature_is_that_of_the_fused_confidence() -> None:
+    logits = np.random.default_rng(2).normal(0, 2, (CLASSES, 24, 32)).astype(np.float32)
+    plain, warm = (
+        Fusion(THIN).step(replace(scores(0, logits=logits), temperature=t)).labels(SIZE, confidence=True)
+        for t in (1.0, 3.0)
+    )
+    np.testing.assert_array_equal(plain[0], warm[0])
+    assert plain[1] is not None
+    assert warm[1] is not None
+    assert warm[1].mean() < plain[1].mean() - 20
 
 
 def test_the_same_frames_give_the_same_bytes() -> None:

@@ -95,3 +95,21 @@ def test_scaling_lines_up_pixel_centres() -> None:
     ramp = np.repeat(np.arange(64, dtype=np.uint8)[None, :, None] * 4, 32, 0).repeat(3, 2)
     small = make_batch([np.ascontiguousarray(ramp)], (16, 32))[0, 8, :, 0].astype(float)
     assert np.abs(small - (np.arange(32) * 8 + 2)).max() <= 1
+
+
+@pytest.mark.parametrize("form", [native, fallback])
+def test_a_temperature_changes_the_confidence_and_no_label(
+    form: Callable[..., tuple[np.ndarray, np.ndarray]],
+) -> None:
+    logits = np.random.default_rng(4).normal(0, 3, (5, 9, 12)).astype(np.float32)
+    size = (33, 50)
+    labels, plain = form(logits, size, True)
+    wide = np.stack([cv2.resize(p, size[::-1], interpolation=cv2.INTER_LINEAR) for p in logits])
+    for temperature in (0.5, 1.0, 2.5):
+        same, confidence = form(logits, size, True, False, temperature)
+        np.testing.assert_array_equal(same, labels)
+        scores = wide / temperature
+        want = 255 / np.exp(scores - scores.max(0)).sum(0)
+        assert confidence is not None
+        assert np.abs(confidence - want).max() < 0.52 + 0.05
+    np.testing.assert_array_equal(form(logits, size, True, False, 1.0)[1], plain)
