@@ -11,11 +11,13 @@ import contextlib
 import errno
 import ipaddress
 import logging
+import os
 import resource
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from aiohttp import web
 
@@ -31,6 +33,7 @@ FILES_LEFT = 64  # of those that the process may open
 LOOK_EVERY_S = 1.0
 LOG_EVERY_S = 60.0
 BACKLOG = 1024  # that the kernel holds until they are accepted
+NOT_OURS = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -95,26 +98,32 @@ class Connections:
         self._logged_s = float("-inf")
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
-        """Bind every address of the name; returns the first. Raises OSError, and has bound none then."""
+        """Bind every address of the name; returns the first. Raises OSError, and has bound none then.
+
+        Of a name with several, such as localhost, those that this machine does not have are left out.
+        """
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        absent: OSError | None = None
         with contextlib.ExitStack() as undo:
-            for family, kind, protocol, _, address in dict.fromkeys(found):
-                sock = undo.enter_context(socket.socket(family, kind, protocol))
-                sock.setblocking(False)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind(address)
-                sock.listen(BACKLOG)
-                self._listeners.append(sock)
+            bound: list[socket.socket] = []
+            for family, _, _, _, address in dict.fromkeys(found):
+                try:
+                    bound.append(undo.enter_context(_bound(family, address)))
+                except OSError as error:
+                    if error.errno not in NOT_OURS:
+                        raise
+                    absent = error
+            if not bound:
+                raise absent or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
             undo.pop_all()
-        self._tasks = [asyncio.create_task(self._accept(sock)) for sock in self._listeners]
+        self._listeners = bound
+        self._tasks = [asyncio.create_task(self._accept(sock)) for sock in bound]
         self._tasks.append(asyncio.create_task(self._look()))
         for task in self._tasks:
             task.add_done_callback(self._ended)
-        name, bound = self._listeners[0].getsockname()[:2]
-        return str(name), int(bound)
+        name, number = bound[0].getsockname()[:2]
+        return str(name), int(number)
 
     async def close(self) -> None:
         """Accept no more; what is open is the server's to end."""
@@ -223,6 +232,22 @@ def answering(request: web.Request) -> Iterator[None]:
     finally:
         connection.answering -= 1
         connection.since_s = time.monotonic()
+
+
+def _bound(family: int, address: tuple[Any, ...]) -> socket.socket:
+    """A listening socket; raises OSError."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def peer_of(address: tuple[str, int]) -> str:

@@ -275,11 +275,43 @@ def test_a_server_that_can_accept_no_more_says_so(
     assert "AttributeError" in caplog.text
 
 
-def test_a_port_in_use_binds_nothing() -> None:
-    async def bind(server: Server) -> None:
-        assert server.connections is not None
-        with pytest.raises(OSError, match="in use"):
-            await server.connections.listen(*server.address)
-        assert await server.ask() == 200
+ABSENT = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))  # an address of no machine
+OURS = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))
 
-    with_server(bind)
+
+def listen(*found: Any) -> str:
+    """The address bound for a name that has these."""
+
+    async def bind() -> str:
+        loop = asyncio.get_running_loop()
+
+        async def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+            return list(found)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "getaddrinfo", getaddrinfo)
+            runner = web.AppRunner(web.Application())
+            await runner.setup()
+            assert runner.server is not None
+            listening = Connections(runner.server, lambda: None)
+            try:
+                return (await listening.listen("name", 0))[0]
+            finally:
+                await listening.close()
+                await runner.cleanup()
+
+    return asyncio.run(bind())
+
+
+def test_of_a_name_those_addresses_are_bound_that_the_machine_has() -> None:
+    assert listen(ABSENT, OURS) == "127.0.0.1"
+    assert listen(OURS, ABSENT, OURS) == "127.0.0.1"
+    with pytest.raises(OSError, match="assign requested address"):
+        listen(ABSENT)
+
+
+def test_where_one_address_is_in_use_none_is_bound() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = (*OURS[:4], other.getsockname())
+        with pytest.raises(OSError, match="in use"):
+            listen(OURS, taken)
