@@ -102,7 +102,7 @@ def bench_pipeline(
         stages={
             k: spread_of([r.stage_us[k] / 1000 for r in received if k in r.stage_us]) for k in sorted(stages)
         },
-        machine=this_machine("onnxruntime", "av", "pyzmq", "numpy"),
+        machine=this_machine("onnxruntime", "av", "numpy"),
     )
 
 

@@ -92,7 +92,7 @@ def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float =
         },
         streams_held=streams,
         load=round(load, 1),
-        machine=this_machine("onnxruntime", "av", "pyzmq", "numpy"),
+        machine=this_machine("onnxruntime", "av", "numpy"),
     )
 
 

@@ -67,7 +67,7 @@ def _packages() -> Iterator[Finding]:
         "av",
         "opencv-python-headless",
         "onnxruntime",
-        "pyzmq",
+        "pynacl",
         "numpy",
         "msgspec",
         "zstandard",

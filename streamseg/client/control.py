@@ -6,19 +6,18 @@ import itertools
 import os
 import time
 import weakref
+from collections import deque
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from streamseg.errors import ControlError, UsageError, WireError
 from streamseg.net import options
-from streamseg.net.connection import refusal
+from streamseg.net.connection import Connection
 from streamseg.net.control_sockets import one_running
 from streamseg.net.curve_keys import ClientKeys, client_keys
-from streamseg.net.endpoints import connect, reachable
+from streamseg.net.io import Loop
 from streamseg.types import LabelSet, Mask
 from streamseg.wire import decode_message
 from streamseg.wire.control import (
@@ -73,14 +72,13 @@ class ControlClient:
         self._timeout_s = timeout_s
         self._remote: bool | msgspec.UnsetType = remote or msgspec.UNSET
         self._ids = itertools.count(int.from_bytes(os.urandom(4)))
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._sock = self._context.socket(zmq.DEALER)
-        self._monitor = self._sock.get_monitor_socket()
-        # For one that nobody refers to any more: pyzmq would wait for its sockets without end.
-        self._end = weakref.finalize(self, _close, self._context, self._sock, self._monitor)
+        self._loop = Loop().open()
+        self._answers = _Answers()
+        # For one that nobody refers to any more.
+        self._end = weakref.finalize(self, _close, self._loop, self._answers)
         self._end.atexit = False
         try:
-            self._connect()
+            self._answers.connection = self._connect()
         except BaseException:
             self.close()
             raise
@@ -147,13 +145,16 @@ class ControlClient:
     def _ask(self, request: Request, expected: type[R]) -> R:
         request = msgspec.structs.replace(request, id=next(self._ids), remote=self._remote)
         deadline_s = time.monotonic() + self._timeout_s
-        if not self._sock.poll(int(self._timeout_s * 1000), zmq.POLLOUT):
+        self._loop.poll(0)  # it may have been lost meanwhile
+        self._answers.waiting.clear()
+        connection = self._answers.connection
+        if connection is None or not connection.send([encode(request)]):
             raise self._silence()
-        self._sock.send(encode(request), zmq.DONTWAIT)
         while (left_s := deadline_s - time.monotonic()) > 0:
-            if not self._sock.poll(int(left_s * 1000) + 1):
+            if not self._answers.waiting:
+                self._loop.poll(left_s * 1000 + 1)
                 continue
-            reply = parse_reply(self._sock.recv_multipart()[-1])
+            reply = parse_reply(self._answers.waiting.popleft())
             if reply.id != request.id:  # to a request that was given up
                 continue
             if isinstance(reply, Failed):
@@ -165,25 +166,35 @@ class ControlClient:
 
     def _silence(self) -> ControlError:
         """The error for no answer, with the reason where the connection shows one."""
-        why = ""
-        while self._monitor.poll(0):
-            why = refusal(recv_monitor_message(self._monitor)["event"], self._keys) or why
-        return ControlError(
-            "no answer", f"{self.endpoint}: " + (why or f"no answer in {self._timeout_s:g} s")
-        )
+        why = self._answers.refused or f"no answer in {self._timeout_s:g} s"
+        return ControlError("no answer", f"{self.endpoint}: {why}")
 
-    def _connect(self) -> None:
+    def _connect(self) -> Connection:
         path = Path(self.endpoint.removeprefix("ipc://"))
         if self.endpoint.startswith("ipc:///") and not path.exists():
             raise UsageError(f"{self.endpoint}: no daemon has this socket")
-        options.ask_control(self._sock, self._keys)
-        connect(self._sock, reachable(self.endpoint, self._timeout_s))
+        return Connection(
+            self._loop, b"DEALER", self.endpoint, options.CONTROL_REPLY,
+            self._answers.take, self._keys, self._answers.follow,
+        )  # fmt: skip
 
 
-def _close(
-    context: zmq.Context[zmq.Socket[bytes]], sock: zmq.Socket[bytes], monitor: zmq.Socket[bytes]
-) -> None:
-    sock.disable_monitor()
-    monitor.close(linger=0)
-    sock.close(linger=0)
-    context.destroy(linger=0)
+class _Answers:
+    """What has come from the daemon; refers to no client, so that one that is dropped ends."""
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self.waiting: deque[bytes] = deque(maxlen=16)
+        self.refused = ""  # why the daemon does not let us in
+
+    def take(self, message: list[bytes]) -> None:
+        self.waiting.append(message[-1])
+
+    def follow(self, _: bool, refused: str) -> None:
+        self.refused = refused or self.refused
+
+
+def _close(loop: Loop, answers: _Answers) -> None:
+    if answers.connection is not None:
+        answers.connection.close()
+    loop.close()

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-import zmq
-
 from streamseg.client.unknown import UnknownStreams
 from streamseg.errors import StreamsegError, WireError
 from streamseg.net import options
-from streamseg.net.connection import Connection
+from streamseg.net.connection import CLOSED, CONNECTED, Connection
 from streamseg.net.curve_keys import ClientKeys
-from streamseg.net.endpoints import connect, reconnect
 from streamseg.net.socket_thread import SocketThread
 from streamseg.wire import (
     MAX_PREFIXES,
@@ -27,7 +22,6 @@ from streamseg.wire import (
 
 log = logging.getLogger(__name__)
 
-MESSAGES_AT_ONCE = 256  # taken from the socket before the others are looked at
 ALL_STATES = b"status/"
 LOG_AFTER_S = 3.0  # without a connection
 
@@ -41,7 +35,7 @@ class Sink(Protocol):
 
 
 class Receiver:
-    """The thread that owns the SUB socket and the DEALER that asks for snapshots.
+    """The thread that owns the SUB connection and the DEALER that asks for snapshots.
 
     Every connection begins with a snapshot of all topics, each later subscribe() with one of its own; none
     where `snapshot` is False, and a text is the endpoint to ask at. Raises UsageError for a bad endpoint.
@@ -63,7 +57,6 @@ class Receiver:
         self._inbox = inbox
         self._keys = keys
         self._logged = False  # why there is no connection, until there is one
-        self._lost_s = 0.0
         self._topics: set[bytes] = set()
         every = [ALL_STATES] if self._unknown is not None else []
         self._changes = deque(
@@ -71,8 +64,8 @@ class Receiver:
         )  # to be made: (subscribe or not, topic)
         default = default_snapshot_endpoint(endpoint)  # looks at the endpoint's form in any case
         self._ask_at = snapshot if isinstance(snapshot, str) else default if snapshot else None
-        self._asks_ipv6 = False
         self._connection: Connection | None = None
+        self._snapshots: Connection | None = None
         self._thread = SocketThread("subscribe", self._receive, self._explain)
         self._thread.start()
 
@@ -107,46 +100,41 @@ class Receiver:
 
     def _receive(self, thread: SocketThread) -> None:
         thread.on_close(self._inbox.close)
-        masks, snapshots = thread.socket(zmq.SUB), thread.socket(zmq.DEALER)
-        self._connection = connection = Connection(masks, self.endpoint, self._keys)
-        thread.on_close(connection.close)
-        options.receive(snapshots, self._keys)
-        self._change(masks, snapshots)
-        connection.connect()
+        masks = Connection(
+            thread.loop, b"SUB", self.endpoint, options.MASK, self._take, self._keys, self._follow
+        )
+        self._connection = masks
+        thread.on_close(masks.close)
         if self._ask_at is not None:
-            connect(snapshots, self._ask_at)
-        poller = thread.poller(snapshots)
-        connection.register(poller)
+            self._snapshots = Connection(
+                thread.loop, b"DEALER", self._ask_at, options.SNAPSHOT_REPLY, self._merge_snapshot, self._keys
+            )
+            thread.on_close(self._snapshots.close)
+        self._change(masks)
+        thread.loop.later(LOG_AFTER_S, self._tell_silence)
         thread.opened()
-        self._lost_s = time.monotonic()
         while not thread.stopping:
-            ready = thread.poll(poller, connection.poll_ms)
-            self._follow(connection, snapshots)
-            self._change(masks, snapshots)
-            if snapshots in ready:
-                self._merge_snapshot(snapshots.recv_multipart())
-            if masks in ready:
-                self._drain(masks)
-                self._settle()
+            thread.loop.poll()
+            self._change(masks)
+            self._settle()
 
-    def _follow(self, connection: Connection, snapshots: zmq.Socket[bytes]) -> None:
+    def _follow(self, was_connected: bool, refused: str) -> None:
         """Note what happened to the connection, and ask for a snapshot whenever there is a new one."""
-        if not connection.connected and time.monotonic() - self._lost_s > LOG_AFTER_S:
-            self._log_once(_silence(connection.last_event))
-        for was_connected, refused in connection.changes():
-            if connection.connected:
-                self._logged = False
-                if self._ask_at is not None and connection.ipv6 != self._asks_ipv6:
-                    self._asks_ipv6 = connection.ipv6
-                    reconnect(snapshots, self._ask_at, ipv6=self._asks_ipv6)
-                self._ask(snapshots, self._topics)
-                continue
-            if was_connected:
-                self._lost_s = time.monotonic()
-            if refused:
-                self._log_once(refused)
+        if self.connected:
+            self._logged = False
+            self._ask(self._topics)
+            return
+        if was_connected:
+            self._thread.loop.later(LOG_AFTER_S, self._tell_silence)
+        if refused:
+            self._log_once(refused)
 
-    def _change(self, masks: zmq.Socket[bytes], snapshots: zmq.Socket[bytes]) -> None:
+    def _tell_silence(self) -> None:
+        """Log that there has been no connection for long."""
+        if self._connection is not None and not self.connected:
+            self._log_once(_silence(self._connection.last))
+
+    def _change(self, masks: Connection) -> None:
         """Subscribe and unsubscribe as was asked for meanwhile."""
         new: set[bytes] = set()
         while self._changes:
@@ -160,21 +148,15 @@ class Receiver:
                 self._topics.discard(topic)
         self._topics |= new
         if new and self.connected:
-            self._ask(snapshots, new)
+            self._ask(new)
 
-    def _ask(self, snapshots: zmq.Socket[bytes], topics: Collection[bytes]) -> None:
+    def _ask(self, topics: Collection[bytes]) -> None:
         """Ask for the last messages of these topics; pictures and statuses have none."""
         topics = sorted(topic for topic in topics if not topic.startswith((b"picture/", b"status/")))
-        if self._ask_at is None or not topics:
+        if self._snapshots is None or not topics:
             return
         kinds = sorted({topic.partition(b"/")[0] + b"/" for topic in topics})
-        request = snapshot_request(topics if len(topics) <= MAX_PREFIXES else kinds)
-        try:
-            snapshots.send_multipart(request, zmq.DONTWAIT)
-        except zmq.Again:  # given up by libzmq, too, or full of requests that were never sent
-            reconnect(snapshots, self._ask_at, ipv6=self._asks_ipv6)
-            with contextlib.suppress(zmq.Again):
-                snapshots.send_multipart(request, zmq.DONTWAIT)
+        self._snapshots.send(snapshot_request(topics if len(topics) <= MAX_PREFIXES else kinds))
 
     def _settle(self) -> None:
         """Stop looking for the streams that were named, once it is known whether they exist."""
@@ -186,15 +168,13 @@ class Receiver:
         self.unsubscribe(ALL_STATES)
 
     def _log_once(self, why: str) -> None:
-        """Log why there is no connection, once until there is one; libzmq keeps trying."""
+        """Log why there is no connection, once until there is one."""
         if not self._logged:
             log.warning("%s: %s", self.endpoint, why)
             self._logged = True
 
-    def _drain(self, masks: zmq.Socket[bytes]) -> None:
-        with contextlib.suppress(zmq.Again):
-            for _ in range(MESSAGES_AT_ONCE):
-                self._inbox.put(masks.recv_multipart(zmq.DONTWAIT))
+    def _take(self, message: list[bytes]) -> None:
+        self._inbox.put(message)
 
     def _merge_snapshot(self, parts: list[bytes]) -> None:
         try:
@@ -206,10 +186,10 @@ class Receiver:
             self._inbox.put(message, snapshot=True)
 
 
-def _silence(last_event: int) -> str:
-    """Why there probably is no connection, by what happened last; with what to do."""
-    if last_event == zmq.EVENT_CONNECTED:
+def _silence(last: str) -> str:
+    """Why there probably is no connection, by how far the last try came; with what to do."""
+    if last == CONNECTED:
         return "the other end does not speak ZeroMQ; is it the daemon's publish.endpoint?"
-    if last_event == zmq.EVENT_DISCONNECTED:
+    if last == CLOSED:
         return "closes the connection at once; is this publish.endpoint, not the snapshot port above it?"
     return "no daemon answers; does it run, with this publish.endpoint, and does the firewall let us through?"

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
-import zmq
 
 from streamseg.config import ControlConfig
 from streamseg.config.redact import redact
 from streamseg.errors import ConfigError, ControlError, StreamsegError
 from streamseg.net import options
-from streamseg.net.control_sockets import only_this_user
-from streamseg.net.endpoints import bind, received, send_now, split_address
+from streamseg.net.control_sockets import users_let_in
 from streamseg.net.guard import ConnectionGuard
+from streamseg.net.io import Outgoing
+from streamseg.net.server import Client, Server
 from streamseg.net.socket_thread import SocketThread
 from streamseg.wire.control import AnyReply, AnyRequest, Failed, encode, id_of, parse_request
 
 log = logging.getLogger(__name__)
 
-MAX_PER_S = 500  # requests taken; more wait in the clients' queues
-BURST = 100
-AT_ONCE = 16  # requests taken from a socket before the others are looked at
+LINGER_S = 0.1  # for the last answers to leave
 
 Answer = Callable[[AnyRequest, bool], AnyReply]
 
@@ -76,57 +73,37 @@ class ControlServer:
 
     def _serve(self, thread: SocketThread) -> None:
         guards = self._open(thread)
-        poller, pauser = thread.poller(*guards), thread.poller()
-        for guard in guards.values():
-            guard.register(poller)
-        wait_ms = min((guard.poll_ms for guard in guards.values()), default=None)
         thread.opened()
-        budget, at_s = float(BURST), time.monotonic()
         while not thread.stopping:
-            ready = thread.poll(poller, wait_ms)
-            now_s = time.monotonic()
-            budget, at_s = min(BURST, budget + (now_s - at_s) * MAX_PER_S), now_s
-            for sock, guard in guards.items():
-                guard.serve()
-                if sock in ready:
-                    budget -= self._take(sock, guard)
-            self.stats.connections = sum(guard.connections for guard in guards.values())
-            self.stats.denied = sum(guard.denied for guard in guards.values())
-            self.stats.disconnected = sum(guard.disconnected for guard in guards.values())
-            if budget < 0 and not thread.stopping:
-                thread.poll(pauser, int(-budget / MAX_PER_S * 1000) + 1)
+            thread.loop.poll()
+            self.stats.connections = sum(guard.connections for guard in guards)
+            self.stats.denied = sum(guard.denied for guard in guards)
+            self.stats.disconnected = sum(guard.disconnected for guard in guards)
 
-    def _open(self, thread: SocketThread) -> dict[zmq.Socket[bytes], ConnectionGuard]:
+    def _open(self, thread: SocketThread) -> list[ConnectionGuard]:
         """Bind the sockets that are asked for, each with its guard."""
-        guards: dict[zmq.Socket[bytes], ConnectionGuard] = {}
+        guards: list[ConnectionGuard] = []
         private = ControlConfig(max_connections=self._config.max_connections)
         for endpoint, config in ((self._private, private), (self._config.endpoint, self._config)):
             if endpoint:
-                sock = thread.socket(zmq.ROUTER, linger_ms=100)
-                guards[sock] = ConnectionGuard(config, thread.context, "control")
-                thread.on_close(guards[sock].close)
-                options.answer_control(sock)
-                only_this_user(sock, endpoint)
-                guards[sock].guard(sock)
-                self.endpoint = bind(sock, endpoint, thread.paths)
+                guards.append(ConnectionGuard(thread.loop, config, "control"))
+                server = Server(
+                    thread, guards[-1], b"ROUTER", (b"DEALER", b"REQ", b"ROUTER"), options.CONTROL_REQUEST,
+                    self._take, answers=True, linger_s=LINGER_S, users=users_let_in(endpoint),
+                )  # fmt: skip
+                self.endpoint = server.bind(endpoint)
         return guards
 
-    def _take(self, sock: zmq.Socket[bytes], guard: ConnectionGuard) -> int:
-        """Answer the requests that have arrived, up to AT_ONCE; how many they were."""
-        taken = 0
-        for frames in received(sock, AT_ONCE):
-            taken += 1
-            if not guard.allow(sock, frames[-1], subscribing=False):
-                continue
-            address, request = split_address(frames)
-            if len(request) != 1:
-                self.stats.dropped += 1
-                continue
-            private = sock.getsockopt_string(zmq.LAST_ENDPOINT) == self._private
-            reply = self._reply(request[0], private=private)
-            if not send_now(sock, [*address, encode(reply)]):
-                self.stats.dropped += 1
-        return taken
+    def _take(self, client: Client, message: list[bytes]) -> bool:
+        """Answer a request."""
+        *envelope, request = message
+        if any(envelope):
+            self.stats.dropped += 1
+            return False
+        reply = self._reply(request, private=client.server.endpoint == self._private)
+        if not client.server.send(client, Outgoing([*envelope, encode(reply)])):
+            self.stats.dropped += 1
+        return False
 
     def _reply(self, data: bytes, *, private: bool) -> AnyReply:
         number = id_of(data)

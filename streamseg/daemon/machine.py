@@ -18,7 +18,7 @@ OWN_FILES = 64  # libraries, sockets, pipes and children; 60 were counted with t
 FILES_OF_A_STREAM = 4  # a camera's sockets; a file and its log
 MIN_CONNECTIONS = 8
 MAX_FILES = 65536  # where the machine sets no limit
-LIBRARIES = ("av", "numpy", "onnxruntime", "opencv-python-headless", "pyzmq")
+LIBRARIES = ("av", "numpy", "onnxruntime", "opencv-python-headless", "pynacl")
 STEP_S = 1.0  # a clock that is only slewed moves by half a millisecond a second
 
 _NO_MEMORY = ("out of memory", "out_of_memory", "bad_alloc", "failed to allocate", "alloc_failed")

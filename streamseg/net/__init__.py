@@ -1,1 +1,1 @@
-"""ZeroMQ sockets: options, endpoints, keys, and the connection guard."""
+"""ZeroMQ's sockets, by our own code: ZMTP, endpoints, keys, and the connection guard."""

@@ -14,8 +14,6 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import zmq
-
 from streamseg.errors import UsageError
 from streamseg.net.ipc_paths import LONGEST_PATH, listener_uid
 from streamseg.runtime.files import locked
@@ -110,11 +108,9 @@ def user_bases(environ: Mapping[str, str] = os.environ) -> Iterator[Path]:
     yield from shared_folders(environ)
 
 
-def only_this_user(sock: zmq.Socket[bytes], endpoint: str) -> None:
-    """Before it is bound: a socket without a file lets in processes of this user and of root only."""
-    if endpoint.startswith("ipc://@"):
-        for uid in {0, os.getuid()}:
-            sock.setsockopt(zmq.IPC_FILTER_UID, uid)
+def users_let_in(endpoint: str) -> set[int] | None:
+    """Who may connect: to a socket without a file, processes of this user and of root only."""
+    return {0, os.getuid()} if endpoint.startswith("ipc://@") else None
 
 
 def _fileless() -> tuple[str, str]:

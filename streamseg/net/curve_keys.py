@@ -13,13 +13,11 @@ import string
 from dataclasses import dataclass
 from pathlib import Path
 
-import zmq
-
 from streamseg.config.text_file import read_text
 from streamseg.errors import ConfigError, OutputError, UsageError
 from streamseg.runtime.files import expand
 
-_Z85 = frozenset(string.digits + string.ascii_letters + ".-:+=^!/*?&<>()[]{}@%$#")
+_Z85 = string.digits + string.ascii_letters + ".-:+=^!/*?&<>()[]{}@%$#"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +37,8 @@ def make_keys(name: str | Path) -> tuple[Path, Path]:
 
     Raises OutputError.
     """
-    need_curve()
     secret_path, public_path = Path(f"{name}.key"), Path(f"{name}.pub")
-    public, secret = zmq.curve_keypair()
+    public, secret = make_pair()
     what = Path(name).name
     try:
         _write_new(secret_path, f"# Secret key of {what}: keep it secret.\n{secret.decode()}\n", 0o600)
@@ -57,7 +54,34 @@ def make_keys(name: str | Path) -> tuple[Path, Path]:
 
 def public_of(secret: bytes) -> bytes:
     """The public key that belongs to a secret one."""
-    return bytes(zmq.curve_public(secret))
+    from nacl.bindings import crypto_scalarmult_base  # loads libsodium
+
+    return to_z85(crypto_scalarmult_base(from_z85(secret)))
+
+
+def make_pair() -> tuple[bytes, bytes]:
+    """A new public key, and the secret one."""
+    from nacl.bindings import crypto_box_keypair  # loads libsodium
+
+    public, secret = crypto_box_keypair()
+    return to_z85(public), to_z85(secret)
+
+
+def to_z85(key: bytes) -> bytes:
+    """The 40 characters of 32 bytes."""
+    numbers = (int.from_bytes(key[at : at + 4], "big") for at in range(0, len(key), 4))
+    return "".join(_Z85[number // 85**place % 85] for number in numbers for place in (4, 3, 2, 1, 0)).encode()
+
+
+def from_z85(text: bytes) -> bytes:
+    """The 32 bytes behind 40 characters."""
+    key = b""
+    for at in range(0, len(text), 5):
+        number = 0
+        for character in text[at : at + 5].decode():
+            number = number * 85 + _Z85.index(character)
+        key += (number & 0xFFFFFFFF).to_bytes(4, "big")  # more is nobody's key
+    return key
 
 
 def read_key(path: str | Path, setting: str) -> bytes:
@@ -88,7 +112,6 @@ def client_keys(server_key: str | Path | None, client_key_file: str | Path | Non
         raise UsageError("server_key: is missing; it is the daemon's public key, or the file that holds it")
     if client_key_file is None:
         raise UsageError("client_key_file: is missing; make a pair of keys with: streamseg keygen --out NAME")
-    need_curve()
     secret = read_key(client_key_file, "client_key_file")
     return ClientKeys(key_or_file(str(server_key), "server_key"), secret)
 
@@ -108,15 +131,7 @@ def parse_keys(text: str) -> tuple[dict[bytes, str], list[int]]:
 
 def is_key(text: str) -> bool:
     """Whether this has the form of a CURVE key."""
-    return len(text) == 40 and _Z85.issuperset(text)
-
-
-def need_curve() -> None:
-    """Raise a UsageError where libzmq was built without CURVE."""
-    if not zmq.has("curve"):
-        raise UsageError(
-            "this libzmq has no CURVE; install the pyzmq wheel: pip install --force-reinstall pyzmq"
-        )
+    return len(text) == 40 and frozenset(_Z85).issuperset(text)
 
 
 def _read(path: str, setting: str) -> str:

@@ -1,21 +1,25 @@
-"""Binding, connecting and reading sockets; errors name the endpoint and what to do."""
+"""Where sockets are bound and connected to; errors name the endpoint and what to do."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import ipaddress
+import fcntl
 import os
 import re
 import socket
-from collections.abc import Iterator
-
-import zmq
+import struct
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from streamseg.errors import PublishError, UsageError
-from streamseg.net import options
-from streamseg.net.ipc_paths import LONGEST_PATH, IpcPaths, is_path
+from streamseg.net.ipc_paths import BACKLOG, LONGEST_PATH, IpcPaths, is_path
+from streamseg.net.options import BUFFER_BYTES
 from streamseg.wire import default_snapshot_endpoint
+
+_SIOCGIFADDR = 0x8915
+
+Address = tuple[int, Any]
+"""A family of addresses, and what connect() takes for it."""
 
 _NO_PERMISSION = (
     "this user has no permission to use it; choose a port above 1023, or a folder that can be written"
@@ -38,13 +42,14 @@ _WAYS_OUT = {
 }
 
 
-def bind_pair(
-    publishing: zmq.Socket[bytes],
-    snapshots: zmq.Socket[bytes],
-    endpoint: str,
-    snapshot_endpoint: str,
-    paths: IpcPaths,
-) -> tuple[str, str]:
+class Binds(Protocol):
+    """A socket that is bound; server.Server is one."""
+
+    def bind(self, endpoint: str) -> str: ...
+    def unbind(self) -> None: ...
+
+
+def bind_pair(publishing: Binds, snapshots: Binds, endpoint: str, snapshot_endpoint: str) -> tuple[str, str]:
     """Bind both sockets and return where they are; raises PublishError.
 
     An empty snapshot_endpoint means the default. A tcp port of 0 or * is chosen so that the default fits: the
@@ -52,134 +57,130 @@ def bind_pair(
     """
     any_port = re.fullmatch(r"(tcp://.+):[0*]", endpoint)
     if not any_port:
-        first = bind(publishing, endpoint, paths)
+        first = publishing.bind(endpoint)
         try:
             second = snapshot_endpoint or default_snapshot_endpoint(first)
         except UsageError as error:
             raise PublishError(f"{endpoint}: leaves no port above it for snapshots") from error
-        return first, bind(snapshots, second, paths)
+        return first, snapshots.bind(second)
     for _ in range(50):
-        first = bind(publishing, f"{any_port[1]}:*", paths)
+        first = publishing.bind(f"{any_port[1]}:*")
         if snapshot_endpoint:
-            return first, bind(snapshots, snapshot_endpoint, paths)
+            return first, snapshots.bind(snapshot_endpoint)
         try:
-            return first, bind(snapshots, default_snapshot_endpoint(first), paths)
+            return first, snapshots.bind(default_snapshot_endpoint(first))
         except (PublishError, UsageError):
-            publishing.unbind(first)  # and try another pair
+            publishing.unbind()  # and try another pair
     raise PublishError(f"{endpoint}: no two consecutive free ports; set a port")
 
 
-def bind(sock: zmq.Socket[bytes], endpoint: str, paths: IpcPaths) -> str:
-    """Bind a socket and return where it is; a path is kept in `paths`. Raises PublishError."""
+def listen(endpoint: str, paths: IpcPaths, take: Callable[[socket.socket], None]) -> str:
+    """Have take() given a socket that listens there, and say where that really is; raises PublishError.
+
+    A path is kept in `paths`, see there.
+    """
     if is_path(endpoint) and len(os.fsencode(endpoint.removeprefix("ipc://"))) > LONGEST_PATH:
         raise PublishError(f"{endpoint}: {_WAYS_OUT[errno.ENAMETOOLONG]}")
     port = re.fullmatch(r"tcp://.+:(\d+)", endpoint)
-    if port and int(port[1]) > 65535:  # libzmq would wrap it around and bind another
+    if port and int(port[1]) > 65535:
         raise PublishError(f"{endpoint}: has a port above 65535")
-    error = _bind(sock, endpoint, paths)
-    if error is not None and error.errno == errno.ENODEV:  # no interface has this name; a host may
-        error = next((None for at in _addresses(endpoint) if _bind(sock, at, paths) is None), error)
-    if error is not None:
-        reason = _WAYS_OUT.get(error.errno or 0, error.strerror)
-        raise PublishError(f"{endpoint}: {reason}") from error
-    return sock.getsockopt_string(zmq.LAST_ENDPOINT)
-
-
-def _bind(sock: zmq.Socket[bytes], endpoint: str, paths: IpcPaths) -> OSError | zmq.ZMQError | None:
-    options.ip_version(sock, endpoint)
     try:
         if is_path(endpoint):
-            paths.bind(sock, endpoint)
-        else:
-            sock.bind(endpoint)
+            paths.bind(endpoint, take)
+            return endpoint
+        sock, where = _listen(endpoint)
     except PublishError:
         raise
-    except (zmq.ZMQError, OSError) as error:
-        return error
-    return None
+    except OSError as error:
+        why = _WAYS_OUT.get(error.errno or 0, error.strerror)
+        raise PublishError(f"{endpoint}: {why}") from error
+    take(sock)
+    return where
 
 
-def connect(sock: zmq.Socket[bytes], endpoint: str, *, ipv6: bool = False) -> None:
-    """Connect a socket, which libzmq repeats until it succeeds; raises UsageError for what is no endpoint.
+def _listen(endpoint: str) -> tuple[socket.socket, str]:
+    problem = OSError(errno.ENODEV, "")
+    for family, address in _own_addresses(endpoint):
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)  # its connections have it, too
+            if family != socket.AF_UNIX:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind(address)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            sock.close()
+            problem = error
+            continue
+        return sock, endpoint if family == socket.AF_UNIX else _tcp_endpoint(*sock.getsockname()[:2])
+    raise problem
 
-    ipv6: take the IPv6 address of a name; libzmq tries the first of one family only, see Connection.
-    """
-    options.ip_version(sock, endpoint, ipv6=ipv6)
+
+def parse_endpoint(endpoint: str) -> tuple[str, int]:
+    """The host and port of tcp://HOST:PORT, or the path and -1 of ipc://PATH; raises UsageError."""
+    tcp = re.fullmatch(r"tcp://(.+):(\d{1,5})", endpoint)
+    if tcp and 0 < int(tcp[2]) < 65536:
+        return tcp[1].removeprefix("[").removesuffix("]"), int(tcp[2])
+    if re.fullmatch(r"ipc://.+", endpoint, re.DOTALL) and "\0" not in endpoint:
+        return endpoint.removeprefix("ipc://"), -1
+    raise UsageError(f"endpoint: must be tcp://HOST:PORT or ipc://PATH; is {endpoint!r}")
+
+
+def resolve_number(where: tuple[str, int]) -> list[Address] | None:
+    """The address of what parse_endpoint() gave; None for a name, which has to be looked up."""
+    host, port = where
+    if port < 0:
+        return [(socket.AF_UNIX, _socket_path(host))]
     try:
-        sock.connect(endpoint)
-    except zmq.ZMQError as error:
-        raise UsageError(f"endpoint: must be tcp://HOST:PORT or ipc://PATH; is {endpoint!r}") from error
+        return _addresses(host, port, socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return None
 
 
-def reconnect(sock: zmq.Socket[bytes], endpoint: str, *, ipv6: bool = False) -> None:
-    """Connect again where libzmq has given up, or with the other family of a name's addresses."""
-    with contextlib.suppress(zmq.ZMQError):  # it may be disconnected already
-        sock.disconnect(endpoint)
-    options.ip_version(sock, endpoint, ipv6=ipv6)
-    sock.connect(endpoint)
-
-
-def is_name(endpoint: str) -> bool:
-    """Whether the host of an endpoint is a name, which may have addresses of both families."""
-    found = re.fullmatch(r"tcp://([^\[\];*]+):(?:\d+|\*)", endpoint)
-    if found is None:
-        return False
+def resolve(where: tuple[str, int]) -> list[Address]:
+    """All addresses of a name, in the order to try them; none where it has none. May take long."""
     try:
-        ipaddress.ip_address(found[1])
-    except ValueError:
-        return True
-    return False
-
-
-def reachable(endpoint: str, timeout_s: float) -> str:
-    """The address behind a name that takes connections now; the endpoint itself where none does. Blocks."""
-    for at in _addresses(endpoint):
-        host, _, port = at.removeprefix("tcp://").rpartition(":")
-        with (
-            contextlib.suppress(OSError),
-            socket.create_connection((host.strip("[]"), int(port)), timeout_s),
-        ):
-            return at
-    return endpoint
-
-
-def _addresses(endpoint: str) -> list[str]:
-    """The endpoints that a name stands for, of both families; none where it is no name or not known."""
-    if not is_name(endpoint):
-        return []
-    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return _addresses(*where, 0)
     except (OSError, UnicodeError):
         return []
-    hosts = (f"[{at[0]}]" if family == socket.AF_INET6 else at[0] for family, *_, at in found)
-    return [f"tcp://{host}:{port}" for host in dict.fromkeys(hosts)]
 
 
-def received(sock: zmq.Socket[bytes], at_most: int) -> Iterator[list[zmq.Frame]]:
-    """The messages that have arrived, up to at_most; never waits."""
-    with contextlib.suppress(zmq.Again):
-        for _ in range(at_most):
-            yield sock.recv_multipart(zmq.DONTWAIT, copy=False)
+def _addresses(host: str, port: int, flags: int) -> list[Address]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    return [(int(family), address) for family, _, _, _, address in found]
 
 
-def split_address(frames: list[zmq.Frame]) -> tuple[list[bytes], list[bytes]]:
-    """What a ROUTER received → (address to answer to, the request's parts)."""
-    parts = [frame.bytes for frame in frames]
-    # A REQ socket puts an empty part before its request and expects it back.
-    behind = 2 if len(parts) > 2 and not parts[1] else 1
-    return parts[:behind], parts[behind:]
+def _socket_path(path: str) -> str | bytes:
+    return b"\0" + os.fsencode(path[1:]) if path.startswith("@") else path
 
 
-def send_now(sock: zmq.Socket[bytes], message: list[bytes]) -> bool:
-    """Send an answer on a ROUTER socket, never waiting; False when the client has gone or does not read."""
-    for _ in range(2):
+def _own_addresses(endpoint: str) -> list[Address]:
+    """What an endpoint to bind means; raises OSError with a number of _WAYS_OUT."""
+    tcp = re.fullmatch(r"tcp://(.+):(\d{1,5}|\*)", endpoint)
+    if tcp:
+        host, port = tcp[1].removeprefix("[").removesuffix("]"), int(tcp[2].replace("*", "0"))
+        if host == "*":
+            return [(socket.AF_INET, ("0.0.0.0", port))]
+        found = resolve_number((host, port))
+        if found is None and (own := _address_of_interface(host)):
+            return [(socket.AF_INET, (own, port))]
+        return found or resolve((host, port))
+    if endpoint.startswith("ipc://@") and len(endpoint) > len("ipc://@"):
+        return [(socket.AF_UNIX, _socket_path(endpoint.removeprefix("ipc://")))]
+    raise OSError(errno.EINVAL, "")
+
+
+def _address_of_interface(name: str) -> str:
+    """The IPv4 address of a network interface; empty where there is none of this name."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
-            sock.send_multipart(message, zmq.DONTWAIT)
-            return True
-        except zmq.Again:
-            # Also when libzmq has not yet looked at what was read meanwhile; reading EVENTS makes it look.
-            sock.getsockopt(zmq.EVENTS)
-        except zmq.ZMQError:
-            break
-    return False
+            answer = fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("256s", os.fsencode(name)[:15]))
+        except OSError:
+            return ""
+    return socket.inet_ntoa(answer[20:24])
+
+
+def _tcp_endpoint(host: str, port: int) -> str:
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"

@@ -1,7 +1,6 @@
 """Sockets that are files: bound where nobody listens, bound again when swept away, removed at the end.
 
-libzmq would delete what is there when it binds and what is there when it ends, whosever it is. So we make the
-listening sockets, and it takes them over.
+What is there is never deleted where it is somebody else's.
 """
 
 from __future__ import annotations
@@ -12,17 +11,17 @@ import re
 import socket
 import stat
 import struct
-import time
+from collections.abc import Callable
 from pathlib import Path
 
-import zmq
-
 from streamseg.errors import PublishError
+from streamseg.net.io import Loop
 from streamseg.runtime.folders import distrust
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
+BACKLOG = 128
 LONGEST_PATH = 107  # bytes of a socket's path on Linux
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
@@ -47,37 +46,41 @@ def listener_uid(path: Path | str) -> int | None:
             return None
         except OSError as error:  # too busy to answer, or not ours to reach; a path too long has no number
             return -1 if error.errno else None
-        found = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        return int(_CREDENTIALS.unpack(found)[1])
+        return user_of(probe)
+
+
+def user_of(sock: socket.socket) -> int:
+    """The user whose process is at the other end of a connection on this machine."""
+    found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(found)[1])
 
 
 class IpcPaths:
     """The paths that the sockets of one thread listen on. Used by that thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: Loop) -> None:
+        """loop: where the paths are looked at, again and again."""
         self._paths: list[_IpcPath] = []
-        self._look_at_s = 0.0
+        self._loop = loop
 
-    def bind(self, sock: zmq.Socket[bytes], endpoint: str) -> None:
-        """Have a socket listen on a path; raises OSError, and PublishError for a path of somebody else's."""
-        path = _IpcPath(sock, endpoint)
+    def bind(self, endpoint: str, take: Callable[[socket.socket], None]) -> None:
+        """Listen on a path; raises OSError, and PublishError for a path of somebody else's.
+
+        take is given the listening socket, which is its own from then on; and a new one in place of that
+        when the path has been bound again.
+        """
+        path = _IpcPath(endpoint, take)
         path.bind()
         self._paths.append(path)
+        if len(self._paths) == 1:
+            self._loop.later(LOOK_EVERY_S, self._look)
 
-    def wait_ms(self, timeout_ms: int | None) -> int | None:
-        """How long to wait at most, to be back for the next look()."""
-        if not self._paths:
-            return timeout_ms
-        left_ms = max(0, int((self._look_at_s - time.monotonic()) * 1000)) + 1
-        return left_ms if timeout_ms is None or timeout_ms < 0 else min(timeout_ms, left_ms)
-
-    def look(self) -> None:
-        """Bind again what was swept away, when it is time to look."""
-        now_s = time.monotonic()
-        if now_s >= self._look_at_s:
-            self._look_at_s = now_s + LOOK_EVERY_S
-            for path in self._paths:
-                path.look()
+    def _look(self) -> None:
+        """Bind again what was swept away."""
+        for path in self._paths:
+            path.look()
+        if self._paths:
+            self._loop.later(LOOK_EVERY_S, self._look)
 
     def close(self) -> None:
         """Remove the paths that are still ours; closing twice is fine."""
@@ -87,8 +90,8 @@ class IpcPaths:
 
 
 class _IpcPath:
-    def __init__(self, sock: zmq.Socket[bytes], endpoint: str) -> None:
-        self._sock = sock
+    def __init__(self, endpoint: str, take: Callable[[socket.socket], None]) -> None:
+        self._take = take
         self._endpoint = endpoint
         self._path = Path(endpoint.removeprefix("ipc://"))
         self._file: tuple[int, int] | None = None  # device and inode of our socket
@@ -153,17 +156,15 @@ class _IpcPath:
         """Two processes that do this in the same instant both succeed; the later one then has the path."""
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
-            listener.setblocking(False)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
             listener.bind(str(self._path))
-            listener.listen(int(self._sock.getsockopt(zmq.BACKLOG)))
+            listener.listen(BACKLOG)
             info = self._path.lstat()
-            self._sock.setsockopt(zmq.USE_FD, listener.fileno())
-            try:
-                self._sock.bind(self._endpoint)
-            finally:
-                self._sock.setsockopt(zmq.USE_FD, -1)
-            listener.detach()  # libzmq's from now on
+        except BaseException:
+            listener.close()
+            raise
+        self._take(listener)
         self._file = (info.st_dev, info.st_ino)
 
     def _complain(self, text: str) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from streamseg.config import PublishConfig
 from streamseg.errors import PublishError, WireError
-from streamseg.net.mask_sockets import MaskSockets
+from streamseg.net.io import Loop
+from streamseg.net.mask_sockets import Asker, MaskSockets
 from streamseg.net.socket_thread import SocketThread
 from streamseg.publish.topics import Demand, LastValueCache, MaskNumbers
 from streamseg.runtime.mailbox import Closed, Mailbox
@@ -19,6 +20,7 @@ from streamseg.wire import StreamStatus, TopicKind, encode_picture, encode_statu
 
 log = logging.getLogger(__name__)
 
+COUNT_EVERY_S = 0.5
 WAITING_MASKS = 4  # in the mailbox; more would only grow old there
 
 
@@ -134,25 +136,27 @@ class Publisher:
     def _serve(self, thread: SocketThread) -> None:
         """The publish thread: takes from the mailbox until that is closed and empty."""
         thread.on_close(self._mailbox.close, discard=True)
-        sockets = MaskSockets(thread, self._config)
-        guard = sockets.guard
-        self.own_keys = guard.own_keys
+        asked: set[bytes] = set()  # prefixes with a new subscriber
+
+        def on_subscription(subscribing: bool, prefix: bytes) -> None:
+            self._demand.note(subscribing, prefix)
+            if subscribing:
+                asked.add(prefix)
+
+        def on_request(asker: Asker, prefixes: list[bytes]) -> None:
+            sockets.answer(asker, self.run, self._last.matching(prefixes))
+
+        sockets = MaskSockets(thread, self._config, on_subscription, on_request)
+        self.own_keys = sockets.guard.own_keys
         self.endpoint, self.snapshot_endpoint = sockets.endpoint, sockets.snapshot_endpoint
-        poller = thread.poller(sockets.masks, sockets.snapshots)
-        guard.register(poller)
+        self._count(sockets, thread.loop)
         thread.opened()
-        look_ms, guard_at_s = guard.poll_ms, 0.0  # when to look at it although nothing has arrived
         while True:
             closing = self._mailbox.closed  # read before looking, so that nothing put earlier is missed
             busy = closing or len(self._mailbox) > 0
-            ready = thread.poll(poller, 0 if busy else look_ms)
-            if ready or time.monotonic() >= guard_at_s:
-                guard.serve()
-                look_ms = guard.poll_ms
-                guard_at_s = time.monotonic() + look_ms / 1000
-                self._count(sockets)
-            if sockets.masks in ready:
-                self._take_subscriptions(sockets)
+            thread.loop.poll(0 if busy else None)
+            if asked:
+                self._publish_labels(sockets, asked)
             self._publish_statuses(sockets)
             try:
                 self._publish(sockets, self._mailbox.get(timeout_s=0))
@@ -160,26 +164,19 @@ class Publisher:
                 pass
             except Closed:
                 return
-            if sockets.snapshots in ready:
-                for address, prefixes in sockets.requests():
-                    sockets.answer(address, self.run, self._last.matching(prefixes))
-                self._count(sockets)
 
-    def _take_subscriptions(self, sockets: MaskSockets) -> None:
-        asked: set[bytes] = set()
-        for subscribing, prefix in sockets.subscriptions():
-            self._demand.note(subscribing, prefix)
-            if subscribing:
-                asked.add(prefix)
+    def _publish_labels(self, sockets: MaskSockets, asked: set[bytes]) -> None:
+        """The label sets, for those who have just subscribed to them."""
         labels = {m[0]: m for prefix in asked for m in self._last.label_messages(prefix)}
+        asked.clear()
         for message in labels.values():
-            sockets.masks.send_multipart(message)
+            sockets.subscribers.publish(message)
 
     def _publish_statuses(self, sockets: MaskSockets) -> None:
         while self._statuses:
             _, status = self._statuses.popitem()
             if self._demand.wants("status", status.stream):
-                sockets.masks.send_multipart(encode_status(status, self.run, time.time_ns()))
+                sockets.subscribers.publish(encode_status(status, self.run, time.time_ns()))
                 self.stats.statuses += 1
                 self.stats.messages += 1
 
@@ -193,7 +190,7 @@ class Publisher:
         else:
             try:
                 for message in self._last.published(self._numbered(item), self._demand):
-                    sockets.masks.send_multipart(message)
+                    sockets.subscribers.publish(message)
                     self.stats.messages += 1
             except WireError as error:
                 self._log_once(item, error)
@@ -203,7 +200,7 @@ class Publisher:
         if n is not None and self._demand.wants("picture", picture.stream):
             now_ns = time.time_ns()
             stamped = picture.stamped(run=self.run, n=n, published_unix_ns=now_ns)
-            sockets.masks.send_multipart(encode_picture(stamped))
+            sockets.subscribers.publish(encode_picture(stamped))
             self.stats.pictures += 1
             self.stats.messages += 1
 
@@ -219,14 +216,16 @@ class Publisher:
         self.stats.published += 1
         return mask.stamped(run=self.run, n=self._numbers.give(mask.stream, mask.epoch, mask.seq))
 
-    def _count(self, sockets: MaskSockets) -> None:
+    def _count(self, sockets: MaskSockets, loop: Loop) -> None:
+        """Take over what the sockets count, again and again."""
         guard = sockets.guard
         self.stats.connections, self.stats.subscribers = (
             guard.connections,
-            guard.connections_of(sockets.masks),
+            len(sockets.masks.clients),
         )
         self.stats.denied, self.stats.disconnected = guard.denied, guard.disconnected
         self.stats.snapshots, self.stats.refused = sockets.answered, sockets.refused
+        loop.later(COUNT_EVERY_S, lambda: self._count(sockets, loop))
 
     def _log_once(self, mask: Mask, error: WireError) -> None:
         if mask.stream not in self._unsendable:

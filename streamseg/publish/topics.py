@@ -32,13 +32,14 @@ class Demand:
     """The topic prefixes with a subscriber. Written by the publish thread, read by any."""
 
     def __init__(self) -> None:
-        self._prefixes: frozenset[bytes] = frozenset()  # replaced as a whole, so readers need no lock
+        self._prefixes: set[bytes] = set()  # each operation on it is whole, so readers need no lock
         self._changed = threading.Condition()
 
     def wants(self, kind: TopicKind, stream: str) -> bool:
         """Whether this topic has a subscriber now; takes microseconds and no lock."""
         topic = topic_of(kind, stream)
-        return any(topic.startswith(prefix) for prefix in self._prefixes)
+        prefixes = self._prefixes  # of which strangers may have put in many: the topic has only few
+        return any(topic[:end] in prefixes for end in range(len(topic) + 1))
 
     def wait(self, kind: TopicKind, stream: str, timeout_s: float) -> bool:
         """Wait until wants() is true; False when it is not after timeout_s."""
@@ -54,7 +55,7 @@ class Demand:
     def note(self, subscribing: bool, prefix: bytes) -> None:
         """A prefix has one more subscriber, or lost its last."""
         with self._changed:
-            self._prefixes = self._prefixes | {prefix} if subscribing else self._prefixes - {prefix}
+            (self._prefixes.add if subscribing else self._prefixes.discard)(prefix)
             self._changed.notify_all()
 
 

@@ -14,17 +14,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import zmq
-
 from streamseg.config import PublishConfig
 from streamseg.errors import UsageError
 from streamseg.net.curve_keys import read_key
-from streamseg.net.endpoints import received
-from streamseg.net.mask_sockets import MaskSockets
+from streamseg.net.mask_sockets import Asker, MaskSockets
 from streamseg.net.socket_thread import SocketThread
 from streamseg.relay.rounds import Rounds
 from streamseg.relay.upstream import Upstream
-from streamseg.wire.snapshot import MAX_PREFIX
 
 __all__ = ["Relay", "RelayStats", "UpstreamAddress"]
 
@@ -33,7 +29,6 @@ log = logging.getLogger(__name__)
 MAX_PREFIXES = 2048  # passed on at a time; a daemon disconnects a client with more than 4096
 MAX_LABEL_SETS = 256
 MAX_TOPICS = 4096  # whose origin is remembered
-MESSAGES_AT_ONCE = 256  # taken from one daemon before the others are looked at
 TICK_S = 0.5
 REPORT_EVERY_S = 10.0
 
@@ -88,7 +83,7 @@ class Relay:
         self._notify = notify
         self._tick_s = TICK_S if watchdog_s is None else min(TICK_S, watchdog_s / 4)
         self._passed_on: set[bytes] = set()  # prefixes that are subscribed to at the daemons
-        self._label_sets: dict[bytes, list[zmq.Frame]] = {}  # the last message of each, by its topic
+        self._label_sets: dict[bytes, list[bytes]] = {}  # the last message of each, by its topic
         self._origin: dict[bytes, Upstream] = {}  # which daemon a topic came from last
         self._rounds = Rounds()
         self._full = False  # it was logged that there are too many prefixes
@@ -103,15 +98,33 @@ class Relay:
         self._thread.stop()
 
     def _relay(self, thread: SocketThread) -> None:
-        sockets = MaskSockets(thread, self._config)
         secret = self._secret()
-        upstreams = [Upstream(thread, *address, secret) for address in self._addresses]
+        asked: set[bytes] = set()  # prefixes with a new subscriber, that others had already
+
+        def on_subscription(subscribing: bool, prefix: bytes) -> None:
+            if self._passed_on_already(upstreams, subscribing, prefix):
+                asked.add(prefix)
+
+        def on_request(asker: Asker, prefixes: list[bytes]) -> None:
+            if not self._rounds.ask(asker, prefixes):
+                sockets.no_answer(asker)
+
+        sockets = MaskSockets(thread, self._config, on_subscription, on_request)
+        upstreams: list[Upstream] = []
+        for address in self._addresses:
+            upstreams.append(
+                Upstream(
+                    thread, *address, secret,
+                    lambda upstream, message: self._pass_on(sockets, upstream, message),
+                    lambda upstream, messages: self._rounds.answer(upstreams.index(upstream), messages),
+                )
+            )  # fmt: skip
         self.endpoint, self.snapshot_endpoint = sockets.endpoint, sockets.snapshot_endpoint
         log.info("relay: publishing on %s", self.endpoint)
         self.ready.set()
         self._notify("READY=1", "STATUS=waiting for the daemons")
         try:
-            self._serve(thread, sockets, upstreams)
+            self._serve(thread, sockets, upstreams, asked)
         finally:
             self._notify("STOPPING=1", "STATUS=stopping")
 
@@ -119,25 +132,15 @@ class Relay:
         path = self._config.curve_secret_key_file
         return read_key(path, "publish.curve_secret_key_file") if path else None
 
-    def _serve(self, thread: SocketThread, sockets: MaskSockets, upstreams: Sequence[Upstream]) -> None:
-        poller = thread.poller(sockets.masks, sockets.snapshots)
-        sockets.guard.register(poller)
-        for upstream in upstreams:
-            upstream.register(poller)
+    def _serve(
+        self, thread: SocketThread, sockets: MaskSockets, upstreams: Sequence[Upstream], asked: set[bytes]
+    ) -> None:
         tick_at_s, report_at_s, reported = 0.0, time.monotonic() + REPORT_EVERY_S, 0
         while not thread.stopping:
             wait_s = self._rounds.wait_s(time.monotonic(), self._tick_s)
-            ready = thread.poll(poller, int(wait_s * 1000))
-            sockets.guard.serve()
-            if sockets.masks in ready:
-                self._take_subscriptions(sockets, upstreams)
-            for upstream in upstreams:
-                upstream.follow()
-                if upstream.masks in ready:
-                    self._pass_on(sockets.masks, upstream)
-            for address, prefixes in sockets.requests():
-                self._rounds.ask(address, prefixes)
-            self._ask(poller, upstreams, sockets)
+            thread.loop.poll(wait_s * 1000)
+            self._repeat_labels(sockets, asked)
+            self._ask(upstreams, sockets)
             now_s = time.monotonic()
             if now_s >= tick_at_s:
                 tick_at_s = now_s + self._tick_s
@@ -149,19 +152,18 @@ class Relay:
                 log.info("relay: %s", text)
                 self._notify(f"STATUS={text}")
 
-    def _pass_on(self, masks: zmq.Socket[bytes], upstream: Upstream) -> None:
-        for frames in received(upstream.masks, MESSAGES_AT_ONCE):
-            topic = frames[0].bytes if 2 <= len(frames) <= 4 and len(frames[0]) <= MAX_PREFIX else b""
-            if not topic:
-                self.stats.bad += 1
-                continue
-            if topic.startswith(b"labels/"):
-                if topic in self._label_sets or len(self._label_sets) < MAX_LABEL_SETS:
-                    self._label_sets[topic] = frames
-            elif self._origin.get(topic) is not upstream:
-                self._note_origin(topic, upstream)
-            masks.send_multipart(frames, copy=False)
-            self.stats.messages += 1
+    def _pass_on(self, sockets: MaskSockets, upstream: Upstream, message: list[bytes]) -> None:
+        topic = message[0] if len(message) >= 2 else b""
+        if not topic:
+            self.stats.bad += 1
+            return
+        if topic.startswith(b"labels/"):
+            if topic in self._label_sets or len(self._label_sets) < MAX_LABEL_SETS:
+                self._label_sets[topic] = message
+        elif self._origin.get(topic) is not upstream:
+            self._note_origin(topic, upstream)
+        sockets.subscribers.publish(message)
+        self.stats.messages += 1
 
     def _note_origin(self, topic: bytes, upstream: Upstream) -> None:
         before = self._origin.get(topic)
@@ -174,21 +176,26 @@ class Relay:
         if before is not None or len(self._origin) < MAX_TOPICS:
             self._origin[topic] = upstream
 
-    def _take_subscriptions(self, sockets: MaskSockets, upstreams: Iterable[Upstream]) -> None:
-        asked: set[bytes] = set()
-        for subscribing, prefix in sockets.subscriptions():
-            if prefix in self._passed_on:
-                if subscribing:
-                    asked.add(prefix)
-                else:
-                    self._passed_on.remove(prefix)
-                    self._send_upstream(upstreams, b"\x00" + prefix)
-            elif subscribing and len(prefix) <= MAX_PREFIX and self._has_room():
-                self._passed_on.add(prefix)
-                self._send_upstream(upstreams, b"\x01" + prefix)
-        for topic, message in self._label_sets.items():
+    def _passed_on_already(self, upstreams: Iterable[Upstream], subscribing: bool, prefix: bytes) -> bool:
+        """Subscribe at the daemons to what is new, end what has ended; whether it is no news to them."""
+        if prefix in self._passed_on:
+            if subscribing:
+                return True
+            self._passed_on.remove(prefix)
+            for upstream in upstreams:
+                upstream.masks.unsubscribe(prefix)
+        elif subscribing and self._has_room():
+            self._passed_on.add(prefix)
+            for upstream in upstreams:
+                upstream.masks.subscribe(prefix)
+        return False
+
+    def _repeat_labels(self, sockets: MaskSockets, asked: set[bytes]) -> None:
+        """The label sets, for those who have subscribed to what others had already."""
+        for topic, message in self._label_sets.items() if asked else ():
             if any(topic.startswith(prefix) for prefix in asked):
-                sockets.masks.send_multipart(message, copy=False)
+                sockets.subscribers.publish(message)
+        asked.clear()
 
     def _has_room(self) -> bool:
         if len(self._passed_on) < MAX_PREFIXES:
@@ -200,30 +207,22 @@ class Relay:
         self._full = True
         return False
 
-    def _send_upstream(self, upstreams: Iterable[Upstream], event: bytes) -> None:
-        for upstream in upstreams:
-            upstream.masks.send(event)
-
-    def _ask(self, poller: zmq.Poller, upstreams: Sequence[Upstream], sockets: MaskSockets) -> None:
+    def _ask(self, upstreams: Sequence[Upstream], sockets: MaskSockets) -> None:
         """Carry the round of snapshots on as far as possible now."""
         now_s = time.monotonic()
-        for number, upstream in enumerate(upstreams):
-            if (messages := upstream.answer()) is not None:
-                upstream.end_asking(poller)
-                self._rounds.answer(number, messages)
-        for address, messages in self._rounds.answered(now_s):
-            sockets.answer(address, self.run_id, messages)
+        for asker, messages in self._rounds.answered(now_s):
+            sockets.answer(asker, self.run_id, messages)
         if not self._rounds.running:
             for upstream in upstreams:
-                upstream.end_asking(poller)  # those that were too late
+                upstream.end_asking()  # those that were too late
             connected = [n for n, upstream in enumerate(upstreams) if upstream.connected]
             for prefixes in self._rounds.begin(connected, now_s):
                 for number in connected:
-                    upstreams[number].ask(prefixes, poller)
+                    upstreams[number].ask(prefixes)
 
     def _count(self, sockets: MaskSockets, upstreams: Sequence[Upstream]) -> None:
         self.stats.connected = sum(upstream.connected for upstream in upstreams)
-        self.stats.subscribers = sockets.guard.connections_of(sockets.masks)
+        self.stats.subscribers = len(sockets.masks.clients)
         self.stats.denied, self.stats.disconnected = sockets.guard.denied, sockets.guard.disconnected
         self.stats.snapshots, self.stats.refused = sockets.answered, sockets.refused
 

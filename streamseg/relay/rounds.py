@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
+from streamseg.net.mask_sockets import Asker
 from streamseg.wire import MAX_PREFIXES
 
 MAX_WAITING = 1024  # clients; more get no answer, and may ask again
@@ -17,7 +18,7 @@ Message = list[bytes]
 
 @dataclass(slots=True)
 class _Client:
-    address: list[bytes]
+    asker: Asker
     prefixes: list[bytes]
 
 
@@ -49,10 +50,12 @@ class Rounds:
             )
         return max(0.001, min(at_most_s, self._begin_at_s - now_s)) if self._waiting else at_most_s
 
-    def ask(self, address: list[bytes], prefixes: list[bytes]) -> None:
-        """Add a client's request."""
-        if len(self._waiting) < MAX_WAITING:
-            self._waiting.append(_Client(address, prefixes))
+    def ask(self, asker: Asker, prefixes: list[bytes]) -> bool:
+        """Add a client's request; False where too many wait."""
+        if len(self._waiting) >= MAX_WAITING:
+            return False
+        self._waiting.append(_Client(asker, prefixes))
+        return True
 
     def begin(self, upstreams: Collection[int], now_s: float) -> Iterator[list[bytes]]:
         """Start a round when requests wait: yields the prefixes to ask those daemons for, once."""
@@ -75,8 +78,8 @@ class Rounds:
             self._round.waiting_for.discard(upstream)
             self._round.found |= {message[0]: message for message in messages}
 
-    def answered(self, now_s: float) -> Iterator[tuple[list[bytes], list[Message]]]:
-        """Each client's address with what it asked for, once all daemons have answered or are late."""
+    def answered(self, now_s: float) -> Iterator[tuple[Asker, list[Message]]]:
+        """Each client with what it asked for, once all daemons have answered or are late."""
         over = self._round
         if over is None or (over.waiting_for and now_s < over.deadline_s):
             return
@@ -85,6 +88,6 @@ class Rounds:
         found = sorted(over.found.values(), key=lambda message: not message[0].startswith(b"labels/"))
         for client in over.clients:
             yield (
-                client.address,
+                client.asker,
                 [m for m in found if any(m[0].startswith(prefix) for prefix in client.prefixes)],
             )

@@ -158,10 +158,13 @@ class _Arrivals:
         self._loop = loop
         self._take = take
         self._waiting: deque[tuple[Sequence[bytes], bool]] = deque(maxlen=MESSAGES_WAITING)
+        self._called = False
 
     def put(self, parts: Sequence[bytes], *, snapshot: bool = False) -> None:
         self._waiting.append((parts, snapshot))  # the oldest goes where the event loop is behind
-        self._loop.call_soon_threadsafe(self._take_all)
+        if not self._called:  # once, however many come until the loop gets there
+            self._called = True
+            self._loop.call_soon_threadsafe(self._take_all)
 
     def put_bad(self) -> None:
         self.put([])
@@ -170,6 +173,7 @@ class _Arrivals:
         pass
 
     def _take_all(self) -> None:
+        self._called = False  # first, so that what comes meanwhile is not forgotten
         while self._waiting:
             self._take(*self._waiting.popleft())
 

@@ -216,8 +216,7 @@ def test_an_endpoint_that_is_none_is_refused(endpoint: str) -> None:
         subscribe(endpoint)
 
 
-def test_a_hostile_publisher_is_counted_and_outlived(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamseg.net.connection.SILENT_S", 0.5)
+def test_a_hostile_publisher_is_counted_and_outlived() -> None:
     bad, good = (wire.encode_mask(make_mask(n, run=1, size=(8, 8)), "zstd") for n in (6, 7))
     bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 26))
     with zmq.Context() as context, context.socket(zmq.XPUB) as evil:
@@ -232,9 +231,9 @@ def test_a_hostile_publisher_is_counted_and_outlived(monkeypatch: pytest.MonkeyP
             for _ in range(100):
                 evil.send_multipart([b"mask/gate/", rng.bytes(200), rng.bytes(50)])
             evil.send_multipart([b"mask/gate/"])
-            evil.send_multipart([b"mask/gate/"] + [b""] * 500)
+            evil.send_multipart([b"mask/gate/"] + [b""] * 50)
             evil.send_multipart([bad[0], bad[1], bomb])
-            # One part above MAX_PART: libzmq hangs up, and the subscription comes back by itself.
+            # One part above MAX_PART: the client hangs up, and the subscription comes back by itself.
             evil.send_multipart([good[0], bytes(wire.MAX_PART + 1), b""])
             while True:
                 assert evil.poll(LIMIT_S * 1000), "it did not come back"

@@ -20,7 +20,7 @@ from streamseg.client import ClientKeys, Subscription, subscribe
 from streamseg.config import PublishConfig
 from streamseg.errors import ConfigError
 from streamseg.net.curve_keys import make_keys
-from streamseg.net.guard import MAX_SUBSCRIPTIONS, ConnectionGuard
+from streamseg.net.mask_sockets import MAX_SUBSCRIPTIONS
 from streamseg.publish import Publisher
 from tests.masks import STREET, make_mask
 from tests.waiting import LIMIT_S, until
@@ -234,16 +234,6 @@ def test_connections_above_the_limit_are_hung_up_and_the_others_stay() -> None:
                 publisher.put(make_mask(2))
                 assert next(masks).seq == 2
             until(lambda: publisher.stats.connections == 2)
-
-
-def test_a_number_that_is_no_connection_any_more_is_left_alone(tmp_path: Path) -> None:
-    with zmq.Context() as context, (tmp_path / "other").open("w") as other:
-        guard = ConnectionGuard(PublishConfig(endpoint="tcp://127.0.0.1:*"), context)
-        before = os.listdir("/proc/self/fd")
-        for _ in range(5):
-            assert not guard._disconnect(other.fileno(), None, "revoked")  # type: ignore[arg-type]
-        assert len(os.listdir("/proc/self/fd")) == len(before)
-        other.write("still ours")
 
 
 def test_a_connection_with_endless_subscriptions_is_hung_up() -> None:

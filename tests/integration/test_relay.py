@@ -21,7 +21,6 @@ from streamseg.cli import main
 from streamseg.client import ClientKeys, subscribe
 from streamseg.config import PublishConfig
 from streamseg.errors import UsageError
-from streamseg.net import options
 from streamseg.net.curve_keys import make_keys, public_of, read_key
 from streamseg.publish import Publisher
 from streamseg.relay import Relay
@@ -119,7 +118,10 @@ def test_two_daemons_and_fifty_subscribers_with_keys_on_both_sides(tmp_path: Pat
         for _ in range(50):
             sock = owned.enter_context(context.socket(zmq.SUB))
             sock.setsockopt(zmq.LINGER, 0)
-            options.receive(sock, site.keys("robot", "relay"))
+            keys = site.keys("robot", "relay")
+            sock.curve_serverkey, sock.curve_publickey, sock.curve_secretkey = (
+                keys.server, keys.public, keys.secret,
+            )  # fmt: skip
             sock.subscribe(b"mask/")
             sock.subscribe(b"labels/")
             sock.connect(relay.endpoint)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -123,26 +121,3 @@ def test_half_open_handshakes_do_not_keep_a_good_client_out(site: Site, how: str
         assert before.stats.restarts == 0
         until(lambda: len(os.listdir("/proc/self/fd")) <= files + 4)
     report(f"{opened[0]} half-open handshakes ({how}): {joined} good clients in, slowest {slowest_s:.2f} s")
-
-
-FILL_AND_LEAVE = """
-import sys, time, zmq
-from streamseg.net import options
-with zmq.Context() as context, context.socket(zmq.ROUTER) as ours:
-    options.publish(ours, 8)
-    port = ours.bind_to_random_port("tcp://127.0.0.1")
-    with zmq.Context() as theirs, theirs.socket(zmq.DEALER) as asker:
-        asker.setsockopt(zmq.LINGER, 0)
-        asker.setsockopt(zmq.SNDHWM, 0)
-        asker.connect(f"tcp://127.0.0.1:{port}")
-        for _ in range(100_000):
-            asker.send(bytes(100))
-        time.sleep(0.5)
-    time.sleep(3)
-    ours.setsockopt(zmq.LINGER, 0)
-"""
-
-
-def test_a_peer_that_fills_our_queue_and_leaves_does_not_end_the_process() -> None:
-    done = subprocess.run([sys.executable, "-c", FILL_AND_LEAVE], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

@@ -12,9 +12,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-import zmq
 
-from streamseg.net.control_sockets import PrivateSocket, one_running, only_this_user, running, user_bases
+from streamseg.config import ControlConfig
+from streamseg.daemon.control import ControlServer
+from streamseg.net.control_sockets import PrivateSocket, one_running, running, user_bases
+from streamseg.wire.control import AnyReply, AnyRequest, Done
 from tests.integration.daemons import environment
 from tests.waiting import LIMIT_S
 
@@ -151,20 +153,24 @@ def test_without_any_folder_it_has_no_file_and_is_found_by_its_own_user_only(
 ) -> None:
     shared.rmdir()
     shared.write_text("")
-    with closing(PrivateSocket()) as private, zmq.Context() as context:
+    seen: list[AnyRequest] = []
+
+    def answer(request: AnyRequest, _: bool) -> AnyReply:
+        seen.append(request)
+        return Done()
+
+    with closing(PrivateSocket()) as private, ControlServer(ControlConfig(), private.endpoint, answer):
         assert "the control socket has no file" in caplog.text
-        with context.socket(zmq.ROUTER) as sock:
-            only_this_user(sock, private.endpoint)
-            sock.bind(private.endpoint)
-            assert running()[private.name] == private.endpoint
-            for uid, let_in in ((os.getuid(), True), (NOBODY, False)):
-                if uid != os.getuid() and os.getuid() != 0:
-                    continue
-                send = (
-                    f"import os, zmq\nos.setuid({uid})\ns = zmq.Context().socket(zmq.DEALER)\n"
-                    f"s.linger = 500\ns.connect({private.endpoint!r})\ns.send(b'x')"
-                )
-                subprocess.run([sys.executable, "-c", send], check=True, timeout=LIMIT_S)
-                assert bool(sock.poll(LIMIT_S * 1000 if let_in else 0)) == let_in
-                if let_in:
-                    sock.recv_multipart()
+        assert running()[private.name] == private.endpoint
+        for uid, let_in in ((os.getuid(), True), (NOBODY, False)):
+            if uid != os.getuid() and os.getuid() != 0:
+                continue
+            send = (
+                f"import os\nfrom streamseg.client.control import ControlClient\nos.setuid({uid})\n"
+                f"ControlClient({private.endpoint!r}, timeout_s={LIMIT_S if let_in else 1}).log_level('info')"
+            )
+            done = subprocess.run(
+                [sys.executable, "-c", send], capture_output=True, text=True, check=False, timeout=LIMIT_S
+            )
+            assert ("no answer" not in done.stderr) == let_in, done.stderr
+    assert len(seen) == 1

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import zmq
 
-from streamseg.config import PublishConfig
+from streamseg.config import ControlConfig, PublishConfig
 from streamseg.errors import PublishError
-from streamseg.net import ipc_paths
+from streamseg.net import ipc_paths, options
+from streamseg.net.guard import ConnectionGuard
+from streamseg.net.io import Loop, Outgoing
 from streamseg.net.ipc_paths import IpcPaths, listener_uid
+from streamseg.net.server import Client, Server
 from streamseg.net.socket_thread import SocketThread
 from streamseg.publish import Publisher
 from streamseg.types import LabelSet
@@ -32,13 +35,16 @@ def answering(path: Path) -> Iterator[SocketThread]:
     """A thread that sends back what it is sent, at this path."""
 
     def work(thread: SocketThread) -> None:
-        sock = thread.socket(zmq.ROUTER)
-        thread.paths.bind(sock, f"ipc://{path}")
-        poller = thread.poller(sock)
+        def answer(client: Client, message: list[bytes]) -> bool:
+            server.send(client, Outgoing(message))
+            return False
+
+        guard = ConnectionGuard(thread.loop, ControlConfig())
+        server = Server(thread, guard, b"ROUTER", (b"DEALER",), options.CONTROL_REQUEST, answer, answers=True)
+        server.bind(f"ipc://{path}")
         thread.opened()
         while not thread.stopping:
-            if sock in thread.poll(poller):
-                sock.send_multipart(sock.recv_multipart())
+            thread.loop.poll()
 
     thread = SocketThread("answering", work)
     thread.start()
@@ -135,7 +141,7 @@ def test_a_busy_listener_is_one_and_a_socket_left_behind_is_none(tmp_path: Path)
 @pytest.mark.parametrize("what", ["listened on", "a file", "a folder"])
 def test_a_path_of_somebody_else_is_refused_and_left_as_it_is(tmp_path: Path, what: str) -> None:
     path = tmp_path / "socket"
-    with socket.socket(socket.AF_UNIX) as other, zmq.Context() as context, context.socket(zmq.PUB) as sock:
+    with socket.socket(socket.AF_UNIX) as other:
         if what == "listened on":
             other.bind(str(path))
             other.listen()
@@ -145,7 +151,7 @@ def test_a_path_of_somebody_else_is_refused_and_left_as_it_is(tmp_path: Path, wh
             path.mkdir()
         before = path.stat()
         with pytest.raises(PublishError, match=r"is in use|is not a socket"):
-            IpcPaths().bind(sock, f"ipc://{path}")
+            IpcPaths(Loop()).bind(f"ipc://{path}", lambda _: None)
         assert path.stat() == before
 
 

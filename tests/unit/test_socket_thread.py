@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import pytest
-import zmq
 
 from streamseg.errors import PublishError, StreamsegError
+from streamseg.net.io import READ
 from streamseg.net.socket_thread import SocketThread
 
 WAIT_S = 20.0
@@ -34,24 +34,29 @@ def closing(thread: SocketThread) -> Iterator[SocketThread]:
 def serve(thread: SocketThread) -> None:
     """Serve until stopping, by wake() alone."""
     thread.opened()
-    poller = thread.poller()
     while not thread.stopping:
-        thread.poll(poller)
+        thread.loop.poll()
+
+
+def listen(thread: SocketThread) -> socket.socket:
+    """A socket that listens, and belongs to the thread."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    thread.on_close(sock.close)
+    thread.loop.watch(sock, READ, lambda _: None)
+    return sock
 
 
 def test_start_returns_when_the_sockets_are_open_and_close_ends_it() -> None:
-    bound: list[str] = []
+    bound: list[int] = []
 
     def work(thread: SocketThread) -> None:
-        sock = thread.socket(zmq.ROUTER)
-        sock.bind("tcp://127.0.0.1:*")
-        bound.append(sock.getsockopt_string(zmq.LAST_ENDPOINT))
+        bound.append(listen(thread).getsockname()[1])
         serve(thread)
 
     before = set(threading.enumerate())
     with closing(SocketThread("test", work)) as thread:
         thread.start()
-        assert bound[0].startswith("tcp://127.0.0.1:")
+        assert bound[0] > 0
         assert any(t.name == "test" for t in threading.enumerate())
     assert set(threading.enumerate()) <= before
     thread.close()
@@ -68,7 +73,7 @@ def test_an_error_before_opened_is_raised_by_start_and_nothing_is_left_open() ->
     told: list[Exception] = []
 
     def work(thread: SocketThread) -> None:
-        thread.socket(zmq.ROUTER).bind("tcp://127.0.0.1:*")
+        listen(thread)
         raise PublishError("no such port")
 
     files = len(os.listdir("/proc/self/fd"))
@@ -85,7 +90,7 @@ def test_an_error_before_opened_is_raised_by_start_and_nothing_is_left_open() ->
 def test_a_later_error_is_explained_kept_for_check_and_told_when_all_is_closed() -> None:
     told: list[tuple[Exception, bool]] = []
     found: list[Exception] = []
-    socks: list[zmq.Socket[Any]] = []
+    socks: list[socket.socket] = []
 
     def look() -> None:
         try:
@@ -94,13 +99,13 @@ def test_a_later_error_is_explained_kept_for_check_and_told_when_all_is_closed()
             found.append(error)
 
     def work(thread: SocketThread) -> None:
-        socks.append(thread.socket(zmq.DEALER))
+        socks.append(listen(thread))
         thread.on_close(look)
         thread.opened()
-        thread.poll(thread.poller())
+        thread.loop.poll()
         raise ZeroDivisionError("one by none")
 
-    thread = SocketThread("test", work, explain, lambda error: told.append((error, socks[0].closed)))
+    thread = SocketThread("test", work, explain, lambda error: told.append((error, socks[0].fileno() < 0)))
     with closing(thread):
         thread.start()
         thread.check()
@@ -141,11 +146,10 @@ def test_no_wake_up_is_lost_between_looking_and_polling() -> None:
     waiting, taken = [0], [0]
 
     def work(thread: SocketThread) -> None:
-        poller = thread.poller()
         thread.opened()
         while taken[0] < 20_000:
             if taken[0] == waiting[0]:
-                thread.poll(poller)
+                thread.loop.poll()
             taken[0] = waiting[0]
 
     with closing(SocketThread("test", work)) as thread:
@@ -171,22 +175,43 @@ def test_a_signal_handler_may_stop_what_runs_in_the_main_thread() -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_closing_leaves_the_time_to_send_what_waits() -> None:
-    endpoints: list[str] = []
+def test_timers_and_calls_of_other_threads_come_in_the_order_of_their_time() -> None:
+    told: list[str] = []
 
     def work(thread: SocketThread) -> None:
-        sock = thread.socket(zmq.PUSH, linger_ms=10_000)
-        sock.bind("tcp://127.0.0.1:*")
-        endpoints.append(sock.getsockopt_string(zmq.LAST_ENDPOINT))
         thread.opened()
-        sock.send(b"the tail")  # waits for the other end
+        thread.loop.later(0.02, lambda: told.append("later"))
+        thread.loop.later(0.01, lambda: told.append("sooner"))
+        while len(told) < 3:
+            thread.loop.poll()
 
-    with (
-        zmq.Context() as context,
-        context.socket(zmq.PULL) as pull,
-        closing(SocketThread("t", work)) as thread,
-    ):
+    with closing(SocketThread("test", work)) as thread:
         thread.start()
-        pull.setsockopt(zmq.RCVTIMEO, int(WAIT_S * 1000))
-        pull.connect(endpoints[0])
-        assert pull.recv() == b"the tail"
+        thread.loop.call(lambda: told.append("called"))
+    assert sorted(told) == ["called", "later", "sooner"]
+    assert told.index("sooner") < told.index("later")
+
+
+def test_what_an_earlier_callback_ended_is_not_called_any_more() -> None:
+    told: list[int] = []
+
+    def work(thread: SocketThread) -> None:
+        pairs = [socket.socketpair() for _ in range(2)]
+
+        def read(at: int) -> None:
+            told.append(at)
+            thread.loop.unwatch(pairs[1 - at][0])
+            thread.loop.unwatch(pairs[at][0])
+
+        for at, (ours, theirs) in enumerate(pairs):
+            thread.on_close(ours.close)
+            thread.on_close(theirs.close)
+            theirs.send(b"x")
+            thread.loop.watch(ours, READ, lambda _, at=at: read(at))  # type: ignore[misc]
+        thread.opened()
+        for _ in range(3):
+            thread.loop.poll(10)
+
+    with closing(SocketThread("test", work)) as thread:
+        thread.start()
+    assert len(told) == 1
