@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 from aiohttp import web
 
 from streamseg.web.access import Access, behind_tls, page_problem
-from streamseg.web.connections import answering
+from streamseg.web.connections import answering, receiving
 from streamseg.web.pages import HEADERS, Pages
 
 FORM_WITHIN_S = 5.0
@@ -79,8 +79,10 @@ class Guard:
         """Take the token of the login page's form."""
         need_own_page(request)
         try:
-            async with asyncio.timeout(FORM_WITHIN_S):
-                form = parse_qs((await request.read()).decode(errors="replace"), max_num_fields=FORM_FIELDS)
+            with receiving(request):
+                async with asyncio.timeout(FORM_WITHIN_S):
+                    body = await request.read()
+            form = parse_qs(body.decode(errors="replace"), max_num_fields=FORM_FIELDS)
         except (TimeoutError, ValueError, web.RequestPayloadError):
             raise web.HTTPBadRequest(text="not a form\n") from None
         if self._access.token and not self._access.is_token(form.get("token", [""])[0]):

@@ -15,6 +15,7 @@ from streamseg.wire.control import Status
 T = TypeVar("T")
 
 TIMEOUT_S = 3.0
+MAX_WAITING = 32  # requests of pages, each of which may take TIMEOUT_S
 
 
 class Link:
@@ -27,20 +28,32 @@ class Link:
         self._endpoint = endpoint
         self._client: ControlClient | None = None  # of the thread
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="control")
-        self._status: Status | None = None
+        self._waiting = 0  # calls of ask()
+        self._status: Status | ControlError | None = None
         self._status_s = 0.0
         self._asking = asyncio.Lock()  # guards _status: one request at a time, shared by all who wait
 
     async def ask(self, what: Callable[[ControlClient], T]) -> T:
         """Call what(client) in the thread; raises ControlError, also where no daemon answers."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, what)
+        if self._waiting >= MAX_WAITING:
+            raise ControlError("no answer", f"{MAX_WAITING} requests wait for the daemon already")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, what)
+        finally:
+            self._waiting -= 1
 
     async def status(self, max_age_s: float) -> Status:
-        """The daemon's status, at most max_age_s old; raises ControlError."""
+        """The daemon's status, or that it does not answer, at most max_age_s old; raises ControlError."""
         async with self._asking:
             if self._status is None or time.monotonic() - self._status_s > max_age_s:
-                self._status = await self.ask(lambda daemon: daemon.status())
+                try:
+                    self._status = await self.ask(lambda daemon: daemon.status())
+                except ControlError as error:
+                    self._status = error
                 self._status_s = time.monotonic()
+            if isinstance(self._status, ControlError):
+                raise ControlError(self._status.code, *self._status.problems)
             return self._status
 
     async def close(self) -> None:
