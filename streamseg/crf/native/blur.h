@@ -25,23 +25,41 @@ inline void put(float* p, const Row<NV>& r) {
 constexpr size_t kBlurAhead = 48;
 
 // One chunk of NV vectors of every row, `stride` floats apart. No branch on chain ends: a chain ends in a row of zeros,
-// and what would be written there goes to the part's own sink.
-template <int NV>
-void blur_rows(const ss::BlurChain& c, float* values, size_t stride) {
-  Row<NV> before{}, here = get<NV>(values + size_t{c.stream[c.begin]} * stride);
-  for (size_t t = c.begin; t < c.end; ++t) {
-    const uint32_t at = c.stream[t];
-    if (t + kBlurAhead < c.end) {
-      const float* soon = values + size_t{c.stream[t + kBlurAhead]} * stride;
-      for (int i = 0; i < NV * W * 4; i += 64) __builtin_prefetch(soon + i / 4, 1);
-    }
-    const Row<NV> after = t + 1 < c.end ? get<NV>(values + size_t{c.stream[t + 1]} * stride) : Row<NV>{};
-    Row<NV> out;
-    for (int i = 0; i < NV; ++i) out.v[i] = here.v[i] + 0.5f * (before.v[i] + after.v[i]);
-    put<NV>(values + size_t{at == c.zero_row ? c.sink_row : at} * stride, out);
+// and what would be written there goes to the part's own sink. read(point) gives the row of the first of a chain's points.
+template <int NV, class Read, class Ask, class Out>
+inline void along_chains(const ss::BlurChain& c, float* values, size_t stride, const Read& read, const Ask& ask,
+                         const Out& out) {
+  const uint32_t *stream = c.stream, zero_row = c.zero_row, sink_row = c.sink_row;
+  size_t t = c.begin;
+  const size_t end = c.end, last = end - 1, asked = end - c.begin > kBlurAhead ? end - kBlurAhead : t;
+  Row<NV> before{}, here = read(stream[t]);
+  const auto step = [&](const Row<NV>& after) {
+    const uint32_t at = stream[t];
+    put<NV>(values + size_t{at == zero_row ? sink_row : at} * stride, out(here, before, after));
     before = here;
     here = after;
+  };
+  for (; t < asked; ++t) {
+    ask(stream[t + kBlurAhead]);
+    step(read(stream[t + 1]));
   }
+  for (; t < last; ++t) step(read(stream[t + 1]));
+  step(Row<NV>{});
+}
+
+template <int NV>
+void blur_rows(const ss::BlurChain& c, float* values, size_t stride) {
+  along_chains<NV>(
+      c, values, stride, [&](uint32_t at) { return get<NV>(values + size_t{at} * stride); },
+      [&](uint32_t at) {
+        const float* soon = values + size_t{at} * stride;
+        for (int i = 0; i < NV * W; i += 16) __builtin_prefetch(soon + i, 1);
+      },
+      [](const Row<NV>& here, const Row<NV>& before, const Row<NV>& after) {
+        Row<NV> r;
+        for (int i = 0; i < NV; ++i) r.v[i] = here.v[i] + 0.5f * (before.v[i] + after.v[i]);
+        return r;
+      });
 }
 
 inline bool is_shared(const ss::Shares& s, uint32_t at) { return s.shared[at >> 5] >> (at & 31) & 1; }
@@ -53,46 +71,79 @@ inline size_t own_row(const ss::Shares& s, uint32_t at) {
   return row;
 }
 
+// A point's sums, those of all parts that have some; they are left empty for the next pass. The row
+// of zeros is the part's own sink here, so that no two threads write to one row.
 template <int NV>
-inline Row<NV> take(const float* sums, uint32_t at, size_t stride, const ss::Shares& s) {
-  Row<NV> r = get<NV>(sums + own_row(s, at) * stride);
+inline Row<NV> take(float* sums, uint32_t at, size_t stride, const ss::Shares& s, const ss::BlurChain& c) {
+  float* own = sums + (at == c.zero_row ? size_t{c.sink_row} : own_row(s, at)) * stride;
+  Row<NV> r = get<NV>(own);
+  put<NV>(own, Row<NV>{});
   if (is_shared(s, at)) {
     for (const uint32_t* copy = s.copies; *copy != ss::kNone; copy += 2) {
       if (at >= copy[0]) continue;
-      const Row<NV> more = get<NV>(sums + (size_t{at} + copy[1]) * stride);
+      float* other = sums + (size_t{at} + copy[1]) * stride;
+      const Row<NV> more = get<NV>(other);
+      put<NV>(other, Row<NV>{});
       for (int i = 0; i < NV; ++i) r.v[i] += more.v[i];
     }
   }
   return r;
 }
 
+// Where two parts' sums of a point lie, as for one and two threads: no branch on whether it is shared.
+struct TwoRows {
+  size_t own, other;
+};
+inline TwoRows rows_of_two(const ss::Shares& s, uint32_t at, const ss::BlurChain& c) {
+  const size_t shifted = size_t{at} + s.copies[1], own = s.apart && at >= s.copies[0] ? shifted : at;
+  return {at == c.zero_row ? size_t{c.sink_row} : own, is_shared(s, at) ? shifted : size_t{c.sink_row}};
+}
+
 template <int NV>
-void blur_first_rows(const ss::BlurChain& c, const float* sums, float* values, size_t stride, const float* factor,
+inline Row<NV> take_of_two(float* sums, uint32_t at, size_t stride, const ss::Shares& s, const ss::BlurChain& c) {
+  const TwoRows rows = rows_of_two(s, at, c);
+  Row<NV> r = get<NV>(sums + rows.own * stride);
+  const Row<NV> more = get<NV>(sums + rows.other * stride);
+  for (int i = 0; i < NV; ++i) r.v[i] += more.v[i];
+  put<NV>(sums + rows.own * stride, Row<NV>{});
+  put<NV>(sums + rows.other * stride, Row<NV>{});
+  return r;
+}
+
+template <int NV>
+void blur_first_rows(const ss::BlurChain& chain, float* sums, float* values, size_t stride, const float* factor,
                      const ss::Shares& given) {
+  const ss::BlurChain c = chain;
   const ss::Shares s = given;
   const Row<NV> by = get<NV>(factor);
-  Row<NV> before{}, here = take<NV>(sums, c.stream[c.begin], stride, s);
-  for (size_t t = c.begin; t < c.end; ++t) {
-    const uint32_t at = c.stream[t];
-    if (t + kBlurAhead < c.end) {
-      const uint32_t next = c.stream[t + kBlurAhead];
-      const size_t soon = size_t{next} * stride, own = own_row(s, next) * stride;
-      for (int i = 0; i < NV * W; i += 16) {
-        __builtin_prefetch(sums + own + i, 0, 2);
-        __builtin_prefetch(values + soon + i, 1, 2);
-      }
-      if (is_shared(s, next)) {
-        for (const uint32_t* copy = s.copies; *copy != ss::kNone; copy += 2)
-          for (int i = 0; i < NV * W; i += 16) __builtin_prefetch(sums + (size_t{next} + copy[1]) * stride + i);
-      }
-    }
-    const Row<NV> after = t + 1 < c.end ? take<NV>(sums, c.stream[t + 1], stride, s) : Row<NV>{};
-    Row<NV> out;
-    for (int i = 0; i < NV; ++i) out.v[i] = by.v[i] * (here.v[i] + 0.5f * (before.v[i] + after.v[i]));
-    put<NV>(values + size_t{at == c.zero_row ? c.sink_row : at} * stride, out);
-    before = here;
-    here = after;
+  const auto prefetch = [&](float* row) {
+    for (int i = 0; i < NV * W; i += 16) __builtin_prefetch(row + i, 1, 2);
+  };
+  const auto out = [&](const Row<NV>& here, const Row<NV>& before, const Row<NV>& after) {
+    Row<NV> r;
+    for (int i = 0; i < NV; ++i) r.v[i] = by.v[i] * (here.v[i] + 0.5f * (before.v[i] + after.v[i]));
+    return r;
+  };
+  if (s.copies[0] != ss::kNone && s.copies[2] == ss::kNone) {
+    return along_chains<NV>(
+        c, values, stride, [&](uint32_t at) { return take_of_two<NV>(sums, at, stride, s, c); },
+        [&](uint32_t at) {
+          const TwoRows rows = rows_of_two(s, at, c);
+          prefetch(values + size_t{at} * stride);
+          prefetch(sums + rows.own * stride);
+          prefetch(sums + rows.other * stride);
+        },
+        out);
   }
+  along_chains<NV>(
+      c, values, stride, [&](uint32_t at) { return take<NV>(sums, at, stride, s, c); },
+      [&](uint32_t at) {
+        prefetch(values + size_t{at} * stride);
+        prefetch(sums + own_row(s, at) * stride);
+        if (!is_shared(s, at)) return;
+        for (const uint32_t* copy = s.copies; *copy != ss::kNone; copy += 2) prefetch(sums + (size_t{at} + copy[1]) * stride);
+      },
+      out);
 }
 
 // Rows of more than four vectors go through in chunks.
@@ -107,7 +158,7 @@ void blur(const ss::BlurChain& c, float* values, int row) {
   }
 }
 
-void blur_first(const ss::BlurChain& c, const float* sums, float* values, int row, const float* factor,
+void blur_first(const ss::BlurChain& c, float* sums, float* values, int row, const float* factor,
                 const ss::Shares& s) {
   int at = 0;
   for (; at + 4 * W <= row; at += 4 * W)

@@ -129,8 +129,8 @@ struct Kernels {
   void (*finish)(const Finish&);
   // Multiplies the weights of `count` pixels with their normalisation.
   void (*fold_norm)(const FinishTerm&, size_t count, float* weights);
-  // First axis: from sums to values, times one factor per class.
-  void (*blur_first)(const BlurChain&, const float* sums, float* values, int row, const float* factor,
+  // First axis: from sums, which are left empty, to values, times one factor per class.
+  void (*blur_first)(const BlurChain&, float* sums, float* values, int row, const float* factor,
                      const Shares&);
   void (*blur)(const BlurChain&, float* values, int row);
   // From sums to values, as far as sums below `limit` allow. rings: 2 (ring + 1) rows, kept between calls.

@@ -73,7 +73,10 @@ struct Loop {
       p.centre = centre.data();
       p.scratch = space.bands.data() + (most + 1) * row * index;
       Wave* wave = waves.data() + order.size() * index;
-      for (size_t t = 0; t < order.size() && splat; ++t) order[t]->clear_copies(index, row);
+      // Blur leaves the sums empty behind it, except those of waves.
+      const auto clears = [&](const Term& term) { return splat && (step == Step::kFirst || term.lattice.reach); };
+      for (Term* term : order)
+        if (clears(*term)) term->clear_copies(index, row);
       const std::vector<Band>& bands = parts[index].bands;
       for (size_t band = 0; band < bands.size(); ++band) {
         p.begin = bands[band].begin;
@@ -81,7 +84,8 @@ struct Loop {
         p.group = order[0]->groups_of(parts, index, band);
         p.groups = order[0]->band_groups[index][band + 1] - order[0]->band_groups[index][band];
         p.rows = whole && step == Step::kLast ? space.rows.data() + p.begin * row : p.scratch + row;
-        for (size_t t = 0; t < order.size() && splat; ++t) order[t]->clear_sums(index, band, row);
+        for (Term* term : order)
+          if (clears(*term)) term->clear_sums(index, band, row);
         fine[index] = work(p, bands[band]) && fine[index];
         for (size_t t = 0; t < order.size() && splat; ++t) {  // while the sums are still in the cache
           Term& term = *order[t];

@@ -249,8 +249,7 @@ void Term::make_rows(int row, int parts) {
   sums.need(size_t(row_total) * row);
   values.need(size_t(lattice.points + 1 + parts) * row);
   std::memset(values.data() + size_t(zero_row()) * row, 0, sizeof(float) * row);
-  for (int part = 0; part < parts; ++part)
-    std::memset(sums.data() + (size_t(zero_row()) + own_shift(part)) * row, 0, sizeof(float) * row);
+  std::memset(sums.data() + size_t(zero_row()) * row, 0, sizeof(float) * row * (1 + parts));
 }
 
 void Term::clear_sums(int part, size_t band, int row) {
