@@ -53,9 +53,11 @@ def info(name: str, as_json: bool) -> None:
         echo_document(msgspec.json.encode({"folder": str(folder), "bytes": sizes, "engine": spec}))
         return
     echo(f"name       {spec.name} ({folder})")
-    at = "" if spec.output_stride is None else f", logits at 1/{spec.output_stride}"
+    kind = "class ids" if spec.gives == "labels" else spec.gives
+    at = "" if spec.output_stride is None else f", {kind} at 1/{spec.output_stride}"
     echo(f"network    {spec.network}{at}")
-    sides = "no other; pictures are stretched" if limits.size else f"sides multiples of {spec.size_multiple}"
+    placed = "placed between bars" if spec.fit == "letterbox" else "stretched"
+    sides = f"no other; pictures are {placed}" if limits.size else f"sides multiples of {spec.size_multiple}"
     echo(f"input      {spec.input_size[1]}x{spec.input_size[0]}, {sides}")
     echo("weights    " + ", ".join(f"{p} ({size / 1e6:.1f} MB)" for p, size in sizes.items()))
     echo(f"licence    {spec.licence}")

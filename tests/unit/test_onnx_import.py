@@ -174,7 +174,7 @@ def test_ultralytics_metadata_is_read(tmp_path: Path, after: str) -> None:
     spec, engine, _ = imported(graph, tmp_path / "e")
     wanted = {"grow": "logits", "grow argmax": "labels", "grow softmax": "probabilities"}[after]
     assert (spec.output, spec.fit, spec.input_size) == (wanted, "letterbox", SIZE)
-    assert (spec.licence, spec.network) == ("APGL-3.0", "Ultralytics YOLO26n-sem model")
+    assert (spec.licence, spec.network) == ("APGL-3.0", "Ultralytics YOLO26n-sem")
     assert spec.classes == classes_of("cityscapes")
     assert agreement(engine, lambda p: labels_by_torch(network, p, UNIT)) >= LEAST
     engine.close()

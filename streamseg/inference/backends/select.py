@@ -37,6 +37,11 @@ def choices(config: EngineConfig) -> list[Choice]:
     """
     folder, engine = find_engine(config.name)
     engine.weights_of(config.precision)
+    if engine.gives == "labels":
+        log.info(
+            "engine %s: gives class ids: its masks have no confidence, and the CRF and fusion are off",
+            engine.name,
+        )
     reasons: dict[str, list[str]] = {}  # why → who, in order
     found: list[Choice] = []
     for name, device in _wanted(config):
@@ -119,4 +124,4 @@ def _try(name: str, device: str, precision: Precision, engine: EngineSpec) -> tu
 def _form_problem(name: str, engine: EngineSpec) -> str:
     if name not in _USUAL_ONLY or engine.usual:
         return ""
-    return "runs graphs that take uint8 RGB (N, H, W, 3) and give logits; onnx, openvino and torch run others"
+    return "runs only graphs that take uint8 RGB (N, H, W, 3) and give logits"

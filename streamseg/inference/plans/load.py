@@ -68,13 +68,10 @@ def open_engine(backend: Backend, spec: BuildSpec, plan: Path | None) -> Engine:
 
 
 def notes(spec: BuildSpec) -> Iterator[str]:
-    """What an engine's form takes from its masks, and how other pictures become its input."""
-    engine = spec.engine
-    if engine.gives == "labels":
-        yield "gives class ids: its masks have no confidence, and the CRF and fusion are off"
+    """How pictures of another size become its input."""
     if spec.limits.size is not None:
         height, width = spec.limits.size
-        how = "placed in it between bars" if engine.fit == "letterbox" else "stretched to it"
+        how = "placed in it between bars" if spec.engine.fit == "letterbox" else "stretched to it"
         yield f"takes pictures of {width}x{height} only; others are {how}"
 
 

@@ -56,7 +56,7 @@ def hints_of(facts: Facts, graph: Path) -> Hints:
 def _huggingface(graph: Path) -> Iterator[tuple[str, Any, str]]:
     folder = graph.parent.parent if graph.parent.name == "onnx" else graph.parent
     config = _json(folder / "config.json")
-    for kind in config.get("architectures") or ():
+    for kind in _all(config.get("architectures")):
         if not str(kind).endswith(("ForSemanticSegmentation", "Model")):
             raise EngineError(
                 f"{graph.name} is a {kind} (config.json: architectures); a network for semantic segmentation "
@@ -102,7 +102,8 @@ def _mmdeploy(graph: Path) -> Iterator[tuple[str, Any, str]]:
         name := codebase.get("config") or codebase.get("codebase"), str
     ):
         yield "network", Path(name).stem[:60], "detail.json: codebase"
-    steps = [t for step in pipeline.get("tasks") or () for t in step.get("transforms") or ()]
+    tasks = [task for task in _all(pipeline.get("tasks")) if isinstance(task, dict)]
+    steps = [t for task in tasks for t in _all(task.get("transforms")) if isinstance(t, dict)]
     for step in steps:
         if step.get("type") == "Normalize":
             mean, std = _three(step.get("mean")), _three(step.get("std"))
@@ -141,7 +142,11 @@ def _metadata(facts: Facts, what: str) -> Iterator[tuple[str, Any, str]]:
         if data.get("license"):
             yield "licence", data["license"][:200], "metadata: license"
         if data.get("description"):
-            yield "network", data["description"].split(" trained")[0][:60], "metadata: description"
+            yield (
+                "network",
+                data["description"].split(" trained")[0].removesuffix(" model")[:60],
+                "metadata: description",
+            )
     for key in ("names", "classes", "class_names", "labels"):
         if names := _names(_literal(data.get(key, ""))):
             yield "names", names, f"metadata: {key}"
@@ -206,6 +211,10 @@ def _names(value: Any) -> tuple[str, ...]:
         seen.add(name)
         names.append(name)
     return tuple(names)
+
+
+def _all(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _number(value: Any) -> float:
