@@ -9,13 +9,13 @@ DAEMONS = ("run", "relay")
 
 def main() -> None:
     """Prepare the process before anything else is imported, then run the command line."""
+    if sys.argv[1:2] and sys.argv[1] in DAEMONS:
+        from streamseg.runtime.early_signals import take_early
+
+        take_early()
     from streamseg.runtime.import_path import import_path
 
     sys.path[:] = import_path()
-    if sys.argv[1:2] and sys.argv[1] in DAEMONS:
-        from streamseg.runtime.signals import take_early
-
-        take_early()
     from streamseg.cli import main as command_line
 
     command_line()

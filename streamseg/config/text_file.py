@@ -5,6 +5,10 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
+from streamseg.config.reading import read_file
+
+TEXT_WITHIN_S = 4.0  # a command that writes into a pipe may first ask somebody
+
 _MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -14,8 +18,11 @@ _MARKS = (
 
 
 def read_text(path: str | Path) -> str:
-    """A file as decode_text() has it; raises OSError, and UnicodeError that says what the file is instead."""
-    return decode_text(Path(path).read_bytes())
+    """A file, or what a pipe gives, as decode_text() has it.
+
+    Raises OSError, as read_file() does, and UnicodeError that says what the file is instead.
+    """
+    return decode_text(read_file(path, pipes=True, within_s=TEXT_WITHIN_S).data)
 
 
 def decode_text(data: bytes, *, errors: str = "strict") -> str:

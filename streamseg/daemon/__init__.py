@@ -9,10 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from streamseg.config import Config
+from streamseg.daemon.background import Background
 from streamseg.daemon.control import ControlServer
 from streamseg.daemon.loading import Loading
 from streamseg.daemon.machine import (
@@ -80,6 +82,7 @@ class Daemon:
         self._started_s = time.monotonic()
         self._started_unix_ns = time.time_ns()
         self._service = Service()
+        self._background = Background("operate")  # what changes something: it may wait for files
         self._operations: Operations | None = None  # from when the pipeline runs
         self._asked = threading.Event()  # to end, by stop()
         self._stopping = threading.Event()
@@ -188,7 +191,7 @@ class Daemon:
         """Answer control requests from now until the end."""
         private = owned.enter_context(contextlib.closing(PrivateSocket()))
         self.name, self.private_endpoint = private.name, private.endpoint
-        server = ControlServer(self.config.control, self.private_endpoint, self.answer)
+        server = ControlServer(self.config.control, self.private_endpoint, self.answer, self._background)
         self.control = owned.enter_context(server)
         if self.config.control.endpoint:
             log.info("control: also on %s", server.endpoint)
@@ -241,8 +244,10 @@ class Daemon:
                 publisher.check()
                 if self.control is not None:
                     self.control.check()
-                if self._reload_requested.is_set():
-                    self._reload(self._operations)
+                if self._reload_requested.is_set() and self._background.offer(
+                    partial(self._reload, self._operations)
+                ):
+                    self._reload_requested.clear()
                 if step_s := clock.stepped_s():
                     where = "forward" if step_s > 0 else "back"
                     log.warning(
@@ -275,7 +280,6 @@ class Daemon:
             raise StreamsegError(failed_inside(error, self.engine.id)) from error
 
     def _reload(self, operations: Operations) -> None:
-        self._reload_requested.clear()
         try:
             operations.reload()
         except ConfigError:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
 from streamseg.config import ControlConfig
 from streamseg.config.redact import redact
+from streamseg.daemon.background import Background
 from streamseg.errors import ConfigError, ControlError, StreamsegError
 from streamseg.net import options
 from streamseg.net.control_sockets import users_let_in
@@ -17,7 +19,17 @@ from streamseg.net.guard import ConnectionGuard
 from streamseg.net.io import Outgoing
 from streamseg.net.server import Client, Server
 from streamseg.net.socket_thread import SocketThread
-from streamseg.wire.control import AnyReply, AnyRequest, Failed, encode, id_of, parse_request
+from streamseg.wire.control import (
+    AnyReply,
+    AnyRequest,
+    Failed,
+    GetSnapshot,
+    GetStatus,
+    SetLogLevel,
+    encode,
+    id_of,
+    parse_request,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +53,23 @@ class ControlStats:
 class ControlServer:
     """Owns the control sockets: the private one, and the one of `control.endpoint`. A context manager.
 
-    answer(request, local) gives each reply, in the control thread; local is true for what the daemon's own
+    answer(request, local) gives each reply: what only asks in the control thread, what changes something in
+    the background, as it may wait for a file. local is true for what the daemon's own
     user asks for: it came by the private socket, and not on behalf of somebody else, as a page's does. A
     StreamsegError that it raises becomes a Failed, and so does any other error, which is logged. When the
     thread itself fails, check() raises.
     """
 
-    def __init__(self, config: ControlConfig, private: str, answer: Answer) -> None:
+    def __init__(
+        self, config: ControlConfig, private: str, answer: Answer, background: Background | None = None
+    ) -> None:
         """private: an ipc endpoint in a folder that only our user may enter; empty for none."""
         self.endpoint = ""  # of control.endpoint, where it really is; the private one where that is not set
         self.stats = ControlStats()
         self._config = config
         self._private = private
         self._answer = answer
+        self._background = background or Background("operate")
         self._thread = SocketThread("control", self._serve, _explain)
 
     def __enter__(self) -> ControlServer:
@@ -100,29 +116,59 @@ class ControlServer:
         if any(envelope):
             self.stats.dropped += 1
             return False
-        reply = self._reply(request, private=client.server.endpoint == self._private)
-        if not client.server.send(client, Outgoing([*envelope, encode(reply)])):
-            self.stats.dropped += 1
-        return False
+        private = client.server.endpoint == self._private
+        return self._handle(client, envelope, request, private=private)
 
-    def _reply(self, data: bytes, *, private: bool) -> AnyReply:
+    def _handle(self, client: Client, envelope: list[bytes], data: bytes, *, private: bool) -> bool:
+        """Answer what only asks at once, and what changes something when that is done; whether it waits."""
         number = id_of(data)
         try:
             request = parse_request(data)
-            self.stats.requests += 1
-            local = private and not request.remote
-            return msgspec.structs.replace(self._answer(request, local), id=number)
-        except ControlError as error:
-            code, problems = error.code, error.problems
-        except ConfigError as error:
-            code, problems = "bad settings", error.problems
         except StreamsegError as error:
-            code, problems = "failed", (str(error),)
+            return self._send(client, envelope, _failed(number, error))
+        self.stats.requests += 1
+        reply = partial(self._reply, request, number, private and not request.remote)
+        if isinstance(request, GetStatus | GetSnapshot | SetLogLevel):
+            return self._send(client, envelope, reply())
+
+        def work() -> None:
+            done = reply()
+            self._thread.loop.call(lambda: self._send_later(client, envelope, done))
+
+        if self._background.offer(work):
+            return True
+        busy = ControlError("failed", "too many changes wait to be made; try again later")
+        return self._send(client, envelope, _failed(number, busy))
+
+    def _send_later(self, client: Client, envelope: list[bytes], reply: AnyReply) -> None:
+        self._send(client, envelope, reply)
+        client.server.answered(client)
+
+    def _send(self, client: Client, envelope: list[bytes], reply: AnyReply) -> bool:
+        self.stats.refused += isinstance(reply, Failed)
+        if client.closed or not client.server.send(client, Outgoing([*envelope, encode(reply)])):
+            self.stats.dropped += 1
+        return False
+
+    def _reply(self, request: AnyRequest, number: int, local: bool) -> AnyReply:
+        try:
+            return msgspec.structs.replace(self._answer(request, local), id=number)
+        except StreamsegError as error:
+            return _failed(number, error)
         except Exception as error:
             log.exception("control: a request could not be answered")
-            code, problems = "failed", (f"internal error ({type(error).__name__}); see the log",)
-        self.stats.refused += 1
-        return Failed(id=number, code=code, problems=[redact(one) for one in problems])  # type: ignore[arg-type]
+            text = f"internal error ({type(error).__name__}); see the log"
+            return _failed(number, ControlError("failed", text))
+
+
+def _failed(number: int, error: StreamsegError) -> Failed:
+    code: str = "failed"
+    problems: tuple[str, ...] = (str(error),)
+    if isinstance(error, ControlError):
+        code, problems = error.code, error.problems
+    elif isinstance(error, ConfigError):
+        code, problems = "bad settings", error.problems
+    return Failed(id=number, code=code, problems=[redact(one) for one in problems])  # type: ignore[arg-type]
 
 
 def _explain(error: Exception) -> ControlError:

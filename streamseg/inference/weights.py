@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 
 from streamseg.config import Precision
+from streamseg.config.reading import open_regular
 from streamseg.errors import EngineError
 from streamseg.inference.onnx_file import OnnxSurface, checked_name, in_one_file, read_surface
 from streamseg.inference.spec import EngineSpec, Weights
@@ -36,7 +37,8 @@ def read_weights(folder: Path, spec: EngineSpec, precision: Precision) -> bytes:
 
 def _checked_bytes(path: Path, sha256: str, engine: str) -> bytes:
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
     except OSError as error:
         raise _unreadable(path, error, engine) from error
     if hashlib.sha256(data).hexdigest() != sha256:
@@ -89,5 +91,5 @@ def weights_entry(path: Path, name: str) -> Weights:
 
 
 def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

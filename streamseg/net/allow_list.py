@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import NamedTuple
 
+from streamseg.config.reading import MOST_BYTES, READ_WITHIN_S, Call, Unanswered, open_regular
 from streamseg.config.text_file import decode_text
 from streamseg.errors import ConfigError
 from streamseg.net.curve_keys import parse_keys
@@ -16,7 +18,17 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.5
 LOOK_AGAIN_S = 0.05  # when an unknown key is shown, it may have been listed a moment ago
 
+LOOK_WITHIN_S = 0.02  # of the thread that serves
+SLOW_LOOKS = 4
+
 _Look = tuple[tuple[str, int, int, int], ...]  # path, inode, size and time of change of each file
+
+
+class _Found(NamedTuple):
+    seen: _Look
+    names: dict[bytes, str]
+    complaint: str
+    exists: bool
 
 
 class AllowedClients:
@@ -35,14 +47,17 @@ class AllowedClients:
         self._looked_s = self._looked_again_s = 0.0
         self._seen: _Look | None = None
         self._complaint = ""
-        if not self._path.exists():
+        self._slow_looks = 0
+        self._looking: Call[_Found | None] | None = None
+        try:
+            found = Call(str(self._path), self._look).result(READ_WITHIN_S)
+        except OSError as error:
+            raise ConfigError(f"{setting}: {self._path} cannot be read ({error.strerror})") from error
+        if found is None or not found.exists:
             raise ConfigError(
                 f"{setting}: {self._path} does not exist; make it, with a client's public key a line"
             )
-        try:
-            self._read()
-        except OSError as error:
-            raise ConfigError(f"{setting}: {self._path} cannot be read ({error.strerror})") from error
+        self._take(found)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -63,11 +78,23 @@ class AllowedClients:
             return False
         self._looked_s = now_s
         before = set(self._names)
+        # In a thread of its own: the list may lie on a share that is away, and others wait for this one.
+        looking = self._looking or Call(str(self._path), self._look)
+        self._looking = None
         try:
-            self._read()
+            found = looking.result(0.0 if looking.ended else LOOK_WITHIN_S)
+        except Unanswered:
+            self._looking = looking
+            self._slow_looks += 1
+            if self._slow_looks == SLOW_LOOKS:
+                self._complain(f"{self._path}: does not answer; the earlier list stays")
+            return False
         except OSError as error:
             self._complain(f"{self._path}: cannot be read ({error.strerror}); the earlier list stays")
             return False
+        self._slow_looks = 0
+        if found is not None:
+            self._take(found)
         after = set(self._names)
         if after != before:
             log.info(
@@ -76,31 +103,38 @@ class AllowedClients:
             )  # fmt: skip
         return after != before
 
-    def _read(self) -> None:
+    def _look(self) -> _Found | None:
+        """What the files say; None where they are as they were. Raises OSError."""
         files = self._files()
         seen = tuple(_look(file) for file in files)
         if seen == self._seen:
-            return
+            return None
         names: dict[bytes, str] = {}
         wrong: list[str] = []
         other: list[str] = []  # files in another encoding
         for file in files:
             try:
-                keys, lines = parse_keys(decode_text(file.read_bytes(), errors="replace"))
+                with open_regular(file) as opened:
+                    data = opened.read(MOST_BYTES)
+                keys, lines = parse_keys(decode_text(data, errors="replace"))
             except UnicodeError as error:
                 other.append(f"{file}: {error}; left out")
                 continue
             names |= {key: name or file.stem for key, name in keys.items()}
             wrong += [f"{file}:{line}" for line in lines]
-        self._names = names
-        self._seen = seen
-        self._complaint = ""
+        complaint = ""
         if other:
-            self._complain("; ".join(other[:5]))
+            complaint = "; ".join(other[:5])
         elif wrong:
-            self._complain(f"{', '.join(wrong[:5])}: not a key of 40 characters; left out")
+            complaint = f"{', '.join(wrong[:5])}: not a key of 40 characters; left out"
         elif not names:
-            self._complain(f"{self._path}: holds no key, so no client is allowed")
+            complaint = f"{self._path}: holds no key, so no client is allowed"
+        return _Found(seen, names, complaint, exists=bool(files) or self._path.exists())
+
+    def _take(self, found: _Found) -> None:
+        self._names, self._seen, self._complaint = found.names, found.seen, ""
+        if found.complaint:
+            self._complain(found.complaint)
 
     def _files(self) -> list[Path]:
         if self._path.is_dir():

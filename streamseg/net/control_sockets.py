@@ -128,7 +128,7 @@ def _fileless_base() -> str:
 
 def _fileless_listeners() -> Iterator[str]:
     with contextlib.suppress(OSError):
-        lines = Path("/proc/net/unix").read_text("utf-8", errors="replace").splitlines()
+        lines = Path("/proc/net/unix").read_bytes().decode("utf-8", "replace").splitlines()
         names = (line.split()[-1] for line in lines if line)
         yield from sorted({name for name in names if name.startswith(_fileless_base())})
 

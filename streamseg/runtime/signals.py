@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP: kept from the first moment of a process on, then calls of functions.
+"""SIGINT, SIGTERM and SIGHUP: as calls of functions, whatever the main thread does.
 
 A process that is asked to stop ends within STOP_WITHIN_S, whatever its threads wait for.
 """
@@ -13,28 +13,13 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
+
+from streamseg.runtime.early_signals import hangups
 
 log = logging.getLogger(__name__)
 
 STOP_WITHIN_S = 4.5
-
-_early_hangup = threading.Event()
-
-
-def take_early() -> None:
-    """Before the long imports of a daemon: SIGTERM ends it as a clean end does, SIGHUP waits for Signals.
-
-    Python would end by either signal, which systemd takes for a clean end that nothing has to follow.
-    """
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        os._exit(0)
-
-    signal.signal(signal.SIGTERM, end)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-        signal.signal(signal.SIGHUP, lambda *_: _early_hangup.set())
 
 
 class Signals:
@@ -66,8 +51,8 @@ class Signals:
                 continue
             signal.signal(number, lambda *_: None)  # its number is written to the descriptor
         threading.Thread(target=self._listen, args=(self._numbers,), name="signals", daemon=True).start()
-        if _early_hangup.is_set():
-            _early_hangup.clear()
+        if hangups:
+            hangups.clear()
             self._reload()
         return self
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 
 from streamseg.config import StreamConfig
+from streamseg.config.reading import read_file
 from streamseg.config.redact import login_of, looks_like_address, redact, remember_value
 from streamseg.config.text_file import decode_text
 from streamseg.errors import ConfigError, SourceError
@@ -137,9 +137,9 @@ def read_password(path: str, stream: str) -> str:
     setting = "password_file"
     file = Path(expand(path, setting))
     try:
-        with file.open("rb") as opened:
-            _check_private(file, os.fstat(opened.fileno()), setting)
-            text = decode_text(opened.read(MOST_BYTES))
+        content = read_file(file, most_bytes=MOST_BYTES)
+        _check_private(file, content.info, setting)
+        text = decode_text(content.data)
     except UnicodeError as error:
         raise ConfigError(f"{setting}: {file} {error}") from None
     except OSError as error:
@@ -159,8 +159,6 @@ def read_password(path: str, stream: str) -> str:
 
 def _check_private(file: Path, info: os.stat_result, setting: str) -> None:
     """Raise a ConfigError for what other users may read. systemd protects its credentials itself."""
-    if not stat.S_ISREG(info.st_mode):
-        raise ConfigError(f"{setting}: {file} is not a regular file")
     credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
     if credentials and file.is_relative_to(credentials):
         return

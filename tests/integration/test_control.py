@@ -510,6 +510,39 @@ def test_a_daemon_that_cannot_have_its_folder_is_found_elsewhere_and_says_where(
             assert one_running(daemon.name) == daemon.private_endpoint
 
 
+def test_while_a_change_waits_for_a_file_everything_else_is_answered(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import streamseg.daemon.operations as operations
+
+    away, asked, load = threading.Event(), threading.Event(), operations.load_config
+
+    def waits(path: Path) -> object:
+        asked.set()
+        away.wait(LIMIT_S)
+        return load(path)
+
+    monkeypatch.setattr(operations, "load_config", waits)
+    with site.running() as (daemon, client), subscribe(daemon.endpoint, timeout_s=LIMIT_S) as masks:
+        replies: list[object] = []
+
+        def reload() -> None:
+            with ControlClient(daemon.private_endpoint, timeout_s=LIMIT_S) as other:
+                replies.append(other.reload())
+
+        thread = threading.Thread(target=reload)
+        thread.start()
+        assert asked.wait(LIMIT_S)
+        for _ in range(3):
+            assert client.status().state == "running"
+            assert masks.read().run
+        client.snapshot("gate")
+        assert not replies
+        away.set()
+        thread.join(LIMIT_S)
+        assert len(replies) == 1
+
+
 def test_whoever_may_subscribe_may_not_control(site: Site, tmp_path: Path) -> None:
     secret, public = make_keys(tmp_path / "site")
     reader, reader_public = make_keys(tmp_path / "reader")

@@ -12,7 +12,8 @@ from tests.waiting import LIMIT_S
 BLOCKED = """
 import ctypes, sys, threading
 from streamseg.runtime.log import start_logging
-from streamseg.runtime.signals import Signals, take_early
+from streamseg.runtime.early_signals import hangups, take_early
+from streamseg.runtime.signals import Signals
 take_early()
 print("early", flush=True)
 {wait}
@@ -31,7 +32,7 @@ def process(wait: str, body: str) -> Lines:
 
 
 def test_a_hangup_during_the_imports_is_kept_and_told() -> None:
-    with process("from streamseg.runtime import signals; signals._early_hangup.wait()", "pass") as child:
+    with process("while not hangups: threading.Event().wait(0.01)", "pass") as child:
         child.wait("early")
         child.process.send_signal(signal.SIGHUP)
         child.wait("reload")

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from streamseg.config.reading import open_regular, read_file
 from streamseg.errors import EngineError, OutputError
 from streamseg.inference.plans.recipe_key import Recipe
 from streamseg.runtime.files import locked, replaced, sync
@@ -68,7 +69,7 @@ def find_plan(folders: list[Path], recipe: Recipe, refused: Callable[[str], None
     for folder in folders:
         path = folder / f"{recipe.key}.json"
         try:
-            manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+            manifest = msgspec.json.decode(read_file(path).data, type=Manifest)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, msgspec.MsgspecError) as error:
@@ -87,7 +88,7 @@ def _problem(folder: Path, manifest: Manifest, recipe: Recipe) -> str:
     if Path(manifest.file).name != manifest.file or not manifest.file.startswith(recipe.key):
         return f"names a file that is not its own ({manifest.file!r})"
     try:
-        with (folder / manifest.file).open("rb") as file:
+        with open_regular(folder / manifest.file) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         return f"{manifest.file} cannot be read ({error.strerror})"
