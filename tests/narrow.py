@@ -17,8 +17,8 @@ from streamseg.models.export import write_engine
 from streamseg.models.zoo import NETWORKS
 from tests.once import one_at_a_time
 
-# Three of the twelve have everything that an export meets: Caffe's plain grid, branches at the picture's own
-# size, torchvision's with hard swishes. The other nine are slow tests.
+# Three of the fourteen have everything that an export meets: Caffe's plain grid, branches at the picture's
+# own size, torchvision's with hard swishes. The other eleven are slow tests.
 TYPICAL = ("deeplab-v1", "deeplab-v1-msc-largefov", "lraspp-mobilenet-v3-large")
 EXPORTS = Path(__file__).resolve().parents[1] / ".pytest_cache" / "narrow"
 
@@ -41,6 +41,8 @@ NARROW: dict[str, dict[str, Any]] = {
     "deeplabv3-resnet50": RESNET_V3,
     "deeplabv3-resnet101": RESNET_V3,
     "lraspp-mobilenet-v3-large": MOBILE,
+    "deeplabv3-mobilenet-v2": MOBILE,
+    "deeplabv3-mobilenet-v2-dm05": MOBILE,
 }
 
 

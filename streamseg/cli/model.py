@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from streamseg.models.weights import SOURCES, fetch, find_source
+from streamseg.errors import UsageError
+from streamseg.models.weights import RELEASED, SOURCES, Source, fetch, find_source
 from streamseg.models.zoo import NETWORKS, find_network
 from streamseg.runtime.folders import cache_folder
 from streamseg.runtime.terminal import echo
@@ -23,23 +24,45 @@ def command() -> None:
 def list_() -> None:
     """List the networks, and where their published weights come from."""
     for name, network in NETWORKS.items():
-        source = SOURCES[name]
-        how = "by hand" if source.by_hand else "fetch"
-        cached = ", in the cache" if (cache_folder(WEIGHTS) / source.file).is_file() else ""
-        echo(f"{name:30} {network.parameters / 1e6:6.2f} M  {how:8} {source.file}{cached}")
+        _line(name, network.parameters, SOURCES[name])
+    for name, released in RELEASED.items():
+        _line(name, released.parameters, released.source, "engine")
+
+
+def _line(name: str, parameters: int, source: Source, how: str = "fetch") -> None:
+    how = "by hand" if source.by_hand else how
+    cached = ", in the cache" if (cache_folder(WEIGHTS) / source.file).is_file() else ""
+    echo(f"{name:44} {parameters / 1e6:6.2f} M  {how:8} {source.file}{cached}")
 
 
 @command.command("fetch")
 @click.argument("name")
 @click.option("--cache", type=click.Path(path_type=Path), help="Another folder for the cache.")
-def fetch_(name: str, cache: Path | None) -> None:
-    """Download the published weights of the network NAME to the cache; resumes interrupted downloads."""
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    show_default="engines/NAME",
+    help="The new folder of a released engine.",
+)
+def fetch_(name: str, cache: Path | None, out: Path | None) -> None:
+    """Download the published weights of the network NAME to the cache; resumes interrupted downloads.
+
+    Of a released engine (streamseg model list) the engine is made, too.
+    """
     from streamseg.cli.progress import Bar
 
     source = find_source(name)
+    if out is not None and name not in RELEASED:
+        raise UsageError(f"--out: {name} is no released engine; make one with: streamseg model import")
     with Bar(source.file) as bar:
         path = fetch(name, cache or cache_folder(WEIGHTS), lambda have, whole: bar.at(have, whole or have))
     echo(f"{path}: downloaded; licence: {source.licence}")
+    if name in RELEASED:
+        from streamseg.models.tflite_engine import write_released
+
+        folder = write_released(name, path, out or Path("engines") / name)
+        found = name if out is None else folder
+        echo(f"{folder}: written; run it with: streamseg run --engine {found} --source SOURCE --watch --web")
 
 
 @command.command("import")
@@ -54,7 +77,7 @@ def fetch_(name: str, cache: Path | None) -> None:
     help="A text file with a class a line, in the order of their ids: NAME, or NAME #RRGGBB.",
 )
 def import_(file: Path, name: str, out: Path | None, labels: Path | None) -> None:
-    """Make an engine of a FILE of weights: .caffemodel, .pth or .safetensors.
+    """Make an engine of a FILE of weights: .caffemodel, .pth, .safetensors or .tflite.
 
     Of weights that were trained further on classes of your own, --labels has the names.
     """

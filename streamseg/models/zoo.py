@@ -25,11 +25,13 @@ class Preprocessing(NamedTuple):
 
 
 CAFFE = Preprocessing((122.675, 116.669, 104.008), (1.0, 1.0, 1.0), bgr=True)
+TFLITE = Preprocessing((128.0, 128.0, 128.0), (128.0, 128.0, 128.0), bgr=False)
 TORCHVISION = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), bgr=False)
 
 VOC_SIZE = (376, 504)  # VOC's pictures are about 375x500, and the Caffe networks saw them unscaled
 SHORT_SIDE_520 = (520, 696)  # torchvision scales the short side to 520
 SHORT_SIDE_528 = (528, 704)  # the same in multiples of 16
+VOC_SIZE_16 = (384, 512)  # VOC_SIZE in multiples of 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,11 @@ def _torchvision(name: str, function: str, parameters: int, stride: int = 8, mul
     return Network(name, f"deeplab_v3:{function}", TORCHVISION, parameters, {}, stride, multiple, size)
 
 
+def _tflite(name: str, function: str, parameters: int) -> Network:
+    where = f"deeplab_v3_mobilenet_v2:{function}"
+    return Network(name, where, TFLITE, parameters, {}, 16, 16, VOC_SIZE_16)
+
+
 # The 2x2 pools of the first two give 42 cells at 321 and 66 at 513, where the others have 41 and 65; with 41
 # and 65 cells they would take 125.9 / 316.9 and 242.3 / 610.3 GMAC.
 NETWORKS: dict[str, Network] = {
@@ -104,6 +111,8 @@ NETWORKS: dict[str, Network] = {
         _torchvision("deeplabv3-resnet50", "deeplabv3_resnet50", 42_004_074),
         _torchvision("deeplabv3-resnet101", "deeplabv3_resnet101", 60_996_202),
         _torchvision("lraspp-mobilenet-v3-large", "Lraspp", 3_221_538, 8, 16),
+        _tflite("deeplabv3-mobilenet-v2", "DeepLabV3MobileNetV2", 2_097_013),
+        _tflite("deeplabv3-mobilenet-v2-dm05", "deeplabv3_mobilenet_v2_dm05", 688_357),
     )
 }
 

@@ -61,6 +61,8 @@ def test_each_dilated_layer_is_the_plain_layer_on_every_phase(name: str) -> None
         "deeplabv3-resnet50": {2, 4, 12, 24, 36},
         "deeplabv3-resnet101": {2, 4, 12, 24, 36},
         "lraspp-mobilenet-v3-large": {2},
+        "deeplabv3-mobilenet-v2": {2},
+        "deeplabv3-mobilenet-v2-dm05": {2},
     }
     assert rates == expected[name]
 

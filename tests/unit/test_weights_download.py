@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from streamseg.errors import UsageError, WeightsError
-from streamseg.models.weights import SOURCES, Source, fetch
+from streamseg.models.weights import RELEASED, SOURCES, Source, fetch
 from streamseg.models.zoo import NETWORKS
 from streamseg.runtime.backoff import Backoff
 
@@ -185,13 +185,14 @@ def test_a_caffe_file_is_downloaded_by_hand_and_taken_when_it_is_there(tmp_path:
 
 def test_every_network_has_a_source_with_a_licence_and_what_is_fetched_can_be_proved() -> None:
     assert set(SOURCES) == set(NETWORKS)
-    for entry in SOURCES.values():
+    for entry in [*SOURCES.values(), *(released.source for released in RELEASED.values())]:
         assert entry.licence
         assert entry.page.startswith("http")
         if entry.url is not None:
             assert entry.url.startswith("https://")
-            assert entry.url.endswith(f"-{entry.sha256_start}.pth")
-            assert len(entry.sha256_start) == 8
+            if entry.url.endswith(".pth"):
+                assert entry.url.endswith(f"-{entry.sha256_start}.pth")
+            assert len(entry.sha256_start) == (8 if entry.url.endswith(".pth") else 64)
 
 
 def test_an_unknown_network_is_refused(tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ def test_parameters_equal_torchvisions_released_files(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_zoos_parameters_are_the_networks(name: str) -> None:
-    changes = {"auxiliary": True} if name.startswith("deeplabv3") else {}
+    auxiliary = name.startswith("deeplabv3") and "mobilenet-v2" not in name
+    changes = {"auxiliary": True} if auxiliary else {}
     with torch.device("meta"):
         assert parameters(NETWORKS[name].build(**changes)) == NETWORKS[name].parameters
 
@@ -128,6 +129,8 @@ def test_the_others_line_up_at_321_and_513(name: str) -> None:
         ("deeplabv3-resnet101", [39, 65, 25, 1]),
         ("deeplabv3-mobilenet-v3-large", [20, 33, 13, 1]),
         ("lraspp-mobilenet-v3-large", [39, 65, 25, 1]),
+        ("deeplabv3-mobilenet-v2", [20, 33, 13, 1]),
+        ("deeplabv3-mobilenet-v2-dm05", [20, 33, 13, 1]),
     ],
 )
 def test_sizes_that_do_not_line_up_give_golden_sizes(name: str, sides: list[int]) -> None:

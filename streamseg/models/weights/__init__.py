@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from streamseg.models.sources import SOURCES, Source, find_source
+from streamseg.models.sources import RELEASED, SOURCES, Released, Source, find_source
 from streamseg.models.weights.download import fetch
 
 if TYPE_CHECKING:
     from streamseg.models.weights.files import import_weights
 
-__all__ = ["SOURCES", "Source", "fetch", "find_source", "import_weights"]
+__all__ = ["RELEASED", "SOURCES", "Released", "Source", "fetch", "find_source", "import_weights"]
 
 
 def __getattr__(name: str) -> Any:

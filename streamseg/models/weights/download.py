@@ -143,10 +143,10 @@ def _check(path: Path, source: Source) -> None:
         path.unlink()
         raise WeightsError(
             f"the download is not the published file (SHA-256 {digest[:16]}…, "
-            f"expected {source.sha256_start}…); it was removed"
+            f"expected {source.sha256_start[:16]}…); it was removed"
         )
     raise WeightsError(
-        f"{path}: is not the published file (SHA-256 {digest[:16]}…, expected {source.sha256_start}…); "
+        f"{path}: is not the published file (SHA-256 {digest[:16]}…, expected {source.sha256_start[:16]}…); "
         "move it away and fetch again"
     )
 

@@ -1,4 +1,4 @@
-"""Reads weights from .caffemodel, .pth, .pt and .safetensors files."""
+"""Reads weights from .caffemodel, .pth, .pt, .safetensors and .tflite files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from streamseg.errors import WeightsError
 from streamseg.models.weights.caffe import read_caffemodel
-from streamseg.models.weights.matching import caffe_state, classes_in, fill
+from streamseg.models.weights.matching import caffe_state, classes_in, fill, tflite_state
+from streamseg.models.weights.tflite import read_tflite
 from streamseg.models.weights.torch_file import TABLES, load_tensors, tables_of, unprefixed
 from streamseg.models.zoo import find_network
 from streamseg.runtime.file_kinds import kind_of
@@ -19,7 +20,7 @@ SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".tar")  # of torch's files
 
 
 def import_weights(file: Path, name: str, **changes: Any) -> nn.Module:
-    """Build the network `name` of the zoo with the weights of a .caffemodel, .pth, .pt or .safetensors file.
+    """Build the network `name` of the zoo with the weights of a file.
 
     `changes` go to the network's constructor; unset, `classes` is as many as the file has. Gives it in eval
     mode. Raises UsageError for an unknown name, and WeightsError that lists every layer that is missing,
@@ -45,10 +46,12 @@ def read_state(file: Path, network: nn.Module) -> dict[str, Tensor]:
             return caffe_state(layers, network)
         except WeightsError as error:
             raise WeightsError(f"{file}: {error}") from error
+    if suffix == ".tflite":
+        return tflite_state(read_tflite(file), file)
     if suffix in (*SUFFIXES, ".safetensors"):
         loaded = _read_safetensors(file) if suffix == ".safetensors" else load_tensors(file)
         return unprefixed(_checked(file, loaded), network.state_dict())
-    raise WeightsError(f"{file}: must be a .caffemodel, .pth, .pt or .safetensors file")
+    raise WeightsError(f"{file}: must be a .caffemodel, .pth, .pt, .safetensors or .tflite file")
 
 
 def _read_safetensors(file: Path) -> object:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from streamseg.errors import WeightsError
 from streamseg.models.weights.caffe import Layers
+from streamseg.models.weights.tflite import Graph
 
 SHARED_SCALES = re.compile(r"res075|res05")  # the other two of three scales repeat the first one's weights
 IGNORED_KEYS = ("aux_classifier.",)  # torchvision's second head, which only training uses
@@ -50,6 +51,28 @@ def caffe_state(layers: Layers, network: nn.Module) -> dict[str, Tensor]:
             if key in state:
                 raise WeightsError(f"layer {layer!r} appears twice, as {key}")
             state[key] = torch.from_numpy(np.array(blob))
+    return state
+
+
+def tflite_state(graph: Graph, file: object) -> dict[str, Tensor]:
+    """A state dict of a .tflite graph's convolutions, dequantised, by the names that their weights have.
+
+    `MobilenetV2/expanded_conv_1/expand/Conv2D_Fold;…` are the weights of MobilenetV2.expanded_conv_1.expand.
+    Raises WeightsError.
+    """
+    state: dict[str, Tensor] = {}
+    for op in graph.operators:
+        if op.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D") or len(op.inputs) < 3:
+            continue
+        weight, bias = (graph.tensors[i] for i in op.inputs[1:3])
+        name = weight.name.partition(";")[0].rpartition("/")[0].replace("/", ".")
+        if weight.data is None or bias.data is None or weight.data.ndim != 4:
+            raise WeightsError(f"{file}: the weights of {name or op.kind} are computed")
+        if f"{name}.weight" in state:
+            raise WeightsError(f"{file}: two convolutions are named {name!r}")
+        axes = (0, 3, 1, 2) if op.kind == "CONV_2D" else (3, 0, 1, 2)
+        state[f"{name}.weight"] = torch.from_numpy(np.ascontiguousarray(weight.real.transpose(axes)))
+        state[f"{name}.bias"] = torch.from_numpy(bias.real)
     return state
 
 

@@ -1,0 +1,171 @@
+"""A .tflite file becomes an engine that the pipeline runs; the released ones are the networks they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from streamseg.cli.model import command
+from streamseg.config import EngineConfig
+from streamseg.errors import EngineError, StreamsegError, UsageError, WeightsError
+from streamseg.inference.plans.load import load_engine
+from streamseg.inference.spec import ClassEntry, read_spec
+from streamseg.models.sources import RELEASED
+from streamseg.models.tflite_engine import convert_file, write_released, write_tflite_engine
+from streamseg.models.weights.tflite import read_tflite
+from streamseg.models.zoo import VOC21
+from tests.tflite import Net, deeplab
+from tests.unit.test_tflite_convert import last, picture, quantised
+
+WEIGHTS = Path(__file__).resolve().parents[3] / "shared" / "data" / "weights"
+
+
+def released_file(name: str) -> Path:
+    path = WEIGHTS / RELEASED[name].source.file
+    if not path.is_file():
+        pytest.skip(f"{path} is not there; streamseg model fetch {name} gets it")
+    return path
+
+
+def write(path: Path, net: Net) -> Path:
+    path.write_bytes(last(net))
+    return path
+
+
+def test_a_float_file_becomes_an_engine_with_the_names_that_are_given(tmp_path: Path) -> None:
+    file = write(tmp_path / "net.tflite", deeplab())
+    names = tuple(ClassEntry(name=name, colour=(i, 0, 0)) for i, name in enumerate("abcd"))
+    folder = write_tflite_engine(
+        file, tmp_path / "mine", network="deeplab", licence="MIT", classes=names, input_size=(32, 48)
+    )
+    spec = read_spec(folder)
+    assert (spec.name, spec.input_size, spec.size_multiple, spec.output_stride) == ("mine", (32, 48), 4, 4)
+    assert [entry.name for entry in spec.classes] == list("abcd")
+    assert list(spec.weights) == ["fp32"]
+    assert sorted(p.name for p in folder.iterdir()) == ["engine.toml", "model.onnx"]
+    with closing(load_engine(EngineConfig(name=str(folder), threads=1))) as engine:
+        assert engine(np.stack([picture(32, 48)])).shape == (1, 4, 8, 12)
+
+
+def test_a_quantised_file_brings_its_own_int8(tmp_path: Path) -> None:
+    file = write(tmp_path / "net.tflite", quantised("uint8", channels=False))
+    folder = write_tflite_engine(file, tmp_path / "mine", network="net", licence="MIT")
+    assert list(read_spec(folder).weights) == ["fp32", "int8"]
+    answers = []
+    for precision in ("fp32", "int8"):
+        config = EngineConfig(name=str(folder), threads=1, precision=precision)  # type: ignore[arg-type]
+        with closing(load_engine(config)) as engine:
+            answers.append(engine(np.stack([picture()])))
+    np.testing.assert_allclose(*answers, atol=0.25)
+
+
+def test_another_number_of_names_than_classes_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    file = write(tmp_path / "net.tflite", deeplab())
+    names = tuple(ClassEntry(name=name, colour=(i, 0, 0)) for i, name in enumerate("abc"))
+    with pytest.raises(EngineError, match="the file has 4 classes, but 3 names are given"):
+        write_tflite_engine(file, tmp_path / "mine", network="net", licence="MIT", classes=names)
+    assert not (tmp_path / "mine" / "engine.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is damaged or not a .tflite file"),
+        (b"\x08\x00\x00\x00TFL3", "refers to byte"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"PK\x03\x04" + bytes(60), "a ZIP archive"),
+        (b"\x10\x00\x00\x00TFL3" + b"\xff" * 60, "is damaged or not a .tflite file"),
+    ],
+)
+def test_other_files_are_refused_in_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x.tflite").write_bytes(content)
+    with pytest.raises(WeightsError, match=message) as caught:
+        convert_file(tmp_path / "x.tflite")
+    assert str(caught.value).startswith(str(tmp_path / "x.tflite"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="cannot be read"):
+        convert_file(tmp_path / "x.tflite")
+
+
+def test_fetching_a_released_engine_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file stands in for the published one; it lies in the cache, so nothing is downloaded."""
+    name = "deeplabv3-mobilenet-v2-voc"
+    content = last(deeplab(33, 21))
+    source = dataclasses.replace(
+        RELEASED[name].source, file="small.tflite", sha256_start=hashlib.sha256(content).hexdigest()
+    )
+    monkeypatch.setitem(RELEASED, name, dataclasses.replace(RELEASED[name], source=source))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "small.tflite").write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(command, ["fetch", name, "--cache", "cache"], catch_exceptions=False)
+    assert f"streamseg run --engine {name} --source" in done.output
+    assert "licence: Apache-2.0" in done.output
+    spec = read_spec(tmp_path / "engines" / name)
+    assert spec.label_set == "voc-21"
+    assert {entry.name: entry.colour for entry in spec.classes} == VOC21
+    assert spec.crf.appearance_sigma_xy == 67
+    (tmp_path / "cache" / "small.tflite").write_bytes(content[:-1])
+    with pytest.raises(StreamsegError, match="is not the published file"):
+        CliRunner().invoke(command, ["fetch", name, "--cache", "cache"], catch_exceptions=False)
+
+
+def test_only_a_released_engine_has_a_folder_to_be_made_in(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no released engine"):
+        CliRunner().invoke(
+            command, ["fetch", "deeplabv3-resnet50", "--out", str(tmp_path)], catch_exceptions=False
+        )
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_files_have_the_published_hash_and_number_of_parameters(name: str) -> None:
+    path = released_file(name)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == RELEASED[name].source.sha256_start
+    graph = read_tflite(path)
+    assert graph.constants == RELEASED[name].parameters
+    assert graph.tensors[graph.inputs[0]].shape == (1, 513, 513, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_files_become_engines_of_any_size(name: str, tmp_path: Path) -> None:
+    folder = write_released(name, released_file(name), tmp_path / name)
+    spec = read_spec(folder)
+    assert (len(spec.classes), spec.output_stride, spec.size_multiple) == (RELEASED[name].classes, 16, 16)
+    assert list(spec.weights) == ["fp32", "int8"]
+    for precision in ("fp32", "int8"):
+        config = EngineConfig(name=str(folder), threads=1, precision=precision)  # type: ignore[arg-type]
+        with closing(load_engine(config)) as engine:
+            assert engine(np.stack([picture(160, 256)] * 2)).shape == (2, len(spec.classes), 10, 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deeplabv3-mobilenet-v2", "deeplabv3-mobilenet-v2-dm05"])
+def test_the_zoos_network_computes_what_the_files_graph_does(name: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import onnxruntime as ort
+
+    from streamseg.models.served import Served
+    from streamseg.models.weights import import_weights
+    from streamseg.models.zoo import NETWORKS
+
+    file = released_file(f"{name}-voc")
+    served = Served(import_weights(file, name), NETWORKS[name].preprocessing)
+    session = ort.InferenceSession(convert_file(file).fp32.model, providers=["CPUExecutionProvider"])
+    shown = picture(192, 256, 5)[None]
+    with torch.no_grad():
+        want = served(torch.from_numpy(shown)).numpy()
+    got = session.run(None, {"image_u8": shown})[0]
+    assert got.shape == want.shape == (1, 21, 12, 16)
+    # The file's graph keeps the ranges that its tensors were trained with; the network has none.
+    assert np.abs(got - want).mean() < 0.02 * np.abs(want).max()
+    assert (got.argmax(1) == want.argmax(1)).mean() > 0.97
