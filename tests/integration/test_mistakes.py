@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from streamseg.client import subscribe
-from tests.integration import import_mistakes  # more of MISTAKES
+from tests.integration import import_mistakes, teacher_mistakes  # more of MISTAKES
 from tests.integration.children import ROOT
 from tests.integration.command import Command, Ended, streamseg
 from tests.integration.mistakes import HEARD, MACHINE, MISTAKES, SAID, Place, full_disk
 
-__all__ = ["import_mistakes", "streamseg"]
+__all__ = ["import_mistakes", "streamseg", "teacher_mistakes"]
 
 OPERATING = (ROOT / "docs/operating.md").read_text("utf-8").partition("## When something is wrong")[2]
 ROWS = {
