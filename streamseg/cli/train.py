@@ -41,6 +41,13 @@ from streamseg.runtime.terminal import echo
     help="Pictures or a video that the teachers label; may be given several times.",
 )
 @click.option(
+    "--clip",
+    "clips",
+    metavar="VIDEO",
+    multiple=True,
+    help="Steady the network on this video, by the recipe's temporal_weight; may be given several times.",
+)
+@click.option(
     "--leave-out",
     metavar="PREFIX",
     multiple=True,
@@ -55,6 +62,7 @@ def command(
     init: str | None,
     teachers: tuple[str, ...],
     unlabelled: tuple[str, ...],
+    clips: tuple[str, ...],
     leave_out: tuple[str, ...],
     resume: bool,
 ) -> None:
@@ -70,7 +78,9 @@ def command(
     from streamseg.training.recipe import TrainRecipe, load_recipe
 
     settings = load_recipe(recipe) if recipe else TrainRecipe()
-    inputs = Inputs(data, val, init=init, teachers=teachers, unlabelled=unlabelled)
+    if bool(clips) != bool(settings.temporal_weight):
+        raise UsageError("--clip: goes with a temporal_weight above 0 in the recipe; one of them is missing")
+    inputs = Inputs(data, val, init=init, teachers=teachers, unlabelled=unlabelled, clips=clips)
     if leave_out:
         echo(*train_folds(settings, inputs, leave_out, out, resume))
         return

@@ -24,6 +24,7 @@ from streamseg.runtime.files import make_folder
 from streamseg.training.arithmetic import check_arithmetic, use_bf16
 from streamseg.training.census import Census, class_table, shared_pictures
 from streamseg.training.checkpoint import load_checkpoint, save_checkpoint
+from streamseg.training.clips import Clips, temporal_loss
 from streamseg.training.data import Picture, TrainingImages
 from streamseg.training.divergence import FirstNotFinite
 from streamseg.training.initial import digest, initial_file, start_from
@@ -50,6 +51,7 @@ class Inputs(NamedTuple):
     init: str | None = None  # a file of weights to start from, or a name of released ones
     teachers: tuple[str, ...] = ()  # names of engines, best.pt or folders of runs
     unlabelled: tuple[str, ...] = ()  # folders of pictures, and videos
+    clips: tuple[str, ...] = ()  # videos between whose frames the network should not change its mind
 
 
 def train(recipe: TrainRecipe, inputs: Inputs, out: Path, resume: bool) -> Path:
@@ -133,6 +135,7 @@ class _Run:
         torch.manual_seed(recipe.seed)
         self.val = _folder(inputs.val, recipe)
         self.images = self._read(inputs)
+        self.clips = Clips(inputs.clips, recipe) if inputs.clips else None
         self.val_census = self._look_at_data()
         self.network = build_network(recipe).to(self.device)
         self.init: str | None = None
@@ -194,10 +197,17 @@ class _Run:
         recipe = self.recipe
         for group, factor in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = factor * learning_rate(recipe, done)
-        x = normalise(batch.rgb, self.network, self.device)
+        pairs = None if self.clips is None else self.clips.draw(*divmod(number, self.images.steps))
+        rgb = batch.rgb if pairs is None else np.concatenate([batch.rgb, pairs.now, pairs.before])
+        x = normalise(rgb, self.network, self.device)
         truth = torch.from_numpy(batch.labels).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits, auxiliary = cast("Trainable", self.network).supervised(x)
+        temporal: Tensor | None = None
+        if pairs is not None:
+            now, before = logits[len(truth) :].chunk(2)
+            temporal = recipe.temporal_weight * temporal_loss(now, before, pairs)
+            logits, auxiliary = logits[: len(truth)], auxiliary[: len(truth)]
         loss = cross_entropy(logits, truth, self.weights, phase)
         loss = loss + recipe.auxiliary_weight * cross_entropy(auxiliary, truth, self.weights, phase)
         if recipe.lovasz_weight and done >= recipe.lovasz_from:
@@ -207,6 +217,8 @@ class _Run:
             distil, soft = recipe.distil, torch.from_numpy(batch.soft).to(self.device)
             taught = distillation(logits, soft, self.known, distil.temperature)
             loss = distil.label_weight * loss + distil.weight * taught
+        if temporal is not None:
+            loss = loss + temporal
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
@@ -258,6 +270,7 @@ class _Run:
             "data": self.images.census.digest if self.images.labelled else None,
             "val": None if self.val_census is None else self.val_census.digest,
             **self.taught,
+            **({} if self.clips is None else {"clips": self.clips.digest}),
         }
 
     def _evaluation_due(self) -> bool:

@@ -62,6 +62,7 @@ class Lessons:
         self._plain = make_folder(cache / self._key(refined=False))
         self._refined = cache / self._key(refined=True)
         self._hash = hashlib.sha256()
+        self._asked, self._told_s = 0, time.monotonic()
 
     @property
     def seen(self) -> str:
@@ -77,6 +78,10 @@ class Lessons:
         kept = _load(path)
         if kept is not None and kept.soft is not None:
             return kept.soft
+        self._asked += 1
+        if time.monotonic() - self._told_s > TOLD_EVERY_S:
+            self._told_s = time.monotonic()
+            logger.info("teachers: asked about %d labelled pictures", self._asked)
         grid = soft_size(size)
         soft = np.concatenate(
             [encode(g.probabilities(rgb, grid, self._recipe)) for g in self._groups], axis=2

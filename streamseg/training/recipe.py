@@ -202,6 +202,16 @@ class TrainRecipe(Settings, frozen=True):
     lovasz_from: Annotated[
         Fraction, Meta(description="Share of the run after which the Lovasz-softmax loss counts.")
     ] = 0.35
+    temporal_weight: Annotated[
+        float,
+        Meta(ge=0, le=100, description="Weight of the loss between neighbouring frames of each --clip."),
+    ] = 0.0
+    temporal_pairs: Annotated[
+        int, Meta(ge=1, le=256, description="Pairs of frames in a step, beside the batch's crops.")
+    ] = 2
+    temporal_every: Annotated[
+        int, Meta(ge=2, le=10_000, description="Of a clip a pair of frames in so many is used.")
+    ] = 5
     augment: Annotated[AugmentRecipe, Meta(description="Changes to the pictures.")] = AugmentRecipe()
     distil: Annotated[DistilRecipe, Meta(description="Learning from teachers.")] = DistilRecipe()
     evaluate_every: Annotated[

@@ -33,7 +33,8 @@ def check_same_run(path: Path, checkpoint: Mapping[str, Any], now: Mapping[str, 
     for key, what in (("data", "the training images"), ("val", "the validation images")):
         if key in checkpoint and checkpoint[key] != now[key]:
             differ.append(what)
-    for key, what in (("teachers", "the teachers"), ("unlabelled", "the unlabelled pictures")):
+    beside = {"teachers": "the teachers", "unlabelled": "the unlabelled pictures", "clips": "the clips"}
+    for key, what in beside.items():
         if checkpoint.get(key) != now.get(key):
             differ.append(what)
     if now["init"] is not None and checkpoint.get("init") != now["init"]:

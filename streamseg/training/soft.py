@@ -49,18 +49,23 @@ def soft_size(size: Size) -> Size:
 
 def warp_soft(soft: U8, view: npt.NDArray[np.float64], crop_size: Size) -> U8:
     """Soft labels through the `view` that its picture goes through; nothing is known outside the picture."""
-    middle = np.full(2, (OUTPUT_STRIDE - 1) / 2)  # of a cell, in pixels
-    offset = (view[:, :2] @ middle + view[:, 2] - middle) / OUTPUT_STRIDE
-    on_grid = np.concatenate([view[:, :2], offset[:, None]], axis=1)
+    matrix = on_grid(view)
     height, width = soft_size(crop_size)
     moved = np.empty((height, width, soft.shape[2]), np.uint8)
     for at in range(0, soft.shape[2], _AT_ONCE):
         some = slice(at, at + _AT_ONCE)
         planes = cv2.warpAffine(
-            soft[..., some], on_grid, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
+            soft[..., some], matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
         )
         moved[..., some] = planes.reshape(height, width, -1)
     return moved
+
+
+def on_grid(view: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The view from cells to cells of the grid, where it is from pixels to pixels."""
+    middle = np.full(2, (OUTPUT_STRIDE - 1) / 2)  # of a cell, in pixels
+    offset = (view[:, :2] @ middle + view[:, 2] - middle) / OUTPUT_STRIDE
+    return np.concatenate([view[:, :2], offset[:, None]], axis=1)
 
 
 def paste_soft(soft: U8, donor: U8, mask: npt.NDArray[np.bool_]) -> None:

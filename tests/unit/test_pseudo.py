@@ -48,6 +48,7 @@ RECIPE = TrainRecipe(
     distil=DistilRecipe(mirrored=False, every=2),
     device="cpu",
     threads=1,
+    arithmetic="fp32",
 )
 
 
