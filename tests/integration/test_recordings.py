@@ -22,7 +22,7 @@ from streamseg.recorded.timeline import from_runs
 from streamseg.recorded.verify import verify_folder
 from tests.recordings import BARE, SHOWS_CUTS, Made, make, probed
 
-QUICK, SOAK = 60, 2000
+QUICK, SLOW, SOAK = 24, 60, 2000  # the recordings up to these numbers, each run with those before it
 MASKED = 12  # every so many cases, masks are made as well
 
 
@@ -111,16 +111,24 @@ def _check_masks(made: Made, folder: Path, engine: Path, stamps: list[int | None
     assert all(line is not None and "damage" in problem for problem in problems), (made, problems)
 
 
-@pytest.mark.parametrize("tenth", range(6))
+@pytest.mark.parametrize("third", range(3))
 def test_a_random_recording_has_one_mask_for_each_picture_or_says_what_is_missing(
-    tenth: int, tmp_path: Path, tiny_engine: Path
+    third: int, tmp_path: Path, tiny_engine: Path
 ) -> None:
-    for seed in range(tenth * QUICK // 6, (tenth + 1) * QUICK // 6):
+    for seed in range(third * QUICK // 3, (third + 1) * QUICK // 3):
+        check(seed, tmp_path, tiny_engine)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("third", range(3))
+def test_more_random_recordings(third: int, tmp_path: Path, tiny_engine: Path) -> None:
+    more = SLOW - QUICK
+    for seed in range(QUICK + third * more // 3, QUICK + (third + 1) * more // 3):
         check(seed, tmp_path, tiny_engine)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_two_thousand_random_recordings(tmp_path: Path, tiny_engine: Path) -> None:
-    for seed in range(QUICK, QUICK + SOAK):
+    for seed in range(SLOW, SLOW + SOAK):
         check(seed, tmp_path, tiny_engine)

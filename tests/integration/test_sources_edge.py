@@ -47,7 +47,10 @@ def age_s(frame: Frame) -> float:
     return (frame.decoded_ns - time.monotonic_ns() + time.time_ns() - frame.captured_unix_ns) / 1e9
 
 
-@pytest.mark.parametrize("off_s", [0.0, 0.2, -2.0, -7200.0, 7200.0, 30.0, -86400.0 * 400])
+@pytest.mark.parametrize(
+    "off_s",
+    [0.0, 0.2, -7200.0, 30.0, *(pytest.param(s, marks=pytest.mark.slow) for s in (-2.0, 7200.0, -3e7))],
+)
 def test_ages_mean_something_whatever_the_camera_takes_for_the_time(clip: Clip, off_s: float) -> None:
     with RtspCamera(clip, clock_off_s=off_s) as camera, Watched(StreamConfig(source=camera.url)) as watched:
         watched.wait_frames(40)

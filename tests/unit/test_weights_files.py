@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -198,15 +199,23 @@ WRAPPED: dict[str, Callable[[dict[str, Tensor]], object]] = {
 
 @pytest.mark.parametrize("kind", WRAPPED)
 def test_what_training_code_puts_round_a_state_dict_is_taken_off(kind: str, tmp_path: Path) -> None:
-    network = narrow_network(NAME)
-    torch.save(WRAPPED[kind](network.state_dict()), tmp_path / "x.ckpt")
-    loaded = import_weights(tmp_path / "x.ckpt", NAME, **NARROW[NAME])
-    torch.testing.assert_close(answer(loaded), answer(network))
+    state = written()
+    torch.save(WRAPPED[kind](state), tmp_path / "x.ckpt")
+    loaded = import_weights(tmp_path / "x.ckpt", NAME, **NARROW[NAME]).state_dict()
+    assert list(loaded) == list(state)
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+@functools.cache
+def written() -> dict[str, Tensor]:
+    """The weights of one network, for all the ways to wrap them."""
+    state: dict[str, Tensor] = narrow_network(NAME).state_dict()
+    return state
 
 
 def test_the_number_of_classes_is_that_of_the_file(tmp_path: Path) -> None:
     narrow = {key: value for key, value in NARROW[NAME].items() if key != "classes"}
-    for classes in (2, 7, 21):
+    for classes in (2, 21):
         network = narrow_network(NAME, classes=classes)
         torch.save({"model": network.state_dict()}, tmp_path / "x.pth")
         torch.testing.assert_close(
