@@ -20,7 +20,9 @@ SUBSCRIPTION = Bounds((SMALL,), parts=4, total=SMALL)
 SNAPSHOT_REQUEST = Bounds((SMALL,), parts=128, total=16 * SMALL)
 CONTROL_REQUEST = Bounds((MAX_REQUEST,), parts=8, total=2 * MAX_REQUEST)
 MASK = Bounds((SMALL, MAX_DOCUMENT, MAX_PART), parts=64, total=2 * MAX_PART)
-SNAPSHOT_REPLY = Bounds((SMALL, MAX_REPLY_HEAD, MAX_PART), parts=16 << 10, total=2 * MAX_PART)
+SNAPSHOT_REPLY = Bounds(
+    (SMALL, MAX_REPLY_HEAD, MAX_PART), parts=16 << 10, total=2 * MAX_PART, first=b"snapshot"
+)
 CONTROL_REPLY = Bounds((MAX_REPLY,), parts=8, total=MAX_REPLY)
 
 

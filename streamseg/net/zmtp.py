@@ -42,6 +42,7 @@ class Bounds:
     sizes: tuple[int, ...]  # bytes of its parts, in order; the last is for all further ones
     parts: int
     total: int  # bytes
+    first: bytes = b""  # what the first part has to be, where that is known
 
     def check(self, parts: int, bytes_before: int, size: int) -> None:
         """Whether a part of this size may follow so many; raises Refused."""
@@ -190,8 +191,6 @@ class Peer:
             reason = NO_KEYS if theirs == b"NULL" else OTHER_KEYS if mechanism.name == b"NULL" else ""
             name = theirs.decode("ascii", "replace")
             raise Refused(f"connected with the mechanism {name!r}", reason)
-        if theirs != b"NULL" and bool(data[32]) == mechanism.as_server:
-            raise Refused("is no other end of CURVE")
         self.greeted = True
         self._begin = GREETING_BYTES
         if first := mechanism.begin(self._metadata()):
@@ -230,6 +229,8 @@ class Peer:
             return
         if self._mechanism.overhead:
             self._bounds.check(len(self._parts), self._size, len(body))
+        if not self._parts and self._bounds.first and body != self._bounds.first:
+            raise Refused("sent what is no answer")
         self._parts.append(body)
         self._size += len(body)
         if not more:

@@ -26,7 +26,7 @@ __all__ = ["Relay", "RelayStats", "UpstreamAddress"]
 
 log = logging.getLogger(__name__)
 
-MAX_PREFIXES = 2048  # passed on at a time; a daemon disconnects a client with more than 4096
+MAX_PREFIXES = 2048  # passed on at a time; a daemon disconnects a client with more than 4096 at once
 MAX_LABEL_SETS = 256
 MAX_TOPICS = 4096  # whose origin is remembered
 TICK_S = 0.5

@@ -27,7 +27,7 @@ MAX_PIXELS = 1 << 26
 """Pixels of a mask (8192 × 8192), so also the bytes that a payload unpacks to."""
 
 MAX_PART = MAX_PIXELS + (1 << 20)
-"""Bytes of one message part; ZMQ_MAXMSGSIZE, so that libzmq disconnects a peer that sends more."""
+"""Bytes of one message part; a peer that sends more is disconnected."""
 
 MAX_HEADER = 16 << 10
 """Bytes of a header."""

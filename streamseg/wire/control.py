@@ -19,7 +19,7 @@ from streamseg.wire.status import StreamStatus
 CONTROL_VERSION = 1
 
 MAX_REQUEST = 64 << 10
-"""Bytes of a request; libzmq closes the connection of a client that sends more."""
+"""Bytes of a request; a client that sends more is disconnected."""
 
 MAX_REPLY = MAX_PART + (1 << 20)
 """Bytes of a reply; only a snapshot comes near it."""
