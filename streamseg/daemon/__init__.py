@@ -38,6 +38,7 @@ from streamseg.live.pipeline import Pipeline
 from streamseg.net.control_sockets import PrivateSocket
 from streamseg.publish import Publisher
 from streamseg.runtime.counters import Report
+from streamseg.runtime.cpus import resources
 from streamseg.runtime.signals import Signals
 from streamseg.wire.control import (
     AnyReply,
@@ -104,6 +105,7 @@ class Daemon:
                 log.warning("while stopping: %s", error)  # who asked for the end gets a clean one
 
     def _run(self, owned: contextlib.ExitStack) -> None:
+        log.info("machine: %s", resources())
         fitted, warning = fit_connections(self.config, file_limit())
         if warning:
             log.warning("%s", warning)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +28,7 @@ from streamseg.recorded.results import FolderError
 from streamseg.recorded.route import Route, SegmentEnd
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.refinement.flow import one_thread
+from streamseg.runtime.cpus import usable_cores
 from streamseg.runtime.ordered import Prefetcher
 from streamseg.types import Mask
 
@@ -93,7 +93,7 @@ def load_engines(config: ProcessConfig, most: int = MAX_ENGINES) -> Iterator[lis
     OpenCV gets one thread in the whole process: its idle ones spin, 1 ms of CPU for a frame with an overlay.
     """
     one_thread()
-    cores = config.engine.threads or len(os.sched_getaffinity(0))
+    cores = config.engine.threads or usable_cores()
     count = 1 if config.batch > 1 else min(cores, most)
     settings = msgspec.structs.replace(config.engine, replicas=count)
     with ExitStack() as stack:

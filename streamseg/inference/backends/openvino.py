@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import io
-import os
 import threading
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,6 +21,7 @@ from streamseg.inference.backends.base import BaseEngine, library_errors
 from streamseg.inference.backends.device import cpu_has_bf16, cpu_identity
 from streamseg.inference.backends.protocol import BuildSpec, OnProgress
 from streamseg.inference.forms import Array
+from streamseg.runtime.cpus import usable_cores
 from streamseg.types import F32
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8 is in the graph; what is not quantised is fp32
@@ -121,4 +121,4 @@ def _pinned(spec: BuildSpec) -> bool:
     masks/s together, as many as one, and 119 unpinned (camvid-slim, int8). One engine of two threads is
     faster pinned: 91 masks/s, unpinned 84.
     """
-    return spec.cpu_threads >= len(os.sched_getaffinity(0))
+    return spec.cpu_threads >= usable_cores()

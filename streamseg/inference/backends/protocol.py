@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, cast, get_args
@@ -22,6 +21,7 @@ from streamseg.inference.interface import declared_limits
 from streamseg.inference.scaling import fit_size
 from streamseg.inference.spec import EngineSpec
 from streamseg.inference.weights import read_weights, surface_of
+from streamseg.runtime.cpus import usable_cores
 from streamseg.types import Size
 
 OnProgress = Callable[[str], None]
@@ -60,7 +60,7 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def cpu_threads(self) -> int:
         """The CPU threads of one engine."""
-        return self.threads or len(os.sched_getaffinity(0))
+        return self.threads or usable_cores()
 
     def graph(self) -> bytes:
         """The ONNX graph to start from, its SHA-256 checked; raises EngineError."""
@@ -183,7 +183,7 @@ def threads_of_replica(config: EngineConfig) -> int:
     """The CPU threads of each replica; 0, for one on each core, where there is one replica."""
     if config.replicas == 1:
         return config.threads
-    return max(1, (config.threads or len(os.sched_getaffinity(0))) // config.replicas)
+    return max(1, (config.threads or usable_cores()) // config.replicas)
 
 
 def usual_shapes(size: Size, multiple: int, max_batch: int) -> Shapes:
