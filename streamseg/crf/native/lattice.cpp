@@ -61,14 +61,16 @@ void Lattice::build(const Kernels& kernels, Team& team, const Features& features
     });
     number_simplices(from, std::min(some, pixels - from));
   }
-  number_points();
+  with_dims(dims, [&](const auto d) { number_points(d); });
   for (int axis = 0; axis < nv; ++axis) {
     chain[axis].need(2 * size_t{points} + 2);
     next[axis].need(points);
     bits_scratch[axis].need(2 * ((size_t{points} + 63) / 64) + 1);
   }
-  team.each(parts, [&](int part) {
-    link_rest(size_t{points} * part / parts, size_t{points} * (part + 1) / parts);
+  with_dims(dims, [&](const auto d) {
+    team.each(parts, [&](int part) {
+      link_rest(size_t{points} * part / parts, size_t{points} * (part + 1) / parts, d);
+    });
   });
   team.each(nv, [&](int axis) { string_up(axis); });
   pair_up();
@@ -146,43 +148,42 @@ void Lattice::number_simplices(size_t begin, size_t count) {
 
 // In the order in which simplices meet them. Vertex k of a simplex is the neighbour of vertex k - 1 along one axis: most of
 // them are found by their links.
-void Lattice::number_points() {
+template <class Dims>
+void Lattice::number_points(const Dims dims) {
   point.clear();
   vertices.need(size_t{simplices} * nv);
   constexpr uint32_t ahead = 12;
   int axes[kMaxDims + 1];
   for (uint32_t id = 0; id < simplices; ++id) {
-    if (id + ahead < simplices) announce_vertices(id + ahead);
-    axes_of_simplex(id, axes);
-    uint32_t* mine = vertices.data() + size_t{id} * nv;
-    mine[0] = point.find_or_add(corner[id].key, nv);
-    for (int k = 1; k < nv; ++k) {
+    if (id + ahead < simplices) {
+      axes_of_simplex(id + ahead, axes, dims);
+      uint64_t at = corner[id + ahead].key;
+      for (int k = 0; k <= dims; ++k) {
+        point.announce(at);
+        at += step[axes[k]];
+      }
+    }
+    axes_of_simplex(id, axes, dims);
+    uint32_t* mine = vertices.data() + size_t{id} * (dims + 1);
+    mine[0] = point.find_or_add(corner[id].key, dims + 1);
+    for (int k = 1; k <= dims; ++k) {
       const uint32_t before = mine[k - 1];
-      const size_t edge = size_t{before} * nv + axes[k - 1];
+      const size_t edge = size_t{before} * (dims + 1) + axes[k - 1];
       uint32_t next = point.link[edge];
       if (next == kNone) {
-        next = point.find_or_add(point.key[before] + step[axes[k - 1]], nv);
+        next = point.find_or_add(point.key[before] + step[axes[k - 1]], dims + 1);
         point.link[edge] = next;
       }
       mine[k] = next;
     }
-    point.link[size_t{mine[nv - 1]} * nv + axes[nv - 1]] = mine[0];
+    point.link[size_t{mine[dims]} * (dims + 1) + axes[dims]] = mine[0];
   }
   points = point.count;
 }
 
-void Lattice::announce_vertices(uint32_t id) const {
-  int axes[kMaxDims + 1];
-  axes_of_simplex(id, axes);
-  uint64_t at = corner[id].key;
-  for (int k = 0; k < nv; ++k) {
-    point.announce(at);
-    at += step[axes[k]];
-  }
-}
-
 // Neighbours that no simplex joins. Each question waits a moment, until its slot is in the cache.
-void Lattice::link_rest(size_t begin, size_t end) {
+template <class Dims>
+void Lattice::link_rest(size_t begin, size_t end, const Dims dims) {
   struct Question {
     uint64_t key;
     size_t point;
@@ -197,8 +198,8 @@ void Lattice::link_rest(size_t begin, size_t end) {
   };
   for (size_t p = begin; p < end; ++p) {
     const uint64_t own = point.key[p];
-    for (int axis = 0; axis < nv; ++axis) {
-      const uint32_t to = point.link[p * nv + axis];
+    for (int axis = 0; axis <= dims; ++axis) {
+      const uint32_t to = point.link[p * (dims + 1) + axis];
       next[axis][p] = to;
       if (to != kNone) continue;
       const uint64_t key = own + step[axis];

@@ -5,6 +5,7 @@
 #include <functional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "buffer.h"
@@ -22,6 +23,14 @@ struct Refusal : std::runtime_error {
 
 // Writes the features of pixels [begin, end), `pitch` apart.
 using Features = std::function<void(size_t begin, size_t end, float* to, size_t pitch)>;
+
+// Calls act(dims), as a constant where it is one of the usual numbers: loops over a simplex' vertices are then unrolled.
+template <class Act>
+void with_dims(int dims, const Act& act) {
+  if (dims == 5) return act(std::integral_constant<int, 5>{});
+  if (dims == 2) return act(std::integral_constant<int, 2>{});
+  act(dims);
+}
 
 struct Lattice {
   EmbedPlan plan{};
@@ -61,8 +70,11 @@ struct Lattice {
     const int bits = plan.dims <= 7 ? 3 : 4;
     axes_by(axes, [&](int i) { return static_cast<int>(code >> (bits * i) & ((1u << bits) - 1)); });
   }
-  void axes_of_simplex(uint32_t id, int* axes) const {
-    if (plan.dims <= kCodedDims) return axes_of(corner[id].ranks, axes);
+  template <class Dims>
+  void axes_of_simplex(uint32_t id, int* axes, const Dims dims) const {
+    const uint64_t code = corner[id].ranks;
+    if (dims <= 7) return axes_by(axes, [&](int i) { return static_cast<int>(code >> (3 * i) & 7); }, dims);
+    if (dims <= kCodedDims) return axes_of(code, axes);
     axes_by(axes, [&](int i) { return turns[size_t{id} * plan.dims + i]; });
   }
 
@@ -75,7 +87,10 @@ struct Lattice {
 
   template <class Rank>
   void axes_by(int* axes, const Rank& rank) const {
-    const int d = plan.dims;
+    axes_by(axes, rank, plan.dims);
+  }
+  template <class Rank, class Dims>
+  static void axes_by(int* axes, const Rank& rank, const Dims d) {
     int left = d * (d + 1) / 2;
     for (int i = 0; i < d; ++i) {
       axes[d - rank(i)] = i;
@@ -85,12 +100,13 @@ struct Lattice {
   }
   void lay_out(const float* least, const float* most);
   void number_simplices(size_t begin, size_t count);
-  void number_points();
-  void announce_vertices(uint32_t id) const;
+  template <class Dims>
+  void number_points(Dims dims);
   bool is_simplex(uint32_t id, uint64_t key, uint64_t ranks) const {
     return corner[id].key == key && corner[id].ranks == ranks;
   }
-  void link_rest(size_t begin, size_t end);
+  template <class Dims>
+  void link_rest(size_t begin, size_t end, Dims dims);
   void string_up(int axis);
   void pair_up();
 };

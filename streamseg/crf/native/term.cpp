@@ -58,7 +58,6 @@ void Term::prepare(const ss_crf_job& job, const ss_crf_term& term, const Kernels
   cut(parts);
   plan_waves(parts);
   make_norm(kernels, team, parts);
-  if (normalisation == SS_CRF_NORM_SYMMETRIC) fold_norm();
   if (main) order(team, parts);
   if (keep && bytes) std::memcpy(looked_at.need(bytes), seen, bytes);
   cached.swap(made_from);
@@ -96,13 +95,14 @@ void Term::cut(const std::vector<Part>& parts) {
 
   // A point is shared where a simplex of a later part touches it.
   shared.assign(lattice.points / 32 + 1, 0);
+  local.need(lattice.simplices);
   for (int part = 1; part < count; ++part) {
     const uint32_t below = first_of_part[part];
-    uint32_t last = kNone;
-    for (size_t i = parts[part].begin; i < parts[part].end; ++i) {
-      const uint32_t s = lattice.simplex[i];
-      if (s == last) continue;
-      last = s;
+    uint32_t* touched = local.data();
+    std::memset(touched, 0, sizeof(uint32_t) * lattice.simplices);
+    for (size_t i = parts[part].begin; i < parts[part].end; ++i) touched[lattice.simplex[i]] = 1;
+    for (uint32_t s = 0; s < lattice.simplices; ++s) {
+      if (!touched[s]) continue;
       for (int k = 0; k < nv; ++k) {
         const uint32_t v = lattice.vertices[size_t(s) * nv + k];
         if (v < below) shared[v >> 5] |= 1u << (v & 31);
@@ -131,13 +131,20 @@ void Term::make_norm(const Kernels& kernels, Team& team, const std::vector<Part>
   float* ones = norm_values.need(row_total);
   std::memset(ones, 0, sizeof(float) * row_total);
   const int count = int(parts.size());
-  team.each(count, [&](int part) {
+  const auto each_pixel = [&](const auto& act) {
+    with_dims(nv - 1, [&](const auto dims) {
+      team.each(count, [&](int part) {
+        const size_t n = dims + 1;
+        const uint32_t *simplex = lattice.simplex.data(), *vertices = lattice.vertices.data();
+        float* bary = lattice.bary.data();
+        for (size_t i = parts[part].begin; i < parts[part].end; ++i)
+          act(part, i, vertices + simplex[i] * n, bary + i * n, n);
+      });
+    });
+  };
+  each_pixel([&](int part, size_t, const uint32_t* v, const float* b, size_t n) {
     const uint32_t below = first_of_part[part], shift = copy_of_part[part];
-    for (size_t i = parts[part].begin; i < parts[part].end; ++i) {
-      const uint32_t* v = lattice.vertices.data() + size_t(lattice.simplex[i]) * nv;
-      const float* b = lattice.bary.data() + i * nv;
-      for (int k = 0; k < nv; ++k) ones[v[k] + (v[k] < below ? shift : 0u)] += b[k];
-    }
+    for (size_t k = 0; k < n; ++k) ones[v[k] + (v[k] < below ? shift : 0u)] += b[k];
   });
   for (int part = 1; part < count; ++part)
     for (uint32_t p = 0; p < first_of_part[part]; ++p) ones[p] += ones[size_t(p) + copy_of_part[part]];
@@ -147,24 +154,17 @@ void Term::make_norm(const Kernels& kernels, Team& team, const std::vector<Part>
       if (chain.begin < chain.end) kernels.blur_scalar(chain, ones);
     });
   }
-  norm.need(lattice.pixels);
-  team.each(count, [&](int part) {
-    for (size_t i = parts[part].begin; i < parts[part].end; ++i) {
-      const uint32_t* v = lattice.vertices.data() + size_t(lattice.simplex[i]) * nv;
-      const float* b = lattice.bary.data() + i * nv;
-      float sum = 0.0f;
-      for (int k = 0; k < nv; ++k) sum += b[k] * ones[v[k]];
-      sum *= alpha;
-      norm[i] = normalisation == SS_CRF_NORM_NONE        ? 1.0f
-                : normalisation == SS_CRF_NORM_SYMMETRIC ? 1.0f / std::sqrt(sum + 1e-20f)
-                                                         : 1.0f / (sum + 1e-20f);
-    }
+  float* factors = norm.need(lattice.pixels);
+  each_pixel([&](int, size_t i, const uint32_t* v, float* b, size_t n) {
+    float sum = 0.0f;
+    for (size_t k = 0; k < n; ++k) sum += b[k] * ones[v[k]];
+    sum *= alpha;
+    factors[i] = normalisation == SS_CRF_NORM_NONE        ? 1.0f
+                 : normalisation == SS_CRF_NORM_SYMMETRIC ? 1.0f / std::sqrt(sum + 1e-20f)
+                                                          : 1.0f / (sum + 1e-20f);
+    if (normalisation != SS_CRF_NORM_SYMMETRIC) return;
+    for (size_t k = 0; k < n; ++k) b[k] *= factors[i];  // folded into the weights
   });
-}
-
-void Term::fold_norm() {
-  for (size_t i = 0; i < lattice.pixels; ++i)
-    for (int k = 0; k < nv; ++k) lattice.bary[i * nv + k] *= norm[i];
 }
 
 // Brings pixels of one simplex together within bands that fit the second-level cache.
@@ -184,7 +184,9 @@ void Term::order(Team& team, const std::vector<Part>& parts) {
   count.need(most * total);
   permuted.need(most * (nv + 1) * total);
   const bool gains = normalisation == SS_CRF_NORM_BEFORE || normalisation == SS_CRF_NORM_AFTER;
-  team.each(total, [&](int index) {
+  float* bary = lattice.bary.data();
+  const auto order_part = [&](int index, const auto dims) {
+    const size_t n = dims + 1;
     uint32_t* group_of = local.data() + size_t(index) * lattice.simplices;
     std::memset(group_of, 0, sizeof(uint32_t) * lattice.simplices);
     uint32_t* size = count.data() + most * index;  // of each group; then where its next pixel goes
@@ -218,7 +220,7 @@ void Term::order(Team& team, const std::vector<Part>& parts) {
       for (size_t i = band.begin; i < band.end; ++i) {
         const uint32_t to = size[group_of[lattice.simplex[i]] - begun]++;
         place[to] = uint16_t(i - band.begin);
-        for (int k = 0; k < nv; ++k) lattice.bary[size_t(to) * nv + k] = by[(i - band.begin) * nv + k];
+        for (size_t k = 0; k < n; ++k) bary[to * n + k] = by[(i - band.begin) * n + k];
         if (gains) norm[to] = gain[i - band.begin];
       }
       begun = next;
@@ -226,7 +228,8 @@ void Term::order(Team& team, const std::vector<Part>& parts) {
     band_groups[index].back() = made;
     const Group last = made ? out[made - 1] : Group{};
     for (size_t i = 0; i < kGroupPad; ++i) out[made + i] = last;
-  });
+  };
+  with_dims(nv - 1, [&](const auto dims) { team.each(total, [&](int index) { order_part(index, dims); }); });
 }
 
 void Term::set_compat(const ss_crf_job& job, const ss_crf_term& term, int row, float extra) {

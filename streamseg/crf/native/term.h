@@ -91,7 +91,6 @@ struct Term {
   uint32_t own_shift(int part) const { return apart ? copy_of_part[part] : 0; }
   void plan_waves(const std::vector<Part>& parts);
   Wave wave_over(int64_t begin, int64_t end) const;
-  void fold_norm();
   void order(Team&, const std::vector<Part>& parts);
 };
 
