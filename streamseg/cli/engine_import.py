@@ -16,6 +16,7 @@ from streamseg.runtime.terminal import echo
 
 if TYPE_CHECKING:
     from streamseg.inference.engine import Engine
+    from streamseg.models.weights.onnx_import import Taken
     from streamseg.types import U8
 
 DEMO_FRAME = 100  # of the demo clip: cars, people and a sign
@@ -62,7 +63,7 @@ NUMBERS = (float, float, float)
 def command(
     file: Path, name: str, picture: str | None, out: Path | None, replace: bool, **options: Any
 ) -> None:
-    """Make an engine of an ONNX FILE, or of a FOLDER of HuggingFace or mmdeploy.
+    """Make an engine of an ONNX or .tflite FILE, or of a FOLDER of HuggingFace or mmdeploy.
 
     Says what it guesses, and from what; an option corrects a guess. The engine is tried on a picture, and
     check.jpg in its folder shows the result: look at it.
@@ -74,19 +75,48 @@ def command(
     folder = new_folder(name, out or next(iter(folders), Path("engines")), replace)
     tried = functools.cache(lambda: _picture(picture))
     with new_engine(folder, replace) as beside:
-        taken, engine = import_graph(file, name, beside, wanted, tried)
+        if file.suffix.lower() == ".tflite":
+            engine, said = _of_tflite(file, name, beside, wanted)
+        else:
+            taken, engine = import_graph(file, name, beside, wanted, tried)
+            said = _said(taken)
         try:
             shares = _check(engine, tried(), beside / "check.jpg")
         finally:
             engine.close()
-    by = f", by {taken.producer[:40]}" if taken.producer else ""
-    echo(f"{taken.graph}: opset {taken.opset}{by}")
-    width = max(len(guess.what) for guess in taken.guesses)
-    for guess in taken.guesses:
-        echo(f"  {guess.what:{width}}  {guess.value}  ({guess.source})")
+    for line in said:
+        echo(line)
     echo(f"{folder}: written. {folder / 'check.jpg'}: {shares}")
     found = "" if out is None and folder.parent in (*folders, Path("engines")) else f"{folder.parent}/"
     echo(f"Look at check.jpg, then: streamseg run --engine {found}{name} --source SOURCE --watch --web")
+
+
+def _said(taken: Taken) -> list[str]:
+    """What was found out about a graph, and from what."""
+    by = f", by {taken.producer[:40]}" if taken.producer else ""
+    width = max(len(guess.what) for guess in taken.guesses)
+    guesses = (f"  {guess.what:{width}}  {guess.value}  ({guess.source})" for guess in taken.guesses)
+    return [f"{taken.graph}: opset {taken.opset}{by}", *guesses]
+
+
+def _of_tflite(file: Path, name: str, beside: Path, wanted: dict[str, Any]) -> tuple[Engine, list[str]]:
+    """Make the engine of a .tflite file; gives it, loaded, and what the file says."""
+    from streamseg.config import EngineConfig
+    from streamseg.inference.plans.load import load_engine
+    from streamseg.inference.spec import read_spec
+    from streamseg.models.tflite_engine import import_tflite
+
+    spec = read_spec(import_tflite(file, name, beside, wanted))
+    sides = f"{spec.input_size[0]}x{spec.input_size[1]}"
+    free = f"{sides}, sides multiples of {spec.size_multiple}" if spec.size_multiple > 1 else sides
+    names = ", ".join(entry.name for entry in spec.classes[:6])
+    said = [
+        f"{file}: {'quantised, with an int8 of its own' if 'int8' in spec.weights else 'float32'}",
+        f"  size     {free}; logits at 1/{spec.output_stride}",
+        f"  levels   mean {spec.normalisation.mean[0]:g}, std {spec.normalisation.std[0]:g}",
+        f"  classes  {len(spec.classes)}: {names}{', …' if len(spec.classes) > 6 else ''} ({spec.label_set})",
+    ]
+    return load_engine(EngineConfig(name=str(beside), backend="onnx")), said
 
 
 def _picture(picture: str | None) -> U8:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from streamseg.crf.params import CrfParams
 from streamseg.crf.presets import preset
-from streamseg.errors import EngineError, WeightsError, one_line
+from streamseg.errors import EngineError, UsageError, WeightsError, one_line
+from streamseg.inference.labels import read_labels
 from streamseg.inference.spec import FP32, INT8, ClassEntry, EngineSpec, Normalisation
 from streamseg.inference.spec_text import kept_settings, spec_text
 from streamseg.inference.weights import weights_entry
@@ -26,6 +28,16 @@ from streamseg.types import Size
 logger = logging.getLogger(__name__)
 
 LEVELS = (127.5, 127.5, 127.5)  # mean and std of files that take float32, as MobileNet's do: from −1 to 1
+OPTIONS = {
+    "mean",
+    "std",
+    "scale",
+    "labels",
+    "dataset",
+    "input_size",
+    "network",
+    "licence",
+}  # of engine import
 
 
 class Forms(msgspec.Struct, frozen=True):
@@ -60,21 +72,22 @@ def write_tflite_engine(
     *,
     network: str,
     licence: str,
+    name: str | None = None,
     classes: Sequence[ClassEntry] | None = None,
     input_size: Size | None = None,
     crf: CrfParams | None = None,
     forms: Forms | None = None,
 ) -> Path:
-    """Write a .tflite file as the engine `out`, named as its folder; give the folder.
+    """Write a .tflite file as the engine `out`; give the folder.
 
-    classes: unset, those of the data set with as many, or numbers. input_size: unset, the file's. An engine
-    in the folder is replaced, and its [crf] is kept. Raises WeightsError, EngineError and OutputError; then
-    nothing is written.
+    name: unset, the folder's. classes: unset, those of the data set with as many, or numbers. input_size:
+    unset, the file's. An engine in the folder is replaced, and its [crf] is kept. Raises WeightsError,
+    EngineError and OutputError; then nothing is written.
     """
     forms = forms or convert_file(file)
     out = out.absolute()
-    fp32 = forms.fp32
-    named, label_set = _classes(fp32.classes, classes, out.name)
+    fp32, name = forms.fp32, name or out.name
+    named, label_set = _classes(fp32.classes, classes, name)
     sides = fp32.size or input_size or _size_of(file, fp32)
     with written(out / "engine.toml") as toml, written(out / FP32) as graph, written(out / INT8) as small:
         graph.write_bytes(fp32.model)
@@ -83,7 +96,7 @@ def write_tflite_engine(
             small.write_bytes(forms.int8.model)
             weights["int8"] = weights_entry(small, INT8)
         spec = EngineSpec(
-            name=out.name,
+            name=name,
             network=network,
             licence=licence,
             label_set=label_set,
@@ -101,6 +114,48 @@ def write_tflite_engine(
     if forms.int8 is None:
         (out / INT8).unlink(missing_ok=True)
     return out
+
+
+def import_tflite(file: Path, name: str, out: Path, given: Mapping[str, Any]) -> Path:
+    """Make the engine `name` in the folder `out` of a .tflite file, by the options of `engine import`.
+
+    Names of classes, and mean and std of a file that takes float32, are all that such a file leaves open.
+    Raises UsageError for other options, and what write_tflite_engine does.
+    """
+    if other := sorted(set(given) - OPTIONS):
+        raise UsageError(f"--{other[0].replace('_', '-')}: a .tflite file says this itself; leave it out")
+    mean, std = (np.asarray(given.get(key, LEVELS), np.float64) for key in ("mean", "std"))
+    small = {"mean", "std"} & set(given) and max(abs(mean).max(), abs(std).max()) <= 1
+    scale = given.get("scale", 1 / 255 if small else 1.0)
+    levels = [tuple(float(v) for v in values / scale) for values in (mean, std)]
+    forms = convert_file(file, *levels)
+    classes: Sequence[ClassEntry] | None = None
+    if "labels" in given:
+        classes = read_labels(given["labels"])
+    elif "dataset" in given:
+        classes = classes_of(given["dataset"])
+    return write_tflite_engine(
+        file,
+        out,
+        name=name,
+        network=given.get("network", "a .tflite graph"),
+        licence=given.get("licence", "unknown: see where the weights are from"),
+        classes=classes,
+        input_size=_fitting(given.get("input_size"), forms.fp32),
+        forms=forms,
+    )
+
+
+def _fitting(size: Size | None, converted: Converted) -> Size | None:
+    """A size that was asked for; raises UsageError for one that the graph does not take."""
+    if size is None:
+        return None
+    unit = converted.size_multiple
+    if converted.size not in (None, tuple(size)):
+        raise UsageError(f"--input-size: the file takes {converted.size[0]}x{converted.size[1]} only")
+    if any(side % unit for side in size):
+        raise UsageError(f"--input-size: must be multiples of {unit}; is {size[0]}x{size[1]}")
+    return size
 
 
 def write_released(name: str, file: Path, out: Path) -> Path:

@@ -46,6 +46,7 @@ NOT_RUN = {
     "export AWS_": "names an object store that is not here",
     "RAY_ADDRESS=": "needs a Ray cluster; tests/integration/test_process_ray.py starts one",
     "streamseg model fetch": "downloads published weights",
+    "streamseg eval --engine deeplabv3-mobilenet": "needs weights that are downloaded",
 }
 
 # Commands that take long: run by make soak.

@@ -7,10 +7,12 @@ import hashlib
 from contextlib import closing
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from streamseg.cli.engine_import import command as import_command
 from streamseg.cli.model import command
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError, StreamsegError, UsageError, WeightsError
@@ -63,6 +65,30 @@ def test_a_quantised_file_brings_its_own_int8(tmp_path: Path) -> None:
         with closing(load_engine(config)) as engine:
             answers.append(engine(np.stack([picture()])))
     np.testing.assert_allclose(*answers, atol=0.25)
+
+
+def test_engine_import_takes_a_tflite_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "net.tflite", quantised("int8", channels=True))
+    (tmp_path / "names.txt").write_text("water\nland\nice\nsnow\nrock #806040\n")
+    picture_file = tmp_path / "shown.png"
+    cv2.imwrite(str(picture_file), picture(48, 64))
+    asked = [str(file), "--as", "mine", "--out", str(tmp_path / "engines"), "--picture", str(tmp_path)]
+    done = CliRunner().invoke(
+        import_command, [*asked, "--labels", str(tmp_path / "names.txt")], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    assert "quantised, with an int8 of its own" in done.output
+    folder = tmp_path / "engines" / "mine"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "check.jpg", "engine.toml", "model.int8.onnx", "model.onnx"
+    ]  # fmt: skip
+    spec = read_spec(folder)
+    assert spec.name == "mine"
+    assert [entry.name for entry in spec.classes] == ["water", "land", "ice", "snow", "rock"]
+    for option in (["--layout", "nchw"], ["--input-size", "31", "32"]):
+        with pytest.raises(UsageError, match=option[0]):
+            CliRunner().invoke(import_command, [*asked, "--replace", *option], catch_exceptions=False)
+    assert read_spec(folder) == spec
 
 
 def test_another_number_of_names_than_classes_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
