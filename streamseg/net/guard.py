@@ -37,6 +37,7 @@ class ConnectionGuard:
         self.denied = 0  # keys that are not listed
         self.own_keys: tuple[bytes, bytes] | None = None  # see Publisher
         self.disconnected = 0  # connections ended by us: revoked, too many, or against the protocol
+        self.on_change: Callable[[], None] = lambda: None  # called when one of the counts has changed
         self._loop = loop
         self._section = section
         self._secret: bytes | None = None
@@ -92,6 +93,7 @@ class ConnectionGuard:
         So a client that opens many connections and never finishes a handshake pushes out its own.
         """
         self._open[client] = self._idle[client] = None
+        self.on_change()
         if len(self._open) > self._max_connections:
             oldest = next(iter(self._idle))
             self.hang_up(oldest, f"above {self._section}.max_connections = {self._max_connections}")
@@ -104,11 +106,13 @@ class ConnectionGuard:
         """A connection has ended."""
         self._open.pop(client, None)
         self._idle.pop(client, None)
+        self.on_change()
 
     def hang_up(self, client: Client, why: str) -> None:
         """End a connection; why is logged, with how often it happened."""
         if client.close() and why:
             self.disconnected += 1
+            self.on_change()
             self.note(f"disconnected a client: {why}")
 
     def free_one(self) -> bool:

@@ -70,6 +70,7 @@ class MaskSockets:
         """Send a snapshot; its client may then ask again."""
         reply = Outgoing([*asker.envelope, *snapshot_reply(run, messages)])
         self.answered += self.snapshots.send(asker.client, reply)
+        self.guard.on_change()
         self.snapshots.answered(asker.client)
 
     def no_answer(self, asker: Asker) -> None:
@@ -117,6 +118,7 @@ class MaskSockets:
             prefixes = parse_snapshot_request(message[len(envelope) :])
         except WireError as error:
             self.refused += 1
+            self.guard.on_change()
             log.debug("snapshot request refused: %s", error)
             return False
         self._on_request(Asker(client, envelope), prefixes)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from streamseg.config import PublishConfig
 from streamseg.errors import PublishError, WireError
-from streamseg.net.io import Loop
 from streamseg.net.mask_sockets import Asker, MaskSockets
 from streamseg.net.socket_thread import SocketThread
 from streamseg.publish.topics import Demand, LastValueCache, MaskNumbers
@@ -20,7 +19,6 @@ from streamseg.wire import StreamStatus, TopicKind, encode_picture, encode_statu
 
 log = logging.getLogger(__name__)
 
-COUNT_EVERY_S = 0.5
 WAITING_MASKS = 4  # in the mailbox; more would only grow old there
 
 
@@ -149,7 +147,7 @@ class Publisher:
         sockets = MaskSockets(thread, self._config, on_subscription, on_request)
         self.own_keys = sockets.guard.own_keys
         self.endpoint, self.snapshot_endpoint = sockets.endpoint, sockets.snapshot_endpoint
-        self._count(sockets, thread.loop)
+        sockets.guard.on_change = lambda: self._count(sockets)
         thread.opened()
         while True:
             closing = self._mailbox.closed  # read before looking, so that nothing put earlier is missed
@@ -216,8 +214,7 @@ class Publisher:
         self.stats.published += 1
         return mask.stamped(run=self.run, n=self._numbers.give(mask.stream, mask.epoch, mask.seq))
 
-    def _count(self, sockets: MaskSockets, loop: Loop) -> None:
-        """Take over what the sockets count, again and again."""
+    def _count(self, sockets: MaskSockets) -> None:
         guard = sockets.guard
         self.stats.connections, self.stats.subscribers = (
             guard.connections,
@@ -225,7 +222,6 @@ class Publisher:
         )
         self.stats.denied, self.stats.disconnected = guard.denied, guard.disconnected
         self.stats.snapshots, self.stats.refused = sockets.answered, sockets.refused
-        loop.later(COUNT_EVERY_S, lambda: self._count(sockets, loop))
 
     def _log_once(self, mask: Mask, error: WireError) -> None:
         if mask.stream not in self._unsendable:
