@@ -100,6 +100,7 @@ def test_the_status_tells_of_everything_that_runs(site: Site) -> None:
         mask_of(masks, "gate")
         mask_of(masks, "yard")
         until(lambda: all(s.state == "playing" and s.fps > 0 for s in client.status().streams.values()))
+        until(lambda: (counted := client.status().publisher) is not None and counted.subscribers == 1)
         status = client.status()
         gate = status.streams["gate"]
         assert list(status.streams) == ["gate", "yard"]
