@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamseg.config import EngineConfig
+from streamseg.config.text_file import read_text
 from streamseg.errors import EngineError, TrainingError
 from streamseg.evaluation.dataset import IGNORE, LabelledFolder
 from streamseg.evaluation.engines import picture_frame
@@ -132,7 +133,7 @@ def write_temperature(folder: Path, temperature: float) -> None:
     """Put the temperature into FOLDER/engine.toml, leaving the rest; raises EngineError, OutputError."""
     path = folder / "engine.toml"
     before = read_spec(folder)
-    tables = re.split(r"(?m)^(?=\[)", path.read_text("utf-8"), maxsplit=1)
+    tables = re.split(r"(?m)^(?=\[)", read_text(path), maxsplit=1)
     top = re.sub(r"(?m)^temperature\s*=.*\n", "", tables[0]).rstrip()
     line = f"temperature = {temperature:g}  # of the confidence; by: streamseg engine calibrate"
     after = f"{top}\n{line}\n\n{''.join(tables[1:])}"
