@@ -13,6 +13,7 @@ import pytest
 from streamseg.config import PublishConfig
 from streamseg.net.curve_keys import make_keys
 from streamseg.publish import Publisher
+from streamseg.types import ClassInfo, LabelSet
 from tests.integration.children import ROOT
 from tests.integration.daemons import environment
 from tests.integration.terminal import Terminal
@@ -155,6 +156,27 @@ def test_run_with_watch_shows_its_own_masks_and_q_ends_both(
         assert terminal.end() == 0
         assert terminal.settings == terminal.settings_before
         assert "gate: " in terminal.text  # the log that was kept off the screen
+
+
+@pytest.mark.parametrize("columns", [100, 20], ids=["drawn", "lines"])
+def test_names_of_classes_and_engines_give_the_terminal_no_commands(columns: int) -> None:
+    evil = "\x1b]0;taken\x07\x1b[2J\x9b2J\nERROR forged"
+    classes = tuple(ClassInfo(one.name + evil, one.colour) for one in STREET.classes)
+    with Publisher(PublishConfig(endpoint="tcp://127.0.0.1:*"), [LabelSet("street3", classes)]) as publisher:
+        publisher.put(make_mask(7, engine=evil))
+        with watch(publisher, columns=columns, rows=12) as terminal:
+            terminal.wait(lambda text: "u001b]0;taken" in text.replace("\n", ""))
+            assert b"\x1b]0;" not in terminal.raw
+            assert b"\nERROR" not in terminal.raw
+
+
+@pytest.mark.parametrize("env", [{"TERM": "dumb"}, {"TERM": ""}, {"LC_ALL": "C"}], ids=str)
+def test_a_terminal_that_cannot_be_drawn_on_gets_lines(publisher: Publisher, env: dict[str, str]) -> None:
+    put(publisher, 1)
+    with watch(publisher, **env) as terminal:
+        terminal.wait(lambda text: text.count("cam00: frame 7, ") > 1)
+        assert b"\x1b" not in terminal.raw
+        assert terminal.raw.isascii()
 
 
 def test_elsewhere_it_prints_a_line_a_second_for_each_stream(publisher: Publisher) -> None:
