@@ -41,6 +41,7 @@ NOT_RUN = {
     "streamseg bench pipeline --source demo: --engine LARGEFOV": "needs those weights, too",
     "scp ": "needs another machine",
     "streamseg train --recipe configs/train-ablation": "takes an hour; tests/unit trains small networks",
+    "streamseg train --recipe configs/train-camvid-lite": "takes hours; tests/unit trains small networks",
     "streamseg engine export runs/deeplab/": "needs the checkpoint of that training",
     "streamseg eval --engine runs/deeplab-engine": "needs the engine of that training",
     "export AWS_": "names an object store that is not here",

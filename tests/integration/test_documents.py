@@ -19,9 +19,10 @@ import cv2
 import numpy as np
 import pytest
 
-from streamseg.config import PublishConfig, parse_config
+from streamseg.config import PublishConfig, build_settings, parse_config
 from streamseg.inference.spec import parse_spec
 from streamseg.publish import Publisher
+from streamseg.training.recipe import TrainRecipe
 from tests.foreign import graph_of
 from tests.integration.children import ROOT
 from tests.integration.daemons import environment, run_daemon
@@ -45,6 +46,8 @@ SMALLER = {
     "epochs = 200": "epochs = 2\nbatch_size = 4\nwidth = 12\nthreads = 1",
     "input_size = [360, 480]": "input_size = [64, 96]",
     "video overlay.mp4 100": "gate overlay.mp4 5",
+    "--leave-out north --leave-out south": "--leave-out 0 --leave-out 1",
+    "--teacher ENGINE": "--teacher camvid-slim",
     "streamseg ctl pause gate": "streamseg ctl pause gate && streamseg ctl resume gate",
 }
 CROPS = "\n[augment]\ncrop_size = [64, 96]\n"
@@ -206,10 +209,12 @@ def run_python(block: Block, reader: Reader) -> int:
 
 def read_toml(block: Block, reader: Reader) -> int:
     tree = tomllib.loads(block.text)
-    if "label_set" in tree:
+    if "label_set" in tree and "epochs" not in tree:
         assert parse_spec(block.text, reader.folder).classes
     elif "classes" in tree:  # the recipe of docs/training.md
         (reader.folder / "fields.toml").write_text(reader.here(block.text) + CROPS)
+    elif tree.keys() <= set(TrainRecipe.__struct_fields__):  # changes to it
+        build_settings(TrainRecipe, tree)
     else:
         streams = "" if "streams" in tree else '\n[streams.gate]\nsource = "demo:"\n'
         parse_config(block.text + streams)
