@@ -65,7 +65,7 @@ def initial_file(init: str, cache: Path | None = None) -> Path:
     try:
         return fetch(init, folder, source=source)
     except WeightsError as error:
-        reason = error.args[0].partition("\n")[0]
+        reason = error.args[0].partition("; download ")[0]
         raise WeightsError(f"--init {init}: {reason}; {source.note}, and give its file to --init") from error
 
 

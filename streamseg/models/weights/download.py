@@ -59,9 +59,8 @@ def fetch(
 def _by_hand(source: Source, path: Path, reason: str) -> str:
     what = source.note or source.url or source.file
     return (
-        f"{source.file}: {reason}\n"
-        f"download {what} (see {source.page}; licence: {source.licence})\n"
-        f"and put it at {path}"
+        f"{source.file}: {reason}; download {what} (see {source.page}; licence: {source.licence}) and put it "
+        f"at {path}"
     )
 
 
