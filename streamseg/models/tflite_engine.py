@@ -13,14 +13,15 @@ import numpy as np
 from streamseg.crf.params import CrfParams
 from streamseg.crf.presets import preset
 from streamseg.errors import EngineError, UsageError, WeightsError, one_line
-from streamseg.inference.labels import read_labels
 from streamseg.inference.spec import FP32, INT8, ClassEntry, EngineSpec, Normalisation
 from streamseg.inference.spec_text import kept_settings, spec_text
 from streamseg.inference.weights import weights_entry
 from streamseg.models.sources import RELEASED
 from streamseg.models.tflite_convert import convert, is_quantised
 from streamseg.models.tflite_graph import INPUT, Converted
+from streamseg.models.weights.class_names import read_names
 from streamseg.models.weights.datasets import classes_of, dataset_of, dataset_of_count, named
+from streamseg.models.weights.onnx_guess import given_levels
 from streamseg.models.weights.tflite import read_tflite
 from streamseg.runtime.files import written
 from streamseg.types import Size
@@ -124,14 +125,14 @@ def import_tflite(file: Path, name: str, out: Path, given: Mapping[str, Any]) ->
     """
     if other := sorted(set(given) - OPTIONS):
         raise UsageError(f"--{other[0].replace('_', '-')}: a .tflite file says this itself; leave it out")
-    mean, std = (np.asarray(given.get(key, LEVELS), np.float64) for key in ("mean", "std"))
-    small = {"mean", "std"} & set(given) and max(abs(mean).max(), abs(std).max()) <= 1
-    scale = given.get("scale", 1 / 255 if small else 1.0)
-    levels = [tuple(float(v) for v in values / scale) for values in (mean, std)]
+    own = {"mean", "std", "scale"} & set(given)
+    levels = given_levels(given) if own else (LEVELS, LEVELS)
     forms = convert_file(file, *levels)
+    if own and forms.fp32.mean != levels[0]:
+        raise UsageError(f"--{min(own)}: a file that takes bytes says this itself; leave it out")
     classes: Sequence[ClassEntry] | None = None
     if "labels" in given:
-        classes = read_labels(given["labels"])
+        classes = read_names(Path(given["labels"]))
     elif "dataset" in given:
         classes = classes_of(given["dataset"])
     return write_tflite_engine(

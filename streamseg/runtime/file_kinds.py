@@ -17,11 +17,14 @@ _STARTS = (
     (b"\x89HDF\r\n", "an HDF5 file, as Keras writes"),
     (b"\x80", "a pickle, as torch and Python write"),
 )
+_ORT = "in ONNX Runtime's own format; take the .onnx file that it was made of"
 
 
 def kind_of(start: bytes) -> str:
     """What a file with these first bytes is, in words; empty where they tell nothing."""
     if not start:
         return "empty"
+    if start[4:8] == b"ORTM":
+        return _ORT
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     return next((kind for begin, kind in _STARTS if text[: len(begin)].lower() == begin.lower()), "")

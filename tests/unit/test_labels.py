@@ -42,3 +42,46 @@ def test_a_file_that_cannot_be_is_refused_in_one_line(tmp_path: Path, content: b
     assert said in str(caught.value)
     with pytest.raises(UsageError, match="cannot be read"):
         read_labels(tmp_path / "y.txt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "0 a\n1 b\n2 c",
+        "0: a\r\n1: b\r\n2: c\r\n",
+        "2,c\n0,a\n1,b",
+        "# id name\n0\ta\n1\tb\n2\tc",
+        "a\n#x\nb\nc",
+    ],
+)
+def test_numbers_before_names_are_ids_and_comments_are_skipped(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.txt").write_text(content)
+    assert [entry.name for entry in read_labels(tmp_path / "x.txt")] == ["a", "b", "c"]
+
+
+def test_numbers_that_are_part_of_names_stay(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("2 wheels\nroad\n4 wheels\nsky\n")
+    assert [entry.name for entry in read_labels(tmp_path / "x.txt")] == [
+        "2 wheels",
+        "road",
+        "4 wheels",
+        "sky",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("1 a\n2 b\n3 c\n", "its 3 classes have numbers, but not those from 0 to 2; count them from 0"),
+        ("7 a\n8 b\n11 c\n", "not those from 0 to 2"),
+        ("0 a\n0 b\n1 c\n", "not those from 0 to 2"),
+        ("id,name\n0,a\n1,b\n", "most lines begin with a number, but 'id,name' does not"),
+        ("names:\n  0: a\n  1: b\n  2: c\n", "'names:' does not"),
+        ("128 64 128 a\n0 0 142 b\n", "not those from 0 to 1"),
+    ],
+)
+def test_numbers_that_are_no_ids_are_refused(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "x.txt").write_text(content)
+    with pytest.raises(UsageError) as caught:
+        read_labels(tmp_path / "x.txt")
+    assert said in str(caught.value)

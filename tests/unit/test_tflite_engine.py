@@ -19,7 +19,7 @@ from streamseg.errors import EngineError, StreamsegError, UsageError, WeightsErr
 from streamseg.inference.plans.load import load_engine
 from streamseg.inference.spec import ClassEntry, read_spec
 from streamseg.models.sources import RELEASED
-from streamseg.models.tflite_engine import convert_file, write_released, write_tflite_engine
+from streamseg.models.tflite_engine import convert_file, import_tflite, write_released, write_tflite_engine
 from streamseg.models.weights.tflite import read_tflite
 from streamseg.models.zoo import VOC21
 from tests.tflite import Net, deeplab
@@ -89,6 +89,20 @@ def test_engine_import_takes_a_tflite_file(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=option[0]):
             CliRunner().invoke(import_command, [*asked, "--replace", *option], catch_exceptions=False)
     assert read_spec(folder) == spec
+
+
+def test_names_may_be_json_and_levels_are_read_as_of_a_graph(tmp_path: Path) -> None:
+    file = write(tmp_path / "net.tflite", deeplab())
+    names = tmp_path / "names.txt"
+    names.write_text('{\n"1": "b",\n"0": "a",\n"3": "d", "2": "c"}\n')  # as many lines as classes
+    given = {"labels": names, "mean": (0.5, 0.4, 0.3)}
+    spec = read_spec(import_tflite(file, "mine", tmp_path / "mine", given))
+    assert [entry.name for entry in spec.classes] == list("abcd")
+    assert np.allclose(spec.normalisation.mean, (127.5, 102, 76.5))
+    assert spec.normalisation.std == (255, 255, 255)
+    bytes_file = write(tmp_path / "bytes.tflite", quantised("uint8", channels=False))
+    with pytest.raises(UsageError, match="--mean: a file that takes bytes says this itself"):
+        import_tflite(bytes_file, "b", tmp_path / "b", {"mean": (1.0, 2.0, 3.0)})
 
 
 def test_another_number_of_names_than_classes_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

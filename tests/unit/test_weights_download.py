@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -163,11 +164,12 @@ def test_offline_it_says_what_to_download_and_where_to_put_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Backoff, "FIRST_S", 0.01)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
-        url = f"http://127.0.0.1:{closed.server_port}/net.pth"
-    away = Source("net.pth", "MIT", "https://example.org/nets", url, "00")
-    with pytest.raises(WeightsError) as caught:
-        fetch("deeplabv3-resnet50", tmp_path, source=away)
+    with socket.socket() as closed:  # kept, as another process may listen on a port that was given back
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/net.pth"
+        away = Source("net.pth", "MIT", "https://example.org/nets", url, "00")
+        with pytest.raises(WeightsError) as caught:
+            fetch("deeplabv3-resnet50", tmp_path, source=away)
     reason, advice = str(caught.value).split("; download ")
     assert "no connection" in reason
     assert (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from streamseg.config.text_file import read_text
 from streamseg.errors import EngineError
 from streamseg.inference.labels import read_labels, voc_colour
 from streamseg.inference.spec import MOST_CLASSES, ClassEntry
@@ -75,7 +76,11 @@ def _known(wanted: int | None, given: dict[str, Any], hints: Hints) -> tuple[Cla
 
 
 def read_names(path: Path) -> Classes:
-    """--labels: a class a line, or id2label in JSON, by itself or in a HuggingFace config.json."""
-    if path.suffix.lower() != ".json":
+    """--labels: a class a line, or JSON: names, ids with their names, or a HuggingFace config.json."""
+    try:
+        json = path.suffix.lower() == ".json" or read_text(path).lstrip().startswith(("{", "["))
+    except (OSError, UnicodeError):
+        json = False  # and read_labels says why
+    if not json:
         return read_labels(path, least=1)  # and the background
     return named(json_names(path))

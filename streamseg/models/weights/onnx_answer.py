@@ -41,10 +41,21 @@ class Answer(NamedTuple):
 
 
 def read_answer(
-    what: str, facts: Facts, given: dict[str, Any], answers: dict[str, Array], size: Size, batch: int
+    what: str,
+    facts: Facts,
+    given: dict[str, Any],
+    answers: dict[str, Array],
+    size: Size,
+    batch: int,
+    layout: str,
 ) -> Answer:
-    """Find out by the graph, and by its outputs for one picture of `size`; raises EngineError."""
-    name, source, form = _choose(what, facts, given, answers, size, batch)
+    """Find out by the graph, and by its outputs for one picture of `size`; raises EngineError.
+
+    layout: the input's, which the output has too where its shape allows both.
+    """
+    forms = {name: forms_of(array, size, batch, given, layout) for name, array in answers.items()}
+    name, source = _choose(what, facts, given, answers, size, {n: f[0] for n, f in forms.items() if f})
+    form, *others = forms[name]
     array = answers[name]
     if not np.isfinite(array.astype(np.float32)).any():
         raise EngineError(
@@ -52,6 +63,8 @@ def read_answer(
             "levels (--mean, --std, --scale)"
         )
     guesses = [Guess("output_name", name, source)] if len(answers) > 1 else []
+    if others:
+        guesses.append(Guess("output_layout", form.layout, "its shape allows both; as the input"))
     output, why, sigmoid = _kind(facts.made_by.get(name, ""), array, form, given)
     channels = None if output == "labels" else form.channels or 1
     most = int(array[array != IGNORE].max(initial=-1)) if output == "labels" else -1
@@ -61,18 +74,21 @@ def read_answer(
 
 
 def _choose(
-    what: str, facts: Facts, given: dict[str, Any], answers: dict[str, Array], size: Size, batch: int
-) -> tuple[str, str, Form]:
+    what: str,
+    facts: Facts,
+    given: dict[str, Any],
+    answers: dict[str, Array],
+    size: Size,
+    forms: dict[str, Form],
+) -> tuple[str, str]:
     ports = facts.surface.outputs
     shown = "; ".join(_shown(port, answers) for port in ports)
-    layout = given.get("output_layout")
-    forms = {name: form for name, array in answers.items() if (form := form_of(array, size, batch, layout))}
     if wanted := given.get("output_name"):
         if wanted not in answers:
             raise EngineError(f"{what} has no output {wanted!r}; its outputs are {shown}")
         if wanted not in forms:
             raise EngineError(f"{what}: its output {wanted!r} is no map of classes; its outputs are {shown}")
-        return wanted, "given", forms[wanted]
+        return wanted, "given"
     objects = any(part in port.name.lower() for port in ports for part in _OBJECTS)
     flat = [array for name, array in answers.items() if name not in forms]
     if objects or (forms and any(array.ndim == 3 for array in flat)):
@@ -81,6 +97,11 @@ def _choose(
             "gives one map of classes"
         )
     if not forms:
+        if any(array.ndim == 3 and stride_of(size, (array.shape[1], array.shape[2])) for array in flat):
+            raise EngineError(
+                f"{what} gives {shown} for a picture of {size[0]}x{size[1]}, which has no axis of the batch; "
+                "export it with four axes"
+            )
         kind = {1: "a classifier", 2: "a classifier", 3: "a detector"}.get(
             max((array.ndim for array in flat), default=0), "another kind of network"
         )
@@ -89,10 +110,11 @@ def _choose(
         )
     names = list(forms)
     if len(names) == 1:
-        return names[0], "the only map of classes", forms[names[0]]
-    best = next((name for wanted in _PREFERRED for name in names if name.lower() == wanted), names[0])
+        return names[0], "the only map of classes"
+    main = [name for name in names if not name.lower().startswith("aux")] or names
+    best = next((name for wanted in _PREFERRED for name in main if name.lower() == wanted), main[0])
     others = ", ".join(name for name in names if name != best)
-    return best, f"its name; also there: {others} (--output-name)", forms[best]
+    return best, f"its name; also there: {others} (--output-name)"
 
 
 def _shown(port: Port, answers: dict[str, Array]) -> str:
@@ -100,8 +122,8 @@ def _shown(port: Port, answers: dict[str, Array]) -> str:
     return f"{port.name[:60]}: {port.type} ({shape})"
 
 
-def form_of(array: Array, size: Size, batch: int, layout: str | None) -> Form | None:
-    """How an answer lies on the grid of a picture of this size; None where it does not."""
+def forms_of(array: Array, size: Size, batch: int, given: dict[str, Any], layout: str) -> list[Form]:
+    """How an answer may lie on the grid of a picture of this size, that of `layout` first."""
     shape = array.shape
     if array.ndim == 4:
         forms = [
@@ -109,13 +131,13 @@ def form_of(array: Array, size: Size, batch: int, layout: str | None) -> Form | 
             for first, sides in ((True, shape[2:]), (False, shape[1:3]))
             if min(sides) > 1 and (stride := stride_of(size, (sides[0], sides[1])))
         ]
-        chosen = [form for form in forms if layout in (None, form.layout)]
-        return chosen[0] if chosen else None
+        chosen = [form for form in forms if given.get("output_layout") in (None, form.layout)]
+        return sorted(chosen, key=lambda form: form.layout != layout)
     if array.ndim == 3 and shape[0] != batch:
-        return None
+        return []
     if array.ndim in (2, 3) and min(shape[-2:]) > 1 and (stride := stride_of(size, (shape[-2], shape[-1]))):
-        return Form("nchw", None, stride)
-    return None
+        return [Form("nchw", None, stride)]
+    return []
 
 
 def _kind(maker: str, array: Array, form: Form, given: dict[str, Any]) -> tuple[str, str, bool]:

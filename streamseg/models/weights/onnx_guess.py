@@ -5,7 +5,7 @@ What was given on the command line is no guess, and comes first. What cannot be 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Importing:
         layout = self._layout(port)
         size = self._size(port, layout)
         norm, kind = self._normalisation(port, layout)
-        channels = self._pick("channels", "channels", "rgb", "usual")
+        channels = self._pick("channels", "channels", *self._own_channels())
         first = EngineSpec(
             name=self._name,
             network=network,
@@ -164,7 +164,7 @@ class Importing:
         given, hints = self._given, self._hints
         kind: Any = port.type
         if given.keys() & {"mean", "std", "scale"} and kind != "uint8":
-            mean, std, source = *self._given_mean(), GIVEN
+            mean, std, source = *given_levels(given), GIVEN
         elif given.get("in_graph") or kind == "uint8":
             source = GIVEN if given.get("in_graph") else "it takes uint8"
             return self._in_graph(source), kind
@@ -172,7 +172,7 @@ class Importing:
             (mean, source), (std, _) = hints["mean"], hints["std"]
         elif "in_graph" not in given and (own := self._own_arithmetic()):
             if own == "levels":
-                return self._in_graph("the graph divides the levels itself"), kind
+                return self._in_graph("the graph normalises levels itself"), kind
             mean, std, source = (0.0,) * 3, (255.0,) * 3, "the graph normalises 0..1 itself"
         elif layout == "nhwc":
             mean, std, source = (127.5,) * 3, (127.5,) * 3, "usual for channels last: -1..1"
@@ -185,15 +185,6 @@ class Importing:
         self.note("mean, std", "none: levels 0..255 as they are", source)
         return Normalisation(mean=(0.0,) * 3, std=(1.0,) * 3, in_graph=True)
 
-    def _given_mean(self) -> tuple[Any, Any]:
-        """--mean and --std, which are of levels × --scale; without it numbers up to 1 are of 0..1."""
-        mean, std = self._given.get("mean"), self._given.get("std")
-        scale = self._given.get("scale")
-        if scale is None:
-            small = all(abs(v) <= 1 for v in (mean or (0.0,))) and all(v <= 1 for v in (std or (1.0,)))
-            scale = 1 / 255 if small and (mean or std) else 1.0
-        return tuple(v / scale for v in mean or (0.0,) * 3), tuple(v / scale for v in std or (1.0,) * 3)
-
     def _own_arithmetic(self) -> str:
         """What the graph's own normalisation takes: levels, or 0..1; empty where it has none."""
         for at, step in enumerate(self._facts.first):
@@ -204,10 +195,21 @@ class Importing:
                 return "levels"
         return "0..1" if self._facts.first else ""
 
+    def _own_channels(self) -> tuple[str, str]:
+        """rgb, or bgr for a graph that subtracts ImageNet's mean in that order."""
+        for step in self._facts.first:
+            levels = [abs(v) * (255 if max(map(abs, step.constant)) <= 1 else 1) for v in step.constant]
+            if (
+                len(levels) == 3
+                and max(abs(a - b) for a, b in zip(levels, IMAGENET[0][::-1], strict=True)) < 3
+            ):
+                return "bgr", "the mean that the graph subtracts"
+        return "rgb", "usual"
+
     def _with_output(
         self, first: EngineSpec, port: Port, answers: dict[str, Array], size: Size, batch: int
     ) -> EngineSpec:
-        answer = read_answer(self._what, self._facts, self._given, answers, size, batch)
+        answer = read_answer(self._what, self._facts, self._given, answers, size, batch, first.feed[1])
         classes, label_set, guess = name_classes(
             self._what, self._name, answer, given=self._given, hints=self._hints
         )
@@ -244,6 +246,16 @@ class Importing:
             fit, source = "keep", "the size is free"
         self.note("fit", fit, source)
         return fit
+
+
+def given_levels(given: Mapping[str, Any]) -> tuple[Any, Any]:
+    """--mean and --std, which are of levels × --scale; without it numbers up to 1 are of 0..1."""
+    mean, std = given.get("mean"), given.get("std")
+    scale = given.get("scale")
+    if scale is None:
+        small = all(abs(v) <= 1 for v in (mean or (0.0,))) and all(v <= 1 for v in (std or (1.0,)))
+        scale = 1 / 255 if small and (mean or std) else 1.0
+    return tuple(v / scale for v in mean or (0.0,) * 3), tuple(v / scale for v in std or (1.0,) * 3)
 
 
 def _numbers(values: tuple[float, ...]) -> str:

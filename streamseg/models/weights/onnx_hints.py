@@ -13,6 +13,7 @@ from streamseg.models.weights.onnx_facts import Facts
 
 MOST_JSON = 8 << 20  # bytes; a configuration with a thousand classes has 50 kB
 _MOST_NAMES = 1 << 16  # characters of a list of names in the metadata
+_NAMED = ("id2label", "label2id", "names", "classes", "categories")  # where JSON has its classes
 _TASKS = {
     "detect": "detection",
     "segment": "instance segmentation",
@@ -172,7 +173,8 @@ def json_names(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise EngineError(f"{path}: no such file")
     made = _json(path, lists=True)
-    names = _names(made.get("id2label", made) if isinstance(made, dict) else made)
+    inner = next((made[key] for key in _NAMED if key in made), made) if isinstance(made, dict) else made
+    names = _names(inner)
     if not names:
         raise EngineError(f"{path}: holds no names of classes; wanted is a list, or ids with their names")
     return names
@@ -193,12 +195,19 @@ def _literal(text: str) -> Any:
 def _names(value: Any) -> tuple[str, ...]:
     """Names by id, from a list or a dictionary; ids without a name are called by their number."""
     if isinstance(value, list | tuple):
-        value = dict(enumerate(value))
-    if not isinstance(value, dict):
+        pairs = [(one.get("id", at) if isinstance(one, dict) else at, one) for at, one in enumerate(value)]
+    elif isinstance(value, dict):
+        pairs = list(value.items())
+        if all(isinstance(id_, int) for _, id_ in pairs):  # {"road": 0}
+            pairs = [(id_, name) for name, id_ in pairs]
+    else:
         return ()
+    pairs = [(id_, one.get("name") if isinstance(one, dict) else one) for id_, one in pairs]
     try:
-        by_id = {int(id_): str(name) for id_, name in value.items()}
+        by_id = {int(id_): str(name) for id_, name in pairs}
     except (TypeError, ValueError):
+        return ()
+    if len(by_id) != len(pairs) or not all(isinstance(name, str | int) for _, name in pairs):
         return ()
     if not by_id or min(by_id) < 0 or max(by_id) > 100_000:
         return ()
