@@ -63,6 +63,8 @@ def resolve(source: str) -> Target:
         source = scheme + source.strip()[len(scheme) :]  # FFmpeg knows RTSP:// only as rtsp://
         if scheme == "file":
             path = unquote(source[len("file://") :])
+            if "\0" in path:
+                raise SourceError(f"{source}: names no file; %00 is in no file's name")
             return Target("file", path, path)
         if scheme in NETWORK_SCHEMES:
             if problem := address_problem(source):

@@ -20,7 +20,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Guard:
-    """Applies the rules of Access to requests; check() is the application's only middleware."""
+    """Applies the rules of Access to requests; check() is the application's only middleware, and protect()
+    sees every answer."""
 
     def __init__(self, access: Access, pages: Pages) -> None:
         self.by_any_name: Container[object] = ()  # handlers that answer whatever the Host header says
@@ -31,14 +32,14 @@ class Guard:
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         with answering(request):
-            try:
-                response = self._authorize(request) or await handler(request)
-            except web.HTTPException as error:
-                error.headers.update(HEADERS)
-                raise
-        if not response.prepared:
-            response.headers.update({**HEADERS, **response.headers})
-        return response
+            return self._authorize(request) or await handler(request)
+
+    async def protect(self, _: web.Request, response: web.StreamResponse) -> None:
+        """Give an answer the headers of all; aiohttp calls it also for those that it makes itself."""
+        own = response.headers.get("Cache-Control")
+        response.headers.update(HEADERS)
+        if own is not None:
+            response.headers["Cache-Control"] = own
 
     def _authorize(self, request: web.Request) -> web.StreamResponse | None:
         """None where access is allowed; otherwise the answer, or raises it."""

@@ -53,6 +53,7 @@ class Console:
         self._viewers: set[Viewer] = set()
         self._feed: Feed | None = None
         self.app = web.Application(middlewares=[guard.check], client_max_size=MAX_MESSAGE)
+        self.app.on_response_prepare.append(guard.protect)
         self.app.cleanup_ctx.append(self._life)
         self.app.add_routes(
             [

@@ -140,6 +140,9 @@ def test_every_answer_has_the_headers_that_protect_a_browser(locked: Alone, free
         (locked, request(b"GET /healthz")),
         (locked, request(b"POST /login", FORM, body=b"token=" + b"x" * 100_000)),
         (locked, b"nonsense\r\n\r\n"),
+        (locked, request(b"GET /", b"Expect: something\r\n")),
+        (free, request(b"OPTIONS *")),
+        (free, request(b"GET /link", UPGRADE)),
         (free, request(b"GET /", host=b"evil.example")),
         (free, request(b"GET /static/main.js")),
         (free, request(b"GET /static/nothing.js")),
@@ -150,7 +153,7 @@ def test_every_answer_has_the_headers_that_protect_a_browser(locked: Alone, free
             if name != "Cache-Control":
                 assert header(answer, name) == value, (name, answer)
         assert header(answer, "Cache-Control") in ("no-store", "no-cache"), answer
-    assert seen >= {200, 303, 400, 401, 403, 404, 405, 413, 503}
+    assert seen >= {101, 200, 303, 400, 401, 403, 404, 405, 413, 417, 503}
 
 
 def test_a_file_is_sent_once(free: Alone) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from streamseg.config import StreamConfig
+from streamseg.daemon.reload import check_sources
 from streamseg.daemon.remote import check_remote
-from streamseg.errors import ControlError
+from streamseg.errors import ConfigError, ControlError
 
 
 @pytest.fixture
@@ -82,6 +83,16 @@ def test_other_files_and_cameras_of_the_machine_may_not(
     ) as caught:
         check_remote("hall", StreamConfig(source=source.format(clips=clips)), own)
     assert caught.value.code == "bad settings"
+
+
+@pytest.mark.parametrize("source", ["file://{clips}/a%00b.mp4", "file://%00", "FILE:///etc/passwd%00.mp4"])
+def test_what_no_file_can_be_called_is_said_by_who_checks_sources(
+    source: str, own: list[StreamConfig], tmp_path: Path
+) -> None:
+    wanted = StreamConfig(source=source.format(clips=tmp_path / "clips"))
+    check_remote("hall", wanted, own)
+    with pytest.raises(ConfigError, match=r"^streams\.hall\.source: .*names no file"):
+        check_sources({"hall": wanted})
 
 
 def test_whether_a_file_exists_is_not_told(own: list[StreamConfig], tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import time
 
-from tests.integration.daemons import Lines
+import pytest
+
+from tests.integration.daemons import Lines, environment
 from tests.waiting import LIMIT_S
 
 BLOCKED = """
@@ -40,12 +43,42 @@ def test_a_hangup_during_the_imports_is_kept_and_told() -> None:
         assert child.process.wait(LIMIT_S) == 0
 
 
-def test_sigterm_during_the_imports_is_a_clean_end() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_stop_during_the_imports_is_a_clean_end(number: signal.Signals) -> None:
     with process("threading.Event().wait()", "pass") as child:
         child.wait("early")
-        child.process.send_signal(signal.SIGTERM)
+        child.process.send_signal(number)
         assert child.process.wait(LIMIT_S) == 0
         assert "entered" not in child.lines
+
+
+IMPORTING = """
+import sys, threading
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "streamseg.cli":
+            print("importing", flush=True)
+            threading.Event().wait()
+sys.meta_path.insert(0, Slow())
+sys.argv = ["streamseg", *{words}]
+from streamseg.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [(["run", "x.toml"], 0), (["relay"], 0), (["process"], -2), (["--help"], -2), ([], -2)]
+)
+def test_ctrl_c_while_a_command_is_imported_prints_nothing(words: list[str], code: int) -> None:
+    command = [sys.executable, "-c", IMPORTING.format(words=words)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"importing\n"
+        child.send_signal(signal.SIGINT)
+        assert child.communicate(timeout=LIMIT_S) == (b"", b"")
+        assert child.returncode == code
 
 
 def test_a_process_that_a_library_holds_is_told_and_ends_in_time() -> None:
