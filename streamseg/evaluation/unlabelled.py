@@ -81,7 +81,8 @@ def evaluate_video(
             if progress is not None:
                 progress(index + 1, None)
         if run.frames < 2:
-            raise TrainingError(f"{source}: has {run.frames} frames; two or more say something over time")
+            count = "1 frame" if run.frames == 1 else f"{run.frames} frames"
+            raise TrainingError(f"{source}: has {count}; two or more say something over time")
         return run.report()
     finally:
         engine.close()

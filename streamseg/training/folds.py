@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from streamseg.errors import UsageError
+from streamseg.evaluation import LabelledFolder
 from streamseg.evaluation.metrics import mean, shown
 from streamseg.training.log import read_log
 from streamseg.training.loop import Inputs, train
@@ -25,8 +26,7 @@ def train_folds(
     """
     if inputs.val is not None:
         raise UsageError("--leave-out: the images left out are the validation images; give no --val")
-    if len(set(prefixes)) < len(prefixes):
-        raise UsageError("--leave-out: the same images are left out twice")
+    _check(recipe, inputs, prefixes)
     lines = [f"{'left out':16} {'images':>6} {'mIoU':>7} {'best':>7}"]
     scores = []
     for prefix in prefixes:
@@ -39,3 +39,18 @@ def train_folds(
         best = max((s.miou for s in evaluated if s.miou is not None), default=None)
         lines.append(f"{prefix:16} {last.images:6} {shown(last.miou, 7)} {shown(best, 7)}")
     return [*lines, f"{'mean':16} {'':6} {shown(mean(scores), 7)}"]
+
+
+def _check(recipe: TrainRecipe, inputs: Inputs, prefixes: Sequence[str]) -> None:
+    """Refuse, before the first of many hours, what a later run would be refused for."""
+    for at, prefix in enumerate(prefixes):
+        if not prefix.strip(".") or "/" in prefix:
+            raise UsageError(
+                f"--leave-out: must be the beginning of images' names, and no path; is {prefix!r}"
+            )
+        if any(other.startswith(prefix) or prefix.startswith(other) for other in prefixes[:at]):
+            raise UsageError(f"--leave-out: the same images are left out twice, by {prefix!r} for one")
+    if inputs.data is not None:
+        images = LabelledFolder(inputs.data, len(recipe.classes))
+        for prefix in prefixes:
+            images.split(prefix)

@@ -296,14 +296,20 @@ def test_drives_are_left_out_in_turn_and_go_on(world: Path, tmp_path: Path) -> N
         (["--teacher", "x"], "--data: is missing; a run without labels needs --teacher and --unlabelled"),
         (["--data", "DATA", "--leave-out", "drivea", "--val", "DATA"], "give no --val"),
         (["--data", "DATA", "--leave-out", "a", "--leave-out", "a"], "are left out twice"),
+        (["--data", "DATA", "--leave-out", "drivea", "--leave-out", "driv"], "are left out twice, by 'driv'"),
+        (["--data", "DATA", "--leave-out", ""], "must be the beginning of images' names, and no path; is ''"),
+        (["--data", "DATA", "--leave-out", "drivea", "--leave-out", ".."], "and no path; is '..'"),
+        (["--data", "DATA", "--leave-out", "drivea", "--leave-out", "x/y"], "and no path; is 'x/y'"),
+        (["--data", "DATA", "--leave-out", "drivea", "--leave-out", "drivex"], "begins with 'drivex'"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
     world: Path, tmp_path: Path, options: list[str], said: str
 ) -> None:
     given = [str(world / "data") if option == "DATA" else option for option in options]
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises((UsageError, TrainingError), match=said):
         CliRunner().invoke(command, [*given, "--out", str(tmp_path / "run")], catch_exceptions=False)
+    assert not (tmp_path / "run").exists(), "nothing has been trained"
 
 
 def test_a_prefix_that_no_image_has_names_those_there_are(world: Path) -> None:
