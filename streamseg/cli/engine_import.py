@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,8 @@ def command(
         echo(line)
     echo(f"{folder}: written. {folder / 'check.jpg'}: {shares}")
     found = "" if out is None and folder.parent in (*folders, Path("engines")) else f"{folder.parent}/"
-    echo(f"Look at check.jpg, then: streamseg run --engine {found}{name} --source SOURCE --watch --web")
+    named = shlex.quote(found + name)
+    echo(f"Look at check.jpg, then: streamseg run --engine {named} --source SOURCE --watch --web")
 
 
 def _said(taken: Taken) -> list[str]:

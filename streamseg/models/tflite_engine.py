@@ -131,6 +131,8 @@ def import_tflite(file: Path, name: str, out: Path, given: Mapping[str, Any]) ->
     if own and forms.fp32.mean != levels[0]:
         raise UsageError(f"--{min(own)}: a file that takes bytes says this itself; leave it out")
     classes: Sequence[ClassEntry] | None = None
+    if {"labels", "dataset"} <= set(given):
+        raise UsageError("--dataset: --labels names the classes already; give one of them")
     if "labels" in given:
         classes = read_names(Path(given["labels"]))
     elif "dataset" in given:

@@ -76,3 +76,24 @@ def test_another_folder_is_named_in_the_next_command(
     monkeypatch.setenv("STREAMSEG_ENGINES", str(tmp_path / "site"))
     assert streamseg("engine", "import", "net.onnx", "--as", "mine", "--input-size", 96, 128).code == 0
     assert find_engine("mine")[0] == tmp_path / "site/mine"
+
+
+def test_a_picture_that_is_not_there_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamseg: Command
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.onnx").write_bytes(graph_of())
+    ended = streamseg("engine", "import", "net.onnx", "--as", "mine", "--picture", "no.png")
+    assert ended.last_line == "streamseg: no.png: no such file; check the path"
+    assert not Path("engines/mine").exists()
+
+
+def test_a_name_with_a_space_can_be_copied_from_the_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamseg: Command
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mein netz.onnx").write_bytes(graph_of())
+    ended = streamseg("engine", "import", "mein netz.onnx", "--as", "Straße 1", "--input-size", 96, 128)
+    assert ended.code == 0
+    assert "streamseg run --engine 'Straße 1' --source" in ended.out
+    assert find_engine("Straße 1")[1].name == "Straße 1"

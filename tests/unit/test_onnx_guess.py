@@ -14,7 +14,7 @@ pytest.importorskip("onnx", reason="needs the extra torch")
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from streamseg.errors import EngineError
+from streamseg.errors import EngineError, StreamsegError
 from streamseg.evaluation.engines import segment
 from streamseg.models.weights.onnx_import import Taken, import_graph
 from streamseg.types import F32
@@ -122,3 +122,30 @@ def test_logits_without_a_batch_axis_and_other_formats_are_refused_by_name(tmp_p
         imported(tmp_path, bytes(model.SerializeToString()))
     with pytest.raises(EngineError, match=r"is in ONNX Runtime's own format; take the \.onnx file"):
         imported(tmp_path, b"\x18\x00\x00\x00ORTM" + bytes(100))
+
+
+@pytest.mark.parametrize(
+    ("form", "given", "said"),
+    [
+        ({}, {"dataset": "voc"}, "--dataset: --labels names the classes already"),
+        (
+            {},
+            {"in_graph": True, "mean": (1.0, 2.0, 3.0)},
+            "--mean: --in-graph says that levels are taken as they",
+        ),
+        ({"feed": "uint8"}, {"std": (1.0, 2.0, 3.0)}, r"--std: n\.onnx takes levels as they are \(uint8\)"),
+        ({}, {"input_size": (9000, 64)}, r"n\.onnx: pictures of 8992x64 \(given\); sides of at most 8192"),
+        ({"shape": (1, 64, 90000)}, {}, r"pictures of 64x90000 \(the input's shape, which is fixed\)"),
+        ({}, {"network": "a\nb", "input_size": (64, 64)}, "^network: must be one line of text"),
+    ],
+)
+def test_options_that_contradict_one_another_or_the_graph_are_refused(
+    tmp_path: Path, form: dict[str, Any], given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(StreamsegError, match=said):
+        imported(tmp_path, graph_of(**form), **given)
+
+
+def test_a_size_that_is_to_be_fixed_is_stretched_to(tmp_path: Path) -> None:
+    taken, same = imported(tmp_path, graph_of(), size="fixed", input_size=(64, 64))
+    assert (taken.spec.size, taken.spec.fit, same) == ("fixed", "stretch", 1)

@@ -98,5 +98,5 @@ def test_options_that_need_labels_say_so(options: list[str], said: str) -> None:
 
 def test_one_frame_says_nothing_over_time(world: Path, tmp_path: Path) -> None:
     write_video(tmp_path / "one.mkv", [np.zeros((*SIZE, 3), np.uint8)])
-    with pytest.raises(StreamsegError, match=r"one\.mkv: has 1 frames; two or more"):
+    with pytest.raises(StreamsegError, match=r"one\.mkv: has 1 frame; two or more"):
         run(world, str(tmp_path / "one.mkv"))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from streamseg.config.text_file import read_text
-from streamseg.errors import EngineError
+from streamseg.errors import EngineError, UsageError
 from streamseg.inference.labels import read_labels, voc_colour
 from streamseg.inference.spec import MOST_CLASSES, ClassEntry
 from streamseg.models.weights.datasets import (
@@ -60,6 +60,8 @@ def name_classes(
 
 
 def _known(wanted: int | None, given: dict[str, Any], hints: Hints) -> tuple[Classes | None, str]:
+    if {"labels", "dataset"} <= set(given):
+        raise UsageError("--dataset: --labels names the classes already; give one of them")
     if "labels" in given:
         path = Path(given["labels"])
         return read_names(path), path.name

@@ -13,7 +13,7 @@ from streamseg.errors import EngineError, UsageError
 from streamseg.inference.forms import Array, feed_of
 from streamseg.inference.onnx_file import Port
 from streamseg.inference.scaling import make_batch
-from streamseg.inference.spec import FP32, ClassEntry, EngineSpec, Normalisation, Weights
+from streamseg.inference.spec import FP32, LARGEST_SIDE, ClassEntry, EngineSpec, Normalisation, Weights
 from streamseg.models.weights.class_names import name_classes
 from streamseg.models.weights.datasets import BACKGROUND
 from streamseg.models.weights.onnx_answer import read_answer
@@ -153,6 +153,11 @@ class Importing:
         size = tuple(
             max(1, round((of or wanted) / unit)) * unit for of, wanted in zip(sides, size, strict=True)
         )
+        if max(size) > LARGEST_SIDE:
+            raise EngineError(
+                f"{self._what}: pictures of {size[0]}x{size[1]} ({source}); sides of at most {LARGEST_SIDE} "
+                "pixels are supported"
+            )
         self.note("input_size", f"{size[0]}x{size[1]} (height x width)", source)
         return size[0], size[1]
 
@@ -163,7 +168,14 @@ class Importing:
     def _normalisation(self, port: Port, layout: str) -> tuple[Normalisation, Any]:
         given, hints = self._given, self._hints
         kind: Any = port.type
-        if given.keys() & {"mean", "std", "scale"} and kind != "uint8":
+        if levels := sorted(given.keys() & {"mean", "std", "scale"}):
+            if given.get("in_graph") or kind == "uint8":
+                why = (
+                    "--in-graph says that levels are taken as they are"
+                    if given.get("in_graph")
+                    else (f"{self._what} takes levels as they are (uint8)")
+                )
+                raise UsageError(f"--{levels[0]}: {why}; leave it out")
             mean, std, source = *given_levels(given), GIVEN
         elif given.get("in_graph") or kind == "uint8":
             source = GIVEN if given.get("in_graph") else "it takes uint8"
@@ -214,8 +226,9 @@ class Importing:
             self._what, self._name, answer, given=self._given, hints=self._hints
         )
         self.guesses += [*answer.guesses, guess]
-        fixed = port.shape is not None and None not in (
-            port.shape[1:3] if first.feed[1] == "nhwc" else port.shape[2:4]
+        fixed = self._given.get("size") == "fixed" or (
+            port.shape is not None
+            and None not in (port.shape[1:3] if first.feed[1] == "nhwc" else port.shape[2:4])
         )
         form: dict[str, Any] = {
             "output": answer.output,

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from streamseg.config import EngineConfig
-from streamseg.errors import EngineError, OutputError, UsageError
+from streamseg.errors import EngineError, OutputError, StreamsegError, UsageError
 from streamseg.inference.engine import Engine
 from streamseg.inference.forms import Array
 from streamseg.inference.interface import FormError
@@ -142,7 +142,8 @@ def _loaded(spec: EngineSpec, folder: Path, found: Importing, what: str) -> tupl
                 found.note(key, value, "a trial run: it runs with nothing else")
             return tried, engine
     assert first is not None
-    text = str(first).removeprefix(f"engine {spec.name}: ").replace(FP32, what, 1)
+    text = str(first).removeprefix(f"engine {folder}: engine.toml: ")
+    text = text.removeprefix(f"engine {spec.name}: ").replace(FP32, what, 1)
     raise EngineError(text) from first
 
 
@@ -227,7 +228,7 @@ def new_engine(folder: Path, replace: bool) -> Iterator[Path]:
     except OSError as error:
         if old.exists() and not folder.exists():
             old.rename(folder)
-        if isinstance(error, EngineError | OutputError):
+        if isinstance(error, StreamsegError):
             raise
         raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from error
     finally:
