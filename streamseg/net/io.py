@@ -20,6 +20,7 @@ MORE, LONG, COMMAND = 1, 2, 4
 
 JOIN_BELOW = 16 << 10  # bytes of a piece that is copied to its neighbours, to be sent to many faster
 MOST_TOPICS = 4096  # whose subscribers are remembered
+MOST_PIECES = 1024  # that the kernel takes at once (IOV_MAX)
 
 Buffer = bytes | memoryview
 
@@ -137,7 +138,9 @@ class Outbox:
         self.taken_s = time.monotonic()  # when the peer last took something
         self.seal: Callable[[Outgoing], list[Buffer]] | None = None  # where messages do not travel open
         self._sock, self._on_change, self._on_broken = sock, on_change, on_broken
-        self._waiting: deque[list[Buffer]] = deque()  # the rest of the first one first
+        # The rest of the first one first. Messages are framed and sealed when it is their turn: the other end
+        # takes what is sealed in this order only, and a PONG overtakes those that have not begun.
+        self._waiting: deque[list[Buffer] | Outgoing] = deque()
         self._pong: list[Buffer] | None = None  # among those
 
     def __len__(self) -> int:
@@ -147,16 +150,14 @@ class Outbox:
         """Send a message; False where it is closed, or `queue` of them wait already."""
         if self.closed or len(self._waiting) >= queue:
             return False
-        self.add(self.seal(message) if self.seal is not None else message.plain())
+        self.add(message)
         return not self.closed
 
-    def add(self, pieces: list[Buffer]) -> None:
+    def add(self, what: list[Buffer] | Outgoing) -> None:
         """Send this behind what waits."""
-        self._waiting.append(pieces)
-        if len(self._waiting) == 1:
-            self.flush()
-            if self._waiting:
-                self._on_change()
+        self._waiting.append(what)
+        if len(self._waiting) == 1 and not self._send_waiting():
+            self._on_change()
 
     def add_pong(self, frame: bytes) -> None:
         """Send this behind the message that is on its way, unless there is one already."""
@@ -170,30 +171,37 @@ class Outbox:
 
     def flush(self) -> None:
         """Send what the kernel takes now."""
-        if self.closed:
-            return
-        had_to_wait = len(self._waiting) > 1
+        if self._waiting and self._send_waiting():
+            self._on_change()
+
+    def _send_waiting(self) -> bool:
+        """Send what the kernel takes; whether that was all."""
         while self._waiting:
-            pieces = self._waiting[0]
+            pieces = self._first()
             try:
-                sent = self._sock.sendmsg(pieces)
+                sent = self._sock.sendmsg(pieces[:MOST_PIECES], (), socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                return
+                return False
             except OSError:
                 self._on_broken()
-                return
+                return False
             self.taken_s = time.monotonic()
             while pieces and sent >= len(pieces[0]):
                 sent -= len(pieces.pop(0))
             if pieces:
                 pieces[0] = memoryview(pieces[0])[sent:]
-                had_to_wait = True
                 continue
             if pieces is self._pong:
                 self._pong = None
             self._waiting.popleft()
-        if had_to_wait:
-            self._on_change()
+        return True
+
+    def _first(self) -> list[Buffer]:
+        """The pieces of the first message."""
+        first = self._waiting[0]
+        if isinstance(first, Outgoing):
+            first = self._waiting[0] = self.seal(first) if self.seal is not None else first.plain()
+        return first
 
     def close(self) -> None:
         """Send nothing more."""
