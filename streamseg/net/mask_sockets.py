@@ -14,7 +14,7 @@ from streamseg.net.io import Outgoing, Subscribers
 from streamseg.net.server import Client, Server
 from streamseg.net.socket_thread import SocketThread
 from streamseg.wire import parse_snapshot_request, snapshot_reply
-from streamseg.wire.snapshot import MAX_PREFIX
+from streamseg.wire.snapshot import MAX_PREFIX, SNAPSHOT
 
 log = logging.getLogger(__name__)
 
@@ -113,9 +113,11 @@ class MaskSockets:
             self._unsubscribe(client, own, prefix)
 
     def _request(self, client: Client, message: list[bytes]) -> bool:
-        envelope = [b""] if len(message) > 1 and not message[0] else []
+        # What a REQ, and a proxy on the way, put in front of a request goes in front of its answer.
+        begins = message.index(SNAPSHOT) if SNAPSHOT in message else 0
+        envelope = message[:begins]
         try:
-            prefixes = parse_snapshot_request(message[len(envelope) :])
+            prefixes = parse_snapshot_request(message[begins:])
         except WireError as error:
             self.refused += 1
             self.guard.on_change()

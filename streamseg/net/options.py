@@ -8,7 +8,7 @@ import socket
 from streamseg.net.zmtp import Bounds
 from streamseg.wire import MAX_DOCUMENT, MAX_PART
 from streamseg.wire.control import MAX_REPLY, MAX_REQUEST
-from streamseg.wire.snapshot import MAX_REPLY_HEAD
+from streamseg.wire.snapshot import MAX_REPLY_HEAD, SNAPSHOT
 
 GONE_AFTER_S = 8
 RECONNECT_S, LONGEST_RECONNECT_S = 0.1, 2.0
@@ -20,9 +20,7 @@ SUBSCRIPTION = Bounds((SMALL,), parts=4, total=SMALL)
 SNAPSHOT_REQUEST = Bounds((SMALL,), parts=128, total=16 * SMALL)
 CONTROL_REQUEST = Bounds((MAX_REQUEST,), parts=8, total=2 * MAX_REQUEST)
 MASK = Bounds((SMALL, MAX_DOCUMENT, MAX_PART), parts=64, total=2 * MAX_PART)
-SNAPSHOT_REPLY = Bounds(
-    (SMALL, MAX_REPLY_HEAD, MAX_PART), parts=16 << 10, total=2 * MAX_PART, first=b"snapshot"
-)
+SNAPSHOT_REPLY = Bounds((SMALL, MAX_REPLY_HEAD, MAX_PART), parts=16 << 10, total=2 * MAX_PART, first=SNAPSHOT)
 CONTROL_REPLY = Bounds((MAX_REPLY,), parts=8, total=MAX_REPLY)
 
 

@@ -20,7 +20,7 @@ MAX_PREFIX = 256
 
 MAX_REPLY_HEAD = 64 << 10
 
-_WORD = b"snapshot"
+SNAPSHOT = b"snapshot"
 
 
 class ReplyHead(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,12 +33,12 @@ class ReplyHead(msgspec.Struct, frozen=True, kw_only=True):
 
 def snapshot_request(prefixes: Sequence[bytes]) -> list[bytes]:
     """Ask for the last message of every topic that begins with one of the prefixes."""
-    return [_WORD, *prefixes]
+    return [SNAPSHOT, *prefixes]
 
 
 def parse_snapshot_request(parts: Sequence[bytes]) -> list[bytes]:
     """The prefixes asked for; raises WireError."""
-    if len(parts) < 2 or parts[0] != _WORD or len(parts) > 1 + MAX_PREFIXES:
+    if len(parts) < 2 or parts[0] != SNAPSHOT or len(parts) > 1 + MAX_PREFIXES:
         raise WireError(f"snapshot: a request is b'snapshot' and 1 to {MAX_PREFIXES} topic prefixes")
     if any(len(p) > MAX_PREFIX for p in parts[1:]):
         raise WireError(f"snapshot: a topic prefix has at most {MAX_PREFIX} bytes")
@@ -48,12 +48,12 @@ def parse_snapshot_request(parts: Sequence[bytes]) -> list[bytes]:
 def snapshot_reply(run: int, messages: Sequence[Sequence[bytes]]) -> list[bytes]:
     """One multipart reply that holds all messages, one after the other."""
     head = ReplyHead(version=VERSION, run=run, parts=[len(m) for m in messages])
-    return [_WORD, msgspec.msgpack.encode(head), *(part for message in messages for part in message)]
+    return [SNAPSHOT, msgspec.msgpack.encode(head), *(part for message in messages for part in message)]
 
 
 def parse_snapshot_reply(parts: Sequence[bytes]) -> list[list[bytes]]:
     """The messages of a reply, each still to be parsed; raises WireError."""
-    if len(parts) < 2 or parts[0] != _WORD or len(parts[1]) > MAX_REPLY_HEAD:
+    if len(parts) < 2 or parts[0] != SNAPSHOT or len(parts[1]) > MAX_REPLY_HEAD:
         raise WireError("snapshot: a reply is b'snapshot', a head and the messages")
     try:
         head = msgspec.msgpack.decode(parts[1], type=ReplyHead)

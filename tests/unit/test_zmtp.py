@@ -7,6 +7,7 @@ import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import zmq
@@ -24,7 +25,8 @@ from streamseg.net.io import Loop, Outgoing
 from streamseg.net.mask_sockets import MAX_SUBSCRIPTIONS
 from streamseg.net.zmtp import Bounds, Mechanism, Null, Peer, Refused
 from streamseg.publish import Publisher
-from streamseg.wire.control import Done
+from streamseg.wire import parse_snapshot_reply, snapshot_request
+from streamseg.wire.control import Done, SetLogLevel, encode, parse_reply
 from tests import hostile
 from tests.hostile import PING, frame
 from tests.masks import STREET, make_mask
@@ -315,3 +317,53 @@ def test_who_refuses_us_is_told_apart(tmp_path: object) -> None:
         client = ControlClient(server.endpoint, keys=ClientKeys(make_pair()[0], secret), timeout_s=1)
         with client, pytest.raises(ControlError, match="the daemon uses no keys"):
             client.status()
+
+
+@contextlib.contextmanager
+def proxy(context: zmq.Context[zmq.Socket[bytes]], to: str) -> Iterator[str]:
+    """A ROUTER and a DEALER of libzmq that pass on what comes; yields where."""
+    with (
+        context.socket(zmq.ROUTER) as front,
+        context.socket(zmq.DEALER) as back,
+        context.socket(zmq.PAIR) as ours,
+        context.socket(zmq.PAIR) as theirs,
+    ):
+        front.bind("inproc://front")
+        back.linger = 0
+        back.connect(to)
+        ours.bind("inproc://end")
+        theirs.connect("inproc://end")
+        thread = threading.Thread(target=zmq.proxy_steerable, args=(front, back, None, theirs))
+        thread.start()
+        yield "inproc://front"
+        ours.send(b"TERMINATE")
+        thread.join()
+
+
+@pytest.mark.parametrize("by_proxy", [False, True])
+@pytest.mark.parametrize("set_up", [(), (zmq.REQ_RELAXED, zmq.REQ_CORRELATE)], ids=["plain", "correlated"])
+def test_a_req_of_libzmq_is_answered_however_it_is_set_up(
+    publisher: Publisher, tmp_path: Path, set_up: tuple[int, ...], by_proxy: bool
+) -> None:
+    def ask(endpoint: str, request: list[bytes]) -> list[list[bytes]]:
+        with contextlib.ExitStack() as owned:
+            context = owned.enter_context(zmq.Context())
+            if by_proxy:
+                endpoint = owned.enter_context(proxy(context, endpoint))
+            req = owned.enter_context(context.socket(zmq.REQ))
+            req.linger, req.rcvtimeo = 0, int(LIMIT_S * 1000)
+            for option in set_up:
+                req.setsockopt(option, 1)
+            req.connect(endpoint)
+            answers = []
+            for _ in range(2):
+                req.send_multipart(request)
+                answers.append(req.recv_multipart())
+            return answers
+
+    control = f"ipc://{tmp_path}/control"
+    with ControlServer(ControlConfig(), control, lambda *_: Done()):
+        for snapshot in ask(publisher.snapshot_endpoint, snapshot_request([b"mask/gate/"])):
+            assert [message[0] for message in parse_snapshot_reply(snapshot)] == [b"mask/gate/"]
+        for (answer,) in ask(control, [encode(SetLogLevel(level="info", id=7))]):
+            assert parse_reply(answer) == Done(id=7)
