@@ -87,7 +87,7 @@ def build_settings(kind: type[T], tree: dict[str, Any]) -> T:
     A problem is one line, whatever the keys are made of.
     """
     try:
-        problems = list(_problems(kind, tree, ""))
+        problems = [*_problems(kind, tree, ""), *_not_one_line(tree, "")]
         if problems:
             raise ConfigError(*_shortened(problems))
         return msgspec.convert(tree, kind)
@@ -95,6 +95,15 @@ def build_settings(kind: type[T], tree: dict[str, Any]) -> T:
         if isinstance(error.__cause__, ConfigError):  # settings that are fine one by one, but not together
             raise ConfigError(*_shortened(error.__cause__.problems)) from None
         raise
+
+
+def _not_one_line(tree: dict[str, Any], prefix: str) -> Iterator[str]:
+    """Texts of a person with control characters; names of files that a program gives may have them."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _not_one_line(value, f"{prefix}{name}.")
+        elif isinstance(value, str) and (found := _CONTROL.search(value)):
+            yield f"{prefix}{name}: must be one line of text; holds {found[0]!r}"
 
 
 def _shortened(problems: Sequence[str]) -> Iterator[str]:
@@ -226,8 +235,6 @@ def _value_problems(annotation: Any, value: Any, key: str) -> Iterator[str]:
     else:
         try:
             msgspec.convert(value, annotation)
-            if isinstance(value, str) and (found := _CONTROL.search(value)):
-                yield f"{key}: must be one line of text; holds {found[0]!r}"
         except msgspec.ValidationError:
             yield f"{key}: must be {describe(annotation)}; is {_shown(value)}{_nearest(annotation, value)}"
 

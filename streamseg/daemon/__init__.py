@@ -125,8 +125,9 @@ class Daemon:
         self._supervise(pipeline, publisher)
 
     def stop(self) -> None:
-        """Ask run() to end; returns at once. It then ends without an error."""
-        self._asked.set()
+        """Ask run() to end; returns at once. It then ends without an error, unless it was over already."""
+        if self.pipeline is None or not self.pipeline.over.is_set():
+            self._asked.set()
         self._stopping.set()
         if self.pipeline is not None:
             self.pipeline.over.set()

@@ -128,6 +128,9 @@ class ControlServer:
             request = parse_request(data)
         except StreamsegError as error:
             return self._send(client, envelope, _failed(number, error))
+        except Exception as error:
+            log.exception(_UNANSWERED)
+            return self._send(client, envelope, _failed(number, _inside(error)))
         self.stats.requests += 1
         reply = partial(self._reply, request, number, private and not request.remote)
         if isinstance(request, GetStatus | GetSnapshot | SetLogLevel):
@@ -158,9 +161,15 @@ class ControlServer:
         except StreamsegError as error:
             return _failed(number, error)
         except Exception as error:
-            log.exception("control: a request could not be answered")
-            text = f"internal error ({type(error).__name__}); see the log"
-            return _failed(number, ControlError("failed", text))
+            log.exception(_UNANSWERED)
+            return _failed(number, _inside(error))
+
+
+_UNANSWERED = "control: a request could not be answered"
+
+
+def _inside(error: Exception) -> ControlError:
+    return ControlError("failed", f"internal error ({type(error).__name__}); see the log")
 
 
 def _failed(number: int, error: StreamsegError) -> Failed:

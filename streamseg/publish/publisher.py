@@ -174,9 +174,10 @@ class Publisher:
         while self._statuses:
             _, status = self._statuses.popitem()
             if self._demand.wants("status", status.stream):
-                sockets.subscribers.publish(encode_status(status, self.run, time.time_ns()))
+                message = encode_status(status, self.run, time.time_ns())
                 self.stats.statuses += 1
                 self.stats.messages += 1
+                sockets.subscribers.publish(message)
 
     def _publish(self, sockets: MaskSockets, item: Mask | Preview | _Forget) -> None:
         if isinstance(item, _Forget):
@@ -188,8 +189,8 @@ class Publisher:
         else:
             try:
                 for message in self._last.published(self._numbered(item), self._demand):
-                    sockets.subscribers.publish(message)
                     self.stats.messages += 1
+                    sockets.subscribers.publish(message)
             except WireError as error:
                 self._log_once(item, error)
 
@@ -198,9 +199,10 @@ class Publisher:
         if n is not None and self._demand.wants("picture", picture.stream):
             now_ns = time.time_ns()
             stamped = picture.stamped(run=self.run, n=n, published_unix_ns=now_ns)
-            sockets.subscribers.publish(encode_picture(stamped))
+            message = encode_picture(stamped)
             self.stats.pictures += 1
             self.stats.messages += 1
+            sockets.subscribers.publish(message)
 
     def _numbered(self, mask: Mask) -> Mask:
         """Give the mask its run and n: the next one, or for a refinement that of its keyframe.
