@@ -112,11 +112,17 @@ def _of_tflite(file: Path, name: str, beside: Path, wanted: dict[str, Any]) -> t
     sides = f"{spec.input_size[0]}x{spec.input_size[1]}"
     free = f"{sides}, sides multiples of {spec.size_multiple}" if spec.size_multiple > 1 else sides
     names = ", ".join(entry.name for entry in spec.classes[:6])
+    source = "given"
+    if not {"labels", "dataset"} & set(wanted):
+        known = spec.label_set.rpartition("-")[0] in DATASETS
+        source = f"as many as {spec.label_set} has; others" if known else "their number; name them with"
+        source += ": --dataset, --labels FILE" if known else " --labels FILE, or --dataset"
+    levels = "given" if {"mean", "std", "scale"} & set(wanted) else "the file's, or usual for one in float32"
     said = [
         f"{file}: {'quantised, with an int8 of its own' if 'int8' in spec.weights else 'float32'}",
         f"  size     {free}; logits at 1/{spec.output_stride}",
-        f"  levels   mean {spec.normalisation.mean[0]:g}, std {spec.normalisation.std[0]:g}",
-        f"  classes  {len(spec.classes)}: {names}{', …' if len(spec.classes) > 6 else ''} ({spec.label_set})",
+        f"  levels   mean {spec.normalisation.mean[0]:g}, std {spec.normalisation.std[0]:g}  ({levels})",
+        f"  classes  {len(spec.classes)}: {names}{', …' if len(spec.classes) > 6 else ''}  ({source})",
     ]
     return load_engine(EngineConfig(name=str(beside), backend="onnx")), said
 

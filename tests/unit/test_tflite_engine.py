@@ -78,6 +78,12 @@ def test_engine_import_takes_a_tflite_file(tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     assert "quantised, with an int8 of its own" in done.output
+    assert "classes  5: water, land, ice, snow, rock  (given)" in done.output
+    guessed = CliRunner().invoke(import_command, [*asked, "--replace"], catch_exceptions=False)
+    assert "(their number; name them with --labels FILE, or --dataset)" in guessed.output
+    CliRunner().invoke(
+        import_command, [*asked, "--replace", "--labels", str(tmp_path / "names.txt")], catch_exceptions=False
+    )
     folder = tmp_path / "engines" / "mine"
     assert sorted(p.name for p in folder.iterdir()) == [
         "check.jpg", "engine.toml", "model.int8.onnx", "model.onnx"
