@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import select
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Collection
@@ -22,6 +24,8 @@ from streamseg.net.zmtp import UNKNOWN_KEY, Bounds, Peer, Refused
 READ_BYTES = 2048  # from a client at a time: what they hold is worked on before others are looked at
 ACCEPTED_AT_ONCE = 16
 AGAIN_S = 0.03  # between two looks while no file descriptor is left
+UNSENT_LOOK_S = 0.003  # between two looks at what the kernel has not sent
+_SIOCOUTQNSD = 0x894B
 
 OnMessage = Callable[["Client", list[bytes]], bool]
 """Called for each message; True where the client has to wait for an answer by send()."""
@@ -109,7 +113,11 @@ class Server:
         return client.out.send(message, 1)
 
     def close(self, linger_s: float = 0.0) -> None:
-        """End all connections; clients have linger_s to take what waits. Closing twice is fine."""
+        """End all connections; clients have linger_s to take what waits. Closing twice is fine.
+
+        Also what waits in the kernel: of a connection that is closed with something unread in it, such as a
+        PING, the kernel drops what it has not sent.
+        """
         self.unbind()
         deadline_s = time.monotonic() + linger_s
         poller = select.poll()
@@ -123,6 +131,8 @@ class Server:
                 if not client.out:
                     poller.unregister(fd)
                     del by_fd[fd]
+        while time.monotonic() < deadline_s and any(_unsent(client.sock) for client in self.clients):
+            time.sleep(UNSENT_LOOK_S)  # there is no event for it
         for client in list(self.clients):
             client.close()
 
@@ -284,3 +294,13 @@ class Server:
             return
         reads = not client.paused and self._is_free(client)
         self._loop.watch(client.sock, READ * reads | WRITE * bool(client.out), client.ready)
+
+
+def _unsent(sock: socket.socket) -> int:
+    """How many bytes the kernel holds that it has not sent yet; of a path, none: the other end has them."""
+    if sock.family == socket.AF_UNIX:
+        return 0
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(sock, _SIOCOUTQNSD, bytes(4)))[0])
+    except OSError:
+        return 0

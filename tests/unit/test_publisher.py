@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zmq
 
@@ -18,6 +21,7 @@ from streamseg.errors import PublishError
 from streamseg.publish import Publisher
 from streamseg.runtime.mailbox import Closed
 from streamseg.types import LabelSet, Mask
+from tests import hostile
 from tests.masks import STREET, make_mask, same
 from tests.waiting import LIMIT_S, until
 
@@ -328,3 +332,33 @@ def test_masks_are_not_changed_by_publishing(publisher: Publisher) -> None:
     publisher.put(mask)
     until(lambda: publisher.stats.published == 1)
     assert same(mask, twin)
+
+
+@pytest.mark.parametrize("pings", [0, 5])
+@pytest.mark.parametrize("where", ["tcp://127.0.0.1:*", "ipc://{}/masks"])
+def test_closing_leaves_a_reader_that_is_behind_the_time_to_take_what_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, pings: int
+) -> None:
+    monkeypatch.setattr("streamseg.net.mask_sockets.LINGER_S", LIMIT_S)
+    publisher = Publisher(PublishConfig(endpoint=where.format(tmp_path), queue=1000))
+    with publisher, hostile.connect(publisher.endpoint) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 10)
+        hostile.shake_hands(sock, b"SUB")
+        sock.sendall(hostile.frame(b"\x01mask/gate/"))
+        assert publisher.wait_wanted("mask", "gate", LIMIT_S)
+        noise = np.random.default_rng(1)
+        for seq in range(12):  # more than the kernel takes of them
+            publisher.put(make_mask(seq, labels=noise.integers(0, 3, (300, 400)).astype(np.uint8)))
+        closing = threading.Thread(target=publisher.close)
+        closing.start()
+        sock.sendall(hostile.PING * pings)  # are not read any more
+        data = b""
+        with contextlib.suppress(ConnectionResetError):
+            while more := sock.recv(1 << 14):
+                data += more
+                if pings and len(data) > 250_000:  # the rest waits in the kernel
+                    closing.join(0.3)
+                    pings = 0
+        closing.join()
+        assert data.count(b"\x01\nmask/gate/") == 12
+        publisher.check()
