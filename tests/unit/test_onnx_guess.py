@@ -149,3 +149,16 @@ def test_options_that_contradict_one_another_or_the_graph_are_refused(
 def test_a_size_that_is_to_be_fixed_is_stretched_to(tmp_path: Path) -> None:
     taken, same = imported(tmp_path, graph_of(), size="fixed", input_size=(64, 64))
     assert (taken.spec.size, taken.spec.fit, same) == ("fixed", "stretch", 1)
+
+
+@pytest.mark.parametrize("given", [{}, {"output": "logits"}, {"output": "labels"}])
+@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32])
+def test_whole_numbers_in_several_channels_are_refused(
+    tmp_path: Path, kind: int, given: dict[str, str]
+) -> None:
+    model = onnx.load_from_string(graph_of(shape=(1, 64, 64)))
+    model.graph.node.append(helper.make_node("Cast", ["logits"], ["whole"], to=kind))
+    model.graph.output[0].name = "whole"
+    model.graph.output[0].type.tensor_type.elem_type = kind
+    with pytest.raises(EngineError, match="in 3 channels, which are neither class ids nor numbers in float"):
+        imported(tmp_path, bytes(model.SerializeToString()), **given)

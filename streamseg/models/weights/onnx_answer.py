@@ -62,6 +62,11 @@ def read_answer(
             f"{what} computes no numbers (NaN or infinity); its weights are damaged, or it takes other "
             "levels (--mean, --std, --scale)"
         )
+    if array.dtype.kind in "iub" and form.channels not in (None, 1):
+        raise EngineError(
+            f"{what} gives {array.dtype} in {form.channels} channels, which are neither class ids nor "
+            "numbers in float for each class (but quantised ones, or colours); export it with one of these"
+        )
     guesses = [Guess("output_name", name, source)] if len(answers) > 1 else []
     if others:
         guesses.append(Guess("output_layout", form.layout, "its shape allows both; as the input"))
