@@ -39,7 +39,7 @@ class Client:
         self.since_s = time.monotonic()
         self.key = b""  # that it has shown
         self.closed = self.paused = self.working = False
-        self.waiting = False  # for an answer; until it has it, nothing more is read from it
+        self.waiting = False  # for an answer; until it has it, no other request is worked on
         self.requests: deque[list[bytes]] = deque()  # read, and not yet worked on
         self.peer = server.peer(self)
         self.out = Outbox(sock, lambda: server.watch(self), self.close)
@@ -64,8 +64,8 @@ class Client:
 class Server:
     """Binds, and calls on_message(client, message) for what arrives. Belongs to one socket thread.
 
-    answers: its clients ask and are answered, so that while an answer is on its way to one of them nothing
-    more is read from it. Otherwise they are sent to at any time.
+    answers: its clients ask and are answered, one request after the other, and while an answer is on its way
+    to one of them nothing more is read from it. Otherwise they are sent to at any time.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Server:
     def send(self, client: Client, message: Outgoing) -> bool:
         """Send an answer; False where the client is gone, or has another one still to take."""
         client.waiting = False
-        return client.out.send(message, 1)
+        return client.out.send(message, 2)  # a PONG may be on its way
 
     def close(self, linger_s: float = 0.0) -> None:
         """End all connections; clients have linger_s to take what waits. Closing twice is fine.
@@ -225,7 +225,7 @@ class Server:
         if events & WRITE and client.out:
             client.out.flush()
             self._work(client)
-        if events & READ and not client.closed and not client.paused and self._is_free(client):
+        if events & READ and not client.closed and self._may_read(client):
             self._read(client)
 
     def _read(self, client: Client) -> None:
@@ -273,6 +273,10 @@ class Server:
         """Whether it has no answer to wait for, or to take."""
         return not self.answers or not (client.waiting or client.out)
 
+    def _may_read(self, client: Client) -> bool:
+        """Whether to read more. While it waits for an answer, PINGs are answered, and one request is kept."""
+        return not client.paused and not (self.answers and (client.out or client.requests))
+
     def answered(self, client: Client) -> None:
         """The answer has been sent, or there is none: go on with its next request."""
         client.waiting = False
@@ -292,7 +296,7 @@ class Server:
         """Wait for what it is to be read or written for."""
         if client.closed:
             return
-        reads = not client.paused and self._is_free(client)
+        reads = self._may_read(client)
         self._loop.watch(client.sock, READ * reads | WRITE * bool(client.out), client.ready)
 
 

@@ -26,7 +26,7 @@ from streamseg.net.mask_sockets import MAX_SUBSCRIPTIONS
 from streamseg.net.zmtp import Bounds, Mechanism, Null, Peer, Refused
 from streamseg.publish import Publisher
 from streamseg.wire import parse_snapshot_reply, snapshot_request
-from streamseg.wire.control import Done, SetLogLevel, encode, parse_reply
+from streamseg.wire.control import AnyReply, AnyRequest, Done, Reload, SetLogLevel, encode, parse_reply
 from tests import hostile
 from tests.hostile import PING, frame
 from tests.masks import STREET, make_mask
@@ -367,3 +367,28 @@ def test_a_req_of_libzmq_is_answered_however_it_is_set_up(
             assert [message[0] for message in parse_snapshot_reply(snapshot)] == [b"mask/gate/"]
         for (answer,) in ask(control, [encode(SetLogLevel(level="info", id=7))]):
             assert parse_reply(answer) == Done(id=7)
+
+
+@pytest.mark.parametrize("where", ["tcp://127.0.0.1:*", ""], ids=["tcp", "a path"])
+def test_heartbeats_are_answered_while_a_change_takes_long(tmp_path: Path, where: str) -> None:
+    go_on = threading.Event()
+
+    def answer(request: AnyRequest, local: bool) -> AnyReply:
+        assert go_on.wait(LIMIT_S)
+        return Done()
+
+    with (
+        ControlServer(ControlConfig(endpoint=where), f"ipc://{tmp_path}/control", answer) as server,
+        zmq.Context() as context,
+        context.socket(zmq.REQ) as req,
+    ):
+        req.linger, req.rcvtimeo = 0, int(LIMIT_S * 1000)
+        req.setsockopt(zmq.HEARTBEAT_IVL, 100)
+        req.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1000)
+        req.connect(server.endpoint)
+        with req.get_monitor_socket(zmq.EVENT_DISCONNECTED) as events:
+            req.send(encode(Reload(id=3)))
+            assert not events.poll(1500)  # longer than libzmq waits for an answer to its PING
+            go_on.set()
+            assert parse_reply(req.recv()) == Done(id=3)
+            req.disable_monitor()
