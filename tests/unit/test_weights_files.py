@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import pickle
+import stat
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streamseg.errors import WeightsError
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors.torch")
 
 import safetensors.torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from streamseg.errors import UsageError, WeightsError  # noqa: E402
+from streamseg.errors import UsageError  # noqa: E402
 from streamseg.models.weights import import_weights  # noqa: E402
+from streamseg.models.weights.torch_file import load_tensors  # noqa: E402
 from streamseg.models.zoo import NETWORKS  # noqa: E402
 from tests.narrow import NARROW, narrow_network  # noqa: E402
 
@@ -296,3 +301,16 @@ def test_other_files_are_called_what_they_are_without_torchs_advice(kind: str, t
     text = str(caught.value)
     assert "\n" not in text
     assert not any(word in text for word in ("weights_only", "trust", "torch.load"))
+
+
+@pytest.mark.parametrize("what", ["pipe", "/dev/zero", "socket", "folder"])
+def test_what_is_no_file_is_refused_and_not_waited_for(what: str, tmp_path: Path) -> None:
+    path = tmp_path / what  # which is /dev/zero itself for that
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what == "socket":
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    with pytest.raises(WeightsError, match=r": cannot be read \((not a regular file|Is a directory)\)"):
+        load_tensors(path)

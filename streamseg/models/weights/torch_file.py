@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streamseg.config.reading import open_regular
 from streamseg.errors import WeightsError, one_line
 from streamseg.runtime.file_kinds import kind_of
 
@@ -48,7 +49,7 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> object:
     WeightsError of one line, which says what the file is.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(64)
         if problem := _packed(path):
             raise WeightsError(f"{path}: {problem}")
