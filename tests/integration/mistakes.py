@@ -29,6 +29,7 @@ from streamseg.recorded import ProcessConfig, process_files
 from streamseg.sources.explain import explain
 from streamseg.sources.target import resolve
 from streamseg.types import Size
+from streamseg.web.access import Access, page_problem
 from tests.cameras import RtspCamera
 from tests.engines import write_tiny_engine
 from tests.masks import STREET, make_mask
@@ -615,3 +616,11 @@ def full_disk(place: Place) -> Iterator[Path | None]:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=False)
+
+
+SAID |= {
+    "a name for a console without a token": lambda p: Access("").host_problem("box.example:5580"),
+    "a proxy that keeps the Host header to itself": lambda p: page_problem(
+        {"Origin": "https://box.example", "Host": "127.0.0.1:5580"}
+    ),
+}
