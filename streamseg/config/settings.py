@@ -21,7 +21,7 @@ T = TypeVar("T", bound="Settings")
 _MOST_SHOWN = 200
 _MOST_PROBLEMS, _LONGEST_PROBLEM = 50, 1000
 _MOST_DEPTH = 32  # of tables in tables
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 MOVED = {
     "crf.preset": "refinement.crf.preset",
@@ -102,7 +102,10 @@ def _not_one_line(tree: dict[str, Any], prefix: str) -> Iterator[str]:
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from _not_one_line(value, f"{prefix}{name}.")
-        elif isinstance(value, str) and (found := _CONTROL.search(value)):
+        elif isinstance(value, list):
+            tables = {f"{name}[{i}]": one for i, one in enumerate(value) if isinstance(one, dict)}
+            yield from _not_one_line(tables, prefix)
+        elif isinstance(value, str) and (found := CONTROL_CHARACTERS.search(value)):
             yield f"{prefix}{name}: must be one line of text; holds {found[0]!r}"
 
 

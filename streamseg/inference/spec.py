@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.config import Precision, Settings, build_settings, toml_tables
+from streamseg.config.settings import CONTROL_CHARACTERS
 from streamseg.config.text_file import read_text
 from streamseg.crf.params import KERNEL_KEYS, CrfParams
 from streamseg.errors import ConfigError, EngineError
@@ -241,6 +242,9 @@ def _form_problems(spec: EngineSpec) -> Iterator[str]:
 
 def class_problems(classes: tuple[ClassEntry, ...]) -> Iterator[str]:
     """What is wrong with a list of classes as a whole."""
+    for i, entry in enumerate(classes):
+        if CONTROL_CHARACTERS.search(entry.name):
+            yield f"classes[{i}].name: must be one line of text; is {entry.name[:40]!r}"
     counts = Counter(entry.name for entry in classes)
     for name in (name for name, count in counts.items() if count > 1):
         places = [i for i, entry in enumerate(classes) if entry.name == name]

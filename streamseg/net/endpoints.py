@@ -173,7 +173,7 @@ def _own_addresses(endpoint: str) -> list[Address]:
 
 
 def _address_of_interface(name: str) -> str:
-    """The IPv4 address of a network interface; empty where there is none of this name."""
+    """The IPv4 address of a network interface; empty where none has this name."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             answer = fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("256s", os.fsencode(name)[:15]))

@@ -74,7 +74,7 @@ class Mechanism(Protocol):
 
 
 class Null:
-    """No keys: each end says what it is."""
+    """No keys: each end says what it is, and parts travel as they are."""
 
     name = b"NULL"
     as_server = False
@@ -93,10 +93,10 @@ class Null:
         return b"", command[6:]
 
     def seal(self, part: Buffer, *, more: bool = False, command: bool = False) -> bytes:
-        raise NotImplementedError
+        return bytes(part)
 
     def open(self, sealed: bytes) -> tuple[bool, bool, bytes]:
-        raise NotImplementedError
+        return False, False, sealed
 
 
 class Peer:
