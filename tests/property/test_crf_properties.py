@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamseg import crf
-from streamseg.crf.params import make_job
+from streamseg.crf.params import Job, make_job
 from tests.crf_scenes import scene
 from tests.oracles import mean_field as oracle
 
@@ -37,17 +37,26 @@ def test_the_library_does_what_numpy_does(
 ) -> None:
     logits, image, _ = scene(*size, classes)
     small = np.ascontiguousarray(logits[:, ::shrink, ::shrink])
-    params = crf.CrfParams(
-        smoothness_sigma=smooth, appearance_sigma_xy=xy, appearance_sigma_rgb=rgb, smoothness_weight=1.5
-    )
-    job = make_job(small, image, params, **options)
+
+    def job(nearly: float) -> Job:
+        params = crf.CrfParams(
+            smoothness_sigma=smooth * nearly,
+            appearance_sigma_xy=xy * nearly,
+            appearance_sigma_rgb=rgb * nearly,
+            smoothness_weight=1.5,
+        )
+        return make_job(small, image, params, **options)
+
     with crf.Workspace() as space:
-        ours = space.run(job).probabilities
-    theirs = oracle.run(job).probabilities
-    # A vector on the border of two simplices may fall on either side, where a point is missing that tells.
+        ours = space.run(job(1)).probabilities
     assert ours is not None
-    assert theirs is not None
-    assert np.quantile(np.abs(ours - theirs), 0.98) < 1e-3
+    # A vector on the border of two simplices may fall on either side, where a point is missing that tells:
+    # NumPy's own result then changes with a sigma's last digits.
+    theirs = np.stack(
+        [q for e in (0, -1e-5, -1e-6, 1e-6, 1e-5) if (q := oracle.run(job(1 + e)).probabilities) is not None]
+    )
+    assert len(theirs) == 5
+    assert np.quantile(np.abs(ours - theirs).min(0), 0.98) < 1e-3
     np.testing.assert_allclose(ours.sum(0), 1.0, atol=1e-4)
 
 
