@@ -44,7 +44,6 @@ ENDS = [
     Broken("streamseg.publish.topics:encode_payload", True),
     Broken("streamseg.publish.topics:LastValueCache.remember", True),
     Broken("streamseg.net.server:Server._read", True),
-    Broken("streamseg.net.guard:ConnectionGuard._look", True),
     Broken("streamseg.outputs.previews:preview_of", True),
     Broken("streamseg.daemon.control:ControlServer._handle", True),
     Broken("streamseg.daemon.control:parse_request", False),
