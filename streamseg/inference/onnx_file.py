@@ -14,7 +14,7 @@ import numpy as np
 
 from streamseg.errors import EngineError, WeightsError
 from streamseg.runtime.file_kinds import kind_of
-from streamseg.runtime.protobuf import BYTES, VARINT, Reader, Window
+from streamseg.runtime.protobuf import BYTES, VARINT, Reader, Window, varint
 
 MOST_DEPTH = 100  # messages in one another; a graph in a node of a graph is three
 MOST_BYTES = 2**31 - 1  # of a protobuf message, so of a graph with its weights
@@ -180,17 +180,17 @@ def _joined(
         if place and field.number in (RAW_DATA, EXTERNAL_DATA, DATA_LOCATION):
             continue
         if field.wire == VARINT:
-            parts.append(_varint(field.number << 3) + _varint(field.value))
+            parts.append(varint(field.number << 3) + varint(field.value))
         elif field.wire == BYTES:
             body = field.window.tobytes()
             if inner is not None:
                 body = _joined(reader, field.window, inner, folder, files, what)
-            parts.append(_varint(field.number << 3 | BYTES) + _varint(len(body)) + body)
+            parts.append(varint(field.number << 3 | BYTES) + varint(len(body)) + body)
         else:
-            parts.append(_varint(field.number << 3 | field.wire) + field.window.tobytes())
+            parts.append(varint(field.number << 3 | field.wire) + field.window.tobytes())
     if place:
         body = _outside(place, folder, files, what)
-        parts.append(_varint(RAW_DATA << 3 | BYTES) + _varint(len(body)) + body)
+        parts.append(varint(RAW_DATA << 3 | BYTES) + varint(len(body)) + body)
     return b"".join(parts)
 
 
@@ -210,12 +210,3 @@ def _outside(place: dict[str, str], folder: Path, files: dict[str, Window], what
             f"{what} has weights in {name} up to byte {offset + length}, but that file has {len(files[name])}"
         )
     return files[name][offset : offset + length].tobytes()
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

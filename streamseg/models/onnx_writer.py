@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streamseg.runtime.protobuf import varint
+
 Array = npt.NDArray[Any]
 Side = int | str | None  # of a shape: a name for one that is free
 
@@ -86,11 +88,11 @@ def _attribute(name: str, value: Any) -> bytes:
 
 
 def _key(field: int, wire: int) -> bytes:
-    return _varint(field << 3 | wire)
+    return varint(field << 3 | wire)
 
 
 def _number(field: int, value: int) -> bytes:
-    return _key(field, 0) + _varint(int(value) & 0xFFFFFFFFFFFFFFFF)
+    return _key(field, 0) + varint(int(value) & 0xFFFFFFFFFFFFFFFF)
 
 
 def _text(field: int, value: str) -> bytes:
@@ -98,13 +100,4 @@ def _text(field: int, value: str) -> bytes:
 
 
 def _bytes(field: int, value: bytes) -> bytes:
-    return _key(field, 2) + _varint(len(value)) + value
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return _key(field, 2) + varint(len(value)) + value

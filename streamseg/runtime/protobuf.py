@@ -110,3 +110,13 @@ def _run(window: Window, tag: int, step: int) -> int:
             return count + int(other.argmax())
         count, stretch = stop, stretch * 4
     return count
+
+
+def varint(value: int) -> bytes:
+    """A number as protobuf has it."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
