@@ -194,6 +194,37 @@ class Geometry:
     input_size: Size
 
 
+@dataclass(frozen=True, slots=True)
+class ClassInfo:
+    """One class of a label set; its id is its position."""
+
+    name: str
+    colour: tuple[int, int, int]  # RGB
+    thin: bool = False  # narrower than the CRF's kernels: fusion keeps it from the raw network
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSet:
+    """The classes that labels refer to."""
+
+    id: str
+    classes: tuple[ClassInfo, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.classes)
+
+    def palette(self) -> U8:
+        """RGB for each of the 256 label values, (256, 3); black where there is no class."""
+        table = np.zeros((256, 3), np.uint8)
+        for i, c in enumerate(self.classes):
+            table[i] = c.colour
+        return table
+
+
+NO_CLASSES = LabelSet("", ())
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Logits:
     """The network's output for one frame: logits before softmax, on the grid of its output stride.
@@ -209,6 +240,7 @@ class Logits:
     engine: str = ""  # id of the one that computed it
     kind: AnswerKind = "logits"
     temperature: float = 1.0  # that the confidence is made with; the engine's own
+    label_set: LabelSet = NO_CLASSES  # the engine's
 
     def __post_init__(self) -> None:
         if not hasattr(self.data, "to_host"):
@@ -269,34 +301,6 @@ class Preview(Stamped):
     jpeg: bytes
     size: Size  # of the JPEG
     frame_size: Size
-
-
-@dataclass(frozen=True, slots=True)
-class ClassInfo:
-    """One class of a label set; its id is its position."""
-
-    name: str
-    colour: tuple[int, int, int]  # RGB
-    thin: bool = False  # narrower than the CRF's kernels: fusion keeps it from the raw network
-
-
-@dataclass(frozen=True, slots=True)
-class LabelSet:
-    """The classes that labels refer to."""
-
-    id: str
-    classes: tuple[ClassInfo, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(c.name for c in self.classes)
-
-    def palette(self) -> U8:
-        """RGB for each of the 256 label values, (256, 3); black where there is no class."""
-        table = np.zeros((256, 3), np.uint8)
-        for i, c in enumerate(self.classes):
-            table[i] = c.colour
-        return table
 
 
 def _check(name: str, array: Any, dtype: type[np.generic], shape: tuple[int | None, ...]) -> None:

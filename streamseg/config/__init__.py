@@ -1,14 +1,12 @@
 """Every setting once: its type, default, unit and sentence, the TOML reader, and the generated reference."""
 
+from streamseg.config.engines import BackendName, EngineConfig, Precision
 from streamseg.config.reader import load_config, parse_config
 from streamseg.config.refinement import CrfConfig, CrfOn, FusionConfig, RefinementConfig
 from streamseg.config.schema import (
-    BackendName,
     Config,
     ControlConfig,
-    EngineConfig,
     LogConfig,
-    Precision,
     PublishConfig,
     StreamConfig,
     StreamName,

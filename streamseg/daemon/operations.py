@@ -103,7 +103,8 @@ class Operations:
         message = encode_mask(
             mask, self._config.publish.encoding, kind="refined" if request.refined else "mask"
         )
-        return Snapshot(messages=[encode_labels(self._pipeline.label_set), message])
+        label_set = self._publisher.label_set(mask.label_set)
+        return Snapshot(messages=[*([encode_labels(label_set)] if label_set else []), message])
 
     def _settings_of(self, request: AddStream, local: bool) -> StreamConfig:
         tree = {"streams": {request.stream: request.settings}}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
 from streamseg.config import Precision
 from streamseg.inference.spec import EngineSpec
-from streamseg.types import F32, U8, AnswerKind, Size
+from streamseg.types import F32, U8, AnswerKind, LabelSet, Size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +63,7 @@ class Limits(msgspec.Struct, frozen=True):
     size: Size | None = None
 
 
-class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The properties of a loaded engine."""
 
     id: str  # name/precision/backend, as in masks
@@ -77,6 +78,11 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     kind: AnswerKind = "logits"  # what it gives; class ids are (N, 1, h, w)
     # The device of batches and logits in torch, for a TensorEngine; else empty.
     tensors: Literal["", "cpu", "cuda"] = ""
+
+    @cached_property
+    def labels(self) -> LabelSet:
+        """The classes of what it gives; one object for all its answers."""
+        return self.spec.labels
 
     @property
     def weights_sha256(self) -> str:

@@ -83,6 +83,7 @@ def infer(engine: Engine, frames: Sequence[Frame]) -> list[Logits]:
             engine.info.id,
             engine.info.kind,
             engine.info.spec.temperature,
+            engine.info.labels,
         )
         for i, frame in enumerate(frames)
     ]

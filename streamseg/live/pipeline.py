@@ -48,7 +48,6 @@ class Pipeline:
         self.over = threading.Event()
         self.streams = Streams(self.stats, self._submit, self._streams_ended)
         self._config = config
-        self._label_set = engines[0].info.spec.labels
         self._publisher = publisher
         self._scheduler: FrameScheduler[Frame] = FrameScheduler()
         self._workers = OrderedWorkers()  # the replicas
@@ -68,11 +67,6 @@ class Pipeline:
             ),
             Stage("fuse", self._fuse, self._stage_ended),
         ]
-
-    @property
-    def label_set(self) -> LabelSet:
-        """The classes of all masks."""
-        return self._label_set
 
     @property
     def errors(self) -> list[BaseException]:
@@ -152,7 +146,7 @@ class Pipeline:
             if frame.settings.removed.is_set():
                 continue
             mask = self._mask(logits)
-            if self._still_wanted(frame) and self._put(mask, frame):
+            if self._still_wanted(frame) and self._put(mask, logits.label_set, frame):
                 stats = self.stats.of(frame.stream)
                 if not may_be_sent(mask.size):  # the publisher says so, once
                     stats.drops["too large"] += 1
@@ -178,7 +172,7 @@ class Pipeline:
         return Mask(
             frame.stamp,
             labels,
-            self._label_set.id,
+            logits.label_set.id,
             logits.engine,
             refined_seq=refined_seq,
             confidence=confidence,
@@ -194,18 +188,19 @@ class Pipeline:
                 logits = refined.logits
                 frame = logits.frame
                 stage_us = logits.stage_us | {"refine": round(refined.took_s * 1e6)}
-                labels, set_id = refined.labels, self._label_set.id
+                labels, set_id = refined.labels, logits.label_set.id
                 mask = Mask(frame.stamp, labels, set_id, logits.engine, 1, frame.seq, stage_us=stage_us)
-                self._put(mask, frame)
+                self._put(mask, logits.label_set, frame)
 
     def _needs_refinement(self, stream: str) -> bool:
         return self.refinement.needed(self._publisher.wants("refined", stream))
 
-    def _put(self, mask: Mask, frame: Frame) -> bool:
-        """Leave a frame's mask with the publisher; False when its stream was removed."""
+    def _put(self, mask: Mask, labels: LabelSet, frame: Frame) -> bool:
+        """Leave a frame's mask, and its classes where they are new; False when its stream was removed."""
         with self._putting:
             if frame.settings.removed.is_set():
                 return False
+            self._publisher.add_label_set(labels)
             self._publisher.put(mask)
             return True
 

@@ -15,7 +15,7 @@ from streamseg.net.socket_thread import SocketThread
 from streamseg.publish.topics import Demand, LastValueCache, MaskNumbers
 from streamseg.runtime.mailbox import Closed, Mailbox
 from streamseg.types import LabelSet, Mask, Preview
-from streamseg.wire import StreamStatus, TopicKind, encode_picture, encode_status
+from streamseg.wire import StreamStatus, TopicKind, encode_labels, encode_picture, encode_status
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Publisher:
         self.own_keys: tuple[bytes, bytes] | None = None
         self.stats = PublisherStats()
         self._config = config
-        self._mailbox: Mailbox[Mask | Preview | _Forget] = Mailbox(WAITING_MASKS)
+        self._mailbox: Mailbox[Mask | Preview | LabelSet | _Forget] = Mailbox(WAITING_MASKS)
         self._statuses: dict[str, StreamStatus] = {}  # waiting; each operation on it is whole
         self._demand = Demand()
         self._last = LastValueCache(config.encoding, tuple(label_sets))
@@ -106,6 +106,19 @@ class Publisher:
         """Take a removed stream out of the snapshots; n goes on if it comes again. Waits as put() does."""
         self._mailbox.put(_Forget(stream))
         self._thread.wake()
+
+    def add_label_set(self, labels: LabelSet) -> None:
+        """Leave a set of classes in front of its first mask, so that subscribers have it first.
+
+        Waits as put() does; a set that is known already costs nothing.
+        """
+        if self._last.label_set(labels.id) != labels:
+            self._mailbox.put(labels)
+            self._thread.wake()
+
+    def label_set(self, id: str) -> LabelSet | None:
+        """The classes of mask.label_set, from any thread."""
+        return self._last.label_set(id)
 
     def last(self, stream: str, *, refined: bool = False) -> Mask | None:
         """A stream's last mask, from any thread."""
@@ -179,13 +192,16 @@ class Publisher:
                 self.stats.messages += 1
                 sockets.subscribers.publish(message)
 
-    def _publish(self, sockets: MaskSockets, item: Mask | Preview | _Forget) -> None:
+    def _publish(self, sockets: MaskSockets, item: Mask | Preview | LabelSet | _Forget) -> None:
         if isinstance(item, _Forget):
             self._numbers.forget(item.stream)
             self._last.forget(item.stream)
             self._unsendable.discard(item.stream)
         elif isinstance(item, Preview):
             self._publish_picture(sockets, item)
+        elif isinstance(item, LabelSet):
+            if self._last.add_label_set(item):
+                sockets.subscribers.publish(encode_labels(item))
         else:
             try:
                 for message in self._last.published(self._numbered(item), self._demand):

@@ -110,6 +110,16 @@ class LastValueCache:
         self._masks: dict[tuple[Kind, str], Mask] = {}
         self._messages: dict[tuple[Kind, str], list[bytes]] = {}
 
+    def add_label_set(self, labels: LabelSet) -> bool:
+        """Take one more set of classes; False where it is known."""
+        known = self._label_sets.get(labels.id) == labels
+        self._label_sets[labels.id] = labels
+        return not known
+
+    def label_set(self, id: str) -> LabelSet | None:
+        """The set with this id; may be asked by any thread, since it is one look into a dictionary."""
+        return self._label_sets.get(id)
+
     def remember(self, mask: Mask) -> None:
         for kind in kinds_of(mask):
             self._masks[kind, mask.stream] = mask

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,23 @@ def test_whoever_subscribes_to_label_sets_is_told_them(publisher: Publisher, con
     for _ in range(2):  # the second is told, too
         sub = subscriber(context, publisher.endpoint, b"labels/")
         assert wire.decode_message(sub.recv_multipart()) == STREET
+
+
+def test_classes_that_are_new_come_in_front_of_their_first_mask(publisher: Publisher, context: Any) -> None:
+    sock = subscriber(context, publisher.endpoint, b"labels/", b"mask/")
+    assert publisher.wait_wanted("mask", "gate", LIMIT_S)
+    assert wire.decode_message(sock.recv_multipart()) == STREET
+    other = LabelSet("other-1", STREET.classes[:1])
+    for _ in range(2):
+        publisher.add_label_set(other)
+        publisher.put(replace(make_mask(0), label_set="other-1"))
+    publisher.add_label_set(LabelSet(STREET.id, tuple(STREET.classes)))
+    got = [wire.decode_message(sock.recv_multipart()) for _ in range(3)]
+    assert got[0] == other
+    assert [m.n for m in got[1:] if isinstance(m, Mask)] == [0, 1]
+    assert publisher.label_set("other-1") == other
+    labels, *_ = ask(context, publisher.snapshot_endpoint, b"labels/other")
+    assert wire.decode_message(labels) == other
 
 
 @pytest.mark.parametrize("kind", [zmq.DEALER, zmq.REQ])
