@@ -7,12 +7,16 @@ width). dtype, dimensions and contiguity are checked here, once, so that no stag
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from streamseg.config import EventConfig, ZoneConfig
 
 IGNORE = 255
 """The label of pixels that count nowhere: unlabelled in ground truth, outside the picture in a mask."""
@@ -27,7 +31,9 @@ AnswerKind = Literal["logits", "probabilities", "labels"]
 """What a network says of each cell: a number for each class before or after softmax, or a class id."""
 
 U8 = npt.NDArray[np.uint8]
+U64 = npt.NDArray[np.uint64]
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 
 
 class DevicePicture(Protocol):
@@ -148,6 +154,8 @@ class FrameSettings:
     max_age_ms: float | None = None
     mask_size: Literal["frame", "input"] = "frame"
     hwaccel: str = "none"
+    zones: Mapping[str, ZoneConfig] = field(default_factory=dict)
+    events: Mapping[str, EventConfig] = field(default_factory=dict)
     removed: threading.Event = field(default_factory=threading.Event)  # set: the stream was removed
 
 

@@ -1,5 +1,6 @@
 """Every setting once: its type, default, unit and sentence, the TOML reader, and the generated reference."""
 
+from streamseg.config.analytics import PICTURE, EventConfig, ZoneConfig
 from streamseg.config.engines import BackendName, EngineConfig, Precision
 from streamseg.config.reader import load_config, parse_config
 from streamseg.config.refinement import CrfConfig, CrfOn, FusionConfig, RefinementConfig
@@ -13,6 +14,7 @@ from streamseg.config.schema import (
     WebConfig,
 )
 from streamseg.config.settings import (
+    Name,
     Settings,
     bare_type,
     build_settings,
@@ -22,14 +24,17 @@ from streamseg.config.settings import (
 )
 
 __all__ = [
+    "PICTURE",
     "BackendName",
     "Config",
     "ControlConfig",
     "CrfConfig",
     "CrfOn",
     "EngineConfig",
+    "EventConfig",
     "FusionConfig",
     "LogConfig",
+    "Name",
     "Precision",
     "PublishConfig",
     "RefinementConfig",
@@ -37,6 +42,7 @@ __all__ = [
     "StreamConfig",
     "StreamName",
     "WebConfig",
+    "ZoneConfig",
     "bare_type",
     "build_settings",
     "describe",

@@ -5,25 +5,21 @@ reader.py, the command line's help and configs/reference.toml all come from thes
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from streamseg.config.analytics import EventConfig, ZoneConfig, answer_conflicts
 from streamseg.config.engines import EngineConfig
 from streamseg.config.redact import remember
 from streamseg.config.refinement import RefinementConfig
 from streamseg.config.security import access_problems, is_local
-from streamseg.config.settings import Settings
+from streamseg.config.settings import Name, Settings
 from streamseg.errors import ConfigError
 
-StreamName = Annotated[
-    str,
-    Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z",
-        description="letters, digits, '.', '_' and '-', at most 64, the first a letter or digit",
-    ),
-]
+StreamName = Name
 
 
 class StreamConfig(Settings, frozen=True):
@@ -77,10 +73,19 @@ class StreamConfig(Settings, frozen=True):
         Literal["frame", "input"],
         Meta(description="Size of the masks: the frame's own, or the network input's."),
     ] = "frame"
+    zones: Annotated[dict[Name, ZoneConfig], Meta(description="Parts of the picture, by name.")] = (
+        msgspec.field(default_factory=dict)
+    )
+    events: Annotated[dict[Name, EventConfig], Meta(description="What is reported, by name.")] = (
+        msgspec.field(default_factory=dict)
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         remember(self.source)
+
+    def conflicts(self) -> Iterator[str]:
+        yield from answer_conflicts(self.zones, self.events)
 
 
 class PublishConfig(Settings, frozen=True):

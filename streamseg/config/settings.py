@@ -18,6 +18,15 @@ from streamseg.errors import ConfigError, visible
 
 T = TypeVar("T", bound="Settings")
 
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z",
+        description="letters, digits, '.', '_' and '-', at most 64, the first a letter or digit",
+    ),
+]
+"""The name of a stream, and of what belongs to one."""
+
 _MOST_SHOWN = 200
 _MOST_PROBLEMS, _LONGEST_PROBLEM = 50, 1000
 _MOST_DEPTH = 32  # of tables in tables
@@ -54,8 +63,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             problems += found
             if isinstance(value, dict) and not found:
                 msgspec.structs.force_setattr(self, name, _made(annotation, value))
-        if problems:
+        if problems or (problems := list(self.conflicts())):
             raise ConfigError(*problems)
+
+    def conflicts(self) -> Iterator[str]:
+        """What is wrong with values that are fine one by one; each line begins with its key in this table."""
+        return iter(())
 
 
 def toml_tables(text: str) -> dict[str, Any]:
@@ -165,14 +178,29 @@ def _problems(kind: type[Settings], tree: Any, prefix: str) -> Iterator[str]:
         yield f"{prefix.rstrip('.')}: must be a table; is {_shown(tree)}"
         return
     fields = {name: (annotation, default) for name, annotation, default, _ in settings_fields(kind)}
+    found: list[str] = []
     for key in tree:
         if key not in fields:
-            yield from _unknown(f"{prefix}{key}", tree[key], prefix, list(fields))
+            found += _unknown(f"{prefix}{key}", tree[key], prefix, list(fields))
     for name, (annotation, default) in fields.items():
         if name in tree:
-            yield from _value_problems(annotation, tree[name], f"{prefix}{name}")
+            found += _value_problems(annotation, tree[name], f"{prefix}{name}")
         elif default is msgspec.NODEFAULT:
-            yield f"{prefix}{name}: is missing; it must be {describe(annotation)}"
+            found.append(f"{prefix}{name}: is missing; it must be {describe(annotation)}")
+    if not found and kind.conflicts is not Settings.conflicts:
+        found += (f"{prefix}{problem}" for problem in _conflicts(kind, tree))
+    yield from found
+
+
+def _conflicts(kind: type[Settings], tree: dict[str, Any]) -> tuple[str, ...]:
+    """What is wrong with values that are fine one by one."""
+    try:
+        msgspec.convert(tree, kind)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, ConfigError):
+            return error.__cause__.problems
+        raise
+    return ()
 
 
 def _unknown(key: str, value: Any, prefix: str, known: list[str]) -> Iterator[str]:

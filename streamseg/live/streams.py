@@ -19,7 +19,8 @@ from streamseg.types import Frame, FrameSettings
 
 log = logging.getLogger(__name__)
 
-LIVE_SETTINGS = ("max_age_ms", "mask_size")  # taken by the next frame; for others the source is reopened
+# Taken by the next frame; for others the source is reopened.
+LIVE_SETTINGS = ("max_age_ms", "mask_size", "zones", "events")
 MAX_EPOCHS = 4096  # removed streams whose next epoch is remembered
 
 
@@ -262,4 +263,6 @@ def _frame_settings(config: StreamConfig, removed: threading.Event) -> FrameSett
         live = is_live(config)
     except SourceError:  # an address that cannot work: the stream's own thread reports it
         live = True
-    return FrameSettings(live, config.max_age_ms, config.mask_size, config.hwaccel, removed)
+    return FrameSettings(
+        live, config.max_age_ms, config.mask_size, config.hwaccel, config.zones, config.events, removed
+    )
