@@ -51,20 +51,28 @@ inline void must_be_state(const json& header) {
     must(known && header.at("unix_ns").is_number_integer() && header["unix_ns"] >= 0, "status");
 }
 
+inline void must_be_event(const json& header) {
+    const std::string state = header.at("state");
+    must(state == "begin" || state == "update" || state == "end", "state");
+    must_be_count(header, "event_n");
+    const json& previous = header.at("previous_n");
+    must(previous.is_null() || (previous.is_number_integer() && previous < header["event_n"]), "previous_n");
+}
+
 /// Read everything but the payload; throws std::exception on what is not a message of version 1.
 inline json parse(const Parts& parts) {
     static const std::map<std::string, size_t> counts = {
         {"mask", 3}, {"refined", 3}, {"mask+confidence", 4}, {"rle", 2}, {"labels", 2},
-        {"picture", 3}, {"status", 2}};
+        {"picture", 3}, {"status", 2}, {"event", 2}};
     must(parts.size() >= 2, "number of parts");
     const std::string& topic = parts[0];
     const std::string kind = topic.substr(0, topic.find('/'));
     const auto count = counts.find(kind);
     must(count != counts.end() && parts.size() == count->second, "kind or number of parts");
     const size_t longest = kind == "rle" ? 4 << 20 : kind == "labels" ? 256 << 10
-                         : kind == "status" ? 64 << 10 : 16 << 10;
+                         : kind == "status" || kind == "event" ? 64 << 10 : 16 << 10;
     must(parts[1].size() <= longest, "length of the header");
-    json header = kind == "rle" ? json::parse(parts[1]) : json::from_msgpack(parts[1]);
+    json header = kind == "rle" || kind == "event" ? json::parse(parts[1]) : json::from_msgpack(parts[1]);
     must(header.at("version").is_number_integer() && header["version"] == 1, "version");
     const std::string name = header.at(kind == "labels" ? "id" : "stream");
     must(header.at("kind") == kind && topic == kind + "/" + name + "/", "topic");
@@ -79,6 +87,10 @@ inline json parse(const Parts& parts) {
     must(header["run"] >= 1, "run");
     if (kind == "status") {
         must_be_state(header);
+        return header;
+    }
+    if (kind == "event") {
+        must_be_event(header);
         return header;
     }
     for (const char* field : {"epoch", "seq", "n"}) must_be_count(header, field);
@@ -174,7 +186,8 @@ inline Labels from_runs(const json& segments, const json& shape) {
 inline Mask decode(const Parts& parts) {
     Mask mask{parse(parts), {}, {}};
     const json& header = mask.header;
-    if (header["kind"] == "labels" || header["kind"] == "status" || header["kind"] == "picture") return mask;
+    for (const char* kind : {"labels", "status", "picture", "event"})
+        if (header["kind"] == kind) return mask;
     const uint32_t height = header["shape"][0], width = header["shape"][1];
     auto unpack = [&](const std::string& part) {
         const std::string encoding = header["encoding"];

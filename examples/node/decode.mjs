@@ -7,8 +7,9 @@ import { ZSTDDecoder } from "zstddec";
 const zstd = new ZSTDDecoder();
 if (!zlib.zstdDecompressSync) await zstd.init(); // Node 22.15 and newer have zstd themselves
 
-const PARTS = { mask: 3, refined: 3, "mask+confidence": 4, rle: 2, labels: 2, picture: 3, status: 2 };
-const LONGEST = { rle: 4 << 20, labels: 256 << 10, status: 64 << 10 }; // bytes of a document; a header has 16 KiB
+const PARTS = { mask: 3, refined: 3, "mask+confidence": 4, rle: 2, labels: 2, picture: 3, status: 2, event: 2 };
+const JSON_KINDS = ["rle", "event"];
+const LONGEST = { rle: 4 << 20, labels: 256 << 10, status: 64 << 10, event: 64 << 10 }; // bytes of a document; a header has 16 KiB
 const COUNTS = ["run", "epoch", "seq", "n"];
 const STATES = ["connecting", "playing", "paused", "reconnecting", "ended", "failed"];
 const TIMES = ["captured_unix_ns", "published_unix_ns"]; // BigInt, since a double does not hold them
@@ -19,7 +20,7 @@ export function parse(parts) {
   const kind = topic.split("/")[0];
   must(Object.hasOwn(PARTS, kind) && parts.length === PARTS[kind], "kind or number of parts");
   must(parts[1].length <= (LONGEST[kind] ?? 16384), "length of the header");
-  const header = kind === "rle" ? fromJson(parts[1]) : fromMsgpack(parts[1]);
+  const header = JSON_KINDS.includes(kind) ? fromJson(parts[1]) : fromMsgpack(parts[1]);
   must(header.version === 1, "version");
   must(header.kind === kind && topic === `${kind}/${kind === "labels" ? header.id : header.stream}/`, "topic");
   if (kind === "labels") {
@@ -32,6 +33,12 @@ export function parse(parts) {
   if (kind === "status") {
     must(Number.isSafeInteger(header.run) && STATES.includes(header.state), "status");
     header.unix_ns = BigInt(header.unix_ns);
+    return header;
+  }
+  if (kind === "event") {
+    must(/^[0-9a-f]{16}$/.test(header.journal) && ["begin", "update", "end"].includes(header.state), "event");
+    must(Number.isSafeInteger(header.event_n) && header.event_n > (header.previous_n ?? -1), "event_n");
+    for (const name of ["begun_unix_ns", "at_unix_ns", "published_unix_ns"]) header[name] = BigInt(header[name]);
     return header;
   }
   for (const name of COUNTS) must(Number.isSafeInteger(header[name]) && header[name] >= 0, name);
@@ -53,7 +60,7 @@ export function parse(parts) {
 /** The whole message: the header with `labels` (and `confidence`), bytes row by row. */
 export function decode(parts) {
   const header = parse(parts);
-  if (header.kind === "labels" || header.kind === "status") return header;
+  if (["labels", "status", "event"].includes(header.kind)) return header;
   if (header.kind === "picture") return { ...header, jpeg: Buffer.from(parts[2]) };
   if (header.kind === "rle") header.labels = fromRuns(header.segments, header.shape);
   else header.labels = unpack(parts[2], header);
@@ -94,7 +101,7 @@ const small = (name, value) =>
 
 function fromJson(bytes) {
   const text = Buffer.from(bytes).toString();
-  return JSON.parse(text.replace(/(?<!\\)"(captured|published)_unix_ns":\s*(\d+)/g, '"$1_unix_ns":"$2"'));
+  return JSON.parse(text.replace(/(?<!\\)"(captured|published|begun|at)_unix_ns":\s*(\d+)/g, '"$1_unix_ns":"$2"'));
 }
 
 function unpack(bytes, { encoding, shape: [height, width] }) {

@@ -12,6 +12,7 @@ from streamseg.wire.codec import (
     decode_array,
     encode_array,
 )
+from streamseg.wire.event import KEPT_EVENTS, MAX_EVENT, EventDocument, encode_event, parse_event
 from streamseg.wire.message import (
     KINDS,
     VERSION,
@@ -39,8 +40,10 @@ from streamseg.wire.snapshot import (
 from streamseg.wire.status import StreamStatus, encode_status, parse_status, status_topic
 
 __all__ = [
+    "KEPT_EVENTS",
     "KINDS",
     "MAX_DOCUMENT",
+    "MAX_EVENT",
     "MAX_HEADER",
     "MAX_LABELS",
     "MAX_PART",
@@ -50,6 +53,7 @@ __all__ = [
     "MAX_SIDE",
     "VERSION",
     "Encoding",
+    "EventDocument",
     "Header",
     "Kind",
     "MaskMessage",
@@ -59,12 +63,14 @@ __all__ = [
     "decode_message",
     "default_snapshot_endpoint",
     "encode_array",
+    "encode_event",
     "encode_labels",
     "encode_mask",
     "encode_payload",
     "encode_picture",
     "encode_status",
     "labels_topic",
+    "parse_event",
     "parse_message",
     "parse_picture",
     "parse_snapshot_reply",

@@ -31,7 +31,7 @@ Kind = Literal["mask", "refined", "mask+confidence", "rle"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-TopicKind = Kind | Literal["picture", "status"]
+TopicKind = Kind | Literal["picture", "status", "zones", "event", "polygons"]
 """All kinds of message that have a topic for each stream."""
 
 _STAMP = tuple(f.name for f in fields(Stamp))
@@ -42,6 +42,8 @@ Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 Run = Annotated[int, Meta(ge=1, le=2**53 - 1)]
 UnixNs = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Side = Annotated[int, Meta(ge=1, le=2**31)]
+Pts = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+TimeBase = tuple[Side, Side]
 StreamText = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
 LabelSetText = Annotated[str, Meta(pattern=r"^[^/\s]{1,128}\Z")]
 
@@ -58,8 +60,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     n: Count
     revision: Literal[0, 1]
     refined_seq: Count | None
-    pts: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None
-    time_base: tuple[Annotated[int, Meta(ge=1, le=2**31)], Annotated[int, Meta(ge=1, le=2**31)]]
+    pts: Pts | None
+    time_base: TimeBase
     captured_unix_ns: UnixNs
     clock: Clock
     published_unix_ns: UnixNs
@@ -250,7 +252,7 @@ def parse_message(parts: Sequence[bytes]) -> MaskMessage | LabelSet:
     if len(parts) != wanted:
         raise WireError(f"message: {kind} must have {wanted} parts, has {len(parts)}")
     header: Header = (
-        read_document(head, RleDocument, MAX_DOCUMENT)
+        read_document(head, RleDocument, MAX_DOCUMENT, json=True)
         if kind == "rle"
         else read_document(head, Header, MAX_HEADER)
     )
@@ -298,11 +300,11 @@ def _parse_labels(topic: bytes, head: bytes, parts: int) -> LabelSet:
     return LabelSet(document.id, classes)
 
 
-def read_document(data: bytes, kind: type[T], longest: int) -> T:
-    """Read a document of a known version; JSON for rle, MessagePack for the rest."""
+def read_document(data: bytes, kind: type[T], longest: int, *, json: bool = False) -> T:
+    """Read a document of a known version: MessagePack, or JSON."""
     if len(data) > longest:
         raise WireError(f"header: must be at most {longest} bytes; is {len(data)}")
-    decode: Any = msgspec.json.decode if kind is RleDocument else msgspec.msgpack.decode
+    decode: Any = msgspec.json.decode if json else msgspec.msgpack.decode
     try:
         version = decode(data, type=_Version).version
         if version != VERSION:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import Meta
 
 from streamseg.errors import WireError
 from streamseg.types import Clock, Preview
@@ -14,9 +13,11 @@ from streamseg.wire.codec import MAX_HEADER, MAX_PICTURE, check_size
 from streamseg.wire.message import (
     VERSION,
     Count,
+    Pts,
     Run,
     Side,
     StreamText,
+    TimeBase,
     UnixNs,
     read_document,
     stamp_fields,
@@ -35,8 +36,8 @@ class PictureHeader(msgspec.Struct, frozen=True, kw_only=True):
     epoch: Count
     seq: Count
     n: Count
-    pts: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None
-    time_base: tuple[Annotated[int, Meta(ge=1, le=2**31)], Annotated[int, Meta(ge=1, le=2**31)]]
+    pts: Pts | None
+    time_base: TimeBase
     captured_unix_ns: UnixNs
     clock: Clock
     published_unix_ns: UnixNs

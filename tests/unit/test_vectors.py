@@ -12,7 +12,7 @@ import pytest
 from streamseg import wire
 from streamseg.errors import WireError
 from streamseg.types import LabelSet, Mask
-from tests.vectors.make_vectors import HERE, main, told, told_picture, unpack, vectors
+from tests.vectors.make_vectors import HERE, main, told, told_event, told_picture, unpack, vectors
 
 NAMES = sorted(path.stem for path in HERE.glob("*.bin"))
 
@@ -41,7 +41,7 @@ def test_the_files_are_those_that_the_script_makes() -> None:
     assert sorted(name for name, _, _ in vectors()) == NAMES
 
 
-OTHERS = ("refuse", "snapshot", "picture", "status")
+OTHERS = ("refuse", "snapshot", "picture", "status", "event")
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith(OTHERS)])
@@ -55,7 +55,9 @@ def test_a_vector_that_must_be_refused_is(name: str) -> None:
     parts, expected = reading(name)
     assert expected == {"refuse": True}
     readers = {b"snapshot": wire.parse_snapshot_reply, b"picture": wire.parse_picture}
-    read: Any = (readers | {b"status": wire.parse_status}).get(parts[0].partition(b"/")[0])
+    read: Any = (readers | {b"status": wire.parse_status, b"event": wire.parse_event}).get(
+        parts[0].partition(b"/")[0]
+    )
     with pytest.raises(WireError):
         (read or wire.decode_message)(parts)
 
@@ -67,6 +69,12 @@ def test_the_vectors_of_a_picture_and_a_status_are_read_as_they_say() -> None:
     status = msgspec.to_builtins(wire.parse_status(parts))
     assert status.pop("version") == 1
     assert json.loads(json.dumps(status)) == expected
+
+
+@pytest.mark.parametrize("name", ["event-begin", "event-end"])
+def test_the_vectors_of_events_are_read_as_they_say(name: str) -> None:
+    parts, expected = reading(name)
+    assert json.loads(json.dumps(told_event(wire.parse_event(parts)))) == expected
 
 
 def test_the_snapshot_vectors_are_read_as_they_say() -> None:

@@ -106,6 +106,9 @@ def vectors() -> Iterator[tuple[str, list[bytes], Any]]:
     yield "picture", wire.encode_picture(example_picture(mask)), told_picture(example_picture(mask))
     state = example_status()
     yield "status", wire.encode_status(state, mask.run, mask.published_unix_ns), told_status(state, mask)
+    begin, end = example_events(mask)
+    yield "event-begin", wire.encode_event(begin), told_event(begin)
+    yield "event-end", wire.encode_event(end), told_event(end)
     odd = "a\x1b[2J\n\u202eb\x7f"  # to be escaped by whoever shows it, not to be refused
     strange = replace(mask, engine=odd)
     yield "mask-control-characters", wire.encode_mask(strange, "raw"), told(strange, "mask", "raw")
@@ -151,6 +154,12 @@ def broken(
     topic, document = wire.encode_status(example_status(), mask.run, mask.published_unix_ns)
     yield "refuse-status-of-another-topic", [b"status/yard/", document], None
     yield "refuse-status-of-three-parts", [topic, document, b""], None
+    topic, document = wire.encode_event(example_events(mask)[1])
+    yield "refuse-event-of-another-topic", [b"event/yard/", document], None
+    plain = msgspec.json.decode(document)
+    yield "refuse-event-version-2", [topic, msgspec.json.encode(plain | {"version": 2})], None
+    yield "refuse-event-with-more-behind", [topic, document + b"{}"], None
+    yield "refuse-event-after-itself", [topic, msgspec.json.encode(plain | {"previous_n": 19})], None
     word, head, *rest = wire.snapshot_reply(mask.run, both)
     fields = msgspec.msgpack.decode(head)
     yield "refuse-snapshot-version-2", [word, msgspec.msgpack.encode(fields | {"version": 2}), *rest], None
@@ -186,6 +195,39 @@ def example_status() -> wire.StreamStatus:
         reconnects=1,
         stage_us={"infer": 9000},
     )
+
+
+def example_events(mask: Mask) -> tuple[wire.EventDocument, wire.EventDocument]:
+    """An event begins on the mask's frame, the first of its journal; it ends as the camera is back again."""
+    begin = wire.EventDocument(
+        version=1,
+        kind="event",
+        stream="gate",
+        run=mask.run,
+        journal="00c0ffee00c0ffee",
+        event_n=0,
+        previous_n=None,
+        id="00c0ffee00c0ffee-gate-0",
+        event="flood",
+        zone="ramp",
+        classes=["water", "tüll"],
+        state="begin",
+        value=0.3125,
+        peak=0.5,
+        begun_unix_ns=mask.captured_unix_ns - 5_000_000_000,
+        at_unix_ns=mask.captured_unix_ns,
+        duration_s=5.0,
+        epoch=1,
+        seq=42,
+        pts=21504,
+        time_base=(1, 15360),
+        published_unix_ns=mask.published_unix_ns,
+    )
+    end = msgspec.structs.replace(
+        begin, event_n=19, previous_n=0, state="end", why="below", no_data=True, value=0.0, peak=1.0,
+        at_unix_ns=mask.captured_unix_ns + 60_000_000_000, duration_s=65.25, epoch=2, seq=0, pts=None,
+    )  # fmt: skip
+    return begin, end
 
 
 def filtered_png(labels: U8) -> bytes:
@@ -250,6 +292,11 @@ def told_picture(picture: Preview) -> dict[str, Any]:
 def told_status(status: wire.StreamStatus, mask: Mask) -> dict[str, Any]:
     fields = msgspec.to_builtins(status)
     return fields | {"kind": "status", "run": mask.run, "unix_ns": mask.published_unix_ns}
+
+
+def told_event(event: wire.EventDocument) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(event)
+    return {name: value for name, value in fields.items() if name != "version"}
 
 
 def pack(parts: Sequence[bytes]) -> bytes:
