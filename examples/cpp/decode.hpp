@@ -59,20 +59,37 @@ inline void must_be_event(const json& header) {
     must(previous.is_null() || (previous.is_number_integer() && previous < header["event_n"]), "previous_n");
 }
 
+inline void must_be_polygons(const json& header) {
+    must_be_size(header.at("shape"));
+    const double height = header["shape"][0], width = header["shape"][1];
+    for (const json& polygon : header.at("polygons")) {
+        must(polygon.at("id").is_number_integer() && polygon["id"] >= 0 && polygon["id"] <= 254, "polygon");
+        must(polygon.at("rings").is_array() && !polygon["rings"].empty(), "rings");
+        for (const json& ring : polygon["rings"]) {
+            must(ring.is_array() && ring.size() >= 3, "ring");
+            for (const json& point : ring) {
+                must(point.is_array() && point.size() == 2, "point");
+                const double x = point[0].get<double>(), y = point[1].get<double>();
+                must(x >= 0 && x <= width && y >= 0 && y <= height, "point");
+            }
+        }
+    }
+}
+
 /// Read everything but the payload; throws std::exception on what is not a message of version 1.
 inline json parse(const Parts& parts) {
     static const std::map<std::string, size_t> counts = {
         {"mask", 3}, {"refined", 3}, {"mask+confidence", 4}, {"rle", 2}, {"labels", 2},
-        {"picture", 3}, {"status", 2}, {"event", 2}};
+        {"picture", 3}, {"status", 2}, {"event", 2}, {"polygons", 2}};
     must(parts.size() >= 2, "number of parts");
     const std::string& topic = parts[0];
     const std::string kind = topic.substr(0, topic.find('/'));
     const auto count = counts.find(kind);
     must(count != counts.end() && parts.size() == count->second, "kind or number of parts");
-    const size_t longest = kind == "rle" ? 4 << 20 : kind == "labels" ? 256 << 10
+    const size_t longest = kind == "rle" || kind == "polygons" ? 4 << 20 : kind == "labels" ? 256 << 10
                          : kind == "status" || kind == "event" ? 64 << 10 : 16 << 10;
     must(parts[1].size() <= longest, "length of the header");
-    json header = kind == "rle" || kind == "event" ? json::parse(parts[1]) : json::from_msgpack(parts[1]);
+    json header = kind == "rle" || kind == "event" || kind == "polygons" ? json::parse(parts[1]) : json::from_msgpack(parts[1]);
     must(header.at("version").is_number_integer() && header["version"] == 1, "version");
     const std::string name = header.at(kind == "labels" ? "id" : "stream");
     must(header.at("kind") == kind && topic == kind + "/" + name + "/", "topic");
@@ -106,6 +123,10 @@ inline json parse(const Parts& parts) {
     size_t characters = 0;  // of UTF-8, whose further bytes begin with 10
     for (const char byte : header.at("engine").get_ref<const std::string&>()) characters += (byte & 0xc0) != 0x80;
     must(characters <= 256, "engine");
+    if (kind == "polygons") {
+        must_be_polygons(header);
+        return header;
+    }
     must(header.at("revision") == (kind == "refined" ? 1 : 0), "revision");
     must((header.at("encoding") == "coco-rle") == (kind == "rle"), "encoding");
     must_be_size(header.at("shape"));
@@ -186,7 +207,7 @@ inline Labels from_runs(const json& segments, const json& shape) {
 inline Mask decode(const Parts& parts) {
     Mask mask{parse(parts), {}, {}};
     const json& header = mask.header;
-    for (const char* kind : {"labels", "status", "picture", "event"})
+    for (const char* kind : {"labels", "status", "picture", "event", "polygons"})
         if (header["kind"] == kind) return mask;
     const uint32_t height = header["shape"][0], width = header["shape"][1];
     auto unpack = [&](const std::string& part) {

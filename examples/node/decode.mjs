@@ -7,9 +7,9 @@ import { ZSTDDecoder } from "zstddec";
 const zstd = new ZSTDDecoder();
 if (!zlib.zstdDecompressSync) await zstd.init(); // Node 22.15 and newer have zstd themselves
 
-const PARTS = { mask: 3, refined: 3, "mask+confidence": 4, rle: 2, labels: 2, picture: 3, status: 2, event: 2 };
-const JSON_KINDS = ["rle", "event"];
-const LONGEST = { rle: 4 << 20, labels: 256 << 10, status: 64 << 10, event: 64 << 10 }; // bytes of a document; a header has 16 KiB
+const PARTS = { mask: 3, refined: 3, "mask+confidence": 4, rle: 2, labels: 2, picture: 3, status: 2, event: 2, polygons: 2 };
+const JSON_KINDS = ["rle", "event", "polygons"];
+const LONGEST = { rle: 4 << 20, labels: 256 << 10, status: 64 << 10, event: 64 << 10, polygons: 4 << 20 }; // bytes of a document; a header has 16 KiB
 const COUNTS = ["run", "epoch", "seq", "n"];
 const STATES = ["connecting", "playing", "paused", "reconnecting", "ended", "failed"];
 const TIMES = ["captured_unix_ns", "published_unix_ns"]; // BigInt, since a double does not hold them
@@ -50,6 +50,11 @@ export function parse(parts) {
     return header;
   }
   must([...header.engine].length <= 256, "engine");
+  if (kind === "polygons") {
+    mustBeSize(header.shape);
+    for (const { id, rings } of header.polygons) mustBeRings(id, rings, header.shape);
+    return header;
+  }
   must(header.revision === (kind === "refined" ? 1 : 0), "revision");
   must((header.encoding === "coco-rle") === (kind === "rle"), "encoding");
   mustBeSize(header.shape);
@@ -60,7 +65,7 @@ export function parse(parts) {
 /** The whole message: the header with `labels` (and `confidence`), bytes row by row. */
 export function decode(parts) {
   const header = parse(parts);
-  if (["labels", "status", "event"].includes(header.kind)) return header;
+  if (["labels", "status", "event", "polygons"].includes(header.kind)) return header;
   if (header.kind === "picture") return { ...header, jpeg: Buffer.from(parts[2]) };
   if (header.kind === "rle") header.labels = fromRuns(header.segments, header.shape);
   else header.labels = unpack(parts[2], header);
@@ -78,6 +83,14 @@ export function parseSnapshot([word, head, ...parts]) {
   must(counts.every((c) => Number.isInteger(c) && c >= 2 && c <= 4), "parts");
   must(counts.reduce((sum, c) => sum + c, 0) === parts.length, "parts");
   return { run, messages: counts.map((count) => parts.splice(0, count)) };
+}
+
+function mustBeRings(id, rings, [height, width]) {
+  must(Number.isInteger(id) && id >= 0 && id <= 254 && rings.length >= 1, "polygon");
+  for (const ring of rings) {
+    must(ring.length >= 3, "ring");
+    for (const [x, y] of ring) must(x >= 0 && x <= width && y >= 0 && y <= height, "point");
+  }
 }
 
 function mustBeSize(shape) {

@@ -29,6 +29,15 @@ from streamseg.wire.message import (
     topic_of,
 )
 from streamseg.wire.picture import encode_picture, parse_picture
+from streamseg.wire.polygons import (
+    MAX_POINTS,
+    MAX_POLYGONS,
+    MAX_POLYGONS_DOCUMENT,
+    Polygon,
+    PolygonsDocument,
+    encode_polygons,
+    parse_polygons,
+)
 from streamseg.wire.snapshot import (
     MAX_PREFIXES,
     default_snapshot_endpoint,
@@ -49,6 +58,9 @@ __all__ = [
     "MAX_PART",
     "MAX_PICTURE",
     "MAX_PIXELS",
+    "MAX_POINTS",
+    "MAX_POLYGONS",
+    "MAX_POLYGONS_DOCUMENT",
     "MAX_PREFIXES",
     "MAX_SIDE",
     "VERSION",
@@ -57,6 +69,8 @@ __all__ = [
     "Header",
     "Kind",
     "MaskMessage",
+    "Polygon",
+    "PolygonsDocument",
     "StreamStatus",
     "TopicKind",
     "decode_array",
@@ -68,11 +82,13 @@ __all__ = [
     "encode_mask",
     "encode_payload",
     "encode_picture",
+    "encode_polygons",
     "encode_status",
     "labels_topic",
     "parse_event",
     "parse_message",
     "parse_picture",
+    "parse_polygons",
     "parse_snapshot_reply",
     "parse_snapshot_request",
     "parse_status",

@@ -41,7 +41,7 @@ def test_the_files_are_those_that_the_script_makes() -> None:
     assert sorted(name for name, _, _ in vectors()) == NAMES
 
 
-OTHERS = ("refuse", "snapshot", "picture", "status", "event")
+OTHERS = ("refuse", "snapshot", "picture", "status", "event", "polygons")
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith(OTHERS)])
@@ -54,12 +54,15 @@ def test_a_vector_is_read_as_it_says(name: str) -> None:
 def test_a_vector_that_must_be_refused_is(name: str) -> None:
     parts, expected = reading(name)
     assert expected == {"refuse": True}
-    readers = {b"snapshot": wire.parse_snapshot_reply, b"picture": wire.parse_picture}
-    read: Any = (readers | {b"status": wire.parse_status, b"event": wire.parse_event}).get(
-        parts[0].partition(b"/")[0]
-    )
+    readers: dict[bytes, Any] = {
+        b"snapshot": wire.parse_snapshot_reply,
+        b"picture": wire.parse_picture,
+        b"status": wire.parse_status,
+        b"event": wire.parse_event,
+        b"polygons": wire.parse_polygons,
+    }
     with pytest.raises(WireError):
-        (read or wire.decode_message)(parts)
+        readers.get(parts[0].partition(b"/")[0], wire.decode_message)(parts)
 
 
 def test_the_vectors_of_a_picture_and_a_status_are_read_as_they_say() -> None:
@@ -75,6 +78,11 @@ def test_the_vectors_of_a_picture_and_a_status_are_read_as_they_say() -> None:
 def test_the_vectors_of_events_are_read_as_they_say(name: str) -> None:
     parts, expected = reading(name)
     assert json.loads(json.dumps(told_event(wire.parse_event(parts)))) == expected
+
+
+def test_the_vector_of_polygons_is_read_as_it_says() -> None:
+    parts, expected = reading("polygons")
+    assert json.loads(json.dumps(told_event(wire.parse_polygons(parts)))) == expected
 
 
 def test_the_snapshot_vectors_are_read_as_they_say() -> None:

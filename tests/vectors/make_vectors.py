@@ -23,6 +23,7 @@ import zstandard
 from streamseg import wire
 from streamseg.errors import WireError
 from streamseg.types import IGNORE, U8, ClassInfo, LabelSet, Mask, Preview, Stamp
+from streamseg.wire.message import stamp_fields
 
 HERE = Path(__file__).resolve().parent
 
@@ -109,6 +110,8 @@ def vectors() -> Iterator[tuple[str, list[bytes], Any]]:
     begin, end = example_events(mask)
     yield "event-begin", wire.encode_event(begin), told_event(begin)
     yield "event-end", wire.encode_event(end), told_event(end)
+    polygons = example_polygons(mask)
+    yield "polygons", wire.encode_polygons(polygons), told_event(polygons)
     odd = "a\x1b[2J\n\u202eb\x7f"  # to be escaped by whoever shows it, not to be refused
     strange = replace(mask, engine=odd)
     yield "mask-control-characters", wire.encode_mask(strange, "raw"), told(strange, "mask", "raw")
@@ -160,6 +163,14 @@ def broken(
     yield "refuse-event-version-2", [topic, msgspec.json.encode(plain | {"version": 2})], None
     yield "refuse-event-with-more-behind", [topic, document + b"{}"], None
     yield "refuse-event-after-itself", [topic, msgspec.json.encode(plain | {"previous_n": 19})], None
+    topic, document = wire.encode_polygons(example_polygons(mask))
+    yield "refuse-polygons-of-another-topic", [b"polygons/yard/", document], None
+    yield "refuse-polygons-with-more-behind", [topic, document + b"{}"], None
+    plain = msgspec.json.decode(document)
+    plain["polygons"][1]["rings"] = [[[0, 0], [3, 0]]]
+    yield "refuse-polygons-with-a-ring-of-two-points", [topic, msgspec.json.encode(plain)], None
+    plain["polygons"][1]["rings"] = [[[0, 0], [30.5, 0], [0, 20]]]
+    yield "refuse-polygons-outside-the-shape", [topic, msgspec.json.encode(plain)], None
     word, head, *rest = wire.snapshot_reply(mask.run, both)
     fields = msgspec.msgpack.decode(head)
     yield "refuse-snapshot-version-2", [word, msgspec.msgpack.encode(fields | {"version": 2}), *rest], None
@@ -230,6 +241,30 @@ def example_events(mask: Mask) -> tuple[wire.EventDocument, wire.EventDocument]:
     return begin, end
 
 
+def example_polygons(mask: Mask) -> wire.PolygonsDocument:
+    """A square with a hole, and a triangle without a confidence, of a mask of 20 by 30."""
+    return wire.PolygonsDocument(
+        version=1,
+        kind="polygons",
+        **stamp_fields(mask.stamp),
+        shape=(20, 30),
+        engine=mask.engine,
+        label_set=mask.label_set,
+        polygons=[
+            wire.Polygon(
+                id=1,
+                name="tüll",
+                area=84,
+                confidence=0.8125,
+                rings=[[(0, 0), (10, 0), (10, 10), (0, 10)], [(2, 2), (2, 6), (6, 6), (6, 2)]],
+            ),
+            wire.Polygon(id=7, name=None, area=12, rings=[[(20.5, 10), (30, 15.5), (20.5, 20)]]),
+        ],
+        left_out=3,
+        left_out_pixels=5,
+    )
+
+
 def filtered_png(labels: U8) -> bytes:
     """A PNG whose rows use each of the five filters in turn, in two IDAT chunks."""
     height, width = labels.shape
@@ -294,7 +329,7 @@ def told_status(status: wire.StreamStatus, mask: Mask) -> dict[str, Any]:
     return fields | {"kind": "status", "run": mask.run, "unix_ns": mask.published_unix_ns}
 
 
-def told_event(event: wire.EventDocument) -> dict[str, Any]:
+def told_event(event: wire.EventDocument | wire.PolygonsDocument) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(event)
     return {name: value for name, value in fields.items() if name != "version"}
 
