@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from streamseg.errors import SourceError
-from streamseg.recorded.manifest import Identity, Manifest, differences, result_sha256
+from streamseg.recorded.manifest import Identity, Manifest, differences, plain_settings, result_sha256
 from streamseg.recorded.results import ResultFolder
 from streamseg.recorded.route import MaskedFrame, Route, SegmentEnd
 from streamseg.recorded.settings import ProcessConfig
@@ -23,7 +23,7 @@ from streamseg.recorded.timeline import from_runs
 from streamseg.recorded.tracks import read_labels
 from streamseg.types import U8, Frame, Mask
 
-_OUTPUTS = ("labels", "overlay", "confidence", "png", "rle", "zarr", "areas", "events")
+_OUTPUTS = ("labels", "overlay", "confidence", "png", "rle", "zarr", "areas", "events", "polygons")
 _DETAILS = {
     "overlay": ("overlay_opacity", "audio"),
     "areas": ("tables",),
@@ -53,25 +53,35 @@ def with_outputs(
     How an output is written stays as well, where nothing else than the default is asked for.
     """
     changes: dict[str, Any] = {
-        output: True for output in _OUTPUTS if before.get(output) and output not in not_made
+        output: _kept(output, before[output], getattr(config, output))
+        for output in _OUTPUTS
+        if before.get(output) and output not in not_made
     }
     default = ProcessConfig()
     for name in dict.fromkeys(name for output in changes for name in _DETAILS.get(output, ())):
         asked, there = getattr(config, name), before.get(name)
-        if name == "tables" and (config.areas or config.events) and asked != there:
+        if name == "tables" and config.has_tables and asked != there:
             changes[name] = "both"
         elif there is not None and asked == getattr(default, name):
             changes[name] = there
     return msgspec.structs.replace(config, **changes)
 
 
+def _kept(output: str, there: Any, asked: Any) -> Any:
+    """An output that is there, with what is asked for now."""
+    if output == "polygons":
+        return there if asked in (None, there) else "both"
+    return True
+
+
 def added(before: dict[str, Any], now: ProcessConfig) -> list[str]:
     """The outputs that differ from those of an earlier job."""
+    asked = plain_settings(now)
     return [
         output
         for output in _OUTPUTS
-        if getattr(now, output)
-        and any(before.get(name) != getattr(now, name) for name in (output, *_DETAILS.get(output, ())))
+        if asked.get(output)
+        and any(before.get(name) != asked.get(name) for name in (output, *_DETAILS.get(output, ())))
     ]
 
 

@@ -22,9 +22,9 @@ _CHUNK_BYTES = 4 << 20
 
 
 class Export(Protocol):
-    """A result in the making; close() completes it."""
+    """A result in the making; close() completes it. Confidence, 0..255, is there where it is a result."""
 
-    def add(self, record: FrameRecord, labels: U8) -> None: ...
+    def add(self, record: FrameRecord, labels: U8, confidence: U8 | None) -> None: ...
 
     def close(self) -> None: ...
 
@@ -44,7 +44,7 @@ class PngFolder:
             if not self.names and len(set(names)) == len(names):
                 self.names = names
 
-    def add(self, record: FrameRecord, labels: U8) -> None:
+    def add(self, record: FrameRecord, labels: U8, confidence: U8 | None) -> None:
         name = f"{record.seq:08d}"
         if record.pts is not None and record.pts < len(self.names):
             name = self.names[record.pts]  # an image's time stamp is its place in the sequence
@@ -63,7 +63,7 @@ class RleLines:
     def __init__(self, path: Path, labels: LabelSet, tick: Fraction) -> None:
         self.file, self.names, self.tick = path.open("wb"), labels.names, tick
 
-    def add(self, record: FrameRecord, labels: U8) -> None:
+    def add(self, record: FrameRecord, labels: U8, confidence: U8 | None) -> None:
         height, width = labels.shape
         segments = [
             {
@@ -108,7 +108,7 @@ class ZarrGroup:
         self.waiting: list[U8] = []
         self.written = 0
 
-    def add(self, record: FrameRecord, labels: U8) -> None:
+    def add(self, record: FrameRecord, labels: U8, confidence: U8 | None) -> None:
         self.stamps.add(record)
         self.waiting.append(labels)
         if len(self.waiting) == self.chunk:

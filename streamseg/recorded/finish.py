@@ -15,7 +15,7 @@ import msgspec
 from streamseg.errors import OutputError
 from streamseg.outputs.overlay import Overlay
 from streamseg.recorded.audio import Span, open_sound
-from streamseg.recorded.exports import Export, PngFolder, RleLines, ZarrGroup
+from streamseg.recorded.exporting import write_exports
 from streamseg.recorded.manifest import (
     SCHEMA,
     Identity,
@@ -30,9 +30,9 @@ from streamseg.recorded.opening import Recording
 from streamseg.recorded.results import NAMES, ResultFolder
 from streamseg.recorded.segments import FrameRecord, Tail, read_frames, read_packets, read_tail
 from streamseg.recorded.selection import as_written
-from streamseg.recorded.tables import AreaTable, EventTable, Summary
+from streamseg.recorded.tables import Summary
 from streamseg.recorded.timeline import pts_digest, to_runs
-from streamseg.recorded.tracks import Packet, Track, TrackName, read_labels, write_video
+from streamseg.recorded.tracks import Packet, Track, TrackName, write_video
 from streamseg.runtime.files import atomic_write, sync
 
 
@@ -69,7 +69,15 @@ class Finish:
         tally = self._tally()
         tail = read_tail(self.results.segments, self.segments - 1)
         videos = self._write_videos(folder, intermediate, tally)
-        self._write_exports(folder, videos["labels"], tally)
+        write_exports(
+            self.recording,
+            lambda name: self._target(folder, name),
+            read_frames(self.results.segments, self.segments),
+            videos["labels"],
+            videos.get("confidence"),
+            masks=tally.masks,
+            span_s=tally.span_s(),
+        )
         summary = {
             "input": self.recording.input.shown,
             "engine": self.identity.engine,
@@ -137,34 +145,6 @@ class Finish:
                 count = write_video(path, track, packets())
             self.sound = sound.told
         return count
-
-    def _write_exports(self, folder: Path, video: Path, tally: _Tally) -> None:
-        """Everything that is made from the labels, in one pass over them."""
-        recording = self.recording
-        config, labels, tick = recording.config, recording.spec.labels, recording.tick
-        exports: list[Export] = []
-        if config.png:
-            exports.append(PngFolder(self._target(folder, "png"), labels, recording.input.images))
-        if config.rle:
-            exports.append(RleLines(self._target(folder, "rle"), labels, tick))
-        if config.zarr:
-            path = self._target(folder, "zarr")
-            exports.append(ZarrGroup(path, tally.masks, recording.mask_size, tick, labels.names))
-        for kind in config.table_kinds:
-            ending = "" if kind == "csv" else f"_{kind}"
-            if config.areas:
-                exports.append(AreaTable(self._target(folder, f"areas{ending}"), labels, tick))
-            if config.events:
-                path = self._target(folder, f"events{ending}")
-                exports.append(EventTable(path, labels, tick, config.event_share, config.event_gap_s))
-        if not exports:
-            return
-        records = read_frames(self.results.segments, self.segments)
-        for record, (_, picture) in zip(records, read_labels(video), strict=True):
-            for export in exports:
-                export.add(record, picture)
-        for export in exports:
-            export.close()
 
     def _manifest(self, folder: Path, tally: _Tally, tail: Tail) -> Manifest:
         recording, spec, facts = self.recording, self.recording.spec, self.recording.facts
@@ -238,6 +218,11 @@ class _Tally:
             self.first_ticks, self.first_shift = self.last_ticks, shift
         elif self.moved_ticks is None and shift != self.first_shift:
             self.moved_ticks = self.last_ticks
+
+    def span_s(self) -> tuple[float, float]:
+        """The times of the first and the last frame."""
+        tick = self._recording.tick
+        return float(self.first_ticks * tick), float(self.last_ticks * tick)
 
     def span(self) -> Span:
         """The time that sound is wanted for: as far as it goes with the pictures."""

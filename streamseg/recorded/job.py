@@ -168,7 +168,7 @@ def process_files(
 
 def _check_extras(config: ProcessConfig) -> None:
     """Raises UsageError for a kind of result whose library is not installed."""
-    tables = "parquet" in config.table_kinds and (config.areas or config.events)
+    tables = "parquet" in config.table_kinds and config.has_tables
     for wanted, module, extra in ((tables, "pyarrow", "parquet"), (config.zarr, "zarr", "zarr")):
         if wanted and find_spec(module) is None:
             raise UsageError(f"{extra}: needs {module}; pip install 'streamseg[{extra}]'")

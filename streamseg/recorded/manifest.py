@@ -141,7 +141,7 @@ def identify(sha256: str, size: int, engine: Engine, config: ProcessConfig) -> I
 
 def result_settings(config: ProcessConfig, engine: Engine) -> dict[str, Any]:
     """The settings that decide the results; how many threads computed them does not."""
-    settings: dict[str, Any] = msgspec.to_builtins(config)
+    settings = plain_settings(config)
     del settings["engine"]
     refinement = msgspec.to_builtins(config.refinement.written_out())
     for key in ("level", "max_age_s", "timeout_s", "priority"):
@@ -150,6 +150,14 @@ def result_settings(config: ProcessConfig, engine: Engine) -> dict[str, Any]:
     if config.confidence and engine.info.spec.temperature != 1:
         settings["temperature"] = engine.info.spec.temperature
     return {**settings, "input_size": list(engine.info.input_size)}
+
+
+def plain_settings(config: ProcessConfig) -> dict[str, Any]:
+    """The settings as a manifest has them; those that 0.2 did not know are there when they are set."""
+    settings: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(config))
+    if config.polygons is None:
+        del settings["polygons"]
+    return settings
 
 
 def settings_digest(settings: dict[str, Any]) -> str:

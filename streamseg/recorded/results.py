@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -38,9 +39,13 @@ NAMES = {
     "areas_parquet": "areas.parquet",
     "events": "events.csv",
     "events_parquet": "events.parquet",
+    "polygons": "polygons.geojson",
+    "polygons_coco": "polygons.coco.json",
 }
 """The results (the summary is always made): how their names end."""
 
+_PLAIN = ("labels", "confidence", "overlay", "png", "rle", "zarr")
+"""Settings that ask for a result of the same name."""
 
 _OF_A_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
@@ -227,6 +232,18 @@ class ResultFolder:
             finally:
                 if not any(self.segments.glob("*.segment")):
                     shutil.rmtree(self.segments, ignore_errors=True)
+
+
+def asked_for(settings: dict[str, Any]) -> list[str]:
+    """The names of the results that these settings of a manifest ask for."""
+    tables = settings.get("tables")
+    endings = ["", "_parquet"] if tables == "both" else ["_parquet" if tables == "parquet" else ""]
+    found = ["summary", *(name for name in _PLAIN if settings.get(name))]
+    found += [name + ending for name in ("areas", "events") if settings.get(name) for ending in endings]
+    polygons = settings.get("polygons")
+    found += ["polygons"] if polygons in ("geojson", "both") else []
+    found += ["polygons_coco"] if polygons in ("coco", "both") else []
+    return found
 
 
 def named_outputs(manifest: bytes) -> list[str]:

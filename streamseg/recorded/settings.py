@@ -52,6 +52,13 @@ class ProcessConfig(Settings, frozen=True):
     events: Annotated[
         bool, Meta(description="Write NAME.events.csv: from when to when each class was present.")
     ] = False
+    polygons: Annotated[
+        Literal["geojson", "coco", "both"] | None,
+        Meta(
+            description="Write the outlines in each frame, in pixels: NAME.polygons.geojson or "
+            "NAME.polygons.coco.json."
+        ),
+    ] = None
     tables: Annotated[
         Literal["csv", "parquet", "both"],
         Meta(description="How areas and events are written; Parquet needs the extra `parquet`."),
@@ -99,6 +106,15 @@ class ProcessConfig(Settings, frozen=True):
     @property
     def table_kinds(self) -> tuple[str, ...]:
         return ("csv", "parquet") if self.tables == "both" else (self.tables,)
+
+    @property
+    def has_tables(self) -> bool:
+        return self.areas or self.events
+
+    @property
+    def polygon_kinds(self) -> tuple[str, ...]:
+        both = ("geojson", "coco")
+        return () if self.polygons is None else both if self.polygons == "both" else (self.polygons,)
 
     @property
     def refines(self) -> bool:

@@ -84,7 +84,7 @@ class AreaTable:
         classes = dict.fromkeys(labels.names, int)
         self.rows = open_rows(path, {"seq": int, "pts": int, "time_s": float, **classes})
 
-    def add(self, record: FrameRecord, labels: U8) -> None:
+    def add(self, record: FrameRecord, labels: U8, confidence: U8 | None) -> None:
         pixels = [record.pixels.get(i, 0) for i in self.classes]
         self.rows.write([record.seq, record.pts, time_s(record, self.tick), *pixels])
 
@@ -101,7 +101,7 @@ class EventTable:
         self.open: dict[int, list[float]] = {}  # class → from_s, to_s, frames, peak share, peak_s
         self.ended: list[tuple[int, list[float]]] = []
 
-    def add(self, record: FrameRecord, labels: U8) -> None:
+    def add(self, record: FrameRecord, labels: U8, confidence: U8 | None) -> None:
         now = time_s(record, self.tick)
         for i in [i for i, event in self.open.items() if now - event[1] > self.gap_s]:
             self.ended.append((i, self.open.pop(i)))

@@ -30,7 +30,7 @@ from streamseg.recorded.manifest import (
 from streamseg.recorded.names import local_path, printable, unprintable
 from streamseg.recorded.opening import open_input
 from streamseg.recorded.pending import NOT_YET, is_pending, read_pending
-from streamseg.recorded.results import named_outputs
+from streamseg.recorded.results import asked_for, named_outputs
 from streamseg.recorded.segments import FrameRecord, count_pixels
 from streamseg.recorded.selection import Account, picks
 from streamseg.recorded.settings import ProcessConfig
@@ -38,9 +38,6 @@ from streamseg.recorded.storage import Store, is_stored
 from streamseg.recorded.tables import Summary
 from streamseg.recorded.timeline import Timeline, from_runs, pts_digest
 from streamseg.recorded.tracks import read_labels
-
-_PROMISED = ("labels", "confidence", "overlay", "png", "rle", "zarr")
-"""Settings that ask for a result of the same name."""
 
 
 @dataclass(slots=True, eq=False)
@@ -193,8 +190,7 @@ def _check_manifest(path: Path, manifest: Manifest) -> Iterator[str]:
         left != manifest.masks or manifest.frames_found != manifest.frames_decoded + manifest.corrupt
     ):
         yield f"{path.name}: its numbers of frames found, decoded, left out and dropped do not add up"
-    settings = manifest.identity.settings
-    for name in ("summary", *(one for one in _PROMISED if settings.get(one))):
+    for name in asked_for(manifest.identity.settings):
         if name not in manifest.outputs and name not in manifest.not_made:
             yield f"{path.name}: names no {name}, which was asked for"
     yield from manifest.problems()

@@ -43,6 +43,27 @@ def encode_labels(labels: U8) -> Iterator[tuple[int, int, str]]:
         yield int(value), int((last - first).sum()), counts_to_string(counts)
 
 
+def encode_mask(inside: npt.NDArray[np.bool_], at: tuple[int, int], size: Size) -> str:
+    """The counts of the pixels `inside`, a part of a picture of `size` that begins at row and column `at`."""
+    height = size[0]
+    edges = np.diff(inside.T.astype(np.int8), axis=1, prepend=0, append=0)  # down the columns
+    bounds = []
+    for step in (1, -1):
+        column, row = np.nonzero(edges == step)
+        bounds.append((column + at[1]) * height + row + at[0])
+    first, last = bounds
+    if not first.size:
+        return counts_to_string(np.array([height * size[1]]))
+    apart = (
+        first[1:] != last[:-1]
+    )  # a run that ends at the foot of a column may go on at the head of the next
+    first, last = first[np.append(True, apart)], last[np.append(apart, True)]
+    counts = np.diff(np.stack([first, last], axis=1).reshape(-1), prepend=0)
+    if last[-1] < height * size[1]:
+        counts = np.append(counts, height * size[1] - last[-1])
+    return counts_to_string(counts)
+
+
 def decode_labels(segments: Iterable[tuple[int, str]], size: Size) -> U8:
     """Paint (class id, counts) into an (H, W) label mask, IGNORE elsewhere; raises WireError.
 

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from streamseg.analytics.regions import fill
 from streamseg.cli.report import Report
 from streamseg.config import CrfConfig, EngineConfig, RefinementConfig
 from streamseg.errors import UsageError
@@ -42,6 +43,7 @@ def config(tiny_engine: Path) -> ProcessConfig:
         zarr=ZARR,
         areas=True,
         events=True,
+        polygons="both",
         tables="both" if PARQUET else "csv",
     )
 
@@ -139,6 +141,23 @@ def test_the_run_lengths_decode_to_the_labels(made: Path, masks: list[Mask]) -> 
         assert (decode_labels(segments, mask.size) == mask.labels).all()
         assert (line["seq"], line["pts"], line["time_s"]) == (mask.seq, mask.pts, mask.seq / 10)
         assert sum(s["area"] for s in line["segments_info"]) == mask.labels.size
+
+
+def test_the_outlines_are_those_of_the_labels(made: Path, masks: list[Mask]) -> None:
+    features = json.loads((made / "out" / "clip.polygons.geojson").read_bytes())["features"]
+    coco = json.loads((made / "out" / "clip.polygons.coco.json").read_bytes())
+    assert [image["time_s"] for image in coco["images"]] == [mask.seq / 10 for mask in masks]
+    for mask in masks:
+        painted = np.full(mask.size, 255, np.uint8)
+        mine = [f for f in features if f["properties"]["seq"] == mask.seq]
+        for feature in mine:
+            rings = [np.array(ring[:-1]) for ring in feature["geometry"]["coordinates"]]
+            painted[fill(rings, mask.size)] = feature["properties"]["id"]
+            assert 0 < feature["properties"]["confidence"] <= 1
+        assert (painted == mask.labels).all()  # upright edges lose nothing
+        areas = sorted((f["properties"]["id"], f["properties"]["area"]) for f in mine)
+        ours = [a for a in coco["annotations"] if a["image_id"] == mask.seq]
+        assert sorted((a["category_id"], a["area"]) for a in ours) == areas
 
 
 @pytest.mark.skipif(not ZARR, reason="zarr is not installed; pip install 'streamseg[zarr]'")

@@ -77,6 +77,8 @@ def run(clip: Path, out: Path, engine: Path, at: int) -> subprocess.CompletedPro
         "--segment-frames",
         "6",
         "--confidence",
+        "--polygons",
+        "both",
     ]
     return subprocess.run(
         [sys.executable, "-c", CHILD, str(out), str(at), "process", str(clip), *options],
@@ -102,8 +104,9 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
     wanted = contents(tmp_path / "whole")
     assert sorted(wanted) == [
         f"clip.{name}"
-        for name in ("confidence.mp4", "labels.mp4", "manifest.json", "overlay.mp4", "summary.json")
-    ]
+        for name in ("confidence.mp4", "labels.mp4", "manifest.json", "overlay.mp4",
+                     "polygons.coco.json", "polygons.geojson", "summary.json")
+    ]  # fmt: skip
     out, chance = tmp_path / "out", random.Random(6)
     # One in each part of the run, so that few kills still reach its end, where results get their names.
     for kill in range(kills):

@@ -9,7 +9,13 @@ coco = pytest.importorskip("pycocotools.mask")
 
 from streamseg.errors import WireError  # noqa: E402
 from streamseg.types import IGNORE  # noqa: E402
-from streamseg.wire.rle import counts_to_string, decode_labels, encode_labels, string_to_counts  # noqa: E402
+from streamseg.wire.rle import (  # noqa: E402
+    counts_to_string,
+    decode_labels,
+    encode_labels,
+    encode_mask,
+    string_to_counts,
+)
 from tests.masks import draw_labels  # noqa: E402
 
 SIZES = [(1, 1), (1, 9), (9, 1), (7, 5), (36, 48), (361, 479)]
@@ -72,3 +78,17 @@ def test_two_classes_on_one_pixel_are_refused() -> None:
     counts = next(counts for _, _, counts in encode_labels(mask))
     with pytest.raises(WireError, match="one pixel"):
         decode_labels([(0, counts), (1, counts)], (4, 3))
+
+
+def test_a_part_of_a_picture_has_the_counts_of_the_whole() -> None:
+    random = np.random.default_rng(3)
+    for _ in range(300):
+        height, width = random.integers(1, 9, 2)
+        tall, wide = random.integers(1, height + 1), random.integers(1, width + 1)
+        top, left = random.integers(0, height - tall + 1), random.integers(0, width - wide + 1)
+        inside = random.random((tall, wide)) < random.choice([0.1, 0.5, 0.9, 1.0])
+        labels = np.full((height, width), 255, np.uint8)
+        labels[top : top + tall, left : left + wide][inside] = 3
+        wanted = [counts for _, _, counts in encode_labels(labels)]
+        found = encode_mask(inside, (int(top), int(left)), (int(height), int(width)))
+        assert [found] == (wanted or [counts_to_string(np.array([height * width]))])
