@@ -14,6 +14,7 @@ MOST_ZONES = 64
 MOST_EVENTS = 64
 MOST_POINTS = 256  # of a polygon or a line
 MOST_HOLES = 16
+MOST_CLASS_BYTES = 16 << 10  # of the names in an event, which travel in each of its messages
 PICTURE = "picture"
 """What the whole picture is called where a zone is named."""
 
@@ -22,6 +23,7 @@ _FLAT = 1e-9  # of the picture: an area below it is none
 Point = tuple[float, float]
 Points = tuple[Point, ...]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Limit = Annotated[float, Meta(gt=0, le=1)]  # no share is below 0, so that what begins at 0 never ends
 Seconds = Annotated[float, Meta(ge=0, le=86400)]
 
 
@@ -106,28 +108,30 @@ class EventConfig(Settings, frozen=True):
     ]
     zone: Annotated[str | None, Meta(description="The zone's name; unset takes the whole picture.")] = None
     above: Annotated[
-        Share | None, Meta(description="It begins when the share has been at least this for for_s.")
+        Limit | None, Meta(description="It begins when the share has been at least this for for_s.")
     ] = None
     below: Annotated[
-        Share | None,
-        Meta(description="It ends when the share has been below this for for_s; unset takes above."),
+        Limit | None,
+        Meta(
+            description="It ends when the share has been below this for for_s; unset takes above, or appears."
+        ),
     ] = None
     appears: Annotated[
-        Share | None,
-        Meta(description="Like above, and the share must have been seen below it before."),
+        Limit | None,
+        Meta(description="Like above, but the share must have been seen below it before."),
     ] = None
     disappears: Annotated[
-        Share | None,
+        Limit | None,
         Meta(
             description="It begins when a share that was at least this is below it, and ends with its return."
         ),
     ] = None
     changes_by: Annotated[
-        Annotated[float, Meta(gt=0, le=1)] | None,
+        Limit | None,
         Meta(description="It begins when the share changes by so much within within_s."),
     ] = None
     within_s: Annotated[
-        Annotated[float, Meta(gt=0, le=86400)] | None,
+        Annotated[float, Meta(gt=0, le=3600)] | None,
         Meta(description="The time (s) in which the share changes by changes_by."),
     ] = None
     for_s: Annotated[
@@ -143,7 +147,7 @@ class EventConfig(Settings, frozen=True):
         Meta(description="Without a mask for this long (s) there is no data: nothing begins or ends."),
     ] = 10.0
     update_s: Annotated[
-        Annotated[float, Meta(gt=0, le=86400)],
+        Annotated[float, Meta(ge=1, le=86400)],
         Meta(description="An open event sends an update at most this often (s)."),
     ] = 10.0
 
@@ -153,10 +157,12 @@ class EventConfig(Settings, frozen=True):
         if len(given) != 1:
             has = "has " + (" and ".join(given) or "none")
             yield f"above: an event needs exactly one of {', '.join(kinds)}; {has}"
-        if self.below is not None and self.above is None:
-            yield "below: belongs to above; there is none"
-        if self.below is not None and self.above is not None and self.below > self.above:
-            yield f"below: must be at most above, {self.above:g}; is {self.below:g}"
+        begins = self.above if self.above is not None else self.appears
+        if self.below is not None and begins is None:
+            yield "below: belongs to above or appears; there is neither"
+        elif self.below is not None and begins is not None and self.below > begins:
+            which = "above" if self.above is not None else "appears"
+            yield f"below: must be at most {which}, {begins:g}; is {self.below:g}"
         if self.changes_by is not None and self.within_s is None:
             yield "within_s: is missing; changes_by needs a time (s)"
         if self.changes_by is None and self.within_s is not None:
@@ -164,6 +170,8 @@ class EventConfig(Settings, frozen=True):
         twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
         if twice:
             yield f"classes: each class once; {twice[0]} is there twice"
+        if (letters := sum(len(name.encode()) for name in self.classes)) > MOST_CLASS_BYTES:
+            yield f"classes: {letters} bytes of names do not go in a message; at most {MOST_CLASS_BYTES}"
 
 
 def answer_conflicts(zones: Mapping[str, ZoneConfig], events: Mapping[str, EventConfig]) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""Slow and plain implementations that the tests compare the CRF with."""
+"""Slow and plain implementations that the tests compare the CRF and events with."""
