@@ -23,6 +23,7 @@ COMMANDS = {
     "run": "Decode, segment and publish streams until they end or Ctrl-C.",
     "check": "Check a configuration file without running it.",
     "process": "Segment recorded files: one mask for each frame.",
+    "segment": "Segment single pictures, to try a network.",
     "verify": "Check that a processed folder is complete.",
     "subscribe": "Receive masks and show, print or save them.",
     "watch": "Watch masks in a terminal: a live table and thumbnails.",

@@ -34,6 +34,12 @@ def segment(engine: Engine, rgb: U8) -> U8:
     return labels_of(answer, (rgb.shape[0], rgb.shape[1]))[0]
 
 
+def segment_with_confidence(engine: Engine, rgb: U8) -> tuple[U8, U8 | None]:
+    """One RGB picture (H, W, 3) → labels (H, W) and confidence; None of an engine that gives class ids."""
+    (answer,) = infer(engine, [picture_frame(rgb)])
+    return labels_of(answer, (rgb.shape[0], rgb.shape[1]), confidence=True)
+
+
 def picture_frame(rgb: U8, seq: int = 0) -> Frame:
     """A picture as a frame that nobody waits for."""
     return Frame(Stamp("eval", 0, seq, None, Fraction(1, 1), 0, "arrival"), rgb, 0)
