@@ -8,8 +8,27 @@ A thread of its own empties the socket all the time, since ZeroMQ's and the kern
 hold seconds of old masks in front of the new ones. Masks are unpacked in the thread that reads them.
 """
 
+from streamseg.client.events import (
+    AsyncEventSubscription,
+    EventStats,
+    EventSubscription,
+    subscribe_events,
+    subscribe_events_async,
+)
 from streamseg.client.inbox import ClientStats
 from streamseg.client.subscription import AsyncSubscription, Subscription, subscribe, subscribe_async
 from streamseg.net.curve_keys import ClientKeys
 
-__all__ = ["AsyncSubscription", "ClientKeys", "ClientStats", "Subscription", "subscribe", "subscribe_async"]
+__all__ = [
+    "AsyncEventSubscription",
+    "AsyncSubscription",
+    "ClientKeys",
+    "ClientStats",
+    "EventStats",
+    "EventSubscription",
+    "Subscription",
+    "subscribe",
+    "subscribe_async",
+    "subscribe_events",
+    "subscribe_events_async",
+]

@@ -108,6 +108,11 @@ class Inbox:
         if self._on_arrival is not None:
             self._on_arrival()
 
+    def put_snapshot(self, messages: Sequence[Sequence[bytes]]) -> None:
+        """Take in the messages of a snapshot."""
+        for parts in messages:
+            self.put(parts, snapshot=True)
+
     def put_bad(self) -> None:
         """Count something that is not a message."""
         with self._changed:

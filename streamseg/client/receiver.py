@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from streamseg.client.unknown import UnknownStreams
@@ -30,6 +30,7 @@ class Sink(Protocol):
     """Where a receiver puts messages, from its thread; client.inbox.Inbox is one."""
 
     def put(self, parts: Sequence[bytes], *, snapshot: bool = False) -> None: ...
+    def put_snapshot(self, messages: Sequence[Sequence[bytes]]) -> None: ...
     def put_bad(self) -> None: ...
     def close(self) -> None: ...
 
@@ -50,11 +51,17 @@ class Receiver:
         keys: ClientKeys | None = None,
         *,
         unknown: UnknownStreams | None = None,
+        look: tuple[float, Callable[[Callable[[], None]], None]] | None = None,
     ) -> None:
-        """unknown: is fed by the inbox; until it is settled, the states of all streams are received."""
+        """unknown: is fed by the inbox; until it is settled, the states of all streams are received.
+
+        look: (seconds, what is called so often by the thread). It is given a function that asks for a
+        snapshot of all topics again, where there is a connection.
+        """
         self.endpoint = endpoint
         self._unknown = unknown if unknown is not None and not unknown.settled else None
         self._inbox = inbox
+        self._look = look
         self._keys = keys
         self._logged = False  # why there is no connection, until there is one
         self._topics: set[bytes] = set()
@@ -112,11 +119,23 @@ class Receiver:
             thread.on_close(self._snapshots.close)
         self._change(masks)
         thread.loop.later(LOG_AFTER_S, self._tell_silence)
+        if self._look is not None:
+            thread.loop.later(self._look[0], self._look_again)
         thread.opened()
         while not thread.stopping:
             thread.loop.poll()
             self._change(masks)
             self._settle()
+
+    def _look_again(self) -> None:
+        if self._look is not None:
+            after_s, look = self._look
+            look(self._ask_all)
+            self._thread.loop.later(after_s, self._look_again)
+
+    def _ask_all(self) -> None:
+        if self.connected:
+            self._ask(self._topics)
 
     def _follow(self, was_connected: bool, refused: str) -> None:
         """Note what happened to the connection, and ask for a snapshot whenever there is a new one."""
@@ -182,8 +201,7 @@ class Receiver:
         except WireError:
             self._inbox.put_bad()
             return
-        for message in messages:
-            self._inbox.put(message, snapshot=True)
+        self._inbox.put_snapshot(messages)
 
 
 def _silence(last: str) -> str:

@@ -166,6 +166,10 @@ class _Arrivals:
             self._called = True
             self._loop.call_soon_threadsafe(self._take_all)
 
+    def put_snapshot(self, messages: Sequence[Sequence[bytes]]) -> None:
+        for parts in messages:
+            self.put(parts, snapshot=True)
+
     def put_bad(self) -> None:
         self.put([])
 
