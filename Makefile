@@ -35,7 +35,7 @@ help:
 
 .venv/dev: .venv/base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[dev,bridges,torch,openvino,pydensecrf,ray,s3,parquet,zarr,web,tensorrt-rtx]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[dev,forward,kafka,apprise,torch,openvino,pydensecrf,ray,s3,parquet,zarr,web,tensorrt-rtx]'
 	touch $@
 
 run: .venv/base

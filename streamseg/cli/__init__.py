@@ -28,6 +28,7 @@ COMMANDS = {
     "subscribe": "Receive masks and show, print or save them.",
     "watch": "Watch masks in a terminal: a live table and thumbnails.",
     "relay": "Pass masks of daemons on to many subscribers.",
+    "forward": "Forward events and shares to MQTT, webhooks, Kafka and files.",
     "ctl": "Control a running daemon: status, streams, reload, snapshots.",
     "service": "Install the daemon as a systemd service.",
     "keygen": "Make a pair of keys, for a daemon or a subscriber.",

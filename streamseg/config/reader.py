@@ -17,17 +17,18 @@ from streamseg.errors import ConfigError
 
 def load_config(path: str | Path) -> Config:
     """Read a TOML file; raise ConfigError with every problem found, each line beginning with its full key."""
-    path = Path(path)
+    hint = f"write one with: streamseg init, or start from a copy of {examples_folder()}/webcam.toml"
+    return parse_config(load_tables(path, hint))
+
+
+def load_tables(path: str | Path, hint: str) -> dict[str, Any]:
+    """The tables of a TOML file; raises ConfigError, for one that cannot be read with what to do instead."""
     try:
-        text = read_text(path)
+        return _tables(read_text(path), str(path))
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); write one with: streamseg init, "
-            f"or start from a copy of {examples_folder()}/webcam.toml"
-        ) from error
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); {hint}") from error
     except UnicodeError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return parse_config(text, str(path))
 
 
 def parse_config(text: str | Mapping[str, Any], where: str = "config") -> Config:

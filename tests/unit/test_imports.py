@@ -38,6 +38,7 @@ ORDER = [
     "web",
     "daemon",
     "relay",
+    "forward",
     "evaluation",
     "training",
     "bench",
