@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from streamseg.config import EventConfig, ZoneConfig
+    from streamseg.config import EventConfig, LabelsConfig, ZoneConfig
+    from streamseg.inference.label_view import LabelView
 
 IGNORE = 255
 """The label of pixels that count nowhere: unlabelled in ground truth, outside the picture in a mask."""
@@ -54,7 +55,13 @@ class DeviceLogits(Protocol):
         """Copy them to the host; only the first call copies."""
         ...
 
-    def labels(self, size: Size) -> U8:
+    def labels(
+        self,
+        size: Size,
+        view: LabelView | None = None,
+        probabilities: bool = False,
+        temperature: float = 1.0,
+    ) -> U8:
         """What inference.scaling makes of them, (H, W): computed on the GPU, only the labels are copied."""
         ...
 
@@ -157,6 +164,7 @@ class FrameSettings:
     zones: Mapping[str, ZoneConfig] = field(default_factory=dict)
     events: Mapping[str, EventConfig] = field(default_factory=dict)
     removed: threading.Event = field(default_factory=threading.Event)  # set: the stream was removed
+    labels: LabelsConfig | None = None  # the stream's own
 
 
 DEFAULT_SETTINGS = FrameSettings()

@@ -36,7 +36,13 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, folder in (("HOME", "home"), ("XDG_CACHE_HOME", "cache"), ("XDG_RUNTIME_DIR", "run")):
         (private / folder).mkdir(mode=0o700)
         os.environ[name] = str(private / folder)
-    for name in ("CACHE_DIRECTORY", "RUNTIME_DIRECTORY", "XDG_CONFIG_HOME"):
+    for name in (
+        "CACHE_DIRECTORY",
+        "RUNTIME_DIRECTORY",
+        "STATE_DIRECTORY",
+        "XDG_CONFIG_HOME",
+        "XDG_STATE_HOME",
+    ):
         os.environ.pop(name, None)
     # The same backend whatever is installed, child processes included; tests of other backends name theirs.
     os.environ.setdefault("STREAMSEG_BACKENDS", "onnx")

@@ -1,4 +1,4 @@
-"""streamseg ctl status | add | remove | pause | resume | keyframe | reload | log-level | snapshot"""
+"""streamseg ctl: what is asked of a running daemon."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from streamseg.cli.ctl_zones import events, zones
 from streamseg.cli.pictures import coloured_png, save_new
 from streamseg.cli.settings import given, options_from
 from streamseg.client.control import ControlClient
@@ -133,6 +134,10 @@ _stream_command(
 _stream_command(ControlClient.pause, "Close a camera or an address, hold a file at its place.")
 _stream_command(ControlClient.resume, "Continue a paused stream; restart one that has ended or failed.")
 _stream_command(ControlClient.keyframe, "Send the stream's next frame to the CRF.")
+
+
+command.add_command(zones)
+command.add_command(events)
 
 
 @command.command()

@@ -36,8 +36,10 @@ from streamseg.wire.control import (
     Request,
     ResumeStream,
     SetLogLevel,
+    SetZones,
     Snapshot,
     Status,
+    Zones,
     encode,
     parse_reply,
 )
@@ -141,6 +143,17 @@ class ControlClient:
         if mask is None:
             raise ControlError("malformed", f"{self.endpoint}: the snapshot holds no mask")
         return mask, labels
+
+    def zones(
+        self, stream: str, zones: dict[str, Any] | None = None, events: dict[str, Any] | None = None
+    ) -> Zones:
+        """A stream's zones and events, replaced by the given ones first; each as in the configuration."""
+        request = SetZones(
+            stream=stream,
+            zones=msgspec.UNSET if zones is None else zones,
+            events=msgspec.UNSET if events is None else events,
+        )
+        return self._ask(request, Zones)
 
     def _ask(self, request: Request, expected: type[R]) -> R:
         request = msgspec.structs.replace(request, id=next(self._ids), remote=self._remote)

@@ -2,6 +2,7 @@
 
 from streamseg.config.analytics import PICTURE, EventConfig, ZoneConfig
 from streamseg.config.engines import BackendName, EngineConfig, Precision
+from streamseg.config.labels import LabelsConfig
 from streamseg.config.reader import load_config, parse_config
 from streamseg.config.refinement import CrfConfig, CrfOn, FusionConfig, RefinementConfig
 from streamseg.config.schema import (
@@ -33,6 +34,7 @@ __all__ = [
     "EngineConfig",
     "EventConfig",
     "FusionConfig",
+    "LabelsConfig",
     "LogConfig",
     "Name",
     "Precision",

@@ -13,9 +13,12 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
+
 from streamseg.config import Config
 from streamseg.daemon.background import Background
 from streamseg.daemon.control import ControlServer
+from streamseg.daemon.kept_zones import KeptZones
 from streamseg.daemon.loading import Loading
 from streamseg.daemon.machine import (
     WallClock,
@@ -28,7 +31,14 @@ from streamseg.daemon.machine import (
     thread_count,
 )
 from streamseg.daemon.operations import Operations, log_level, set_log_level
-from streamseg.daemon.status import control_status, publisher_status, stream_statuses, waiting_status
+from streamseg.daemon.state import StateFolder
+from streamseg.daemon.status import (
+    ZoneMarks,
+    control_status,
+    publisher_status,
+    stream_statuses,
+    waiting_status,
+)
 from streamseg.daemon.systemd import Service
 from streamseg.daemon.web import WebProcess, console_of, mask_endpoints
 from streamseg.errors import ConfigError, ControlError, StreamsegError
@@ -50,7 +60,9 @@ from streamseg.wire.control import (
     GetStatus,
     Reload,
     SetLogLevel,
+    SetZones,
     Status,
+    ZoneMark,
 )
 
 log = logging.getLogger(__name__)
@@ -84,6 +96,8 @@ class Daemon:
         self._started_unix_ns = time.time_ns()
         self._service = Service()
         self._background = Background("operate")  # what changes something: it may wait for files
+        self._kept: KeptZones | None = None  # from the start of run()
+        self._marks = ZoneMarks()
         self._operations: Operations | None = None  # from when the pipeline runs
         self._asked = threading.Event()  # to end, by stop()
         self._stopping = threading.Event()
@@ -109,6 +123,10 @@ class Daemon:
         fitted, warning = fit_connections(self.config, file_limit())
         if warning:
             log.warning("%s", warning)
+        sources = [one.source for one in self.config.streams.values()]
+        state = owned.enter_context(contextlib.closing(StateFolder(self.path, sources)))
+        kept = self._kept = KeptZones(state)
+        self.config = msgspec.structs.replace(self.config, streams=kept.over(self.config.streams))
         self._open_control(owned)
         self._start_web(owned)
         engines = self._load(owned)
@@ -122,7 +140,7 @@ class Daemon:
         if self.web is not None:
             self.web.connect(mask_endpoints(publisher))
         pipeline = self.pipeline = Pipeline(self.config, engines, publisher)
-        self._supervise(pipeline, publisher)
+        self._supervise(pipeline, publisher, kept)
 
     def stop(self) -> None:
         """Ask run() to end; returns at once. It then ends without an error, unless it was over already."""
@@ -145,6 +163,8 @@ class Daemon:
             raise ControlError("starting", "the engine is still being loaded; try again later")
         if isinstance(request, GetSnapshot):
             return operations.snapshot(request)
+        if isinstance(request, SetZones):
+            return operations.zones(request)
         if isinstance(request, Reload):
             return operations.reload()
         operations.change(request, local)
@@ -182,7 +202,13 @@ class Daemon:
             publisher=publisher_status(publisher) if publisher is not None else None,
             control=control_status(self.control),
             streams=streams,
+            zones=self._zone_marks(),
         )
+
+    def _zone_marks(self) -> dict[str, ZoneMark]:
+        if self.pipeline is None or self._kept is None:
+            return {}
+        return self._marks.of(self.pipeline.streams.configs(), self._kept)
 
     def _on_hangup(self) -> None:
         if self.path is None or (sys.stdin is not None and sys.stdin.isatty()):
@@ -233,12 +259,12 @@ class Daemon:
     def _end_upgrade(self, upgrade: Upgrade) -> None:
         self.abandoned = not upgrade.stop() or self.abandoned
 
-    def _supervise(self, pipeline: Pipeline, publisher: Publisher) -> None:
+    def _supervise(self, pipeline: Pipeline, publisher: Publisher, kept: KeptZones) -> None:
         report = Report(pipeline.stats, time.monotonic())
         clock = WallClock()
         try:
             pipeline.start()
-            self._operations = Operations(self.config, self.path, pipeline, publisher, self._service)
+            self._operations = Operations(self.config, self.path, pipeline, publisher, self._service, kept)
             self.ready.set()
             self._service.ready(pipeline.stats)
             now_s = time.monotonic()

@@ -6,7 +6,11 @@ import logging
 import threading
 from pathlib import Path
 
+import msgspec
+
 from streamseg.config import Config, StreamConfig, build_settings, load_config
+from streamseg.config.tables import checked_tables, tables_of
+from streamseg.daemon.kept_zones import KeptZones
 from streamseg.daemon.reload import Change, check_sources, plan_change
 from streamseg.daemon.remote import check_remote
 from streamseg.daemon.systemd import Service
@@ -24,7 +28,9 @@ from streamseg.wire.control import (
     Reloaded,
     RemoveStream,
     ResumeStream,
+    SetZones,
     Snapshot,
+    Zones,
 )
 
 log = logging.getLogger(__name__)
@@ -41,15 +47,17 @@ class Operations:
     """
 
     def __init__(
-        self, config: Config, path: Path | None, pipeline: Pipeline, publisher: Publisher, service: Service
-    ) -> None:
+        self, config: Config, path: Path | None, pipeline: Pipeline, publisher: Publisher, service: Service,
+        kept: KeptZones,
+    ) -> None:  # fmt: skip
         """path: of the file that reload() reads; None where there is none."""
         self._config = config
         self._path = path
         self._pipeline = pipeline
         self._publisher = publisher
         self._service = service
-        self._changing = threading.Lock()  # guards _config, and that changes do not mix
+        self._kept = kept
+        self._changing = threading.Lock()  # guards _config and _kept, and that changes do not mix
 
     def change(self, request: StreamRequest, local: bool) -> None:
         """Do what a request asks of a stream; local: it came from the daemon's own user on this machine.
@@ -59,10 +67,14 @@ class Operations:
         name = request.stream
         with self._changing:
             if isinstance(request, AddStream):
-                self._pipeline.streams.add({name: self._settings_of(request, local)})
+                settings = self._settings_of(request, local)
+                if name not in self._pipeline.streams:
+                    settings = self._kept.over({name: settings})[name]
+                self._pipeline.streams.add({name: settings})
                 done = "added"
             elif isinstance(request, RemoveStream):
                 self._pipeline.remove(name)
+                self._kept.forget(name)
                 done = "removed"
             elif isinstance(request, PauseStream):
                 self._pipeline.streams.pause(name)
@@ -75,6 +87,36 @@ class Operations:
                 return
         log.info("%s: %s on request", name, done)
 
+    def zones(self, request: SetZones) -> Zones:
+        """Replace a stream's zones and events, where some are given; returns those that it has then.
+
+        The stream's next frame has them. Raises StreamsegError, and nothing has changed then.
+        """
+        name = request.stream
+        with self._changing:
+            configs = self._pipeline.streams.configs()
+            if name not in configs:
+                raise ControlError(
+                    "unknown stream", f"{name}: unknown stream (streams: {', '.join(configs) or 'none'})"
+                )
+            config = configs[name]
+            now = tables_of(config)
+            zones = now.zones if isinstance(request.zones, msgspec.UnsetType) else request.zones
+            events = now.events if isinstance(request.events, msgspec.UnsetType) else request.events
+            made_zones, made_events = checked_tables(name, zones, events)
+            wanted = msgspec.structs.replace(config, zones=made_zones, events=made_events)
+            tables = tables_of(wanted)
+            if tables.revision != now.revision:
+                self._kept.keep(name, tables)
+                self._pipeline.streams.change(name, wanted)
+                log.info(
+                    "%s: %d zones and %d events set on request", name, len(tables.zones), len(tables.events)
+                )
+            return Zones(
+                stream=name, revision=tables.revision, zones=tables.zones, events=tables.events,
+                kept=self._kept.kept(name),
+            )  # fmt: skip
+
     def reload(self) -> Reloaded:
         """Apply what the file says now; raises with every reason why not, and changes nothing then."""
         if self._path is None:
@@ -83,6 +125,7 @@ class Operations:
             try:
                 new = load_config(self._path)
                 check_sources(new.streams)
+                new = msgspec.structs.replace(new, streams=self._kept.over(new.streams))
             except ConfigError as error:
                 for problem in error.problems:
                     log.error("reload refused: %s", problem)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from streamseg.config import StreamConfig
 from streamseg.config.redact import redact
+from streamseg.config.tables import tables_of
 from streamseg.daemon.control import ControlServer
+from streamseg.daemon.kept_zones import KeptZones
 from streamseg.live.pipeline import Pipeline
 from streamseg.publish import Publisher
 from streamseg.runtime.counters import State, StreamStats
 from streamseg.sources.target import shown
-from streamseg.wire.control import ControlStatus, PublisherStatus
+from streamseg.wire.control import ControlStatus, PublisherStatus, ZoneMark
 from streamseg.wire.status import Histogram, StreamStatus
 
 _MAX_TEXT = 1000  # characters of a source or an error, far below what a status may hold
@@ -31,6 +33,24 @@ def waiting_status(name: str, config: StreamConfig) -> StreamStatus:
     return StreamStatus(
         stream=name, source=shown(config.source), state="connecting", max_age_ms=config.max_age_ms
     )
+
+
+class ZoneMarks:
+    """Which zones and events the streams have: worked out when they change. Belongs to one thread."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[StreamConfig, str]] = {}
+
+    def of(self, configs: Mapping[str, StreamConfig], kept: KeptZones) -> dict[str, ZoneMark]:
+        """By stream; those without zones and events are left out."""
+        known = {name: self._revision(name, config) for name, config in configs.items()}
+        self._known = {name: (configs[name], revision) for name, revision in known.items()}
+        marks = {name: ZoneMark(revision, kept.kept(name)) for name, revision in known.items()}
+        return {name: mark for name, mark in marks.items() if mark != ZoneMark()}
+
+    def _revision(self, name: str, config: StreamConfig) -> str:
+        before, revision = self._known.get(name, (None, ""))
+        return revision if before is config else tables_of(config).revision
 
 
 def publisher_status(publisher: Publisher) -> PublisherStatus:

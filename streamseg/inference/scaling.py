@@ -16,6 +16,7 @@ import numpy as np
 
 from streamseg.errors import NotNumbersError
 from streamseg.inference.holes import LARGEST, cover, holes_in, reports, without_holes
+from streamseg.inference.label_view import LabelView, drop_small
 from streamseg.runtime.native import load_library
 from streamseg.types import F32, IGNORE, U8, Logits, Size
 
@@ -58,25 +59,34 @@ def shrinks_much(size: Size, to: Size) -> bool:
     return size[0] > 2 * to[0] or size[1] > 2 * to[1]
 
 
-def labels_of(logits: Logits, size: Size, confidence: bool = False) -> tuple[U8, U8 | None]:
+def labels_of(
+    logits: Logits, size: Size, confidence: bool = False, view: LabelView | None = None
+) -> tuple[U8, U8 | None]:
     """labels_from_logits for one frame: on the device that has its logits, on the host for confidence.
 
     Where nothing is known (holes.py) labels are IGNORE, and the log says so. Probabilities are scaled as they
-    are; of class ids, which have no confidence, the nearest is taken.
+    are; of class ids, which have no confidence, the nearest is taken. view: how they are published.
     """
+    if view is None or not view.changes:
+        return _labels_of(logits, size, confidence, None)
+    return drop_small(*_labels_of(logits, size, confidence, view), view.min_region)
+
+
+def _labels_of(logits: Logits, size: Size, confidence: bool, view: LabelView | None) -> tuple[U8, U8 | None]:
     if logits.kind == "labels":
-        return nearest(logits.array[0].astype(np.uint8), size), None
+        ids = nearest(logits.array[0].astype(np.uint8), size)
+        return (ids if view is None else view.of(ids)), None
     probabilities = logits.kind == "probabilities"
     try:
         if isinstance(logits.data, np.ndarray) or confidence:
-            return labels_from_logits(logits.array, size, confidence, probabilities, logits.temperature)
-        return logits.data.labels(size), None
+            return labels_from_logits(logits.array, size, confidence, probabilities, logits.temperature, view)
+        return logits.data.labels(size, view, probabilities, logits.temperature), None
     except NotNumbersError:
         numbers, plane = without_holes(logits.array)
         assert plane is not None
         reports.count(logits.engine, float(holes_in(logits.array).mean()))
         planes = np.concatenate([numbers, plane[None]])
-        return _scaled(planes, size, confidence, probabilities, logits.temperature, len(numbers))
+        return _scaled(planes, size, confidence, probabilities, logits.temperature, view, len(numbers))
 
 
 def nearest(ids: U8, size: Size) -> U8:
@@ -116,7 +126,12 @@ def unlabelled(logits: Logits, labels: U8, confidence: U8 | None) -> tuple[U8, U
 
 
 def labels_from_logits(
-    logits: F32, size: Size, confidence: bool = False, probabilities: bool = False, temperature: float = 1.0
+    logits: F32,
+    size: Size,
+    confidence: bool = False,
+    probabilities: bool = False,
+    temperature: float = 1.0,
+    view: LabelView | None = None,
 ) -> tuple[U8, U8 | None]:
     """Scale logits (C, h, w) float32 bilinearly to size → labels uint8 (H, W), and confidence if asked for.
 
@@ -124,12 +139,13 @@ def labels_from_logits(
     highest softmax probability of the scaled logits in 1/255, (H, W) uint8; they are divided by `temperature`
     for it, which changes no label. No full-resolution float tensor is made. A class of -inf is ruled out.
     Probabilities are scaled as they are, and the confidence is the highest of them. Releases the GIL; the
-    caller owns both results. Raises ValueError, MemoryError, and NotNumbersError where a class is NaN or
-    infinite, or all are ruled out.
+    caller owns both results. view: labels are published classes, confidence that of their members together,
+    0 where the label is IGNORE; all but view.min_region. Raises ValueError, MemoryError, and NotNumbersError
+    where a class is NaN or infinite, or all are ruled out.
     """
     if not 1 <= len(logits) <= IGNORE:
         raise ValueError(f"upsampling logits {logits.shape}: must have 1 to 255 classes")
-    return _scaled(logits, size, confidence, probabilities, temperature)
+    return _scaled(logits, size, confidence, probabilities, temperature, view)
 
 
 def _scaled(
@@ -138,13 +154,14 @@ def _scaled(
     confidence: bool,
     probabilities: bool,
     temperature: float,
+    view: LabelView | None,
     unknown: int | None = None,
 ) -> tuple[U8, U8 | None]:
     """The same of up to 256 planes; that of `unknown` is no class."""
     try:
         library = load_library("_upsample")
     except OSError:
-        return fallback(logits, size, confidence, probabilities, temperature, unknown)
+        return fallback(logits, size, confidence, probabilities, temperature, view, unknown)
     logits = np.ascontiguousarray(logits, np.float32)
     labels = np.empty(size, np.uint8)
     highest = np.empty(size, np.uint8) if confidence else None
@@ -156,16 +173,19 @@ def _scaled(
         None if highest is None else highest.ctypes.data_as(ctypes.c_void_p),
         int(probabilities),
         ctypes.c_float(1 / temperature),
+        None if view is None else view.table.ctypes.data_as(ctypes.c_void_p),
+        0 if view is None else int(view.merges),
+        0 if view is None else view.least,
     )
     if code == 2:
         raise MemoryError(f"upsampling logits {logits.shape} to {size}")
     if code == 3:
-        return _scaled(_numbers(logits), size, confidence, probabilities, temperature)
+        return _scaled(_numbers(logits), size, confidence, probabilities, temperature, view)
     if code:
         raise ValueError(
             f"upsampling logits {logits.shape} to {size}: must have 1 to 255 classes and sides above 0"
         )
-    if unknown is not None:
+    if unknown is not None and view is None:  # a view has no class for it
         cover(labels, highest, labels == unknown)
     return labels, highest
 
@@ -188,6 +208,7 @@ def fallback(
     confidence: bool = False,
     probabilities: bool = False,
     temperature: float = 1.0,
+    view: LabelView | None = None,
     unknown: int | None = None,
 ) -> tuple[U8, U8 | None]:
     """The same in NumPy and OpenCV, a band of rows at a time: for installs without a compiler."""
@@ -196,7 +217,7 @@ def fallback(
     h = logits.shape[1]
     height, width = size
     labels = np.empty(size, np.uint8)
-    highest = np.empty(size, np.uint8) if confidence else None
+    highest = np.empty(size, np.uint8) if confidence or (view is not None and view.least) else None
     at = np.clip((np.arange(height) + 0.5) * (h / height) - 0.5, 0, h - 1)
     above = np.minimum(at.astype(np.int64), max(h - 2, 0))
     weight = (at - above).astype(np.float32)[None, :, None]
@@ -207,12 +228,28 @@ def fallback(
         band = wide[:, above[rows]]
         band += weight[:, rows] * (wide[:, below[rows]] - band)  # (C, band, W)
         labels[rows] = band.argmax(0)
-        if highest is not None and probabilities:
-            highest[rows] = np.rint(255 * band.max(0).clip(0, 1)).astype(np.uint8)
-        elif highest is not None:
-            band -= band.max(0)
-            band *= np.float32(1 / temperature)
-            highest[rows] = np.rint(255 / np.exp(band).sum(0)).astype(np.uint8)
-    if unknown is not None:
+        if highest is not None:
+            highest[rows] = _confidence(band, labels[rows], probabilities, temperature, view)
+        if view is not None:
+            labels[rows] = view.table[labels[rows]]
+    if unknown is not None and view is None:
         cover(labels, highest, labels == unknown)
-    return labels, cast("U8 | None", highest)
+    if view is not None and highest is not None:
+        cover(labels, highest, (highest < view.least) | (labels == IGNORE))
+    return labels, cast("U8 | None", highest) if confidence else None
+
+
+def _confidence(band: F32, ids: U8, probabilities: bool, temperature: float, view: LabelView | None) -> F32:
+    """The confidence of some rows (C, h, W), which are overwritten, in 1/255."""
+    if not probabilities:
+        band -= band.max(0)
+        band *= np.float32(1 / temperature)
+        np.exp(band, out=band)
+    if view is not None and view.merges:
+        table = view.table[: len(band)]
+        highest = np.where(table[:, None, None] == view.table[ids], band, 0).sum(0)
+    else:
+        highest = band.max(0)
+    if probabilities:
+        return cast(F32, np.rint(255 * highest.clip(0, 1)))
+    return cast(F32, np.rint(255 * highest / band.sum(0)))

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from streamseg.inference.holes import LARGEST
+from streamseg.inference.label_view import LabelView
 from streamseg.inference.scaling import labels_from_logits
-from streamseg.types import F32, U8, Size
+from streamseg.types import F32, IGNORE, U8, Size
 
 MOST_CLASSES = 255
 _MOST_FLOATS = 1 << 26  # of upsampled logits at once: 1080p with 30 classes, 256 MB
@@ -32,20 +33,33 @@ class TensorLogits:
             self._on_host = np.ascontiguousarray(self._logits.cpu().numpy())
         return self._on_host
 
-    def labels(self, size: Size) -> U8:
+    def labels(
+        self,
+        size: Size,
+        view: LabelView | None = None,
+        probabilities: bool = False,
+        temperature: float = 1.0,
+    ) -> U8:
         with torch.inference_mode():
             largest = self._logits.abs().amax()  # looked at when the labels are there
-            labels = _to_host(device_labels(self._logits, size))
+            labels = _to_host(device_labels(self._logits, size, view, probabilities, temperature))
             if largest.item() <= LARGEST:
                 return labels
-        return labels_from_logits(self.to_host(), size)[0]  # not all are numbers
+        # not all are numbers
+        return labels_from_logits(self.to_host(), size, False, probabilities, temperature, view)[0]
 
 
-def device_labels(logits: Tensor, size: Size) -> Tensor:
+def device_labels(
+    logits: Tensor,
+    size: Size,
+    view: LabelView | None = None,
+    probabilities: bool = False,
+    temperature: float = 1.0,
+) -> Tensor:
     """Scale logits (C, h, w) float32 bilinearly → labels (H, W) uint8, on their device.
 
     The arithmetic of inference.scaling, in its order: aligned pixel centres, rows first, and of equal logits
-    the lower class wins. Labels differ only where rounding decides.
+    the lower class wins. Labels differ only where rounding decides. view as in labels_from_logits.
     """
     classes, h, w = logits.shape
     if not 1 <= classes <= MOST_CLASSES:
@@ -59,8 +73,27 @@ def device_labels(logits: Tensor, size: Size) -> Tensor:
         rows = slice(y, y + rows_at_once)
         band = _between(logits, 1, above[rows], below[rows], down[rows, None])  # (C, rows, w)
         wide = _between(band, 2, left, right, along)  # (C, rows, W)
-        labels[rows] = wide.argmax(0).to(torch.uint8)
+        ids = wide.argmax(0)
+        labels[rows] = (
+            ids.to(torch.uint8) if view is None else _viewed(wide, ids, view, probabilities, temperature)
+        )
     return labels
+
+
+def _viewed(wide: Tensor, ids: Tensor, view: LabelView, probabilities: bool, temperature: float) -> Tensor:
+    """The published labels of rows (C, rows, W), of which `ids` are the highest; the rows are overwritten."""
+    table = torch.from_numpy(view.table).to(wide.device)
+    labels = table[ids]
+    if not view.least:
+        return labels
+    shares = wide if probabilities else torch.softmax(wide.mul_(1 / temperature), 0)
+    if view.merges:
+        sure = torch.zeros_like(shares[0])
+        for share, label in zip(shares, table.tolist(), strict=False):
+            sure += torch.where(labels == label, share, 0)
+    else:
+        sure = shares.gather(0, ids[None])[0]
+    return labels.masked_fill_((255 * sure.clamp(0, 1) + 0.5).floor() < view.least, IGNORE)
 
 
 def _between(values: Tensor, axis: int, first: Tensor, second: Tensor, weight: Tensor) -> Tensor:

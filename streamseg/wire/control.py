@@ -18,7 +18,7 @@ from streamseg.wire.status import StreamStatus
 
 CONTROL_VERSION = 1
 
-MAX_REQUEST = 64 << 10
+MAX_REQUEST = 512 << 10  # 64 zones of 256 points are 300 KB
 """Bytes of a request; a client that sends more is disconnected."""
 
 MAX_REPLY = MAX_PART + (1 << 20)
@@ -104,6 +104,18 @@ class GetSnapshot(Request, frozen=True, kw_only=True, tag="snapshot"):
     refined: bool = False  # the last refined one instead
 
 
+class SetZones(Request, frozen=True, kw_only=True, tag="zones"):
+    """Replace a stream's zones and events; with neither, just ask for them. Answered by Zones.
+
+    They outlive the daemon, until somebody changes those of the configuration.
+    """
+
+    stream: StreamText
+    # As below [streams.NAME.zones] and [streams.NAME.events]; absent: they stay.
+    zones: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    events: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
 AnyRequest = (
     GetStatus
     | AddStream
@@ -114,6 +126,7 @@ AnyRequest = (
     | Reload
     | SetLogLevel
     | GetSnapshot
+    | SetZones
 )
 
 
@@ -165,6 +178,13 @@ class ControlStatus(msgspec.Struct, frozen=True, kw_only=True):
     hung_up: Count = 0
 
 
+class ZoneMark(msgspec.Struct, frozen=True):
+    """Which zones and events a stream has."""
+
+    revision: str = ""  # differs where they differ; empty for none
+    kept: bool = False  # other ones than the configuration's; the daemon keeps them in its state folder
+
+
 class Status(Reply, frozen=True, kw_only=True, tag="status"):
     """The daemon and all its streams, by name."""
 
@@ -188,6 +208,7 @@ class Status(Reply, frozen=True, kw_only=True, tag="status"):
     publisher: PublisherStatus | None = None  # None until the sockets are bound
     control: ControlStatus
     streams: dict[str, StreamStatus] = {}
+    zones: dict[str, ZoneMark] = {}  # by stream; absent where it has none
 
 
 class Done(Reply, frozen=True, kw_only=True, tag="done"):
@@ -210,6 +231,16 @@ class Snapshot(Reply, frozen=True, kw_only=True, tag="snapshot"):
     messages: list[list[bytes]]
 
 
+class Zones(Reply, frozen=True, kw_only=True, tag="zones"):
+    """A stream's zones and events now, as tables of the configuration without what is as by default."""
+
+    stream: str
+    revision: str = ""  # as in ZoneMark
+    kept: bool = False
+    zones: dict[str, dict[str, Any]] = {}
+    events: dict[str, dict[str, Any]] = {}
+
+
 class Failed(Reply, frozen=True, kw_only=True, tag="failed"):
     """It was not done, and nothing has changed."""
 
@@ -217,7 +248,7 @@ class Failed(Reply, frozen=True, kw_only=True, tag="failed"):
     problems: list[str]  # one line each
 
 
-AnyReply = Status | Done | Reloaded | Snapshot | Failed
+AnyReply = Status | Done | Reloaded | Snapshot | Zones | Failed
 
 
 class _Version(msgspec.Struct):

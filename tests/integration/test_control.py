@@ -303,6 +303,78 @@ def test_settings_that_are_looked_up_for_each_frame_need_no_new_connection(site:
         assert client.status().streams["gate"].max_age_ms == 900
 
 
+RAMP = {"polygon": [[0.0, 0.5], [1.0, 0.5], [1.0, 1.0]]}
+FLOOD = {"classes": ["red"], "zone": "ramp", "above": 0.5}
+
+
+def test_zones_are_set_on_a_running_stream_and_outlive_the_daemon(site: Site) -> None:
+    with site.running() as (daemon, client), subscribe(daemon.endpoint, newest=False, queue=10000) as masks:
+        first = mask_of(masks, "gate")
+        assert client.zones("gate").revision == ""
+        assert client.status().zones == {}
+        done = client.zones("gate", {"ramp": RAMP}, {"flood": FLOOD})
+        assert (done.zones, done.events, done.kept) == ({"ramp": RAMP}, {"flood": FLOOD}, True)
+        assert client.zones("gate").revision == done.revision == client.status().zones["gate"].revision
+        assert client.zones("gate", events={}).zones == {"ramp": RAMP}  # what is not given stays
+        client.zones("gate", events={"flood": FLOOD})
+        again = mask_of(masks, "gate", lambda mask: mask.n > first.n + 10)
+        assert again.epoch == first.epoch
+        without_gap(masks)
+        wrong = {"ramp": {"polygon": [[0, 0], [1, 0], [1, 7]]}}
+        for what, code in (
+            (lambda: client.zones("hall"), "unknown stream"),
+            (lambda: client.zones("gate", wrong, {}), "bad settings"),
+            (lambda: client.zones("gate", {}), "bad settings"),  # an event's zone would be gone
+            (lambda: client.zones("gate", {"ramp": 3}), "bad settings"),
+            (lambda: client.zones("gate", [1]), "malformed"),  # type: ignore[arg-type]
+        ):
+            with pytest.raises(ControlError) as caught:
+                what()
+            assert caught.value.code == code, caught.value
+        assert client.zones("gate").revision == done.revision
+    with site.running() as (_, client):
+        kept = client.zones("gate")
+        assert (kept.zones, kept.events, kept.kept) == ({"ramp": RAMP}, {"flood": FLOOD}, True)
+        assert client.reload().applied == []
+        site.write({"gate": 20, "yard": 10}, "[streams.gate.zones.own]\npolygon = [[0, 0], [1, 0], [1, 1]]\n")
+        assert client.reload().applied == ["streams.gate"]
+        own = client.zones("gate")
+        assert (list(own.zones), own.kept) == (["own"], False)
+
+
+def test_who_controls_from_elsewhere_may_draw_as_well(site: Site) -> None:
+    with site.running() as (daemon, _), ControlClient(daemon.private_endpoint, remote=True) as page:
+        assert page.zones("gate", {"ramp": RAMP}, {}).zones == {"ramp": RAMP}
+
+
+def test_the_largest_zones_fit_in_a_request(site: Site) -> None:
+    round_ = [[0.123456789 + i / 1000, 0.987654321 - (i * i % 257) / 1000] for i in range(256)]
+    with site.running() as (_, client):
+        zones = {f"zone{i}": {"polygon": round_} for i in range(64)}
+        assert len(client.zones("gate", zones, {}).zones) == 64
+        with pytest.raises(ControlError, match="at most 64 zones"):
+            client.zones("gate", zones | {"one-more": {"polygon": round_[:9]}}, {})
+
+
+def test_the_command_sets_exports_and_lists_zones(site: Site, tmp_path: Path) -> None:
+    (path := tmp_path / "zones.toml").write_text(
+        "[zones.ramp]\npolygon = [[0, 0.5], [1, 0.5], [1, 1]]\n"
+        '[events.flood]\nclasses = ["red"]\nzone = "ramp"\nabove = 0.5\n'
+    )
+    with site.running():
+        assert "no zones and no events" in invoke("zones", "gate")
+        assert "zone ramp: a polygon of 3 points" in invoke("zones", "gate", "--set", str(path))
+        exported = invoke("zones", "gate", "--export")
+        assert exported.startswith(
+            "[streams.gate.zones.ramp]\npolygon = [[0.0, 0.5], [1.0, 0.5], [1.0, 1.0]]\n"
+        )
+        assert "gate: flood: red in ramp: at least 0.5" in invoke("events")
+        invoke("zones", "gate", "--clear")
+        assert "no events" in invoke("events", "gate")
+        path.write_text(exported)
+        assert "event flood" in invoke("zones", "gate", "--set", str(path))
+
+
 def test_a_bad_file_is_refused_whole_and_what_runs_stays(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
