@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from streamseg.cli.settings import options_from
+from streamseg.cli.settings import label_options, labels_given, options_from
 from streamseg.config import (
     CrfConfig,
     EngineConfig,
@@ -34,6 +34,7 @@ ASIDE = ("engine", "refinement", "start_s", "end_s")  # options of their own
 )
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @options_from(EngineConfig, "precision", "input_size", "threads")
+@label_options
 @options_from(ProcessConfig, *(name for name in HELP if name not in ASIDE))
 @click.option(
     "--refinement",
@@ -64,9 +65,10 @@ def command(
     from streamseg.cli.report import Report
     from streamseg.recorded import process_files
 
+    labels = labels_given(options)
     given = {key: value for key, value in {"name": name, **options}.items() if value is not None}
     groups: dict[str, Any] = {
-        "engine": _taken(given, "name", "precision", "input_size", "threads"),
+        "engine": {**_taken(given, "name", "precision", "input_size", "threads"), "labels": labels},
         "refinement": {
             "crf": _prefixed(given, "refinement_crf_"),
             "fusion": _prefixed(given, "refinement_fusion_"),

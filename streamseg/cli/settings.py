@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
 import msgspec
 
-from streamseg.config import Settings, bare_type, settings_fields
+from streamseg.config import LabelsConfig, Settings, bare_type, settings_fields
+from streamseg.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,6 +32,45 @@ def options_from(kind: type[Settings], *names: str, prefix: str = "") -> Callabl
         return function
 
     return add
+
+
+def label_options(function: F) -> F:
+    """Add the options of LabelsConfig; labels_given() takes them."""
+    help_of = {name: sentence for name, _, _, sentence in settings_fields(LabelsConfig)}
+    for option in (
+        click.option("--min-region", type=int, metavar="PIXELS", help=help_of["min_region"]),
+        click.option("--min-confidence", type=float, metavar="0…1", help=help_of["min_confidence"]),
+        click.option("--only", multiple=True, metavar="CLASS[,CLASS…]", help=help_of["only"]),
+        click.option(
+            "--merge",
+            multiple=True,
+            metavar="NAME=CLASS[,CLASS…]",
+            help="Classes that become one, by its name; it has the colour of the first. May be repeated.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def labels_given(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of label_options out of others, as [labels] would have them; raises UsageError."""
+    merge, only = options.pop("merge"), options.pop("only")
+    least = {name: options.pop(name) for name in ("min_confidence", "min_region")}
+    labels: dict[str, Any] = {name: value for name, value in least.items() if value is not None}
+    for text in merge:
+        to, equals, members = text.partition("=")
+        if not equals:
+            raise UsageError(f"--merge: must be NAME=CLASS,CLASS; is {text!r}")
+        labels.setdefault("merge", {}).setdefault(to.strip(), []).extend(_listed(members))
+    if only:
+        labels["only"] = [name for text in only for name in _listed(text)]
+    return labels
+
+
+def _listed(text: str) -> list[str]:
+    """The names in a text, between commas; a comma that belongs to a name has a backslash before it."""
+    names = (name.replace("\\,", ",").strip() for name in re.split(r"(?<!\\),", text))
+    return [name for name in names if name]
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from streamseg.config.labels import LabelsConfig
 from streamseg.config.settings import Settings
 
 BackendName = Literal["auto", "onnx", "openvino", "torch", "aoti", "tensorrt", "tensorrt-rtx"]
@@ -48,3 +49,4 @@ class EngineConfig(Settings, frozen=True):
     max_batch: Annotated[
         int, Meta(ge=1, le=64, description="Frames of different streams run at once, at most.")
     ] = 4
+    labels: LabelsConfig = LabelsConfig()

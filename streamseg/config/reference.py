@@ -31,7 +31,7 @@ def _table(kind: type[Settings], prefix: str, values: dict[str, Any]) -> Iterato
     tables = []
     for name, annotation, default, sentence in settings_fields(kind):
         bare = bare_type(annotation)
-        if get_origin(bare) is dict:
+        if get_origin(bare) is dict and name in _EXAMPLES:
             example, given = _EXAMPLES[name]
             tables.append((f"{prefix}{name}.{example}", get_args(bare)[1], given))
         elif isinstance(bare, type) and issubclass(bare, Settings):

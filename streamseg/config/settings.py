@@ -168,6 +168,8 @@ def describe(annotation: Any) -> str:
         return f"{words} {', '.join(bounds)}".rstrip()
     if origin in (Union, UnionType):
         return " or ".join(describe(a) for a in get_args(kind))
+    if origin is dict:
+        return f"a table of names, each {describe(get_args(kind)[1])}"
     if isinstance(kind, type) and issubclass(kind, Settings):
         return "a table"
     return getattr(kind, "__name__", str(kind))
@@ -245,7 +247,9 @@ def _value_problems(annotation: Any, value: Any, key: str) -> Iterator[str]:
     if isinstance(value, Settings) and isinstance(bare, type) and isinstance(value, bare):
         return  # was checked when it was made
     if get_origin(bare) is dict and not isinstance(value, dict):
-        yield f"{key}: must be a table of its own for each name, such as [{key}.gate]; is {_shown(value)}"
+        tables = isinstance(get_args(bare)[1], type)  # of settings
+        must = f"a table of its own for each name, such as [{key}.gate]" if tables else describe(bare)
+        yield f"{key}: must be {must}; is {_shown(value)}"
         return
     if isinstance(bare, type) and issubclass(bare, Settings):
         yield from _problems(bare, value, f"{key}.")

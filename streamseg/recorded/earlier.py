@@ -143,7 +143,7 @@ class FinishedRoute(Route):
             seq, pts, (labels, confidence) = next(known, (None, None, (None, None)))
             if labels is None or (seq, pts) != (item.seq, item.pts):
                 raise self._others()
-            mask = Mask(item.stamp, labels, info.spec.label_set, info.id, confidence=confidence)
+            mask = Mask(item.stamp, labels, self.recording.label_set.id, info.id, confidence=confidence)
             yield MaskedFrame(item, mask)
 
     def _others(self) -> SourceError:

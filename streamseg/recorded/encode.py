@@ -79,9 +79,7 @@ class SegmentMaker:
             ticks = self.timeline(mask.pts)
             packets: list[Packet] = []
             if recording.config.overlay:
-                overlay = overlay or Overlay(
-                    recording.spec.labels, mask.size, recording.config.overlay_opacity
-                )
+                overlay = overlay or Overlay(recording.label_set, mask.size, recording.config.overlay_opacity)
                 encoder = encoder or OverlayEncoder(recording.track("overlay", overlay.shape))
                 packets = encoder.encode(overlay(item.frame.rgb, mask.labels), ticks)
             yield Drawn(item, ticks, packets)

@@ -56,7 +56,7 @@ def write_exports(
 def _asked_for(
     recording: Recording, target: Target, masks: int, span_s: tuple[float, float]
 ) -> Iterator[Export]:
-    config, labels, tick = recording.config, recording.spec.labels, recording.tick
+    config, labels, tick = recording.config, recording.label_set, recording.tick
     size, images = recording.mask_size, recording.input.images
     if config.png:
         yield PngFolder(target("png"), labels, images)

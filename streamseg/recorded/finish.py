@@ -81,7 +81,7 @@ class Finish:
         summary = {
             "input": self.recording.input.shown,
             "engine": self.identity.engine,
-            "label_set": self.recording.spec.label_set,
+            "label_set": self.recording.label_set.id,
             "damage": tail.damage,
             **tally.summary.result(),
         }
@@ -104,7 +104,7 @@ class Finish:
             tracks["confidence"] = folder
         if config.overlay:
             tracks["overlay"] = folder
-            shape = Overlay(recording.spec.labels, size, config.overlay_opacity).shape
+            shape = Overlay(recording.label_set, size, config.overlay_opacity).shape
         paths: dict[str, Path] = {}
         for name, where in tracks.items():
             path = paths[name] = self._target(where, name)
@@ -155,8 +155,8 @@ class Finish:
             identity=self.identity,
             settings_sha256=settings_digest(self.identity.settings),
             container=msgspec.to_builtins(facts, enc_hook=str),
-            label_set=spec.label_set,
-            classes=spec.labels.names,
+            label_set=self.recording.label_set.id,
+            classes=self.recording.label_set.names,
             licence=spec.licence,
             size=recording.mask_size,
             frames_promised=facts.frames_hint,
@@ -193,7 +193,7 @@ class _Tally:
 
     def __init__(self, recording: Recording) -> None:
         self.timeline = recording.timeline()
-        self.summary = Summary(recording.spec.labels.names, recording.tick)
+        self.summary = Summary(recording.label_set.names, recording.tick)
         self.masks = self.resized = self.last_ticks = 0
         self.first_ticks = self.first_shift = 0
         self.moved_ticks: int | None = (

@@ -15,6 +15,7 @@ import msgspec
 
 from streamseg.errors import OutputError, SourceError, UsageError
 from streamseg.inference.engine import Engine
+from streamseg.inference.label_view import view_of
 from streamseg.inference.plans.load import load_engine
 from streamseg.recorded.cluster import Cluster
 from streamseg.recorded.content import check_file
@@ -98,10 +99,10 @@ def load_engines(config: ProcessConfig, most: int = MAX_ENGINES) -> Iterator[lis
     settings = msgspec.structs.replace(config.engine, replicas=count)
     with ExitStack() as stack:
         engines = [stack.enter_context(closing(load_engine(settings))) for _ in range(count)]
-        if config.confidence and engines[0].info.spec.gives == "labels":
-            raise UsageError(
-                f"confidence: engine {engines[0].info.spec.name} gives class ids, which have none"
-            )
+        info = engines[0].info
+        view_of(info.labels, config.engine.labels, info.kind, str)
+        if config.confidence and info.spec.gives == "labels":
+            raise UsageError(f"confidence: engine {info.spec.name} gives class ids, which have none")
         yield engines
 
 

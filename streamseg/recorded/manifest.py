@@ -147,7 +147,9 @@ def result_settings(config: ProcessConfig, engine: Engine) -> dict[str, Any]:
     for key in ("level", "max_age_s", "timeout_s", "priority"):
         del refinement[key]
     settings["refinement"] = refinement
-    if config.confidence and engine.info.spec.temperature != 1:
+    if published := config.engine.labels.given:
+        settings["label_view"] = msgspec.to_builtins(published)
+    if (config.confidence or "min_confidence" in published) and engine.info.spec.temperature != 1:
         settings["temperature"] = engine.info.spec.temperature
     return {**settings, "input_size": list(engine.info.input_size)}
 

@@ -14,6 +14,7 @@ import msgspec
 from streamseg.config import StreamConfig
 from streamseg.errors import SourceError
 from streamseg.inference.engine import Engine
+from streamseg.inference.label_view import LabelView, LabelViews
 from streamseg.inference.spec import EngineSpec
 from streamseg.recorded.images import open_images
 from streamseg.recorded.inputs import Input
@@ -23,7 +24,9 @@ from streamseg.recorded.tracks import Track, TrackName
 from streamseg.sources import OpenSource, open_source
 from streamseg.sources.frames import turn_of
 from streamseg.sources.reading import first_picture
-from streamseg.types import Size
+from streamseg.types import LabelSet, Size
+
+_VIEWS = LabelViews()
 
 SOUGHT = frozenset({"mov", "matroska"})
 """Containers with an index of intra frames, as FFmpeg names them."""
@@ -58,6 +61,17 @@ class Recording:
     @property
     def spec(self) -> EngineSpec:
         return self.engines[0].info.spec
+
+    @property
+    def view(self) -> LabelView:
+        """How the engine's labels are published; raises ConfigError where the settings do not fit it."""
+        info = self.engines[0].info
+        return _VIEWS.of(info.labels, self.config.engine.labels)
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The classes of the masks."""
+        return self.view.label_set
 
     @property
     def mask_size(self) -> Size:

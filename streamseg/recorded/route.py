@@ -105,19 +105,19 @@ class Route:
         """
         config, info = self.recording.config, self.recording.engines[0].info
         refinement = recorded_refinement(config.refinement, info.spec) if config.refines else None
-        size = self.recording.mask_size
+        size, view = self.recording.mask_size, self.recording.view
         for item in scores:
             begun = time.monotonic_ns()
             if isinstance(item, SegmentEnd):
-                for rest in refinement.rest(size, config.confidence) if refinement is not None else ():
+                for rest in refinement.rest(size, config.confidence, view) if refinement is not None else ():
                     yield self._masked(rest, begun)
                 yield item
             elif refinement is None:
-                labels, confidence = labels_of(item, size, config.confidence)
+                labels, confidence = labels_of(item, size, config.confidence, view)
                 yield self._masked(Labelled(item, labels, confidence, None), begun)
             else:
                 for labelled in refinement.add(
-                    item, size, config.confidence, refined_wanted=not config.refinement.fuses
+                    item, size, config.confidence, view, refined_wanted=not config.refinement.fuses
                 ):
                     yield self._masked(labelled, begun)
 
@@ -126,7 +126,7 @@ class Route:
         mask = Mask(
             replace(frame.stamp, n=frame.seq),
             labelled.labels,
-            info.spec.label_set,
+            self.recording.label_set.id,
             info.id,
             revision=1 if labelled.refined_seq == frame.seq else 0,
             refined_seq=labelled.refined_seq,

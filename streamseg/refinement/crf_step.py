@@ -24,6 +24,7 @@ from streamseg.crf import (
     native_missing_reason,
 )
 from streamseg.errors import ConfigError, EngineError
+from streamseg.inference.label_view import LabelView, drop_small
 from streamseg.inference.scaling import labels_from_logits, scale_picture
 from streamseg.inference.spec import EngineSpec, find_engine
 from streamseg.types import F32, U8, Logits, Size
@@ -72,6 +73,7 @@ class Request:
     labels_size: Size | None
     log_probabilities: bool  # wanted: they are two megabytes
     confidence: bool = False
+    view: LabelView | None = None  # how the labels are published
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +93,7 @@ class Keyframe:
     labels_size: Size | None  # of the refined mask
     for_fusion: bool = True  # log-probabilities, too
     confidence: bool = False
+    view: LabelView | None = None  # how the labels are published
 
     @property
     def stream(self) -> str:
@@ -99,7 +102,9 @@ class Keyframe:
     def request(self) -> Request:
         """The arrays of it; the picture is scaled to the network's input."""
         picture = scale_picture(self.logits.frame.rgb, self.logits.geometry.input_size)
-        return Request(self.logits.array, picture, self.labels_size, self.for_fusion, self.confidence)
+        return Request(
+            self.logits.array, picture, self.labels_size, self.for_fusion, self.confidence, self.view
+        )
 
 
 def crf_setup(config: CrfConfig, spec: EngineSpec) -> CrfSetup:
@@ -129,6 +134,7 @@ def refine(setup: CrfSetup, request: Request, workspace: Workspace | None = None
         request.labels_size,
         confidence=request.confidence,
         log_probabilities=request.log_probabilities,
+        view=request.view,
         workspace=workspace,
     )
 
@@ -141,13 +147,14 @@ def refine_picture(
     *,
     confidence: bool = False,
     log_probabilities: bool = True,
+    view: LabelView | None = None,
     workspace: Workspace | None = None,
 ) -> Posterior:
     """Run mean field on logits (C, h, w) under a picture (H, W, 3) of the network's input size.
 
     labels_size: the size of the labels; without it nothing is computed at full resolution, which is cheaper.
-    log_probabilities: whether they are wanted. workspace: kept from call to call, it spares a third of the
-    time. Raises CrfError.
+    log_probabilities: whether they are wanted. view: how the labels are published. workspace: kept from call
+    to call, it spares a third of the time. Raises CrfError.
     """
     run = _native if setup.backend == "native" else _gpu
     if labels_size is None and setup.backend == "native":
@@ -156,8 +163,8 @@ def refine_picture(
     half = _halved(full) if log_probabilities else None
     if labels_size is None:
         return Posterior(half)
-    labels = labels_with_thin(full, logits, setup.thin, labels_size, confidence, setup.temperature)
-    return Posterior(half, *labels)
+    labels = labels_with_thin(full, logits, setup.thin, labels_size, confidence, setup.temperature, view)
+    return Posterior(half, *(labels if view is None else drop_small(*labels, view.min_region)))
 
 
 def labels_with_thin(
@@ -167,20 +174,26 @@ def labels_with_thin(
     size: Size,
     confidence: bool = False,
     temperature: float = 1.0,
+    view: LabelView | None = None,
 ) -> tuple[U8, U8 | None]:
     """Labels of log-probabilities (C, h, w) at `size`, but the network's own where it has a thin class.
 
     The CRF's appearance kernel is wider than a pole and takes many of them away (docs/accuracy.md). They are
     put in at full resolution: beside others of another certainty they would not survive being scaled up.
-    confidence and temperature as in labels_from_logits.
+    confidence, temperature and view as in labels_from_logits.
     """
-    labels, sure = labels_from_logits(log_probabilities, size, confidence, temperature=temperature)
+    view = view if view is not None and view.changes else None
+    labels, sure = labels_from_logits(log_probabilities, size, confidence, False, temperature, view)
     if not any(thin):
         return labels, sure
     raw, raw_sure = labels_from_logits(logits, size, confidence, temperature=temperature)
     is_thin = np.zeros(256, np.uint8)
     is_thin[: len(thin)] = thin
     kept = cast(U8, cv2.LUT(raw, is_thin)).view(bool)
+    if view is not None and (confidence or view.least):
+        raw, raw_sure = labels_from_logits(logits, size, confidence, False, temperature, view)
+    elif view is not None:
+        raw = view.of(raw)
     np.copyto(labels, raw, where=kept)
     if sure is not None and raw_sure is not None:
         np.copyto(sure, raw_sure, where=kept)

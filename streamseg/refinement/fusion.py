@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from streamseg.config import FusionConfig
+from streamseg.inference.label_view import LabelView
 from streamseg.refinement.blend import Past, blend, softened
 from streamseg.refinement.crf_step import labels_with_thin
 from streamseg.refinement.flow import Flow, chain, grey_of, standing_still
@@ -30,10 +31,15 @@ class Fused:
     refined_seq: int | None  # the keyframe whose refinement went in
     temperature: float = 1.0  # of the confidence
 
-    def labels(self, size: Size, confidence: bool = False) -> tuple[U8, U8 | None]:
-        """The frame's mask at `size`, thin classes as the network saw them; and confidence if asked for."""
+    def labels(
+        self, size: Size, confidence: bool = False, view: LabelView | None = None
+    ) -> tuple[U8, U8 | None]:
+        """The frame's mask at `size`, thin classes as the network saw them; and confidence if asked for.
+
+        view: how labels are published; all but its regions.
+        """
         return labels_with_thin(
-            self.log_probabilities, self.logits, self.thin, size, confidence, self.temperature
+            self.log_probabilities, self.logits, self.thin, size, confidence, self.temperature, view
         )
 
 

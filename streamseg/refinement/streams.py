@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from streamseg.config import RefinementConfig
 from streamseg.crf import Workspace, native_available
+from streamseg.inference.label_view import LabelView, drop_small
 from streamseg.inference.scaling import labels_of, numbers_of, unlabelled
 from streamseg.inference.spec import EngineSpec
 from streamseg.refinement.crf_process import CrfWorker
@@ -78,25 +79,32 @@ class StreamRefinement:
             self._answers.replace(refined)
 
     def add(
-        self, logits: Logits, size: Size, confidence: bool = False, *, refined_wanted: bool = False
+        self,
+        logits: Logits,
+        size: Size,
+        confidence: bool = False,
+        view: LabelView | None = None,
+        *,
+        refined_wanted: bool = False,
     ) -> list[Labelled]:
         """Take the next frame → the frames that are finished now, in order: itself, or earlier ones.
 
         labels (H, W) have this size. refined_wanted: the CRF's own labels of keyframes are wanted, too.
-        Class ids are not refined. Raises CrfError.
+        Class ids are not refined. view: how they are published, which is the last step: the CRF and fusion
+        work on the engine's own classes. Raises CrfError.
         """
         if logits.kind == "labels" or (self._fusion is None and not refined_wanted):
-            return [Labelled(logits, *labels_of(logits, size, confidence), None)]
+            return [Labelled(logits, *labels_of(logits, size, confidence, view), None)]
         numbers, whole = numbers_of(logits)
         decision = self.keyframes.observe(numbers)
         sent = whole and self._goes_to_crf(decision, refined_wanted)
         posterior = None
         if sent:
             labels_size = size if refined_wanted else None
-            posterior = self._crf(Keyframe(numbers, labels_size, self._fusion is not None, confidence))
+            posterior = self._crf(Keyframe(numbers, labels_size, self._fusion is not None, confidence, view))
         if self._fusion is None:
             if posterior is None or posterior.labels is None:
-                return [Labelled(logits, *labels_of(logits, size, confidence), None)]
+                return [Labelled(logits, *labels_of(logits, size, confidence, view), None)]
             return [Labelled(logits, posterior.labels, posterior.confidence, logits.frame.seq)]
         while len(self._answers):
             answer = self._answers.get()
@@ -112,12 +120,12 @@ class StreamRefinement:
         finished = (
             [fused] if self._smoothing is None else self._smoothing.add(fused, logits.frame.rgb, decision.cut)
         )
-        return self._labelled(finished, size, confidence)
+        return self._labelled(finished, size, confidence, view)
 
-    def rest(self, size: Size, confidence: bool = False) -> list[Labelled]:
+    def rest(self, size: Size, confidence: bool = False, view: LabelView | None = None) -> list[Labelled]:
         """The frames that add() has kept; then forgets all, as reset()."""
         finished = self._smoothing.flush() if self._smoothing is not None else []
-        rest = self._labelled(finished, size, confidence)
+        rest = self._labelled(finished, size, confidence, view)
         self.reset()
         return rest
 
@@ -126,14 +134,18 @@ class StreamRefinement:
             return refined_wanted and self._config.crf.on is None and decision.keyframe is not None
         return self._on == "all" or decision.keyframe is not None
 
-    def _labelled(self, finished: list[Fused], size: Size, confidence: bool) -> list[Labelled]:
+    def _labelled(
+        self, finished: list[Fused], size: Size, confidence: bool, view: LabelView | None
+    ) -> list[Labelled]:
         labelled = []
         for fused in finished:
             logits, whole = self._waiting.popleft()
-            made = fused.labels(size, confidence)
-            labelled.append(
-                Labelled(logits, *(made if whole else unlabelled(logits, *made)), fused.refined_seq)
-            )
+            made = fused.labels(size, confidence, view)
+            if not whole:
+                made = unlabelled(logits, *made)
+            if view is not None:
+                made = drop_small(*made, view.min_region)
+            labelled.append(Labelled(logits, *made, fused.refined_seq))
         return labelled
 
 
@@ -223,11 +235,17 @@ class LiveRefinement:
         self._of(stream).keyframes.request()
 
     def labels(
-        self, logits: Logits, size: Size, confidence: bool = False, *, refined_wanted: bool = False
+        self,
+        logits: Logits,
+        size: Size,
+        confidence: bool = False,
+        view: LabelView | None = None,
+        *,
+        refined_wanted: bool = False,
     ) -> Labelled:
         """A frame's labels (H, W) of this size; sends the frame to the CRF when it is a keyframe."""
         (labelled,) = self._of(logits.frame.stream).add(
-            logits, size, confidence, refined_wanted=refined_wanted
+            logits, size, confidence, view, refined_wanted=refined_wanted
         )
         return labelled
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from fractions import Fraction
 
 import cv2
@@ -10,8 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from streamseg.config import CrfConfig, FusionConfig, RefinementConfig
+from streamseg.config import CrfConfig, FusionConfig, LabelsConfig, RefinementConfig
 from streamseg.errors import ConfigError
+from streamseg.inference.label_view import drop_small, view_of
 from streamseg.inference.scaling import labels_from_logits
 from streamseg.inference.spec import ClassEntry, EngineSpec, Normalisation, Weights, find_engine
 from streamseg.refinement import crf_step
@@ -120,6 +122,39 @@ def test_a_process_that_answers_at_once_gives_what_the_crf_in_line_gives() -> No
             live.answer(Refined(keyframe.logits, posterior.log_probabilities, 0.0))
         sent.clear()
     assert seqs == [None, 0, 0, 2, 2]
+
+
+@pytest.mark.parametrize(("on", "fuses"), [("all", False), ("keyframes", True), ("keyframes", False)])
+def test_how_labels_are_published_is_the_last_step(on: str, fuses: bool) -> None:
+    """The CRF and fusion work on the engine's own classes, thin ones too; frames have holes."""
+    chosen = LabelsConfig(only=("pole", "sky"), min_confidence=0.55, min_region=9)
+    merged = LabelsConfig(merge={"rest": ("pole", "sky")}, min_confidence=0.55)
+    runs = [recorded(on, every=2, fuses=fuses) for _ in range(3)]
+    for seq in range(6):
+        one = scores(seq)
+        if seq == 3:
+            one = replace(one, data=np.where(np.arange(16) < 3, np.float32(np.nan), one.array))
+        plain, viewed, joined = (
+            run.add(one, SIZE, True, view, refined_wanted=not fuses)[0]
+            for run, view in zip(
+                runs, (None, *(view_of(SPEC.labels, c) for c in (chosen, merged))), strict=True
+            )
+        )
+        assert plain.confidence is not None
+        want = np.array([0, 255, 1, *[255] * 253], np.uint8)[plain.labels]
+        want[plain.confidence < 255 * 0.55] = 255
+        want, sure = drop_small(want, plain.confidence.copy(), 9)
+        np.testing.assert_array_equal(viewed.labels, want)
+        np.testing.assert_array_equal(viewed.confidence, np.where(want == 255, 0, sure))
+        assert viewed.refined_seq == plain.refined_seq
+        assert joined.confidence is not None
+        known = (joined.labels != 255) & (plain.labels != 255)
+        assert known.mean() > 0.3
+        np.testing.assert_array_equal(
+            joined.labels[known], np.array([0, 1, 0], np.uint8)[plain.labels[known]]
+        )
+        assert (joined.confidence[known] >= plain.confidence[known].astype(int) - 1).all()
+        assert (joined.labels[plain.labels == 255] == 255).all()
 
 
 def test_best_looks_ahead_and_gives_every_frame_once() -> None:
