@@ -231,8 +231,11 @@ class Subscribers:
             del self._of[prefix]
         return not subscribers
 
-    def publish(self, message: Sequence[Buffer]) -> None:
-        """Send a message to all who have subscribed to the beginning of its first part, once to each."""
+    def publish(self, message: Sequence[Buffer], beyond: int = 0) -> None:
+        """Send a message to all who have subscribed to the beginning of its first part, once to each.
+
+        beyond: as many more may wait for one that is slow.
+        """
         topic = bytes(message[0])
         outboxes = self._matching.get(topic)
         if outboxes is None:
@@ -242,7 +245,7 @@ class Subscribers:
             outboxes = self._matching[topic] = list(found)
         outgoing = Outgoing(message)
         for outbox in outboxes:
-            outbox.send(outgoing, self._queue)
+            outbox.send(outgoing, self._queue + beyond)
 
 
 def frame_head(flags: int, size: int) -> bytes:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from streamseg.config import PublishConfig
 from streamseg.errors import PublishError, WireError
 from streamseg.net.mask_sockets import Asker, MaskSockets
 from streamseg.net.socket_thread import SocketThread
-from streamseg.publish.topics import Demand, LastValueCache, MaskNumbers
+from streamseg.publish.topics import Demand, KeptEvents, LastValueCache, MaskNumbers
 from streamseg.runtime.mailbox import Closed, Mailbox
 from streamseg.types import LabelSet, Mask, Preview
-from streamseg.wire import StreamStatus, TopicKind, encode_labels, encode_picture, encode_status
+from streamseg.wire import KeptEvent, StreamStatus, TopicKind, encode_labels, encode_picture, encode_status
 
 log = logging.getLogger(__name__)
 
+EVENTS_WAITING = 1024  # for one slow subscriber, beyond publish.queue
 WAITING_MASKS = 4  # in the mailbox; more would only grow old there
 
 
@@ -37,6 +38,15 @@ class PublisherStats:
     subscribers: int = 0  # of those, at the mask socket
     denied: int = 0  # keys that are not on the list
     disconnected: int = 0  # connections ended by us
+
+
+@dataclass(frozen=True, slots=True)
+class _Events:
+    """New messages of a stream's events, and what snapshots bring of them from then on."""
+
+    stream: str
+    new: Sequence[list[bytes]]
+    kept: Sequence[KeptEvent]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +78,12 @@ class Publisher:
         self.own_keys: tuple[bytes, bytes] | None = None
         self.stats = PublisherStats()
         self._config = config
-        self._mailbox: Mailbox[Mask | Preview | LabelSet | _Forget] = Mailbox(WAITING_MASKS)
+        self._mailbox: Mailbox[Mask | Preview | LabelSet | _Events | _Forget] = Mailbox(WAITING_MASKS)
         self._statuses: dict[str, StreamStatus] = {}  # waiting; each operation on it is whole
         self._demand = Demand()
         self._last = LastValueCache(config.encoding, tuple(label_sets))
         self._numbers = MaskNumbers()
+        self._events = KeptEvents({})
         self._unsendable: set[str] = set()  # streams whose failure has been logged
         self._thread = SocketThread("publish", self._serve, self._explain, on_fail)
 
@@ -100,6 +111,17 @@ class Publisher:
     def put_status(self, status: StreamStatus) -> None:
         """Leave a stream's status to be published, where it has a subscriber; never waits."""
         self._statuses[status.stream] = status
+        self._thread.wake()
+
+    def put_events(self, stream: str, new: Sequence[list[bytes]], kept: Sequence[KeptEvent]) -> None:
+        """Leave messages of a stream's events, and all that snapshots bring of them from then on.
+
+        Before start() it takes effect at once, later it waits as put() does. Raises Closed.
+        """
+        if not self.endpoint:
+            self._events.replace(stream, kept)
+            return
+        self._mailbox.put(_Events(stream, new, kept))
         self._thread.wake()
 
     def forget(self, stream: str) -> None:
@@ -155,7 +177,8 @@ class Publisher:
                 asked.add(prefix)
 
         def on_request(asker: Asker, prefixes: list[bytes]) -> None:
-            sockets.answer(asker, self.run, self._last.matching(prefixes))
+            found = [*self._last.matching(prefixes), *self._events.matching(prefixes)]
+            sockets.answer(asker, self.run, found)
 
         sockets = MaskSockets(thread, self._config, on_subscription, on_request)
         self.own_keys = sockets.guard.own_keys
@@ -192,11 +215,16 @@ class Publisher:
                 self.stats.messages += 1
                 sockets.subscribers.publish(message)
 
-    def _publish(self, sockets: MaskSockets, item: Mask | Preview | LabelSet | _Forget) -> None:
+    def _publish(self, sockets: MaskSockets, item: Mask | Preview | LabelSet | _Events | _Forget) -> None:
         if isinstance(item, _Forget):
             self._numbers.forget(item.stream)
             self._last.forget(item.stream)
             self._unsendable.discard(item.stream)
+        elif isinstance(item, _Events):
+            self._events.replace(item.stream, item.kept)
+            for message in item.new:
+                self.stats.messages += 1
+                sockets.subscribers.publish(message, beyond=EVENTS_WAITING)
         elif isinstance(item, Preview):
             self._publish_picture(sockets, item)
         elif isinstance(item, LabelSet):

@@ -6,14 +6,16 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from streamseg.errors import WireError
 from streamseg.types import LabelSet, Mask
 from streamseg.wire import (
     KINDS,
+    MOST_EVENTS_REPLIED,
     Encoding,
+    KeptEvent,
     Kind,
     TopicKind,
     encode_labels,
@@ -191,3 +193,27 @@ def kinds_of(mask: Mask) -> tuple[Kind, ...]:
         return ("refined",)
     without = {"refined"} if mask.confidence is not None else {"refined", "mask+confidence"}
     return tuple(kind for kind in KINDS if kind not in without)
+
+
+class KeptEvents:
+    """What snapshots bring of each stream's events. Used by one thread."""
+
+    def __init__(self, kept: Mapping[str, Sequence[KeptEvent]]) -> None:
+        self._kept = dict(kept)
+
+    def replace(self, stream: str, kept: Sequence[KeptEvent]) -> None:
+        self._kept[stream] = kept
+
+    def matching(self, prefixes: Sequence[bytes]) -> list[list[bytes]]:
+        """The messages of every topic that begins with one of the prefixes, those of a stream in order.
+
+        Where they are more than one reply holds, the last ones of each stream, and those of open events.
+        """
+        topics = {stream: topic_of("event", stream) for stream in self._kept}
+        found = [kept for stream, kept in self._kept.items()
+                 if any(topics[stream].startswith(prefix) for prefix in prefixes)]  # fmt: skip
+        most = MOST_EVENTS_REPLIED // max(1, len(found))
+        if sum(map(len, found)) > MOST_EVENTS_REPLIED:
+            found = [[one for i, one in enumerate(kept) if one.open or i >= len(kept) - most]
+                     for kept in found]  # fmt: skip
+        return [one.parts for kept in found for one in kept][:MOST_EVENTS_REPLIED]

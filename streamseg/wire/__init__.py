@@ -12,7 +12,15 @@ from streamseg.wire.codec import (
     decode_array,
     encode_array,
 )
-from streamseg.wire.event import KEPT_EVENTS, MAX_EVENT, EventDocument, encode_event, parse_event
+from streamseg.wire.event import (
+    KEPT_EVENTS,
+    MAX_EVENT,
+    MOST_EVENTS_REPLIED,
+    EventDocument,
+    KeptEvent,
+    encode_event,
+    parse_event,
+)
 from streamseg.wire.message import (
     KINDS,
     VERSION,
@@ -63,10 +71,12 @@ __all__ = [
     "MAX_POLYGONS_DOCUMENT",
     "MAX_PREFIXES",
     "MAX_SIDE",
+    "MOST_EVENTS_REPLIED",
     "VERSION",
     "Encoding",
     "EventDocument",
     "Header",
+    "KeptEvent",
     "Kind",
     "MaskMessage",
     "Polygon",

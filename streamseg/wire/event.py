@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -25,6 +25,9 @@ MAX_EVENT = 64 << 10
 
 KEPT_EVENTS = 256
 """Begins and ends of a stream that a snapshot brings; those of open events come in any case."""
+
+MOST_EVENTS_REPLIED = 4096
+"""Event messages in one snapshot's reply."""
 
 EventState = Literal["begin", "update", "end"]
 
@@ -64,6 +67,13 @@ class EventDocument(msgspec.Struct, frozen=True, kw_only=True):
     pts: Pts | None
     time_base: TimeBase
     published_unix_ns: UnixNs
+
+
+class KeptEvent(NamedTuple):
+    """A message that snapshots bring."""
+
+    parts: list[bytes]
+    open: bool  # of an event that has not ended
 
 
 def encode_event(event: EventDocument) -> list[bytes]:
