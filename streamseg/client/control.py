@@ -18,7 +18,7 @@ from streamseg.net.connection import Connection
 from streamseg.net.control_sockets import one_running
 from streamseg.net.curve_keys import ClientKeys, client_keys
 from streamseg.net.io import Loop
-from streamseg.types import LabelSet, Mask
+from streamseg.types import U8, LabelSet, Mask
 from streamseg.wire import decode_message
 from streamseg.wire.control import (
     AddStream,
@@ -35,6 +35,7 @@ from streamseg.wire.control import (
     Reply,
     Request,
     ResumeStream,
+    SegmentPicture,
     SetLogLevel,
     SetZones,
     Snapshot,
@@ -129,9 +130,25 @@ class ControlClient:
 
     def snapshot(self, stream: str, *, refined: bool = False) -> tuple[Mask, LabelSet | None]:
         """The last mask of a stream, and the classes in it."""
+        return self._mask_of(self._ask(GetSnapshot(stream=stream, refined=refined), Snapshot))
+
+    def segment(self, rgb: U8) -> tuple[Mask, LabelSet | None]:
+        """Labels and confidence of one picture, RGB (H, W, 3), from the network that serves the streams.
+
+        The daemon must run on this machine, as this user. It takes the picture as it takes a stream's frame,
+        in turn; give a timeout_s that lasts.
+        """
+        height, width = rgb.shape[:2]
+        with open(os.memfd_create("streamseg-picture"), "wb") as file:  # nothing is left of it in any case
+            file.write(rgb.tobytes())
+            file.flush()
+            path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
+            return self._mask_of(self._ask(SegmentPicture(file=path, size=(height, width)), Snapshot))
+
+    def _mask_of(self, snapshot: Snapshot) -> tuple[Mask, LabelSet | None]:
         mask: Mask | None = None
         labels: LabelSet | None = None
-        for parts in self._ask(GetSnapshot(stream=stream, refined=refined), Snapshot).messages:
+        for parts in snapshot.messages:
             try:
                 message = decode_message(parts)
             except WireError as error:

@@ -59,6 +59,7 @@ from streamseg.wire.control import (
     GetSnapshot,
     GetStatus,
     Reload,
+    SegmentPicture,
     SetLogLevel,
     SetZones,
     Status,
@@ -165,6 +166,8 @@ class Daemon:
             return operations.snapshot(request)
         if isinstance(request, SetZones):
             return operations.zones(request)
+        if isinstance(request, SegmentPicture):
+            return operations.picture(request, local)
         if isinstance(request, Reload):
             return operations.reload()
         operations.change(request, local)

@@ -25,6 +25,7 @@ from streamseg.wire.control import (
     Failed,
     GetSnapshot,
     GetStatus,
+    SegmentPicture,
     SetLogLevel,
     encode,
     id_of,
@@ -70,6 +71,7 @@ class ControlServer:
         self._private = private
         self._answer = answer
         self._background = background or Background("operate")
+        self._pictures = Background("picture")  # each waits for the network, and no change waits for it
         self._thread = SocketThread("control", self._serve, _explain)
 
     def __enter__(self) -> ControlServer:
@@ -140,7 +142,8 @@ class ControlServer:
             done = reply()
             self._thread.loop.call(lambda: self._send_later(client, envelope, done))
 
-        if self._background.offer(work):
+        waits_for = self._pictures if isinstance(request, SegmentPicture) else self._background
+        if waits_for.offer(work):
             return True
         busy = ControlError("failed", "too many changes wait to be made; try again later")
         return self._send(client, envelope, _failed(number, busy))

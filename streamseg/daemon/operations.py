@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from streamseg.config import Config, StreamConfig, build_settings, load_config
 from streamseg.config.tables import checked_tables, tables_of
@@ -15,9 +17,12 @@ from streamseg.daemon.reload import Change, check_sources, plan_change
 from streamseg.daemon.remote import check_remote
 from streamseg.daemon.systemd import Service
 from streamseg.errors import ConfigError, ControlError
+from streamseg.inference.scaling import labels_of
 from streamseg.live.pipeline import Pipeline
 from streamseg.publish import Publisher
-from streamseg.wire import encode_labels, encode_mask
+from streamseg.types import Mask
+from streamseg.wire import Kind, encode_labels, encode_mask
+from streamseg.wire.codec import check_size
 from streamseg.wire.control import (
     LOG_LEVELS,
     AddStream,
@@ -28,6 +33,7 @@ from streamseg.wire.control import (
     Reloaded,
     RemoveStream,
     ResumeStream,
+    SegmentPicture,
     SetZones,
     Snapshot,
     Zones,
@@ -36,6 +42,7 @@ from streamseg.wire.control import (
 log = logging.getLogger(__name__)
 
 MAX_STREAMS = 1024
+PICTURE_WITHIN_S = 10.0  # that the network answers
 
 StreamRequest = AddStream | RemoveStream | PauseStream | ResumeStream | ForceKeyframe
 
@@ -148,6 +155,26 @@ class Operations:
         )
         label_set = self._publisher.label_set(mask.label_set)
         return Snapshot(messages=[*([encode_labels(label_set)] if label_set else []), message])
+
+    def picture(self, request: SegmentPicture, local: bool) -> Snapshot:
+        """Labels of a single picture, beside the streams; raises ControlError."""
+        if not local:
+            raise ControlError("bad settings", "picture: only the daemon's own user may have one segmented")
+        height, width = check_size(*request.size)
+        try:
+            pixels = np.fromfile(request.file, np.uint8, height * width * 3)
+        except OSError as error:
+            raise ControlError("failed", f"picture: cannot be read ({error.strerror})") from error
+        if pixels.size != height * width * 3:
+            raise ControlError("failed", f"picture: must have {height * width * 3} bytes; has {pixels.size}")
+        logits = self._pipeline.pictures.segment(pixels.reshape(height, width, 3), PICTURE_WITHIN_S)
+        labels, confidence = labels_of(logits, request.size, confidence=True)
+        stamp = replace(logits.frame.stamp, stream="picture", run=self._publisher.run)
+        mask = Mask(
+            stamp, labels, logits.label_set.id, logits.engine, confidence=confidence, stage_us=logits.stage_us
+        )
+        kind: Kind = "mask" if confidence is None else "mask+confidence"
+        return Snapshot(messages=[encode_labels(logits.label_set), encode_mask(mask, "zstd", kind=kind)])
 
     def _settings_of(self, request: AddStream, local: bool) -> StreamConfig:
         tree = {"streams": {request.stream: request.settings}}

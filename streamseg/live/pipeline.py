@@ -21,6 +21,7 @@ from streamseg.errors import ControlError
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import FramePlacement, batch_key, infer
 from streamseg.inference.scaling import labels_of
+from streamseg.live.pictures import Pictures
 from streamseg.live.streams import Streams
 from streamseg.outputs.previews import Previews
 from streamseg.publish import Publisher
@@ -57,6 +58,7 @@ class Pipeline:
         self.refinement = LiveRefinement(config.refinement, engines[0].info.spec, self.stats)
         self._placement = FramePlacement(engines[0], self._needs_refinement)
         self._previews = Previews(publisher.put)
+        self.pictures = Pictures(self._submit, self._scheduler.forget)
         names = ["infer"] if len(engines) == 1 else [f"infer-{i}" for i in range(len(engines))]
         self._stages = [
             Stage("preview", self._previews.run, self._stage_ended),
@@ -142,6 +144,8 @@ class Pipeline:
     def _fuse(self) -> None:
         while True:
             logits = self._logits.get()
+            if self.pictures.take(logits):
+                continue
             frame = logits.frame
             if frame.settings.removed.is_set():
                 continue
@@ -229,6 +233,7 @@ class Pipeline:
         self._logits.close()
         if stage.name == "fuse":
             self._previews.close()
+            self.pictures.close()
             self.refinement.close()
             self.over.set()
 

@@ -16,6 +16,10 @@ MOST_PIXELS, MOST_SIDE = 1 << 26, 16384
 """As many as a mask may have."""
 
 
+class TooLarge(SourceError):
+    """It has more pixels than may be decoded."""
+
+
 def read_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> U8:
     """Decode one picture → RGB (H, W, 3), turned as its EXIF says; raises SourceError without a name.
 
@@ -26,7 +30,7 @@ def read_rgb(data: bytes, most_pixels: int = MOST_PIXELS) -> U8:
 
     height, width = _checked_size(data)
     if height * width > most_pixels or max(height, width) > MOST_SIDE:
-        raise SourceError(
+        raise TooLarge(
             f"has {width}x{height} pixels; the most is {most_pixels} in all and {MOST_SIDE} a side"
         )
     try:

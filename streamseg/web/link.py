@@ -21,11 +21,12 @@ MAX_WAITING = 32  # requests of pages, each of which may take TIMEOUT_S
 class Link:
     """Owns a ControlClient, in a thread of its own: a ControlClient belongs to one thread, and waits.
 
-    All that it asks for is asked for remotely: a page is not the daemon's own user.
+    All that it asks for is asked for remotely: a page is not the daemon's own user. With remote=False it is
+    for what this process asks for by itself.
     """
 
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: str, *, timeout_s: float = TIMEOUT_S, remote: bool = True) -> None:
+        self._endpoint, self._timeout_s, self._remote = endpoint, timeout_s, remote
         self._client: ControlClient | None = None  # of the thread
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="control")
         self._waiting = 0  # calls of ask()
@@ -63,7 +64,7 @@ class Link:
     def _ask(self, what: Callable[[ControlClient], T]) -> T:
         try:
             if self._client is None:
-                self._client = ControlClient(self._endpoint, timeout_s=TIMEOUT_S, remote=True)
+                self._client = ControlClient(self._endpoint, timeout_s=self._timeout_s, remote=self._remote)
             return what(self._client)
         except ControlError:
             raise

@@ -26,6 +26,7 @@ from streamseg.web.guard import Guard, need_own_page
 from streamseg.web.link import Link
 from streamseg.web.metrics import exposition, unhealthy, unready
 from streamseg.web.pages import Pages
+from streamseg.web.segment import Segmenter
 from streamseg.web.setup import MaskEndpoints, WebSetup, host_and_port, trusts_its_network
 from streamseg.web.viewer import Do, Drawn, Ping, Slow, Viewer, Watch, parse_page_message
 from streamseg.wire.control import Status
@@ -49,6 +50,7 @@ class Console:
         guard.without_token = (*guard.by_any_name, guard.login, self._static)
         self._link = Link(setup.control)  # for what pages ask; waits while the daemon is busy with it
         self._health = Link(setup.control)  # for the status alone, so that nobody waits for a page
+        self._segmenter = Segmenter(setup.control)
         self._progress = ProgressWatch()
         self._viewers: set[Viewer] = set()
         self._feed: Feed | None = None
@@ -66,6 +68,7 @@ class Console:
                 web.post("/login", guard.login),
                 web.post("/logout", guard.logout),
                 web.get("/streams/{stream}/mask.png", self._mask),
+                web.post("/segment", self._segmenter.answer),
                 web.get("/static/{name}", self._static),
             ]
         )
@@ -91,6 +94,7 @@ class Console:
         await self._feed.close()
         await self._link.close()
         await self._health.close()
+        await self._segmenter.close()
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
         return self._pages.answer(request, "index.html")

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.errors import ControlError
-from streamseg.wire import MAX_PART
+from streamseg.wire import MAX_PART, MAX_SIDE
 from streamseg.wire.message import Count, UnixNs
 from streamseg.wire.status import StreamStatus
 
@@ -116,6 +116,16 @@ class SetZones(Request, frozen=True, kw_only=True, tag="zones"):
     events: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
+class SegmentPicture(Request, frozen=True, kw_only=True, tag="picture"):
+    """A single picture through the network; answered by Snapshot. Only for the daemon's own user.
+
+    A message has no room for its pixels: `file` is where the daemon reads them, RGB, row by row.
+    """
+
+    file: Annotated[str, Meta(pattern=r"^/proc/[0-9]{1,10}/fd/[0-9]{1,10}\Z")]
+    size: tuple[Annotated[int, Meta(ge=1, le=MAX_SIDE)], Annotated[int, Meta(ge=1, le=MAX_SIDE)]]
+
+
 AnyRequest = (
     GetStatus
     | AddStream
@@ -127,6 +137,7 @@ AnyRequest = (
     | SetLogLevel
     | GetSnapshot
     | SetZones
+    | SegmentPicture
 )
 
 
