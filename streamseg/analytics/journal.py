@@ -15,7 +15,7 @@ import os
 import secrets
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -24,13 +24,13 @@ from msgspec import Meta
 
 from streamseg.analytics.events import EventMessage
 from streamseg.analytics.history import NumberedEvent, StreamHistory, numbered
-from streamseg.errors import WireError
-from streamseg.runtime.files import locked, replaced
+from streamseg.errors import OutputError, WireError
+from streamseg.runtime.files import replaced
 from streamseg.wire import EventDocument
 
 log = logging.getLogger(__name__)
 
-NAME, LOCK = "events.journal", "events.lock"
+NAME = "events.journal"
 VERSION = 1
 MOST_BYTES = 256 << 20  # of a file that is read
 SLACK_BYTES = 1 << 20  # beyond four times what is kept, before the file is written anew
@@ -64,18 +64,21 @@ class EventJournal:
     then does not know them.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        """folder: is made when open() is called; None keeps everything in memory."""
+    def __init__(self, folder: Path | None, hold: Callable[[], object] = lambda: None) -> None:
+        """folder: None keeps everything in memory. hold makes it, and keeps other daemons out.
+
+        It is called when there is something to write or to read, and raises OutputError.
+        """
         self.id = secrets.token_hex(8)
         self.written = False  # what is added is on the disk when add() returns
         self._path = folder / NAME if folder is not None else None
-        self._opened = self._locked = self._is_read = False
+        self._hold = hold
+        self._opened = self._is_read = False
         self._streams: dict[str, StreamHistory] = {}  # the one that changed last comes last
         self._floor = 0
         self._file = -1
         self._size = self._fresh_size = 0  # bytes: now, and when it was written anew
         self._try_again_s = 0.0  # monotonic
-        self._owned = contextlib.ExitStack()
 
     def __enter__(self) -> EventJournal:
         return self
@@ -94,19 +97,12 @@ class EventJournal:
         self._opened = True
         try:
             self._begin(self._path)
-        except BlockingIOError:
-            log.warning(
-                "events: %s: belongs to another daemon; give each its own state.folder; %s",
-                self._path.parent, LOST,
-            )  # fmt: skip
-            self._path = None
         except OSError as error:
             self._broken(self._path, error)
 
     def close(self) -> None:
         """Closing twice is fine."""
         self._close_file()
-        self._owned.close()
 
     def streams(self) -> dict[str, StreamHistory]:
         """What is kept of each stream."""
@@ -146,10 +142,7 @@ class EventJournal:
 
     def _begin(self, path: Path) -> None:
         """Take over what the file holds, and write it anew; raises OSError."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not self._locked:
-            self._owned.enter_context(locked(path.with_name(LOCK), wait=False))
-            self._locked = True
+        self._hold()
         if not self._is_read:
             if self._streams and path.exists():
                 raise FileExistsError(errno.EEXIST, "what it holds could not be read at the start")
@@ -205,7 +198,9 @@ class EventJournal:
                 )  # what was written of a message that is not sent as it is
         self._close_file()
         if not self._try_again_s:
-            log.warning("events: %s: cannot be written (%s); %s", path, error.strerror or error, LOST)
+            told = isinstance(error, OutputError)
+            what = str(error) if told else f"{path}: cannot be written ({error.strerror or error})"
+            log.warning("events: %s; %s", what, LOST)
         self.written, self._try_again_s = False, time.monotonic() + TRY_AGAIN_S
         self._count_again()
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import msgspec
 
@@ -16,11 +15,12 @@ from streamseg.analytics.events import EventMessage, StreamEvents, Why
 from streamseg.analytics.journal import EventJournal
 from streamseg.analytics.media_clock import MediaClock
 from streamseg.config import EventConfig, ZoneConfig
+from streamseg.types import FrameSettings
 from streamseg.wire import KeptEvent
 
 log = logging.getLogger(__name__)
 
-LOG_EVERY_S = 1.0
+LOG_EVERY_S = TICK_S = 1.0
 
 Zones = Mapping[str, ZoneConfig]
 Events = Mapping[str, EventConfig]
@@ -51,10 +51,15 @@ class EventKeeper:
     disk: nothing that masks pass through may call this.
     """
 
-    def __init__(self, folder: Path | None, run: int, put: Put) -> None:
-        """folder: for the journal, of this daemon alone. run: of the publisher that `put` belongs to."""
-        self._journal = EventJournal(folder)
+    def __init__(self, journal: EventJournal, run: int, put: Put, streams: Collection[str] = ()) -> None:
+        """run: of the publisher that `put` belongs to. streams: all that there are at the start.
+
+        What is open from before of other streams ends.
+        """
+        self._journal = journal
         self._run, self._put = run, put
+        self._present: set[str] | None = set(streams)  # until others have been looked at
+        self._tick_s = 0.0  # when to look at the time again; monotonic
         self._streams: dict[str, _Stream] = {}
         self._logged: dict[str, tuple[float, int]] = {}  # when again, and how many were not
 
@@ -64,15 +69,46 @@ class EventKeeper:
             self._journal.open()
         return {name: history.for_snapshots() for name, history in self._journal.streams().items()}
 
-    def start(self, streams: Mapping[str, tuple[Zones, Events]]) -> None:
-        """Go on with what is open from before in these streams; in others it ends."""
-        for stream in self._journal.streams():
-            if stream not in streams:
-                self._end_all(stream, "removed")
-        for stream, (zones, events) in streams.items():
-            self.configure(stream, zones, events)
+    def changed(self, stream: str, settings: FrameSettings | None) -> None:
+        """A stream has come, has other settings, or was removed (None)."""
+        self._begin()
+        if settings is None:
+            self._forget(stream)
+        else:
+            self._configure(stream, settings.zones, settings.events)
 
-    def configure(self, stream: str, zones: Zones, events: Events) -> None:
+    def counted(self, counts: ZoneCounts, settings: FrameSettings) -> None:
+        """Take the counts of a mask, made with these settings."""
+        self._begin()
+        self._configure(counts.stream, settings.zones, settings.events)
+        stream = self._streams.get(counts.stream)
+        if stream is not None:
+            time_s = stream.clock.frame(counts.stamp, time.monotonic())
+            self._report(counts.stream, stream, stream.machines.step(time_s, counts))
+
+    def tick(self) -> None:
+        """Time goes on; to be called once a second, or more often."""
+        self._begin()
+        now_s = time.monotonic()
+        if now_s < self._tick_s:
+            return
+        self._tick_s = now_s + TICK_S
+        for name, stream in self._streams.items():
+            self._report(name, stream, stream.machines.tick(stream.now_s()))
+
+    def close(self) -> None:
+        """Closing twice is fine. What is open stays so, for the next start."""
+        self._journal.close()
+
+    def _begin(self) -> None:
+        """End what is open from before in streams that are there no more."""
+        present, self._present = self._present, None
+        if present is not None:
+            for stream in self._journal.streams():
+                if stream not in present:
+                    self._end_all(stream, "removed")
+
+    def _configure(self, stream: str, zones: Zones, events: Events) -> None:
         """Take a stream's settings, new or changed: what compares something else now ends."""
         known = self._streams.get(stream)
         if known is not None and known.zones == zones and known.events == events:
@@ -90,30 +126,13 @@ class EventKeeper:
         self._send(stream, [(message, known.rules[message.event]) for message in ends])
         known.zones, known.events, known.rules = zones, events, rules
 
-    def counted(self, counts: ZoneCounts, zones: Zones, events: Events) -> None:
-        """Take the counts of a mask, made with these settings."""
-        self.configure(counts.stream, zones, events)
-        stream = self._streams.get(counts.stream)
-        if stream is not None:
-            time_s = stream.clock.frame(counts.stamp, time.monotonic())
-            self._report(counts.stream, stream, stream.machines.step(time_s, counts))
-
-    def tick(self) -> None:
-        """Time goes on; to be called about once a second."""
-        for name, stream in self._streams.items():
-            self._report(name, stream, stream.machines.tick(stream.now_s()))
-
-    def forget(self, stream: str) -> None:
+    def _forget(self, stream: str) -> None:
         """A stream was removed: its events end."""
         known = self._streams.pop(stream, None)
         if known is not None:
             self._report(stream, known, known.machines.end(known.now_s(), "removed"))
         elif stream in self._journal.streams():
             self._end_all(stream, "removed")
-
-    def close(self) -> None:
-        """Closing twice is fine. What is open stays so, for the next start."""
-        self._journal.close()
 
     def _restored(self, stream: str, rules: Mapping[str, str]) -> dict[str, EventMessage]:
         """The last messages of events that have the same rule; those that are open and have not end now."""

@@ -7,7 +7,6 @@ of our name first.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -35,22 +34,6 @@ def cache_folder(name: str) -> Path:
             "this user has no home folder; set XDG_CACHE_HOME to a folder for caches"
         ) from error
     return base / "streamseg" / name
-
-
-def state_folder(identity: str) -> Path | None:
-    """Where a service keeps what it must know after a restart; it is not made. None without a home.
-
-    systemd's $STATE_DIRECTORY, which is the service's own; else a folder for `identity`, whatever that text
-    is, below $XDG_STATE_HOME/streamseg or ~/.local/state/streamseg.
-    """
-    if given := os.environ.get("STATE_DIRECTORY", "").split(":")[0]:
-        return Path(given)
-    home = os.environ.get("XDG_STATE_HOME", "")
-    try:
-        base = Path(home) if os.path.isabs(home) else Path.home() / ".local/state"
-    except RuntimeError:
-        return None
-    return base / "streamseg" / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def writable_cache(name: str) -> Path:

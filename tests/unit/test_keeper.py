@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from streamseg.analytics.counts import ZoneCount, ZoneCounts
+from streamseg.analytics.journal import EventJournal
 from streamseg.analytics.keeper import EventKeeper, rule_of
 from streamseg.config import EventConfig, ZoneConfig
-from streamseg.runtime.folders import state_folder
-from streamseg.types import ClassInfo, LabelSet, Stamp
+from streamseg.types import ClassInfo, FrameSettings, LabelSet, Stamp
 from streamseg.wire import EventDocument, KeptEvent, parse_event
 
 START_NS = 1_700_000_000_000_000_000
@@ -24,8 +24,8 @@ RAMP = ZoneConfig(polygon=((0.0, 0.0), (1.0, 0.0), (1.0, 1.0)))
 ZONES = {"ramp": RAMP}
 
 
-def flood(**settings: Any) -> EventConfig:
-    return EventConfig(**{"classes": ("water",), "zone": "ramp", "above": 0.5} | settings)
+def flood(**more: Any) -> EventConfig:
+    return EventConfig(**{"classes": ("water",), "zone": "ramp", "above": 0.5} | more)
 
 
 def counted(time_s: float, water: int, stream: str = "gate", epoch: int = 0) -> ZoneCounts:
@@ -38,6 +38,10 @@ def counted(time_s: float, water: int, stream: str = "gate", epoch: int = 0) -> 
     return ZoneCounts(
         stamp, (10, 10), "tiny", LABELS, (ZoneCount("picture", 100, counts), ZoneCount("ramp", 100, counts))
     )
+
+
+def settings(events: dict[str, EventConfig], zones: dict[str, ZoneConfig] = ZONES) -> FrameSettings:
+    return FrameSettings(zones=zones, events=events)
 
 
 class Published:
@@ -67,9 +71,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
         while keepers:
             keepers.pop().close()
         published = Published()
-        keepers.append(EventKeeper(tmp_path / "state", len(keepers) + 1, published.put))
+        folder = tmp_path / "state"
+        journal = EventJournal(folder, lambda: folder.mkdir(exist_ok=True))
+        keepers.append(EventKeeper(journal, len(keepers) + 1, published.put, streams))
         published.kept = keepers[0].kept()
-        keepers[0].start(streams)
+        for stream, (zones, events) in streams.items():
+            keepers[0].changed(stream, settings(events, zones))
+        keepers[0].tick()
         return keepers[0], published
 
     yield begin
@@ -81,7 +89,7 @@ def test_what_is_counted_becomes_messages_that_snapshots_bring(start: Start) -> 
     events = {"flood": flood()}
     keeper, published = start(gate=(ZONES, events))
     for time_s, water in ((0.0, 10), (1.0, 60), (2.0, 20)):
-        keeper.counted(counted(time_s, water), ZONES, events)
+        keeper.counted(counted(time_s, water), settings(events))
     assert published.told() == ["flood begin", "flood end below"]
     begin, end = published.events
     assert (begin.stream, begin.zone, begin.event_n, begin.previous_n) == ("gate", "ramp", 0, None)
@@ -92,12 +100,12 @@ def test_what_is_counted_becomes_messages_that_snapshots_bring(start: Start) -> 
 def test_an_open_event_goes_on_after_a_restart_or_ends_by_what_is_seen_first(start: Start) -> None:
     events = {"flood": flood(), "wet": flood(above=0.1)}
     keeper, published = start(gate=(ZONES, events))
-    keeper.counted(counted(0.0, 60), ZONES, events)
+    keeper.counted(counted(0.0, 60), settings(events))
     first = published.events
     keeper, published = start(gate=(ZONES, events))
     assert [parse_event(one.parts) for one in published.kept["gate"]] == first, "before any mask"
     assert published.told() == []
-    keeper.counted(counted(30.0, 20), ZONES, events)
+    keeper.counted(counted(30.0, 20), settings(events))
     assert published.told() == ["flood end restarted", "wet update"]
     assert [(e.id, e.event_n, e.duration_s) for e in published.events] == [
         (first[0].id, 2, 30.0), (first[1].id, 3, 30.0)
@@ -109,7 +117,7 @@ def test_what_is_gone_or_another_after_a_restart_ends_at_once(start: Start) -> N
     events = {"flood": flood(), "wet": flood(above=0.1), "same": flood(above=0.2)}
     keeper, published = start(gate=(ZONES, events), yard=(ZONES, events))
     for stream in ("gate", "yard"):
-        keeper.counted(counted(0.0, 60, stream), ZONES, events)
+        keeper.counted(counted(0.0, 60, stream), settings(events))
     assert len(published.events) == 6
     later = {"flood": flood(above=0.6), "same": flood(above=0.2, for_s=9, cooldown_s=9)}
     keeper, published = start(gate=(ZONES, later))
@@ -118,7 +126,7 @@ def test_what_is_gone_or_another_after_a_restart_ends_at_once(start: Start) -> N
         "gate flood changed", "gate wet removed",
         "yard flood removed", "yard same removed", "yard wet removed",
     ]  # fmt: skip
-    keeper.counted(counted(1.0, 60), ZONES, later)
+    keeper.counted(counted(1.0, 60), settings(later))
     assert published.told()[-2:] == ["flood begin", "same update"]
 
 
@@ -128,28 +136,28 @@ def test_another_polygon_is_another_event_and_a_longer_time_is_not() -> None:
     assert rule_of(flood(zone=None), ZONES) == rule_of(flood(zone=None), other)
     assert rule_of(flood(), ZONES) != rule_of(flood(zone=None), ZONES)
     assert rule_of(flood(), ZONES) == rule_of(flood(for_s=5, cooldown_s=1, update_s=2, stale_s=3), ZONES)
-    for settings in ({"below": 0.1}, {"above": None, "appears": 0.5}, {"classes": ("road",)}):
-        assert rule_of(flood(), ZONES) != rule_of(flood(**settings), ZONES)
+    for other_settings in ({"below": 0.1}, {"above": None, "appears": 0.5}, {"classes": ("road",)}):
+        assert rule_of(flood(), ZONES) != rule_of(flood(**other_settings), ZONES)
 
 
 def test_a_reload_ends_what_is_gone_and_lets_the_others_go_on(start: Start) -> None:
     events = {"flood": flood(), "wet": flood(above=0.1)}
     keeper, published = start(gate=(ZONES, events))
-    keeper.counted(counted(0.0, 60), ZONES, events)
-    keeper.configure("gate", ZONES, {"flood": flood(for_s=1)})
+    keeper.counted(counted(0.0, 60), settings(events))
+    keeper.changed("gate", settings({"flood": flood(for_s=1)}))
     assert published.told()[2:] == ["wet end removed"]
-    keeper.configure("gate", {}, {})
+    keeper.changed("gate", settings({}, {}))
     assert published.told()[3:] == ["flood end removed"]
-    keeper.counted(counted(1.0, 60), ZONES, events)
+    keeper.counted(counted(1.0, 60), settings(events))
     assert published.told()[4:] == ["flood begin", "wet begin"]
 
 
 def test_a_removed_stream_ends_its_events_and_they_can_still_be_asked_for(start: Start) -> None:
     events = {"flood": flood()}
     keeper, published = start()
-    keeper.counted(counted(0.0, 60), ZONES, events)  # added while it runs
-    keeper.forget("gate")
-    keeper.forget("unknown")
+    keeper.counted(counted(0.0, 60), settings(events))  # added while it runs
+    keeper.changed("gate", None)
+    keeper.changed("unknown", None)
     assert published.told() == ["flood begin", "flood end removed"]
     assert len(published.kept["gate"]) == 2
     keeper, published = start()
@@ -163,7 +171,7 @@ def test_a_stream_without_frames_has_no_data(start: Start, monkeypatch: pytest.M
     events = {"flood": flood(stale_s=5)}
     keeper, published = start(gate=(ZONES, events))
     keeper.tick()
-    keeper.counted(counted(0.0, 60), ZONES, events)
+    keeper.counted(counted(0.0, 60), settings(events))
     now_s += 4
     keeper.tick()
     assert published.told() == ["flood begin"]
@@ -173,13 +181,13 @@ def test_a_stream_without_frames_has_no_data(start: Start, monkeypatch: pytest.M
     assert published.told() == ["flood begin", "flood update"]
     assert (published.events[1].no_data, published.events[1].duration_s) == (True, 5.0)
     now_s += 14
-    keeper.counted(counted(0.0, 55, epoch=1), ZONES, events)
+    keeper.counted(counted(0.0, 55, epoch=1), settings(events))
     assert (published.events[2].no_data, published.events[2].duration_s) == (False, 20.0)
 
 
 def test_streams_without_events_cost_nothing_and_make_no_file(start: Start, tmp_path: Path) -> None:
     keeper, published = start(gate=(ZONES, {}))
-    keeper.counted(counted(0.0, 60), ZONES, {})
+    keeper.counted(counted(0.0, 60), settings({}))
     keeper.tick()
     assert published.events == []
     assert not (tmp_path / "state").exists()
@@ -190,23 +198,7 @@ def test_the_log_has_a_line_a_second_at_most(start: Start, caplog: pytest.LogCap
     events = {"flood": flood()}
     keeper, published = start(gate=(ZONES, events))
     for i in range(50):
-        keeper.counted(counted(float(i), 60 if i % 2 else 10), ZONES, events)
+        keeper.counted(counted(float(i), 60 if i % 2 else 10), settings(events))
     assert len(published.events) == 49
     assert caplog.messages[0] == "gate: event flood begins: 60% of ramp"
     assert len(caplog.messages) < 5
-
-
-def test_the_folder_is_systemds_or_one_for_each_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/streamseg/gate:/other")
-    assert state_folder("a") == Path("/var/lib/streamseg/gate")
-    monkeypatch.delenv("STATE_DIRECTORY")
-    monkeypatch.setenv("XDG_STATE_HOME", "/home/me/state")
-    one, other = state_folder("/etc/a.toml"), state_folder("/etc/b.toml")
-    assert one != other
-    assert one is not None
-    assert one.parent == Path("/home/me/state/streamseg")
-    monkeypatch.setenv("XDG_STATE_HOME", "relative")
-    monkeypatch.setenv("HOME", "/home/me")
-    found = state_folder("a")
-    assert found is not None
-    assert found.parent == Path("/home/me/.local/state/streamseg")
