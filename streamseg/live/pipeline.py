@@ -1,11 +1,11 @@
-"""The live route: streams → frame scheduler → infer → fuse → publish, with the CRF and previews beside it.
+"""The live route: streams → frame scheduler → infer → fuse → publish; the CRF, previews, answers beside it.
 
 decode-<stream> threads own their container; infer owns the engine and batches over streams (with replicas
 there are several, each with its own engine, and logits leave in the order in which frames were taken); fuse
-turns logits into labels; refine owns the CRF's process; preview makes JPEGs for subscribers; the publisher's
-thread owns its sockets. Frames are dropped in one place only, the frame scheduler, where a live stream's
-newest frame replaces the one that waits. Behind it every mailbox is bounded and waits, so the age of a mask
-is bounded by the speed of the slowest stage.
+turns logits into labels; refine owns the CRF's process; preview makes JPEGs for subscribers; answers counts
+masks for them and for events; the publisher's thread owns its sockets. Frames are dropped in one place only,
+the frame scheduler, where a live stream's newest frame replaces the one that waits. Behind it every mailbox
+is bounded and waits, so the age of a mask is bounded by the speed of the slowest stage.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+from streamseg.analytics.stage import Answers
 from streamseg.config import Config
 from streamseg.errors import ControlError
 from streamseg.inference.engine import Engine
@@ -47,7 +48,8 @@ class Pipeline:
         """
         self.stats = Stats()
         self.over = threading.Event()
-        self.streams = Streams(self.stats, self._submit, self._streams_ended)
+        self.answers = Answers(publisher.wants, publisher.put)
+        self.streams = Streams(self.stats, self._submit, self._streams_ended, self.answers.changed)
         self._config = config
         self._publisher = publisher
         self._scheduler: FrameScheduler[Frame] = FrameScheduler()
@@ -62,6 +64,7 @@ class Pipeline:
         names = ["infer"] if len(engines) == 1 else [f"infer-{i}" for i in range(len(engines))]
         self._stages = [
             Stage("preview", self._previews.run, self._stage_ended),
+            Stage("answers", self.answers.run, self._stage_ended),
             Stage("refine", self._refine, self._stage_ended),
             *(
                 Stage(name, partial(self._infer, engine), self._stage_ended)
@@ -87,6 +90,7 @@ class Pipeline:
         self._workers.close()
         self._logits.close(discard=True)
         self._previews.close()
+        self.answers.close()
         self.refinement.close()
         deadline_s = time.monotonic() + timeout_s
         for stage in self._stages:
@@ -159,6 +163,8 @@ class Pipeline:
                 stats.published += 1
                 if self._publisher.wants("picture", frame.stream):
                     self._previews.offer(frame)
+                if self.answers.wanted(frame.stream, frame.settings):
+                    self.answers.offer(mask, logits.label_set, frame.settings)
 
     def _mask(self, logits: Logits) -> Mask:
         begun = time.monotonic_ns()
@@ -234,6 +240,7 @@ class Pipeline:
         if stage.name == "fuse":
             self._previews.close()
             self.pictures.close()
+            self.answers.close()
             self.refinement.close()
             self.over.set()
 

@@ -52,15 +52,22 @@ class Streams:
     """The streams by name. Any thread may call; each decode-<stream> thread owns its container."""
 
     def __init__(
-        self, stats: Stats, on_frame: Callable[[Frame], None], on_all_ended: Callable[[], None]
+        self,
+        stats: Stats,
+        on_frame: Callable[[Frame], None],
+        on_all_ended: Callable[[], None],
+        on_settings: Callable[[str, FrameSettings | None], None] = lambda stream, settings: None,
     ) -> None:
         """on_frame gets each frame in its stream's thread, and may wait. on_all_ended is called when a stream
         has ended by itself and no other one plays or is paused; nothing can be added from then on.
+        on_settings gets the settings of a stream that is added or changed, before a frame with them, and None
+        when it is removed; it must not wait.
         """
         self.failures: dict[str, BaseException] = {}  # of streams whose source failed, by name
         self._stats = stats
         self._on_frame = on_frame
         self._on_all_ended = on_all_ended
+        self._on_settings = on_settings
         self._lock = threading.Lock()  # guards all below; not held while anything waits
         self._streams: dict[str, _Stream] = {}
         self._next_epoch: OrderedDict[str, int] = OrderedDict()
@@ -95,6 +102,7 @@ class Streams:
             for name, config in streams.items():
                 settings = _frame_settings(config, threading.Event())
                 stream = self._streams[name] = _Stream(config, settings, self._stats.begin(name))
+                self._on_settings(name, settings)
                 stages.append(self._prepare(name, stream))
         for stage in stages:
             stage.start()
@@ -107,6 +115,7 @@ class Streams:
             self.failures.pop(name, None)
             stream.settings.removed.set()
             stream.playback.end()
+            self._on_settings(name, None)
             self._stats.forget(name)
             if not self._stages[name].is_alive():
                 del self._stages[name]
@@ -119,7 +128,9 @@ class Streams:
             stream = self._known(name)
             changed = [f for f in config.__struct_fields__ if getattr(config, f) != getattr(stream.config, f)]
             stream.config = config
-            stream.settings = _frame_settings(config, stream.settings.removed)
+            settings = _frame_settings(config, stream.settings.removed)
+            self._on_settings(name, settings)
+            stream.settings = settings
             if set(changed) <= set(LIVE_SETTINGS):
                 return False
             if stream.paused:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from streamseg.config import PublishConfig
 from streamseg.errors import PublishError, WireError
 from streamseg.net.mask_sockets import Asker, MaskSockets
@@ -15,12 +17,27 @@ from streamseg.net.socket_thread import SocketThread
 from streamseg.publish.topics import Demand, KeptEvents, LastValueCache, MaskNumbers
 from streamseg.runtime.mailbox import Closed, Mailbox
 from streamseg.types import LabelSet, Mask, Preview
-from streamseg.wire import KeptEvent, StreamStatus, TopicKind, encode_labels, encode_picture, encode_status
+from streamseg.wire import (
+    KeptEvent,
+    PolygonsDocument,
+    StreamStatus,
+    TopicKind,
+    ZonesDocument,
+    encode_labels,
+    encode_picture,
+    encode_polygons,
+    encode_status,
+    encode_zones,
+)
 
 log = logging.getLogger(__name__)
 
 EVENTS_WAITING = 1024  # for one slow subscriber, beyond publish.queue
 WAITING_MASKS = 4  # in the mailbox; more would only grow old there
+
+
+Beside = Preview | ZonesDocument | PolygonsDocument
+"""What comes after a mask of revision 0, and is numbered like it."""
 
 
 @dataclass(slots=True)
@@ -30,6 +47,7 @@ class PublisherStats:
     published: int = 0  # masks of revision 0
     refined: int = 0  # masks of revision 1
     pictures: int = 0
+    documents: int = 0  # of zones and polygons
     messages: int = 0  # sent, over all kinds
     statuses: int = 0
     snapshots: int = 0  # answered
@@ -56,6 +74,9 @@ class _Forget:
     stream: str
 
 
+_Item = Mask | Beside | LabelSet | _Events | _Forget
+
+
 class Publisher:
     """Owns the XPUB socket and the snapshot ROUTER. Lives in the publish thread; others put() masks.
 
@@ -78,7 +99,7 @@ class Publisher:
         self.own_keys: tuple[bytes, bytes] | None = None
         self.stats = PublisherStats()
         self._config = config
-        self._mailbox: Mailbox[Mask | Preview | LabelSet | _Events | _Forget] = Mailbox(WAITING_MASKS)
+        self._mailbox: Mailbox[_Item] = Mailbox(WAITING_MASKS)
         self._statuses: dict[str, StreamStatus] = {}  # waiting; each operation on it is whole
         self._demand = Demand()
         self._last = LastValueCache(config.encoding, tuple(label_sets))
@@ -98,10 +119,10 @@ class Publisher:
         """Bind and begin; raises PublishError. `endpoint` and `snapshot_endpoint` are known afterwards."""
         self._thread.start()
 
-    def put(self, mask: Mask | Preview, timeout_s: float | None = None) -> None:
+    def put(self, mask: Mask | Beside, timeout_s: float | None = None) -> None:
         """Leave a mask to be published, waiting for room; its n and run are set on the way out.
 
-        A picture comes after its mask, whose n it is given.
+        A picture and a document come after their mask, whose n they are given.
 
         Raises Closed when the publisher is closed or has failed, TimeoutError after timeout_s.
         """
@@ -215,7 +236,7 @@ class Publisher:
                 self.stats.messages += 1
                 sockets.subscribers.publish(message)
 
-    def _publish(self, sockets: MaskSockets, item: Mask | Preview | LabelSet | _Events | _Forget) -> None:
+    def _publish(self, sockets: MaskSockets, item: _Item) -> None:
         if isinstance(item, _Forget):
             self._numbers.forget(item.stream)
             self._last.forget(item.stream)
@@ -227,6 +248,8 @@ class Publisher:
                 sockets.subscribers.publish(message, beyond=EVENTS_WAITING)
         elif isinstance(item, Preview):
             self._publish_picture(sockets, item)
+        elif isinstance(item, ZonesDocument | PolygonsDocument):
+            self._publish_document(sockets, item)
         elif isinstance(item, LabelSet):
             if self._last.add_label_set(item):
                 sockets.subscribers.publish(encode_labels(item))
@@ -236,7 +259,8 @@ class Publisher:
                     self.stats.messages += 1
                     sockets.subscribers.publish(message)
             except WireError as error:
-                self._log_once(item, error)
+                size = f"{item.size[0]}x{item.size[1]}"
+                self._log_once(item.stream, f"a mask of {size} cannot be published: {error}")
 
     def _publish_picture(self, sockets: MaskSockets, picture: Preview) -> None:
         n = self._numbers.of(picture.stream, picture.epoch, picture.seq)
@@ -247,6 +271,25 @@ class Publisher:
             self.stats.pictures += 1
             self.stats.messages += 1
             sockets.subscribers.publish(message)
+
+    def _publish_document(self, sockets: MaskSockets, document: ZonesDocument | PolygonsDocument) -> None:
+        stream = document.stream
+        n = self._numbers.of(stream, document.epoch, document.seq)
+        if n is None or not self._demand.wants(document.kind, stream):
+            return
+        numbered = msgspec.structs.replace(document, run=self.run, n=n, published_unix_ns=time.time_ns())
+        try:
+            if isinstance(numbered, ZonesDocument):
+                message = encode_zones(numbered)
+            else:
+                message = encode_polygons(numbered)
+        except WireError as error:
+            self._log_once(stream, f"{document.kind} cannot be published: {error}")
+            return
+        self._last.remember_document(document.kind, stream, message)
+        self.stats.documents += 1
+        self.stats.messages += 1
+        sockets.subscribers.publish(message)
 
     def _numbered(self, mask: Mask) -> Mask:
         """Give the mask its run and n: the next one, or for a refinement that of its keyframe.
@@ -269,7 +312,7 @@ class Publisher:
         self.stats.denied, self.stats.disconnected = guard.denied, guard.disconnected
         self.stats.snapshots, self.stats.refused = sockets.answered, sockets.refused
 
-    def _log_once(self, mask: Mask, error: WireError) -> None:
-        if mask.stream not in self._unsendable:
-            self._unsendable.add(mask.stream)
-            log.warning("%s: a mask of %dx%d cannot be published: %s", mask.stream, *mask.size, error)
+    def _log_once(self, stream: str, problem: str) -> None:
+        if stream not in self._unsendable:
+            self._unsendable.add(stream)
+            log.warning("%s: %s", stream, problem)

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from streamseg.errors import WireError
 from streamseg.types import LabelSet, Mask
@@ -101,7 +102,7 @@ class MaskNumbers:
 
 
 class LastValueCache:
-    """Each stream's last mask of revision 0 and of revision 1, and the label sets.
+    """Each stream's last mask of revision 0 and of revision 1, what was counted in one, and the label sets.
 
     A message is made when it is asked for and kept until the next mask replaces it. Used by one thread.
     """
@@ -111,6 +112,7 @@ class LastValueCache:
         self._label_sets = {labels.id: labels for labels in label_sets}
         self._masks: dict[tuple[Kind, str], Mask] = {}
         self._messages: dict[tuple[Kind, str], list[bytes]] = {}
+        self._documents: dict[tuple[str, str], list[bytes]] = {}
 
     def add_label_set(self, labels: LabelSet) -> bool:
         """Take one more set of classes; False where it is known."""
@@ -131,8 +133,16 @@ class LastValueCache:
         """The last mask of a kind; may be asked by any thread, since it is one look into a dictionary."""
         return self._masks.get((kind, stream))
 
+    def remember_document(
+        self, kind: Literal["zones", "polygons"], stream: str, message: list[bytes]
+    ) -> None:
+        """Keep what was published of a stream's last mask."""
+        self._documents[kind, stream] = message
+
     def forget(self, stream: str) -> None:
-        """Drop a stream's masks."""
+        """Drop a stream's masks, and what was published of them."""
+        for key in [key for key in self._documents if key[1] == stream]:
+            del self._documents[key]
         for kind in KINDS:
             self._masks.pop((kind, stream), None)
             self._messages.pop((kind, stream), None)
@@ -184,6 +194,9 @@ class LastValueCache:
                     found[topic] = self.message(kind, stream)
                 except WireError as error:  # logged when it was published, too
                     log.debug("%s: no snapshot of %s: %s", stream, kind, error)
+        for message in self._documents.values():
+            if any(message[0].startswith(prefix) for prefix in prefixes):
+                found[message[0]] = message
         return list(found.values())
 
 

@@ -55,6 +55,14 @@ from streamseg.wire.snapshot import (
     snapshot_request,
 )
 from streamseg.wire.status import StreamStatus, encode_status, parse_status, status_topic
+from streamseg.wire.zones import (
+    MAX_ZONES_DOCUMENT,
+    Zone,
+    ZoneClass,
+    ZonesDocument,
+    encode_zones,
+    parse_zones,
+)
 
 __all__ = [
     "KEPT_EVENTS",
@@ -71,6 +79,7 @@ __all__ = [
     "MAX_POLYGONS_DOCUMENT",
     "MAX_PREFIXES",
     "MAX_SIDE",
+    "MAX_ZONES_DOCUMENT",
     "MOST_EVENTS_REPLIED",
     "VERSION",
     "Encoding",
@@ -83,6 +92,9 @@ __all__ = [
     "PolygonsDocument",
     "StreamStatus",
     "TopicKind",
+    "Zone",
+    "ZoneClass",
+    "ZonesDocument",
     "decode_array",
     "decode_message",
     "default_snapshot_endpoint",
@@ -94,6 +106,7 @@ __all__ = [
     "encode_picture",
     "encode_polygons",
     "encode_status",
+    "encode_zones",
     "labels_topic",
     "parse_event",
     "parse_message",
@@ -102,6 +115,7 @@ __all__ = [
     "parse_snapshot_reply",
     "parse_snapshot_request",
     "parse_status",
+    "parse_zones",
     "snapshot_reply",
     "snapshot_request",
     "status_topic",
