@@ -22,7 +22,7 @@ from streamseg.recorded.settings import ProcessConfig
 from streamseg.runtime.terminal import echo
 
 HELP = {name: sentence for name, _, _, sentence in settings_fields(ProcessConfig)}
-ASIDE = ("engine", "refinement", "start_s", "end_s")  # options of their own
+ASIDE = ("engine", "refinement", "zones", "start_s", "end_s")  # options of their own
 
 
 @click.command()
@@ -47,6 +47,7 @@ ASIDE = ("engine", "refinement", "start_s", "end_s")  # options of their own
 @options_from(RefinementConfig, "every", "lookahead", prefix="refinement-")
 @options_from(CrfConfig, prefix="refinement-crf-")
 @options_from(FusionConfig, "enabled", prefix="refinement-fusion-")
+@click.option("--zones", metavar="FILE", help=HELP["zones"])
 @click.option("--start", "start_s", type=float, default=0.0, help=HELP["start_s"])
 @click.option("--end", "end_s", type=float, help=HELP["end_s"])
 @click.option(
@@ -64,6 +65,7 @@ def command(
     """
     from streamseg.cli.report import Report
     from streamseg.recorded import process_files
+    from streamseg.recorded.zone_file import read_zones
 
     labels = labels_given(options)
     given = {key: value for key, value in {"name": name, **options}.items() if value is not None}
@@ -75,6 +77,8 @@ def command(
             **_prefixed(given, "refinement_"),
         },
     }
+    if "zones" in given:
+        groups["zones"] = read_zones(given.pop("zones"))
     config = build_settings(ProcessConfig, {**given, **groups})
     stop = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -18,15 +18,16 @@ from streamseg.errors import SourceError
 from streamseg.recorded.manifest import Identity, Manifest, differences, plain_settings, result_sha256
 from streamseg.recorded.results import ResultFolder
 from streamseg.recorded.route import MaskedFrame, Route, SegmentEnd
-from streamseg.recorded.settings import ProcessConfig
+from streamseg.recorded.settings import ProcessConfig, ZoneTables
 from streamseg.recorded.timeline import from_runs
 from streamseg.recorded.tracks import read_labels
 from streamseg.types import U8, Frame, Mask
 
-_OUTPUTS = ("labels", "overlay", "confidence", "png", "rle", "zarr", "areas", "events", "polygons")
+_OUTPUTS = ("labels", "overlay", "confidence", "png", "rle", "zarr", "areas", "events", "zones", "polygons")
 _DETAILS = {
     "overlay": ("overlay_opacity", "audio"),
     "areas": ("tables",),
+    "zones": ("tables",),
     "events": ("tables", "event_share", "event_gap_s"),
 }
 """Settings that say how an output is written, not what the labels are."""
@@ -68,7 +69,9 @@ def with_outputs(
 
 
 def _kept(output: str, there: Any, asked: Any) -> Any:
-    """An output that is there, with what is asked for now."""
+    """An output that is there, with what is asked for now; other zones take the place of the earlier ones."""
+    if output == "zones":
+        return asked if asked.given else msgspec.convert(there, ZoneTables)
     if output == "polygons":
         return there if asked in (None, there) else "both"
     return True

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from streamseg.recorded.exports import Export, PngFolder, RleLines, ZarrGroup
+from streamseg.recorded.exports import Export, PngFolder, RleLines, Target, ZarrGroup
 from streamseg.recorded.opening import Recording
 from streamseg.recorded.polygons import Coco, GeoJson, Polygons
 from streamseg.recorded.segments import FrameRecord
 from streamseg.recorded.tables import AreaTable, EventTable
 from streamseg.recorded.tracks import read_labels
-
-Target = Callable[[str], Path]
-"""A result's name → its file."""
+from streamseg.recorded.zones import ZoneResults
 
 
 def write_exports(
@@ -27,12 +26,15 @@ def write_exports(
     *,
     masks: int,
     span_s: tuple[float, float],
-) -> None:
-    """Make what was asked for from the videos of `labels` and `confidence`, of `masks` frames in `span_s`."""
+) -> dict[str, Any]:
+    """Make what was asked for from the videos of `labels` and `confidence` → what the summary tells of it.
+
+    There are `masks` frames, the first and the last at the times `span_s`.
+    """
     exports = list(_asked_for(recording, target, masks, span_s))
     if not exports:
-        return
-    if recording.config.polygons is None:
+        return {}
+    if recording.config.polygons is None and not recording.config.zones.given:
         confidence = None  # of no use
     try:
         pictures = (picture for _, picture in read_labels(labels))
@@ -44,8 +46,7 @@ def write_exports(
         for record, picture, sure in zip(records, pictures, sures, strict=True):
             for export in exports:
                 export.add(record, picture, sure)
-        for export in exports:
-            export.close()
+        return {key: told for export in exports for key, told in (export.close() or {}).items()}
     except BaseException:
         for export in exports:  # what is buffered is written when a file is closed, and the disk may be full
             with contextlib.suppress(Exception):
@@ -64,8 +65,7 @@ def _asked_for(
         yield RleLines(target("rle"), labels, tick)
     if config.zarr:
         yield ZarrGroup(target("zarr"), masks, size, tick, labels.names)
-    for kind in config.table_kinds:
-        ending = "" if kind == "csv" else f"_{kind}"
+    for ending in config.table_endings:
         if config.areas:
             yield AreaTable(target(f"areas{ending}"), labels, tick)
         if config.events:
@@ -77,3 +77,5 @@ def _asked_for(
         if "coco" in config.polygon_kinds:
             files.append(Coco(target("polygons_coco"), size, labels, tick, images))
         yield Polygons(files)
+    if config.zones.given:
+        yield ZoneResults(recording, target, span_s)

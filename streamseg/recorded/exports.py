@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,12 +21,19 @@ from streamseg.wire.rle import encode_labels
 _CHUNK_BYTES = 4 << 20
 
 
+Target = Callable[[str], Path]
+"""A result's name → its file."""
+
+
 class Export(Protocol):
-    """A result in the making; close() completes it. Confidence, 0..255, is there where it is a result."""
+    """A result in the making. Confidence, 0..255, is there where it is a result.
+
+    close() completes it, and gives what the summary tells of it, by key.
+    """
 
     def add(self, record: FrameRecord, labels: U8, confidence: U8 | None) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> dict[str, Any] | None: ...
 
 
 class PngFolder:

@@ -69,7 +69,7 @@ class Finish:
         tally = self._tally()
         tail = read_tail(self.results.segments, self.segments - 1)
         videos = self._write_videos(folder, intermediate, tally)
-        write_exports(
+        told = write_exports(
             self.recording,
             lambda name: self._target(folder, name),
             read_frames(self.results.segments, self.segments),
@@ -84,6 +84,7 @@ class Finish:
             "label_set": self.recording.label_set.id,
             "damage": tail.damage,
             **tally.summary.result(),
+            **told,
         }
         atomic_write(self._target(folder, "summary"), _json(summary))
         return self._manifest(folder, tally, tail)

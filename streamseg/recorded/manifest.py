@@ -157,8 +157,9 @@ def result_settings(config: ProcessConfig, engine: Engine) -> dict[str, Any]:
 def plain_settings(config: ProcessConfig) -> dict[str, Any]:
     """The settings as a manifest has them; those that 0.2 did not know are there when they are set."""
     settings: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(config))
-    if config.polygons is None:
-        del settings["polygons"]
+    for name, given in (("zones", config.zones.given), ("polygons", config.polygons)):
+        if not given:
+            del settings[name]
     return settings
 
 

@@ -39,6 +39,12 @@ NAMES = {
     "areas_parquet": "areas.parquet",
     "events": "events.csv",
     "events_parquet": "events.parquet",
+    "zones": "zones.csv",
+    "zones_parquet": "zones.parquet",
+    "zone_events": "zone-events.csv",
+    "zone_events_parquet": "zone-events.parquet",
+    "zone_events_lines": "zone-events.jsonl",
+    "zones_chart": "zones.png",
     "polygons": "polygons.geojson",
     "polygons_coco": "polygons.coco.json",
 }
@@ -240,7 +246,11 @@ def asked_for(settings: dict[str, Any]) -> list[str]:
     endings = ["", "_parquet"] if tables == "both" else ["_parquet" if tables == "parquet" else ""]
     found = ["summary", *(name for name in _PLAIN if settings.get(name))]
     found += [name + ending for name in ("areas", "events") if settings.get(name) for ending in endings]
-    polygons = settings.get("polygons")
+    zones, polygons = settings.get("zones"), settings.get("polygons")
+    if isinstance(zones, dict):
+        found += [f"zones{ending}" for ending in endings] + ["zones_chart"]
+        if zones.get("events"):
+            found += [f"zone_events{ending}" for ending in endings] + ["zone_events_lines"]
     found += ["polygons"] if polygons in ("geojson", "both") else []
     found += ["polygons_coco"] if polygons in ("coco", "both") else []
     return found

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
-from streamseg.config import EngineConfig, RefinementConfig, Settings
+from streamseg.config import EngineConfig, EventConfig, Name, RefinementConfig, Settings, ZoneConfig
+from streamseg.config.analytics import answer_conflicts
+
+
+class ZoneTables(Settings, frozen=True):
+    """Zones of the picture and events in them, with the tables that a stream of the daemon has."""
+
+    zones: Annotated[
+        dict[Name, ZoneConfig], Meta(description="Parts of the picture in which classes are counted.")
+    ] = msgspec.field(default_factory=dict)
+    events: Annotated[dict[Name, EventConfig], Meta(description="What is reported of the zones' shares.")] = (
+        msgspec.field(default_factory=dict)
+    )
+
+    @property
+    def given(self) -> bool:
+        return bool(self.zones or self.events)
+
+    def conflicts(self) -> Iterator[str]:
+        yield from answer_conflicts(self.zones, self.events)
 
 
 class ProcessConfig(Settings, frozen=True):
@@ -52,6 +73,13 @@ class ProcessConfig(Settings, frozen=True):
     events: Annotated[
         bool, Meta(description="Write NAME.events.csv: from when to when each class was present.")
     ] = False
+    zones: Annotated[
+        ZoneTables,
+        Meta(
+            description="A file with [zones.NAME] and [events.NAME] tables, or a configuration: write "
+            "NAME.zones.csv, NAME.zone-events.csv and .jsonl, and a chart, NAME.zones.png."
+        ),
+    ] = ZoneTables()
     polygons: Annotated[
         Literal["geojson", "coco", "both"] | None,
         Meta(
@@ -61,7 +89,7 @@ class ProcessConfig(Settings, frozen=True):
     ] = None
     tables: Annotated[
         Literal["csv", "parquet", "both"],
-        Meta(description="How areas and events are written; Parquet needs the extra `parquet`."),
+        Meta(description="How areas, events and zones are written; Parquet needs the extra `parquet`."),
     ] = "csv"
     event_share: Annotated[
         float, Meta(gt=0, le=1, description="Share of a frame from which on a class is present, for events.")
@@ -108,8 +136,13 @@ class ProcessConfig(Settings, frozen=True):
         return ("csv", "parquet") if self.tables == "both" else (self.tables,)
 
     @property
+    def table_endings(self) -> tuple[str, ...]:
+        """What the names of tables' results end with."""
+        return tuple("" if kind == "csv" else f"_{kind}" for kind in self.table_kinds)
+
+    @property
     def has_tables(self) -> bool:
-        return self.areas or self.events
+        return self.areas or self.events or self.zones.given
 
     @property
     def polygon_kinds(self) -> tuple[str, ...]:

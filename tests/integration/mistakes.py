@@ -473,6 +473,34 @@ def _(p: Place) -> Words:
     return ["process", "", "--out", "results", "--engine", str(p.engine)]
 
 
+def with_zones(text: str | None, name: str = "zones.toml") -> Callable[[Place], Words]:
+    """`process --zones` with a file of this text."""
+
+    def words(p: Place) -> Words:
+        if text is not None:
+            p.file("zones.toml", text)
+        return ["process", str(p.clip()), "--out", "results", "--engine", str(p.engine), "--zones", name]
+
+    return words
+
+
+_RAMP = "zones.ramp]\npolygon = [[0, 0], [1, 0], [1, 1]]\n"
+MISTAKES |= {
+    "no file of zones": with_zones(None),
+    "a file of zones without any": with_zones("# later\n"),
+    "a zone twice": with_zones(f"[{_RAMP}[{_RAMP}"),
+    "an unknown setting of a zone": with_zones(f"[{_RAMP}colour = 3\n"),
+    "an event in a zone that is not there": with_zones(
+        '[events.flood]\nzone = "ramp"\nclasses = ["red"]\nabove = 0.3\n'
+    ),
+    "an event of a class that the engine does not have": with_zones(
+        '[events.flood]\nclasses = ["rad"]\nabove = 0.3\n'
+    ),
+    "zones of several streams": with_zones(f"[streams.gate.{_RAMP}[streams.yard.{_RAMP}"),
+    "zones of a stream that is not there": with_zones(f"[streams.gate.{_RAMP}", "zones.toml#gat"),
+}
+
+
 @mistake("an input that failed, later")
 def _(p: Place) -> Words:
     processed(p, p.clip(), p.folder / "none.mp4")
