@@ -33,7 +33,7 @@ def load_tables(path: str | Path, hint: str) -> dict[str, Any]:
 
 def parse_config(text: str | Mapping[str, Any], where: str = "config") -> Config:
     """Turn TOML text, or its tables as a dict, into a checked Config; raises ConfigError."""
-    tree = parse_tables(text, where) if isinstance(text, str) else dict(text)
+    tree = _tables(text, where) if isinstance(text, str) else dict(text)
     config = build_settings(Config, tree)
     if not config.streams:
         raise ConfigError(
@@ -42,20 +42,19 @@ def parse_config(text: str | Mapping[str, Any], where: str = "config") -> Config
     return config
 
 
-def parse_tables(text: str, where: str) -> dict[str, Any]:
-    """Parse TOML that a person wrote; raises ConfigError, with a hint at what is often forgotten."""
-    try:
-        return toml_tables(text)
-    except tomllib.TOMLDecodeError as error:
-        hint = next((f"; {hint}" for line in text.splitlines() if (hint := _hint(line))), "")
-        raise ConfigError(f"{where}: is not valid TOML: {error}{hint}") from error
-
-
 def examples_folder() -> Path:
     """The folder of example configurations, in the installed package or in a checkout."""
     package = Path(__file__).resolve().parents[1]
     folder = package / "configs"
     return folder if folder.is_dir() else package.parent / "configs"
+
+
+def _tables(text: str, where: str) -> dict[str, Any]:
+    try:
+        return toml_tables(text)
+    except tomllib.TOMLDecodeError as error:
+        hint = next((f"; {hint}" for line in text.splitlines() if (hint := _hint(line))), "")
+        raise ConfigError(f"{where}: is not valid TOML: {error}{hint}") from error
 
 
 def _hint(line: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from importlib.util import find_spec
@@ -14,12 +14,10 @@ from typing import Any
 
 import msgspec
 
-from streamseg.config import EventConfig
 from streamseg.errors import ConfigError, OutputError, SourceError, UsageError
 from streamseg.inference.engine import Engine
 from streamseg.inference.label_view import view_of
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.spec import EngineSpec
 from streamseg.recorded.cluster import Cluster
 from streamseg.recorded.content import check_file
 from streamseg.recorded.events import Event, Failed, Finished, JobResult, Planned
@@ -139,7 +137,7 @@ def process_files(
         raise UsageError("nothing to process; name at least one video")
     with ExitStack() as stack:
         engines = stack.enter_context(load_engines(config, MAX_ENGINES if on is None else 1))
-        check_classes(config.zones.events, engines[0].info.spec)
+        _check_classes(config, engines[0])
         place.open()
         cluster = None if on is None else stack.enter_context(closing(Cluster(on)))
 
@@ -179,15 +177,17 @@ def _check_extras(config: ProcessConfig) -> None:
             raise UsageError(f"{extra}: needs {module}; pip install 'streamseg[{extra}]'")
 
 
-def check_classes(events: Mapping[str, EventConfig], engine: EngineSpec) -> None:
-    """Raises ConfigError, a line for each class of an event that the engine does not have."""
-    names = engine.labels.names
+def _check_classes(config: ProcessConfig, engine: Engine) -> None:
+    """Raises ConfigError, a line for each class of an event that no mask has."""
+    names = view_of(engine.info.labels, config.engine.labels).label_set.names
     problems = []
-    for name, event in events.items():
+    for name, event in config.zones.events.items():
         for unknown in [one for one in event.classes if one not in names]:
             near = difflib.get_close_matches(unknown, names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"classes: {', '.join(names)}"
-            problems.append(f"events.{name}.classes: engine {engine.name} has no class {unknown!r}; {hint}")
+            problems.append(
+                f"events.{name}.classes: engine {engine.info.spec.name} has no class {unknown!r}; {hint}"
+            )
     if problems:
         raise ConfigError(*problems)
 

@@ -143,12 +143,12 @@ def result_settings(config: ProcessConfig, engine: Engine) -> dict[str, Any]:
     """The settings that decide the results; how many threads computed them does not."""
     settings = plain_settings(config)
     del settings["engine"]
-    refinement = msgspec.to_builtins(config.refinement.written_out())
+    refinement = _as_json(config.refinement.written_out())
     for key in ("level", "max_age_s", "timeout_s", "priority"):
         del refinement[key]
     settings["refinement"] = refinement
     if published := config.engine.labels.given:
-        settings["label_view"] = msgspec.to_builtins(published)
+        settings["label_view"] = _as_json(published)
     if (config.confidence or "min_confidence" in published) and engine.info.spec.temperature != 1:
         settings["temperature"] = engine.info.spec.temperature
     return {**settings, "input_size": list(engine.info.input_size)}
@@ -156,11 +156,16 @@ def result_settings(config: ProcessConfig, engine: Engine) -> dict[str, Any]:
 
 def plain_settings(config: ProcessConfig) -> dict[str, Any]:
     """The settings as a manifest has them; those that 0.2 did not know are there when they are set."""
-    settings: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(config))
+    settings: dict[str, Any] = _as_json(config)
     for name, given in (("zones", config.zones.given), ("polygons", config.polygons)):
         if not given:
             del settings[name]
     return settings
+
+
+def _as_json(settings: Any) -> Any:
+    """As it is read back from a manifest: with lists, not tuples."""
+    return msgspec.json.decode(msgspec.json.encode(settings))
 
 
 def settings_digest(settings: dict[str, Any]) -> str:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from streamseg.config import build_settings
-from streamseg.config.reader import parse_tables
-from streamseg.config.text_file import read_text
+from streamseg.config.reader import load_tables
 from streamseg.errors import ConfigError
 from streamseg.recorded.settings import ZoneTables
 
@@ -23,13 +22,7 @@ def read_zones(file: str) -> ZoneTables:
     name, stream = file, ""
     if "#" in file and not Path(file).exists():
         name, _, stream = file.rpartition("#")
-    try:
-        text = read_text(name)
-    except OSError as error:
-        raise ConfigError(f"{name}: cannot be read ({error.strerror}); {_HOLDS}") from error
-    except UnicodeError as error:
-        raise ConfigError(f"{name}: {error}") from error
-    tree, prefix = _of_stream(parse_tables(text, name), name, stream)
+    tree, prefix = _of_stream(load_tables(name, _HOLDS), name, stream)
     if not any(tree.values()):
         where, holds = prefix.rstrip(".") + " " * bool(prefix), _HOLDS.replace("[", f"[{prefix}")
         raise ConfigError(f"{name}: {where}has neither zones nor events; {holds}")

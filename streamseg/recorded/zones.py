@@ -37,7 +37,7 @@ class ZoneResults:
 
     def __init__(self, recording: Recording, target: Target, span_s: tuple[float, float]) -> None:
         config, zones = recording.config, recording.config.zones
-        self.labels, self.tick = recording.spec.labels, recording.tick
+        self.labels, self.tick = recording.label_set, recording.tick
         self.engine, self.stream = recording.engines[0].info.id, recording.input.stem
         self.raster = rasterise(zones.zones, recording.mask_size)
         self.clock = MediaClock()

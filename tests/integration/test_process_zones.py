@@ -20,6 +20,7 @@ import pytest
 
 from streamseg.config import EngineConfig, EventConfig, RefinementConfig, ZoneConfig
 from streamseg.config.analytics import Points
+from streamseg.config.labels import LabelsConfig
 from streamseg.errors import ConfigError
 from streamseg.recorded import Event, ProcessConfig, Progressed, Started, process_files
 from streamseg.recorded.manifest import read_manifest
@@ -362,3 +363,31 @@ def test_a_class_that_the_engine_does_not_have_is_told_before_anything_is_made(
         "events.flood.classes: engine tiny has no class 'grean'; did you mean 'green'?",
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_zones_and_events_see_the_classes_as_they_are_published(
+    made: Path, config: ProcessConfig, tmp_path: Path
+) -> None:
+    engine = msgspec.structs.replace(
+        config.engine, labels=LabelsConfig(merge={"colour": ("red", "green")}, only=("colour",))
+    )
+    zones = ZoneTables(
+        zones={"left": LEFT}, events={"coloured": EventConfig(zone="left", classes=("colour",), above=0.5)}
+    )
+    settings = msgspec.structs.replace(config, engine=engine, zones=zones, polygons="coco")
+    process_files([made / "clip.mkv"], tmp_path, settings)
+    row = rows_of(tmp_path / "clip.zones.csv")[0]
+    assert {key: row[key] for key in ("pixels", "unknown", "colour_pixels")} == {
+        "pixels": str(48 * 64), "unknown": str(48 * 31), "colour_pixels": str(48 * 33)
+    }  # fmt: skip
+    assert "red_share" not in row
+    assert [r["why"] for r in rows_of(tmp_path / "clip.zone-events.csv")] == ["recording_ended"]
+    (finished,) = process_files([made / "clip.mkv"], tmp_path, settings).finished
+    assert finished.again
+    unknown = msgspec.structs.replace(
+        settings, zones=ZoneTables(events={"red": EventConfig(classes=("red",), above=1.0)})
+    )
+    with pytest.raises(
+        ConfigError, match=r"events\.red\.classes: engine tiny has no class 'red'; classes: colour"
+    ):
+        process_files([made / "clip.mkv"], tmp_path, unknown)
