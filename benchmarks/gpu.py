@@ -148,6 +148,7 @@ def _crf_times(repeats: int) -> dict[str, Spread]:
     import torch
 
     from streamseg.crf.gpu import Kernels, mean_field_torch, triton_available
+    from streamseg.crf.gpu_graph import MeanField
     from streamseg.crf.presets import preset
     from streamseg.inference.scaling import scale_picture
 
@@ -157,15 +158,21 @@ def _crf_times(repeats: int) -> dict[str, Spread]:
     params = preset("deeplab-largefov")
     kinds: list[Kernels] = ["torch", "triton"] if triton_available() else ["torch"]
     found: dict[str, Spread] = {}
-    for kernels in kinds:
+    forms: dict[str, Callable[[], object]] = {
+        kind: functools.partial(mean_field_torch, unary, image, params, iterations=ITERATIONS, kernels=kind)
+        for kind in kinds
+    }
+    graph = MeanField(params, iterations=ITERATIONS, kernels=kinds[-1])
+    forms[f"{kinds[-1]}, a graph"] = functools.partial(graph, unary, image)
+    for form, run in forms.items():
         times = []
         for _ in range(repeats + 3):
             torch.cuda.synchronize()
             begun = time.perf_counter()
-            mean_field_torch(unary, image, params, iterations=ITERATIONS, kernels=kernels)
+            run()
             torch.cuda.synchronize()
             times.append((time.perf_counter() - begun) * 1000)
-        found[kernels] = spread_of(times[3:])
+        found[form] = spread_of(times[3:])
     return found
 
 

@@ -1,8 +1,8 @@
 """The same mean field on torch tensors: plain torch operations, or Triton kernels where they can run.
 
-The torch operations run on CPU tensors too and are tested on them. Neither path has been run on GPU hardware
-yet: tests/gpu/test_crf_gpu.py is what to run first on a machine with one. The Triton kernels have so far run
-only in Triton's interpreter.
+The torch operations run on CPU tensors too and are tested on them; the kernels are tested in Triton's
+interpreter, and compiled for GPUs that are not there (tools/device/aot_triton.py). Neither has been run on a
+GPU yet: tests/gpu/test_crf_gpu.py is what to run first on a machine with one.
 """
 
 from __future__ import annotations
@@ -13,17 +13,26 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from streamseg.crf.params import CrfParams, Normalisation, PairwiseTerm, terms_of
-from streamseg.crf.torch_lattice import TorchLattice
+from streamseg.crf.torch_lattice import Bounds, TorchLattice
 from streamseg.errors import CrfError
+from streamseg.types import Size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Kernels = Literal["auto", "torch", "triton"]
 
+_FAR_BELOW = -1e4  # the score of what cannot be: its probability is 0
+
 
 class Steps(Protocol):
-    """The three steps of filtering on a lattice, and the update; all rows (…, C) float32 and contiguous."""
+    """The three steps of filtering on a lattice, and the update; rows are float32 and contiguous.
+
+    Rows of scores are `width(classes)` wide; what lies behind the classes is _FAR_BELOW in scores, and 0 in
+    probabilities and in lattice rows.
+    """
+
+    def width(self, classes: int) -> int: ...
 
     def splat(self, lattice: TorchLattice, values: Tensor) -> Tensor: ...
 
@@ -32,7 +41,7 @@ class Steps(Protocol):
     def slice(self, lattice: TorchLattice, rows: Tensor) -> Tensor: ...
 
     def update(
-        self, unary: Tensor, terms: Sequence[tuple[TorchLattice, Tensor, Tensor | None]]
+        self, unary: Tensor, terms: Sequence[tuple[TorchLattice, Tensor, Tensor | None]], classes: int
     ) -> Tensor: ...
 
 
@@ -60,26 +69,48 @@ def mean_field_torch(
     no fixed order, so two runs may differ in the last bits. `auto` takes Triton on a CUDA device where it is
     installed. Raises CrfError for shapes and parameters that cannot be, and NaN.
     """
-    import torch
+    iterations = checked(logits, image, params, iterations)
+    steps = steps_for(kernels, logits.is_cuda)
+    terms = [Term(t, logits, image, steps) for t in terms_of(params)]
+    q, is_finite = inferred(logits, terms, steps, iterations)
+    if not bool(is_finite):
+        raise CrfError("unary holds NaN or infinity")
+    return q
 
+
+def checked(
+    logits: Tensor,
+    image: Tensor | None,
+    params: CrfParams | Sequence[PairwiseTerm],
+    iterations: int | None,
+) -> int:
+    """The number of iterations; raises CrfError for shapes that do not fit."""
     if logits.ndim != 3 or (image is not None and image.shape[:2] != logits.shape[1:]):
         raise CrfError(f"logits: must be (C, H, W) of the image's size; is {tuple(logits.shape)}")
+    if iterations is not None:
+        return iterations
+    return params.iterations if isinstance(params, CrfParams) else 10
+
+
+def inferred(logits: Tensor, terms: Sequence[Term], steps: Steps, iterations: int) -> tuple[Tensor, Tensor]:
+    """Probabilities (C, H, W), and on the device whether the logits are finite: nothing is read from it."""
+    import torch
+    from torch.nn import functional
+
     classes, height, width = logits.shape
-    if iterations is None:
-        iterations = params.iterations if isinstance(params, CrfParams) else 10
-    unary = logits.reshape(classes, -1).T.to(torch.float32).contiguous()  # (N, C)
-    if not bool(torch.isfinite(unary.amax(1)).all()) or bool(torch.isnan(unary).any()):
-        raise CrfError("unary holds NaN or infinity")
-    unary = (unary - unary.amax(1, keepdim=True)).clamp_min(-1e4)
-    steps = _steps(kernels, unary.is_cuda)
-    terms = [_Term(t, image, (height, width), classes, unary, steps) for t in terms_of(params)]
+    unary = logits.reshape(classes, -1).T.to(torch.float32)  # (N, C)
+    best = unary.amax(1, keepdim=True)  # NaN where there is one
+    is_finite = torch.isfinite(best).all()
+    unary = (unary - best).clamp_min(_FAR_BELOW)
+    behind = steps.width(classes) - classes
+    unary = functional.pad(unary, (0, behind), value=_FAR_BELOW).contiguous()
     q = torch.softmax(unary, 1)
     for _ in range(iterations):
-        q = steps.update(unary, [(term.lattice, term.rows(q), term.gain) for term in terms])
-    return q.T.reshape(classes, height, width).contiguous()
+        q = steps.update(unary, [(term.lattice, term.rows(q), term.gain) for term in terms], classes)
+    return q[:, :classes].T.reshape(classes, height, width).contiguous(), is_finite
 
 
-def _steps(kernels: Kernels, is_cuda: bool) -> Steps:
+def steps_for(kernels: Kernels, is_cuda: bool) -> Steps:
     if kernels == "triton" or (kernels == "auto" and is_cuda and triton_available()):
         from streamseg.crf.triton_kernels import TritonSteps
 
@@ -87,39 +118,43 @@ def _steps(kernels: Kernels, is_cuda: bool) -> Steps:
     return TorchSteps()
 
 
-class _Term:
-    """One pairwise term's lattice, norm and compatibility on the device."""
+class Term:
+    """One pairwise term's lattice, norm and compatibility, on the device of the logits."""
 
     def __init__(
         self,
         term: PairwiseTerm,
+        logits: Tensor,
         image: Tensor | None,
-        size: tuple[int, int],
-        classes: int,
-        like: Tensor,
         steps: Steps,
+        capacity: int | None = None,
+        compatibility: float | Tensor | None = None,
     ) -> None:
+        """With capacity and compatibility nothing is read from the device or copied to it."""
         import torch
 
+        size = (logits.shape[1], logits.shape[2])
+        self.looks_at_image = term.sigma_channels is not None
         self.normalisation = term.normalisation
         self.steps = steps
-        self.lattice = TorchLattice(_features(term, image, size, like))
-        compatibility = torch.from_numpy(np.atleast_1d(term.compatibility_array(classes))).to(like.device)
-        self.compatibility = compatibility * self.lattice.alpha
-        ones = torch.ones((len(like), 1), dtype=torch.float32, device=like.device)
+        features, bounds = _features(term, image, size, logits)
+        self.lattice = TorchLattice(features, bounds, capacity)
+        self.compatibility = _compatibility(term, logits, steps) if compatibility is None else compatibility
+        ones = torch.ones((len(self.lattice.vertices), 1), device=logits.device)
         sums = steps.slice(self.lattice, steps.blur(self.lattice, steps.splat(self.lattice, ones)))
         self.norm = self._norm(sums * self.lattice.alpha)  # (N, 1)
         sliced = term.normalisation in (Normalisation.AFTER, Normalisation.SYMMETRIC)
         self.gain = self.norm.contiguous() if sliced else None  # of what is sliced
 
     def rows(self, q: Tensor) -> Tensor:
-        """The term's blurred rows (M + 1, C), compatibility included: what an update slices."""
+        """The term's blurred rows, compatibility included: what an update slices."""
         if self.normalisation in (Normalisation.BEFORE, Normalisation.SYMMETRIC):
             q = (q * self.norm).contiguous()
-        rows = self.steps.blur(self.lattice, self.steps.splat(self.lattice, q))
-        if self.compatibility.ndim == 2:
-            return -(rows @ self.compatibility.T).contiguous()
-        return rows * self.compatibility
+        rows = self.steps.blur(self.lattice, self.steps.splat(self.lattice, q)) * self.lattice.alpha
+        by = self.compatibility
+        if not isinstance(by, float) and by.ndim == 2:
+            return -(rows @ by.T).contiguous()
+        return rows * by
 
     def _norm(self, sums: Tensor) -> Tensor:
         if self.normalisation == Normalisation.NONE:
@@ -132,8 +167,11 @@ class _Term:
 class TorchSteps:
     """The steps in torch operations, on any device."""
 
+    def width(self, classes: int) -> int:
+        return classes
+
     def splat(self, lattice: TorchLattice, values: Tensor) -> Tensor:
-        rows = values.new_zeros((lattice.points + 1, values.shape[1]))
+        rows = values.new_zeros((lattice.capacity + 1, values.shape[1]))
         for k in range(lattice.dims + 1):
             rows.index_add_(0, lattice.vertices[:, k], lattice.weights[:, k, None] * values)
         return rows
@@ -149,7 +187,9 @@ class TorchSteps:
             result += lattice.weights[:, k, None] * rows[lattice.vertices[:, k]]
         return result
 
-    def update(self, unary: Tensor, terms: Sequence[tuple[TorchLattice, Tensor, Tensor | None]]) -> Tensor:
+    def update(
+        self, unary: Tensor, terms: Sequence[tuple[TorchLattice, Tensor, Tensor | None]], classes: int
+    ) -> Tensor:
         x = unary.clone()
         for lattice, rows, gain in terms:
             message = self.slice(lattice, rows)
@@ -157,21 +197,39 @@ class TorchSteps:
         return x.softmax(1)
 
 
-def _features(term: PairwiseTerm, image: Tensor | None, size: tuple[int, int], like: Tensor) -> Tensor:
-    """(dims, N) float32, divided by their sigmas."""
+def _compatibility(term: PairwiseTerm, logits: Tensor, steps: Steps) -> float | Tensor:
+    """Weight times compatibility: a number for Potts, else (width,) or (width, width) on the device."""
+    import torch
+    from torch.nn import functional
+
+    classes = logits.shape[0]
+    by = term.compatibility_array(classes)
+    if by.ndim == 0:
+        return float(by)
+    behind = steps.width(classes) - classes
+    return functional.pad(torch.from_numpy(by).to(logits.device), (0, behind) * by.ndim)
+
+
+def _features(
+    term: PairwiseTerm, image: Tensor | None, size: Size, like: Tensor
+) -> tuple[Tensor, Bounds | None]:
+    """(dims, N) float32, divided by their sigmas; and their least and largest values, where known."""
     import torch
 
     if term.features is not None:
-        return torch.from_numpy(np.ascontiguousarray(term.features, np.float32)).to(like.device)
+        return torch.from_numpy(np.ascontiguousarray(term.features, np.float32)).to(like.device), None
     y, x = torch.meshgrid(
         *(torch.arange(n, dtype=torch.float32, device=like.device) for n in size), indexing="ij"
     )
     sigma_x, sigma_y = term.sigma_x_y()
     planes = [x / sigma_x, y / sigma_y]
+    bounds = [(0.0, (size[1] - 1) / sigma_x), (0.0, (size[0] - 1) / sigma_y)]
     if term.sigma_channels is not None:
         if image is None:
             raise CrfError("sigma_channels need an image")
         sigmas = term.channel_sigmas(image.shape[2])
         assert sigmas is not None
         planes += [image[:, :, c].to(torch.float32) / float(s) for c, s in enumerate(sigmas)]
-    return torch.stack([plane.reshape(-1) for plane in planes])
+        bounds += [(0.0, 255.0 / float(s)) for s in sigmas]
+    known = image is None or term.sigma_channels is None or image.dtype == torch.uint8
+    return torch.stack([plane.reshape(-1) for plane in planes]), bounds if known else None

@@ -13,8 +13,16 @@ import time
 
 import cv2
 
-from streamseg.crf import Workspace, native_available
-from streamseg.refinement.crf_step import Answer, CrfSetup, Hello, Priority, Request, refine
+from streamseg.refinement.crf_step import (
+    Answer,
+    CrfSetup,
+    Hello,
+    Kept,
+    Priority,
+    Request,
+    refine,
+    workspace_of,
+)
 from streamseg.runtime.channel import Channel, ChildLost
 from streamseg.runtime.child import Policy, lower_priority
 
@@ -35,14 +43,14 @@ def main() -> None:
         cv2.setNumThreads(1)
         channel.send("ready")
         lower_priority(*PRIORITIES[hello.priority])
-        workspace = Workspace() if native_available() else None
+        workspace = workspace_of(hello.setup)
         while True:
             channel.send(_answer(hello.setup, channel.receive(), workspace))
     except ChildLost:
         pass
 
 
-def _answer(setup: CrfSetup, request: Request, workspace: Workspace | None) -> Answer:
+def _answer(setup: CrfSetup, request: Request, workspace: Kept) -> Answer:
     begun = time.perf_counter()
     posterior, problem = None, ""
     try:

@@ -13,12 +13,19 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 from streamseg.config import RefinementConfig
-from streamseg.crf import Workspace, native_available
 from streamseg.inference.label_view import LabelView, drop_small
 from streamseg.inference.scaling import labels_of, numbers_of, unlabelled
 from streamseg.inference.spec import EngineSpec
 from streamseg.refinement.crf_process import CrfWorker
-from streamseg.refinement.crf_step import CrfSetup, Keyframe, Posterior, crf_setup, need_crf, refine
+from streamseg.refinement.crf_step import (
+    CrfSetup,
+    Keyframe,
+    Posterior,
+    crf_setup,
+    need_crf,
+    refine,
+    workspace_of,
+)
 from streamseg.refinement.flow import one_thread
 from streamseg.refinement.fusion import Fused, Fusion
 from streamseg.refinement.keyframes import KeyframeDecision, KeyframeSelector
@@ -158,7 +165,7 @@ def recorded_refinement(config: RefinementConfig, spec: EngineSpec) -> StreamRef
     setup = crf_setup(config.crf, spec)
     if config.crf_on != "off":
         need_crf(setup)
-    workspace = Workspace() if native_available() else None
+    workspace = workspace_of(setup)
 
     def in_line(keyframe: Keyframe) -> Posterior:
         return refine(setup, keyframe.request(), workspace)

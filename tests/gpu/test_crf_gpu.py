@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, get_args
 
 import msgspec
@@ -41,13 +42,15 @@ def test_a_cuda_device_gives_what_the_cpu_gives(kernels: Any, classes: int) -> N
             assert np.abs(q.cpu().numpy() - expected).mean() < 1e-3
 
 
+@pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("kernels", ["torch", "triton"])
 @pytest.mark.parametrize("preset", ["deeplab-largefov", "deeplab-v2-resnet101"])
 def test_how_long_ten_iterations_take_is_written_down(
-    kernels: Any, preset: str, capsys: pytest.CaptureFixture[str], record_property: Any
+    graph: bool, kernels: Any, preset: str, capsys: pytest.CaptureFixture[str], record_property: Any
 ) -> None:
     """513×513, 21 classes; the goal is 5 ms. Everything is on the device before and after."""
     from streamseg.crf.gpu import mean_field_torch, triton_available
+    from streamseg.crf.gpu_graph import MeanField
 
     if kernels == "triton" and not triton_available():
         pytest.skip("Triton is not installed")
@@ -55,13 +58,18 @@ def test_how_long_ten_iterations_take_is_written_down(
     params = crf.preset(preset)
     assert params.iterations == 10
     on_device = torch.from_numpy(logits).cuda(), torch.from_numpy(image).cuda()
+    run = (
+        MeanField(params, kernels=kernels)
+        if graph
+        else partial(mean_field_torch, params=params, kernels=kernels)
+    )
     for _ in range(3):
-        q = mean_field_torch(*on_device, params, kernels=kernels)
+        q = run(*on_device)
     took_ms = []
     for _ in range(20):
         begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begun.record()
-        q = mean_field_torch(*on_device, params, kernels=kernels)
+        q = run(*on_device)
         ended.record()
         ended.synchronize()
         took_ms.append(begun.elapsed_time(ended))
@@ -69,5 +77,6 @@ def test_how_long_ten_iterations_take_is_written_down(
     p50_ms = float(np.median(took_ms))
     device = torch.cuda.get_device_name()
     record_property("crf_513x513x21_10_iterations_ms", p50_ms)
+    form = f"{kernels}, a graph" if graph else kernels
     with capsys.disabled():
-        print(f"\n{device}, {preset}, {kernels}: p50 {p50_ms:.2f} ms, fastest {min(took_ms):.2f} ms")
+        print(f"\n{device}, {preset}, {form}: p50 {p50_ms:.2f} ms, fastest {min(took_ms):.2f} ms")

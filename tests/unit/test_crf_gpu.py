@@ -13,6 +13,8 @@ from streamseg.errors import CrfError
 from tests.crf_scenes import scene
 
 torch = pytest.importorskip("torch")
+from tests.cuda_standin import Graph, put_in_place_of_cuda  # noqa: E402
+
 PARAMS = crf.CrfParams(iterations=4, appearance_sigma_xy=30.0, appearance_sigma_rgb=8.0)
 
 
@@ -50,3 +52,57 @@ def test_wrong_tensors_are_refused() -> None:
     logits[0, 0, 0] = np.nan
     with pytest.raises(CrfError, match="NaN"):
         run(logits, image, PARAMS)
+
+
+def pictures(classes: int, *seeds: int) -> list[tuple[Any, Any]]:
+    return [scene(24, 30, classes, seed)[:2] for seed in seeds]
+
+
+@pytest.mark.parametrize("compatibility", [None, ((0.0, 1, 1), (1, 0, 0.5), (1, 0.5, 0))])
+def test_one_picture_after_another_by_the_graph_of_their_size(
+    monkeypatch: pytest.MonkeyPatch, compatibility: Any
+) -> None:
+    from streamseg.crf import gpu_graph
+
+    put_in_place_of_cuda(monkeypatch)
+    params = msgspec.structs.replace(PARAMS, compatibility=compatibility)
+    mean_field = gpu_graph.MeanField(params)
+    monkeypatch.setattr(gpu_graph, "is_on_gpu", lambda tensor: True)
+    for logits, image in [*pictures(3, 0, 1, 2), scene(20, 24, 3)[:2], *pictures(3, 3)]:
+        got = mean_field(torch.from_numpy(logits), torch.from_numpy(image)).numpy()
+        np.testing.assert_allclose(got, crf.mean_field(logits, image, params), atol=1e-4)
+    assert mean_field.recorded == Graph.made == 2, "one for each size"
+
+
+def test_a_picture_of_more_points_than_there_is_room_for_is_computed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from streamseg.crf import gpu_graph
+
+    put_in_place_of_cuda(monkeypatch)
+    monkeypatch.setattr(gpu_graph, "is_on_gpu", lambda tensor: True)
+    mean_field = gpu_graph.MeanField(PARAMS)
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(3, 40, 48)).astype(np.float32)
+    plain = np.full((40, 48, 3), 90, np.uint8)
+    noisy = random.integers(0, 256, (40, 48, 3), np.uint8)
+    for image in (plain, noisy, plain, noisy):
+        got = mean_field(torch.from_numpy(logits), torch.from_numpy(image)).numpy()
+        np.testing.assert_allclose(got, crf.mean_field(logits, image, PARAMS), atol=1e-4)
+    assert mean_field.recorded == 2
+
+
+def test_pictures_that_cannot_be_are_refused_by_the_graph_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamseg.crf import gpu_graph
+
+    put_in_place_of_cuda(monkeypatch)
+    monkeypatch.setattr(gpu_graph, "is_on_gpu", lambda tensor: True)
+    mean_field = gpu_graph.MeanField(PARAMS)
+    (logits, image), (other, _) = pictures(3, 0, 1)
+    want = mean_field(torch.from_numpy(logits), torch.from_numpy(image)).numpy().copy()
+    other[0, 3, 4] = np.nan
+    with pytest.raises(CrfError, match="NaN"):
+        mean_field(torch.from_numpy(other), torch.from_numpy(image))
+    with pytest.raises(CrfError, match="uint8"):
+        mean_field(torch.from_numpy(logits), torch.from_numpy(image.astype(np.float32)))
+    np.testing.assert_array_equal(mean_field(torch.from_numpy(logits), torch.from_numpy(image)), want)

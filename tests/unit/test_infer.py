@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections import OrderedDict
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -18,8 +15,6 @@ import pytest
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError
 from streamseg.inference.backends.protocol import backend_of, build_spec
-from streamseg.inference.backends.tensorrt.run import PlanEngine, _Shape
-from streamseg.inference.backends.torch import _Recorded
 from streamseg.inference.engine import EngineInfo
 from streamseg.inference.infer import FramePlacement, infer
 from streamseg.inference.plans.hot_swap import SwitchEngine
@@ -58,76 +53,6 @@ def test_the_torch_engine_takes_tensors_and_leaves_the_logits_there() -> None:
     engine.close()
     with pytest.raises(EngineError, match="is closed"):
         engine.on_device(torch.from_numpy(batch))  # type: ignore[attr-defined]
-
-
-def test_a_recorded_shape_serves_arrays_and_tensors_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lines that run on CUDA, with the CPU's memory and a "graph" that runs the network when replayed."""
-    engine: Any = load_engine(EngineConfig(backend="torch"))
-    batches = [draw_scene(t)[0][None] for t in (0.0, 3.0, 6.0, 9.0)]
-    want = [engine(batch) for batch in batches]
-
-    def record(feed: Any) -> Any:
-        image = feed.clone()
-        logits = engine._module(image)
-        graph = SimpleNamespace(replay=lambda: logits.copy_(engine._module(image)))
-        made = engine._recorded[tuple(feed.shape)] = _Recorded(graph, image, logits, torch.empty_like(logits))
-        return made
-
-    stream = SimpleNamespace(synchronize=lambda: None)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
-    monkeypatch.setattr(engine, "_record", record)
-    engine._device = "cuda"
-    kept = [
-        engine.on_device(torch.from_numpy(batches[0])).numpy(),
-        engine(batches[1]),
-        engine.on_device(torch.from_numpy(batches[2])).numpy(),
-        engine(batches[3]),
-    ]
-    for got, expected in zip(kept, want, strict=True):
-        np.testing.assert_array_equal(got, expected)
-    engine.close()
-
-
-def test_a_plan_reads_a_batch_when_it_is_made_and_is_read_when_it_is_through(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The order of waits among CUDA's streams, on streams that write it down; memory is the CPU's."""
-    order: list[str] = []
-
-    class Stream:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def wait_stream(self, other: Stream) -> None:
-            order.append(f"{self.name} waits for {other.name}")
-
-        def synchronize(self) -> None:
-            order.append(f"here waits for {self.name}")
-
-    image, answer = torch.zeros((1, 8, 8, 3), dtype=torch.uint8), torch.zeros((1, 2, 2, 2))
-
-    def replay() -> None:
-        order.append("run")
-        answer.fill_(float(image.max()))
-
-    plan: Any = object.__new__(PlanEngine)
-    plan._torch, plan._closed, plan._stream = torch, False, Stream("plan")
-    plan.info = Says("cuda").info
-    memory = _Shape(
-        image, answer, torch.empty_like(image), torch.empty_like(answer), SimpleNamespace(replay=replay)
-    )
-    plan._shapes = OrderedDict({(1, 8, 8, 3): memory})
-    default = Stream("default")
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: default)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-
-    there = plan.on_device(torch.full((1, 8, 8, 3), 7, dtype=torch.uint8))
-    assert order == ["plan waits for default", "run", "default waits for plan", "here waits for default"]
-    assert plan(np.full((1, 8, 8, 3), 9, np.uint8)).max() == 9
-    assert there.max() == 7, "what was left there is not written again"
-    plan.close()
-    with pytest.raises(EngineError, match="is closed"):
-        plan.on_device(image)
 
 
 @pytest.mark.soak  # builds for half a minute

@@ -17,9 +17,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 TYPES = {
-    "vertices": "*i64",
-    "plus": "*i64",
-    "minus": "*i64",
+    "vertices": "*i32",
+    "plus": "*i32",
+    "minus": "*i32",
     "count": "i32",
     "points": "i32",
     "classes": "i32",
@@ -48,7 +48,7 @@ def dump(cubin: str, option: str) -> str:
 def main() -> None:
     path = next((a for a in sys.argv[1:] if a.endswith(".py")), None)
     wrong = []
-    for sm in [int(a) for a in sys.argv[1:] if a.isdigit()] or [80, 89, 90]:
+    for sm in [int(a) for a in sys.argv[1:] if a.isdigit()] or [80, 89, 90, 120]:
         for kernel in kernels(path):
             names = kernel.arg_names
             signature = {n: "constexpr" if n in CONSTANTS else TYPES.get(n, "*fp32") for n in names}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import time
-from pathlib import Path
 
+from streamseg.runtime.cuda_graphs import record
 from tools.device.common import (
     CRF_CLASSES,
     CRF_ITERATIONS,
@@ -21,8 +20,6 @@ from tools.device.common import (
     wall_ms,
 )
 
-HERE = Path(__file__).resolve().parent
-
 
 def crf(part: Part) -> None:
     import numpy as np
@@ -30,6 +27,7 @@ def crf(part: Part) -> None:
 
     from streamseg import crf as dense
     from streamseg.crf import gpu
+    from streamseg.crf.gpu_graph import MeanField
     from tests.crf_scenes import agreement, scene
 
     side = 20 if DRY else 513
@@ -63,6 +61,13 @@ def crf(part: Part) -> None:
                     "cpu_16_threads_ms": round(cpu_ms, 1),
                 }
                 part.add("times", row)
+            with part.step(f"{preset} {kernels}, one graph a picture"):
+                one = MeanField(params, kernels=kernels)
+                run = functools.partial(one, *on_gpu)
+                found = run().cpu().numpy()
+                row = {"preset": preset, "kernels": f"{kernels}, graph", "ms": gpu_ms(run, small(20))}
+                row |= {"agreement": round(agreement(found, want), 6), "recorded": one.recorded}
+                part.add("times", row)
     with part.step("parts of it"):
         _crf_parts(part, on_gpu, kinds[0])
     if kinds[0] == "triton":
@@ -77,24 +82,24 @@ def crf(part: Part) -> None:
 
 def _crf_terms(on_gpu, preset: str, kernels: str):
     import torch
+    from torch.nn import functional
 
     from streamseg import crf as dense
     from streamseg.crf import gpu
     from streamseg.crf.params import terms_of
 
     logits, image = on_gpu
-    classes, height, width = logits.shape
-    unary = logits.reshape(classes, -1).T.contiguous()
-    steps = gpu._steps(kernels, unary.is_cuda)
-    terms = [
-        gpu._Term(t, image, (height, width), classes, unary, steps) for t in terms_of(dense.preset(preset))
-    ]
+    classes = len(logits)
+    steps = gpu.steps_for(kernels, logits.is_cuda)
+    unary = functional.pad(logits.reshape(classes, -1).T, (0, steps.width(classes) - classes), value=-1e4)
+    unary = unary.contiguous()
+    terms = [gpu.Term(t, logits, image, steps) for t in terms_of(dense.preset(preset))]
     return steps, terms, unary, torch.softmax(unary, 1)
 
 
 def _crf_loop(steps, terms, unary, q, iterations: int = CRF_ITERATIONS):
     for _ in range(iterations):
-        q = steps.update(unary, [(term.lattice, term.rows(q), term.gain) for term in terms])
+        q = steps.update(unary, [(term.lattice, term.rows(q), term.gain) for term in terms], CRF_CLASSES)
     return q
 
 
@@ -108,11 +113,15 @@ def _crf_parts(part: Part, on_gpu, kernels: str) -> None:
 
     for preset in ("deeplab-largefov", "deeplab-v2-resnet101"):
         steps, terms, unary, q = _crf_terms(on_gpu, preset, kernels)
-        row: dict = {"preset": preset, "points": [term.lattice.points for term in terms]}
+        row: dict = {"preset": preset, "points": [int(term.lattice.points) for term in terms]}
         size = tuple(on_gpu[0].shape[1:])
-        for term in terms_of(dense.preset(preset)):
-            features = gpu._features(term, on_gpu[1], size, unary)
-            row[f"lattice_{features.shape[0]}d_ms"] = wall_ms(lambda: TorchLattice(features), small(10))
+        for term, made in zip(terms_of(dense.preset(preset)), terms, strict=True):
+            features, bounds = gpu._features(term, on_gpu[1], size, unary)
+            room = made.lattice.capacity
+            row[f"lattice_{len(features)}d_ms"] = wall_ms(lambda: TorchLattice(features), small(10))
+            row[f"lattice_{len(features)}d_with_room_ms"] = wall_ms(
+                lambda: TorchLattice(features, bounds, room), small(10)
+            )
         row["loop_ms"] = wall_ms(lambda: _crf_loop(steps, terms, unary, q), small(10))
         begun = time.perf_counter()
         _crf_loop(steps, terms, unary, q)
@@ -131,86 +140,42 @@ def _crf_parts(part: Part, on_gpu, kernels: str) -> None:
             )
         if not DRY:
             with part.step(f"{preset}: the loop as a CUDA graph"):
-                stream = torch.cuda.Stream()
-                stream.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(stream):
-                    _crf_loop(steps, terms, unary, q, 2)
-                    stream.synchronize()
-                    graph = torch.cuda.CUDAGraph()
-                    with torch.cuda.graph(graph, stream=stream):
-                        kept = _crf_loop(steps, terms, unary, q)
-                row["loop_as_graph_ms"] = gpu_ms(graph.replay, 20)
-                graph.replay()
+                work = functools.partial(_crf_loop, steps, terms, unary, q)
+                loop = record(work, torch.cuda.Stream())
+                row["loop_as_graph_ms"] = gpu_ms(loop.replay, 20)
+                kept = loop.replay()
                 torch.cuda.synchronize()
-                row["graph_differs_by"] = float((kept - _crf_loop(steps, terms, unary, q)).abs().max())
-                del graph, kept
+                row["graph_differs_by"] = float((kept - work()).abs().max())
+                del loop, kept
         part.add("parts", row)
 
 
 def _crf_blocks(part: Part, on_gpu) -> None:
-    """The loop as a CUDA graph with other block sizes, numbers of warps, and relaxed atomics."""
-    import importlib.util
-    import tempfile
-
+    """The loop as a CUDA graph with other block sizes and numbers of warps."""
     import torch
 
-    from streamseg.crf import triton_kernels as plain
+    from streamseg.crf import triton_kernels as module
 
-    text = Path(plain.__file__).read_text()
-    variants = {
-        "as it is": text,
-        "relaxed": text.replace("value, mask=mask)\n\n", 'value, mask=mask, sem="relaxed")\n\n', 1),
-    }
-    if (HERE / "padded_kernels.py").exists():
-        variants["padded rows"] = (HERE / "padded_kernels.py").read_text()
-    folder = Path(tempfile.mkdtemp())
+    shape, block_before = module._shape, module._BLOCK
     want = None
-    for name, source in variants.items():
-        if name == "relaxed" and source == text:
-            part.add(
-                "blocks", {"kernels": name, "note": "nothing to change: already so, or written otherwise"}
-            )
-            continue
-        path = folder / f"kernels_{name.replace(' ', '_')}.py"
-        path.write_text(source)
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
-        spec.loader.exec_module(module)
-        shape = module._shape
-        padded = hasattr(module, "stride")
-        sizes = ((32, 4), (64, 8)) if name == "as it is" else ((32, 4), (16, 2), (16, 4), (64, 4), (64, 8))
-        for block, warps in sizes:
-            with part.step(f"blocks of {block}, {warps} warps, {name}"):
-                module._BLOCK = block
-                module._shape = lambda rows, w=warps: {**shape(rows), "num_warps": w}
-                _, terms, unary, q = _crf_terms(on_gpu, "deeplab-largefov", "triton")
-                steps = module.TritonSteps(CRF_CLASSES) if padded else module.TritonSteps()
-                if padded:
-                    wide = module.stride(CRF_CLASSES) - CRF_CLASSES
-                    unary = torch.nn.functional.pad(unary, (0, wide), value=-1e4)
-                    q = torch.softmax(unary, 1)
-                for term in terms:
-                    term.steps = steps
-                row = {"kernels": name, "block": block, "warps": warps}
-                term, rows = terms[1], steps.splat(terms[1].lattice, q)
-                row["splat_us"] = round(1000 * gpu_ms(lambda: steps.splat(term.lattice, q), 30), 1)
-                row["blur_us"] = round(1000 * gpu_ms(lambda: steps.blur(term.lattice, rows), 30), 1)
-                row["slice_us"] = round(1000 * gpu_ms(lambda: steps.slice(term.lattice, rows), 30), 1)
-                stream = torch.cuda.Stream()
-                stream.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(stream):
-                    _crf_loop(steps, terms, unary, q, 2)
-                    stream.synchronize()
-                    graph = torch.cuda.CUDAGraph()
-                    with torch.cuda.graph(graph, stream=stream):
-                        kept = _crf_loop(steps, terms, unary, q)
-                row["loop_as_graph_ms"] = gpu_ms(graph.replay, 20)
-                found = kept[:, :CRF_CLASSES].clone()
-                want = found if want is None else want
-                row["differs_by"] = float(f"{float((found - want).abs().max()):.3g}")
-                part.add("blocks", row)
-                del graph, kept
+    for block, warps in ((32, 4), (16, 2), (16, 4), (64, 4), (64, 8)):
+        with part.step(f"blocks of {block}, {warps} warps"):
+            module._BLOCK = block
+            module._shape = lambda rows, w=warps: {**shape(rows), "BLOCK": module._BLOCK, "num_warps": w}
+            steps, terms, unary, q = _crf_terms(on_gpu, "deeplab-largefov", "triton")
+            row = {"block": block, "warps": warps}
+            term, rows = terms[1], steps.splat(terms[1].lattice, q)
+            row["splat_us"] = round(1000 * gpu_ms(lambda: steps.splat(term.lattice, q), 30), 1)
+            row["blur_us"] = round(1000 * gpu_ms(lambda: steps.blur(term.lattice, rows), 30), 1)
+            row["slice_us"] = round(1000 * gpu_ms(lambda: steps.slice(term.lattice, rows), 30), 1)
+            loop = record(functools.partial(_crf_loop, steps, terms, unary, q), torch.cuda.Stream())
+            row["loop_as_graph_ms"] = gpu_ms(loop.replay, 20)
+            found = loop.replay()[:, :CRF_CLASSES].clone()
+            want = found if want is None else want
+            row["differs_by"] = float(f"{float((found - want).abs().max()):.3g}")
+            part.add("blocks", row)
+            del loop
+    module._shape, module._BLOCK = shape, block_before
 
 
 def tiny_crf() -> None:

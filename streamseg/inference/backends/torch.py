@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,14 +16,14 @@ from streamseg.config import Precision
 from streamseg.errors import EngineError
 from streamseg.inference.backends.base import BaseEngine
 from streamseg.inference.backends.device import Cuda, cuda_device, cuda_missing
+from streamseg.inference.backends.graphed_batches import GraphedBatches, Work
 from streamseg.inference.backends.protocol import BuildSpec, OnProgress
 from streamseg.inference.forms import Array
+from streamseg.runtime.cuda_graphs import record
 from streamseg.types import F32
 
 if TYPE_CHECKING:
     import torch
-
-MOST_GRAPHS = 8  # kept for the shapes used last; each holds its own intermediate results
 
 
 class TorchBackend:
@@ -95,15 +94,6 @@ def keep_fp32(precision: Precision) -> None:
         torch.backends.cudnn.allow_tf32 = False
 
 
-class _Recorded(NamedTuple):
-    """One shape's CUDA graph and the tensors it reads and writes."""
-
-    graph: Any
-    image: torch.Tensor  # on the GPU
-    logits: torch.Tensor  # on the GPU
-    answer: torch.Tensor  # in pinned memory
-
-
 class TorchBased(BaseEngine):
     """An engine whose tensors are torch's, on "cpu" or "cuda".
 
@@ -135,57 +125,38 @@ class TorchEngine(TorchBased):
             GraphModule(spec.graph(), torch_dtype(spec.precision), spec.engine.output_name).eval().to(device)
         )
         self._module: Any = module.to(memory_format=self._torch.channels_last)
-        self._recorded: OrderedDict[tuple[int, ...], _Recorded] = OrderedDict()
+        self._batches: GraphedBatches | None = None
+        if device == "cuda":
+            self._torch.backends.cudnn.benchmark = True
+            self._pool: Any = self._torch.cuda.graph_pool_handle()
+            self._batches = GraphedBatches(self._prepared, spec.shapes.largest[0])
 
     def on_device(self, batch: torch.Tensor) -> torch.Tensor:
         """See TensorEngine."""
         with self._running(batch), self._torch.inference_mode():
-            if self._device == "cpu":
-                return self._module(batch).contiguous()  # type: ignore[no-any-return]
-            logits = self._replayed(batch).logits.clone()  # its memory is written again
-            self._torch.cuda.current_stream().synchronize()
-            return logits
+            if self._batches is not None:
+                return self._batches.on_device(batch)
+            return self._module(batch).contiguous()  # type: ignore[no-any-return]
 
     def _run(self, feed: Array) -> F32:
-        tensor = self._torch.from_numpy(feed)
         with self._torch.inference_mode():  # as on_device(), which may have recorded the shape
-            if self._device == "cpu":
-                return np.ascontiguousarray(self._module(tensor).numpy(), np.float32)
-            recorded = self._replayed(tensor)
-            recorded.answer.copy_(recorded.logits, non_blocking=True)
-        self._torch.cuda.current_stream().synchronize()
-        return np.array(recorded.answer.numpy(), np.float32)  # its memory is written again
+            if self._batches is not None:
+                return self._batches.run(feed)
+            return np.ascontiguousarray(self._module(self._torch.from_numpy(feed)).numpy(), np.float32)
 
     def _release(self) -> None:
         self._module = None
-        self._recorded.clear()
+        if self._batches is not None:
+            self._batches.close()
 
-    def _replayed(self, feed: torch.Tensor) -> _Recorded:
-        """Run a batch from the host or the device by its shape's recording, which soon holds the logits."""
-        shape = tuple(feed.shape)
-        recorded = self._recorded.get(shape) or self._record(feed)
-        self._recorded.move_to_end(shape)
-        recorded.image.copy_(feed)
-        recorded.graph.replay()
-        return recorded
-
-    def _record(self, feed: torch.Tensor) -> _Recorded:
-        """Run a shape three times, for cuDNN to choose its kernels, then record it."""
+    def _prepared(self, shape: tuple[int, ...], dtype: torch.dtype) -> Work:
+        """Record a shape; cuDNN chooses its kernels in the runs before."""
         torch = self._torch
-        while len(self._recorded) >= MOST_GRAPHS:
-            self._recorded.popitem(last=False)
-        torch.backends.cudnn.benchmark = True
-        image = feed.to("cuda", copy=True)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.inference_mode(), torch.cuda.stream(stream):
-            for _ in range(3):
-                self._module(image)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # "thread_local": other threads may use the GPU during the recording.
-        with torch.inference_mode(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            logits = self._module(image).contiguous()
-        answer = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
-        made = self._recorded[tuple(feed.shape)] = _Recorded(graph, image, logits, answer)
-        return made
+        image = torch.zeros(shape, dtype=dtype, device="cuda")
+        return recorded_work(self._module, image, torch.cuda.current_stream(), self._pool)
+
+
+def recorded_work(module: Any, image: torch.Tensor, stream: Any, pool: Any) -> Work:
+    """A module's run on one tensor as a CUDA graph."""
+    graph = record(lambda: module(image).contiguous(), stream, pool)
+    return Work(image, graph.result, graph.replay)
