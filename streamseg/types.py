@@ -150,6 +150,19 @@ class Stamped:
         return replace(self, stamp=replace(self.stamp, **changes))
 
 
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class EngineKey:
+    """Stands for one engine that serves, in the frames that it is to run on; compared by identity.
+
+    When the engine of a name becomes another one, that is another key.
+    """
+
+    name: str = "default"  # as a stream's setting `engine` has it
+
+
+DEFAULT_ENGINE = EngineKey()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameSettings:
     """The settings of a live stream that matter behind its source; each of its frames refers to them.
@@ -163,6 +176,7 @@ class FrameSettings:
     hwaccel: str = "none"
     zones: Mapping[str, ZoneConfig] = field(default_factory=dict)
     events: Mapping[str, EventConfig] = field(default_factory=dict)
+    engine: EngineKey = DEFAULT_ENGINE
     removed: threading.Event = field(default_factory=threading.Event)  # set: the stream was removed
     labels: LabelsConfig | None = None  # the stream's own
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 TINY_CLASSES = {"other": (60, 60, 60), "red": (220, 40, 40), "green": (40, 200, 40), "blue": (40, 60, 220)}
@@ -33,6 +34,23 @@ def write_tiny_engine(folder: Path, *, name: str = "tiny", gain: float = 1 / 32)
         file="tiny.onnx",
         network="threshold",
         label_set="tiny-4",
+        input_size=(48, 64),
+        output_stride=TINY_STRIDE,
+    )
+
+
+def write_constant_engine(folder: Path, classes: int, *, label_set: str = "") -> Path:
+    """An engine of so many classes that labels every pixel with the last one; its label set is of-CLASSES."""
+    weight = np.zeros((classes, 3), np.float32)
+    bias = np.arange(classes, dtype=np.float32)
+    return write_engine(
+        folder,
+        _threshold_graph(weight, bias),
+        {f"c{i}": (i, i, 255 - i) for i in range(classes)},
+        name=folder.name,
+        file="constant.onnx",
+        network="constant",
+        label_set=label_set or f"of-{classes}",
         input_size=(48, 64),
         output_stride=TINY_STRIDE,
     )
@@ -80,12 +98,17 @@ sha256 = "{hashlib.sha256(graph).hexdigest()}"
 
 def _graph(gain: float) -> bytes:
     """uint8 RGB (N, H, W, 3) → logits (N, 4, H/4, W/4): how far one channel lies above the other two."""
-    import onnx  # only where tests are run
-    from onnx import TensorProto, helper, numpy_helper
-
     # (classes, channels); "other" is a constant that grey stays below and a clear colour exceeds.
     weight = np.array([[0, 0, 0], [1, -0.5, -0.5], [-0.5, 1, -0.5], [-0.5, -0.5, 1]], np.float32) * gain
     bias = np.array([64, 0, 0, 0], np.float32) * gain
+    return _threshold_graph(weight, bias)
+
+
+def _threshold_graph(weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> bytes:
+    """uint8 RGB (N, H, W, 3) → logits (N, C, H/4, W/4): weight (C, 3) times the mean level, plus bias."""
+    import onnx  # only where tests are run
+    from onnx import TensorProto, helper, numpy_helper
+
     nodes = [
         helper.make_node("Cast", ["rgb"], ["levels"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["levels"], ["planes"], perm=[0, 3, 1, 2]),
@@ -102,7 +125,7 @@ def _graph(gain: float) -> bytes:
         nodes,
         "threshold",
         [helper.make_tensor_value_info("rgb", TensorProto.UINT8, ["n", "h", "w", 3])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 4, None, None])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", len(bias), None, None])],
         [
             numpy_helper.from_array(weight[:, :, None, None], "weight"),
             numpy_helper.from_array(bias, "bias"),

@@ -24,7 +24,7 @@ from streamseg.runtime.drawing import Console, safe_text
 from streamseg.runtime.files import write_file
 from streamseg.runtime.terminal import echo, echo_document
 from streamseg.types import IGNORE, LabelSet, Mask
-from streamseg.wire.control import LOG_LEVELS, LogLevel, Status
+from streamseg.wire.control import LOG_LEVELS, EngineStatus, LogLevel, Status
 from streamseg.wire.status import StreamStatus
 
 WIDE = 120  # columns that the whole table needs
@@ -107,7 +107,7 @@ def status(connect: _Connection, as_json: bool) -> None:
 @click.option("--source", required=True, help="A file, /dev/videoN or an address.")
 @options_from(
     StreamConfig, "password_file", "realtime", "loop", "max_fps", "max_age_ms", "timeout_s", "rtsp_transport",
-    "retry_at_start", "mask_size",
+    "retry_at_start", "mask_size", "engine",
 )  # fmt: skip
 @click.pass_obj
 def add(connect: _Connection, /, stream: str, source: str, **options: Any) -> None:
@@ -138,6 +138,20 @@ _stream_command(ControlClient.keyframe, "Send the stream's next frame to the CRF
 
 command.add_command(zones)
 command.add_command(events)
+
+
+@command.command()
+@click.argument("stream")
+@click.argument("name")
+@click.pass_obj
+def engine(connect: _Connection, stream: str, name: str) -> None:
+    """Run a stream on another network, until the daemon reloads its configuration or ends.
+
+    NAME: a section [engines.NAME], default for [engine], or an engine's name. It is loaded and run first, and
+    the stream goes on meanwhile; where that fails, nothing changes.
+    """
+    with connect() as daemon:
+        daemon.engine(stream, name)
 
 
 @command.command()
@@ -211,8 +225,7 @@ def _about(status: Status) -> Text:
         f"{status.name}: {status.state} for {hours} h {minutes:02} min, process {status.pid}, "
         f"streamseg {status.streamseg}, {status.memory_bytes / 2**20:.0f} MiB"
         + (f", runs {status.config}" if status.config else ""),
-        f"engine {status.engine.id} on {status.engine.device or '?'}: {status.engine.state}"
-        + (f", {status.engine.text}" if status.engine.text else ""),
+        *(_engine_line(engine) for engine in status.engines.values() or (status.engine,)),
     ]
     if publisher is not None:
         lines.append(
@@ -222,6 +235,15 @@ def _about(status: Status) -> Text:
     if status.crf_restarts or status.web_restarts:
         lines.append(f"restarts: CRF {status.crf_restarts}, console {status.web_restarts}")
     return Text("\n").join(map(safe_text, lines))
+
+
+def _engine_line(engine: EngineStatus) -> str:
+    """What a network runs on; with its name, if it is not [engine]."""
+    name = "" if engine.name == "default" else f" {engine.name}:"
+    share = f", {engine.replicas} replicas" if engine.replicas > 1 else ""
+    share += f", {engine.threads} threads" if engine.threads > 1 else ", 1 thread" if engine.threads else ""
+    text = f", {engine.text}" if engine.text else ""
+    return f"engine{name} {engine.id} on {engine.device or '?'}{share}: {engine.state}{text}"
 
 
 def _table(streams: dict[str, StreamStatus], *, narrow: bool) -> Table:

@@ -36,6 +36,7 @@ from streamseg.wire.control import (
     Request,
     ResumeStream,
     SegmentPicture,
+    SetEngine,
     SetLogLevel,
     SetZones,
     Snapshot,
@@ -102,7 +103,7 @@ class ControlClient:
 
     def add(self, stream: str, **settings: Any) -> None:
         """Add a stream; the settings are those of [streams.NAME], and source is required."""
-        self._ask(AddStream(stream=stream, settings=settings), Done)
+        self._ask(AddStream(stream=stream, settings=settings), Done, loads=True)
 
     def remove(self, stream: str) -> None:
         """End a stream and forget it."""
@@ -120,9 +121,13 @@ class ControlClient:
         """Send the stream's next frame to the CRF."""
         self._ask(ForceKeyframe(stream=stream), Done)
 
+    def engine(self, stream: str, engine: str) -> None:
+        """Run a stream on another network; returns when that serves. One that fails changes nothing."""
+        self._ask(SetEngine(stream=stream, engine=engine), Done, loads=True)
+
     def reload(self) -> Reloaded:
         """Read the configuration again; what changed. A bad one raises, and changes nothing."""
-        return self._ask(Reload(), Reloaded)
+        return self._ask(Reload(), Reloaded, loads=True)
 
     def log_level(self, level: LogLevel) -> None:
         """Log from this severity on."""
@@ -172,7 +177,8 @@ class ControlClient:
         )
         return self._ask(request, Zones)
 
-    def _ask(self, request: Request, expected: type[R]) -> R:
+    def _ask(self, request: Request, expected: type[R], *, loads: bool = False) -> R:
+        """loads: the answer may come after a network was loaded; wait for as long as the daemon lives."""
         request = msgspec.structs.replace(request, id=next(self._ids), remote=self._remote)
         deadline_s = time.monotonic() + self._timeout_s
         self._loop.poll(0)  # it may have been lost meanwhile
@@ -180,11 +186,21 @@ class ControlClient:
         connection = self._answers.connection
         if connection is None or not connection.send([encode(request)]):
             raise self._silence()
-        while (left_s := deadline_s - time.monotonic()) > 0:
+        lives = False  # whether anything came since it was last asked for
+        if loads:
+            connection.send([encode(GetStatus())])
+        while True:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                if not (loads and lives and connection.send([encode(GetStatus())])):
+                    raise self._silence()
+                lives, deadline_s = False, time.monotonic() + self._timeout_s
+                continue
             if not self._answers.waiting:
                 self._loop.poll(left_s * 1000 + 1)
                 continue
             reply = parse_reply(self._answers.waiting.popleft())
+            lives = True
             if reply.id != request.id:  # to a request that was given up
                 continue
             if isinstance(reply, Failed):
@@ -192,7 +208,6 @@ class ControlClient:
             if not isinstance(reply, expected):
                 raise ControlError("malformed", f"{self.endpoint}: answered with {type(reply).__name__}")
             return reply
-        raise self._silence()
 
     def _silence(self) -> ControlError:
         """The error for no answer, with the reason where the connection shows one."""

@@ -16,6 +16,7 @@ from streamseg.config import Config, Settings, bare_type, describe, settings_fie
 
 _EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
     "streams": ("gate", {"source": "rtsp://10.0.0.7/h264"}),
+    "engines": ("fine", {"name": "camvid-slim"}),
     "zones": ("ramp", {"polygon": [[0.1, 0.5], [0.9, 0.5], [0.9, 1.0], [0.1, 1.0]]}),
     "events": ("flood", {"zone": "ramp", "classes": ["water"], "above": 0.3}),
 }

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.config.analytics import EventConfig, ZoneConfig, answer_conflicts
-from streamseg.config.engines import EngineConfig
+from streamseg.config.engines import EngineConfig, section_conflicts
 from streamseg.config.redact import remember
 from streamseg.config.refinement import RefinementConfig
 from streamseg.config.security import access_problems, is_local
@@ -30,7 +30,7 @@ class StreamConfig(Settings, frozen=True):
         Meta(
             min_length=1,
             description="A file, /dev/videoN, rtsp(s)://, http(s):// (HLS too), udp:// or rtmp://; "
-            "demo: is a clip that comes with streamseg.",
+            "demo: is a clip that comes with streamseg; stream:NAME takes another stream's decoded frames.",
         ),
     ]
     password_file: Annotated[
@@ -73,6 +73,14 @@ class StreamConfig(Settings, frozen=True):
         Literal["frame", "input"],
         Meta(description="Size of the masks: the frame's own, or the network input's."),
     ] = "frame"
+    engine: Annotated[
+        str,
+        Meta(
+            max_length=4096,
+            description="The network that its frames are run on: a section [engines.NAME], or an engine's "
+            "name; unset: [engine].",
+        ),
+    ] = ""
     zones: Annotated[dict[Name, ZoneConfig], Meta(description="Parts of the picture, by name.")] = (
         msgspec.field(default_factory=dict)
     )
@@ -204,8 +212,14 @@ class Config(Settings, frozen=True):
         msgspec.field(default_factory=dict)
     )
     engine: EngineConfig = EngineConfig()
+    engines: Annotated[
+        dict[Name, EngineConfig], Meta(description="More networks, by the name that a stream's `engine` has.")
+    ] = msgspec.field(default_factory=dict)
     publish: PublishConfig = PublishConfig()
     control: ControlConfig = ControlConfig()
     refinement: RefinementConfig = RefinementConfig()
     web: WebConfig = WebConfig()
     log: LogConfig = LogConfig()
+
+    def conflicts(self) -> Iterator[str]:
+        yield from section_conflicts(self.engines)

@@ -8,18 +8,19 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 
-from streamseg.config import Config
+from streamseg.config import Config, EngineConfig
+from streamseg.config.sharing import sharing_problems
 from streamseg.daemon.background import Background
 from streamseg.daemon.control import ControlServer
+from streamseg.daemon.engines import Engines, Loaded, wanted_engines
 from streamseg.daemon.kept_zones import KeptZones
-from streamseg.daemon.loading import Loading
 from streamseg.daemon.machine import (
     WallClock,
     failed_inside,
@@ -42,8 +43,6 @@ from streamseg.daemon.status import (
 from streamseg.daemon.systemd import Service
 from streamseg.daemon.web import WebProcess, console_of, mask_endpoints
 from streamseg.errors import ConfigError, ControlError, StreamsegError
-from streamseg.inference.engine import Engine, EngineInfo
-from streamseg.inference.plans.hot_swap import Upgrade
 from streamseg.live.pipeline import Pipeline
 from streamseg.net.control_sockets import PrivateSocket
 from streamseg.publish import Publisher
@@ -54,11 +53,11 @@ from streamseg.wire.control import (
     AnyReply,
     AnyRequest,
     Done,
-    EngineState,
     EngineStatus,
     GetSnapshot,
     GetStatus,
     Reload,
+    RemoveStream,
     SegmentPicture,
     SetLogLevel,
     SetZones,
@@ -84,7 +83,6 @@ class Daemon:
         self.ready = threading.Event()
         self.endpoint = ""  # where masks are published, once ready (a port 0 is filled in)
         self.own_keys: tuple[bytes, bytes] | None = None  # for subscribers in this process; see Publisher
-        self.engine = EngineStatus(id=f"{config.engine.name}/{config.engine.precision}")
         self.pipeline: Pipeline | None = None
         self.publisher: Publisher | None = None
         self.control: ControlServer | None = None
@@ -99,10 +97,12 @@ class Daemon:
         self._background = Background("operate")  # what changes something: it may wait for files
         self._kept: KeptZones | None = None  # from the start of run()
         self._marks = ZoneMarks()
+        self._loader = Background("exchange")  # what may have to load a network first
         self._operations: Operations | None = None  # from when the pipeline runs
         self._asked = threading.Event()  # to end, by stop()
         self._stopping = threading.Event()
         self._reload_requested = threading.Event()
+        self._engines = Engines(config.engine, config.engines, self._stopping)
 
     def run(self) -> None:
         """Run until every stream has ended, SIGINT or SIGTERM comes, or something inside fails.
@@ -121,6 +121,9 @@ class Daemon:
 
     def _run(self, owned: contextlib.ExitStack) -> None:
         log.info("machine: %s", resources())
+        if problems := list(sharing_problems(self.config.streams)):
+            raise ConfigError(*problems)
+        wanted = wanted_engines(self.config.streams, self.config.engine, self.config.engines)
         fitted, warning = fit_connections(self.config, file_limit())
         if warning:
             log.warning("%s", warning)
@@ -130,17 +133,21 @@ class Daemon:
         self.config = msgspec.structs.replace(self.config, streams=kept.over(self.config.streams))
         self._open_control(owned)
         self._start_web(owned)
-        engines = self._load(owned)
-        if not engines:
+        made = self._load(owned, wanted)
+        if not made:
             return
-        publisher = Publisher(fitted.publish, [engines[0].info.spec.labels])
+        publisher = Publisher(fitted.publish, [one.served.first.info.labels for one in made.values()])
         self.publisher = owned.enter_context(publisher)
         self.endpoint = publisher.endpoint
         self.own_keys = publisher.own_keys
         log.info("publishing on %s", self.endpoint)
         if self.web is not None:
             self.web.connect(mask_endpoints(publisher))
-        pipeline = self.pipeline = Pipeline(self.config, engines, publisher)
+        pipeline = self.pipeline = Pipeline(self.config, publisher, self._engines.key)
+        for loaded in made.values():
+            pipeline.prepare(loaded.served)
+        self._engines.serve(made, pipeline)
+        self._engines.log_shares()
         self._supervise(pipeline, publisher, kept)
 
     def stop(self) -> None:
@@ -171,7 +178,14 @@ class Daemon:
         if isinstance(request, Reload):
             return operations.reload()
         operations.change(request, local)
+        if isinstance(request, RemoveStream):
+            self._loader.offer(operations.settle)
         return Done()
+
+    @property
+    def engine(self) -> EngineStatus:
+        """The network of [engine], or the first one."""
+        return self._engines.status()
 
     def status(self) -> Status:
         pipeline, publisher, web = self.pipeline, self.publisher, self.web
@@ -202,6 +216,7 @@ class Daemon:
             crf_restarts=pipeline.stats.crf_restarts if pipeline is not None else 0,
             web_restarts=web.restarts if web is not None else 0,
             engine=self.engine,
+            engines=self._engines.statuses(),
             publisher=publisher_status(publisher) if publisher is not None else None,
             control=control_status(self.control),
             streams=streams,
@@ -223,7 +238,9 @@ class Daemon:
         """Answer control requests from now until the end."""
         private = owned.enter_context(contextlib.closing(PrivateSocket()))
         self.name, self.private_endpoint = private.name, private.endpoint
-        server = ControlServer(self.config.control, self.private_endpoint, self.answer, self._background)
+        server = ControlServer(
+            self.config.control, self.private_endpoint, self.answer, self._background, self._loader
+        )
         self.control = owned.enter_context(server)
         if self.config.control.endpoint:
             log.info("control: also on %s", server.endpoint)
@@ -235,39 +252,30 @@ class Daemon:
             self.web.start()
             owned.callback(self.web.close)
 
-    def _load(self, owned: contextlib.ExitStack) -> Sequence[Engine]:
-        """Get the engines of all replicas ready; empty when stopped meanwhile."""
-        loading = Loading(self.config.engine)
-        with self._service.busy(f"loading the engine {self.config.engine.name}"):
-            engines = loading.wait(self._stopping)
-        self.abandoned = loading.abandoned
-        if not engines:
-            return []
+    def _load(self, owned: contextlib.ExitStack, wanted: Mapping[str, EngineConfig]) -> Mapping[str, Loaded]:
+        """Get the engines ready that the streams need; empty when stopped meanwhile."""
+        owned.callback(self._close_engines)
+        names = ", ".join(dict.fromkeys(config.name for config in wanted.values()))
+        with self._service.busy(f"loading the engine{'s' if len(wanted) > 1 else ''} {names}"):
+            try:
+                return self._engines.load(wanted)
+            except ControlError:  # it was asked to stop
+                return {}
+            finally:
+                self.abandoned = self._engines.abandoned
 
-        def on_engine(state: EngineState, text: str, info: EngineInfo) -> None:
-            self.engine = EngineStatus(id=info.id, device=info.device, state=state, text=text)
-
-        on_engine("running", "", engines[0].info)
-        upgrade = None
-        if loading.to_build is not None:
-            upgrade = Upgrade(loading.to_build, engines, on_engine)
-            engines = [*upgrade.engines]
-        for engine in engines:
-            owned.callback(engine.close)
-        if upgrade is not None:
-            upgrade.start()
-            owned.callback(self._end_upgrade, upgrade)
-        return engines
-
-    def _end_upgrade(self, upgrade: Upgrade) -> None:
-        self.abandoned = not upgrade.stop() or self.abandoned
+    def _close_engines(self) -> None:
+        self._engines.close()
+        self.abandoned = self.abandoned or self._engines.abandoned
 
     def _supervise(self, pipeline: Pipeline, publisher: Publisher, kept: KeptZones) -> None:
         report = Report(pipeline.stats, time.monotonic())
         clock = WallClock()
         try:
             pipeline.start()
-            self._operations = Operations(self.config, self.path, pipeline, publisher, self._service, kept)
+            self._operations = Operations(
+                self.config, self.path, pipeline, publisher, self._service, kept, self._engines
+            )
             self.ready.set()
             self._service.ready(pipeline.stats)
             now_s = time.monotonic()
@@ -276,7 +284,7 @@ class Daemon:
                 publisher.check()
                 if self.control is not None:
                     self.control.check()
-                if self._reload_requested.is_set() and self._background.offer(
+                if self._reload_requested.is_set() and self._loader.offer(
                     partial(self._reload, self._operations)
                 ):
                     self._reload_requested.clear()
@@ -309,7 +317,7 @@ class Daemon:
             error = pipeline.errors[0]
             if isinstance(error, StreamsegError):
                 raise error
-            raise StreamsegError(failed_inside(error, self.engine.id)) from error
+            raise StreamsegError(failed_inside(error, pipeline.failed_engine or self.engine.id)) from error
 
     def _reload(self, operations: Operations) -> None:
         try:

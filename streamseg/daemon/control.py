@@ -20,12 +20,15 @@ from streamseg.net.io import Outgoing
 from streamseg.net.server import Client, Server
 from streamseg.net.socket_thread import SocketThread
 from streamseg.wire.control import (
+    AddStream,
     AnyReply,
     AnyRequest,
     Failed,
     GetSnapshot,
     GetStatus,
+    Reload,
     SegmentPicture,
+    SetEngine,
     SetLogLevel,
     encode,
     id_of,
@@ -62,9 +65,17 @@ class ControlServer:
     """
 
     def __init__(
-        self, config: ControlConfig, private: str, answer: Answer, background: Background | None = None
+        self,
+        config: ControlConfig,
+        private: str,
+        answer: Answer,
+        background: Background | None = None,
+        loader: Background | None = None,
     ) -> None:
-        """private: an ipc endpoint in a folder that only our user may enter; empty for none."""
+        """private: an ipc endpoint in a folder that only our user may enter; empty for none.
+
+        loader: for what may have to load a network first; unset, it is done in the background like the rest.
+        """
         self.endpoint = ""  # of control.endpoint, where it really is; the private one where that is not set
         self.stats = ControlStats()
         self._config = config
@@ -72,6 +83,7 @@ class ControlServer:
         self._answer = answer
         self._background = background or Background("operate")
         self._pictures = Background("picture")  # each waits for the network, and no change waits for it
+        self._loader = loader or self._background
         self._thread = SocketThread("control", self._serve, _explain)
 
     def __enter__(self) -> ControlServer:
@@ -142,7 +154,11 @@ class ControlServer:
             done = reply()
             self._thread.loop.call(lambda: self._send_later(client, envelope, done))
 
-        waits_for = self._pictures if isinstance(request, SegmentPicture) else self._background
+        waits_for = self._background
+        if isinstance(request, SegmentPicture):
+            waits_for = self._pictures
+        elif isinstance(request, AddStream | SetEngine | Reload):
+            waits_for = self._loader
         if waits_for.offer(work):
             return True
         busy = ControlError("failed", "too many changes wait to be made; try again later")

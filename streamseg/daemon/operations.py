@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import msgspec
 import numpy as np
 
 from streamseg.config import Config, StreamConfig, build_settings, load_config
+from streamseg.config.sharing import shared_with
 from streamseg.config.tables import checked_tables, tables_of
+from streamseg.daemon.engines import Engines, Loaded, wanted_engines
 from streamseg.daemon.kept_zones import KeptZones
 from streamseg.daemon.reload import Change, check_sources, plan_change
-from streamseg.daemon.remote import check_remote
+from streamseg.daemon.remote import check_remote, check_remote_engine
 from streamseg.daemon.systemd import Service
-from streamseg.errors import ConfigError, ControlError
+from streamseg.errors import ConfigError, ControlError, EngineError
 from streamseg.inference.scaling import labels_of
 from streamseg.live.pipeline import Pipeline
 from streamseg.publish import Publisher
@@ -34,6 +37,7 @@ from streamseg.wire.control import (
     RemoveStream,
     ResumeStream,
     SegmentPicture,
+    SetEngine,
     SetZones,
     Snapshot,
     Zones,
@@ -44,7 +48,7 @@ log = logging.getLogger(__name__)
 MAX_STREAMS = 1024
 PICTURE_WITHIN_S = 10.0  # that the network answers
 
-StreamRequest = AddStream | RemoveStream | PauseStream | ResumeStream | ForceKeyframe
+StreamRequest = AddStream | RemoveStream | PauseStream | ResumeStream | ForceKeyframe | SetEngine
 
 
 class Operations:
@@ -54,9 +58,15 @@ class Operations:
     """
 
     def __init__(
-        self, config: Config, path: Path | None, pipeline: Pipeline, publisher: Publisher, service: Service,
+        self,
+        config: Config,
+        path: Path | None,
+        pipeline: Pipeline,
+        publisher: Publisher,
+        service: Service,
         kept: KeptZones,
-    ) -> None:  # fmt: skip
+        engines: Engines,
+    ) -> None:
         """path: of the file that reload() reads; None where there is none."""
         self._config = config
         self._path = path
@@ -64,6 +74,7 @@ class Operations:
         self._publisher = publisher
         self._service = service
         self._kept = kept
+        self._engines = engines
         self._changing = threading.Lock()  # guards _config and _kept, and that changes do not mix
 
     def change(self, request: StreamRequest, local: bool) -> None:
@@ -72,14 +83,12 @@ class Operations:
         Raises StreamsegError.
         """
         name = request.stream
+        if isinstance(request, AddStream | SetEngine):
+            self._change_engine(request, local)
+            return
         with self._changing:
-            if isinstance(request, AddStream):
-                settings = self._settings_of(request, local)
-                if name not in self._pipeline.streams:
-                    settings = self._kept.over({name: settings})[name]
-                self._pipeline.streams.add({name: settings})
-                done = "added"
-            elif isinstance(request, RemoveStream):
+            if isinstance(request, RemoveStream):
+                self._check_removable(name)
                 self._pipeline.remove(name)
                 self._kept.forget(name)
                 done = "removed"
@@ -128,18 +137,29 @@ class Operations:
         """Apply what the file says now; raises with every reason why not, and changes nothing then."""
         if self._path is None:
             raise ControlError("no file", "reload: this daemon was started without a configuration file")
-        with self._changing, self._service.reloading():
+        with self._engines.changing, self._service.reloading():
             try:
                 new = load_config(self._path)
                 check_sources(new.streams)
-                new = msgspec.structs.replace(new, streams=self._kept.over(new.streams))
-            except ConfigError as error:
-                for problem in error.problems:
+                wanted = wanted_engines(new.streams, new.engine, new.engines)
+                made = self._engines.load(wanted, self._pipeline)
+            except (ConfigError, EngineError) as error:
+                problems = error.problems if isinstance(error, ConfigError) else (str(error),)
+                for problem in problems:
                     log.error("reload refused: %s", problem)
                 log.error("reload refused: the previous configuration stays in force")
-                self._service.set_status(f"reload refused: {error.problems[0]}")
-                raise
-            return self._apply(plan_change(self._config, self._pipeline.streams.configs(), new))
+                self._service.set_status(f"reload refused: {problems[0]}")
+                raise ConfigError(*problems) from error
+            with self._changing:
+                new = msgspec.structs.replace(new, streams=self._kept.over(new.streams))
+                change = plan_change(self._config, self._pipeline.streams.configs(), new)
+                done = self._apply(change, made)
+            self._engines.settle(self._pipeline)
+        return done
+
+    def settle(self) -> None:
+        """After a stream was removed: close what no stream uses any more."""
+        self._engines.settle(self._pipeline)
 
     def snapshot(self, request: GetSnapshot) -> Snapshot:
         """The last mask of a stream; raises ControlError where there is none."""
@@ -176,20 +196,72 @@ class Operations:
         kind: Kind = "mask" if confidence is None else "mask+confidence"
         return Snapshot(messages=[encode_labels(logits.label_set), encode_mask(mask, "zstd", kind=kind)])
 
-    def _settings_of(self, request: AddStream, local: bool) -> StreamConfig:
+    def _change_engine(self, request: AddStream | SetEngine, local: bool) -> None:
+        """Add a stream, or run one on another engine, which is loaded first while the others go on."""
+        name, streams = request.stream, self._pipeline.streams
+        with self._engines.changing:
+            with self._changing:
+                config, own = self._settings_of(request, local), self._config
+                present = {**streams.configs(), name: config}
+                wanted = wanted_engines(present, own.engine, own.engines)
+            try:
+                made = self._engines.load(wanted, self._pipeline)
+            except EngineError as error:
+                log.warning("%s: nothing has changed: %s", name, error)
+                raise ControlError("bad settings", str(error)) from error
+            try:
+                with self._changing:
+                    self._engines.serve(made, self._pipeline)
+                    if isinstance(request, AddStream):
+                        streams.add(self._kept.over({name: config}))
+                    else:
+                        now = streams.config(name)  # its zones may have been set meanwhile
+                        streams.change(name, msgspec.structs.replace(now, engine=request.engine))
+            finally:
+                self._engines.settle(self._pipeline)
+        if isinstance(request, AddStream):
+            log.info("%s: added on request", name)
+        else:
+            log.info("%s: runs on engine %s on request", name, request.engine)
+
+    def _check_removable(self, name: str) -> None:
+        takers = [other for other, c in self._pipeline.streams.configs().items() if shared_with(c) == name]
+        if takers:
+            others = ", ".join(takers)
+            raise ControlError("bad state", f"{name}: its frames go to {others}, too; remove {others} first")
+
+    def _settings_of(self, request: AddStream | SetEngine, local: bool) -> StreamConfig:
+        """The settings that a stream is to have."""
+        name, streams = request.stream, self._pipeline.streams
+        if isinstance(request, SetEngine):
+            settings = streams.config(name)
+            if not local:
+                check_remote_engine(name, request.engine, self._config.engines)
+            return msgspec.structs.replace(settings, engine=request.engine)
+        if name in streams:
+            raise ControlError("stream exists", f"{name}: exists already; remove it first")
         tree = {"streams": {request.stream: request.settings}}
         config = build_settings(Config, tree)
         if not local:
-            check_remote(request.stream, config.streams[request.stream], self._config.streams.values())
-        check_sources(config.streams)
+            wanted = config.streams[request.stream]
+            check_remote(request.stream, wanted, self._config.streams.values())
+            check_remote_engine(request.stream, wanted.engine, self._config.engines)
+        check_sources(config.streams, streams.configs())
         if len(self._pipeline.streams.configs()) >= MAX_STREAMS:
             raise ControlError("bad state", f"{request.stream}: there are {MAX_STREAMS} streams already")
         return config.streams[request.stream]
 
-    def _apply(self, change: Change) -> Reloaded:
+    def _apply(self, change: Change, made: Mapping[str, Loaded]) -> Reloaded:
         pipeline, restarted = self._pipeline, []
         if any(key.startswith("refinement.") for key in change.applied):
-            pipeline.refinement.apply(change.config.refinement)  # first: it may refuse
+            try:
+                pipeline.refinement.apply(change.config.refinement)  # first: it may refuse
+            except ConfigError:
+                for loaded in made.values():
+                    loaded.close()
+                raise
+        self._engines.configure(change.config.engine, change.config.engines)
+        self._engines.serve(made, pipeline)
         for name in change.removed:
             pipeline.remove(name)
         for name, config in change.changed.items():

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import msgspec
 
-from streamseg.config import Config, FusionConfig, Settings, StreamConfig
+from streamseg.config import Config, EngineConfig, FusionConfig, Settings, StreamConfig
+from streamseg.config.sharing import sharing_problems
 from streamseg.errors import ConfigError, SourceError
 from streamseg.sources.target import target_of
 
@@ -20,6 +21,7 @@ LIVE = frozenset(
         "log.level",
         *(f"refinement.{key}" for key in ("level", "every", "max_age_s", "timeout_s", "crf.on")),
         *(f"refinement.fusion.{key}" for key in FusionConfig.__struct_fields__),
+        *(f"engine.{key}" for key in EngineConfig.__struct_fields__),
     }
 )
 
@@ -39,15 +41,19 @@ class Change:
 def plan_change(running: Config, streams: Mapping[str, StreamConfig], new: Config) -> Change:
     """Compare the settings in force, and the present streams, with new settings."""
     keys = [key for key in differing(running, new) if not key.startswith("streams")]
-    applied = [key for key in keys if key in LIVE]
+    applied = [key for key in keys if _is_live(key)]
     return Change(
         config=_with_keys(running, new, applied),
         added={name: config for name, config in new.streams.items() if name not in streams},
         removed=[name for name in streams if name not in new.streams],
         changed={n: c for n, c in new.streams.items() if n in streams and streams[n] != c},
         applied=applied,
-        needs_restart=[key for key in keys if key not in LIVE],
+        needs_restart=[key for key in keys if not _is_live(key)],
     )
+
+
+def _is_live(key: str) -> bool:
+    return key in LIVE or key.startswith("engines.")
 
 
 def differing(before: Settings, after: Settings, prefix: str = "") -> Iterator[str]:
@@ -56,13 +62,18 @@ def differing(before: Settings, after: Settings, prefix: str = "") -> Iterator[s
         one, other = getattr(before, name), getattr(after, name)
         if isinstance(one, Settings) and isinstance(other, Settings):
             yield from differing(one, other, f"{prefix}{name}.")
+        elif isinstance(one, dict):
+            names = [*one, *(new for new in other if new not in one)]
+            yield from (f"{prefix}{name}.{key}" for key in names if one.get(key) != other.get(key))
         elif one != other:
             yield prefix + name
 
 
-def check_sources(streams: Mapping[str, StreamConfig]) -> None:
-    """Raise a ConfigError that names each source that can never work."""
-    problems = []
+def check_sources(
+    streams: Mapping[str, StreamConfig], present: Mapping[str, StreamConfig] | None = None
+) -> None:
+    """Raise a ConfigError that names each source that can never work; present: those that there are."""
+    problems = list(sharing_problems(streams, present))
     for name, config in streams.items():
         try:
             target_of(config, name)
@@ -74,8 +85,10 @@ def check_sources(streams: Mapping[str, StreamConfig]) -> None:
 
 def _with_keys(running: Config, new: Config, keys: list[str]) -> Config:
     """The settings in force with these keys, and the streams, of the new ones."""
-    taken = msgspec.structs.replace(running, streams=new.streams)
+    taken = msgspec.structs.replace(running, streams=new.streams, engines=new.engines)
     for key in keys:
+        if key.startswith("engines."):
+            continue
         taken = _with(taken, new, key)
     return taken
 

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from streamseg.config import StreamConfig
+from streamseg.config.engines import DEFAULT
 from streamseg.errors import ControlError, SourceError
+from streamseg.inference.spec import list_engines
 from streamseg.sources import resolve
 from streamseg.sources.target import DEMO, Target
 
@@ -27,7 +29,7 @@ def check_remote(name: str, wanted: StreamConfig, own: Iterable[StreamConfig]) -
         target = resolve(wanted.source)
     except SourceError:  # check_sources says why
         return
-    if target.kind == "network" or wanted.source == DEMO:
+    if target.kind in ("network", "stream") or wanted.source == DEMO:
         return
     configured = [_real(one) for one in map(_target, own) if one is not None and one.kind == target.kind]
     path = _real(target)
@@ -41,6 +43,15 @@ def check_remote(name: str, wanted: StreamConfig, own: Iterable[StreamConfig]) -
     if not known:
         raise _refused(
             name, "source", f"{target.shown} is a {what}; add it there: streamseg ctl add {name} --source …"
+        )
+
+
+def check_remote_engine(name: str, engine: str, sections: Iterable[str]) -> None:
+    """Raise a ControlError for an engine that is named by its folder, and not by a known name."""
+    known = {"", DEFAULT, *sections, *(folder.name for folder, _ in list_engines())}
+    if engine not in known:
+        raise _refused(
+            name, "engine", "may only be a section [engines.NAME] or one of `streamseg engine list` there"
         )
 
 

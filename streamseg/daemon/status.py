@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from streamseg.config import StreamConfig
+from streamseg.config.engines import DEFAULT
 from streamseg.config.redact import redact
 from streamseg.config.tables import tables_of
 from streamseg.daemon.control import ControlServer
@@ -100,6 +101,7 @@ def _stream_status(
         fps=stats.fps(now_s),
         age_ms=stats.age_ms,
         silent_s=stats.silent_s(now_s),
+        engine=config.engine or DEFAULT,
         max_age_ms=config.max_age_ms,
         epoch=stats.epoch,
         decoded=stats.decoded,

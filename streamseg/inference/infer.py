@@ -14,7 +14,7 @@ from streamseg.inference.forms import letterbox_size, listed
 from streamseg.inference.scaling import fit_size, make_batch
 from streamseg.sources.hardware import why_not_on_gpu
 from streamseg.sources.surface import Surface
-from streamseg.types import F32, DeviceLogits, Frame, Geometry, Logits, Size
+from streamseg.types import F32, DeviceLogits, EngineKey, Frame, Geometry, Logits, Size
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +97,11 @@ class FramePlacement:
     a stale answer costs one copy.
     """
 
-    def __init__(self, engine: Engine, needed_on_host: Callable[[str], bool]) -> None:
-        """needed_on_host: whether the CRF or fusion needs a stream's pictures."""
-        self._engine = engine
+    def __init__(
+        self, engine_of: Callable[[EngineKey], Engine | None], needed_on_host: Callable[[Frame], bool]
+    ) -> None:
+        """engine_of: None for one that has ended. needed_on_host: for the CRF or fusion."""
+        self._engine_of = engine_of
         self._needed_on_host = needed_on_host
         self._reasons: dict[str, str] = {}  # last logged, by stream; each is written in its stream's thread
 
@@ -126,8 +128,9 @@ class FramePlacement:
         if not isinstance(frame.picture, Surface):
             kind = frame.settings.hwaccel
             return why_not_on_gpu(kind) or f"{kind} does not decode this stream, or not to 4:2:0"
-        if not accepts_device_frames(self._engine, frame):
-            return f"{self._engine.info.id} reads pictures on the host"
-        if self._needed_on_host(frame.stream):
+        engine = self._engine_of(frame.settings.engine)
+        if engine is None or not accepts_device_frames(engine, frame):
+            return f"{engine.info.id if engine else 'the engine'} reads pictures on the host"
+        if self._needed_on_host(frame):
             return "the CRF or fusion needs them on the host"
         return ""

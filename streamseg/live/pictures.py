@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from streamseg.errors import ControlError
 from streamseg.runtime.mailbox import Closed
-from streamseg.types import U8, Frame, Logits, Stamp
+from streamseg.types import DEFAULT_ENGINE, U8, EngineKey, Frame, FrameSettings, Logits, Stamp
 
 STREAM = "/picture"
 """Beside which no stream has this name. Its frame takes its turn: one, however many streams there are."""
@@ -20,9 +20,17 @@ STREAM = "/picture"
 class Pictures:
     """One picture at a time. segment() may be called from any thread; take() is that of fuse."""
 
-    def __init__(self, submit: Callable[[Frame], None], forget: Callable[[str], None]) -> None:
-        """submit: leaves a frame for the network; forget: takes it back where it still waits."""
-        self._submit, self._forget = submit, forget
+    def __init__(
+        self,
+        submit: Callable[[Frame], None],
+        forget: Callable[[str], None],
+        engine: Callable[[], EngineKey] = lambda: DEFAULT_ENGINE,
+    ) -> None:
+        """submit: leaves a frame for the network; forget: takes it back where it still waits.
+
+        engine: the network that it is run on.
+        """
+        self._submit, self._forget, self._engine = submit, forget, engine
         self._one = threading.Lock()  # guards that one waits
         self._count = 0
         self._answers: queue.SimpleQueue[Logits | None] = queue.SimpleQueue()
@@ -34,7 +42,8 @@ class Pictures:
             self._count += 1
             stamp = Stamp(STREAM, 0, self._count, None, Fraction(1, 1), time.time_ns(), "arrival")
             try:
-                self._submit(Frame(stamp, rgb, time.monotonic_ns()))
+                settings = FrameSettings(engine=self._engine())
+                self._submit(Frame(stamp, rgb, time.monotonic_ns(), settings=settings))
             except Closed:
                 raise ControlError("stopping", "picture: the daemon is stopping") from None
             with contextlib.suppress(queue.Empty):

@@ -1,11 +1,12 @@
 """The live route: streams → frame scheduler → infer → fuse → publish; the CRF, previews, answers beside it.
 
-decode-<stream> threads own their container; infer owns the engine and batches over streams (with replicas
-there are several, each with its own engine, and logits leave in the order in which frames were taken); fuse
-turns logits into labels; refine owns the CRF's process; preview makes JPEGs for subscribers; answers counts
-masks for them and for events; the publisher's thread owns its sockets. Frames are dropped in one place only,
-the frame scheduler, where a live stream's newest frame replaces the one that waits. Behind it every mailbox
-is bounded and waits, so the age of a mask is bounded by the speed of the slowest stage.
+decode-<stream> threads own their container; each engine has an infer thread, which owns it and batches over
+its streams (with replicas there are several, each with its own, and logits leave in the order in which frames
+were taken); fuse turns logits into labels; refine owns the CRF's process; preview makes JPEGs for
+subscribers; answers counts masks for them and for events; the publisher's thread owns its sockets. Frames are
+dropped in one place only, the frame scheduler, where a live stream's newest frame replaces the one that
+waits. Behind it every mailbox is bounded and waits, so the age of a mask is bounded by the speed of the
+slowest stage.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from streamseg.analytics.stage import Answers
@@ -22,14 +23,14 @@ from streamseg.errors import ControlError
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import FramePlacement, batch_key, infer
 from streamseg.inference.scaling import labels_of
+from streamseg.live.engines import LiveEngines, ServedEngine
 from streamseg.live.pictures import Pictures
-from streamseg.live.streams import Streams
+from streamseg.live.streams import EngineOf, Streams
 from streamseg.outputs.previews import Previews
 from streamseg.publish import Publisher
 from streamseg.refinement.streams import LiveRefinement
 from streamseg.runtime.counters import Stats
-from streamseg.runtime.mailbox import Closed, FrameScheduler, Mailbox
-from streamseg.runtime.ordered import OrderedWorkers
+from streamseg.runtime.mailbox import Closed, Ended, FrameScheduler, Mailbox
 from streamseg.runtime.stage import Stage
 from streamseg.types import Frame, LabelSet, Logits, Mask
 from streamseg.wire.codec import may_be_sent
@@ -41,35 +42,28 @@ class Pipeline:
     Streams may be added, removed, paused and changed while it runs, from any thread; others do not notice.
     """
 
-    def __init__(self, config: Config, engines: Sequence[Engine], publisher: Publisher) -> None:
-        """engines: alike, one for each replica; each is used by its infer thread alone, from start() to over.
-
-        They may become others of the same network meanwhile (SwitchEngine): each mask names its own.
-        """
+    def __init__(self, config: Config, publisher: Publisher, engine_of: EngineOf) -> None:
+        """engine_of: the key of the engine that a stream's setting names, of those in `engines`."""
         self.stats = Stats()
         self.over = threading.Event()
         self.answers = Answers(publisher.wants, publisher.put)
-        self.streams = Streams(self.stats, self._submit, self._streams_ended, self.answers.changed)
+        self.streams = Streams(self.stats, self._submit, self._streams_ended, self.answers.changed, engine_of)
         self._config = config
         self._publisher = publisher
-        self._scheduler: FrameScheduler[Frame] = FrameScheduler()
-        self._workers = OrderedWorkers()  # the replicas
+        self._scheduler: FrameScheduler[Frame] = FrameScheduler(lambda frame: frame.settings.engine)
+        self.engines = LiveEngines(self._scheduler, self._infer, self._engine_failed, self._engines_ended)
+        self.failed_engine = ""  # the id of the one that ended it, if one did
         self._logits: Mailbox[Logits] = Mailbox(2)
         self._failures: list[BaseException] = []  # of stages, first cause first; list.append is atomic
         self._putting = threading.Lock()  # guards that no mask of a stream is put after it was forgotten
-        self.refinement = LiveRefinement(config.refinement, engines[0].info.spec, self.stats)
-        self._placement = FramePlacement(engines[0], self._needs_refinement)
+        self.refinement = LiveRefinement(config.refinement, self.stats)
+        self._placement = FramePlacement(self.engines.of, self._needs_refinement)
         self._previews = Previews(publisher.put)
-        self.pictures = Pictures(self._submit, self._scheduler.forget)
-        names = ["infer"] if len(engines) == 1 else [f"infer-{i}" for i in range(len(engines))]
+        self.pictures = Pictures(self._submit, self._scheduler.forget, self.engines.main)
         self._stages = [
             Stage("preview", self._previews.run, self._stage_ended),
             Stage("answers", self.answers.run, self._stage_ended),
             Stage("refine", self._refine, self._stage_ended),
-            *(
-                Stage(name, partial(self._infer, engine), self._stage_ended)
-                for name, engine in zip(names, engines, strict=True)
-            ),
             Stage("fuse", self._fuse, self._stage_ended),
         ]
 
@@ -86,17 +80,22 @@ class Pipeline:
     def stop(self, timeout_s: float = 3.0) -> bool:
         """End every stage, dropping the frames on their way; True when all threads ended in time."""
         self.streams.stop()
-        self._scheduler.close()
-        self._workers.close()
+        self._scheduler.close(discard=True)
+        self.engines.stop()
         self._logits.close(discard=True)
         self._previews.close()
         self.answers.close()
         self.refinement.close()
         deadline_s = time.monotonic() + timeout_s
-        for stage in self._stages:
+        stages = [*self.engines.stages(), *self._stages]
+        for stage in stages:
             if stage.is_alive():
                 stage.join(max(0.0, deadline_s - time.monotonic()))
-        return self.streams.join(deadline_s) and not any(stage.is_alive() for stage in self._stages)
+        return self.streams.join(deadline_s) and not any(stage.is_alive() for stage in stages)
+
+    def prepare(self, served: ServedEngine) -> None:
+        """Learn what is needed of an engine before it serves; raises ConfigError."""
+        self.refinement.serve(served.key, served.first.info.spec)
 
     def remove(self, name: str) -> None:
         """End a stream and forget it, except n and epoch, which continue if it is added again.
@@ -116,7 +115,8 @@ class Pipeline:
         """Send a stream's next frame to the CRF; raises ControlError where nothing would use the result."""
         if name not in self.streams:
             raise ControlError("unknown stream", f"{name}: unknown stream")
-        if not self.refinement.uses_crf(self._publisher.wants("refined", name)):
+        engine = self.streams.settings(name).engine
+        if not self.refinement.uses_crf(engine, self._publisher.wants("refined", name)):
             raise ControlError(
                 "bad state",
                 f"{name}: its frames do not go through the CRF: no one subscribes to its refined masks, and "
@@ -127,23 +127,28 @@ class Pipeline:
     def _submit(self, frame: Frame) -> None:
         """Leave a frame for the network; called in its stream's thread."""
         self._placement.apply(frame)
-        if not frame.settings.live:
-            self._scheduler.put(frame)
-        elif self._scheduler.replace(frame) is not None:
-            self.stats.of(frame.stream).drops["slow engine"] += 1
+        try:
+            if not frame.settings.live:
+                self._scheduler.put(frame)
+            elif self._scheduler.replace(frame) is not None:
+                self.stats.of(frame.stream).drops["slow engine"] += 1
+        except Ended:  # its stream has another engine since it was decoded
+            with contextlib.suppress(ControlError):  # removed
+                self._submit(replace(frame, settings=self.streams.settings(frame.stream)))
 
-    def _infer(self, engine: Engine) -> None:
+    def _infer(self, served: ServedEngine, engine: Engine) -> None:
         while True:
-            ticket, frames = self._workers.take(partial(self._take, engine))
+            ticket, taken = served.workers.take(partial(self._take, served, engine))
+            frames = [frame for frame in taken if self._still_wanted(frame)]
             logits = infer(engine, frames) if frames else []
-            with self._workers.leaving(ticket):
+            with served.workers.leaving(ticket):
                 for one in logits:
                     self._logits.put(one)
+                self._scheduler.left(taken)
 
-    def _take(self, engine: Engine) -> list[Frame]:
-        """Wait for frames that make one batch, and drop those that are no longer wanted."""
-        taken = self._scheduler.take(self._config.engine.max_batch, alike=partial(batch_key, engine))
-        return [frame for frame in taken if self._still_wanted(frame)]
+    def _take(self, served: ServedEngine, engine: Engine) -> list[Frame]:
+        """Wait for frames that make one batch."""
+        return self._scheduler.take(served.max_batch, partial(batch_key, engine), served.key)
 
     def _fuse(self) -> None:
         while True:
@@ -202,8 +207,9 @@ class Pipeline:
                 mask = Mask(frame.stamp, labels, set_id, logits.engine, 1, frame.seq, stage_us=stage_us)
                 self._put(mask, logits.label_set, frame)
 
-    def _needs_refinement(self, stream: str) -> bool:
-        return self.refinement.needed(self._publisher.wants("refined", stream))
+    def _needs_refinement(self, frame: Frame) -> bool:
+        wanted = self._publisher.wants("refined", frame.stream)
+        return self.refinement.needed(frame.settings.engine, wanted)
 
     def _put(self, mask: Mask, labels: LabelSet, frame: Frame) -> bool:
         """Leave a frame's mask, and its classes where they are new; False when its stream was removed."""
@@ -229,13 +235,26 @@ class Pipeline:
     def _streams_ended(self) -> None:
         self._scheduler.close()  # the frames in it are still taken
 
+    def _engines_ended(self) -> None:
+        self._logits.close()
+
+    def _engine_failed(self, served: ServedEngine, error: BaseException) -> None:
+        self.failed_engine = self.failed_engine or served.first.info.id
+        self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        self._failures.append(error)
+        self.streams.stop()
+        self._scheduler.close(discard=True)
+        self.engines.stop()
+        self._logits.close()
+
     def _stage_ended(self, stage: Stage) -> None:
         """infer → fuse → over: each closes what the next one reads, and what it reads itself."""
         if stage.error is not None:
-            self._failures.append(stage.error)
-            self.streams.stop()
+            self._failed(stage.error)
         self._scheduler.close()
-        self._workers.close()
+        self.engines.stop()
         self._logits.close()
         if stage.name == "fuse":
             self._previews.close()

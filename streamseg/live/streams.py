@@ -1,4 +1,7 @@
-"""The live streams, each in a thread of its own: add, remove, change, pause and resume them."""
+"""The live streams, each in a thread of its own: add, remove, change, pause and resume them.
+
+A stream whose source is stream:NAME has no thread: it gets the frames of that one, in that one's thread.
+"""
 
 from __future__ import annotations
 
@@ -6,46 +9,27 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 from streamseg.config import StreamConfig
-from streamseg.errors import ControlError, SourceError
-from streamseg.runtime.counters import State, Stats, StreamStats
+from streamseg.config.sharing import shared_with, sharing_problems
+from streamseg.errors import ControlError
+from streamseg.live.stream import LiveStream, Playback, frame_settings, same_settings
+from streamseg.runtime.counters import State, Stats
 from streamseg.runtime.stage import Stage
-from streamseg.sources import SourceEvent, is_live, resolve
+from streamseg.sources import SourceEvent, resolve
 from streamseg.sources.live import frames
-from streamseg.types import Frame, FrameSettings
+from streamseg.types import DEFAULT_ENGINE, EngineKey, Frame, FrameSettings
 
 log = logging.getLogger(__name__)
 
 # Taken by the next frame; for others the source is reopened.
-LIVE_SETTINGS = ("max_age_ms", "mask_size", "zones", "events")
+LIVE_SETTINGS = ("max_age_ms", "mask_size", "engine", "zones", "events")
 MAX_EPOCHS = 4096  # removed streams whose next epoch is remembered
 
-
-@dataclass(slots=True, eq=False)
-class _Playback:
-    """One decode thread of a stream, from when its source is opened until it ends or is reopened."""
-
-    stop: threading.Event = field(default_factory=threading.Event)
-    running: threading.Event = field(
-        default_factory=threading.Event
-    )  # cleared: a paused file holds its place
-
-    def end(self) -> None:
-        self.stop.set()
-        self.running.set()
-
-
-@dataclass(slots=True, eq=False)
-class _Stream:
-    config: StreamConfig
-    settings: FrameSettings  # replaced as a whole, so its decode thread reads it without the lock
-    stats: StreamStats
-    paused: bool = False
-    ended: bool = False  # by itself: its file came to its end, or its source failed
-    playback: _Playback = field(default_factory=_Playback)
+EngineOf = Callable[[str], EngineKey]
+"""The engine that serves for a stream's setting `engine`."""
 
 
 class Streams:
@@ -57,6 +41,7 @@ class Streams:
         on_frame: Callable[[Frame], None],
         on_all_ended: Callable[[], None],
         on_settings: Callable[[str, FrameSettings | None], None] = lambda stream, settings: None,
+        engine_of: EngineOf = lambda _: DEFAULT_ENGINE,
     ) -> None:
         """on_frame gets each frame in its stream's thread, and may wait. on_all_ended is called when a stream
         has ended by itself and no other one plays or is paused; nothing can be added from then on.
@@ -68,8 +53,9 @@ class Streams:
         self._on_frame = on_frame
         self._on_all_ended = on_all_ended
         self._on_settings = on_settings
+        self._engine_of = engine_of
         self._lock = threading.Lock()  # guards all below; not held while anything waits
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, LiveStream] = {}
         self._next_epoch: OrderedDict[str, int] = OrderedDict()
         self._stages: dict[str, Stage] = {}  # the last one of each stream, which may not have ended yet
         self._closed = False
@@ -81,15 +67,34 @@ class Streams:
     def configs(self) -> dict[str, StreamConfig]:
         """The settings of all streams."""
         with self._lock:
-            return {name: stream.config for name, stream in self._streams.items()}
+            return self._configs()
+
+    def config(self, name: str) -> StreamConfig:
+        """The settings of a stream; raises ControlError."""
+        with self._lock:
+            return self._known(name).config
 
     def states(self) -> dict[str, State]:
         """What each stream does now."""
         with self._lock:
+            paused = {name for name, stream in self._streams.items() if stream.paused}
             return {
-                name: "paused" if stream.paused else stream.stats.state
+                name: "paused" if paused & {name, shared_with(stream.config)} else stream.stats.state
                 for name, stream in self._streams.items()
             }
+
+    def settings(self, name: str) -> FrameSettings:
+        """What the next frame of a stream refers to; raises ControlError."""
+        with self._lock:
+            return self._known(name).settings
+
+    def take_engines(self) -> set[EngineKey]:
+        """Have each stream's next frame refer to the engine that serves for it now; those that are in use."""
+        with self._lock:
+            for stream in self._streams.values():
+                key = self._engine_of(stream.config.engine)
+                self._renew(stream, replace(stream.settings, engine=key))
+            return {stream.settings.engine for stream in self._streams.values()}
 
     def add(self, streams: Mapping[str, StreamConfig]) -> None:
         """Start streams; raises ControlError for a name that exists, and once all have ended."""
@@ -98,12 +103,15 @@ class Streams:
             for name in streams:
                 if name in self._streams:
                     raise ControlError("stream exists", f"{name}: exists already; remove it first")
-            stages = []
+            if problems := list(sharing_problems(streams, self._configs())):
+                raise ControlError("bad settings", *problems)
+            added = []
             for name, config in streams.items():
-                settings = _frame_settings(config, threading.Event())
-                stream = self._streams[name] = _Stream(config, settings, self._stats.begin(name))
-                self._on_settings(name, settings)
-                stages.append(self._prepare(name, stream))
+                settings = FrameSettings(removed=threading.Event())
+                stream = self._streams[name] = LiveStream(name, config, settings, self._stats.begin(name))
+                added.append(stream)
+            self._link(streams)
+            stages = [self._prepare(one.name, one) for one in added if not shared_with(one.config)]
         for stage in stages:
             stage.start()
 
@@ -117,9 +125,10 @@ class Streams:
             stream.playback.end()
             self._on_settings(name, None)
             self._stats.forget(name)
-            if not self._stages[name].is_alive():
+            if name in self._stages and not self._stages[name].is_alive():
                 del self._stages[name]
             self._forget_old_epochs()
+            self._link()
 
     def change(self, name: str, config: StreamConfig) -> bool:
         """Give a stream other settings; True when its source is reopened for them. Raises ControlError."""
@@ -127,12 +136,16 @@ class Streams:
             self._check_open()
             stream = self._known(name)
             changed = [f for f in config.__struct_fields__ if getattr(config, f) != getattr(stream.config, f)]
-            stream.config = config
-            settings = _frame_settings(config, stream.settings.removed)
-            self._on_settings(name, settings)
-            stream.settings = settings
+            before, stream.config = stream.config, config
+            self._link()
             if set(changed) <= set(LIVE_SETTINGS):
                 return False
+            if shared_with(config):
+                stream.ahead = None
+                if not shared_with(before):
+                    stream.playback.end()
+                    self.failures.pop(name, None)
+                return True
             if stream.paused:
                 stream.playback.end()  # its place in the file belongs to the old settings
                 return True
@@ -149,6 +162,8 @@ class Streams:
                     "bad state", f"{name}: {'is paused' if stream.paused else 'has ended'} already"
                 )
             stream.paused = True
+            if shared_with(stream.config):
+                return
             if resolve(stream.config.source).kind == "file":
                 stream.playback.running.clear()
             else:
@@ -164,6 +179,11 @@ class Streams:
             stream = self._known(name)
             if not stream.paused and not stream.ended:
                 raise ControlError("bad state", f"{name}: is not paused")
+            if of := shared_with(stream.config):
+                if stream.ended:
+                    raise ControlError("bad state", f"{name}: the frames of {of} have ended; resume {of}")
+                stream.paused = False
+                return
             held = stream.paused and not stream.playback.stop.is_set()
             stream.paused = False
             if held and not stream.ended:
@@ -188,22 +208,24 @@ class Streams:
                 stage.join(max(0.0, deadline_s - time.monotonic()))
         return not any(stage.is_alive() for stage in stages)
 
-    def _restart(self, name: str, stream: _Stream) -> Stage:
+    def _restart(self, name: str, stream: LiveStream) -> Stage:
         """End a stream's playback and make the thread that follows it; the lock is held."""
         stream.playback.end()
-        stream.playback = _Playback()
-        stream.ended = False
-        stream.stats.state, stream.stats.error = "connecting", ""
+        stream.playback = Playback()
+        for one in (stream, *stream.followers):
+            one.ended = False
+            one.stats.state, one.stats.error = "connecting", ""
         self.failures.pop(name, None)
         return self._prepare(name, stream)
 
-    def _prepare(self, name: str, stream: _Stream) -> Stage:
+    def _prepare(self, name: str, stream: LiveStream) -> Stage:
         """Make the decode thread of a stream; the lock is held."""
         playback, config, previous = stream.playback, stream.config, self._stages.get(name)
         playback.running.set()
 
         def on_event(event: SourceEvent) -> None:
-            event.count(stream.stats)
+            for one in (stream, *stream.followers):
+                event.count(one.stats)
             event.log(log, name)
 
         def work() -> None:
@@ -225,12 +247,41 @@ class Streams:
                 stream.stats.decoded += 1
                 stream.stats.last_capture_unix_ns = frame.captured_unix_ns
                 self._on_frame(frame)
+                for follower in stream.followers:
+                    self._hand_on(frame, follower)
 
         stage = Stage(f"decode-{name}", work, lambda stage: self._stage_ended(name, stream, playback, stage))
         self._stages[name] = stage
         return stage
 
-    def _stage_ended(self, name: str, stream: _Stream, playback: _Playback, stage: Stage) -> None:
+    def _hand_on(self, frame: Frame, to: LiveStream) -> None:
+        """Give a frame to a stream that shares its decoding; in the thread that decodes."""
+        if to.paused:
+            return
+        taken = to.taken(frame, self._next_epoch.get(to.name, 0))
+        if to.stats.epoch >= self._next_epoch.get(to.name, 0):
+            with self._lock:
+                self._next_epoch[to.name] = to.stats.epoch + 1
+        if taken is not None:
+            self._on_frame(taken)
+
+    def _link(self, added: Collection[str] = ()) -> None:
+        """Make each stream's settings and followers anew, and have new followers play; the lock is held."""
+        followers: dict[str, list[LiveStream]] = {}
+        for stream in self._streams.values():
+            if of := shared_with(stream.config):
+                followers.setdefault(of, []).append(stream)
+        for name, stream in self._streams.items():
+            leader = self._streams.get(shared_with(stream.config), stream)
+            engine = self._engine_of(stream.config.engine)
+            settings = frame_settings(stream.config, leader.config, engine, stream.settings.removed)
+            self._renew(stream, settings, new=name in added)
+            found = tuple(followers.get(name, ()))
+            for one in set(found) - set(stream.followers):
+                one.follow(stream)
+            stream.followers = found
+
+    def _stage_ended(self, name: str, stream: LiveStream, playback: Playback, stage: Stage) -> None:
         """A stream's thread has ended: it was asked to, its file came to its end, or its source failed."""
         error = stage.error
         with self._lock:
@@ -240,11 +291,13 @@ class Streams:
                 return
             if playback.stop.is_set() and error is None:
                 return
-            stream.ended, stream.paused = True, False
-            stream.stats.state = "ended" if error is None else "failed"
+            for one in (stream, *stream.followers):
+                one.ended, one.paused = True, False
+                one.stats.state = "ended" if error is None else "failed"
+                if error is not None:
+                    one.stats.error = str(error)
             if error is not None:
                 self.failures[name] = error
-                stream.stats.error = str(error)
             last = all(other.ended for other in self._streams.values())
             self._closed = self._closed or last
         if error is not None and not last:  # of the last stream the daemon reports it when it ends
@@ -252,7 +305,17 @@ class Streams:
         if last:
             self._on_all_ended()
 
-    def _known(self, name: str) -> _Stream:
+    def _renew(self, stream: LiveStream, settings: FrameSettings, *, new: bool = False) -> None:
+        """Have the next frame refer to other settings; the same ones stay the same object."""
+        if same_settings(stream.settings, settings) and not new:
+            return
+        self._on_settings(stream.name, settings)
+        stream.settings = settings
+
+    def _configs(self) -> dict[str, StreamConfig]:
+        return {name: stream.config for name, stream in self._streams.items()}
+
+    def _known(self, name: str) -> LiveStream:
         if name not in self._streams:
             names = ", ".join(self._streams) or "none"
             raise ControlError("unknown stream", f"{name}: unknown stream (streams: {names})")
@@ -266,14 +329,3 @@ class Streams:
         while len(self._next_epoch) > MAX_EPOCHS + len(self._streams):
             oldest = next(name for name in self._next_epoch if name not in self._streams)
             del self._next_epoch[oldest]
-
-
-def _frame_settings(config: StreamConfig, removed: threading.Event) -> FrameSettings:
-    """What the frames of a stream refer to."""
-    try:
-        live = is_live(config)
-    except SourceError:  # an address that cannot work: the stream's own thread reports it
-        live = True
-    return FrameSettings(
-        live, config.max_age_ms, config.mask_size, config.hwaccel, config.zones, config.events, removed
-    )

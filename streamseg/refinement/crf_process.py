@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator
 
 from streamseg.config import RefinementConfig
-from streamseg.refinement.crf_step import Answer, CrfSetup, Hello, Keyframe
+from streamseg.refinement.crf_step import Answer, Hello, Keyframe
 from streamseg.runtime.backoff import Backoff
 from streamseg.runtime.channel import ChannelChild, ChildLost
 from streamseg.runtime.counters import Stats
@@ -32,13 +32,11 @@ class CrfWorker:
 
     def __init__(
         self,
-        setup: CrfSetup,
         config: RefinementConfig,
         stats: Stats,
         command: list[str] | None = None,
     ) -> None:
         """command: what to start instead, in tests."""
-        self._setup = setup
         self._config = config
         self._stats = stats
         self._command = command or module_command("streamseg.refinement.crf_worker")
@@ -130,7 +128,7 @@ class CrfWorker:
             self._wakes = child.channel.wake
             if self._closing:  # close() may have come before it could wake this one
                 raise Closed
-            child.channel.ask(Hello(self._setup, self._config.priority), START_TIMEOUT_S)
+            child.channel.ask(Hello(self._config.priority), START_TIMEOUT_S)
         return self._child
 
     def _child_failed(self, error: Exception) -> None:

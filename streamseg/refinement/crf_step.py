@@ -64,9 +64,8 @@ class Posterior:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first message to the CRF's process: what to do, and at which priority."""
+    """The first message to the CRF's process: at which priority it works."""
 
-    setup: CrfSetup
     priority: Priority
 
 
@@ -74,6 +73,7 @@ class Hello:
 class Request:
     """What the CRF needs of one keyframe."""
 
+    setup: CrfSetup
     logits: F32  # (C, h, w)
     picture: U8  # (H, W, 3), of the network's input size
     labels_size: Size | None
@@ -95,6 +95,7 @@ class Answer:
 class Keyframe:
     """A frame for the CRF, and what is wanted of it."""
 
+    setup: CrfSetup
     logits: Logits
     labels_size: Size | None  # of the refined mask
     for_fusion: bool = True  # log-probabilities, too
@@ -109,7 +110,13 @@ class Keyframe:
         """The arrays of it; the picture is scaled to the network's input."""
         picture = scale_picture(self.logits.frame.rgb, self.logits.geometry.input_size)
         return Request(
-            self.logits.array, picture, self.labels_size, self.for_fusion, self.confidence, self.view
+            self.setup,
+            self.logits.array,
+            picture,
+            self.labels_size,
+            self.for_fusion,
+            self.confidence,
+            self.view,
         )
 
 
@@ -140,10 +147,10 @@ def need_crf(setup: CrfSetup) -> None:
         raise ConfigError(reason)
 
 
-def refine(setup: CrfSetup, request: Request, workspace: Kept = None) -> Posterior:
+def refine(request: Request, workspace: Kept = None) -> Posterior:
     """Refine a keyframe; raises CrfError."""
     return refine_picture(
-        setup,
+        request.setup,
         request.logits,
         request.picture,
         request.labels_size,

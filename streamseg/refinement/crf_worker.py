@@ -26,6 +26,7 @@ from streamseg.refinement.crf_step import (
 from streamseg.runtime.channel import Channel, ChildLost
 from streamseg.runtime.child import Policy, lower_priority
 
+MOST_WORKSPACES = 4
 PRIORITIES: dict[Priority, tuple[int, Policy]] = {
     "normal": (0, "other"),
     "low": (10, "other"),
@@ -43,18 +44,33 @@ def main() -> None:
         cv2.setNumThreads(1)
         channel.send("ready")
         lower_priority(*PRIORITIES[hello.priority])
-        workspace = workspace_of(hello.setup)
+        workspaces = _Workspaces()
         while True:
-            channel.send(_answer(hello.setup, channel.receive(), workspace))
+            request: Request = channel.receive()
+            channel.send(_answer(request, workspaces.of(request.setup)))
     except ChildLost:
         pass
 
 
-def _answer(setup: CrfSetup, request: Request, workspace: Kept) -> Answer:
+class _Workspaces:
+    """What is kept from keyframe to keyframe, for each of the engines whose keyframes came last."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[CrfSetup, Kept]] = []
+
+    def of(self, setup: CrfSetup) -> Kept:
+        workspace = next((one for known, one in self._kept if known == setup), None)
+        if workspace is None:
+            workspace = workspace_of(setup)
+        self._kept = [(setup, workspace), *((k, w) for k, w in self._kept if k != setup)][:MOST_WORKSPACES]
+        return workspace
+
+
+def _answer(request: Request, workspace: Kept) -> Answer:
     begun = time.perf_counter()
     posterior, problem = None, ""
     try:
-        posterior = refine(setup, request, workspace)
+        posterior = refine(request, workspace)
     except Exception as error:  # noqa: BLE001 - sent to the parent; the next keyframe may succeed
         problem = f"{type(error).__name__}: {error}"
     return Answer(posterior, problem, time.perf_counter() - begun)

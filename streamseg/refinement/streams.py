@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 from streamseg.config import RefinementConfig
 from streamseg.inference.label_view import LabelView, drop_small
@@ -32,7 +33,7 @@ from streamseg.refinement.keyframes import KeyframeDecision, KeyframeSelector
 from streamseg.refinement.smoothing import Smoothing
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Mailbox
-from streamseg.types import U8, Logits, Refined, Size
+from streamseg.types import NO_CLASSES, U8, EngineKey, LabelSet, Logits, Refined, Size
 
 _ANSWERS = 4  # kept for a stream whose frames do not come
 
@@ -59,13 +60,16 @@ class StreamRefinement:
         setup: CrfSetup,
         crf: Callable[[Keyframe], Posterior | None],
         lookahead: int = 0,
+        *,
+        label_set: LabelSet = NO_CLASSES,
     ) -> None:
         """crf: refines a keyframe in line, or gives None and has answer() called later.
 
         lookahead: frames that add() looks at beyond each block of frames; fusion must be on.
         """
+        self.setup = setup
+        self.label_set = label_set
         self._config = config
-        self._setup = setup
         self._crf = crf
         self._lookahead = lookahead
         self._on = config.crf_on
@@ -75,7 +79,7 @@ class StreamRefinement:
     def reset(self) -> None:
         """Forget all frames, as at the start of a segment of a recording."""
         self.keyframes = KeyframeSelector(self._config.every)
-        self._fusion = Fusion(self._setup.thin, self._config.fusion) if self._config.fuses else None
+        self._fusion = Fusion(self.setup.thin, self._config.fusion) if self._config.fuses else None
         self._smoothing = Smoothing(self._lookahead) if self._lookahead else None
         # Of frames that are being smoothed, and whether each cell is known.
         self._waiting: deque[tuple[Logits, bool]] = deque()
@@ -108,7 +112,8 @@ class StreamRefinement:
         posterior = None
         if sent:
             labels_size = size if refined_wanted else None
-            posterior = self._crf(Keyframe(numbers, labels_size, self._fusion is not None, confidence, view))
+            fuses = self._fusion is not None
+            posterior = self._crf(Keyframe(self.setup, numbers, labels_size, fuses, confidence, view))
         if self._fusion is None:
             if posterior is None or posterior.labels is None:
                 return [Labelled(logits, *labels_of(logits, size, confidence, view), None)]
@@ -168,7 +173,7 @@ def recorded_refinement(config: RefinementConfig, spec: EngineSpec) -> StreamRef
     workspace = workspace_of(setup)
 
     def in_line(keyframe: Keyframe) -> Posterior:
-        return refine(setup, keyframe.request(), workspace)
+        return refine(keyframe.request(), workspace)
 
     return StreamRefinement(config, setup, in_line, config.frames_ahead)
 
@@ -176,14 +181,24 @@ def recorded_refinement(config: RefinementConfig, spec: EngineSpec) -> StreamRef
 class LiveRefinement:
     """The state machines of all live streams, and the CRF's process."""
 
-    def __init__(self, config: RefinementConfig, spec: EngineSpec, stats: Stats) -> None:
+    def __init__(self, config: RefinementConfig, stats: Stats) -> None:
         """Raises ConfigError."""
-        self._setup = crf_setup(config.crf, spec)
-        self._possible = spec.gives != "labels"  # class ids are not refined
-        self._lock = threading.Lock()  # guards the dictionary, not what is in it, and the settings
+        self._lock = threading.Lock()  # guards the dictionaries, not what is in them, and the settings
+        self._engines: WeakKeyDictionary[EngineKey, _OfEngine] = WeakKeyDictionary()
         self._streams: dict[str, StreamRefinement] = {}
-        self._worker = CrfWorker(self._setup, config, stats)
+        self._worker = CrfWorker(config, stats)
         self.apply(config)
+
+    def serve(self, key: EngineKey, spec: EngineSpec) -> None:
+        """Learn how the frames of an engine are refined, for as long as a frame has this key.
+
+        From any thread. Raises ConfigError where its settings do not fit.
+        """
+        setup = crf_setup(self._config.crf, spec)
+        if self._config.crf_on != "off":
+            need_crf(setup)
+        with self._lock:
+            self._engines[key] = _OfEngine(setup, spec.gives != "labels")
 
     def refined(self) -> Generator[Refined, None, None]:
         """Refine keyframes until close(), one after another; raises Closed then.
@@ -207,25 +222,30 @@ class LiveRefinement:
 
         Every stream's memory is cleared. From any thread. Raises ConfigError where the CRF is missing.
         """
+        with self._lock:
+            setups = [one.setup for one in self._engines.values()]
         if config.crf_on != "off":
-            need_crf(self._setup)
+            for setup in setups:
+                need_crf(setup)
         if config.fuses:
             one_thread()
         self._worker.apply(config)
         # Read for each frame: whether all frames go through labels(), and whether those of a stream with a
         # subscriber of refined masks do.
-        self.fuses, self.refines = config.fuses and self._possible, config.crf.on != "off" and self._possible
+        self.fuses, self.refines = config.fuses, config.crf.on != "off"
         with self._lock:
             self._config = config
             self._streams = {}
 
-    def needed(self, refined_wanted: bool) -> bool:
-        """Whether the refinement needs a stream's pictures: for fusion, or for the CRF."""
-        return self.fuses or self.uses_crf(refined_wanted)
+    def needed(self, engine: EngineKey, refined_wanted: bool) -> bool:
+        """Whether it needs the pictures of a stream on this engine: for fusion, or for the CRF."""
+        return (self.fuses and self._engines[engine].refines) or self.uses_crf(engine, refined_wanted)
 
-    def uses_crf(self, refined_wanted: bool) -> bool:
+    def uses_crf(self, engine: EngineKey, refined_wanted: bool) -> bool:
         """Whether a stream's keyframes go through the CRF: by its level, or for wanted refined masks."""
-        return self._possible and (self._config.crf_on != "off" or (refined_wanted and self.refines))
+        return self._engines[engine].refines and (
+            self._config.crf_on != "off" or (refined_wanted and self.refines)
+        )
 
     def forget(self, stream: str) -> None:
         """Drop what is kept of a removed stream."""
@@ -239,7 +259,11 @@ class LiveRefinement:
 
     def request_keyframe(self, stream: str) -> None:
         """Refine the next frame of this stream before the interval is over; from any thread."""
-        self._of(stream).keyframes.request()
+        with self._lock:
+            known = self._streams.get(stream)
+            if known is None:  # its first frame is a keyframe in any case
+                return
+        known.keyframes.request()
 
     def labels(
         self,
@@ -251,16 +275,27 @@ class LiveRefinement:
         refined_wanted: bool = False,
     ) -> Labelled:
         """A frame's labels (H, W) of this size; sends the frame to the CRF when it is a keyframe."""
-        (labelled,) = self._of(logits.frame.stream).add(
-            logits, size, confidence, view, refined_wanted=refined_wanted
-        )
+        (labelled,) = self._of(logits).add(logits, size, confidence, view, refined_wanted=refined_wanted)
         return labelled
 
-    def _of(self, name: str) -> StreamRefinement:
+    def _of(self, logits: Logits) -> StreamRefinement:
+        """The memory of a frame's stream, which begins again where its engine is of another kind."""
+        name = logits.frame.stream
         with self._lock:
-            if name not in self._streams:
-                self._streams[name] = StreamRefinement(self._config, self._setup, self._submit)
-            return self._streams[name]
+            setup = self._engines[logits.frame.settings.engine].setup
+            known = self._streams.get(name)
+            if known is None or known.setup != setup or known.label_set != logits.label_set:
+                known = StreamRefinement(self._config, setup, self._submit, label_set=logits.label_set)
+                self._streams[name] = known
+            return known
 
     def _submit(self, keyframe: Keyframe) -> None:
         self._worker.submit(replace(keyframe, confidence=False))  # revision 1 has none
+
+
+@dataclass(frozen=True, slots=True)
+class _OfEngine:
+    """How an engine's frames are refined, if at all: class ids are not."""
+
+    setup: CrfSetup
+    refines: bool

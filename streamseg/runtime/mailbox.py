@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
 
@@ -21,6 +22,10 @@ class _HasStream(Protocol):
 
 
 S = TypeVar("S", bound=_HasStream)
+
+
+class Ended(Exception):
+    """The group of a frame takes no more frames."""
 
 
 class Closed(Exception):
@@ -118,52 +123,82 @@ class FrameScheduler(Generic[S]):
 
     The stream that went unserved longest comes first, and not the first frame: so a slow camera keeps its
     share beside fast ones on an engine that is too slow for all.
+
+    Frames may be in groups, of which each has takers of its own. A stream's frame then waits until those of
+    its stream that another group took have left(), so that a stream that changes its group stays in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, group: Callable[[S], object] | None = None) -> None:
+        """group: of a frame, which one, compared by identity."""
+        self._group = group or (lambda _: None)
+        self._grouped = group is not None
         self._changed = threading.Condition()  # guards all below
         self._waiting: dict[str, S] = {}
         self._served_ns: dict[str, int] = {}
+        self._inside: dict[str, tuple[object, int]] = {}  # by stream: which group has how many of its frames
+        self._ended: WeakSet[Any] = WeakSet()
         self._closed = False
 
     def replace(self, item: S) -> S | None:
-        """Leave a live frame, never waiting; returns the one it replaced. Raises Closed."""
+        """Leave a live frame, never waiting; returns the one it replaced. Raises Closed, or Ended."""
         with self._changed:
-            if self._closed:
-                raise Closed
+            self._check(item)
             replaced = self._waiting.pop(item.stream, None)
             self._waiting[item.stream] = item
             self._changed.notify_all()
             return replaced
 
     def put(self, item: S) -> None:
-        """Leave a frame that must not be lost: waits until its stream's place is free. Raises Closed."""
+        """Leave a frame that must not be lost: waits until its stream's place is free. Raises Closed, or
+        Ended."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or item.stream not in self._waiting)
-            if self._closed:
-                raise Closed
+            self._check(item)
             self._waiting[item.stream] = item
             self._changed.notify_all()
 
-    def take(self, most: int, alike: Callable[[S], object]) -> list[S]:
-        """Take up to `most` frames of different streams for which alike() is equal.
+    def take(self, most: int, alike: Callable[[S], object], group: object = None) -> list[S]:
+        """Take up to `most` frames of different streams of a group, for which alike() is equal.
 
         Waits for the first one; the stream unserved longest comes first. Raises Closed once the scheduler is
-        closed and empty.
+        closed, or the group ended, and none of its frames waits.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting)
-            if not self._waiting:
-                raise Closed
-            order = sorted(self._waiting, key=lambda s: self._served_ns.get(s, 0))
+            while not (ready := self._ready(group)):
+                over = self._closed or (group is not None and group in self._ended)
+                if over and not any(self._group(item) is group for item in self._waiting.values()):
+                    raise Closed
+                self._changed.wait()
+            order = sorted(ready, key=lambda s: self._served_ns.get(s, 0))
             kind = alike(self._waiting[order[0]])
             names = [s for s in order if alike(self._waiting[s]) == kind][:most]
             now = time.monotonic_ns()
             for name in names:
                 self._served_ns[name] = now
+                if self._grouped:
+                    self._inside[name] = (group, self._inside.get(name, (group, 0))[1] + 1)
             taken = [self._waiting.pop(name) for name in names]
             self._changed.notify_all()
             return taken
+
+    @property
+    def closed(self) -> bool:
+        return self._closed  # without the lock: reading a bool is atomic
+
+    def left(self, items: Iterable[S]) -> None:
+        """Frames of a group have left its takers, in order: those behind them may go to another group."""
+        with self._changed:
+            for item in items:
+                group, count = self._inside.pop(item.stream)
+                if count > 1:
+                    self._inside[item.stream] = (group, count - 1)
+            self._changed.notify_all()
+
+    def end(self, group: object) -> None:
+        """Refuse new frames of a group, whose waiting ones can still be taken."""
+        with self._changed:
+            self._ended.add(group)
+            self._changed.notify_all()
 
     def forget(self, stream: str) -> None:
         """Drop what is kept of a removed stream."""
@@ -172,8 +207,24 @@ class FrameScheduler(Generic[S]):
             self._served_ns.pop(stream, None)
             self._changed.notify_all()
 
-    def close(self) -> None:
-        """Refuse new frames and wake all threads that wait; the frames that wait can still be taken."""
+    def close(self, *, discard: bool = False) -> None:
+        """Refuse new frames and wake all threads; the frames that wait can still be taken, or are dropped."""
         with self._changed:
             self._closed = True
+            if discard:
+                self._waiting.clear()
             self._changed.notify_all()
+
+    def _ready(self, group: object) -> list[str]:
+        """The streams of a group whose frame can be taken; the lock is held."""
+        return [
+            stream
+            for stream, item in self._waiting.items()
+            if self._group(item) is group and self._inside.get(stream, (group, 0))[0] is group
+        ]
+
+    def _check(self, item: S) -> None:
+        if self._closed:
+            raise Closed
+        if self._grouped and self._group(item) in self._ended:
+            raise Ended

@@ -89,6 +89,8 @@ def open_source(
     """
     stop = stop if stop is not None else threading.Event()
     target = target_of(config, stream)
+    if target.kind == "stream":
+        raise SourceError(f"{target.shown}: is another stream's source; only a daemon that has it knows it")
     if shown:
         target = replace(target, shown=shown)
     with interruptible(stop):

@@ -12,11 +12,12 @@ from urllib.parse import quote, unquote, urlsplit
 from streamseg.config import StreamConfig
 from streamseg.config.reading import read_file
 from streamseg.config.redact import login_of, looks_like_address, redact, remember_value
+from streamseg.config.sharing import SHARED
 from streamseg.config.text_file import decode_text
 from streamseg.errors import ConfigError, SourceError
 from streamseg.runtime.files import expand
 
-Kind = Literal["file", "camera", "network"]
+Kind = Literal["file", "camera", "network", "stream"]
 
 NETWORK_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp")
 DEMO = "demo:"
@@ -58,6 +59,8 @@ def resolve(source: str) -> Target:
     """Decide what `source` names; raise SourceError for an address that cannot work in this build."""
     if source == DEMO:
         return Target("file", str(DEMO_CLIP), DEMO, "demo")
+    if source.startswith(SHARED):
+        return Target("stream", source.removeprefix(SHARED), source, "stream")
     if match := _SCHEME.match(source.strip()):
         scheme = match[1].lower()
         source = scheme + source.strip()[len(scheme) :]  # FFmpeg knows RTSP:// only as rtsp://

@@ -87,6 +87,16 @@ class ForceKeyframe(Request, frozen=True, kw_only=True, tag="keyframe"):
     stream: StreamText
 
 
+class SetEngine(Request, frozen=True, kw_only=True, tag="engine"):
+    """Run a stream on another network, which is loaded and checked first; answered when it serves.
+
+    It lasts until the configuration is reloaded or the daemon ends.
+    """
+
+    stream: StreamText
+    engine: Annotated[str, Meta(min_length=1, max_length=4096)]  # as a stream's setting `engine` has it
+
+
 class Reload(Request, frozen=True, kw_only=True, tag="reload"):
     """Read the configuration file again and apply it; answered by Reloaded."""
 
@@ -133,6 +143,7 @@ AnyRequest = (
     | PauseStream
     | ResumeStream
     | ForceKeyframe
+    | SetEngine
     | Reload
     | SetLogLevel
     | GetSnapshot
@@ -152,10 +163,13 @@ EngineState = Literal["building", "loading", "fallback", "running"]
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The network that runs, or is being loaded."""
+    """A network that runs, or is being loaded."""
 
     id: str  # name/precision/backend; the settings' name until it is loaded
+    name: str = "default"  # as a stream's setting `engine` has it
     device: str = ""
+    threads: Count = 0  # on the CPU, of each replica
+    replicas: Count = 1
     state: EngineState = "loading"
     text: str = ""  # in words, where there is more to report
 
@@ -215,7 +229,8 @@ class Status(Reply, frozen=True, kw_only=True, tag="status"):
     children: dict[str, Count] = {}  # process ids by name: crf, web
     crf_restarts: Count = 0
     web_restarts: Count = 0
-    engine: EngineStatus
+    engine: EngineStatus  # [engine], or the first of `engines` where no stream uses that
+    engines: dict[str, EngineStatus] = {}  # all that are loaded, by name
     publisher: PublisherStatus | None = None  # None until the sockets are bound
     control: ControlStatus
     streams: dict[str, StreamStatus] = {}

@@ -38,6 +38,7 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     fps: Number = 0.0  # masks published a second, over the last 5 s
     age_ms: float | None = None  # of the last mask when it was published: since its frame was captured
     silent_s: Number | None = None  # since the last mask was published; None before the first
+    engine: Text | msgspec.UnsetType = msgspec.UNSET  # the network's name: `default`, or the setting
     max_age_ms: Number | None = None  # the setting
     epoch: Count = 0
     decoded: Count = 0

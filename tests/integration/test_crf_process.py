@@ -54,7 +54,7 @@ def keyframe(seq: int = 0, stream: str = "gate", age_s: float = 0.0, bad: bool =
         logits[0, 0, 0] = np.nan
     decoded_ns = time.monotonic_ns() - round(age_s * 1e9)
     frame = Frame(Stamp(stream, 0, seq, None, Fraction(1, 25), 0, "arrival"), rgb, decoded_ns)
-    return Keyframe(Logits(frame, logits, Geometry(SIZE, SIZE)), SIZE)
+    return Keyframe(SETUP, Logits(frame, logits, Geometry(SIZE, SIZE)), SIZE)
 
 
 class Running:
@@ -66,7 +66,7 @@ class Running:
         self.ended: list[BaseException | None] = []
         command = None if script is None else [sys.executable, "-c", PREAMBLE + script]
         config = msgspec.structs.replace(config, priority="normal")  # others may use all of the machine
-        self.worker = CrfWorker(SETUP, config, self.stats, command)
+        self.worker = CrfWorker(config, self.stats, command)
         self.thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
@@ -193,7 +193,7 @@ def test_a_keyframe_that_waits_gives_way_to_a_newer_one_of_its_stream() -> None:
     stats = Stats()
     delivered: list[Refined] = []
     config = RefinementConfig(max_age_s=60, timeout_s=LIMIT_S, priority="normal")
-    worker = CrfWorker(SETUP, config, stats)
+    worker = CrfWorker(config, stats)
     for seq in range(3):
         worker.submit(keyframe(seq))
     worker.submit(keyframe(0, "yard"))

@@ -150,7 +150,7 @@ def test_the_log_says_where_pictures_lie_once_and_again_when_that_changes(
 ) -> None:
     wanted: set[str] = set()
     engine: Any = Says("cpu")
-    placement = FramePlacement(engine, wanted.__contains__)
+    placement = FramePlacement(lambda _: engine, lambda one: one.stream in wanted)
     monkeypatch.setattr("streamseg.inference.infer.why_not_on_gpu", lambda kind: "")
     with caplog.at_level(logging.INFO):
         kept = [frame(surface()) for _ in range(3)]

@@ -20,7 +20,7 @@ from streamseg.refinement import crf_step
 from streamseg.refinement.crf_step import Keyframe, crf_setup, refine, refine_picture
 from streamseg.refinement.streams import Labelled, LiveRefinement, StreamRefinement, recorded_refinement
 from streamseg.runtime.counters import Stats
-from streamseg.types import F32, Frame, Geometry, Logits, Refined, Stamp
+from streamseg.types import DEFAULT_ENGINE, F32, Frame, Geometry, Logits, Refined, Stamp
 
 SIZE = (48, 64)
 SPEC = EngineSpec(
@@ -118,7 +118,7 @@ def test_a_process_that_answers_at_once_gives_what_the_crf_in_line_gives() -> No
     for seq in range(5):
         seqs.append(live.add(scores(seq), SIZE)[0].refined_seq)
         for keyframe in sent:
-            posterior = refine(setup, keyframe.request())
+            posterior = refine(keyframe.request())
             live.answer(Refined(keyframe.logits, posterior.log_probabilities, 0.0))
         sent.clear()
     assert seqs == [None, 0, 0, 2, 2]
@@ -207,12 +207,18 @@ def test_a_preset_that_is_not_known_is_refused_with_its_key() -> None:
         crf_setup(CrfConfig(preset="deeplab-v2-vgg1"), SPEC)
 
 
+def live(config: RefinementConfig) -> LiveRefinement:
+    refinement = LiveRefinement(config, Stats())
+    refinement.serve(DEFAULT_ENGINE, SPEC)
+    return refinement
+
+
 class Watched:
     """A live refinement whose worker only notes what it was given."""
 
     def __init__(self, wanted: bool, config: RefinementConfig) -> None:
         self.wanted = wanted
-        self.refinement = LiveRefinement(config, SPEC, Stats())
+        self.refinement = live(config)
         self.submitted: list[tuple[int, object]] = []
         self.refinement._worker.submit = lambda key: self.submitted.append(  # type: ignore[method-assign]
             (key.logits.frame.seq, key.labels_size)
@@ -242,9 +248,10 @@ def test_demand_decides_what_goes_to_the_crf() -> None:
     assert live.submitted == [(0, None), (3, None)]
     assert fusion.submitted == never.submitted == []
     assert all_.submitted == [(seq, SIZE) for seq in range(5)]
-    assert [one.refinement.needed(one.wanted) for one in (nobody, subscriber, live, fusion, never)] == [
-        False, True, True, True, False,
-    ]  # fmt: skip
+    needed = [
+        w.refinement.needed(DEFAULT_ENGINE, w.wanted) for w in (nobody, subscriber, live, fusion, never)
+    ]
+    assert needed == [False, True, True, True, False]
 
 
 def test_without_fusion_a_live_mask_is_the_network_s_own() -> None:
@@ -267,12 +274,12 @@ def test_without_the_compiled_crf_a_level_is_refused_and_plain_masks_go_on(
 ) -> None:
     monkeypatch.setattr(crf_step, "native_missing_reason", lambda: "the compiled CRF is missing")
     for build in (
-        lambda config: LiveRefinement(config, SPEC, Stats()),
+        live,
         lambda config: recorded_refinement(config, SPEC),
     ):
         with pytest.raises(ConfigError, match="the compiled CRF is missing"):
             build(RefinementConfig(level="live"))
-    labelled = LiveRefinement(OFF, SPEC, Stats()).labels(scores(0), SIZE)
+    labelled = live(OFF).labels(scores(0), SIZE)
     np.testing.assert_array_equal(labelled.labels, labels_from_logits(scores(0).array, SIZE)[0])
 
 
@@ -297,6 +304,6 @@ def test_the_settings_reach_the_crf() -> None:
 def test_a_keyframe_can_be_asked_for_where_the_crf_has_it(
     config: RefinementConfig, unasked: bool, asked: bool
 ) -> None:
-    refinement = LiveRefinement(config, SPEC, Stats())
-    assert refinement.uses_crf(refined_wanted=False) is unasked
-    assert refinement.uses_crf(refined_wanted=True) is asked
+    refinement = live(config)
+    assert refinement.uses_crf(DEFAULT_ENGINE, refined_wanted=False) is unasked
+    assert refinement.uses_crf(DEFAULT_ENGINE, refined_wanted=True) is asked

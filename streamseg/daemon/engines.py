@@ -1,0 +1,254 @@
+"""The networks of a daemon: loaded and checked before they serve, closed when no stream uses them."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from streamseg.config import EngineConfig, StreamConfig
+from streamseg.config.engines import DEFAULT, engine_settings, shared_threads
+from streamseg.daemon.loading import Loading
+from streamseg.errors import ConfigError, ControlError, EngineError
+from streamseg.inference.engine import EngineInfo
+from streamseg.inference.plans.hot_swap import Upgrade
+from streamseg.inference.plans.load import close_all
+from streamseg.inference.spec import find_engine
+from streamseg.live.engines import ServedEngine
+from streamseg.live.pipeline import Pipeline
+from streamseg.runtime.cpus import usable_cores
+from streamseg.runtime.memory import give_back
+from streamseg.types import EngineKey, LabelSet
+from streamseg.wire.control import EngineState, EngineStatus
+
+log = logging.getLogger(__name__)
+
+ENDS_WITHIN_S = 10.0  # an engine that no stream uses any more: its last batch
+
+
+@dataclass(slots=True, eq=False)
+class Loaded:
+    """An engine that has been loaded and has run."""
+
+    config: EngineConfig  # as it is set
+    shared: EngineConfig  # with its share of the cores
+    served: ServedEngine
+    upgrade: Upgrade | None
+    status: EngineStatus
+
+    def close(self) -> None:
+        if self.upgrade is not None:
+            self.upgrade.stop()
+        close_all(self.served.replicas)
+
+
+def wanted_engines(
+    streams: Mapping[str, StreamConfig], default: EngineConfig, sections: Mapping[str, EngineConfig]
+) -> dict[str, EngineConfig]:
+    """The engines that these streams need, that of [engine] first. Raises ConfigError for unknown names."""
+    problems = []
+    found: dict[str, EngineConfig] = {}
+    for stream, config in streams.items():
+        name, settings = engine_settings(config.engine, default, sections)
+        if problem := engine_problem(name, sections):
+            problems.append(f"streams.{stream}.engine: {problem}")
+        found[name] = settings
+    if problems:
+        raise ConfigError(*problems)
+    return dict(sorted(found.items(), key=lambda item: item[0] != DEFAULT))
+
+
+def engine_problem(name: str, sections: Mapping[str, EngineConfig]) -> str:
+    """Why a stream cannot be run on the engine of this name; empty where one is known by it."""
+    if name == DEFAULT or name in sections:
+        return ""
+    try:
+        find_engine(name)
+    except EngineError as error:
+        near = difflib.get_close_matches(name, sections, n=1)
+        hint = f"unknown engine {name!r}; did you mean {near[0]!r}?" if near else str(error)
+        return hint if near or os.sep in name else f"{hint}; or add a section [engines.{name}]"
+    return ""
+
+
+class Engines:
+    """Whoever changes which engines serve holds `changing`; whoever only asks needs nothing."""
+
+    def __init__(self, default: EngineConfig, sections: Mapping[str, EngineConfig], stop: threading.Event):
+        """stop: set when the daemon ends: what is being loaded is given up."""
+        self.abandoned = False  # a library still works in a thread that cannot be ended
+        self.changing = threading.RLock()
+        self._default, self._sections = default, dict(sections)  # replaced whole
+        self._stop = stop
+        self._serving: dict[str, Loaded] = {}  # each operation on it is whole
+        self._label_sets: dict[str, tuple[LabelSet, str]] = {}  # by id, with the engine that had it first
+        self._loading = EngineStatus(id=f"{default.name}/{default.precision}")
+
+    def settings(self, name: str) -> tuple[str, EngineConfig]:
+        """The name and the settings of what a stream's `engine` names."""
+        return engine_settings(name, self._default, self._sections)
+
+    def configure(self, default: EngineConfig, sections: Mapping[str, EngineConfig]) -> None:
+        """Take other settings; what serves is changed by load() and serve()."""
+        self._default, self._sections = default, dict(sections)
+
+    def key(self, name: str) -> EngineKey:
+        """What the frames of a stream refer to whose `engine` is this."""
+        known, _ = self.settings(name)
+        return self._serving[known].served.key
+
+    def load(self, wanted: Mapping[str, EngineConfig], pipeline: Pipeline | None = None) -> dict[str, Loaded]:
+        """Load those of these engines that do not serve yet as they are set, and run each once. Blocks.
+
+        pipeline: learns what it needs of them. Raises EngineError, ConfigError for settings of the CRF, and
+        ControlError when the daemon stops; then nothing has changed.
+        """
+        shared = shared_threads(wanted, usable_cores())
+        made: dict[str, Loaded] = {}
+        try:
+            for name, config in wanted.items():
+                known = self._serving.get(name)
+                if known is None or not _same_network(known.config, config):
+                    made[name] = self._load(name, config, shared[name])
+                    self._check_labels(made[name])
+                    if pipeline is not None:
+                        pipeline.prepare(made[name].served)
+        except BaseException:
+            for one in made.values():
+                one.close()
+            raise
+        return made
+
+    def serve(self, made: Mapping[str, Loaded], pipeline: Pipeline) -> None:
+        """Have engines that load() gave serve, in the place of those of their names, whose streams follow."""
+        replaced = [self._serving[name] for name in made if name in self._serving]
+        for loaded in made.values():
+            pipeline.engines.add(loaded.served)
+        self._serving.update(made)
+        for loaded in made.values():
+            if loaded.upgrade is not None:
+                loaded.upgrade.start()
+        pipeline.streams.take_engines()
+        for loaded in replaced:
+            self._release(loaded, pipeline, "another one serves in its place")
+
+    def settle(self, pipeline: Pipeline) -> None:
+        """Close the engines that no stream uses, unless it is the last one, and share the cores anew."""
+        with self.changing:
+            used = pipeline.streams.take_engines()
+            for name, loaded in list(self._serving.items()):
+                if loaded.served.key not in used and len(self._serving) > 1:
+                    del self._serving[name]
+                    self._release(loaded, pipeline, "no stream uses it")
+            self._share(pipeline)
+
+    def statuses(self) -> dict[str, EngineStatus]:
+        return {name: loaded.status for name, loaded in list(self._serving.items())}
+
+    def status(self) -> EngineStatus:
+        """Of [engine]; of the first engine that serves where no stream uses that; or what is loaded."""
+        statuses = self.statuses()
+        return statuses.get(DEFAULT) or next(iter(statuses.values()), self._loading)
+
+    def log_shares(self) -> None:
+        """Say how the cores are shared, where several networks share them."""
+        shares = {name: one.status for name, one in self._serving.items() if _on_cpu(one)}
+        if len(shares) < 2:
+            return
+        each = ", ".join(f"{name} {_threads(one.threads * one.replicas)}" for name, one in shares.items())
+        cores, taken = usable_cores(), sum(one.threads * one.replicas for one in shares.values())
+        if taken > cores:
+            log.warning("engines: %d threads share %d cores, and slow one another: %s", taken, cores, each)
+        else:
+            log.info("engines: each network has an equal share of the %d cores: %s", cores, each)
+
+    def close(self) -> None:
+        """Close all; closing twice is fine."""
+        for loaded in self._serving.values():
+            if loaded.upgrade is not None:
+                self.abandoned = not loaded.upgrade.stop() or self.abandoned
+            close_all(loaded.served.replicas)
+
+    def _load(self, name: str, config: EngineConfig, shared: EngineConfig) -> Loaded:
+        loading = Loading(shared)
+        engines = loading.wait(self._stop)
+        self.abandoned = self.abandoned or loading.abandoned
+        if not engines:
+            raise ControlError("stopping", "the daemon is stopping")
+        status = EngineStatus(id=config.name, name=name)
+        loaded = Loaded(
+            config, shared, ServedEngine(EngineKey(name), engines, config.max_batch), None, status
+        )
+
+        def on_change(state: EngineState, text: str, info: EngineInfo) -> None:
+            loaded.status = EngineStatus(
+                id=info.id,
+                name=name,
+                device=info.device,
+                threads=info.threads,
+                replicas=config.replicas,
+                state=state,
+                text=text,
+            )
+
+        on_change("running", "", engines[0].info)
+        if loading.to_build is not None:
+            loaded.upgrade = Upgrade(loading.to_build, engines, on_change)
+            loaded.served.replicas[:] = loaded.upgrade.engines
+        return loaded
+
+    def _check_labels(self, loaded: Loaded) -> None:
+        """Raises EngineError where another engine of this run has given other classes the same name."""
+        info = loaded.served.first.info
+        known, first = self._label_sets.setdefault(info.labels.id, (info.labels, info.spec.name))
+        if known != info.labels:
+            raise EngineError(
+                f"engine {info.spec.name}: its label_set {known.id!r} differs from that of {first} in "
+                "this run; give it another label_set in its engine.toml, or restart the daemon"
+            )
+
+    def _release(self, loaded: Loaded, pipeline: Pipeline, why: str) -> None:
+        """End an engine, which no stream's next frame refers to, and give its memory back."""
+        pipeline.engines.end(loaded.served.key)
+        if loaded.upgrade is not None:
+            self.abandoned = not loaded.upgrade.stop() or self.abandoned
+        if loaded.served.ended.wait(ENDS_WITHIN_S):
+            log.info("engine %s is closed: %s", loaded.status.id, why)
+            give_back()
+
+    def _share(self, pipeline: Pipeline) -> None:
+        """Load again those whose share of the cores has changed."""
+        on_cpu = {name: one for name, one in self._serving.items() if _on_cpu(one)}
+        shares = shared_threads({name: one.config for name, one in on_cpu.items()}, usable_cores())
+        stale = {
+            name: shares[name] for name, one in on_cpu.items() if not _same_network(one.shared, shares[name])
+        }
+        if not stale:
+            return
+        try:
+            for name, shared in stale.items():
+                made = self._load(name, on_cpu[name].config, shared)
+                pipeline.prepare(made.served)  # was fine before
+                self.serve({name: made}, pipeline)
+        except (EngineError, ControlError) as error:
+            if not self._stop.is_set():
+                log.warning("engines: the cores are not shared anew: %s", error)
+        self.log_shares()
+
+
+def _same_network(one: EngineConfig, other: EngineConfig) -> bool:
+    """Whether two settings differ at most in how labels are published."""
+    return one == msgspec.structs.replace(other, labels=one.labels)
+
+
+def _on_cpu(loaded: Loaded) -> bool:
+    return loaded.status.device.startswith("cpu")
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
