@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +16,16 @@ from streamseg.net.curve_keys import ClientKeys
 from streamseg.types import LabelSet, Preview
 from streamseg.web.frames import Shown
 from streamseg.wire import MaskMessage, StreamStatus, topic_of
+from streamseg.wire.event import EventDocument, parse_event
+from streamseg.wire.zones import ZonesDocument, parse_zones
 
 log = logging.getLogger(__name__)
 
 MASKS_WAITING = 32  # of a stream, for their pictures
 MESSAGES_WAITING = 256  # for the event loop
 PICTURES_KEPT = 90  # of a stream whose refinements are watched: they come later than the masks
+SHARES_EVERY_S = 0.5  # of a stream; in between they are left out
+EVENTS = b"event/"
 ALONE_AFTER_S = 0.5  # a mask that has waited this long for its picture is shown without
 
 _Frame = tuple[int, int, int]  # run, epoch, seq
@@ -32,6 +37,8 @@ class _Watched:
 
     watchers: int = 0
     refined_watchers: int = 0
+    shares_watchers: int = 0
+    shares_s: float = 0.0  # when shares were shown last, monotonic
     masks: OrderedDict[_Frame, MaskMessage] = field(default_factory=OrderedDict)
     pictures: OrderedDict[_Frame, Preview] = field(default_factory=OrderedDict)
     last: Shown | None = None
@@ -41,14 +48,24 @@ class Feed:
     """Owns the console's receiver. Belongs to one event loop.
 
     `on_shown(stream, shown)` is called for each mask of a watched stream, when its picture has arrived, too;
-    `on_labels` for each label set.
+    `on_labels` for each label set; `on_shares` for what is counted in zones, at most every SHARES_EVERY_S;
+    `on_event(event, fresh)` for each message of an event; fresh: it came when it happened.
     """
 
-    def __init__(self, on_shown: Callable[[str, Shown], None], on_labels: Callable[[LabelSet], None]) -> None:
+    def __init__(
+        self,
+        on_shown: Callable[[str, Shown], None],
+        on_labels: Callable[[LabelSet], None],
+        on_shares: Callable[[ZonesDocument], None] = lambda _: None,
+        on_event: Callable[[EventDocument, bool], None] = lambda *_: None,
+    ) -> None:
         self.label_sets: dict[str, LabelSet] = {}
         self.bad = 0  # messages that break the protocol
         self._on_shown = on_shown
         self._on_labels = on_labels
+        self._on_shares = on_shares
+        self._on_event = on_event
+        self._events = False  # whether they are received
         self._watched: dict[str, _Watched] = {}
         self._receiver: Receiver | None = None  # None until it is known where masks are
 
@@ -58,6 +75,8 @@ class Feed:
         for stream, watched in self._watched.items():
             topics += _topics(stream)
             topics += [topic_of("refined", stream)] if watched.refined_watchers else []
+            topics += [topic_of("zones", stream)] if watched.shares_watchers else []
+        topics += [EVENTS] if self._events else []
         arrivals = _Arrivals(asyncio.get_running_loop(), self._take)
         self._receiver = Receiver(masks, topics, snapshots, arrivals, keys)
 
@@ -65,7 +84,7 @@ class Feed:
         if self._receiver is not None:
             self._receiver.close()
 
-    def watch(self, stream: str, *, refined: bool) -> None:
+    def watch(self, stream: str, refined: bool, shares: bool) -> None:
         """Count one more watcher of a stream; its last mask comes at once, where there is one."""
         watched = self._watched.setdefault(stream, _Watched())
         watched.watchers += 1
@@ -76,17 +95,29 @@ class Feed:
         watched.refined_watchers += refined
         if refined and watched.refined_watchers == 1:
             self._subscribe(topic_of("refined", stream))
+        watched.shares_watchers += shares
+        if shares and watched.shares_watchers == 1:
+            self._subscribe(topic_of("zones", stream))
 
-    def unwatch(self, stream: str, *, refined: bool) -> None:
+    def unwatch(self, stream: str, refined: bool, shares: bool) -> None:
         """One watcher less; after the last one nothing of the stream is sent to us, nor made."""
         watched = self._watched[stream]
         watched.refined_watchers -= refined
         if refined and watched.refined_watchers == 0:
             self._unsubscribe(topic_of("refined", stream))
+        watched.shares_watchers -= shares
+        if shares and watched.shares_watchers == 0:
+            self._unsubscribe(topic_of("zones", stream))
         watched.watchers -= 1
         if watched.watchers == 0:
             self._unsubscribe(*_topics(stream))
             del self._watched[stream]
+
+    def watch_events(self, wanted: bool) -> None:
+        """Receive the events of all streams, beginning with the last ones, or no more."""
+        if wanted != self._events:
+            self._events = wanted
+            (self._subscribe if wanted else self._unsubscribe)(EVENTS)
 
     def _subscribe(self, *topics: bytes) -> None:
         if self._receiver is not None:
@@ -97,22 +128,36 @@ class Feed:
             self._receiver.unsubscribe(*topics)
 
     def _take(self, parts: Sequence[bytes], snapshot: bool) -> None:
+        topic = parts[0] if parts else b""
         try:
-            message = parse_any(parts)
-            if isinstance(message, LabelSet):
-                self._take_labels(message)
-            elif not isinstance(message, StreamStatus) and (watched := self._watched.get(message.stream)):
-                if isinstance(message, Preview):
-                    self._take_picture(watched, message)
-                elif snapshot:
-                    self._take_snapshot(watched, message)
-                elif message.header.revision == 1:
-                    self._show(watched, Shown(message.decode(), watched.pictures.get(_frame(message))))
-                else:
-                    self._take_mask(watched, message)
+            if topic.startswith(EVENTS):
+                self._on_event(parse_event(parts), not snapshot)
+            elif topic.startswith(b"zones/"):
+                self._take_shares(parse_zones(parts))
+            else:
+                self._take_message(parse_any(parts), snapshot)
         except WireError as error:
             self.bad += 1
             log.debug("console: a message was left out: %s", error)
+
+    def _take_message(self, message: MaskMessage | LabelSet | Preview | StreamStatus, snapshot: bool) -> None:
+        if isinstance(message, LabelSet):
+            self._take_labels(message)
+        elif not isinstance(message, StreamStatus) and (watched := self._watched.get(message.stream)):
+            if isinstance(message, Preview):
+                self._take_picture(watched, message)
+            elif snapshot:
+                self._take_snapshot(watched, message)
+            elif message.header.revision == 1:
+                self._show(watched, Shown(message.decode(), watched.pictures.get(_frame(message))))
+            else:
+                self._take_mask(watched, message)
+
+    def _take_shares(self, counted: ZonesDocument) -> None:
+        watched, now_s = self._watched.get(counted.stream), time.monotonic()
+        if watched is not None and watched.shares_watchers and now_s - watched.shares_s >= SHARES_EVERY_S:
+            watched.shares_s = now_s
+            self._on_shares(counted)
 
     def _take_labels(self, labels: LabelSet) -> None:
         if self.label_sets.get(labels.id) != labels:

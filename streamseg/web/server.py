@@ -14,12 +14,13 @@ import numpy as np
 from aiohttp import WSMsgType, web
 
 from streamseg.client.control import ControlClient
-from streamseg.errors import ControlError
+from streamseg.errors import ConfigError, ControlError
 from streamseg.net.curve_keys import ClientKeys
 from streamseg.outputs.png import indexed_png
 from streamseg.runtime.counters import ProgressWatch
 from streamseg.types import U8, LabelSet
 from streamseg.web.access import Access
+from streamseg.web.answers import Answers, shares_message
 from streamseg.web.feed import Feed
 from streamseg.web.frames import Shown
 from streamseg.web.guard import Guard, need_own_page
@@ -30,12 +31,14 @@ from streamseg.web.segment import Segmenter
 from streamseg.web.setup import MaskEndpoints, WebSetup, host_and_port, trusts_its_network
 from streamseg.web.viewer import Do, Drawn, Ping, Slow, Viewer, Watch, parse_page_message
 from streamseg.wire.control import Status
+from streamseg.wire.zones import ZonesDocument
 
 log = logging.getLogger(__name__)
 
 STATUS_EVERY_S = 1.0
 MAX_VIEWERS = 64
-MAX_MESSAGE = 64 << 10  # bytes of one message from a page, and of a request's body
+MAX_BODY = 64 << 10  # bytes of a request's body
+MAX_MESSAGE = 512 << 10  # of one message from a page: all zones of a stream are 300 KB
 SEND_TIMEOUT_S = 20.0  # a browser that takes nothing for this long is disconnected
 
 
@@ -53,8 +56,9 @@ class Console:
         self._segmenter = Segmenter(setup.control)
         self._progress = ProgressWatch()
         self._viewers: set[Viewer] = set()
+        self._answers = Answers(self._link, self._viewers)
         self._feed: Feed | None = None
-        self.app = web.Application(middlewares=[guard.check], client_max_size=MAX_MESSAGE)
+        self.app = web.Application(middlewares=[guard.check], client_max_size=MAX_BODY)
         self.app.on_response_prepare.append(guard.protect)
         self.app.cleanup_ctx.append(self._life)
         self.app.add_routes(
@@ -86,12 +90,13 @@ class Console:
         return self._feed
 
     async def _life(self, _: web.Application) -> Any:
-        self._feed = Feed(self._show, self._send_labels)
+        self._feed = Feed(self._show, self._send_labels, self._show_shares, self._answers.take_event)
         polling = asyncio.create_task(self._poll())
         yield
         polling.cancel()
         await asyncio.gather(polling, return_exceptions=True)
         await self._feed.close()
+        await self._answers.close()
         await self._link.close()
         await self._health.close()
         await self._segmenter.close()
@@ -174,6 +179,7 @@ class Console:
             )
             for labels in self.feed.label_sets.values():
                 viewer.send(_labels(labels))
+            self._answers.greet(viewer)
             await self._send_status({viewer})
             async for message in sock:
                 if message.type is WSMsgType.TEXT:
@@ -183,6 +189,7 @@ class Console:
         finally:
             self._viewers.discard(viewer)
             viewer.close()
+            self._watch_events()
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
             await sock.close()
@@ -193,6 +200,7 @@ class Console:
             case Watch() as watch:
                 was_hidden = viewer.hidden
                 viewer.watch(watch)
+                self._watch_events()
                 if was_hidden and not viewer.hidden:
                     await self._send_status({viewer})
             case Drawn() as drawn:
@@ -209,13 +217,16 @@ class Console:
             else:
                 getattr(daemon, do.what)(do.stream)
 
-        problems = do.problems()
+        problems, found = do.problems(), {}
         if not problems:
             try:
-                await self._link.ask(ask)
-            except ControlError as error:
+                if do.what in ("zones", "toml"):
+                    found = await self._answers.do(do)
+                else:
+                    await self._link.ask(ask)
+            except (ControlError, ConfigError) as error:
                 problems = list(error.problems)
-        viewer.send({"type": "done", "id": do.id, "problems": problems})
+        viewer.send({"type": "done", "id": do.id, "problems": problems, **found})
         await self._send_status(self._viewers, max_age_s=0.0)
 
     async def _poll(self) -> None:
@@ -228,7 +239,9 @@ class Console:
         if not viewers:
             return
         try:
-            message = _status(await self._health.status(max_age_s))
+            status = await self._health.status(max_age_s)
+            message = _status(status)
+            self._answers.take_status(status)
         except ControlError as error:
             message = {"type": "no daemon", "problems": list(error.problems)}
         for viewer in list(viewers):
@@ -238,6 +251,17 @@ class Console:
     def _show(self, stream: str, shown: Shown) -> None:
         for viewer in self._viewers:
             viewer.show(stream, shown)
+
+    def _show_shares(self, counted: ZonesDocument) -> None:
+        for viewer in self._viewers:
+            viewer.show_shares(counted.stream, shares_message(counted))
+
+    def _watch_events(self) -> None:
+        """Receive events while a page is looked at."""
+        wanted = any(not viewer.hidden for viewer in self._viewers)
+        self.feed.watch_events(wanted)
+        if not wanted:
+            self._answers.forget_events()
 
     def _send_labels(self, labels: LabelSet) -> None:
         for viewer in list(self._viewers):

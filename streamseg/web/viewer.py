@@ -21,16 +21,22 @@ MAX_TILES = 256
 MAX_TEXTS = 256  # waiting to be sent; a browser that reads none of them is disconnected
 
 FORM_FIELDS = frozenset({"source", "realtime", "loop", "max_fps"})  # of a stream that a page adds
+ZONE_FIELDS = frozenset({"zones", "events"})
 
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 _Slot = tuple[str, int]  # stream, revision
 
 
 class Tile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A visible tile: its width in device pixels, and whether revision 1 is wanted."""
+    """A visible tile: its width in device pixels, and what is wanted beside the masks."""
 
     width: Annotated[int, Meta(ge=1, le=16384)] = 640
-    refined: bool = False
+    refined: bool = False  # revision 1
+    shares: bool = False  # what is counted in its zones
+
+    @property
+    def wants(self) -> tuple[bool, bool]:
+        return self.refined, self.shares
 
 
 class Watch(msgspec.Struct, frozen=True, tag_field="type", tag="watch"):
@@ -57,12 +63,16 @@ class Do(msgspec.Struct, frozen=True, tag_field="type", tag="do"):
     """A request for the daemon."""
 
     id: int
-    what: Literal["add", "remove", "pause", "resume", "keyframe"]
+    what: Literal["add", "remove", "pause", "resume", "keyframe", "zones", "toml"]
     stream: Name
     settings: Annotated[dict[str, Any], Meta(max_length=32)] = {}
 
     def problems(self) -> list[str]:
         """The settings that a page may not set: its form has no field for them."""
+        if self.what in ("zones", "toml"):
+            unknown = [key for key in self.settings if key not in ZONE_FIELDS]
+            wrong = [key for key, value in self.settings.items() if not isinstance(value, dict)]
+            return [f"{key[:40]!r}: must be a table of zones or events" for key in {*unknown, *wrong}]
         return [
             f"{key[:40]!r}: cannot be set in the console; see streamseg ctl add on the daemon's machine"
             for key in self.settings
@@ -98,6 +108,7 @@ class Viewer:
         self._turns: dict[_Slot, int] = {}  # the turn at which a slot was last served
         self._turn = 0
         self._texts: deque[str] = deque()
+        self._shares: dict[str, dict[str, Any]] = {}  # the newest of each stream
         self._changed = asyncio.Event()
 
     def send(self, message: dict[str, Any]) -> None:
@@ -114,6 +125,13 @@ class Viewer:
             self._slots[stream, shown.mask.revision] = shown
             self._changed.set()
 
+    def show_shares(self, stream: str, message: dict[str, Any]) -> None:
+        """Queue what was counted in a stream's zones; a newer one replaces it."""
+        tile = self._tiles.get(stream)
+        if tile is not None and tile.shares:
+            self._shares[stream] = message
+            self._changed.set()
+
     def watch(self, watch: Watch) -> None:
         """Receive these tiles, and no others."""
         self.hidden = watch.hidden
@@ -121,14 +139,13 @@ class Viewer:
         for stream, tile in watch.tiles.items():
             if stream not in before:
                 self._forget(stream)
-                self._feed.watch(stream, refined=tile.refined)
-            elif tile.refined != before[stream].refined:
-                self._feed.watch(stream, refined=tile.refined)
-                self._feed.unwatch(stream, refined=before[stream].refined)
+            if tile.wants != _wants(before.get(stream)):
+                self._feed.watch(stream, *tile.wants)
         for stream, tile in before.items():
             if stream not in watch.tiles:
                 self._forget(stream)
-                self._feed.unwatch(stream, refined=tile.refined)
+            if tile.wants != _wants(watch.tiles.get(stream)):
+                self._feed.unwatch(stream, *tile.wants)
 
     def drawn(self, drawn: Drawn) -> None:
         slot = (drawn.stream, drawn.revision)
@@ -144,6 +161,8 @@ class Viewer:
             self._changed.clear()  # before looking, so that nothing is missed in between
             if self._texts:
                 return self._texts.popleft()
+            if self._shares:
+                return msgspec.json.encode(self._shares.pop(next(iter(self._shares)))).decode()
             ready = [slot for slot in self._slots if self._on_their_way.get(slot, 0) < ON_THEIR_WAY]
             if ready:
                 slot = min(ready, key=lambda s: self._turns.get(s, -1))
@@ -154,6 +173,11 @@ class Viewer:
             await self._changed.wait()
 
     def _forget(self, stream: str) -> None:
+        self._shares.pop(stream, None)
         for revision in (0, 1):
             for table in (self._slots, self._on_their_way, self._turns):
                 table.pop((stream, revision), None)
+
+
+def _wants(tile: Tile | None) -> tuple[bool, bool] | None:
+    return None if tile is None else tile.wants

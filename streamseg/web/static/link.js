@@ -42,9 +42,14 @@ export class Link {
   }
 
   // Resolves to a list of problems, empty when it was done.
-  ask(what, stream, settings = {}) {
+  async ask(what, stream, settings = {}) {
+    return (await this.request(what, stream, settings)).problems;
+  }
+
+  // Resolves to the whole answer; its `problems` are empty when it was done.
+  request(what, stream, settings = {}) {
     return new Promise((resolve) => {
-      if (!this.open) return resolve(["there is no connection to streamseg"]);
+      if (!this.open) return resolve({ problems: ["there is no connection to streamseg"] });
       const id = ++this.lastId;
       this.asked.set(id, resolve);
       this.#send(JSON.stringify({ type: "do", id, what, stream, settings }));
@@ -80,7 +85,7 @@ export class Link {
       }
     };
     socket.onclose = async () => {
-      for (const resolve of this.asked.values()) resolve(["the connection was lost"]);
+      for (const resolve of this.asked.values()) resolve({ problems: ["the connection was lost"] });
       this.asked.clear();
       this.on.closed(await this.#refusal());
       setTimeout(() => this.#connect(), this.pauseMs * (0.5 + Math.random() / 2));
@@ -98,7 +103,7 @@ export class Link {
         this.offsetMs = message.unix_ms - (message.at + nowMs) / 2;
       }
     } else if (message.type === "done") {
-      this.asked.get(message.id)?.(message.problems);
+      this.asked.get(message.id)?.(message);
       this.asked.delete(message.id);
     } else this.on.text(message);
   }

@@ -1,5 +1,6 @@
 // The page: what is shown and how, which tiles are visible, and the daemon's messages.
 
+import { EventList } from "./events.js";
 import { Link } from "./link.js";
 import { Tile } from "./tile.js";
 import { bytes } from "./words.js";
@@ -8,6 +9,7 @@ const TICK_MS = 250;
 const $ = (id) => document.getElementById(id);
 
 const tiles = new Map(); // by stream
+const zones = new Map(); // the tables of each stream, which may come before its tile
 const dirty = new Set(); // tiles to be drawn with the next animation frame
 let version = null;
 let started = null;
@@ -22,7 +24,9 @@ const app = {
   pointed,
   changed: watch,
   remove,
+  showToml,
 };
+const events = new EventList($("events"), app);
 app.link = new Link({ open: opened, closed, text: received, frame: took });
 
 const sight = new IntersectionObserver((entries) => {
@@ -38,6 +42,7 @@ new ResizeObserver(watch).observe($("wall"));
 setInterval(() => {
   if (document.hidden) return;
   for (const tile of tiles.values()) tile.tick();
+  events.draw();
   if (complaintMs && performance.now() > complaintMs) notice("");
 }, TICK_MS);
 
@@ -67,6 +72,7 @@ function drawAll() {
 
 function opened() {
   for (const tile of tiles.values()) tile.reset();
+  events.reset(); // the server sends them again
 }
 
 function closed(reason) {
@@ -82,6 +88,15 @@ function received(message) {
     app.labelSets.set(message.id, message.classes);
     showLegend();
     drawAll();
+  } else if (message.type === "shares") {
+    tiles.get(message.stream)?.zones.count(message);
+  } else if (message.type === "zones") {
+    for (const one of message.streams) {
+      zones.set(one.stream, one);
+      tiles.get(one.stream)?.zones.take(one);
+    }
+  } else if (message.type === "events") {
+    for (const one of message.events) events.take(one);
   } else if (message.type === "status") {
     if (version !== null && version !== message.version) return location.reload();
     version = message.version;
@@ -107,6 +122,7 @@ function showStatus(message) {
       sight.unobserve(tile.element);
       tile.element.remove();
       tiles.delete(name);
+      zones.delete(name);
     }
   }
   for (const status of message.streams) {
@@ -115,9 +131,11 @@ function showStatus(message) {
       tiles.set(status.stream, tile);
       $("wall").append(tile.element);
       sight.observe(tile.element);
+      if (zones.has(status.stream)) tile.zones.take(zones.get(status.stream));
     }
     tiles.get(status.stream).update(status);
   }
+  events.keep(present);
   $("wall").dataset.count = tiles.size;
   if (!unpacks) return; // nothing is asked for, and the notice stays
   if (!tiles.size) notice("There are no streams. Add one.");
@@ -173,6 +191,7 @@ function pointed(name) {
 
 $("views").addEventListener("change", (event) => {
   app.settings.view = event.target.value;
+  for (const tile of tiles.values()) tile.zones.place();
   watch();
   drawAll();
 });
@@ -216,3 +235,21 @@ function remove(tile) {
   };
   dialog.showModal();
 }
+
+function showToml(name, text) {
+  $("toml-title").textContent = `Zones and events of ${name} as TOML`;
+  $("toml-text").value = text;
+  $("toml-copy").textContent = "Copy";
+  $("toml-dialog").showModal();
+  $("toml-text").select();
+}
+
+$("toml-copy").addEventListener("click", async () => {
+  $("toml-text").select();
+  try {
+    await navigator.clipboard.writeText($("toml-text").value);
+  } catch {
+    document.execCommand("copy"); // the clipboard is closed to pages that came by http
+  }
+  $("toml-copy").textContent = "Copied";
+});

@@ -13,7 +13,7 @@ export class Probe {
     this.text = this.label.querySelector(".probe-text");
     this.at = null; // { u, v } over the picture
     this.canvas.addEventListener("pointermove", (event) => {
-      const { left, top, width, height } = this.#box();
+      const { left, top, width, height } = this.tile.canvasBox();
       this.#point((event.offsetX - left) / width, (event.offsetY - top) / height);
     });
     this.canvas.addEventListener("pointerleave", () => this.#point());
@@ -33,7 +33,7 @@ export class Probe {
     this.text.textContent = known?.name ?? (value === IGNORE ? "unknown" : `class ${value}`);
     this.label.querySelector(".swatch").style.setProperty("--swatch", `rgb(${known?.colour ?? [0, 0, 0]})`);
     this.label.hidden = false;
-    const { left, top, width, height } = this.#box();
+    const { left, top, width, height } = this.tile.canvasBox();
     const x = Math.min(left + u * width + 14, this.canvas.clientWidth - this.label.offsetWidth - 4);
     const below = top + v * height + 16;
     const above = below - this.label.offsetHeight - 24;
@@ -59,14 +59,5 @@ export class Probe {
     this.label.hidden = true;
     if (this.at && this.tile.shown) this.show();
     else this.tile.app.pointed(null);
-  }
-
-  // Where the picture lies in the canvas, which may be wider or higher than it.
-  #box() {
-    const { clientWidth, clientHeight } = this.canvas;
-    const scale = Math.min(clientWidth / this.canvas.width, clientHeight / this.canvas.height);
-    const width = this.canvas.width * scale;
-    const height = this.canvas.height * scale;
-    return { left: (clientWidth - width) / 2, top: (clientHeight - height) / 2, width, height };
   }
 }

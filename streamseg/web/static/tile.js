@@ -4,6 +4,7 @@ import { inflate, paint, paletteOf } from "./compose.js";
 import { Details } from "./details.js";
 import { Probe } from "./probe.js";
 import { median, ms, span } from "./words.js";
+import { Zones } from "./zones.js";
 
 const SILENT_MS = 1500; // without a mask for this long, the tile reports it; slow streams get three intervals
 const LONGEST_SILENT_MS = 30000;
@@ -13,7 +14,7 @@ const FORCED_MS = 10000; // how long its refinement is waited for
 const FLASH_MS = 1200;
 
 export class Tile {
-  // app: { link, settings, labelSets, announce(text), removed(tile), changed() }
+  // app: { link, settings, labelSets, announce(text), complain(text), remove(tile), changed(), showToml(name, text) }
   constructor(name, app) {
     this.name = name;
     this.app = app;
@@ -35,13 +36,29 @@ export class Tile {
     this.announced = "";
     this.#dress();
     this.probe = new Probe(this);
+    this.zones = new Zones(this);
+  }
+
+  // Where what is drawn lies in the canvas, which may be wider or higher than it; in CSS pixels.
+  canvasBox() {
+    const { clientWidth, clientHeight } = this.canvas;
+    const scale = Math.min(clientWidth / this.canvas.width, clientHeight / this.canvas.height);
+    const width = this.canvas.width * scale;
+    const height = this.canvas.height * scale;
+    return { left: (clientWidth - width) / 2, top: (clientHeight - height) / 2, width, height };
+  }
+
+  // The same for the picture: side by side it is the left half.
+  pictureBox() {
+    const box = this.canvasBox();
+    return { ...box, width: box.width / (this.app.settings.view === "side" ? 2 : 1) };
   }
 
   get watches() {
     const refined = this.app.settings.view === "refined" || performance.now() < this.forcedUntilMs;
     const across = this.app.settings.view === "side" ? 2 : 1;
     const width = (this.canvas.clientWidth / across) * devicePixelRatio;
-    return { width: Math.max(64, Math.ceil(width / 64) * 64), refined };
+    return { width: Math.max(64, Math.ceil(width / 64) * 64), refined, shares: this.zones.open };
   }
 
   // Masks are asked for from now on.
@@ -155,6 +172,7 @@ export class Tile {
     const across = view === "side" ? 2 : 1;
     if (this.canvas.width !== width * across || this.canvas.height !== height) {
       Object.assign(this.canvas, { width: width * across, height });
+      this.zones.place();
     }
     if (this.overlay.width !== columns || this.overlay.height !== rows) {
       Object.assign(this.overlay, { width: columns, height: rows });
@@ -217,6 +235,7 @@ export class Tile {
       this.app.draw(this);
     }
     this.details.draw();
+    this.zones.tick();
   }
 
   // Why no masks come, in words; quiet where it is the usual start and not worth an announcement.
@@ -248,7 +267,7 @@ export class Tile {
     this.canvas.setAttribute("aria-label", `${this.name}, live. The arrow keys move a pointer that names the class under it.`);
     const save = find('[data-do="save"]');
     save.href = `streams/${encodeURIComponent(this.name)}/mask.png`;
-    for (const [what, words] of Object.entries({ keyframe: "Refine a keyframe now", save: "Download the current mask", large: "Enlarge", details: "Times and counts", remove: "Remove" })) {
+    for (const [what, words] of Object.entries({ keyframe: "Refine a keyframe now", save: "Download the current mask", large: "Enlarge", zones: "Zones and events", details: "Times and counts", remove: "Remove" })) {
       this.#name(find(`[data-do="${what}"]`), words);
     }
     find(".actions").addEventListener("click", (event) => this.#act(event.target.closest("[data-do]")));
@@ -266,6 +285,8 @@ export class Tile {
       const large = this.element.classList.toggle("large");
       element.setAttribute("aria-pressed", large);
       this.app.changed();
+    } else if (what === "zones") {
+      element.setAttribute("aria-expanded", this.zones.toggle());
     } else if (what === "details") {
       element.setAttribute("aria-expanded", this.details.toggle());
     } else if (what === "remove") {
