@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib.util
 import logging
@@ -39,8 +40,19 @@ def why_not_on_gpu(kind: str) -> str:
     return _torch_problem()
 
 
+LIBRARIES = {"cuda": "libnvcuvid.so.1"}  # FFmpeg opens them at the first picture only
+
+
 @functools.cache
 def _problem(kind: str) -> str:
+    try:
+        if kind in LIBRARIES:
+            ctypes.CDLL(LIBRARIES[kind])
+    except OSError:
+        return (
+            f"{LIBRARIES[kind]} is missing: install the NVIDIA driver's decoder library; "
+            "a container needs NVIDIA_DRIVER_CAPABILITIES=compute,video"
+        )
     try:
         HWAccel(kind).create(Codec("h264", "r"))
     except (FFmpegError, NotImplementedError, ValueError) as error:

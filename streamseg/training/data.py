@@ -54,6 +54,7 @@ class TrainingImages:
         picture. unlabelled: pictures that teachers labelled.
         """
         self._recipe = recipe
+        self.threads = recipe.loader_threads or 1
         self._images: list[Picture] = []
         counts = np.zeros(256, np.int64)
         self.census = Census(Path("--unlabelled") if folder is None else folder.folder, recipe.class_names)
@@ -114,7 +115,7 @@ class TrainingImages:
         """The batches of one epoch, prepared ahead by threads; they end with the iterator."""
         order = list(self._order(epoch))
         waiting: deque[list[Future[Picture]]] = deque()
-        with ThreadPoolExecutor(self._recipe.loader_threads, thread_name_prefix="crops") as pool:
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="crops") as pool:
             try:
                 for step in range(self.steps + BATCHES_AHEAD):
                     if step < self.steps:

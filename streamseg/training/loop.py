@@ -20,6 +20,7 @@ from streamseg.evaluation import LabelledFolder, Scores, evaluate
 from streamseg.evaluation.metrics import Predict
 from streamseg.inference.scaling import fit_size, labels_from_logits, make_batch
 from streamseg.models.slim import OUTPUT_STRIDE, SIZE_MULTIPLE
+from streamseg.runtime.cpus import usable_cores
 from streamseg.runtime.files import make_folder
 from streamseg.training.arithmetic import check_arithmetic, use_bf16
 from streamseg.training.census import Census, class_table, shared_pictures
@@ -118,6 +119,9 @@ class WeightAverage:
             tensor.copy_(state[name])
 
 
+MOST_LOADERS = 14  # threads that keep a GPU busy
+
+
 class _Run:
     """The state of a run."""
 
@@ -135,6 +139,9 @@ class _Run:
         torch.manual_seed(recipe.seed)
         self.val = _folder(inputs.val, recipe)
         self.images = self._read(inputs)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # crops are all of one size
+            self.images.threads = recipe.loader_threads or min(usable_cores(), MOST_LOADERS)
         self.clips = Clips(inputs.clips, recipe) if inputs.clips else None
         self.val_census = self._look_at_data()
         self.network = build_network(recipe).to(self.device)

@@ -226,8 +226,14 @@ class TrainRecipe(Settings, frozen=True):
     ] = "auto"
     threads: Annotated[int, Meta(ge=0, le=256, description="CPU threads; 0 leaves the choice to torch.")] = 0
     loader_threads: Annotated[
-        int, Meta(ge=1, le=64, description="Threads that prepare pictures; the result does not depend on it.")
-    ] = 1
+        int,
+        Meta(
+            ge=0,
+            le=64,
+            description="Threads that prepare pictures; the result does not depend on it. 0: one, and for "
+            "a GPU one for each core, 14 at most.",
+        ),
+    ] = 0
     arithmetic: Annotated[
         Literal["auto", "fp32", "bf16"],
         Meta(description="Of convolutions; auto takes bf16 where the device computes it fast and right."),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.machinery
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from streamseg.inference.backends import aoti
+from streamseg.inference.backends.device import loaded_from
 from streamseg.inference.backends.protocol import backend_of
 
 pytest.importorskip("torch")
@@ -60,3 +62,32 @@ def test_without_headers_a_gpu_build_is_refused_before_it_begins(monkeypatch: py
     assert "set CUDA_HOME" in backend.why_not("bf16")
     monkeypatch.setattr(aoti, "cuda_home", lambda: "/usr/local/cuda")
     assert backend.why_not("bf16") is None
+
+
+def test_a_toolkits_stub_of_the_driver_is_linked_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIBRARY_PATH", "/mine")
+    monkeypatch.setattr(aoti, "LIBRARY_FOLDERS", ())
+    (tmp_path / "lib64/stubs").mkdir(parents=True)
+    (tmp_path / "lib64/stubs/libcuda.so").touch()
+    aoti.link_with_the_driver(str(tmp_path), tmp_path)
+    assert os.environ["LIBRARY_PATH"] == f"{tmp_path / 'lib64/stubs'}:/mine"
+
+
+def test_without_a_stub_the_drivers_own_library_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LIBRARY_PATH", raising=False)
+    monkeypatch.setattr(aoti, "LIBRARY_FOLDERS", ())
+    monkeypatch.setattr(aoti, "loaded_from", lambda name: "")
+    aoti.link_with_the_driver(str(tmp_path), tmp_path)
+    assert "LIBRARY_PATH" not in os.environ, "the compiler says what it misses"
+    driver = loaded_from("libc.so")
+    monkeypatch.setattr(aoti, "loaded_from", lambda name: driver)
+    for _ in range(2):
+        aoti.link_with_the_driver(str(tmp_path), tmp_path)
+    assert Path(os.environ["LIBRARY_PATH"].split(":")[0], "libcuda.so").resolve() == Path(driver).resolve()
+
+
+def test_a_library_is_found_where_it_was_loaded_from() -> None:
+    assert Path(loaded_from("libc.so")).is_file()
+    assert loaded_from("libnobody.so") == ""

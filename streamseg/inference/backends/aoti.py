@@ -16,7 +16,7 @@ import numpy as np
 
 from streamseg.config import Precision
 from streamseg.inference.backends.base import library_errors
-from streamseg.inference.backends.device import Cuda, cpu_identity, cuda_device
+from streamseg.inference.backends.device import Cuda, cpu_identity, cuda_device, loaded_from
 from streamseg.inference.backends.protocol import BuildSpec, OnProgress
 from streamseg.inference.backends.torch import (
     TorchBackend,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 TOOLKIT = "/usr/local/cuda"
+LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
 RECIPE = "2"  # raise it when the compiled program changes
 
 
@@ -68,6 +69,7 @@ class AotiBackend(TorchBackend):
     def build(self, spec: BuildSpec, out: Path, progress: OnProgress) -> None:
         if self.device == "cuda" and (home := cuda_home()) is not None:
             os.environ["CUDA_HOME"] = home  # before torch reads it, which it does once
+            link_with_the_driver(home, out.parent)
 
         import torch
         from torch._inductor import aoti_compile_and_package
@@ -108,6 +110,28 @@ def cuda_home() -> str | None:
     return next(homes, None)
 
 
+def link_with_the_driver(home: str, folder: Path) -> None:
+    """Let the linker find libcuda.so, which torch links with: a toolkit has a stub of it, wheels have none.
+
+    Without one a link to the driver's own library is made in `folder`, which must last while it is built.
+    """
+    folders = [Path(home) / "lib64/stubs", Path(home) / "lib/stubs", *map(Path, LIBRARY_FOLDERS)]
+    if any((one / "libcuda.so").exists() for one in folders):
+        stubs = [str(one) for one in folders[:2] if (one / "libcuda.so").exists()]
+    elif driver := loaded_from("libcuda.so"):
+        link = folder / "link" / "libcuda.so"
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(driver)
+        stubs = [str(link.parent)]
+    else:
+        return  # the compiler then says what it misses
+    if stubs:
+        os.environ["LIBRARY_PATH"] = os.pathsep.join(
+            [*stubs, *filter(None, [os.environ.get("LIBRARY_PATH")])]
+        )
+
+
 def traced(module: nn.Module, spec: BuildSpec, device: str) -> ExportedProgram:
     """Trace a GraphModule for the shapes of `spec`."""
     import torch
@@ -143,6 +167,8 @@ class AotiEngine(TorchBased):
     def __init__(self, spec: BuildSpec, plan: Path, device: Literal["cpu", "cuda"]) -> None:
         """Raises EngineError for a package that torch cannot load."""
         super().__init__("aoti", spec, device, bounded=True)
+        if device == "cuda":
+            self._torch.backends.cudnn.benchmark = True
         from torch._inductor import aoti_load_package
 
         with library_errors(f"{plan}: torch cannot load it"):

@@ -55,6 +55,15 @@ def cuda_device() -> Cuda | str:
     return Cuda(name.value.decode(errors="replace"), "sm_" + "".join(parts), version)
 
 
+def loaded_from(name: str) -> str:
+    """The file of a library that this process has loaded, such as libcuda.so; empty if it has not."""
+    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
+        path = line.split(maxsplit=5)[-1]
+        if Path(path).name.startswith(name):
+            return path
+    return ""
+
+
 def cuda_missing() -> str | None:
     """None where there is a CUDA GPU, else why not."""
     found = cuda_device()
