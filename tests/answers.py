@@ -59,6 +59,7 @@ class FakeDaemon:
         self.run = 7
         self.events: deque[EventDocument] = deque(maxlen=256)
         self.subscribed: set[bytes] = set()
+        self.asked = 0  # for snapshots
         self._out: deque[list[bytes]] = deque()
         self._wake = threading.Event()
         self._thread: SocketThread | None = None
@@ -102,6 +103,7 @@ class FakeDaemon:
             messages = [encode_event(event) for event in self.events]
             found = [m for m in messages if any(m[0].startswith(prefix) for prefix in prefixes)]
             sockets.answer(asker, self.run, found)
+            self.asked += 1
 
         sockets = MaskSockets(
             thread, PublishConfig(endpoint=self.endpoint, queue=10_000), subscription, request

@@ -32,7 +32,7 @@ class Item:
 
 @dataclass(slots=True)
 class _Stream:
-    run: int
+    run: int  # of its daemon; 0 before its first status
     status_s: float  # monotonic, of the last status
     playing: bool = False
     items: dict[str, Item] = field(default_factory=dict)  # "zones", "masks", "pictures"
@@ -87,12 +87,13 @@ class Latest:
             }
 
     def delivering(self, now_s: float | None = None) -> dict[str, bool]:
-        """Each stream that was heard of, and whether it delivers now."""
+        """Each stream whose state has come, and whether it delivers now."""
         now_s = time.monotonic() if now_s is None else now_s
         with self._lock:
             return {
                 name: self.connected and stream.playing and now_s - stream.status_s < SILENT_S
                 for name, stream in self._streams.items()
+                if stream.run
             }
 
     def forget_gone(self, now_s: float | None = None) -> None:

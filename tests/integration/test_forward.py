@@ -1,0 +1,172 @@
+"""`streamseg forward` against real servers: mosquitto, HTTP, Kafka's own mock cluster, files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from streamseg.config import build_settings
+from streamseg.forward import Forwarder
+from streamseg.forward.settings import ForwardConfig
+from tests.answers import FakeDaemon, event_document, zones_parts
+from tests.brokers import Broker, Reader
+from tests.integration.daemons import Lines
+from tests.waiting import LIMIT_S, until
+
+FLOOD = "streamseg/gate/event/flood"
+DEVICE = "homeassistant/device/streamseg/gate/config"
+
+
+@pytest.fixture
+def daemon() -> Iterator[FakeDaemon]:
+    with FakeDaemon() as daemon:
+        yield daemon
+
+
+@contextlib.contextmanager
+def forwarding(daemon: FakeDaemon, **places: Any) -> Iterator[Forwarder]:
+    """A forwarder in a thread, once it is subscribed."""
+    config = build_settings(ForwardConfig, {"endpoint": daemon.endpoint, **places})
+    asked = daemon.asked
+    forwarder = Forwarder(config)
+    thread = threading.Thread(target=forwarder.run, daemon=True)
+    thread.start()
+    try:
+        until(lambda: daemon.asked > asked or not thread.is_alive(), "the forwarder")
+        assert thread.is_alive()
+        yield forwarder
+    finally:
+        forwarder.stop()
+        thread.join(LIMIT_S)
+        assert not thread.is_alive()
+
+
+def command(daemon: FakeDaemon, *words: str | Path) -> list[str | Path]:
+    return [sys.executable, "-m", "streamseg", "forward", daemon.endpoint, *words]
+
+
+def numbers(documents: list[bytes]) -> list[int]:
+    return [json.loads(document)["event_n"] for document in documents if document]
+
+
+def test_a_broker_gets_events_shares_and_a_device_that_home_assistant_finds(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    with Broker(tmp_path) as broker, Reader(broker) as reader:
+        with forwarding(daemon, mqtt={"home": {"url": broker.url, "shares_every_s": 0.1}}):
+            daemon.event(event_document(0))
+            daemon.event(event_document(1))
+            daemon.send(zones_parts("gate", {"picture": {"road": 0.5}, "ramp": {"water": 0.4}}))
+            assert numbers(reader.wait(FLOOD, 2)) == [0, 1]
+            said = json.loads(reader.wait("streamseg/gate/zone/ramp")[0])
+            assert said["percent"] == {"water": 40.0}
+            until(lambda: len(json.loads(reader.of(DEVICE)[-1])["components"]) == 3, "the components")
+            assert reader.wait("streamseg/gate/availability")[-1] == b"online"
+            with Reader(broker, "homeassistant/#") as late:
+                assert json.loads(late.wait(DEVICE)[0])["device"]["name"] == "gate", "it is retained"
+        assert reader.wait("streamseg/_forward/streamseg", 2) == [b"online", b"offline"]
+
+
+def test_what_is_gone_is_taken_back_from_home_assistant_also_after_a_restart(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    place = {"home": {"url": "", "shares_every_s": 0.1}}
+    with Broker(tmp_path) as broker, Reader(broker) as reader:
+        place["home"]["url"] = broker.url
+        with forwarding(daemon, mqtt=place):
+            daemon.event(event_document(0))
+            daemon.send(zones_parts("gate", {"picture": {"road": 0.5}, "ramp": {"water": 0.4}}))
+            reader.wait("streamseg/gate/zone/ramp")
+            reader.wait(FLOOD)
+        with forwarding(daemon, mqtt=place):
+            daemon.send(zones_parts("gate", {"picture": {"road": 0.5}}))
+            assert reader.wait("streamseg/gate/zone/ramp", 2)[-1] == b""
+            between, after = (json.loads(data)["components"] for data in reader.of(DEVICE)[-2:])
+            key = "streamseg_gate_zone_ramp_water"
+            assert between[key] == {"platform": "sensor"}, "how a component is removed"
+            assert set(between) - set(after) == {key}
+            daemon.event(event_document(1, why="removed"))
+            until(lambda: reader.of(FLOOD)[-1] == b"", "its last state to go")
+            until(lambda: "streamseg_gate_event_flood" not in json.loads(reader.of(DEVICE)[-1])["components"],
+                  "the event's sensor to go")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_killed_forwarder_goes_on_behind_the_last_event_that_was_taken(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    words = ("--out", out, "--state", tmp_path / "state")
+    for n in range(0, 60, 20):
+        asked = daemon.asked
+        with Lines(command(daemon, *words), errors=True) as process:
+            until(lambda asked=asked: daemon.asked > asked, "the forwarder")
+            for i in range(n, n + 10):
+                daemon.event(event_document(i, stream="gate"))
+            until(lambda n=n: out.exists() and len(events_in(out)) >= n + 5, lambda: process.lines)
+            process.process.kill()
+        for i in range(n + 10, n + 20):  # while nobody listens
+            daemon.event(event_document(i), silent=True)
+    with Lines(command(daemon, *words), errors=True):
+        until(lambda: len(set(events_in(out))) == 60, lambda: events_in(out))
+    found = events_in(out)
+    assert sorted(set(found)) == list(range(60))
+    assert [n for at, n in enumerate(found) if n not in found[:at]] == list(range(60)), "in order"
+
+
+def events_in(path: Path) -> list[int]:
+    said = [json.loads(line) for line in path.read_text().splitlines()]
+    return [one["event_n"] for one in said if one["kind"] == "event"]
+
+
+@pytest.mark.slow
+def test_a_broker_that_is_away_for_10_000_messages_gets_all_events_in_order_and_the_newest_shares(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    with Broker(tmp_path) as broker:
+        words = ("--mqtt", broker.url, "--out", tmp_path / "there.jsonl", "--state", state)
+        with Lines(command(daemon, *words), errors=True) as process:
+            process.wait("mqtt main: connected to")
+            until(lambda: daemon.asked, "the forwarder")
+            broker.stop()
+            memory = psutil.Process(process.process.pid).memory_info
+            before = 0
+            for n in range(10_000):
+                daemon.event(event_document(n))
+                if n % 50 == 0:
+                    daemon.send(zones_parts("gate", {"ramp": {"water": n / 10_000}}, n))
+                if n % 500 == 499:
+                    until(lambda n=n: taken(state) > n, lambda: f"{taken(state)} taken")
+                    before = before or memory().rss
+            daemon.send(zones_parts("gate", {"ramp": {"water": 1.0}}, 10_000))
+            until(
+                lambda: len(events_in(tmp_path / "there.jsonl")) == 10_000, "the other place, in no way late"
+            )
+            grown, size = memory().rss - before, sum(f.stat().st_size for f in state.iterdir())
+            print(f"memory grew by {grown / 1e6:.1f} MB, the queue has {size / 1e6:.1f} MB")
+            assert grown < 30e6
+            assert size < 64e6
+            broker.start()
+            with Reader(broker, "streamseg/#") as reader:
+                found = numbers(reader.wait(FLOOD, 10_000))
+                assert found == list(range(10_000))
+                shares = [
+                    json.loads(data)["percent"]["water"] for data in reader.wait("streamseg/gate/zone/ramp")
+                ]
+                assert shares == [100.0]
+            assert len([line for line in process.lines if "does not answer" in line]) <= 2
+
+
+def taken(state: Path) -> int:
+    with contextlib.closing(sqlite3.connect(f"file:{state / 'queue.sqlite'}?mode=ro", uri=True)) as db:
+        return int(db.execute("SELECT coalesce(max(event_n), -1) FROM cursors").fetchone()[0]) + 1
