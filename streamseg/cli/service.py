@@ -11,7 +11,7 @@ from streamseg.runtime.terminal import echo
 
 @click.group()
 def command() -> None:
-    """Run daemons and relays under systemd."""
+    """Run daemons, relays and forwarders under systemd."""
 
 
 @command.command()
@@ -29,7 +29,7 @@ def command() -> None:
     help="The folder of NAME.toml.",
 )
 def install(gpu: bool, units: Path, settings: Path) -> None:
-    """Write streamseg@.service and streamseg-relay@.service, and create /etc/streamseg. Run it as root."""
+    """Write the units of daemons, relays and forwarders, and create /etc/streamseg. Run it as root."""
     from streamseg.daemon.install import install_service, reload_systemd
 
     for path in install_service(units, settings, gpu=gpu):

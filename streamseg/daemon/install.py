@@ -22,7 +22,7 @@ _HIDDEN = (
 
 
 def install_service(units: Path, settings: Path, *, gpu: bool = False) -> list[Path]:
-    """Write the units of daemons and relays, with their drop-ins, into the folder `units`; create `settings`.
+    """Write the units of daemons, relays and forwarders, with drop-ins, into `units`; create `settings`.
 
     Returns the files written. Raises UsageError when the service could not see the command or its Python, and
     OutputError when a file cannot be written.
@@ -75,6 +75,7 @@ def unit_files(command: Path, *, gpu: bool, version: int) -> dict[str, str]:
     for unit, drop_ins in (
         ("streamseg@.service", ["gpu.conf"] * gpu + ["restart-backoff.conf"] * backoff),
         ("streamseg-relay@.service", ["restart-backoff.conf"] * backoff),
+        ("streamseg-forward@.service", ["restart-backoff.conf"] * backoff),
     ):
         text = source.joinpath(unit).read_text()
         files[unit] = re.sub(r"(?m)^(Exec\w+)=\S+", lambda found: f"{found[1]}={command}", text)

@@ -100,7 +100,9 @@ class Broker:
                 lambda: self._welcome is not None or self._lost, ANSWER_WITHIN_S
             )
         if self._welcome:
-            raise SinkError(f"{self.where}: does not let us in ({self._welcome})")
+            raise SinkError(
+                f"{self.where}: does not let us in ({self._welcome}); check username and password_file"
+            )
         if self._welcome is None:
             why = self._lost or ("" if answered else f"no answer in {ANSWER_WITHIN_S:g} s")
             raise SinkError(f"{self.where}: {why}; is it an MQTT 5 broker?")

@@ -69,7 +69,7 @@ class Machine:
         prefixes = {Path(sys.prefix), Path(sys.base_prefix), package}
         self._readable = [str(p.resolve()) for p in (*prefixes, *readable) if not p.is_relative_to("/usr")]
         temporary = [path for path in self._readable if path.startswith(("/tmp/", "/var/tmp/"))]
-        for unit in ("streamseg@.service.d", "streamseg-relay@.service.d"):
+        for unit in ("streamseg@.service.d", "streamseg-relay@.service.d", "streamseg-forward@.service.d"):
             (units / unit).mkdir(exist_ok=True)
             (units / unit / "test.conf").write_text(
                 "[Service]\n"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
+import hmac
 import json
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from streamseg.forward import Forwarder
 from streamseg.forward.settings import ForwardConfig
 from tests.answers import FakeDaemon, event_document, zones_parts
 from tests.brokers import Broker, Reader
+from tests.hooks import Hook
 from tests.integration.daemons import Lines
 from tests.waiting import LIMIT_S, until
 
@@ -170,3 +175,132 @@ def test_a_broker_that_is_away_for_10_000_messages_gets_all_events_in_order_and_
 def taken(state: Path) -> int:
     with contextlib.closing(sqlite3.connect(f"file:{state / 'queue.sqlite'}?mode=ro", uri=True)) as db:
         return int(db.execute("SELECT coalesce(max(event_n), -1) FROM cursors").fetchone()[0]) + 1
+
+
+def test_a_webhook_is_posted_begins_and_ends_in_order_signed_as_the_standard_has_it(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    key = b"0123456789abcdef0123456789abcdef"
+    secret.write_text(f"whsec_{base64.b64encode(key).decode()}\n")
+    secret.chmod(0o600)
+    with Hook() as hook, forwarding(daemon, webhook={"p": {"url": hook.url, "secret_file": str(secret)}}):
+        daemon.event(event_document(0))
+        daemon.event(event_document(1, state="update", id=event_document(0).id, previous_n=0, why=""))
+        daemon.event(event_document(2, state="end", id=event_document(0).id, previous_n=0, why="below"))
+        until(lambda: len(hook.requests) == 2, "the posts")
+    headers, body = hook.requests[1]
+    assert numbers([body for _, body in hook.requests]) == [0, 2]
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    mac = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    assert headers["webhook-signature"] == f"v1,{mac}"
+    assert headers["webhook-id"] == f"{event_document(0).id}-2"
+    assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
+    assert headers["content-type"] == "application/json"
+
+
+def test_what_a_hook_cannot_take_now_is_posted_again_what_it_never_will_is_left_out(
+    daemon: FakeDaemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = iter([(503, {}), (302, {"Location": "http://127.0.0.1:1/"}), (200, {}), (422, {}), (200, {})])
+    with Hook() as hook, forwarding(daemon, webhook={"p": {"url": hook.url}}):
+        hook.answer = lambda _: next(answers)
+        for n in range(3):
+            daemon.event(event_document(n))
+        until(lambda: len(hook.requests) == 5, lambda: hook.requests)
+    assert numbers([body for _, body in hook.requests]) == [0, 0, 0, 1, 2]
+    assert "answers 503" in caplog.text
+    assert "redirects are not followed" in caplog.text
+    assert "refuses event" in caplog.text
+    assert "secret/path" not in caplog.text
+
+
+def test_a_hook_that_hangs_costs_one_line_and_delays_no_other_place(
+    daemon: FakeDaemon, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hangs = threading.Event()
+    out = tmp_path / "out.jsonl"
+    places = {"webhook": {"p": {"url": "", "timeout_s": 0.3}}, "file": {"f": {"path": str(out)}}}
+    with Hook() as hook:
+        places["webhook"]["p"]["url"] = hook.url
+        with forwarding(daemon, **places):
+            hook.answer = lambda _: (200 if hangs.wait(LIMIT_S) else 500, {})
+            for n in range(50):
+                daemon.event(event_document(n))
+            until(lambda: out.exists() and len(events_in(out)) == 50, "the file")
+            until(lambda: "no answer in 0.3 s" in caplog.text, "the line")
+            hangs.set()
+            until(lambda: 49 in numbers([body for _, body in hook.requests]), "the hook")
+    assert caplog.text.count("no answer in 0.3 s") == 1
+
+
+def test_after_a_begin_the_next_ones_of_its_name_are_left_out_while_it_cools_down(
+    daemon: FakeDaemon,
+) -> None:
+    with Hook() as hook, forwarding(daemon, webhook={"p": {"url": hook.url, "cooldown_s": 10}}):
+        for n in range(16):  # a begin every 2 s of media time
+            daemon.event(event_document(n))
+        until(lambda: len(hook.requests) == 4, lambda: hook.requests)
+    assert numbers([body for _, body in hook.requests]) == [0, 1, 10, 11]
+
+
+def test_kafka_consumers_get_every_event_in_order_with_the_stream_as_key(daemon: FakeDaemon) -> None:
+    """No Kafka broker can be had from PyPI or Debian: the cluster is the one inside librdkafka."""
+    kafka = pytest.importorskip("confluent_kafka")
+    cluster = kafka.Producer({"test.mock.num.brokers": 3, "log_level": 0})
+    broker = next(iter(cluster.list_topics(timeout=LIMIT_S).brokers.values()))
+    brokers = f"{broker.host}:{broker.port}"
+    reader = kafka.Consumer(
+        {"bootstrap.servers": brokers, "group.id": "t", "auto.offset.reset": "earliest", "log_level": 0,
+         "topic.metadata.refresh.interval.ms": 200}
+    )  # fmt: skip
+    for topic in ("streamseg.events", "streamseg.zones"):
+        cluster.produce(topic, b"{}")  # makes the topic
+    assert cluster.flush(LIMIT_S) == 0
+    reader.subscribe(["streamseg.events", "streamseg.zones"])
+    records: list[Any] = []
+    try:
+        with forwarding(daemon, kafka={"bus": {"brokers": brokers, "shares_every_s": 0.1}}):
+            for n in range(300):
+                daemon.event(event_document(n))
+            daemon.send(zones_parts("gate", {"ramp": {"water": 0.4}}))
+            deadline_s = time.monotonic() + LIMIT_S
+            while len(records) < 303 and time.monotonic() < deadline_s:
+                record = reader.poll(0.2)
+                if record is not None and record.error() is None:
+                    records.append(record)
+    finally:
+        reader.close()
+    events = [r for r in records if r.topic() == "streamseg.events" and r.value() != b"{}"]
+    assert numbers([record.value() for record in events]) == list(range(300))
+    assert {record.key() for record in events} == {b"gate"}
+    assert dict(events[4].headers())["id"] == event_document(4).id.encode()
+    assert events[4].timestamp()[1] == event_document(4).at_unix_ns // 1_000_000
+    shares = [json.loads(r.value()) for r in records if r.topic() == "streamseg.zones" and r.value() != b"{}"]
+    assert [one["zones"][0]["zone"] for one in shares] == ["ramp"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # apprise imports imghdr
+def test_people_are_sent_the_template_s_words(daemon: FakeDaemon, tmp_path: Path) -> None:
+    pytest.importorskip("apprise")
+    urls = tmp_path / "urls"
+    with Hook() as hook:
+        urls.write_text(f"json://127.0.0.1:{hook.url.split(':')[2]}\n")
+        urls.chmod(0o600)
+        place = {"urls_file": str(urls), "title": "$stream: $event", "text": "$zone $percent % ($state)"}
+        with forwarding(daemon, apprise={"me": place}):
+            daemon.event(event_document(0))
+            until(lambda: hook.requests, "the message")
+    said = json.loads(hook.requests[0][1])
+    assert (said["title"], said["message"]) == ("gate: flood", "ramp 41.0 % (begin)")
+
+
+def test_a_file_that_is_rotated_is_opened_again(daemon: FakeDaemon, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with forwarding(daemon, file={"f": {"path": str(out)}}):
+        daemon.event(event_document(0))
+        until(lambda: out.exists() and events_in(out) == [0], "the first")
+        out.rename(tmp_path / "out.1")
+        daemon.event(event_document(1))
+        until(lambda: out.exists() and events_in(out) == [1], "the second")
+    assert events_in(tmp_path / "out.1") == [0]

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from streamseg.client import subscribe
-from tests.integration import import_mistakes, teacher_mistakes  # more of MISTAKES
+from tests.integration import forward_mistakes, import_mistakes, teacher_mistakes  # more of MISTAKES
 from tests.integration.children import ROOT
 from tests.integration.command import Command, Ended, streamseg
+from tests.integration.forward_mistakes import FORWARD_HEARD
 from tests.integration.mistakes import HEARD, MACHINE, MISTAKES, SAID, Place, full_disk
+from tests.waiting import until
 
-__all__ = ["import_mistakes", "streamseg", "teacher_mistakes"]
+__all__ = ["forward_mistakes", "import_mistakes", "streamseg", "teacher_mistakes"]
 
 OPERATING = (ROOT / "docs/operating.md").read_text("utf-8").partition("## When something is wrong")[2]
 ROWS = {
@@ -44,7 +46,7 @@ def assert_told(name: str, ended: Ended) -> None:
 
 
 def test_the_tables_have_a_row_for_each_mistake() -> None:
-    assert set(ROWS) == {*MISTAKES, *SAID, *HEARD, *MACHINE, "a full disk", "no torch"}
+    assert set(ROWS) == {*MISTAKES, *SAID, *HEARD, *FORWARD_HEARD, *MACHINE, "a full disk", "no torch"}
     assert len(ROWS) >= 30
 
 
@@ -81,6 +83,27 @@ def test_a_subscriber_that_cannot_be_served_is_told_why(
                 assert told.wait(HEARD_S), caplog.messages
     finally:
         logging.getLogger("streamseg.client").removeHandler(heard)
+
+
+@pytest.mark.parametrize("name", FORWARD_HEARD)
+def test_a_place_that_cannot_be_reached_is_told_once_and_tried_again(
+    name: str, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    from streamseg.forward import Forwarder
+    from streamseg.forward.settings import load_forward_config
+
+    def told() -> list[str]:
+        return [text for text in caplog.messages if expected(name).fullmatch(text)]
+
+    with place.owned:
+        words = FORWARD_HEARD[name](place)
+        forwarder = Forwarder(load_forward_config(place.folder / words[-1]))
+        thread = threading.Thread(target=forwarder.run, daemon=True)
+        thread.start()
+        until(told, lambda: caplog.messages)
+        forwarder.stop()
+        thread.join(HEARD_S)
+    assert len(told()) == 1
 
 
 def test_a_full_disk_is_told(place: Place, streamseg: Command) -> None:

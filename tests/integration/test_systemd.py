@@ -234,7 +234,33 @@ def test_a_relay_with_wrong_words_is_told_and_not_tried_again(machine: Machine) 
     assert "--endpoint: tcp://*:5570 is reachable from other machines" in machine.journal()
 
 
-@pytest.mark.parametrize("name", ["streamseg@", "streamseg-relay@"])
+FORWARD = "streamseg-forward@site"
+
+
+def test_a_forwarder_is_ready_comes_back_when_killed_opens_its_files_again_and_stops(
+    machine: Machine,
+) -> None:
+    machine.path("/etc/streamseg/site.forward.toml").write_text(
+        'endpoint = "tcp://127.0.0.1:5599"\n[file.log]\npath = "$LOGS_DIRECTORY/events.jsonl"\n'
+    )
+    machine.systemctl("start", FORWARD)
+    assert machine.show("ActiveState", FORWARD) == "active", machine.journal()
+    log = machine.path("/var/log/private/streamseg-forward/site/events.jsonl")
+    machine.until(log.exists)
+    assert machine.path("/var/lib/private/streamseg-forward/site/queue.sqlite").exists()
+    log.rename(log.with_suffix(".1"))
+    machine.systemctl("reload", FORWARD)
+    before = int(machine.show("NRestarts", FORWARD))
+    machine.kill(signal.SIGKILL, FORWARD)
+    machine.until(lambda: int(machine.show("NRestarts", FORWARD)) > before)
+    machine.until(lambda: machine.show("ActiveState", FORWARD) == "active")
+    machine.until(log.exists)
+    machine.until(lambda: "is not connected" in machine.show("StatusText", FORWARD))
+    machine.systemctl("stop", FORWARD)
+    assert (machine.show("ActiveState", FORWARD), machine.show("Result", FORWARD)) == ("inactive", "success")
+
+
+@pytest.mark.parametrize("name", ["streamseg@", "streamseg-relay@", "streamseg-forward@"])
 def test_the_unit_is_without_fault_and_its_exposure_at_most_two(tmp_path: Path, name: str) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("needs systemd-analyze (package systemd)")

@@ -232,7 +232,7 @@ def test_no_frame_is_left_on_its_way_when_a_file_has_been_published(
 
 def test_the_unit_names_the_installed_command_and_backs_off_where_systemd_can() -> None:
     old = unit_files(Path("/opt/x/bin/streamseg"), gpu=False, version=252)
-    assert list(old) == ["streamseg@.service", "streamseg-relay@.service"]
+    assert list(old) == ["streamseg@.service", "streamseg-relay@.service", "streamseg-forward@.service"]
     assert "ExecStart=/opt/x/bin/streamseg relay $RELAY\n" in old["streamseg-relay@.service"]
     assert "ExecStart=/opt/x/bin/streamseg run /etc/streamseg/%i.toml\n" in old["streamseg@.service"]
     new = unit_files(Path("/opt/x/bin/streamseg"), gpu=True, version=254)
