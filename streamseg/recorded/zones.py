@@ -29,7 +29,7 @@ from streamseg.types import U8, LabelSet, Mask, Stamp
 ENDED_WITH_IT = "recording_ended"
 """Why an event ended that was open at the last frame."""
 
-SHARE_DIGITS, _AREA_DIGITS = 6, 4
+_AREA_DIGITS = 6
 
 
 class ZoneResults:
@@ -101,7 +101,7 @@ class ZoneTable:
         for one in counts.zones:
             pixels = one.counts[: self.classes].tolist()
             row: list[Any] = [record.seq, record.pts, time, one.zone, one.pixels, one.unknown]
-            row += [round(n / one.pixels, SHARE_DIGITS) for n in pixels] if one.pixels else nothing
+            row += [n / one.pixels for n in pixels] if one.pixels else nothing
             row += pixels
             if self.confidence:
                 row += _means(one, pixels)
@@ -121,7 +121,7 @@ class ZoneTable:
 def _means(one: ZoneCount, pixels: Sequence[int]) -> list[float | None]:
     """The mean confidence, 0…1, of each class that is there."""
     sums = [0] * len(pixels) if one.confidence is None else one.confidence[: len(pixels)].tolist()
-    return [round(total / n / 255, 4) if n else None for n, total in zip(pixels, sums, strict=True)]
+    return [total / (255 * n) if n else None for n, total in zip(pixels, sums, strict=True)]
 
 
 class Events:
@@ -163,14 +163,14 @@ class Events:
             round(s, 6) for s in (to_s - message.duration_s, to_s, message.duration_s)
         )
         why = message.why or (ENDED_WITH_IT if message.state == "end" else "")
-        peak = round(message.peak, SHARE_DIGITS)
+        peak = message.peak
         line = {
             **about,
             "classes": message.classes,
             "state": message.state,
             "why": why,
             "no_data": message.no_data,
-            "value": round(message.value, SHARE_DIGITS),
+            "value": message.value,
             "peak": peak,
             "time_s": to_s,
             "from_s": from_s,

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import threading
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from importlib.util import find_spec
@@ -27,10 +28,14 @@ from streamseg.recorded.manifest import read_manifest
 from streamseg.recorded.settings import ZoneTables
 from streamseg.recorded.tracks import read_labels
 from streamseg.recorded.verify import verify_folder
+from streamseg.recorded.zone_file import read_zones
 from streamseg.types import Size
 from streamseg.wire.rle import decode_labels
 from tests.engines import TINY_CLASSES
+from tests.integration.daemons import run_daemon
 from tests.media import GREEN, GREY, RED, draw_clip, picture, write_video
+from tests.ports import free_port
+from tests.waiting import LIMIT_S
 
 ZARR, PARQUET = find_spec("zarr") is not None, find_spec("pyarrow") is not None
 LEFT = ZoneConfig(polygon=((0, 0), (0.5, 0), (0.5, 1), (0, 1)))
@@ -176,7 +181,7 @@ def test_every_count_is_numpys_on_the_stored_masks_in_every_form(
             assert (int(row["pixels"]), int(row["unknown"])) == (there.size, counts[255])
             if there.size:
                 shares = [float(row[f"{name}_share"]) for name in TINY_CLASSES]
-                assert shares == [round(n / there.size, 6) for n in counts[:4].tolist()]
+                assert shares == [n / there.size for n in counts[:4].tolist()]
 
 
 def test_events_have_their_times(made: Path) -> None:
@@ -214,7 +219,7 @@ def test_the_mean_confidence_is_that_of_the_confidence_video(made: Path) -> None
     for row, ((_, labels), (_, confidence)) in zip(rows, pictures, strict=True):
         for i, name in enumerate(TINY_CLASSES):
             there = confidence[:, :32][labels[:, :32] == i]
-            mean = "" if not there.size else str(round(int(there.astype(int).sum()) / there.size / 255, 4))
+            mean = "" if not there.size else str(int(there.astype(int).sum()) / (255 * there.size))
             assert row[f"{name}_confidence"] == mean
 
 
@@ -391,3 +396,77 @@ def test_zones_and_events_see_the_classes_as_they_are_published(
         ConfigError, match=r"events\.red\.classes: engine tiny has no class 'red'; classes: colour"
     ):
         process_files([made / "clip.mkv"], tmp_path, unknown)
+
+
+Counted = list[tuple[str, int, dict[str, tuple[int, float]]]]
+"""Of each zone its name, its pixels, and pixels and share of the classes that are there."""
+
+
+def recorded_counts(rows: list[dict[str, str]]) -> dict[int, Counted]:
+    """What the table says of each frame."""
+    found: dict[int, Counted] = {}
+    for row in rows:
+        there = {
+            name: (int(row[f"{name}_pixels"]), float(row[f"{name}_share"]))
+            for name in TINY_CLASSES
+            if row[f"{name}_pixels"] != "0"
+        }
+        found.setdefault(int(row["seq"]), []).append((row["zone"], int(row["pixels"]), there))
+    return found
+
+
+def live_counts(document: dict[str, Any]) -> Counted:
+    return [
+        (one["zone"], one["pixels"], {c["name"]: (c["pixels"], c["share"]) for c in one["classes"]})
+        for one in document["zones"]
+    ]
+
+
+def test_a_live_stream_counts_the_same_in_the_same_frames(
+    tiny_engine: Path, config: ProcessConfig, tmp_path: Path
+) -> None:
+    """The file is played at its own pace, 0.6 s each time, until it came whole once."""
+    zmq = pytest.importorskip("zmq")
+    colours = [RED] * 10 + [GREEN] * 10 + [GREY] * 5 + [GREEN] * 5
+    clip = tmp_path / "clip.mkv"
+    write_video(
+        clip,
+        [picture((48, 64), 0.2 + i / 50, colour) for i, colour in enumerate(colours)],
+        codec="ffv1",
+        pix_fmt="bgr0",
+        time_base=Fraction(1, 1000),
+        pts=[20 * i for i in range(30)],
+    )
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    (tmp_path / "live.toml").write_text(
+        f"""
+[engine]
+name = "{tiny_engine}"
+threads = 1
+[publish]
+endpoint = "{endpoint}"
+[streams.gate]
+source = "{clip}"
+realtime = true
+loop = true
+[streams.gate.zones.left]
+polygon = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]
+[streams.gate.zones.edge]
+line = [[0.4, 0], [0.6, 1]]
+width = 0.3
+"""
+    )
+    zones = read_zones(f"{tmp_path}/live.toml")
+    process_files([clip], tmp_path / "out", msgspec.structs.replace(config, zones=zones))
+    wanted = recorded_counts(rows_of(tmp_path / "out/clip.zones.csv"))
+    with run_daemon(tmp_path / "live.toml"), zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        socket.subscribe(b"zones/gate/")
+        socket.connect(endpoint)
+        came: dict[int, set[int]] = {}
+        deadline = time.monotonic() + LIMIT_S
+        while not any(len(seqs) == 30 for seqs in came.values()):
+            assert time.monotonic() < deadline, came
+            assert socket.poll(1000 * LIMIT_S)
+            document = json.loads(socket.recv_multipart()[1])
+            assert live_counts(document) == wanted[document["seq"]]
+            came.setdefault(document["epoch"], set()).add(document["seq"])
