@@ -1,4 +1,4 @@
-"""streamseg engine list | info | import | build | prune | quantise | calibrate | export"""
+"""streamseg engine list | info | import | compare | build | prune | quantise | calibrate | export"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, get_args
 import click
 import msgspec
 
+from streamseg.cli.engine_compare import command as compare
 from streamseg.cli.engine_import import command as import_
 from streamseg.cli.settings import as_json, given, options_from
 from streamseg.config import EngineConfig, Precision, build_settings
@@ -22,6 +23,7 @@ def command() -> None:
 
 
 command.add_command(import_)
+command.add_command(compare)
 
 
 @command.command("list")
