@@ -14,7 +14,6 @@ from streamseg.errors import WireError
 from streamseg.types import LabelSet, Mask
 from streamseg.wire import (
     KINDS,
-    MOST_EVENTS_REPLIED,
     Encoding,
     KeptEvent,
     Kind,
@@ -22,6 +21,7 @@ from streamseg.wire import (
     encode_labels,
     encode_mask,
     encode_payload,
+    replied_events,
     topic_of,
 )
 
@@ -218,15 +218,9 @@ class KeptEvents:
         self._kept[stream] = kept
 
     def matching(self, prefixes: Sequence[bytes]) -> list[list[bytes]]:
-        """The messages of every topic that begins with one of the prefixes, those of a stream in order.
-
-        Where they are more than one reply holds, the last ones of each stream, and those of open events.
-        """
+        """The messages of every topic that begins with one of the prefixes, those of a stream in order."""
         topics = {stream: topic_of("event", stream) for stream in self._kept}
-        found = [kept for stream, kept in self._kept.items()
-                 if any(topics[stream].startswith(prefix) for prefix in prefixes)]  # fmt: skip
-        most = MOST_EVENTS_REPLIED // max(1, len(found))
-        if sum(map(len, found)) > MOST_EVENTS_REPLIED:
-            found = [[one for i, one in enumerate(kept) if one.open or i >= len(kept) - most]
-                     for kept in found]  # fmt: skip
-        return [one.parts for kept in found for one in kept][:MOST_EVENTS_REPLIED]
+        return replied_events(
+            [kept for stream, kept in self._kept.items()
+             if any(topics[stream].startswith(prefix) for prefix in prefixes)]
+        )  # fmt: skip

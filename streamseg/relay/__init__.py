@@ -19,8 +19,9 @@ from streamseg.errors import UsageError
 from streamseg.net.curve_keys import read_key
 from streamseg.net.mask_sockets import Asker, MaskSockets
 from streamseg.net.socket_thread import SocketThread
-from streamseg.relay.rounds import Rounds
+from streamseg.relay.rounds import EVENTS, Rounds
 from streamseg.relay.upstream import Upstream
+from streamseg.wire import MAX_PREFIXES as MOST_ASKED
 
 __all__ = ["Relay", "RelayStats", "UpstreamAddress"]
 
@@ -117,6 +118,7 @@ class Relay:
                     thread, *address, secret,
                     lambda upstream, message: self._pass_on(sockets, upstream, message),
                     lambda upstream, messages: self._rounds.answer(upstreams.index(upstream), messages),
+                    self._bring_events,
                 )
             )  # fmt: skip
         self.endpoint, self.snapshot_endpoint = sockets.endpoint, sockets.snapshot_endpoint
@@ -164,6 +166,13 @@ class Relay:
             self._note_origin(topic, upstream)
         sockets.subscribers.publish(message)
         self.stats.messages += 1
+
+    def _bring_events(self, upstream: Upstream) -> None:
+        """A daemon is back: bring the subscribers what happened meanwhile. They drop what they know."""
+        asked = [EVENTS if EVENTS.startswith(p) else p for p in self._passed_on
+                 if p.startswith(EVENTS) or EVENTS.startswith(p)]  # fmt: skip
+        if asked:
+            upstream.catch_up([EVENTS] if EVENTS in asked or len(asked) > MOST_ASKED else asked)
 
     def _note_origin(self, topic: bytes, upstream: Upstream) -> None:
         before = self._origin.get(topic)

@@ -7,11 +7,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from streamseg.net.mask_sockets import Asker
-from streamseg.wire import MAX_PREFIXES
+from streamseg.wire import MAX_PREFIXES, kept_events, replied_events
 
 MAX_WAITING = 1024  # clients; more get no answer, and may ask again
 ANSWER_WITHIN_S = 0.5  # what a daemon has not sent by then is left out
 PAUSE_S = 0.02  # between two rounds, so that many clients cost the daemons little
+
+EVENTS = b"event/"
 
 Message = list[bytes]
 
@@ -27,7 +29,7 @@ class _Round:
     clients: list[_Client]
     waiting_for: set[int]
     deadline_s: float
-    found: dict[bytes, Message] = field(default_factory=dict)  # by topic
+    found: dict[bytes, list[Message]] = field(default_factory=dict)  # by topic; of events there are many
 
 
 class Rounds:
@@ -76,7 +78,10 @@ class Rounds:
         """Add a daemon's answer."""
         if self._round is not None:
             self._round.waiting_for.discard(upstream)
-            self._round.found |= {message[0]: message for message in messages}
+            found: dict[bytes, list[Message]] = {}
+            for message in messages:
+                found.setdefault(message[0], []).append(message)
+            self._round.found |= found
 
     def answered(self, now_s: float) -> Iterator[tuple[Asker, list[Message]]]:
         """Each client with what it asked for, once all daemons have answered or are late."""
@@ -85,9 +90,9 @@ class Rounds:
             return
         self._round = None
         # Label sets first, as at a daemon.
-        found = sorted(over.found.values(), key=lambda message: not message[0].startswith(b"labels/"))
+        topics = sorted(over.found, key=lambda topic: not topic.startswith(b"labels/"))
         for client in over.clients:
-            yield (
-                client.asker,
-                [m for m in found if any(m[0].startswith(prefix) for prefix in client.prefixes)],
-            )
+            chosen = [topic for topic in topics if any(topic.startswith(p) for p in client.prefixes)]
+            events = [over.found[topic] for topic in chosen if topic.startswith(EVENTS)]
+            others = [over.found[topic][-1] for topic in chosen if not topic.startswith(EVENTS)]
+            yield client.asker, [*others, *replied_events([kept_events(one) for one in events])]

@@ -26,8 +26,9 @@ class Upstream:
         secret: bytes | None,
         on_message: Callable[[Upstream, list[bytes]], None],
         on_snapshot: Callable[[Upstream, list[list[bytes]]], None],
+        on_connected: Callable[[Upstream], None],
     ) -> None:
-        """on_message takes what it publishes, on_snapshot the answer to ask().
+        """on_message takes what it publishes, on_snapshot the answer to ask(), on_connected each connection.
 
         server_key: the daemon's public key, empty where it has none; secret: our own.
 
@@ -36,10 +37,11 @@ class Upstream:
         self.endpoint = endpoint
         self.duplicate = False  # it was logged that one of its topics comes from another daemon, too
         self._loop = thread.loop
-        self._on_snapshot = on_snapshot
+        self._on_message, self._on_snapshot, self._on_connected = on_message, on_snapshot, on_connected
         self._keys = ClientKeys(server_key, secret) if server_key and secret else None
         self._ask_at = default_snapshot_endpoint(endpoint)  # looks at the endpoint's form
         self._asking: Connection | None = None
+        self._catching_up: Connection | None = None
         self._logged = ""  # why the daemon refused us
         self.masks = Connection(
             thread.loop, b"XSUB", endpoint, options.MASK, lambda message: on_message(self, message),
@@ -64,6 +66,27 @@ class Upstream:
             self._asking.close()
             self._asking = None
 
+    def catch_up(self, prefixes: list[bytes]) -> None:
+        """Have what a snapshot brings of these topics passed on, as if it was published now."""
+        self._end_catching_up()
+        self._catching_up = Connection(
+            self._loop, b"DEALER", self._ask_at, options.SNAPSHOT_REPLY, self._caught_up, self._keys
+        )
+        self._catching_up.send(snapshot_request(prefixes))
+
+    def _caught_up(self, reply: list[bytes]) -> None:
+        self._end_catching_up()
+        try:
+            for message in parse_snapshot_reply(reply):
+                self._on_message(self, message)
+        except WireError as error:
+            log.debug("%s: %s", self._ask_at, error)
+
+    def _end_catching_up(self) -> None:
+        if self._catching_up is not None:
+            self._catching_up.close()
+            self._catching_up = None
+
     def _answer(self, reply: list[bytes]) -> None:
         """Hand on the messages of a snapshot; none when the answer breaks the protocol."""
         try:
@@ -79,6 +102,7 @@ class Upstream:
         if self.connected:
             self._logged = ""
             log.info("relay: connected to %s", self.endpoint)
+            self._on_connected(self)
             return
         if was_connected:
             log.warning("relay: %s has disconnected; waiting for it", self.endpoint)
@@ -88,4 +112,5 @@ class Upstream:
 
     def _close(self) -> None:
         self.end_asking()
+        self._end_catching_up()
         self.masks.close()

@@ -15,11 +15,12 @@ from streamseg.wire.codec import (
 from streamseg.wire.event import (
     KEPT_EVENTS,
     MAX_EVENT,
-    MOST_EVENTS_REPLIED,
     EventDocument,
     KeptEvent,
     encode_event,
+    kept_events,
     parse_event,
+    replied_events,
 )
 from streamseg.wire.message import (
     KINDS,
@@ -80,7 +81,6 @@ __all__ = [
     "MAX_PREFIXES",
     "MAX_SIDE",
     "MAX_ZONES_DOCUMENT",
-    "MOST_EVENTS_REPLIED",
     "VERSION",
     "Encoding",
     "EventDocument",
@@ -107,6 +107,7 @@ __all__ = [
     "encode_polygons",
     "encode_status",
     "encode_zones",
+    "kept_events",
     "labels_topic",
     "parse_event",
     "parse_message",
@@ -116,6 +117,7 @@ __all__ = [
     "parse_snapshot_request",
     "parse_status",
     "parse_zones",
+    "replied_events",
     "snapshot_reply",
     "snapshot_request",
     "status_topic",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
@@ -74,6 +75,33 @@ class KeptEvent(NamedTuple):
 
     parts: list[bytes]
     open: bool  # of an event that has not ended
+
+
+class _Told(msgspec.Struct):
+    id: str
+    state: EventState
+
+
+def kept_events(messages: Sequence[list[bytes]]) -> list[KeptEvent]:
+    """The event messages of a stream as another publisher keeps them; what cannot be read is left out."""
+    found: list[tuple[list[bytes], _Told]] = []
+    for parts in messages:
+        with contextlib.suppress(msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            found.append((parts, msgspec.json.decode(parts[1], type=_Told)))
+    over = {told.id for _, told in found if told.state == "end"}
+    return [KeptEvent(parts, told.id not in over) for parts, told in found]
+
+
+def replied_events(streams: Sequence[Sequence[KeptEvent]]) -> list[list[bytes]]:
+    """What one reply brings of the events of these streams.
+
+    All, unless they are more than it holds: then the last ones of each stream, and those of open events.
+    """
+    if sum(map(len, streams)) > MOST_EVENTS_REPLIED:
+        most = MOST_EVENTS_REPLIED // len(streams)
+        streams = [[one for i, one in enumerate(kept) if one.open or i >= len(kept) - most]
+                   for kept in streams]  # fmt: skip
+    return [one.parts for kept in streams for one in kept][:MOST_EVENTS_REPLIED]
 
 
 def encode_event(event: EventDocument) -> list[bytes]:
