@@ -15,6 +15,8 @@ from pathlib import Path
 
 import msgspec
 
+from streamseg.analytics.journal import EventJournal
+from streamseg.analytics.keeper import EventKeeper
 from streamseg.config import Config, EngineConfig
 from streamseg.config.sharing import sharing_problems
 from streamseg.daemon.background import Background
@@ -137,13 +139,14 @@ class Daemon:
         if not made:
             return
         publisher = Publisher(fitted.publish, [one.served.first.info.labels for one in made.values()])
+        events = self._keep_events(owned, state, publisher)
         self.publisher = owned.enter_context(publisher)
         self.endpoint = publisher.endpoint
         self.own_keys = publisher.own_keys
         log.info("publishing on %s", self.endpoint)
         if self.web is not None:
             self.web.connect(mask_endpoints(publisher))
-        pipeline = self.pipeline = Pipeline(self.config, publisher, self._engines.key)
+        pipeline = self.pipeline = Pipeline(self.config, publisher, self._engines.key, [events])
         for loaded in made.values():
             pipeline.prepare(loaded.served)
         self._engines.serve(made, pipeline)
@@ -244,6 +247,16 @@ class Daemon:
         self.control = owned.enter_context(server)
         if self.config.control.endpoint:
             log.info("control: also on %s", server.endpoint)
+
+    def _keep_events(
+        self, owned: contextlib.ExitStack, state: StateFolder, publisher: Publisher
+    ) -> EventKeeper:
+        """Read what events were open, and have it in snapshots before anybody can ask for one."""
+        journal = owned.enter_context(EventJournal(state.path, state.hold))
+        events = EventKeeper(journal, publisher.run, publisher.put_events, list(self.config.streams))
+        for stream, kept in events.kept().items():
+            publisher.put_events(stream, [], kept)
+        return events
 
     def _start_web(self, owned: contextlib.ExitStack) -> None:
         """Start the console, if it is set up; it also shows that the engine is being loaded."""

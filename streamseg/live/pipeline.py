@@ -14,10 +14,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from streamseg.analytics.stage import Answers
+from streamseg.analytics.stage import Answers, Sink
 from streamseg.config import Config
 from streamseg.errors import ControlError
 from streamseg.inference.engine import Engine
@@ -42,11 +43,16 @@ class Pipeline:
     Streams may be added, removed, paused and changed while it runs, from any thread; others do not notice.
     """
 
-    def __init__(self, config: Config, publisher: Publisher, engine_of: EngineOf) -> None:
-        """engine_of: the key of the engine that a stream's setting names, of those in `engines`."""
+    def __init__(
+        self, config: Config, publisher: Publisher, engine_of: EngineOf, sinks: Sequence[Sink] = ()
+    ) -> None:
+        """engine_of: the key of the engine that a stream's setting names, of those in `engines`.
+
+        sinks: what looks at the counts of streams with events.
+        """
         self.stats = Stats()
         self.over = threading.Event()
-        self.answers = Answers(publisher.wants, publisher.put)
+        self.answers = Answers(publisher.wants, publisher.put, sinks)
         self.streams = Streams(self.stats, self._submit, self._streams_ended, self.answers.changed, engine_of)
         self._config = config
         self._publisher = publisher
