@@ -165,7 +165,7 @@ def killed_and_killed_again(site: Site, state: Path, times: int, seed: int) -> N
     assert (steady.lost, restarted.lost) == (0, 0)
 
 
-@pytest.mark.parametrize("times", [3, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("times", [2, pytest.param(100, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
 def test_no_event_is_lost_or_comes_twice_however_often_the_daemon_is_killed(
     times: int, tmp_path: Path, flicker: Path, tiny_engine: Path, state: Path
 ) -> None:
