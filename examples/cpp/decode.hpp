@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <set>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
@@ -76,20 +77,43 @@ inline void must_be_polygons(const json& header) {
     }
 }
 
+inline void must_be_zones(const json& header) {
+    must_be_size(header.at("shape"));
+    const json& zones = header.at("zones");
+    must(zones.is_array() && !zones.empty() && zones.size() <= 65, "zones");
+    must(zones[0].at("zone") == "picture" &&
+         zones[0].at("pixels") == header["shape"][0].get<uint64_t>() * header["shape"][1].get<uint64_t>(), "picture");
+    std::set<std::string> names;
+    for (const json& zone : zones) {
+        must(names.insert(zone.at("zone").get<std::string>()).second, "zone");
+        uint64_t pixels = zone.at("unknown").get<uint64_t>();
+        int last = -1;
+        for (const json& one : zone.at("classes")) {
+            const int id = one.at("id").get<int>();
+            must(id > last && id <= 254, "class");
+            last = id;
+            const double share = one.at("share").get<double>();
+            must(share >= 0 && share <= 1, "share");
+            pixels += one.at("pixels").get<uint64_t>();
+        }
+        must(zone.at("pixels") == pixels, "pixels");
+    }
+}
+
 /// Read everything but the payload; throws std::exception on what is not a message of version 1.
 inline json parse(const Parts& parts) {
     static const std::map<std::string, size_t> counts = {
         {"mask", 3}, {"refined", 3}, {"mask+confidence", 4}, {"rle", 2}, {"labels", 2},
-        {"picture", 3}, {"status", 2}, {"event", 2}, {"polygons", 2}};
+        {"picture", 3}, {"status", 2}, {"event", 2}, {"polygons", 2}, {"zones", 2}};
     must(parts.size() >= 2, "number of parts");
     const std::string& topic = parts[0];
     const std::string kind = topic.substr(0, topic.find('/'));
     const auto count = counts.find(kind);
     must(count != counts.end() && parts.size() == count->second, "kind or number of parts");
-    const size_t longest = kind == "rle" || kind == "polygons" ? 4 << 20 : kind == "labels" ? 256 << 10
+    const size_t longest = kind == "rle" || kind == "polygons" ? 4 << 20 : kind == "zones" ? 1 << 20 : kind == "labels" ? 256 << 10
                          : kind == "status" || kind == "event" ? 64 << 10 : 16 << 10;
     must(parts[1].size() <= longest, "length of the header");
-    json header = kind == "rle" || kind == "event" || kind == "polygons" ? json::parse(parts[1]) : json::from_msgpack(parts[1]);
+    json header = kind == "rle" || kind == "event" || kind == "polygons" || kind == "zones" ? json::parse(parts[1]) : json::from_msgpack(parts[1]);
     must(header.at("version").is_number_integer() && header["version"] == 1, "version");
     const std::string name = header.at(kind == "labels" ? "id" : "stream");
     must(header.at("kind") == kind && topic == kind + "/" + name + "/", "topic");
@@ -125,6 +149,10 @@ inline json parse(const Parts& parts) {
     must(characters <= 256, "engine");
     if (kind == "polygons") {
         must_be_polygons(header);
+        return header;
+    }
+    if (kind == "zones") {
+        must_be_zones(header);
         return header;
     }
     must(header.at("revision") == (kind == "refined" ? 1 : 0), "revision");
@@ -207,7 +235,7 @@ inline Labels from_runs(const json& segments, const json& shape) {
 inline Mask decode(const Parts& parts) {
     Mask mask{parse(parts), {}, {}};
     const json& header = mask.header;
-    for (const char* kind : {"labels", "status", "picture", "event", "polygons"})
+    for (const char* kind : {"labels", "status", "picture", "event", "polygons", "zones"})
         if (header["kind"] == kind) return mask;
     const uint32_t height = header["shape"][0], width = header["shape"][1];
     auto unpack = [&](const std::string& part) {

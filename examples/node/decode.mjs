@@ -7,9 +7,9 @@ import { ZSTDDecoder } from "zstddec";
 const zstd = new ZSTDDecoder();
 if (!zlib.zstdDecompressSync) await zstd.init(); // Node 22.15 and newer have zstd themselves
 
-const PARTS = { mask: 3, refined: 3, "mask+confidence": 4, rle: 2, labels: 2, picture: 3, status: 2, event: 2, polygons: 2 };
-const JSON_KINDS = ["rle", "event", "polygons"];
-const LONGEST = { rle: 4 << 20, labels: 256 << 10, status: 64 << 10, event: 64 << 10, polygons: 4 << 20 }; // bytes of a document; a header has 16 KiB
+const PARTS = { mask: 3, refined: 3, "mask+confidence": 4, rle: 2, labels: 2, picture: 3, status: 2, event: 2, polygons: 2, zones: 2 };
+const JSON_KINDS = ["rle", "event", "polygons", "zones"];
+const LONGEST = { rle: 4 << 20, labels: 256 << 10, status: 64 << 10, event: 64 << 10, polygons: 4 << 20, zones: 1 << 20 }; // bytes of a document; a header has 16 KiB
 const COUNTS = ["run", "epoch", "seq", "n"];
 const STATES = ["connecting", "playing", "paused", "reconnecting", "ended", "failed"];
 const TIMES = ["captured_unix_ns", "published_unix_ns"]; // BigInt, since a double does not hold them
@@ -55,6 +55,11 @@ export function parse(parts) {
     for (const { id, rings } of header.polygons) mustBeRings(id, rings, header.shape);
     return header;
   }
+  if (kind === "zones") {
+    mustBeSize(header.shape);
+    mustBeZones(header.zones, header.shape[0] * header.shape[1]);
+    return header;
+  }
   must(header.revision === (kind === "refined" ? 1 : 0), "revision");
   must((header.encoding === "coco-rle") === (kind === "rle"), "encoding");
   mustBeSize(header.shape);
@@ -65,7 +70,7 @@ export function parse(parts) {
 /** The whole message: the header with `labels` (and `confidence`), bytes row by row. */
 export function decode(parts) {
   const header = parse(parts);
-  if (["labels", "status", "event", "polygons"].includes(header.kind)) return header;
+  if (["labels", "status", "event", "polygons", "zones"].includes(header.kind)) return header;
   if (header.kind === "picture") return { ...header, jpeg: Buffer.from(parts[2]) };
   if (header.kind === "rle") header.labels = fromRuns(header.segments, header.shape);
   else header.labels = unpack(parts[2], header);
@@ -90,6 +95,18 @@ function mustBeRings(id, rings, [height, width]) {
   for (const ring of rings) {
     must(ring.length >= 3, "ring");
     for (const [x, y] of ring) must(x >= 0 && x <= width && y >= 0 && y <= height, "point");
+  }
+}
+
+function mustBeZones(zones, pixels) {
+  must(zones.length >= 1 && zones.length <= 65 && zones[0].zone === "picture" && zones[0].pixels === pixels, "zones");
+  must(new Set(zones.map((one) => one.zone)).size === zones.length, "zones");
+  for (const one of zones) {
+    one.classes.forEach(({ id, share }, i) => {
+      must(Number.isInteger(id) && id >= 0 && id <= 254 && (i === 0 || id > one.classes[i - 1].id), "class");
+      must(share >= 0 && share <= 1, "share");
+    });
+    must(one.classes.reduce((sum, { pixels }) => sum + pixels, one.unknown) === one.pixels, "pixels");
   }
 }
 

@@ -41,7 +41,7 @@ def test_the_files_are_those_that_the_script_makes() -> None:
     assert sorted(name for name, _, _ in vectors()) == NAMES
 
 
-OTHERS = ("refuse", "snapshot", "picture", "status", "event", "polygons")
+OTHERS = ("refuse", "snapshot", "picture", "status", "event", "polygons", "zones")
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith(OTHERS)])
@@ -60,6 +60,7 @@ def test_a_vector_that_must_be_refused_is(name: str) -> None:
         b"status": wire.parse_status,
         b"event": wire.parse_event,
         b"polygons": wire.parse_polygons,
+        b"zones": wire.parse_zones,
     }
     with pytest.raises(WireError):
         readers.get(parts[0].partition(b"/")[0], wire.decode_message)(parts)
@@ -78,6 +79,11 @@ def test_the_vectors_of_a_picture_and_a_status_are_read_as_they_say() -> None:
 def test_the_vectors_of_events_are_read_as_they_say(name: str) -> None:
     parts, expected = reading(name)
     assert json.loads(json.dumps(told_event(wire.parse_event(parts)))) == expected
+
+
+def test_the_vector_of_zones_is_read_as_it_says() -> None:
+    parts, expected = reading("zones")
+    assert json.loads(json.dumps(told_event(wire.parse_zones(parts)))) == expected
 
 
 def test_the_vector_of_polygons_is_read_as_it_says() -> None:

@@ -110,6 +110,8 @@ def vectors() -> Iterator[tuple[str, list[bytes], Any]]:
     begin, end = example_events(mask)
     yield "event-begin", wire.encode_event(begin), told_event(begin)
     yield "event-end", wire.encode_event(end), told_event(end)
+    zones = example_zones(mask)
+    yield "zones", wire.encode_zones(zones), told_event(zones)
     polygons = example_polygons(mask)
     yield "polygons", wire.encode_polygons(polygons), told_event(polygons)
     odd = "a\x1b[2J\n\u202eb\x7f"  # to be escaped by whoever shows it, not to be refused
@@ -171,6 +173,14 @@ def broken(
     yield "refuse-polygons-with-a-ring-of-two-points", [topic, msgspec.json.encode(plain)], None
     plain["polygons"][1]["rings"] = [[[0, 0], [30.5, 0], [0, 20]]]
     yield "refuse-polygons-outside-the-shape", [topic, msgspec.json.encode(plain)], None
+    topic, document = wire.encode_zones(example_zones(mask))
+    yield "refuse-zones-of-another-topic", [b"zones/yard/", document], None
+    plain = msgspec.json.decode(document)
+    plain["zones"][1]["unknown"] = 15
+    yield "refuse-zones-whose-pixels-do-not-add-up", [topic, msgspec.json.encode(plain)], None
+    plain = msgspec.json.decode(document)
+    plain["zones"].reverse()
+    yield "refuse-zones-without-the-picture-first", [topic, msgspec.json.encode(plain)], None
     word, head, *rest = wire.snapshot_reply(mask.run, both)
     fields = msgspec.msgpack.decode(head)
     yield "refuse-snapshot-version-2", [word, msgspec.msgpack.encode(fields | {"version": 2}), *rest], None
@@ -239,6 +249,40 @@ def example_events(mask: Mask) -> tuple[wire.EventDocument, wire.EventDocument]:
         at_unix_ns=mask.captured_unix_ns + 60_000_000_000, duration_s=65.25, epoch=2, seq=0, pts=None,
     )  # fmt: skip
     return begin, end
+
+
+def example_zones(mask: Mask) -> wire.ZonesDocument:
+    """The whole picture of a mask of 20 by 30, and a zone with its ground."""
+    return wire.ZonesDocument(
+        version=1,
+        kind="zones",
+        **stamp_fields(mask.stamp),
+        shape=(20, 30),
+        engine=mask.engine,
+        label_set=mask.label_set,
+        zones=[
+            wire.Zone(
+                zone="picture",
+                pixels=600,
+                unknown=24,
+                square_m=None,
+                classes=[
+                    wire.ZoneClass(id=0, name="road", pixels=450, share=0.75, confidence=0.9375),
+                    wire.ZoneClass(id=1, name="tüll", pixels=126, share=0.21, confidence=0.5),
+                ],
+            ),
+            wire.Zone(
+                zone="ramp",
+                pixels=80,
+                unknown=16,
+                square_m=40.0,
+                classes=[
+                    wire.ZoneClass(id=1, name="tüll", pixels=60, share=0.75, confidence=0.5, square_m=30.5),
+                    wire.ZoneClass(id=7, name=None, pixels=4, share=0.05, confidence=0.25, square_m=1.5),
+                ],
+            ),
+        ],
+    )
 
 
 def example_polygons(mask: Mask) -> wire.PolygonsDocument:
@@ -329,7 +373,7 @@ def told_status(status: wire.StreamStatus, mask: Mask) -> dict[str, Any]:
     return fields | {"kind": "status", "run": mask.run, "unix_ns": mask.published_unix_ns}
 
 
-def told_event(event: wire.EventDocument | wire.PolygonsDocument) -> dict[str, Any]:
+def told_event(event: wire.EventDocument | wire.PolygonsDocument | wire.ZonesDocument) -> dict[str, Any]:
     fields: dict[str, Any] = msgspec.to_builtins(event)
     return {name: value for name, value in fields.items() if name != "version"}
 
