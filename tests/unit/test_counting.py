@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 import streamseg.analytics.raster as raster_module
@@ -16,45 +14,12 @@ from streamseg.analytics.counting import count
 from streamseg.analytics.counts import ZoneCounts
 from streamseg.analytics.raster import rasterise
 from streamseg.config import PICTURE, ZoneConfig
-from streamseg.config.analytics import Points
 from streamseg.types import IGNORE, ClassInfo, LabelSet, Mask, Size, Stamp
 from streamseg.wire import decode_message, encode_mask
+from tests.zones import pixels_of
 
 LABELS = LabelSet("test", tuple(ClassInfo(f"class {i}", (i, i, i)) for i in range(255)))
 SIZES = [(1, 1), (1, 40), (37, 1), (9, 7), (31, 64), (65, 100), (120, 161)]
-
-
-def in_ring(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], ring: Points) -> npt.NDArray[np.bool_]:
-    """The even-odd rule as docs/protocol.md writes it, for all pixels at once."""
-    inside = np.zeros(np.broadcast(x, y).shape, bool)
-    for (x1, y1), (x2, y2) in zip(ring, (*ring[1:], ring[0]), strict=True):
-        if y1 == y2:
-            continue
-        crosses = (y1 > y) != (y2 > y)
-        inside ^= crosses & (x < (x2 - x1) * (y - y1) / (y2 - y1) + x1)
-    return inside
-
-
-def pixels_of(zone: ZoneConfig, size: Size) -> npt.NDArray[np.bool_]:
-    """The pixels of a zone by its definition, without anything of raster.py."""
-    height, width = size
-    x, y = (np.arange(width)[None] + 0.5) / width, (np.arange(height)[:, None] + 0.5) / height
-    if zone.polygon is not None:
-        inside = in_ring(x, y, zone.polygon)
-        for hole in zone.holes:
-            inside &= ~in_ring(x, y, hole)
-        return inside
-    assert zone.line is not None
-    assert zone.width is not None
-    near = np.zeros(size, bool)
-    px, py = np.arange(width)[None] + 0.5, np.arange(height)[:, None] + 0.5
-    for (ax, ay), (bx, by) in itertools.pairwise((x * width, y * height) for x, y in zone.line):
-        dx, dy = bx - ax, by - ay
-        square = dx * dx + dy * dy
-        t = np.clip(((px - ax) * dx + (py - ay) * dy) / (square if square > 0 else 1.0), 0.0, 1.0)
-        ex, ey = px - (ax + t * dx), py - (ay + t * dy)
-        near |= ex * ex + ey * ey <= (zone.width * height / 2) ** 2
-    return near
 
 
 def random_mask(rng: random.Random, size: Size, classes: int, *, confident: bool) -> Mask:
@@ -111,11 +76,11 @@ def check(counts: ZoneCounts, mask: Mask, zones: Mapping[str, ZoneConfig]) -> No
 
 
 @pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "arrays"])
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(20))
 def test_every_count_is_that_of_numpy_on_the_published_mask(seed: int, compiled: bool) -> None:
     rng = random.Random(seed)
     size = rng.choice(SIZES)
-    zones = {f"z{i}": random_zone(rng) for i in range(rng.choice([0, 1, 2, 5, 64]))}
+    zones = {f"z{i}": random_zone(rng) for i in range(rng.choice([0, 1, 2, 5, 5, 64]))}
     mask = random_mask(rng, size, rng.choice([1, 2, 21, 255]), confident=rng.random() < 0.5)
     counts = count(mask, LABELS, rasterise(zones, size), compiled=compiled)
     for encoding in ("zstd", "png", "raw"):
@@ -129,7 +94,7 @@ def test_every_count_is_that_of_numpy_on_the_published_mask(seed: int, compiled:
         check(counts, received, zones)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(30))
 def test_a_raster_holds_the_pixels_whose_centres_are_inside(seed: int) -> None:
     rng = random.Random(1000 + seed)
     for size in SIZES:
