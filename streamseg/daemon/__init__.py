@@ -220,6 +220,7 @@ class Daemon:
             web_restarts=web.restarts if web is not None else 0,
             engine=self.engine,
             engines=self._engines.statuses(),
+            engine_names=self._operations.engine_names if self._operations is not None else [],
             publisher=publisher_status(publisher) if publisher is not None else None,
             control=control_status(self.control),
             streams=streams,

@@ -157,6 +157,11 @@ class Operations:
             self._engines.settle(self._pipeline)
         return done
 
+    @property
+    def engine_names(self) -> list[str]:
+        """What a stream's `engine` may be beside the name of an engine that is installed."""
+        return ["default", *self._config.engines]
+
     def settle(self) -> None:
         """After a stream was removed: close what no stream uses any more."""
         self._engines.settle(self._pipeline)

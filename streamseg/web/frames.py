@@ -57,6 +57,7 @@ def _mask_message(mask: Mask, step: int, with_picture: bool) -> bytes:
         "shape": labels.shape,
         "mask_shape": mask.size,
         "label_set": mask.label_set,
+        "engine": mask.engine,
         "stage_us": mask.stage_us,
         "picture": with_picture,
     }

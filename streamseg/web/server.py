@@ -21,6 +21,7 @@ from streamseg.runtime.counters import ProgressWatch
 from streamseg.types import U8, LabelSet
 from streamseg.web.access import Access
 from streamseg.web.answers import Answers, shares_message
+from streamseg.web.engines import choices
 from streamseg.web.feed import Feed
 from streamseg.web.frames import Shown
 from streamseg.web.guard import Guard, need_own_page
@@ -54,9 +55,11 @@ class Console:
         self._link = Link(setup.control)  # for what pages ask; waits while the daemon is busy with it
         self._health = Link(setup.control)  # for the status alone, so that nobody waits for a page
         self._segmenter = Segmenter(setup.control)
+        self._loading = Link(setup.control)  # for networks: nobody else waits until one is loaded
         self._progress = ProgressWatch()
         self._viewers: set[Viewer] = set()
         self._answers = Answers(self._link, self._viewers)
+        self._tasks: set[asyncio.Task[None]] = set()  # that wait for a network
         self._feed: Feed | None = None
         self.app = web.Application(middlewares=[guard.check], client_max_size=MAX_BODY)
         self.app.on_response_prepare.append(guard.protect)
@@ -93,12 +96,14 @@ class Console:
         self._feed = Feed(self._show, self._send_labels, self._show_shares, self._answers.take_event)
         polling = asyncio.create_task(self._poll())
         yield
-        polling.cancel()
-        await asyncio.gather(polling, return_exceptions=True)
+        for task in (polling, *self._tasks):
+            task.cancel()
+        await asyncio.gather(polling, *self._tasks, return_exceptions=True)
         await self._feed.close()
         await self._answers.close()
         await self._link.close()
         await self._health.close()
+        await self._loading.close()
         await self._segmenter.close()
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
@@ -207,6 +212,10 @@ class Console:
                 viewer.drawn(drawn)
             case Ping(at=at):
                 viewer.send({"type": "pong", "at": at, "unix_ms": time.time() * 1000})
+            case Do(what="engine" | "engines") as do:  # takes long: the page is answered meanwhile
+                task = asyncio.create_task(self._do(viewer, do))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
             case Do() as do:
                 await self._do(viewer, do)
 
@@ -222,11 +231,16 @@ class Console:
             try:
                 if do.what in ("zones", "toml"):
                     found = await self._answers.do(do)
+                elif do.what == "engines":
+                    found = {"engines": await asyncio.to_thread(choices, await self._health.status(1.0))}
+                elif do.what == "engine":
+                    await self._loading.ask(lambda daemon: daemon.engine(do.stream, do.settings["engine"]))
                 else:
                     await self._link.ask(ask)
             except (ControlError, ConfigError) as error:
                 problems = list(error.problems)
-        viewer.send({"type": "done", "id": do.id, "problems": problems, **found})
+        with contextlib.suppress(Slow):  # it is disconnected by its sending task
+            viewer.send({"type": "done", "id": do.id, "problems": problems, **found})
         await self._send_status(self._viewers, max_age_s=0.0)
 
     async def _poll(self) -> None:

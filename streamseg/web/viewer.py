@@ -63,7 +63,7 @@ class Do(msgspec.Struct, frozen=True, tag_field="type", tag="do"):
     """A request for the daemon."""
 
     id: int
-    what: Literal["add", "remove", "pause", "resume", "keyframe", "zones", "toml"]
+    what: Literal["add", "remove", "pause", "resume", "keyframe", "zones", "toml", "engines", "engine"]
     stream: Name
     settings: Annotated[dict[str, Any], Meta(max_length=32)] = {}
 
@@ -73,10 +73,14 @@ class Do(msgspec.Struct, frozen=True, tag_field="type", tag="do"):
             unknown = [key for key in self.settings if key not in ZONE_FIELDS]
             wrong = [key for key, value in self.settings.items() if not isinstance(value, dict)]
             return [f"{key[:40]!r}: must be a table of zones or events" for key in {*unknown, *wrong}]
+        if self.what == "engine" and (
+            list(self.settings) != ["engine"] or type(self.settings["engine"]) is not str
+        ):
+            return ["engine: must be the name of a network"]
         return [
             f"{key[:40]!r}: cannot be set in the console; see streamseg ctl add on the daemon's machine"
             for key in self.settings
-            if key not in FORM_FIELDS
+            if key not in FORM_FIELDS and self.what != "engine"
         ]
 
 

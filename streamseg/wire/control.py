@@ -231,6 +231,7 @@ class Status(Reply, frozen=True, kw_only=True, tag="status"):
     web_restarts: Count = 0
     engine: EngineStatus  # [engine], or the first of `engines` where no stream uses that
     engines: dict[str, EngineStatus] = {}  # all that are loaded, by name
+    engine_names: list[str] = []  # default, and the sections [engines.NAME]
     publisher: PublisherStatus | None = None  # None until the sockets are bound
     control: ControlStatus
     streams: dict[str, StreamStatus] = {}

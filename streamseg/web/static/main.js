@@ -1,5 +1,6 @@
 // The page: what is shown and how, which tiles are visible, and the daemon's messages.
 
+import { chooseEngine } from "./engines.js";
 import { EventList } from "./events.js";
 import { Link } from "./link.js";
 import { Tile } from "./tile.js";
@@ -25,6 +26,7 @@ const app = {
   changed: watch,
   remove,
   showToml,
+  chooseEngine: (tile) => chooseEngine(tile, app),
 };
 const events = new EventList($("events"), app);
 app.link = new Link({ open: opened, closed, text: received, frame: took });

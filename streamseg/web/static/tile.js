@@ -14,7 +14,7 @@ const FORCED_MS = 10000; // how long its refinement is waited for
 const FLASH_MS = 1200;
 
 export class Tile {
-  // app: { link, settings, labelSets, announce(text), complain(text), remove(tile), changed(), showToml(name, text) }
+  // app: { link, settings, labelSets, announce(text), complain(text), remove(tile), changed(), showToml(name, text), chooseEngine(tile) }
   constructor(name, app) {
     this.name = name;
     this.app = app;
@@ -267,7 +267,7 @@ export class Tile {
     this.canvas.setAttribute("aria-label", `${this.name}, live. The arrow keys move a pointer that names the class under it.`);
     const save = find('[data-do="save"]');
     save.href = `streams/${encodeURIComponent(this.name)}/mask.png`;
-    for (const [what, words] of Object.entries({ keyframe: "Refine a keyframe now", save: "Download the current mask", large: "Enlarge", zones: "Zones and events", details: "Times and counts", remove: "Remove" })) {
+    for (const [what, words] of Object.entries({ keyframe: "Refine a keyframe now", save: "Download the current mask", large: "Enlarge", zones: "Zones and events", engine: "Choose a network", details: "Times and counts", remove: "Remove" })) {
       this.#name(find(`[data-do="${what}"]`), words);
     }
     find(".actions").addEventListener("click", (event) => this.#act(event.target.closest("[data-do]")));
@@ -285,6 +285,8 @@ export class Tile {
       const large = this.element.classList.toggle("large");
       element.setAttribute("aria-pressed", large);
       this.app.changed();
+    } else if (what === "engine") {
+      this.app.chooseEngine(this);
     } else if (what === "zones") {
       element.setAttribute("aria-expanded", this.zones.toggle());
     } else if (what === "details") {
