@@ -9,12 +9,16 @@
 namespace upsample {
 namespace {
 
-// A row of the logits: of each cell the class with the highest value, and how clear that is.
+// No less than exp, and 6.2 % more at most, of values that were multiplied by kBits and shifted by kOne: between powers
+// of two 2^t is below a straight line. 1 is exact.
+constexpr float kBits = 1.44269504f * 8388608.0f, kOne = 127.0f * 8388608.0f, kMore = 1.0615f;
+
+// A row of the logits: of each the class with the highest value, and how clear that is.
 struct Nodes {
   std::vector<int32_t> arg, sure;
-  std::vector<float> best, second, large, sum;
+  std::vector<float> best, clear, large, sum;  // clear: from the second best; large: the largest absolute value
 
-  explicit Nodes(int w) : arg(w), sure(w), best(w), second(w), large(w), sum(w) {}
+  explicit Nodes(int w) : arg(w), sure(w), best(w), clear(w), large(w), sum(w) {}
 };
 
 STREAMSEG_CLONES
@@ -25,66 +29,65 @@ void rank(const float* __restrict v, int n, int32_t c, float* __restrict best, f
     second[x] = std::max(second[x], std::min(v[x], best[x]));
     best[x] = wins ? v[x] : best[x];
     arg[x] = wins ? c : arg[x];
-    large[x] = std::max(large[x], std::fabs(v[x]));
+    const float size = std::fabs(v[x]);
+    large[x] = size > large[x] || size != size ? size : large[x];  // NaN stays
   }
 }
 
-// Add no less than exp, and 6 % more at most: between powers of two 2^t is below a straight line.
 STREAMSEG_CLONES
-void add_over_exp(const float* __restrict v, const float* __restrict best, float sharpness, int n,
+void add_over_exp(const float* __restrict v, const float* __restrict best, float factor, int n,
                   float* __restrict sum) {
   for (int x = 0; x < n; ++x) {
-    const float t = std::max(-120.0f, (v[x] - best[x]) * sharpness * 1.44269504f);
-    const int32_t bits = static_cast<int32_t>((t + 127.0f) * 8388608.0f);
+    const int32_t bits = static_cast<int32_t>(std::max(0.0f, (v[x] - best[x]) * factor + kOne));
     float e;
     std::memcpy(&e, &bits, sizeof e);
     sum[x] += e;
   }
 }
 
-// least: as a probability.
-void look_at_nodes(const Job& job, int r, float least, Nodes& to) {
+// least: as a probability, or as its inverse for a sum. Returns whether all values can be interpolated.
+STREAMSEG_CLONES
+bool judge(int n, const float* __restrict best, const float* __restrict large, const float* __restrict sum,
+           bool probabilities, float least, float* __restrict clear, int32_t* __restrict sure) {
+  int32_t largest = 0;
+  for (int x = 0; x < n; ++x) {
+    int32_t bits;
+    std::memcpy(&bits, large + x, sizeof bits);
+    largest = std::max(largest, bits);
+    clear[x] = best[x] - clear[x];
+    sure[x] = probabilities ? best[x] >= least : sum[x] * least <= 1.0f;
+  }
+  return largest <= 0x7cf0bdc2;  // as in blend_rows()
+}
+
+bool look_at_nodes(const Job& job, int r, float least, Nodes& to) {
   const int w = job.w;
   const size_t plane = static_cast<size_t>(job.h) * w;
   const float* row = job.logits + static_cast<size_t>(r) * w;
   std::fill(to.arg.begin(), to.arg.end(), 0);
   std::fill(to.best.begin(), to.best.end(), -INFINITY);
-  std::fill(to.second.begin(), to.second.end(), -INFINITY);
+  std::fill(to.clear.begin(), to.clear.end(), -INFINITY);
   std::fill(to.large.begin(), to.large.end(), 0.0f);
   for (int c = 0; c < job.classes; ++c)
-    rank(row + plane * c, w, c, to.best.data(), to.second.data(), to.large.data(), to.arg.data());
-  if (!job.probabilities) {
-    std::fill(to.sum.begin(), to.sum.end(), 0.0f);
-    for (int c = 0; c < job.classes; ++c)
-      add_over_exp(row + plane * c, to.best.data(), job.sharpness, w, to.sum.data());
-  }
-  for (int x = 0; x < w; ++x)
-    to.sure[x] = job.probabilities ? to.best[x] >= least : to.sum[x] * least <= 1.0f;
-}
-
-// Whether they can be interpolated; as blend_rows() sees it.
-STREAMSEG_CLONES
-bool all_numbers(const float* v, size_t n) {
-  int32_t largest = 0;
-  for (size_t x = 0; x < n; ++x) {
-    int32_t bits;
-    std::memcpy(&bits, v + x, sizeof bits);
-    largest = std::max(largest, bits & 0x7fffffff);
-  }
-  return largest <= 0x7cf0bdc2;
+    rank(row + plane * c, w, c, to.best.data(), to.clear.data(), to.large.data(), to.arg.data());
+  std::fill(to.sum.begin(), to.sum.end(), 0.0f);
+  for (int c = 0; !job.probabilities && c < job.classes; ++c)
+    add_over_exp(row + plane * c, to.best.data(), job.sharpness * kBits, w, to.sum.data());
+  return judge(w, to.best.data(), to.large.data(), to.sum.data(), job.probabilities, least, to.clear.data(),
+               to.sure.data());
 }
 
 // What each cell between two rows is filled with; -1 where its pixels are looked at. The highest class of all corners
 // must be clearly so: what is interpolated is rounded, at values as large as `large` to a millionth of them.
 STREAMSEG_CLONES
-void fill_cells(const Nodes& above, const Nodes& below, int w, const int32_t* published, int32_t* __restrict to) {
+void fill_cells(const Nodes& above, const Nodes& below, int n, int right, const int32_t* published,
+                int32_t* __restrict to) {
   const int32_t *a = above.arg.data(), *b = below.arg.data(), *as = above.sure.data(), *bs = below.sure.data();
-  const float *ab = above.best.data(), *bb = below.best.data(), *a2 = above.second.data(), *b2 = below.second.data();
-  const float *al = above.large.data(), *bl = below.large.data();
-  for (int x = 0; x < w; ++x) {
-    const int r = std::min(x + 1, w - 1);
+  const float *ac = above.clear.data(), *bc = below.clear.data(), *al = above.large.data(), *bl = below.large.data();
+  for (int x = 0; x < n; ++x) {
+    const int r = x + right;
     const bool same = (a[x] == a[r]) & (a[x] == b[x]) & (a[x] == b[r]);
-    const float clear = std::min(std::min(ab[x] - a2[x], ab[r] - a2[r]), std::min(bb[x] - b2[x], bb[r] - b2[r]));
+    const float clear = std::min(std::min(ac[x], ac[r]), std::min(bc[x], bc[r]));
     const float large = std::max(std::max(al[x], al[r]), std::max(bl[x], bl[r]));
     const int32_t label = published[a[x]];
     const bool sure = ((as[x] & as[r] & bs[x] & bs[r]) != 0) | (label == kIgnore);
@@ -95,7 +98,7 @@ void fill_cells(const Nodes& above, const Nodes& below, int w, const int32_t* pu
 inline __attribute__((always_inline)) Floats exps(Floats v) {
   const Floats t = (v > -87.0f ? v : Floats{} - 87.0f) * 1.44269504f;
   Ints whole = __builtin_convertvector(t, Ints);
-  whole += __builtin_convertvector(whole, Floats) > t;  // towards minus infinity: a comparison is -1
+  whole = __builtin_convertvector(whole, Floats) > t ? whole - 1 : whole;  // towards minus infinity
   const Floats f = t - __builtin_convertvector(whole, Floats);
   const Floats p =
       1.0f + f * (0.693147180f + f * (0.240226507f + f * (0.0555041087f + f * (0.00961812911f + f * 0.00133335581f))));
@@ -109,51 +112,122 @@ struct Rows {
   size_t apart;
 };
 
-// The pixels of some vectors of an output row: as by_rows() has them.
+constexpr int kGroup = 4;
+
+// What the pixels of a vector need for their decision, and their labels: as numbers one by one, of which the compiler
+// makes better vectors than of comparisons of vectors.
+struct Lanes {
+  float sum[kLanes], members[kLanes];  // bounds of exponentials, of all classes and of those of the label
+  int32_t label[kLanes];
+};
+
+// No less than exp of (v - best) * sharpness, where factor = sharpness * kBits.
+inline __attribute__((always_inline)) Floats over_exps(Floats v, Floats best, float factor) {
+  Floats bits = (v - best) * factor + kOne;
+  bits = bits > 0.0f ? bits : Floats{};
+  const Ints whole = __builtin_convertvector(bits, Ints);
+  return load<Floats>(&whole);
+}
+
+// Take the labels away of pixels that are less probable than `least`; returns whether bounds decide over all of them.
+inline __attribute__((always_inline)) bool decided(const Lanes& lanes, float least, int32_t* __restrict to) {
+  int32_t open = 0;
+  for (int i = 0; i < kLanes; ++i) {
+    const float sum = lanes.sum[i], less = (sum - 1.0f) * (1.0f / kMore) + 1.0f;
+    const float members = lanes.members[i], fewer = (members - 1.0f) * (1.0f / kMore) + 1.0f;
+    const bool keep = sum * (least * 1.0001f) <= fewer;
+    const bool drop = less * (least * 0.9999f) > members;
+    to[i] = keep ? lanes.label[i] : kIgnore;
+    open |= keep | drop ? 0 : 1;
+  }
+  return open == 0;
+}
+
+// The confidence of the pixels of a vector in 1/255, not yet cut to whole numbers; as by_rows() has it.
+inline __attribute__((always_inline)) Floats exact(const Job& job, const float* values, Floats best, Ints label,
+                                                   const int32_t* published) {
+  if (job.probabilities) {
+    Floats p = best;
+    if (job.merges) {
+      p = Floats{};
+      for (int c = 0; c < job.classes; ++c) p += label == published[c] ? load<Floats>(values + c * kGroup * kLanes) : Floats{};
+    }
+    p = p > 0.0f ? p : Floats{};
+    p = p < 1.0f ? p : Floats{} + 1.0f;
+    return 255.0f * p + 0.5f;
+  }
+  Floats sum = Floats{}, members = Floats{} + (job.merges ? 0.0f : 1.0f);
+  for (int c = 0; c < job.classes; ++c) {
+    const Floats e = exps((load<Floats>(values + c * kGroup * kLanes) - best) * job.sharpness);
+    sum += e;
+    if (job.merges) members += label == published[c] ? e : Floats{};
+  }
+  return 255.0f * members / sum + 0.5f;
+}
+
+// The pixels of some vectors of an output row: as by_rows() has them. A few vectors at once, since the steps of one
+// wait for each other.
 STREAMSEG_CLONES
-void look_at(const Job& job, const Columns& columns, const Rows& rows, float weight, const std::vector<int>& places,
+void look_at(const Job& job, const Columns& columns, const Rows& rows, float weight, const int* places, int count,
              const int32_t* published, float* values, uint8_t* labels) {
-  for (const int x : places) {
-    const size_t first = columns.first[x];
-    const Ints at = load<Ints>(columns.lane.data() + x);
-    const Floats across = load<Floats>(columns.weight.data() + x);
-    Floats best = Floats{} - INFINITY;
-    Ints label = Ints{} + published[0];
-    for (int c = 0; c < job.classes; ++c) {
-      const Floats above = load<Floats>(rows.above + rows.apart * c + first);
-      const Floats below = load<Floats>(rows.below + rows.apart * c + first);
-      const Floats row = above + weight * (below - above);
+  const int classes = job.classes;
+  const size_t apart = rows.apart;
+  const float least = (job.least - 0.5f) / 255.0f, factor = job.sharpness * kBits;
+  const float *across = columns.weight.data(), *above[kGroup], *below[kGroup];
+  const int32_t* lane = columns.lane.data();
+  Floats best[kGroup], sum[kGroup];
+  Ints label[kGroup];
+  for (int g = 0; g < count; ++g) {
+    const size_t first = columns.first[places[g]];
+    above[g] = rows.above + first;
+    below[g] = rows.below + first;
+    best[g] = Floats{} - INFINITY;
+    sum[g] = Floats{};
+    label[g] = Ints{} + published[0];
+  }
+  for (int c = 0; c < classes; ++c) {
+    for (int g = 0; g < count; ++g) {
+      const Ints at = load<Ints>(lane + places[g]);
+      const Floats from = load<Floats>(above[g] + apart * c), to = load<Floats>(below[g] + apart * c);
+      const Floats row = from + weight * (to - from);
       const Floats left = shuffle(row, at);
       const Floats right = shuffle(row, at + 1);
-      const Floats v = left + across * (right - left);
-      const Ints wins = v > best;
-      best = wins ? v : best;
-      label = wins ? Ints{} + published[c] : label;
-      std::memcpy(values + c * kLanes, &v, sizeof v);
+      const Floats v = left + load<Floats>(across + places[g]) * (right - left);
+      const Ints wins = v > best[g];
+      best[g] = wins ? v : best[g];
+      label[g] = wins ? Ints{} + published[c] : label[g];
+      std::memcpy(values + (c * kGroup + g) * kLanes, &v, sizeof v);
     }
-    Floats confidence;
-    if (job.probabilities) {
-      Floats p = best;
-      if (job.merges) {
-        p = Floats{};
-        for (int c = 0; c < job.classes; ++c) p += label == published[c] ? load<Floats>(values + c * kLanes) : Floats{};
-      }
-      p = p > 0.0f ? p : Floats{};
-      p = p < 1.0f ? p : Floats{} + 1.0f;
-      confidence = 255.0f * p + 0.5f;
-    } else {
-      Floats sum = Floats{}, members = Floats{} + (job.merges ? 0.0f : 1.0f);
-      for (int c = 0; c < job.classes; ++c) {
-        const Floats e = exps((load<Floats>(values + c * kLanes) - best) * job.sharpness);
-        sum += e;
-        if (job.merges) members += label == published[c] ? e : Floats{};
-      }
-      confidence = 255.0f * members / sum + 0.5f;
+  }
+  if (!job.probabilities)
+    for (int c = 0; c < classes; ++c)
+      for (int g = 0; g < count; ++g)
+        sum[g] += over_exps(load<Floats>(values + (c * kGroup + g) * kLanes), best[g], factor);
+  for (int g = 0; g < count; ++g) {
+    const float* of = values + g * kLanes;
+    Lanes lanes;
+    Floats members = Floats{} + (job.merges ? 0.0f : 1.0f);
+    if (job.merges && !job.probabilities)
+      for (int c = 0; c < classes; ++c)
+        members += label[g] == published[c] ? over_exps(load<Floats>(of + c * kGroup * kLanes), best[g], factor)
+                                            : Floats{};
+    std::memcpy(lanes.label, &label[g], sizeof label[g]);
+    std::memcpy(lanes.sum, &sum[g], sizeof sum[g]);
+    std::memcpy(lanes.members, &members, sizeof members);
+    int32_t kept[kLanes];
+    if (job.probabilities || !decided(lanes, least, kept)) {
+      const Floats confidence = exact(job, of, best[g], label[g], published);
+      std::memcpy(lanes.sum, &confidence, sizeof confidence);
+      for (int i = 0; i < kLanes; ++i)
+        kept[i] = static_cast<int32_t>(lanes.sum[i]) >= job.least ? lanes.label[i] : kIgnore;
     }
-    label = __builtin_convertvector(confidence, Ints) >= job.least ? label : Ints{} + kIgnore;
     uint8_t bytes[kLanes];
-    for (int i = 0; i < kLanes; ++i) bytes[i] = static_cast<uint8_t>(label[i]);
-    std::memcpy(labels + x, bytes, std::min(kLanes, job.W - x));
+    for (int i = 0; i < kLanes; ++i) bytes[i] = static_cast<uint8_t>(kept[i]);
+    const int x = places[g];
+    if (x + kLanes <= job.W)
+      std::memcpy(labels + x, bytes, kLanes);
+    else
+      std::memcpy(labels + x, bytes, job.W - x);
   }
 }
 
@@ -162,7 +236,6 @@ void look_at(const Job& job, const Columns& columns, const Rows& rows, float wei
 int by_cells(const Job& job, const Columns& columns) {
   const int w = job.w, W = job.W;
   const size_t plane = static_cast<size_t>(job.h) * w;
-  if (!all_numbers(job.logits, plane * job.classes)) return 3;
   std::vector<int32_t> published(job.classes), first_y, cells(w);
   for (int c = 0; c < job.classes; ++c) published[c] = label_of(job, c);
   std::vector<float> weight_y;
@@ -175,8 +248,9 @@ int by_cells(const Job& job, const Columns& columns) {
   std::vector<int> places;
   const size_t padded = static_cast<size_t>(w) + kLanes;
   std::vector<float> copied;
-  std::vector<float> values(static_cast<size_t>(kLanes) * job.classes);
+  std::vector<float> values(static_cast<size_t>(kLanes) * kGroup * job.classes);
   const float least = (job.least - 0.5f) / 255.0f * 1.0001f;
+  bool numbers = true;
   int at = -1;  // row of the logits that `above` has
   Rows rows = {};
   for (int y = 0; y < job.H; ++y) {
@@ -185,10 +259,11 @@ int by_cells(const Job& job, const Columns& columns) {
       if (at >= 0 && r == at + 1)
         std::swap(above, below);
       else
-        look_at_nodes(job, r, least, above);
-      look_at_nodes(job, next, least, below);
+        numbers = look_at_nodes(job, r, least, above);
+      numbers = look_at_nodes(job, next, least, below) && numbers;
+      if (!numbers) return 3;
       at = r;
-      fill_cells(above, below, w, published.data(), cells.data());
+      fill_cells(above, below, std::max(w - 1, 1), w > 1, published.data(), cells.data());
       places.clear();
       for (int c = 0; c < w;) {
         const int from = c;
@@ -220,7 +295,10 @@ int by_cells(const Job& job, const Columns& columns) {
     }
     uint8_t* labels = job.labels + static_cast<size_t>(y) * W;
     std::memcpy(labels, fill.data(), W);
-    look_at(job, columns, rows, weight_y[y], places, published.data(), values.data(), labels);
+    for (size_t i = 0; i < places.size(); i += kGroup)
+      look_at(job, columns, rows, weight_y[y], places.data() + i,
+              static_cast<int>(std::min<size_t>(kGroup, places.size() - i)), published.data(), values.data(),
+              labels);
   }
   return 0;
 }
