@@ -38,8 +38,8 @@ class TensorEngine(Engine, Protocol):
     def on_device(self, batch: Tensor) -> Tensor | F32:
         """The same for uint8 (N, H, W, 3) in torch → logits in torch; of a SwitchEngine also on the host.
 
-        batch is on the device of info.tensors, and so are the logits, which the caller owns. Returns when
-        they are computed; raises EngineError.
+        batch is on the device of info.tensors or on the host; the logits are on the device, and the caller
+        owns them. Returns when they are computed; raises EngineError.
         """
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from streamseg.inference.scaling import fit_size, make_batch
 from streamseg.sources.hardware import why_not_on_gpu
 from streamseg.sources.surface import Surface
 from streamseg.types import F32, DeviceLogits, EngineKey, Frame, Geometry, Logits, Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +48,10 @@ def batch_key(engine: Engine, frame: Frame) -> tuple[Size, bool]:
 def infer(engine: Engine, frames: Sequence[Frame]) -> list[Logits]:
     """Run frames that share one input size as a batch; one Logits for each, in order.
 
-    Pictures on the engine's device are scaled on it, and their logits stay on it: neither is copied to the
-    host until it is asked for. stage_us gains wait (from decoded until now), preprocess and infer, the latter
-    two of the whole batch; the preparation on a GPU is waited for in infer.
+    Pictures on the engine's device are scaled on it, others are scaled on the host; the logits of an engine
+    on a GPU stay there, and neither is copied to the host until it is asked for. stage_us gains wait (from
+    decoded until now), preprocess and infer, the latter two of the whole batch; the preparation on a GPU is
+    waited for in infer.
     """
     begun = time.monotonic_ns()
     size = input_size(engine, frames[0].size)
@@ -56,16 +60,19 @@ def infer(engine: Engine, frames: Sequence[Frame]) -> list[Logits]:
     if len(surfaces) == len(frames):
         # torch: imported only where such frames come from
         from streamseg.inference.preprocess_device import make_device_batch
-        from streamseg.inference.upsample_device import TensorLogits
 
         tensors = make_device_batch(cast(list[Surface], surfaces), size)  # (N, h, w, 3)
         prepared = time.monotonic_ns()
-        answer = cast(TensorEngine, engine).on_device(tensors)
-        logits = [one if isinstance(one, np.ndarray) else TensorLogits(one) for one in answer]
+        logits = _left_on_device(engine, tensors)
     else:
         batch = make_batch([f.rgb for f in frames], size)  # (N, h, w, 3)
         prepared = time.monotonic_ns()
-        logits = list(engine(batch))  # (N, C, h / output_stride, w / output_stride)
+        if engine.info.tensors == "cuda":
+            import torch
+
+            logits = _left_on_device(engine, torch.from_numpy(batch))
+        else:
+            logits = list(engine(batch))  # (N, C, h / output_stride, w / output_stride)
     if engine.info.kind == "labels":
         logits = [listed(cast(F32, one), len(engine.info.spec.classes)) for one in logits]
     done = time.monotonic_ns()
@@ -87,6 +94,14 @@ def infer(engine: Engine, frames: Sequence[Frame]) -> list[Logits]:
         )
         for i, frame in enumerate(frames)
     ]
+
+
+def _left_on_device(engine: Engine, batch: Tensor) -> list[F32 | DeviceLogits]:
+    """The logits of each frame where the engine computes them: labels are made there."""
+    from streamseg.inference.upsample_device import TensorLogits
+
+    answer = cast(TensorEngine, engine).on_device(batch)
+    return [one if isinstance(one, np.ndarray) else TensorLogits(one) for one in answer]
 
 
 class FramePlacement:

@@ -71,6 +71,16 @@ def test_an_aoti_package_takes_tensors_and_leaves_the_logits_there(
     engine.close()
 
 
+def test_the_logits_of_a_gpus_engine_stay_there_also_of_pictures_decoded_on_the_cpu() -> None:
+    engine: Any = load_engine(EngineConfig(backend="torch"))
+    frames = [frame(draw_scene(t)[0]) for t in (0.0, 3.0)]
+    want = [labels_of(one, (360, 480))[0] for one in infer(engine, frames)]
+    engine.info = msgspec.structs.replace(engine.info, tensors="cuda")  # its memory is the CPU's
+    for one, labels in zip(infer(engine, frames), want, strict=True):
+        assert not isinstance(one.data, np.ndarray)
+        np.testing.assert_array_equal(labels_of(one, (360, 480))[0], labels)
+
+
 @pytest.mark.parametrize("backend", ["torch", "onnx"])
 def test_a_picture_stays_there_just_where_the_engine_takes_it(backend: Any) -> None:
     engine = load_engine(EngineConfig(backend=backend))

@@ -177,7 +177,7 @@ class AotiEngine(TorchBased):
     def on_device(self, batch: torch.Tensor) -> torch.Tensor:
         """See TensorEngine."""
         with self._running(batch), self._torch.inference_mode():
-            logits: torch.Tensor = self._package(batch)
+            logits: torch.Tensor = self._package(batch.to(self._device))
             if self._device == "cuda":
                 self._torch.cuda.current_stream().synchronize()
             return logits

@@ -58,7 +58,7 @@ class GraphedBatches:
         return np.array(shape.host_logits[:count].numpy(), np.float32)  # its memory is written again
 
     def on_device(self, batch: torch.Tensor) -> torch.Tensor:
-        """The logits of a batch that is on the GPU, left on it; the caller owns them."""
+        """The logits of a batch, left on the GPU; the caller owns them."""
         shape = self._started(batch)
         current = self._torch.cuda.current_stream()
         current.wait_stream(self.stream)
@@ -77,7 +77,7 @@ class GraphedBatches:
         with torch.cuda.stream(self.stream):
             given = torch.from_numpy(batch) if isinstance(batch, np.ndarray) else torch.from_dlpack(batch)
             shape = self._of(count, tuple(given.shape[1:]), given.dtype)
-            if isinstance(batch, np.ndarray):
+            if not given.is_cuda:
                 given = shape.host_image[:count].copy_(given)
             shape.work.image[:count].copy_(given, non_blocking=True)
             shape.work.start()

@@ -63,7 +63,7 @@ class SwitchEngine:
     def on_device(self, batch: Tensor) -> Tensor | F32:
         """See TensorEngine; by way of the host when the current engine takes no tensors."""
         engine = self._for(batch)
-        fits = str(batch.device.type) == engine.info.tensors
+        fits = engine.info.tensors in ("cuda", str(batch.device.type))
         logits = cast(TensorEngine, engine).on_device(batch) if fits else engine(batch.cpu().numpy())
         self._used = engine
         return logits
