@@ -41,6 +41,7 @@ from streamseg.daemon.status import (
     publisher_status,
     stream_statuses,
     waiting_status,
+    zone_shares,
 )
 from streamseg.daemon.systemd import Service
 from streamseg.daemon.web import WebProcess, console_of, mask_endpoints
@@ -225,6 +226,7 @@ class Daemon:
             control=control_status(self.control),
             streams=streams,
             zones=self._zone_marks(),
+            shares=zone_shares(pipeline) if pipeline is not None else {},
         )
 
     def _zone_marks(self) -> dict[str, ZoneMark]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 
+from streamseg.analytics.zones import shares_of
 from streamseg.config import StreamConfig
 from streamseg.config.engines import DEFAULT
 from streamseg.config.redact import redact
@@ -15,7 +16,7 @@ from streamseg.live.pipeline import Pipeline
 from streamseg.publish import Publisher
 from streamseg.runtime.counters import State, StreamStats
 from streamseg.sources.target import shown
-from streamseg.wire.control import ControlStatus, PublisherStatus, ZoneMark
+from streamseg.wire.control import ControlStatus, PublisherStatus, ZoneMark, ZoneShares
 from streamseg.wire.status import Histogram, StreamStatus
 
 _MAX_TEXT = 1000  # characters of a source or an error, far below what a status may hold
@@ -52,6 +53,20 @@ class ZoneMarks:
     def _revision(self, name: str, config: StreamConfig) -> str:
         before, revision = self._known.get(name, (None, ""))
         return revision if before is config else tables_of(config).revision
+
+
+def zone_shares(pipeline: Pipeline) -> dict[str, ZoneShares]:
+    """What was counted last, by stream; from now on it is kept up to date for a while."""
+    now_s, answers = time.monotonic(), pipeline.answers
+    return {
+        name: ZoneShares(
+            age_s=max(0.0, now_s - last.monotonic_s),
+            classes=list(last.counts.label_set.names),
+            zones=shares_of(last.counts),
+            dropped=answers.dropped[name],
+        )
+        for name, last in answers.counted().items()
+    }
 
 
 def publisher_status(publisher: Publisher) -> PublisherStatus:

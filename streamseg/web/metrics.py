@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client.core import (
@@ -14,10 +17,14 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 
 from streamseg.runtime.counters import BOUNDS_US, STATES, ProgressWatch
-from streamseg.wire.control import Status
+from streamseg.wire.control import Status, ZoneShares
 from streamseg.wire.status import Histogram, StreamStatus
 
+log = logging.getLogger(__name__)
+
 STUCK_AFTER_S = 10.0
+SHARES_KEPT_S = 60.0  # shares of a stream whose last mask was counted longer ago are not shown
+MOST_SHARES = 4096  # series of zones, over all streams; a zone that would go beyond is left out
 
 
 def unhealthy(status: Status, watch: ProgressWatch) -> str:
@@ -52,6 +59,7 @@ class _Families:
             yield from _process(self._status)
             yield from _publisher(self._status)
             yield from _streams(self._status.streams)
+            yield from _zones(self._status.shares)
 
 
 def _process(status: Status) -> Iterator[Metric]:
@@ -101,6 +109,53 @@ def _streams(streams: Mapping[str, StreamStatus]) -> Iterator[Metric]:
     yield _counter("reconnects", "Times the source was opened again.", of("reconnects"), ["stream"])
     yield _times("stage_seconds", "Time of each stage.", streams, lambda stage: stage != "age")
     yield _times("published_age_seconds", "Age of masks when published.", streams, lambda s: s == "age")
+
+
+def _zones(shares: Mapping[str, ZoneShares]) -> Iterator[Metric]:
+    """What was counted last, unless that is long ago: a camera that is silent has no share."""
+    labels = ["stream", "zone", "class"]
+    share = GaugeMetricFamily(
+        "streamseg_zone_share", "Pixels of the class / pixels of the zone.", labels=labels
+    )
+    area = GaugeMetricFamily("streamseg_zone_square_metres", "The class's area on the ground.", labels=labels)
+    unknown = GaugeMetricFamily(
+        "streamseg_zone_unknown", "Unknown pixels / pixels of the zone.", labels=labels[:2]
+    )
+    ages, dropped, series, left_out = [], [], 0, 0
+    for stream, one in shares.items():
+        ages.append(([stream], one.age_s))
+        dropped.append(([stream], one.dropped))
+        if one.age_s > SHARES_KEPT_S:
+            continue
+        for zone in one.zones:
+            if not zone.pixels:
+                continue
+            on_ground = zone.square_m is not None
+            series += (len(set(one.classes)) + 1) * (1 + on_ground)
+            if series > MOST_SHARES:
+                left_out += 1
+                continue
+            unknown.add_metric([stream, zone.zone], zone.unknown / zone.pixels)
+            pixels = Counter(dict.fromkeys(one.classes, 0))
+            metres = dict.fromkeys(one.classes, 0.0)
+            for found in zone.classes:
+                if found.name is not None:
+                    pixels[found.name] += found.pixels
+                    metres[found.name] = metres.get(found.name, 0.0) + (found.square_m or 0.0)
+            for name, count in pixels.items():
+                share.add_metric([stream, zone.zone, name], count / zone.pixels)
+            for name, square_m in metres.items() if on_ground else ():
+                area.add_metric([stream, zone.zone, name], square_m)
+    if left_out:
+        _say_once(f"metrics: the shares of {left_out} zones are left out, more than {MOST_SHARES} series")
+    yield from (share, area, unknown)
+    yield _gauge("zone_age_seconds", "Since the shares of the stream were counted.", ages, ["stream"])
+    yield _counter("masks_uncounted", "Masks not counted because others waited.", dropped, ["stream"])
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    log.warning("%s", text)
 
 
 def _times(name: str, text: str, streams: Mapping[str, StreamStatus], which: Callable[[str], bool]) -> Metric:

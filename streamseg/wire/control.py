@@ -15,6 +15,7 @@ from streamseg.errors import ControlError
 from streamseg.wire import MAX_PART, MAX_SIDE
 from streamseg.wire.message import Count, UnixNs
 from streamseg.wire.status import StreamStatus
+from streamseg.wire.zones import Zone
 
 CONTROL_VERSION = 1
 
@@ -210,6 +211,15 @@ class ZoneMark(msgspec.Struct, frozen=True):
     kept: bool = False  # other ones than the configuration's; the daemon keeps them in its state folder
 
 
+class ZoneShares(msgspec.Struct, frozen=True):
+    """What was counted in a stream's masks last; at most a second old where this is asked for often."""
+
+    age_s: float
+    classes: list[str]  # of its label set, by id; zones list those that are present
+    zones: list[Zone]
+    dropped: Count = 0  # masks that were not counted because others waited
+
+
 class Status(Reply, frozen=True, kw_only=True, tag="status"):
     """The daemon and all its streams, by name."""
 
@@ -236,6 +246,7 @@ class Status(Reply, frozen=True, kw_only=True, tag="status"):
     control: ControlStatus
     streams: dict[str, StreamStatus] = {}
     zones: dict[str, ZoneMark] = {}  # by stream; absent where it has none
+    shares: dict[str, ZoneShares] = {}  # by stream; absent before its first counted mask
 
 
 class Done(Reply, frozen=True, kw_only=True, tag="done"):

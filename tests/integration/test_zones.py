@@ -17,7 +17,7 @@ from streamseg.config import Config, EngineConfig, PublishConfig, StreamConfig, 
 from streamseg.daemon import Daemon
 from streamseg.types import IGNORE, Mask
 from tests.integration.daemons import in_thread
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until
 from tests.zones import pixels_of
 
 RAMP = ZoneConfig(
@@ -141,3 +141,12 @@ def test_nothing_is_counted_where_nobody_asks(tiny_engine: Path) -> None:
         assert daemon.publisher is not None
         assert daemon.publisher.stats.documents == 0
         assert daemon.pipeline.answers.counted() == {}
+
+
+def test_whoever_asks_for_the_status_finds_shares_in_it_soon(tiny_engine: Path) -> None:
+    with running(tiny_engine) as daemon:
+        until(lambda: "gate" in daemon.status().shares)
+        shares = daemon.status().shares["gate"]
+    assert [zone.zone for zone in shares.zones] == ["picture", "ramp", "edge", "yard"]
+    assert shares.classes == ["other", "red", "green", "blue"]
+    assert 0 <= shares.age_s < LIMIT_S

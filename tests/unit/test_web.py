@@ -17,8 +17,9 @@ from streamseg.config import WebConfig, parse_config
 from streamseg.errors import ConfigError
 from streamseg.runtime.counters import BOUNDS_US, ProgressWatch
 from streamseg.web.setup import WebSetup, connectable, host_and_port, read_token, trusts_its_network
-from streamseg.wire.control import ControlStatus, EngineStatus, PublisherStatus, Status
+from streamseg.wire.control import ControlStatus, EngineStatus, PublisherStatus, Status, ZoneShares
 from streamseg.wire.status import Histogram, StreamStatus
+from streamseg.wire.zones import Zone, ZoneClass
 from tests.masks import make_mask, make_picture
 
 pytest.importorskip("aiohttp", reason="pip install 'streamseg[web]'")
@@ -28,7 +29,7 @@ from streamseg.web.access import Access, behind_tls, page_problem
 from streamseg.web.connections import peer_of
 from streamseg.web.feed import Feed
 from streamseg.web.frames import Shown
-from streamseg.web.metrics import STUCK_AFTER_S, exposition, unhealthy, unready
+from streamseg.web.metrics import MOST_SHARES, STUCK_AFTER_S, exposition, unhealthy, unready
 from streamseg.web.pages import STATIC
 from streamseg.web.viewer import (
     FORM_FIELDS,
@@ -379,6 +380,60 @@ def test_metrics_are_what_prometheus_reads() -> None:
     assert found["streamseg_stage_seconds_bucket", "+Inf", "gate", "infer"] == 5
     assert found["streamseg_stage_seconds_sum", "gate", "infer"] == 5
     assert found["streamseg_subscribers",] == 3
+
+
+def shares(age_s: float = 1.0, classes: int = 2, zones: int = 1) -> ZoneShares:
+    """A picture with a class that is absent, and zones with their ground."""
+    road = ZoneClass(id=0, name="class 0", pixels=60, share=0.6, square_m=30.0)
+    picture = Zone(zone="picture", pixels=100, unknown=40, square_m=None, classes=[road])
+    others = [Zone(zone=f"z{i}", pixels=60, unknown=0, square_m=30.0, classes=[road]) for i in range(zones)]
+    return ZoneShares(
+        age_s=age_s, classes=[f"class {i}" for i in range(classes)], zones=[picture, *others], dropped=7
+    )
+
+
+def zone_metrics(**streams: ZoneShares) -> dict[tuple[str, ...], float]:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    order = ("stream", "zone", "class")
+    body, _ = exposition(msgspec.structs.replace(status(), shares=streams), "text/plain")
+    return {
+        (sample.name, *(sample.labels[key] for key in order if key in sample.labels)): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+        if "zone" in sample.name or "uncounted" in sample.name
+    }
+
+
+def test_shares_of_zones_are_metrics_those_of_absent_classes_too() -> None:
+    assert zone_metrics(gate=shares()) == {
+        ("streamseg_zone_share", "gate", "picture", "class 0"): 0.6,
+        ("streamseg_zone_share", "gate", "picture", "class 1"): 0.0,
+        ("streamseg_zone_share", "gate", "z0", "class 0"): 1.0,
+        ("streamseg_zone_share", "gate", "z0", "class 1"): 0.0,
+        ("streamseg_zone_square_metres", "gate", "z0", "class 0"): 30.0,
+        ("streamseg_zone_square_metres", "gate", "z0", "class 1"): 0.0,
+        ("streamseg_zone_unknown", "gate", "picture"): 0.4,
+        ("streamseg_zone_unknown", "gate", "z0"): 0.0,
+        ("streamseg_zone_age_seconds", "gate"): 1.0,
+        ("streamseg_masks_uncounted_total", "gate"): 7.0,
+    }
+
+
+def test_a_silent_stream_has_an_age_and_no_shares() -> None:
+    found = zone_metrics(gate=shares(age_s=61.0))
+    assert set(found) == {("streamseg_zone_age_seconds", "gate"), ("streamseg_masks_uncounted_total", "gate")}
+
+
+def test_the_series_of_zones_are_bounded_and_what_is_left_out_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for _ in range(2):
+        found = zone_metrics(**{f"s{i}": shares(classes=171, zones=64) for i in range(3)})
+        assert 0.9 * MOST_SHARES < len(found) <= MOST_SHARES + 6
+    assert [r.getMessage()[:34] for r in caplog.records if "left out" in r.getMessage()] == [
+        "metrics: the shares of 183 zones are"[:34]
+    ]
 
 
 def test_without_a_daemon_only_that_is_told() -> None:
