@@ -78,11 +78,12 @@ class EventKeeper:
             self._configure(stream, settings.zones, settings.events)
 
     def counted(self, counts: ZoneCounts, settings: FrameSettings) -> None:
-        """Take the counts of a mask, made with these settings."""
+        """Take the counts of a mask, made with these settings; older ones than the last count for nothing."""
         self._begin()
-        self._configure(counts.stream, settings.zones, settings.events)
+        if counts.stream not in self._streams:
+            self._configure(counts.stream, settings.zones, settings.events)
         stream = self._streams.get(counts.stream)
-        if stream is not None:
+        if stream is not None and stream.zones == settings.zones and stream.events == settings.events:
             time_s = stream.clock.frame(counts.stamp, time.monotonic())
             self._report(counts.stream, stream, stream.machines.step(time_s, counts))
 

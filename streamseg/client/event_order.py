@@ -83,11 +83,13 @@ class EventOrder:
             passed += self._released(stream)
         return passed
 
-    def tick(self, now_s: float) -> list[Passed]:
-        """Time goes on: what has waited for GIVE_UP_S waits no more."""
+    def tick(self, now_s: float, *, connected: bool = True) -> list[Passed]:
+        """Time goes on: what has waited for GIVE_UP_S of a connection waits no more."""
         passed: list[Passed] = []
         for stream in self._streams.values():
-            if stream.held and now_s - stream.held_since_s >= GIVE_UP_S:
+            if not connected:
+                stream.held_since_s = now_s
+            elif stream.held and now_s - stream.held_since_s >= GIVE_UP_S:
                 self._ready, self._skip_past = True, False
                 passed += self._given_up(stream)
         return passed

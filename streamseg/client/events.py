@@ -126,11 +126,11 @@ class _EventInbox:
     def put_bad(self) -> None:
         self.stats.bad += 1
 
-    def look(self, ask: Callable[[], None]) -> None:
+    def look(self, connected: bool, ask: Callable[[], None]) -> None:
         """Called again and again by the receiver's thread: asks for what is missing, or gives it up."""
         now_s = time.monotonic()
-        self._hand_on(self._order.tick(now_s))
-        if self._order.must_ask(now_s):
+        self._hand_on(self._order.tick(now_s, connected=connected))
+        if connected and self._order.must_ask(now_s):
             ask()
 
     def close(self) -> None:

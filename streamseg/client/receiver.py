@@ -51,12 +51,12 @@ class Receiver:
         keys: ClientKeys | None = None,
         *,
         unknown: UnknownStreams | None = None,
-        look: tuple[float, Callable[[Callable[[], None]], None]] | None = None,
+        look: tuple[float, Callable[[bool, Callable[[], None]], None]] | None = None,
     ) -> None:
         """unknown: is fed by the inbox; until it is settled, the states of all streams are received.
 
-        look: (seconds, what is called so often by the thread). It is given a function that asks for a
-        snapshot of all topics again, where there is a connection.
+        look: (seconds, what is called so often by the thread). It is told whether there is a connection,
+        and given a function that asks for a snapshot of all topics again.
         """
         self.endpoint = endpoint
         self._unknown = unknown if unknown is not None and not unknown.settled else None
@@ -130,12 +130,8 @@ class Receiver:
     def _look_again(self) -> None:
         if self._look is not None:
             after_s, look = self._look
-            look(self._ask_all)
+            look(self.connected, lambda: self._ask(self._topics))
             self._thread.loop.later(after_s, self._look_again)
-
-    def _ask_all(self) -> None:
-        if self.connected:
-            self._ask(self._topics)
 
     def _follow(self, was_connected: bool, refused: str) -> None:
         """Note what happened to the connection, and ask for a snapshot whenever there is a new one."""

@@ -68,11 +68,11 @@ class Intake:
     def put_bad(self) -> None:
         self.bad += 1
 
-    def look(self, ask: Callable[[], None]) -> None:
+    def look(self, connected: bool, ask: Callable[[], None]) -> None:
         """Called every LOOK_EVERY_S by the receiving thread; ask() for what is missing."""
         now_s = time.monotonic()
-        self._hand_on(self._order.tick(now_s))
-        if self._order.must_ask(now_s):
+        self._hand_on(self._order.tick(now_s, connected=connected))
+        if connected and self._order.must_ask(now_s):
             ask()
 
     def close(self) -> None:

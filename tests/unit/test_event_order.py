@@ -112,6 +112,19 @@ def test_what_does_not_come_at_all_is_counted_and_the_rest_goes_on() -> None:
     assert order.lost == 2
 
 
+def test_while_the_daemon_is_away_nothing_is_given_up() -> None:
+    daemon, order = Daemon(), EventOrder()
+    order.snapshot([], 0.0)
+    order.live(daemon.next(), 0.0)
+    daemon.next()
+    order.live(daemon.next(), 1.0)
+    for now_s in range(2, 100):
+        assert order.tick(now_s, connected=False) == []
+    assert order.tick(100.0) == []
+    assert names(order.snapshot(daemon.snapshot(), 101.0)) == ["end 1", "begin 2"]
+    assert order.lost == 0
+
+
 def test_without_any_answer_events_come_all_the_same() -> None:
     daemon, order = Daemon(), EventOrder()
     order.live(daemon.next(), 1.0)

@@ -149,6 +149,9 @@ def test_a_reload_ends_what_is_gone_and_lets_the_others_go_on(start: Start) -> N
     keeper.changed("gate", settings({}, {}))
     assert published.told()[3:] == ["flood end removed"]
     keeper.counted(counted(1.0, 60), settings(events))
+    assert published.told()[4:] == [], "a mask that was on its way with the settings before"
+    keeper.changed("gate", settings(events))
+    keeper.counted(counted(1.0, 60), settings(events))
     assert published.told()[4:] == ["flood begin", "wet begin"]
 
 
