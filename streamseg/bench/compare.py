@@ -45,7 +45,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, ...]
     input_size: Size  # of the first picture
     threads: int
-    miou: float | None  # in per cent, over `scored`
+    miou: float | None  # in per cent, over those of `scored` that occur in the labels
     time: Spread  # of one picture: scaled, run, upsampled to labels
     memory_mb: float | None  # that a process takes more with this engine loaded and run once; with libraries
 
@@ -57,7 +57,7 @@ class ClassRow(msgspec.Struct, frozen=True, kw_only=True):
     agreement: float | None  # IoU of the two engines' pixels
     share_a: float  # of all pixels
     share_b: float
-    iou_a: float | None = None  # against the labels
+    iou_a: float | None = None  # against the labels; of classes that occur in them
     iou_b: float | None = None
 
 
@@ -113,13 +113,13 @@ def compare_engines(
     same ones, and else labels are not used. same: what a name is called, too, in all three. most: pictures
     at most, of a folder evenly by name.
     """
-    memory = [_memory_of(one) if measure_memory else None for one in (a, b)]
     with contextlib.ExitStack() as owned:
         engines = [owned.enter_context(contextlib.closing(load_engine(one))) for one in (a, b)]
         sets = [engine.info.labels.names for engine in engines]
         known, note = _names_of_labels(data, sets, names)
         count, pictures = _pictures(data, video, known, most)
         run = _Run(engines, known, same or {})
+        memory = [_memory_of(one) if measure_memory else None for one in (a, b)]
         for done, picture in enumerate(pictures, start=1):
             run.add(picture)
             if progress is not None:
@@ -235,7 +235,11 @@ class _Run:
                 matrix += confusion_matrix(truth, table[labels], len(matrix))
 
     def comparison(self, note: str, memory: Sequence[float | None]) -> Comparison:
-        ious = [_ious(matrix)[: len(self._scored)] for matrix in self._right]
+        present = self._right[0].sum(1) > 0  # in the labels: the same ones for both
+        ious = [
+            [iou if there else None for iou, there in zip(_ious(m), present[:-1].tolist(), strict=False)]
+            for m in self._right
+        ]
         agreed = _ious(self._both)
         compared = int(self._both.sum())
         sides = [

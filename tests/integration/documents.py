@@ -39,6 +39,7 @@ NOT_RUN = {
     "streamseg process s3://": "needs an object store; tests/integration/test_process_storage.py has one",
     "streamseg engine quantise LARGEFOV": "needs weights that are downloaded; tests/unit has others",
     "streamseg bench pipeline --source demo: --engine LARGEFOV": "needs those weights, too",
+    "curl --data-binary": "needs a console; tests/integration/test_web_segment.py has one",
     "scp ": "needs another machine",
     "streamseg train --recipe configs/train-ablation": "takes an hour; tests/unit trains small networks",
     "streamseg train --recipe configs/train-camvid-lite": "takes hours; tests/unit trains small networks",

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import msgspec
 import numpy as np
 import pytest
@@ -63,6 +64,10 @@ class Place:
 
     def source(self, source: object) -> Words:
         return self.run("--source", source)
+
+    def tiny(self) -> Words:
+        """The option for the tiny engine."""
+        return ["--engine", str(self.engine)]
 
     def config(self, text: str) -> Words:
         self.file("site.toml", text)
@@ -133,6 +138,10 @@ class Place:
             listening.close()
         return number
 
+
+BOMB = (
+    b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 60000, 60000, 8, 0, 0, 0, 0) + b"....IEND"
+)
 
 MISTAKES: dict[str, Callable[[Place], Words]] = {}
 """By the words of the table's first column; each gives the words of a command line that fails."""
@@ -212,6 +221,27 @@ SAID |= {
     ),
     "a camera that was unplugged": lambda p: explain(resolve("/dev/video0"), OSError(19, "No such device")),
 }
+
+
+MISTAKES |= {
+    "a picture that is none": lambda p: ["segment", str(p.file("notes.jpg", "hello\n")), *p.tiny()],
+    "a picture of too many pixels": lambda p: ["segment", str(p.file("bomb.png", BOMB)), *p.tiny()],
+    "a folder without a picture": lambda p: ["segment", str(p.folder), *p.tiny()],
+    "two pictures to standard output": lambda p: [
+        *["segment", str(p.file("a.jpg")), str(p.file("b.jpg")), "--out", "-", *p.tiny()]
+    ],
+    "engines that have nothing in common": lambda p: [
+        *["engine", "compare", str(p.engine), "camvid-slim", "--video", str(p.clip())]
+    ],
+    "nothing to compare engines on": lambda p: ["engine", "compare", str(p.engine), str(p.engine)],
+}
+
+
+@mistake("a picture that was cut off")
+def _(p: Place) -> Words:
+    noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    whole = cv2.imencode(".jpg", noise)[1].tobytes()
+    return ["segment", str(p.file("cut.jpg", whole[: len(whole) // 2])), *p.tiny()]
 
 
 @mistake("sound without a picture")

@@ -48,6 +48,7 @@ SMALLER = {
     "video overlay.mp4 100": "gate overlay.mp4 5",
     "--leave-out north --leave-out south": "--leave-out 0 --leave-out 1",
     "--teacher ENGINE": "--teacher camvid-slim",
+    "compare camvid-slim mine": "compare camvid-slim camvid-slim",  # whose classes have names in common
     "streamseg ctl pause gate": "streamseg ctl pause gate && streamseg ctl resume gate",
 }
 CROPS = "\n[augment]\ncrop_size = [64, 96]\n"
@@ -124,6 +125,7 @@ class Reader:
 
     def _draw(self) -> None:
         draw_clip(self.folder / "street.mp4", frames=12, size=(96, 128))
+        cv2.imwrite(str(self.folder / "street.jpg"), np.full((96, 128, 3), 90, np.uint8))
         (self.folder / "net.onnx").write_bytes(graph_of(stride=4))
         for name in ("drive.mp4", "day1.mp4", "archive/a.mp4", "cam1/2024-05.mkv"):
             (self.folder / name).parent.mkdir(exist_ok=True)
