@@ -220,7 +220,7 @@ def read_toml(block: Block, reader: Reader) -> int:
     elif tree.keys() == {"zones", "events"}:  # docs/recorded.md
         (reader.folder / "lane.toml").write_text(block.text)
         stream = re.sub(r"^\[(zones|events)", r"[streams.gate.\1", block.text, flags=re.M)
-        (reader.folder / "streamseg.toml").write_text(f'[streams.gate]\nsource = "street.mp4"\n{stream}')
+        (reader.folder / "cameras.toml").write_text(f'[streams.gate]\nsource = "street.mp4"\n{stream}')
     else:
         streams = "" if "streams" in tree else '\n[streams.gate]\nsource = "demo:"\n'
         parse_config(block.text + streams)
