@@ -15,7 +15,7 @@ from rich.text import Text
 
 from streamseg.cli.ctl_zones import events, zones
 from streamseg.cli.pictures import coloured_png, save_new
-from streamseg.cli.settings import given, options_from
+from streamseg.cli.settings import given, label_options, labels_given, options_from
 from streamseg.client.control import ControlClient
 from streamseg.config import StreamConfig
 from streamseg.errors import ControlError, UsageError
@@ -109,10 +109,12 @@ def status(connect: _Connection, as_json: bool) -> None:
     StreamConfig, "password_file", "realtime", "loop", "max_fps", "max_age_ms", "timeout_s", "rtsp_transport",
     "retry_at_start", "mask_size", "engine",
 )  # fmt: skip
+@label_options
 @click.pass_obj
 def add(connect: _Connection, /, stream: str, source: str, **options: Any) -> None:
     """Add a stream, until the daemon reloads its configuration or ends; to keep it, add it to the file."""
-    written = given(**options)
+    labels = labels_given(options)
+    written = given(**options) | ({"labels": labels} if labels else {})
     with connect() as daemon:
         daemon.add(stream, source=source, **written)
 

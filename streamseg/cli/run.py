@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from streamseg.cli import show_error
-from streamseg.cli.settings import given, options_from
+from streamseg.cli.settings import given, label_options, labels_given, options_from
 from streamseg.config import (
     Config,
     EngineConfig,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 )
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @options_from(EngineConfig, "backend", "precision", "input_size", "threads", "replicas")
+@label_options
 @options_from(PublishConfig, "endpoint", "encoding")
 @click.option(
     "--web",
@@ -60,12 +61,13 @@ def command(config: Path | None, sources: tuple[str, ...], web: str, watch: bool
     if (config is None) == (not sources):
         raise UsageError("give either CONFIG.toml or --source (demo: is a clip that comes with streamseg)")
     settings = load_config(config) if config is not None else None
+    labels = labels_given(options)
     written = given(**options)
-    if settings is not None and written:
-        names = ", ".join("--" + name.replace("_", "-") for name in written)
+    if settings is not None and (written or labels):
+        names = ", ".join("--" + name.replace("_", "-") for name in [*written, *labels])
         raise UsageError(f"{names}: write it in {config} instead")
     if settings is None:
-        settings = _from_options(sources, written)
+        settings = _from_options(sources, written | ({"labels": labels} if labels else {}))
     if web:
         settings = _with_web(settings, web)
     start_logging(settings.log.level)
@@ -82,7 +84,7 @@ def _from_options(sources: tuple[str, ...], options: dict[str, Any]) -> Config:
         for n, s in zip(names, sources, strict=True)
     }
     return build_settings(
-        Config, {"streams": streams, "engine": pick(EngineConfig), "publish": pick(PublishConfig)}
+        Config, {"streams": streams, "engine": pick(EngineConfig, "labels"), "publish": pick(PublishConfig)}
     )
 
 

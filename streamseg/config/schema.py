@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from streamseg.config.analytics import EventConfig, ZoneConfig, answer_conflicts
 from streamseg.config.engines import EngineConfig, section_conflicts
+from streamseg.config.labels import LabelsConfig
 from streamseg.config.redact import remember
 from streamseg.config.refinement import RefinementConfig
 from streamseg.config.security import access_problems, is_local
@@ -81,6 +82,7 @@ class StreamConfig(Settings, frozen=True):
             "name; unset: [engine].",
         ),
     ] = ""
+    labels: LabelsConfig = LabelsConfig()
     zones: Annotated[dict[Name, ZoneConfig], Meta(description="Parts of the picture, by name.")] = (
         msgspec.field(default_factory=dict)
     )

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from streamseg.config import Config, StreamConfig
+from streamseg.config.engines import engine_settings
+from streamseg.daemon.engines import label_problems
 from streamseg.errors import ConfigError, SourceError, StreamsegError
 from streamseg.inference.backends.select import choices
 from streamseg.inference.spec import EngineSpec, find_engine
@@ -28,6 +30,7 @@ def config_problems(config: Config) -> Iterator[str]:
     yield from _key_problems(config)
     yield from _web_problems(config)
     yield from _engine_problems(config)
+    yield from _label_problems(config)
 
 
 def config_notes(config: Config) -> Iterator[str]:
@@ -86,6 +89,14 @@ def _engine_problems(config: Config) -> Iterator[str]:
     for spec in found:
         if config.refinement.level != "off":
             yield from _said(partial(_look_at_crf, config, spec))
+
+
+def _label_problems(config: Config) -> Iterator[str]:
+    found: dict[str, None] = {}
+    for name, stream in config.streams.items():
+        known, settings = engine_settings(stream.engine, config.engine, config.engines)
+        found |= dict.fromkeys(label_problems(name, stream, known, settings))
+    yield from found
 
 
 def _look_at_crf(config: Config, spec: EngineSpec) -> None:

@@ -6,16 +6,17 @@ import difflib
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
-from streamseg.config import EngineConfig, StreamConfig
+from streamseg.config import EngineConfig, LabelsConfig, StreamConfig
 from streamseg.config.engines import DEFAULT, engine_settings, shared_threads
 from streamseg.daemon.loading import Loading
 from streamseg.errors import ConfigError, ControlError, EngineError
 from streamseg.inference.engine import EngineInfo
+from streamseg.inference.label_view import view_of
 from streamseg.inference.plans.hot_swap import Upgrade
 from streamseg.inference.plans.load import close_all
 from streamseg.inference.spec import find_engine
@@ -57,9 +58,11 @@ def wanted_engines(
         name, settings = engine_settings(config.engine, default, sections)
         if problem := engine_problem(name, sections):
             problems.append(f"streams.{stream}.engine: {problem}")
+        else:
+            problems += label_problems(stream, config, name, settings)
         found[name] = settings
     if problems:
-        raise ConfigError(*problems)
+        raise ConfigError(*dict.fromkeys(problems))
     return dict(sorted(found.items(), key=lambda item: item[0] != DEFAULT))
 
 
@@ -74,6 +77,24 @@ def engine_problem(name: str, sections: Mapping[str, EngineConfig]) -> str:
         hint = f"unknown engine {name!r}; did you mean {near[0]!r}?" if near else str(error)
         return hint if near or os.sep in name else f"{hint}; or add a section [engines.{name}]"
     return ""
+
+
+def label_problems(stream: str, config: StreamConfig, name: str, settings: EngineConfig) -> Iterator[str]:
+    """What of the labels that a stream is to have does not fit the engine; nothing where that is unknown."""
+    try:
+        _, spec = find_engine(settings.name)
+    except EngineError:  # loading it says so
+        return
+    section = "engine" if name == DEFAULT else f"engines.{name}"
+    own = config.labels.given
+
+    def key(field: str) -> str:
+        return f"streams.{stream}.labels.{field}" if field in own else f"{section}.labels.{field}"
+
+    try:
+        view_of(spec.labels, config.labels.over(settings.labels), spec.gives, key)
+    except ConfigError as error:
+        yield from error.problems
 
 
 class Engines:
@@ -97,10 +118,10 @@ class Engines:
         """Take other settings; what serves is changed by load() and serve()."""
         self._default, self._sections = default, dict(sections)
 
-    def key(self, name: str) -> EngineKey:
+    def key(self, name: str) -> tuple[EngineKey, LabelsConfig]:
         """What the frames of a stream refer to whose `engine` is this."""
-        known, _ = self.settings(name)
-        return self._serving[known].served.key
+        known, settings = self.settings(name)
+        return self._serving[known].served.key, settings.labels
 
     def load(self, wanted: Mapping[str, EngineConfig], pipeline: Pipeline | None = None) -> dict[str, Loaded]:
         """Load those of these engines that do not serve yet as they are set, and run each once. Blocks.
@@ -124,8 +145,16 @@ class Engines:
             raise
         return made
 
-    def serve(self, made: Mapping[str, Loaded], pipeline: Pipeline) -> None:
-        """Have engines that load() gave serve, in the place of those of their names, whose streams follow."""
+    def serve(
+        self,
+        made: Mapping[str, Loaded],
+        pipeline: Pipeline,
+        changed: Mapping[str, StreamConfig] | None = None,
+    ) -> None:
+        """Have engines that load() gave serve, in the place of those of their names, whose streams follow.
+
+        changed: streams that get other settings: their engine and labels fit these engines.
+        """
         replaced = [self._serving[name] for name in made if name in self._serving]
         for loaded in made.values():
             pipeline.engines.add(loaded.served)
@@ -133,7 +162,7 @@ class Engines:
         for loaded in made.values():
             if loaded.upgrade is not None:
                 loaded.upgrade.start()
-        pipeline.streams.take_engines()
+        pipeline.streams.take_engines(changed)
         for loaded in replaced:
             self._release(loaded, pipeline, "another one serves in its place")
 

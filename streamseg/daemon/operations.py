@@ -20,6 +20,7 @@ from streamseg.daemon.reload import Change, check_sources, plan_change
 from streamseg.daemon.remote import check_remote, check_remote_engine
 from streamseg.daemon.systemd import Service
 from streamseg.errors import ConfigError, ControlError, EngineError
+from streamseg.inference.label_view import view_of
 from streamseg.inference.scaling import labels_of
 from streamseg.live.pipeline import Pipeline
 from streamseg.publish import Publisher
@@ -193,13 +194,15 @@ class Operations:
         if pixels.size != height * width * 3:
             raise ControlError("failed", f"picture: must have {height * width * 3} bytes; has {pixels.size}")
         logits = self._pipeline.pictures.segment(pixels.reshape(height, width, 3), PICTURE_WITHIN_S)
-        labels, confidence = labels_of(logits, request.size, confidence=True)
+        _, engine = self._engines.settings(logits.frame.settings.engine.name)
+        view = view_of(logits.label_set, engine.labels, logits.kind)
+        labels, confidence = labels_of(logits, request.size, True, view)
         stamp = replace(logits.frame.stamp, stream="picture", run=self._publisher.run)
         mask = Mask(
-            stamp, labels, logits.label_set.id, logits.engine, confidence=confidence, stage_us=logits.stage_us
+            stamp, labels, view.label_set.id, logits.engine, confidence=confidence, stage_us=logits.stage_us
         )
         kind: Kind = "mask" if confidence is None else "mask+confidence"
-        return Snapshot(messages=[encode_labels(logits.label_set), encode_mask(mask, "zstd", kind=kind)])
+        return Snapshot(messages=[encode_labels(view.label_set), encode_mask(mask, "zstd", kind=kind)])
 
     def _change_engine(self, request: AddStream | SetEngine, local: bool) -> None:
         """Add a stream, or run one on another engine, which is loaded first while the others go on."""
@@ -266,7 +269,7 @@ class Operations:
                     loaded.close()
                 raise
         self._engines.configure(change.config.engine, change.config.engines)
-        self._engines.serve(made, pipeline)
+        self._engines.serve(made, pipeline, change.changed)
         for name in change.removed:
             pipeline.remove(name)
         for name, config in change.changed.items():

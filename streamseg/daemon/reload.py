@@ -53,7 +53,7 @@ def plan_change(running: Config, streams: Mapping[str, StreamConfig], new: Confi
 
 
 def _is_live(key: str) -> bool:
-    return key in LIVE or key.startswith("engines.")
+    return key in LIVE or key.startswith(("engines.", "engine.labels."))
 
 
 def differing(before: Settings, after: Settings, prefix: str = "") -> Iterator[str]:

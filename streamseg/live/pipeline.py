@@ -23,6 +23,7 @@ from streamseg.config import Config
 from streamseg.errors import ControlError
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import FramePlacement, batch_key, infer
+from streamseg.inference.label_view import LabelView, LabelViews
 from streamseg.inference.scaling import labels_of
 from streamseg.live.engines import LiveEngines, ServedEngine
 from streamseg.live.pictures import Pictures
@@ -56,6 +57,7 @@ class Pipeline:
         self.streams = Streams(self.stats, self._submit, self._streams_ended, self.answers.changed, engine_of)
         self._config = config
         self._publisher = publisher
+        self._views = LabelViews()
         self._scheduler: FrameScheduler[Frame] = FrameScheduler(lambda frame: frame.settings.engine)
         self.engines = LiveEngines(self._scheduler, self._infer, self._engine_failed, self._engines_ended)
         self.failed_engine = ""  # the id of the one that ended it, if one did
@@ -164,8 +166,9 @@ class Pipeline:
             frame = logits.frame
             if frame.settings.removed.is_set():
                 continue
-            mask = self._mask(logits)
-            if self._still_wanted(frame) and self._put(mask, logits.label_set, frame):
+            view = self._view(logits)
+            mask = self._mask(logits, view)
+            if self._still_wanted(frame) and self._put(mask, view.label_set, frame):
                 stats = self.stats.of(frame.stream)
                 if not may_be_sent(mask.size):  # the publisher says so, once
                     stats.drops["too large"] += 1
@@ -175,9 +178,13 @@ class Pipeline:
                 if self._publisher.wants("picture", frame.stream):
                     self._previews.offer(frame)
                 if self.answers.wanted(frame.stream, frame.settings):
-                    self.answers.offer(mask, logits.label_set, frame.settings)
+                    self.answers.offer(mask, view.label_set, frame.settings)
 
-    def _mask(self, logits: Logits) -> Mask:
+    def _view(self, logits: Logits) -> LabelView:
+        """How a frame's labels are published; its settings were checked for its engine."""
+        return self._views.of(logits.label_set, logits.frame.settings.labels)
+
+    def _mask(self, logits: Logits, view: LabelView) -> Mask:
         begun = time.monotonic_ns()
         frame = logits.frame
         size = frame.size if frame.settings.mask_size == "frame" else logits.geometry.input_size
@@ -185,15 +192,15 @@ class Pipeline:
         refined = self._publisher.wants("refined", frame.stream)
         refined_seq = None
         if self.refinement.fuses or (refined and self.refinement.refines):
-            labelled = self.refinement.labels(logits, size, confident, refined_wanted=refined)
+            labelled = self.refinement.labels(logits, size, confident, view, refined_wanted=refined)
             labels, confidence, refined_seq = labelled.labels, labelled.confidence, labelled.refined_seq
         else:
-            labels, confidence = labels_of(logits, size, confident)
+            labels, confidence = labels_of(logits, size, confident, view)
         stage_us = logits.stage_us | {"fuse": (time.monotonic_ns() - begun) // 1000}
         return Mask(
             frame.stamp,
             labels,
-            logits.label_set.id,
+            view.label_set.id,
             logits.engine,
             refined_seq=refined_seq,
             confidence=confidence,
@@ -209,9 +216,9 @@ class Pipeline:
                 logits = refined.logits
                 frame = logits.frame
                 stage_us = logits.stage_us | {"refine": round(refined.took_s * 1e6)}
-                labels, set_id = refined.labels, logits.label_set.id
-                mask = Mask(frame.stamp, labels, set_id, logits.engine, 1, frame.seq, stage_us=stage_us)
-                self._put(mask, logits.label_set, frame)
+                labels, classes = refined.labels, self._view(logits).label_set
+                mask = Mask(frame.stamp, labels, classes.id, logits.engine, 1, frame.seq, stage_us=stage_us)
+                self._put(mask, classes, frame)
 
     def _needs_refinement(self, frame: Frame) -> bool:
         wanted = self._publisher.wants("refined", frame.stream)

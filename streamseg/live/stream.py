@@ -6,7 +6,7 @@ import logging
 import threading
 from dataclasses import dataclass, field, fields, replace
 
-from streamseg.config import StreamConfig
+from streamseg.config import LabelsConfig, StreamConfig
 from streamseg.errors import SourceError
 from streamseg.runtime.counters import StreamStats
 from streamseg.sources import is_live
@@ -72,7 +72,11 @@ class LiveStream:
 
 
 def frame_settings(
-    config: StreamConfig, source: StreamConfig, engine: EngineKey, removed: threading.Event
+    config: StreamConfig,
+    source: StreamConfig,
+    engine: EngineKey,
+    engine_labels: LabelsConfig,
+    removed: threading.Event,
 ) -> FrameSettings:
     """What the frames of a stream refer to; source: the settings of the stream that decodes them."""
     try:
@@ -88,6 +92,7 @@ def frame_settings(
         config.events,
         engine,
         removed,
+        config.labels.over(engine_labels),
     )
 
 

@@ -12,7 +12,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
-from streamseg.config import StreamConfig
+import msgspec
+
+from streamseg.config import LabelsConfig, StreamConfig
 from streamseg.config.sharing import shared_with, sharing_problems
 from streamseg.errors import ControlError
 from streamseg.live.stream import LiveStream, Playback, frame_settings, same_settings
@@ -25,11 +27,11 @@ from streamseg.types import DEFAULT_ENGINE, EngineKey, Frame, FrameSettings
 log = logging.getLogger(__name__)
 
 # Taken by the next frame; for others the source is reopened.
-LIVE_SETTINGS = ("max_age_ms", "mask_size", "engine", "zones", "events")
+LIVE_SETTINGS = ("max_age_ms", "mask_size", "engine", "labels", "zones", "events")
 MAX_EPOCHS = 4096  # removed streams whose next epoch is remembered
 
-EngineOf = Callable[[str], EngineKey]
-"""The engine that serves for a stream's setting `engine`."""
+EngineOf = Callable[[str], tuple[EngineKey, LabelsConfig]]
+"""The engine that serves for a stream's setting `engine`, and how its labels are published."""
 
 
 class Streams:
@@ -41,7 +43,7 @@ class Streams:
         on_frame: Callable[[Frame], None],
         on_all_ended: Callable[[], None],
         on_settings: Callable[[str, FrameSettings | None], None] = lambda stream, settings: None,
-        engine_of: EngineOf = lambda _: DEFAULT_ENGINE,
+        engine_of: EngineOf = lambda _: (DEFAULT_ENGINE, LabelsConfig()),
     ) -> None:
         """on_frame gets each frame in its stream's thread, and may wait. on_all_ended is called when a stream
         has ended by itself and no other one plays or is paused; nothing can be added from then on.
@@ -88,12 +90,17 @@ class Streams:
         with self._lock:
             return self._known(name).settings
 
-    def take_engines(self) -> set[EngineKey]:
-        """Have each stream's next frame refer to the engine that serves for it now; those that are in use."""
+    def take_engines(self, changed: Mapping[str, StreamConfig] | None = None) -> set[EngineKey]:
+        """Have each stream's next frame refer to the engine that serves for it now; those that are in use.
+
+        changed: streams that get other settings: their engine and labels are taken now, at once.
+        """
         with self._lock:
-            for stream in self._streams.values():
-                key = self._engine_of(stream.config.engine)
-                self._renew(stream, replace(stream.settings, engine=key))
+            for name, stream in self._streams.items():
+                own = (changed or {}).get(name, stream.config)
+                stream.config = msgspec.structs.replace(stream.config, engine=own.engine, labels=own.labels)
+                key, labels = self._engine_of(own.engine)
+                self._renew(stream, replace(stream.settings, engine=key, labels=own.labels.over(labels)))
             return {stream.settings.engine for stream in self._streams.values()}
 
     def add(self, streams: Mapping[str, StreamConfig]) -> None:
@@ -274,7 +281,7 @@ class Streams:
         for name, stream in self._streams.items():
             leader = self._streams.get(shared_with(stream.config), stream)
             engine = self._engine_of(stream.config.engine)
-            settings = frame_settings(stream.config, leader.config, engine, stream.settings.removed)
+            settings = frame_settings(stream.config, leader.config, *engine, stream.settings.removed)
             self._renew(stream, settings, new=name in added)
             found = tuple(followers.get(name, ()))
             for one in set(found) - set(stream.followers):
