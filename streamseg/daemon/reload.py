@@ -94,9 +94,9 @@ def _with_keys(running: Config, new: Config, keys: list[str]) -> Config:
 
 
 def _with(settings: S, new: S, key: str) -> S:
-    """The settings with one key, such as refinement.fusion.decay, of the new ones."""
+    """The settings with one key, such as refinement.fusion.decay, of the new ones; of a table all."""
     name, _, rest = key.partition(".")
     value = getattr(new, name)
-    return msgspec.structs.replace(
-        settings, **{name: _with(getattr(settings, name), value, rest) if rest else value}
-    )
+    if rest and isinstance(value, Settings):
+        value = _with(getattr(settings, name), value, rest)
+    return msgspec.structs.replace(settings, **{name: value})
