@@ -11,7 +11,9 @@ from msgspec import Meta
 from streamseg.config.labels import LabelsConfig
 from streamseg.config.settings import Settings
 
-BackendName = Literal["auto", "onnx", "openvino", "torch", "aoti", "tensorrt", "tensorrt-rtx"]
+BackendName = Literal[
+    "auto", "onnx", "onnx-cuda", "onnx-tensorrt", "openvino", "torch", "aoti", "tensorrt", "tensorrt-rtx"
+]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 

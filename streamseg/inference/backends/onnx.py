@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +46,27 @@ class OnnxBackend:
 class OnnxEngine(BaseEngine):
     """Runs an ONNX graph on CPU threads. Belongs to one thread; releases the GIL while it computes."""
 
-    def __init__(self, spec: BuildSpec) -> None:
-        """Raises EngineError for a graph that is missing, damaged, or that ONNX Runtime refuses."""
+    def __init__(
+        self,
+        spec: BuildSpec,
+        backend: str = "onnx",
+        device: str = "cpu",
+        providers: Sequence[tuple[str, dict[str, str]]] = (("CPUExecutionProvider", {}),),
+        graph: bytes | None = None,
+    ) -> None:
+        """graph: in place of the engine's. Raises EngineError for one that is missing, damaged or refused."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = spec.cpu_threads
         options.inter_op_num_threads = 1
         # Threads that spin between two frames take the core from decoding and publishing.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4  # its errors are raised as well
-        graph = spec.graph()
+        graph = spec.graph() if graph is None else graph
         with library_errors(f"engine {spec.engine.name}: ONNX Runtime cannot load the weights"):
-            self._session: Any = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            self._session: Any = ort.InferenceSession(graph, options, providers=list(providers))
         self._input = spec.engine.input_name or self._session.get_inputs()[0].name
         self._outputs = [spec.engine.output_name or self._session.get_outputs()[0].name]
-        super().__init__(spec, spec.info("onnx", "cpu", spec.cpu_threads))
+        super().__init__(spec, spec.info(backend, device, spec.cpu_threads))
 
     def _run(self, feed: Array) -> F32:
         (logits,) = self._session.run(self._outputs, {self._input: feed})

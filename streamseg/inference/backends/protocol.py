@@ -29,6 +29,8 @@ OnProgress = Callable[[str], None]
 
 BACKENDS: dict[str, str] = {
     "onnx": "streamseg.inference.backends.onnx:OnnxBackend",
+    "onnx-cuda": "streamseg.inference.backends.onnx_gpu:OnnxCudaBackend",
+    "onnx-tensorrt": "streamseg.inference.backends.onnx_gpu:OnnxTensorrtBackend",
     "openvino": "streamseg.inference.backends.openvino:OpenvinoBackend",
     "torch": "streamseg.inference.backends.torch:TorchBackend",
     "aoti": "streamseg.inference.backends.aoti:AotiBackend",

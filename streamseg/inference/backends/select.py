@@ -21,11 +21,13 @@ ORDER = (
     ("tensorrt-rtx", "cuda"),
     ("aoti", "cuda"),
     ("torch", "cuda"),
+    ("onnx-tensorrt", "cuda"),
+    ("onnx-cuda", "cuda"),
     ("openvino", "cpu"),
     ("onnx", "cpu"),
     ("torch", "cpu"),
 )
-_USUAL_ONLY = ("tensorrt", "tensorrt-rtx", "aoti")  # EngineSpec.usual
+_USUAL_ONLY = ("tensorrt", "tensorrt-rtx", "aoti", "onnx-tensorrt")  # EngineSpec.usual
 LIMIT = "STREAMSEG_BACKENDS"
 
 
