@@ -18,8 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from streamseg.client import subscribe
+from streamseg.client import subscribe, subscribe_events
 from streamseg.config import load_config
+from streamseg.daemon.state import StateFolder
 from tests.integration.children import ROOT
 from tests.integration.daemons import Lines, environment, run_daemon
 from tests.integration.test_mistakes import ROWS, expected
@@ -126,6 +127,53 @@ def test_a_plan_on_a_full_disk_is_told_and_masks_go_on(tmp_path: Path, tiny_engi
 def test_plans_that_may_not_be_kept_are_told_and_masks_go_on(tmp_path: Path, tiny_engine: Path) -> None:
     locked = locked_folder(tmp_path)
     building(tmp_path, tiny_engine, "a plan in a folder of others", "env", f"XDG_CACHE_HOME={locked}")
+
+
+EVENT = '[streams.gate.events.full]\nclasses = ["red"]\nabove = 0.5\n'
+
+
+def eventful(folder: Path, state: Path, row: str, engine: Path) -> int:
+    """A daemon whose journal cannot be had says so once, and sends masks and events; how many it sent."""
+    config = site(folder, engine)
+    config.write_text(EVENT + config.read_text())
+    command = [*NO_RIGHTS, "env", f"STATE_DIRECTORY={state}", *STREAMSEG, "run", config]
+    with Lines(command, errors=True) as daemon:
+        endpoint = endpoint_of(daemon)
+        with subscribe(endpoint, timeout_s=LIMIT_S) as masks, subscribe_events(endpoint, since={}) as events:
+            found = [events.read(LIMIT_S) for _ in range(4)]
+            assert masks.read().stream == "gate"
+            assert events.stats.lost == 0
+        assert_told(row, daemon.lines, None)
+    assert [event.state for event in found] == ["begin", "end"] * 2
+    return len(found)
+
+
+def test_events_on_a_full_disk_go_on(tmp_path: Path, tiny_engine: Path) -> None:
+    with disk(tmp_path / "disk") as full:
+        fill(full)
+        assert eventful(tmp_path, full, "events on a full disk", tiny_engine) == 4
+
+
+def test_events_without_a_state_folder_go_on(tmp_path: Path, tiny_engine: Path) -> None:
+    state = tmp_path / "file"
+    state.write_text("")
+    assert eventful(tmp_path, state / "state", "a state folder that cannot be written", tiny_engine) == 4
+
+
+def test_events_beside_another_daemon_of_the_same_folder_go_on(tmp_path: Path, tiny_engine: Path) -> None:
+    state = StateFolder(tmp_path / "x.toml", [])
+    state.path = tmp_path / "state"
+    with contextlib.closing(state):
+        state.hold()
+        assert eventful(tmp_path, tmp_path / "state", "a state folder of another daemon", tiny_engine) == 4
+
+
+def test_events_after_a_damaged_journal_go_on(tmp_path: Path, tiny_engine: Path) -> None:
+    journal = tmp_path / "state/events.journal"
+    journal.parent.mkdir()
+    journal.write_bytes(b"damaged\n")
+    assert eventful(tmp_path, journal.parent, "a damaged journal of events", tiny_engine) == 4
+    assert (tmp_path / "state/events.journal.damaged").read_bytes() == b"damaged\n"
 
 
 def building(folder: Path, engine: Path, row: str, *env: str) -> None:
