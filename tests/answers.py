@@ -34,16 +34,18 @@ def event_document(n: int, **given: Any) -> EventDocument:
 
 
 def zones_parts(stream: str, zones: dict[str, dict[str, float]], n: int = 0, **given: Any) -> list[bytes]:
-    """A zones message with these shares of classes."""
+    """A zones message with these shares of classes; the rest of each zone is unknown."""
+    zones = {"picture": {}} | zones
     document = {
         "version": 1, "kind": "zones", "stream": stream, "run": 7, "epoch": 0, "seq": n, "n": n, "pts": n,
-        "time_base": [1, 25], "captured_unix_ns": 1_700_000_000_000_000_000 + n, "clock": "host",
-        "published_unix_ns": 1_700_000_000_000_000_001 + n, "shape": [36, 48], "engine": "tiny@fp32",
+        "time_base": [1, 25], "captured_unix_ns": 1_700_000_000_000_000_000 + n, "clock": "camera",
+        "published_unix_ns": 1_700_000_000_000_000_001 + n, "shape": [25, 40], "engine": "tiny@fp32",
         "label_set": "street3",
         "zones": [
-            {"zone": zone, "pixels": 1000, "unknown": 10, "square_m": None,
+            {"zone": zone, "pixels": 1000, "square_m": None,
+             "unknown": 1000 - sum(round(share * 1000) for share in shares.values()),
              "classes": [{"id": i, "name": name, "pixels": round(share * 1000), "share": share}
-                         for i, (name, share) in enumerate(shares.items())]}
+                         for i, (name, share) in enumerate(shares.items()) if share]}
             for zone, shares in zones.items()
         ],
     } | given  # fmt: skip

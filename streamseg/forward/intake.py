@@ -16,9 +16,15 @@ import msgspec
 from streamseg.client.event_order import EventOrder, Passed
 from streamseg.errors import WireError
 from streamseg.forward.latest import Latest
-from streamseg.forward.shares import parse_zones
 from streamseg.forward.store import Cursor, Store
-from streamseg.wire import MaskMessage, parse_event, parse_message, parse_picture, parse_status
+from streamseg.wire import (
+    MaskMessage,
+    parse_event,
+    parse_message,
+    parse_picture,
+    parse_status,
+    parse_zones,
+)
 
 log = logging.getLogger(__name__)
 

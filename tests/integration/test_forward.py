@@ -277,7 +277,7 @@ def test_kafka_consumers_get_every_event_in_order_with_the_stream_as_key(daemon:
     assert dict(events[4].headers())["id"] == event_document(4).id.encode()
     assert events[4].timestamp()[1] == event_document(4).at_unix_ns // 1_000_000
     shares = [json.loads(r.value()) for r in records if r.topic() == "streamseg.zones" and r.value() != b"{}"]
-    assert [one["zones"][0]["zone"] for one in shares] == ["ramp"]
+    assert [one["zones"][1]["zone"] for one in shares] == ["ramp"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # apprise imports imghdr
