@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_origin
 
 import msgspec
 
 from streamseg.config import Config, Settings, bare_type, describe, settings_fields
 
-_EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
+Examples = Mapping[str, tuple[str, Mapping[str, Any]]]
+
+_EXAMPLES: Examples = {
     "streams": ("gate", {"source": "rtsp://10.0.0.7/h264"}),
     "engines": ("fine", {"name": "camvid-slim"}),
     "zones": ("ramp", {"polygon": [[0.1, 0.5], [0.9, 0.5], [0.9, 1.0], [0.1, 1.0]]}),
@@ -25,15 +27,20 @@ _EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
 def reference_toml() -> str:
     """The text of configs/reference.toml."""
     head = "Every setting of streamseg, with its default. Made by: python -m streamseg.config.reference"
-    return "\n".join([f"# {head}", *_table(Config, "", {})]) + "\n"
+    return reference_of(Config, head, _EXAMPLES)
 
 
-def _table(kind: type[Settings], prefix: str, values: dict[str, Any]) -> Iterator[str]:
+def reference_of(kind: type[Settings], head: str, examples: Examples) -> str:
+    """Every setting of `kind`; examples: a name and values for each table of tables, by its key."""
+    return "\n".join([f"# {head}", *_table(kind, "", {}, examples)]) + "\n"
+
+
+def _table(kind: type[Settings], prefix: str, values: Mapping[str, Any], examples: Examples) -> Iterator[str]:
     tables = []
     for name, annotation, default, sentence in settings_fields(kind):
         bare = bare_type(annotation)
-        if get_origin(bare) is dict and name in _EXAMPLES:
-            example, given = _EXAMPLES[name]
+        if get_origin(bare) is dict and name in examples:
+            example, given = examples[name]
             tables.append((f"{prefix}{name}.{example}", get_args(bare)[1], given))
         elif isinstance(bare, type) and issubclass(bare, Settings):
             tables.append((f"{prefix}{name}", bare, {}))
@@ -49,7 +56,7 @@ def _table(kind: type[Settings], prefix: str, values: dict[str, Any]) -> Iterato
         yield ""
         yield from _comment((inner.__doc__ or "").splitlines()[0])
         yield f"[{path}]"
-        yield from _table(inner, f"{path}.", given)
+        yield from _table(inner, f"{path}.", given, examples)
 
 
 def _comment(text: str) -> list[str]:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from streamseg.config import PublishConfig, build_settings, parse_config
+from streamseg.forward.settings import ForwardConfig
 from streamseg.inference.spec import parse_spec
 from streamseg.publish import Publisher
 from streamseg.training.recipe import TrainRecipe
@@ -221,6 +222,8 @@ def read_toml(block: Block, reader: Reader) -> int:
         (reader.folder / "lane.toml").write_text(block.text)
         stream = re.sub(r"^\[(zones|events)", r"[streams.gate.\1", block.text, flags=re.M)
         (reader.folder / "cameras.toml").write_text(f'[streams.gate]\nsource = "street.mp4"\n{stream}')
+    elif tree.keys() & {"mqtt", "webhook", "kafka", "file", "apprise"}:  # docs/integrations.md
+        build_settings(ForwardConfig, tree)
     else:
         streams = "" if "streams" in tree else '\n[streams.gate]\nsource = "demo:"\n'
         parse_config(block.text + streams)
