@@ -177,17 +177,17 @@ class KafkaConfig(_TlsConfig, frozen=True, kw_only=True):
 
     brokers: Annotated[str, Meta(min_length=1, description="HOST:PORT, several divided by commas.")]
     events_topic: Annotated[str, Meta(pattern=r"^[\w.-]{1,249}\Z", description="The topic of events.")] = (
-        "streamseg.events"
+        "streamseg-events"
     )
     shares_topic: Annotated[str, Meta(pattern=r"^[\w.-]{1,249}\Z", description="The topic of shares.")] = (
-        "streamseg.zones"
+        "streamseg-zones"
     )
     shares_every_s: Annotated[
         float,
         Meta(ge=0, le=86400, description="The newest shares of each stream at most this often (s); 0: none."),
     ] = 1.0
     masks_topic: Annotated[str, Meta(pattern=r"^[\w.-]{1,249}\Z", description="The topic of masks.")] = (
-        "streamseg.masks"
+        "streamseg-masks"
     )
     masks_every_s: Annotated[
         float,

@@ -254,10 +254,10 @@ def test_kafka_consumers_get_every_event_in_order_with_the_stream_as_key(daemon:
         {"bootstrap.servers": brokers, "group.id": "t", "auto.offset.reset": "earliest", "log_level": 0,
          "topic.metadata.refresh.interval.ms": 200}
     )  # fmt: skip
-    for topic in ("streamseg.events", "streamseg.zones"):
+    for topic in ("streamseg-events", "streamseg-zones"):
         cluster.produce(topic, b"{}")  # makes the topic
     assert cluster.flush(LIMIT_S) == 0
-    reader.subscribe(["streamseg.events", "streamseg.zones"])
+    reader.subscribe(["streamseg-events", "streamseg-zones"])
     records: list[Any] = []
     try:
         with forwarding(daemon, kafka={"bus": {"brokers": brokers, "shares_every_s": 0.1}}):
@@ -271,12 +271,12 @@ def test_kafka_consumers_get_every_event_in_order_with_the_stream_as_key(daemon:
                     records.append(record)
     finally:
         reader.close()
-    events = [r for r in records if r.topic() == "streamseg.events" and r.value() != b"{}"]
+    events = [r for r in records if r.topic() == "streamseg-events" and r.value() != b"{}"]
     assert numbers([record.value() for record in events]) == list(range(300))
     assert {record.key() for record in events} == {b"gate"}
     assert dict(events[4].headers())["id"] == event_document(4).id.encode()
     assert events[4].timestamp()[1] == event_document(4).at_unix_ns // 1_000_000
-    shares = [json.loads(r.value()) for r in records if r.topic() == "streamseg.zones" and r.value() != b"{}"]
+    shares = [json.loads(r.value()) for r in records if r.topic() == "streamseg-zones" and r.value() != b"{}"]
     assert [one["zones"][1]["zone"] for one in shares] == ["ramp"]
 
 
