@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from streamseg.config import Config, StreamConfig
-from streamseg.config.engines import engine_settings
-from streamseg.daemon.engines import label_problems
+from streamseg.config import Config, EngineConfig, StreamConfig
+from streamseg.config.sharing import sharing_problems
+from streamseg.daemon.engines import wanted_engines
 from streamseg.errors import ConfigError, SourceError, StreamsegError
 from streamseg.inference.backends.select import choices
 from streamseg.inference.spec import EngineSpec, find_engine
@@ -27,14 +27,18 @@ def config_problems(config: Config) -> Iterator[str]:
     """Each thing that keeps this from running here, a line that begins with its setting."""
     for name, stream in config.streams.items():
         yield from _source_problems(name, stream)
+    yield from sharing_problems(config.streams)
     yield from _key_problems(config)
     yield from _web_problems(config)
     yield from _engine_problems(config)
-    yield from _label_problems(config)
 
 
 def config_notes(config: Config) -> Iterator[str]:
-    """What could not be looked at here, or is tried again while the daemon runs."""
+    """What could not be looked at here, is tried again while the daemon runs, or is not used."""
+    used = {stream.engine for stream in config.streams.values()}
+    for name in config.engines:
+        if name not in used:
+            yield f"engines.{name}: no stream has engine = {name!r}, so it is not loaded"
     for name, stream in config.streams.items():
         if _given_by_systemd(stream.password_file):
             yield f"streams.{name}.password_file: {CREDENTIALS} is set by systemd; not looked at"
@@ -77,26 +81,21 @@ def _web_problems(config: Config) -> Iterator[str]:
 
 
 def _engine_problems(config: Config) -> Iterator[str]:
-    found: list[EngineSpec] = []
-
-    def look() -> None:
-        folder, spec = find_engine(config.engine.name)
-        read_weights(folder, spec, config.engine.precision)
-        choices(config.engine)
-        found.append(spec)
-
-    yield from _said(look)
-    for spec in found:
-        if config.refinement.level != "off":
-            yield from _said(partial(_look_at_crf, config, spec))
+    try:
+        wanted = wanted_engines(config.streams, config.engine, config.engines)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    for settings in wanted.values():
+        yield from _said(partial(_look_at_engine, config, settings))
 
 
-def _label_problems(config: Config) -> Iterator[str]:
-    found: dict[str, None] = {}
-    for name, stream in config.streams.items():
-        known, settings = engine_settings(stream.engine, config.engine, config.engines)
-        found |= dict.fromkeys(label_problems(name, stream, known, settings))
-    yield from found
+def _look_at_engine(config: Config, settings: EngineConfig) -> None:
+    folder, spec = find_engine(settings.name)
+    read_weights(folder, spec, settings.precision)
+    choices(settings)
+    if config.refinement.level != "off":
+        _look_at_crf(config, spec)
 
 
 def _look_at_crf(config: Config, spec: EngineSpec) -> None:

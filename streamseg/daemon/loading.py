@@ -13,6 +13,7 @@ from streamseg.inference.backends.protocol import Choice
 from streamseg.inference.engine import Engine
 from streamseg.inference.plans.hot_swap import start_engines
 from streamseg.inference.plans.load import close_all
+from streamseg.runtime.memory import apart
 from streamseg.runtime.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,10 @@ class Loading:
         return engines
 
     def _load(self) -> None:
+        with apart():
+            self._load_and_run()
+
+    def _load_and_run(self) -> None:
         begun_s = time.monotonic()
         engines, self.to_build = start_engines(self._config)
         loaded_s = time.monotonic()

@@ -33,7 +33,11 @@ def stream_statuses(pipeline: Pipeline, *, histograms: bool) -> Iterator[StreamS
 def waiting_status(name: str, config: StreamConfig) -> StreamStatus:
     """The status of a stream that has not been started yet, because the engine is being loaded."""
     return StreamStatus(
-        stream=name, source=shown(config.source), state="connecting", max_age_ms=config.max_age_ms
+        stream=name,
+        source=shown(config.source),
+        state="connecting",
+        max_age_ms=config.max_age_ms,
+        engine=config.engine or DEFAULT,
     )
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from streamseg.config.engines import DEFAULT
 from streamseg.inference.engine import Engine
 from streamseg.runtime.mailbox import FrameScheduler
+from streamseg.runtime.memory import apart
 from streamseg.runtime.ordered import OrderedWorkers
 from streamseg.runtime.stage import Stage
 from streamseg.types import DEFAULT_ENGINE, EngineKey, Frame
@@ -107,10 +108,11 @@ class LiveEngines:
                 return
             del self._left[served.key], self._served[served.key]
             over = not self._served
-        for engine in served.replicas:
-            engine.close()
-        served.replicas.clear()
-        served.stages.clear()
+        with apart():
+            for engine in served.replicas:
+                engine.close()
+            served.replicas.clear()
+            served.stages.clear()
         served.ended.set()
         if over and self._scheduler.closed:
             self._on_all_ended()

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import msgspec
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -66,6 +67,10 @@ def _process(status: Status) -> Iterator[Metric]:
     engine = status.engine
     info = {"version": status.streamseg, "engine": engine.id, "device": engine.device}
     yield InfoMetricFamily("streamseg", "The daemon and its engine.", value=info)
+    engines = [([name, one.id, one.device], float(one.threads)) for name, one in status.engines.items()]
+    yield _gauge(
+        "engine_threads", "CPU threads of each network's replicas.", engines, ["engine", "id", "device"]
+    )
     yield _gauge("ready", "1 when masks are published.", status.state == "running")
     yield _gauge("uptime_seconds", "Since the daemon was started.", status.uptime_s)
     yield _gauge("resident_memory_bytes", "Memory of the daemon's process.", status.memory_bytes)
@@ -96,6 +101,10 @@ def _streams(streams: Mapping[str, StreamStatus]) -> Iterator[Metric]:
     age = [([s], one.age_ms / 1000) for s, one in streams.items() if one.age_ms is not None]
     yield _gauge("mask_age_seconds", "Age of the last mask when it was published.", age, ["stream"])
     yield _gauge("mask_silent_seconds", "Since the last mask was published.", of("silent_s"), ["stream"])
+    engines = [([s, str(one.engine)], 1.0) for s, one in streams.items() if one.engine is not msgspec.UNSET]
+    yield _gauge(
+        "stream_engine", "1 for the network that the stream is run on.", engines, ["stream", "engine"]
+    )
     states = [([s, state], one.state == state) for s, one in streams.items() for state in STATES]
     yield _gauge("stream_state", "1 for what the stream does now.", states, ["stream", "state"])
     yield _counter("frames_decoded", "Frames decoded.", of("decoded"), ["stream"])

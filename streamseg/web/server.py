@@ -313,6 +313,8 @@ def _status(status: Status) -> dict[str, Any]:
     for name, one in status.streams.items():
         fields = msgspec.structs.asdict(one)
         del fields["histograms"]
+        if fields["engine"] is msgspec.UNSET:  # of an older daemon
+            del fields["engine"]
         streams.append(fields | {"stream": name})
     return {
         "type": "status",
@@ -320,6 +322,7 @@ def _status(status: Status) -> dict[str, Any]:
         "state": status.state,
         "started_unix_ns": str(status.started_unix_ns),
         "engine": msgspec.structs.asdict(status.engine),
+        "engines": [msgspec.structs.asdict(engine) for engine in status.engines.values()],
         "memory_bytes": status.memory_bytes,
         "subscribers": status.publisher.subscribers if status.publisher else 0,
         "crf_restarts": status.crf_restarts,

@@ -32,7 +32,7 @@ from streamseg.sources.target import resolve
 from streamseg.types import Size
 from streamseg.web.access import Access, page_problem
 from tests.cameras import RtspCamera
-from tests.engines import write_tiny_engine
+from tests.engines import write_constant_engine, write_tiny_engine
 from tests.masks import STREET, make_mask
 from tests.media import draw_clip, write_audio
 
@@ -292,6 +292,22 @@ MISTAKES |= {
     "an unknown option": lambda p: ["run", "--sourc", "demo:"],
 }
 
+GATE = '[streams.gate]\nsource = "demo:"\n'
+YARD = GATE + '[streams.yard]\nsource = "stream:gate"\n'
+
+MISTAKES |= {
+    "a stream on a network that is not there": lambda p: p.config(
+        GATE + f'engine = "fien"\n[engines.fine]\nname = "{p.engine}"\n'
+    ),
+    "a section called default": lambda p: p.config(GATE + "[engines.default]\nthreads = 1\n"),
+    "frames of a stream that is not there": lambda p: p.config(YARD.replace("stream:gate", "stream:gat")),
+    "a stream's own frames": lambda p: p.config(GATE.replace("demo:", "stream:gate")),
+    "frames of a stream that decodes nothing": lambda p: p.config(
+        YARD + '[streams.hall]\nsource = "stream:yard"\n'
+    ),
+    "a setting of another stream's source": lambda p: p.config(YARD + "loop = true\n"),
+}
+
 # Engines
 
 MISTAKES |= {
@@ -328,6 +344,16 @@ def _(p: Place) -> Words:
     old, new = (hashlib.sha256(d).hexdigest() for d in (before, (engine / "tiny.onnx").read_bytes()))
     (engine / "engine.toml").write_text(toml.replace(old, new))
     return ["run", "--source", "demo:", "--engine", str(engine)]
+
+
+@mistake("two networks with one label set")
+def _(p: Place) -> Words:
+    odd = write_constant_engine(p.folder / "odd", 3, label_set="tiny-4")
+    return p.config(
+        f'[engine]\nname = "{p.engine}"\nbackend = "onnx"\n[engines.odd]\nname = "{odd}"\nbackend = "onnx"\n'
+        + YARD
+        + 'engine = "odd"\n'
+    )
 
 
 @mistake("missing weights")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 
 import pytest
 
@@ -20,6 +21,7 @@ from tests.media import draw_clip
 from tests.waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.usefixtures("own_runtime")
+SLIM = '[engines.slim]\nname = "camvid-slim"\nbackend = "onnx"\nprecision = "int8"\n'
 LAST = {"of-2": 1, "of-21": 20}
 """The only label of each label set."""
 
@@ -240,3 +242,28 @@ def test_what_cannot_be_is_refused_at_the_start(site: Site, streams: dict[str, s
     with pytest.raises(StreamsegError) as error:
         Daemon(load_config(site.path)).run()
     assert str(error.value).startswith(problem)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_hundred_exchanges_leave_no_gap_no_mixture_and_no_memory(site: Site) -> None:
+    """Between camvid-slim and a network of 21 classes, at 30 frames/s."""
+    site.write({"a": 'source = "demo:"\nloop = true\nrealtime = true\nengine = "slim"'}, SLIM)
+    memory = {}
+    with site.running() as (daemon, client), Masks(daemon.endpoint) as masks:
+        for exchange in range(1, 101):
+            name, label_set = ("many", "of-21") if exchange % 2 else ("slim", "camvid-11")
+            client.engine("a", name)
+            masks.wait("a", label_set, 2)
+            assert list(client.status().engines) == [name]
+            if exchange in (10, 100):
+                memory[exchange] = min(client.status().memory_bytes for _ in range(50) if not sleep(0.05))
+            seen = masks.of("a")
+            assert [m.n for m in seen] == list(range(seen[0].n, seen[-1].n + 1))
+            for mask in seen:
+                assert (
+                    mask.engine.split("/")[0] == {"of-21": "many", "camvid-11": "camvid-slim"}[mask.label_set]
+                )
+                assert (mask.labels == 20).all() == (mask.label_set == "of-21")
+            masks.masks[:-1] = []  # the next ones are compared with the last
+    assert memory[100] <= 1.05 * memory[10], memory

@@ -15,6 +15,7 @@ from streamseg.inference.backends.select import choices, fallback
 from streamseg.inference.engine import Engine, EngineInfo, TensorEngine
 from streamseg.inference.plans.build import Build, BuildStopped
 from streamseg.inference.plans.load import close_all, load_choice, load_plan, load_replicas, open_engine
+from streamseg.runtime.memory import apart
 from streamseg.types import F32, U8, Size
 
 if TYPE_CHECKING:
@@ -175,12 +176,13 @@ class Upgrade:
         begun_s = time.monotonic()
         engines: list[Engine] = []
         try:
-            first = load_choice(self.choice, self._build)
-            engines = load_replicas(len(self.engines), self.choice, first)
-            for engine in engines:
-                if self._stopping.is_set():
-                    return close_all(engines)
-                engine.warm_up(engine.info.input_size)
+            with apart():
+                first = load_choice(self.choice, self._build)
+                engines = load_replicas(len(self.engines), self.choice, first)
+                for engine in engines:
+                    if self._stopping.is_set():
+                        return close_all(engines)
+                    engine.warm_up(engine.info.input_size)
         except BuildStopped:
             return
         except Exception as error:  # noqa: BLE001 - a library may raise anything; the current engine serves on
