@@ -8,6 +8,12 @@ A thread of its own empties the socket all the time, since ZeroMQ's and the kern
 hold seconds of old masks in front of the new ones. Masks are unpacked in the thread that reads them.
 """
 
+from streamseg.client.documents import (
+    DocumentStats,
+    DocumentSubscription,
+    subscribe_polygons,
+    subscribe_zones,
+)
 from streamseg.client.events import (
     AsyncEventSubscription,
     EventStats,
@@ -24,6 +30,8 @@ __all__ = [
     "AsyncSubscription",
     "ClientKeys",
     "ClientStats",
+    "DocumentStats",
+    "DocumentSubscription",
     "EventStats",
     "EventSubscription",
     "Subscription",
@@ -31,4 +39,6 @@ __all__ = [
     "subscribe_async",
     "subscribe_events",
     "subscribe_events_async",
+    "subscribe_polygons",
+    "subscribe_zones",
 ]
