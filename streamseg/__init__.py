@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamseg.client import Subscription, subscribe
+    from streamseg.client import EventSubscription, Subscription, subscribe, subscribe_events
     from streamseg.config import Config, load_config, parse_config
     from streamseg.daemon import Daemon
     from streamseg.errors import StreamsegError
@@ -21,6 +21,7 @@ __all__ = [
     "ClassInfo",
     "Config",
     "Daemon",
+    "EventSubscription",
     "Frame",
     "LabelSet",
     "Mask",
@@ -32,11 +33,13 @@ __all__ = [
     "process_file",
     "process_files",
     "subscribe",
+    "subscribe_events",
 ]
 
 _HOME = {
     "Config": "config",
     "Daemon": "daemon",
+    "EventSubscription": "client",
     "ProcessConfig": "recorded",
     "StreamsegError": "errors",
     "Subscription": "client",
@@ -45,6 +48,7 @@ _HOME = {
     "process_file": "recorded",
     "process_files": "recorded",
     "subscribe": "client",
+    "subscribe_events": "client",
 }
 
 

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -132,47 +132,58 @@ def test_plans_that_may_not_be_kept_are_told_and_masks_go_on(tmp_path: Path, tin
 EVENT = '[streams.gate.events.full]\nclasses = ["red"]\nabove = 0.5\n'
 
 
-def eventful(folder: Path, state: Path, row: str, engine: Path) -> int:
-    """A daemon whose journal cannot be had says so once, and sends masks and events; how many it sent."""
-    config = site(folder, engine)
-    config.write_text(EVENT + config.read_text())
-    command = [*NO_RIGHTS, "env", f"STATE_DIRECTORY={state}", *STREAMSEG, "run", config]
-    with Lines(command, errors=True) as daemon:
-        endpoint = endpoint_of(daemon)
-        with subscribe(endpoint, timeout_s=LIMIT_S) as masks, subscribe_events(endpoint, since={}) as events:
-            found = [events.read(LIMIT_S) for _ in range(4)]
-            assert masks.read().stream == "gate"
-            assert events.stats.lost == 0
-        assert_told(row, daemon.lines, None)
-    assert [event.state for event in found] == ["begin", "end"] * 2
-    return len(found)
+Eventful = Callable[[Path, str], None]
 
 
-def test_events_on_a_full_disk_go_on(tmp_path: Path, tiny_engine: Path) -> None:
+@pytest.fixture
+def eventful(
+    tmp_path: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Eventful:
+    """Runs a daemon with this state folder, which says the row's line once and sends masks and events."""
+
+    def run(state: Path, row: str) -> None:
+        monkeypatch.setenv("STATE_DIRECTORY", str(state))
+        config = site(tmp_path, tiny_engine)
+        config.write_text(EVENT + config.read_text())
+        with running(load_config(config)) as (daemon, _, errors):
+            assert daemon.ready.wait(LIMIT_S), errors
+            with (
+                subscribe(daemon.endpoint, timeout_s=LIMIT_S) as masks,
+                subscribe_events(daemon.endpoint, since={}) as events,
+            ):
+                found = [events.read(LIMIT_S) for _ in range(4)]
+                assert masks.read().stream == "gate"
+                assert events.stats.lost == 0
+        assert [event.state for event in found] == ["begin", "end"] * 2
+        assert_told(row, [f"WARN {line}" for line in caplog.messages], None)
+
+    return run
+
+
+def test_events_on_a_full_disk_go_on(tmp_path: Path, eventful: Eventful) -> None:
     with disk(tmp_path / "disk") as full:
         fill(full)
-        assert eventful(tmp_path, full, "events on a full disk", tiny_engine) == 4
+        eventful(full, "events on a full disk")
 
 
-def test_events_without_a_state_folder_go_on(tmp_path: Path, tiny_engine: Path) -> None:
-    state = tmp_path / "file"
-    state.write_text("")
-    assert eventful(tmp_path, state / "state", "a state folder that cannot be written", tiny_engine) == 4
+def test_events_without_a_state_folder_go_on(tmp_path: Path, eventful: Eventful) -> None:
+    (tmp_path / "file").write_text("")
+    eventful(tmp_path / "file/state", "a state folder that cannot be written")
 
 
-def test_events_beside_another_daemon_of_the_same_folder_go_on(tmp_path: Path, tiny_engine: Path) -> None:
+def test_events_beside_another_daemon_of_the_same_folder_go_on(tmp_path: Path, eventful: Eventful) -> None:
     state = StateFolder(tmp_path / "x.toml", [])
     state.path = tmp_path / "state"
     with contextlib.closing(state):
         state.hold()
-        assert eventful(tmp_path, tmp_path / "state", "a state folder of another daemon", tiny_engine) == 4
+        eventful(tmp_path / "state", "a state folder of another daemon")
 
 
-def test_events_after_a_damaged_journal_go_on(tmp_path: Path, tiny_engine: Path) -> None:
+def test_events_after_a_damaged_journal_go_on(tmp_path: Path, eventful: Eventful) -> None:
     journal = tmp_path / "state/events.journal"
     journal.parent.mkdir()
     journal.write_bytes(b"damaged\n")
-    assert eventful(tmp_path, journal.parent, "a damaged journal of events", tiny_engine) == 4
+    eventful(journal.parent, "a damaged journal of events")
     assert (tmp_path / "state/events.journal.damaged").read_bytes() == b"damaged\n"
 
 

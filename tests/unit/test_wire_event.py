@@ -9,7 +9,15 @@ import msgspec
 import pytest
 
 from streamseg.errors import WireError
-from streamseg.wire import MAX_EVENT, EventDocument, encode_event, parse_event
+from streamseg.wire import (
+    MAX_EVENT,
+    EventDocument,
+    KeptEvent,
+    encode_event,
+    kept_events,
+    parse_event,
+    replied_events,
+)
 from tests.masks import make_mask
 from tests.vectors.make_vectors import example_events
 
@@ -89,3 +97,23 @@ def test_mutated_documents_are_read_or_refused() -> None:
         except WireError:
             pass
     assert read > 30
+
+
+def test_a_reply_brings_all_or_the_last_of_each_stream_and_what_is_open() -> None:
+    streams = [[KeptEvent([b"%d" % i, b"%d" % n], n == 3) for n in range(256)] for i in range(16)]
+    assert len(replied_events(streams)) == 16 * 256
+    streams.append([KeptEvent([b"16", b"0"], False)])
+    found = replied_events(streams)
+    assert [n for i, n in found if i == b"5"] == [b"3", *(b"%d" % n for n in range(16, 256))]
+    assert found[-1] == [b"16", b"0"]
+    many = [[KeptEvent([b"", b""], True) for _ in range(9)] for _ in range(1000)]
+    assert len(replied_events(many)) == 4096
+    assert replied_events([]) == []
+
+
+def test_a_relay_knows_what_is_open_and_leaves_out_what_it_cannot_read() -> None:
+    other = msgspec.structs.replace(BEGIN, event_n=20, previous_n=19, id="other")
+    messages = [*map(encode_event, (BEGIN, END, other)), [b"event/gate/", b"{"], [b"event/gate/", b"\xff"]]
+    assert [(parse_event(one.parts), one.open) for one in kept_events(messages)] == [
+        (BEGIN, False), (END, False), (other, True)
+    ]  # fmt: skip
