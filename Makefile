@@ -71,6 +71,7 @@ bench: .venv/dev
 	$(BIN)/streamseg bench pipeline --source demo: --realtime
 	$(BIN)/streamseg bench engine --source demo:
 	$(BIN)/python -m benchmarks.transport
+	$(BIN)/python -m benchmarks.labels
 	$(BIN)/streamseg bench streams --precision int8 --max-batch 1 --replicas 2
 	$(BIN)/python -m benchmarks.recorded --precision int8
 	$(BIN)/python -m benchmarks.console --precision int8

@@ -3,7 +3,7 @@
 The network decides between its own classes: a pixel's label is the class of the highest logit, and only then
 looked up in a table. The confidence of a merged class is the sum of its members' probabilities, since a pixel
 that is a car or a truck is a vehicle in both cases; that of what is not published is 0.
-docs/design/0014-labels.md has the reasons.
+docs/design/0017-labels.md has the reasons.
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from streamseg.client import subscribe
-from tests.integration import forward_mistakes, import_mistakes, teacher_mistakes  # more of MISTAKES
+from tests.integration import forward_mistakes, import_mistakes, label_mistakes, teacher_mistakes  # MISTAKES
 from tests.integration.children import ROOT
 from tests.integration.command import Command, Ended, streamseg
 from tests.integration.forward_mistakes import FORWARD_HEARD
 from tests.integration.mistakes import HEARD, MACHINE, MISTAKES, SAID, Place, full_disk
 from tests.waiting import until
 
-__all__ = ["forward_mistakes", "import_mistakes", "streamseg", "teacher_mistakes"]
+__all__ = ["forward_mistakes", "import_mistakes", "label_mistakes", "streamseg", "teacher_mistakes"]
 
 OPERATING = (ROOT / "docs/operating.md").read_text("utf-8").partition("## When something is wrong")[2]
 ROWS = {
