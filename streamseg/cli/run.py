@@ -100,6 +100,7 @@ def _run(settings: Config, config: Path | None, watch: bool) -> None:
     if not watch:
         _run_to_the_end(daemon)
         return
+    from streamseg.cli.answers import Answers
     from streamseg.cli.screen import watch_masks
     from streamseg.client import ClientKeys, subscribe
 
@@ -111,7 +112,12 @@ def _run(settings: Config, config: Path | None, watch: bool) -> None:
                 return
         keys = ClientKeys(*daemon.own_keys) if daemon.own_keys is not None else None
         try:
-            watch_masks(partial(subscribe, daemon.endpoint, keys=keys), over, note=lambda: _address(daemon))
+            watch_masks(
+                partial(subscribe, daemon.endpoint, keys=keys),
+                over,
+                note=lambda: _address(daemon),
+                answers=partial(Answers, daemon.endpoint, keys=keys),
+            )
         finally:
             daemon.stop()  # q was pressed, or it is over anyway
 

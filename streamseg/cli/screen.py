@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from streamseg.cli.answers import Answers, answer_text
 from streamseg.cli.table import Row, label_set_of, line_of, table_of
 from streamseg.cli.thumbnail import Thumbnail, fit, has_colours
 from streamseg.client import Subscription
@@ -42,16 +43,18 @@ def watch_masks(
     count: int | None = None,
     thumbnails: bool = True,
     note: Callable[[], str] = str,
+    answers: Callable[[], Answers] | None = None,
 ) -> None:
     """Subscribe and show masks until `over` is set, q is pressed or `count` masks have come.
 
-    note: what stands in the heading behind the endpoint.
+    note: what stands in the heading behind the endpoint. answers: gives zones and events to be shown, too.
     """
     console = Console()
     rows: dict[str, Row] = {}
-    with connect() as masks:
+    with connect() as masks, contextlib.ExitStack() as owned:
+        counted = owned.enter_context(answers()) if answers is not None else None
         if not console.draws:
-            _follow(masks, rows, over, count, LINE_EVERY_S, lambda: _print_lines(rows))
+            _follow(masks, rows, over, count, LINE_EVERY_S, lambda: _print_lines(rows, counted))
             return
         with (
             _keys(sys.stdin) as pressed,
@@ -63,7 +66,8 @@ def watch_masks(
                 if "q" in pressed():
                     over.set()
                 live.update(
-                    _screen(console, masks, rows, logged, note(), thumbnails=thumbnails), refresh=True
+                    _screen(console, masks, rows, logged, note(), counted, thumbnails=thumbnails),
+                    refresh=True,
                 )
 
             show()
@@ -98,6 +102,7 @@ def _screen(
     rows: dict[str, Row],
     logged: Sequence[str],
     note: str,
+    counted: Answers | None,
     *,
     thumbnails: bool,
 ) -> RenderableType:
@@ -111,6 +116,12 @@ def _screen(
     if shown:
         parts.append(table_of(listed, coloured=has_colours(console), narrow=width < NARROW))
         room -= len(listed) + 1
+    answers = counted.lines() if counted is not None else []
+    for stream, text in answers[: max(0, room // 2)]:  # the other half is the thumbnails'
+        line = answer_text(stream, text, coloured=has_colours(console))
+        line.no_wrap, line.overflow = True, "ellipsis"
+        parts.append(line)
+        room -= 1
     if len(listed) < len(shown):
         parts.append(f"… and {len(shown) - len(listed)} more; choose some with --stream")
     elif thumbnails and shown:
@@ -167,9 +178,11 @@ def _area(rows: Sequence[Row], across: int, width: int, height: int) -> int:
     return min(wide * high for wide, high in sizes)
 
 
-def _print_lines(rows: dict[str, Row]) -> None:
+def _print_lines(rows: dict[str, Row], counted: Answers | None) -> None:
     for name in sorted(rows):
         echo(line_of(rows[name]))
+    for stream, text in counted.lines() if counted is not None else []:
+        echo(f"{stream}: {text}")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from functools import partial
 
 import click
 
+from streamseg.cli.answers import Answers
 from streamseg.cli.screen import watch_masks
 from streamseg.client import subscribe
 from streamseg.config import PublishConfig
@@ -27,7 +28,8 @@ def command(
     server_key: str | None,
     client_key: str | None,
 ) -> None:
-    """Watch the masks of ENDPOINT in a terminal: a live table, and a thumbnail of each stream.
+    """Watch the masks of ENDPOINT in a terminal: a live table, zones and open events, and a thumbnail of each
+    stream.
 
     Ends with q or Ctrl-C. Where the output is not a terminal that can be drawn on, prints a line a second for
     each stream.
@@ -36,7 +38,7 @@ def command(
     over = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: over.set())
-    connect = partial(
-        subscribe, endpoint, list(streams) or None, server_key=server_key, client_key_file=client_key
-    )
-    watch_masks(connect, over, thumbnails=thumbnails)
+    which = (endpoint, list(streams) or None)
+    connect = partial(subscribe, *which, server_key=server_key, client_key_file=client_key)
+    answers = partial(Answers, *which, server_key=server_key, client_key_file=client_key)
+    watch_masks(connect, over, thumbnails=thumbnails, answers=answers)

@@ -65,6 +65,7 @@ LONG_DOCUMENTS = ("docs/recorded.md", "docs/training.md")
 # Commands that go on until they are interrupted, with what they say when they work.
 GOES_ON = {
     "streamseg run configs/": r"publishing on",
+    "streamseg run --source demo: --loop": r"publishing on",
     "streamseg watch ": r" fps: ",
     "streamseg subscribe ": r"\{|fps: ",
     "python examples/subscribe": r"^\w+ \d+ ",

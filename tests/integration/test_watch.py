@@ -15,7 +15,7 @@ from streamseg.net.curve_keys import make_keys
 from streamseg.publish import Publisher
 from streamseg.types import ClassInfo, LabelSet
 from tests.integration.children import ROOT
-from tests.integration.daemons import environment
+from tests.integration.daemons import environment, run_daemon
 from tests.integration.terminal import Terminal
 from tests.masks import STREET, make_mask
 from tests.media import draw_clip
@@ -54,6 +54,26 @@ def test_a_stream_is_shown_with_its_classes_and_a_thumbnail_in_their_colours(pub
         terminal.wait(lambda text: "silent" in text)
         publisher.put(make_mask(8, stream="cam00"))
         terminal.wait(lambda text: "silent" not in text)
+
+
+def test_zones_and_open_events_are_shown_below_the_streams(tiny_engine: Path, tmp_path: Path) -> None:
+    clip = draw_clip(tmp_path / "red.mp4", frames=40)
+    config = tmp_path / "site.toml"
+    config.write_text(
+        f'[streams.gate]\nsource = "{clip}"\nrealtime = true\nloop = true\n'
+        "[streams.gate.zones.ramp]\npolygon = [[0, 0], [1, 0], [1, 1], [0, 1]]\n"
+        '[streams.gate.events.flood]\nclasses = ["red", "other"]\nzone = "ramp"\nabove = 0.9\n'
+        f'[engine]\nname = "{tiny_engine}"\n[publish]\nendpoint = "tcp://127.0.0.1:{(port := free_port())}"\n'
+    )
+    endpoint = f"tcp://127.0.0.1:{port}"
+    with (
+        run_daemon(config) as daemon,
+        Terminal([*STREAMSEG, "watch", endpoint], columns=100, rows=30) as terminal,
+    ):
+        daemon.wait("publishing on")
+        text = terminal.wait(lambda text: "event flood" in text and "zone ramp" in text and "▀" in text)
+        assert "red+other in ramp since" in text
+        assert "zone ramp: " in text
 
 
 @pytest.mark.parametrize("how", ["q", "Ctrl-C", "TERM", "HUP"])

@@ -75,7 +75,7 @@ export class Details {
     if (!status) return;
     const drops = this.panel.querySelector(".drops tbody");
     const causes = { ...status.drops, ...Object.fromEntries(Object.entries(status.unrefined).map(([k, v]) => [`not refined: ${k}`, v])) };
-    for (const [cause, count] of Object.entries(causes)) rowOf(drops, cause).lastElementChild.textContent = plain(count);
+    for (const [cause, count] of Object.entries(causes).sort()) rowOf(drops, cause).lastElementChild.textContent = plain(count);
     if (!drops.children.length) rowOf(drops, "none").lastElementChild.textContent = "0";
     if (Object.keys(causes).length) drops.querySelector('[data-row="none"]')?.remove();
     const facts = {
