@@ -32,6 +32,7 @@ class Broker:
         self._config = folder / "mosquitto.conf"
         access = lines or ("allow_anonymous true",)
         text = [f"listener {self.port} 127.0.0.1", "max_queued_messages 0", "persistence false", *access]
+        text += ["user root"]  # whom tests may run as; mosquitto's own user may not read their folders
         self._config.write_text("\n".join(text) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -46,7 +47,6 @@ class Broker:
 
     def start(self) -> None:
         assert MOSQUITTO is not None
-        # As root it would become a user who may not read the folders of tests.
         command = [MOSQUITTO, "-c", str(self._config)]
         self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         until(self._answers, "the broker")

@@ -33,6 +33,8 @@ class Broker:
         tls = parts.scheme == "mqtts"
         self._address = (parts.hostname or "", parts.port or (8883 if tls else 1883))
         self.where = f"{self._address[0]}:{self._address[1]}"
+        asks = "does it ask for a certificate?" if tls and not config.cert_file else ""
+        self._hint = asks or "is it an MQTT 5 broker?"
         self._changed = threading.Condition()  # guards everything below that is noted
         self._welcome: str | None = None  # what is wrong, by the broker's answer to CONNECT; empty: nothing
         self._lost = ""  # why the connection has ended
@@ -66,6 +68,8 @@ class Broker:
         """What the broker has kept under topics of this pattern, without what we publish from now on."""
         from paho.mqtt.subscribeoptions import SubscribeOptions
 
+        with self._changed:
+            self._retained = {}
         _, number = self._client.subscribe(topic, options=SubscribeOptions(qos=1, noLocal=True))
         if number is None or (problem := self._answer(number)):
             raise SinkError(f"{self.where}: does not let us read {topic} ({problem if number else 'lost'})")
@@ -105,7 +109,7 @@ class Broker:
             )
         if self._welcome is None:
             why = self._lost or ("" if answered else f"no answer in {ANSWER_WITHIN_S:g} s")
-            raise SinkError(f"{self.where}: {why}; is it an MQTT 5 broker?")
+            raise SinkError(f"{self.where}: {why}; {self._hint}")
 
     def _answer(self, number: int) -> str:
         with self._changed:

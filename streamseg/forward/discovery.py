@@ -63,6 +63,10 @@ class Topics:
     def event(self, stream: str, event: str) -> str:
         return f"{self._base}/{stream}/event/{event}"
 
+    @property
+    def every_event(self) -> str:
+        return f"{self._base}/+/event/+"
+
     def mask(self, stream: str) -> str:
         return f"{self._base}/{stream}/mask"
 

@@ -24,6 +24,8 @@ from streamseg.forward.sink import Message, News, SinkError, Taken
 
 log = logging.getLogger(__name__)
 
+MOST_EVENTS = 4096  # whose last message is remembered
+
 
 class Mqtt:
     """One broker, and what it was told of each stream."""
@@ -42,6 +44,7 @@ class Mqtt:
         self._announced: dict[str, dict[str, Any]] = {}  # discovery documents, as the broker has them
         self._delivering: dict[str, bool] = {}
         self._unmet: dict[str, float] = {}  # streams announced earlier that no daemon has told of: since when
+        self._last: dict[str, bytes] = {}  # event messages by topic, as they were sent last
         self._told = False  # that discovery cannot be read
 
     def open(self) -> None:
@@ -51,6 +54,8 @@ class Mqtt:
         self._announced, self._delivering = {}, {}
         if self._config.discovery:
             self._read_back(self._broker)
+        if self._last:
+            self._bring_back(self._broker)
 
     def send(self, messages: Sequence[Message], taken: Taken) -> None:
         for message in messages:
@@ -61,6 +66,9 @@ class Mqtt:
         topics = [self._topics.event(message.said.stream, message.said.event) for message in messages]
         documents = [message.event.document for message in messages]
         self._publish(list(zip(topics, documents, strict=True)), lambda at: taken(messages[at], ""))
+        for topic, document in zip(topics, documents, strict=True):
+            if topic in self._last or len(self._last) < MOST_EVENTS:
+                self._last[topic] = document
         for message in messages:
             if message.said.why == "removed":
                 self._remove_event(message.said.stream, message.said.event)
@@ -144,6 +152,7 @@ class Mqtt:
             device.events.remove(event)
             self._announce(stream, device)
         self._publish([(self._topics.event(stream, event), b"")])
+        self._last.pop(self._topics.event(stream, event), None)
 
     def _remove(self, stream: str) -> None:
         """Take back everything that the broker keeps of a stream."""
@@ -151,6 +160,8 @@ class Mqtt:
         self._unmet.pop(stream, None)
         topics = [self._topics.zone(stream, zone) for zone in device.classes]
         topics += [self._topics.event(stream, event) for event in device.events]
+        for topic in topics:
+            self._last.pop(topic, None)
         topics += [self._topics.delivers(stream)] + [self._topics.mask(stream)] * bool(self.masks_every_s)
         if self._announced.pop(stream, None) is not None:
             topics.insert(0, self._topics.device(stream))
@@ -180,6 +191,15 @@ class Mqtt:
                 self._devices[stream] = device
                 self._unmet[stream] = time.monotonic()
         self._publish([(self._topics.delivers(stream), b"offline") for stream in self._unmet])
+
+    def _bring_back(self, broker: Broker) -> None:
+        """Publish again the state of events that the broker does not have any more, as after its restart."""
+        try:
+            kept = broker.retained(self._topics.every_event)
+        except SinkError:
+            broker.check()
+            return
+        self._publish([(topic, data) for topic, data in self._last.items() if topic not in kept])
 
     def _publish(
         self,

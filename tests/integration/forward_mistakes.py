@@ -50,7 +50,7 @@ MISTAKES |= {
 def broker(place: Place) -> Broker:
     """A broker that knows one user, me, and lets nobody else in."""
     passwords = place.folder / "passwords"
-    made = Broker(place.folder, "allow_anonymous false", f"password_file {passwords}", "user root")
+    made = Broker(place.folder, "allow_anonymous false", f"password_file {passwords}")
     subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), "me", "right"], check=True)
     return place.owned.enter_context(made)
 

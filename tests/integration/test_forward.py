@@ -7,7 +7,11 @@ import contextlib
 import hashlib
 import hmac
 import json
+import logging
+import re
+import shutil
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -24,7 +28,9 @@ from streamseg.forward.settings import ForwardConfig
 from tests.answers import FakeDaemon, event_document, zones_parts
 from tests.brokers import Broker, Reader
 from tests.hooks import Hook
+from tests.integration.children import ROOT
 from tests.integration.daemons import Lines
+from tests.integration.mistakes import Place, full_disk
 from tests.waiting import LIMIT_S, until
 
 FLOOD = "streamseg/gate/event/flood"
@@ -304,3 +310,103 @@ def test_a_file_that_is_rotated_is_opened_again(daemon: FakeDaemon, tmp_path: Pa
         daemon.event(event_document(1))
         until(lambda: out.exists() and events_in(out) == [1], "the second")
     assert events_in(tmp_path / "out.1") == [0]
+
+
+def test_a_broker_that_has_forgotten_everything_is_told_the_devices_and_open_events_again(
+    daemon: FakeDaemon, tmp_path: Path
+) -> None:
+    with Broker(tmp_path) as broker, forwarding(daemon, mqtt={"home": {"url": broker.url}}):
+        with Reader(broker) as reader:
+            daemon.event(event_document(0))
+            reader.wait(FLOOD)
+            reader.wait("streamseg/gate/availability")
+        broker.stop()
+        broker.start()
+        with Reader(broker) as reader:
+            assert numbers(reader.wait(FLOOD)) == [0]
+            assert json.loads(reader.wait(DEVICE)[0])["device"]["name"] == "gate"
+            assert reader.wait("streamseg/gate/availability") == [b"online"]
+
+
+def certificates(folder: Path) -> None:
+    """ca.pem, and server.pem and client.pem by it, each with its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl here: apt-get install openssl")
+    new = [
+        "openssl",
+        "req",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+
+    def run(*words: str) -> None:
+        subprocess.run([*new, *words], cwd=folder, check=True, capture_output=True)
+
+    run("-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority")
+    for name in ("server", "client"):
+        run("-x509", "-CA", "ca.pem", "-CAkey", "ca.key", "-keyout", f"{name}.key", "-out", f"{name}.pem",
+            "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
+            "-addext", "basicConstraints=critical,CA:FALSE")  # fmt: skip
+
+
+# paho leaves a socket whose handshake failed to Python, which closes it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_tls_needs_the_right_authority_and_the_broker_may_ask_for_our_certificate(
+    daemon: FakeDaemon, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificates(tmp_path)
+    files = [f"{name} {tmp_path / file}" for name, file in
+             (("cafile", "ca.pem"), ("certfile", "server.pem"), ("keyfile", "server.key"))]  # fmt: skip
+    out = tmp_path / "out"
+    with Broker(tmp_path, "allow_anonymous true", *files, "require_certificate true") as broker:
+        ours = {
+            "url": broker.url.replace("mqtt:", "mqtts:"),
+            "ca_file": str(tmp_path / "ca.pem"),
+            "cert_file": str(tmp_path / "client.pem"),
+            "key_file": str(tmp_path / "client.key"),
+        }
+        caplog.set_level(logging.INFO)
+        with forwarding(daemon, mqtt={"a": ours | {"ca_file": ""}}, file={"f": {"path": str(out)}}):
+            until(lambda: "TLS fails (" in caplog.text, lambda: caplog.text)
+        bare = {key: ours[key] for key in ("url", "ca_file")}
+        with forwarding(daemon, mqtt={"b": bare}):
+            until(lambda: "does it ask for a certificate?" in caplog.text, lambda: caplog.text)
+        with forwarding(daemon, mqtt={"c": ours}):
+            until(lambda: "mqtt c: connected to" in caplog.text, lambda: caplog.text)
+
+
+def test_a_full_disk_costs_one_line_and_no_line_of_the_file(
+    daemon: FakeDaemon, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with full_disk(Place(tmp_path, tmp_path)) as disk:
+        if disk is None:
+            pytest.skip("no disk can be mounted here")
+        filler = disk / "filler"
+        filler.write_bytes(bytes(62 << 10))
+        out = disk / "out.jsonl"
+        with forwarding(daemon, file={"f": {"path": str(out), "shares_every_s": 0}}):
+            for n in range(50):
+                daemon.event(event_document(n))
+            until(lambda: "cannot be written (No space left on device)" in caplog.text, lambda: caplog.text)
+            filler.unlink()
+            until(lambda: len(events_in(out)) == 50, lambda: caplog.text)
+        assert events_in(out) == list(range(50))
+    assert caplog.text.count("No space left") == 1
+
+
+def test_the_dashboard_of_grafana_asks_for_metrics_that_there_are() -> None:
+    dashboard = json.loads((ROOT / "deploy/grafana/streamseg.json").read_text())
+    asked = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
+    asked += " " + " ".join(str(one["query"]) for one in dashboard["templating"]["list"])
+    names = {name.removesuffix("_total") for name in re.findall(r"\bstreamseg_(\w+)", asked)}
+    source = (ROOT / "streamseg/web/metrics.py").read_text()
+    there = set(re.findall(r'_(?:gauge|counter)\("(\w+)"', source)) | set(
+        re.findall(r'"streamseg_(\w+)"', source)
+    )
+    assert len(names) >= 7
+    assert names - there == set()
