@@ -93,17 +93,16 @@ class Answers:
         self._reported: Counter[str] = Counter()
         self._report_s = 0.0
 
-    def wanted(self, stream: str, settings: FrameSettings) -> bool:
-        """Whether somebody asks for what is in this stream's masks now; takes microseconds."""
-        return (
-            bool(settings.events)
-            or self._wants("zones", stream)
-            or self._wants("polygons", stream)
-            or (bool(settings.zones) and self._is_due(stream))
-        )
+    def is_due(self, stream: str) -> bool:
+        """Whether the shares in the status are asked for, and those of this stream are a second old."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s > ASKED_FOR_S:
+            return False
+        last = self._last.get(stream)
+        return last is None or now_s - last.monotonic_s >= TICK_S
 
     def offer(self, mask: Mask, label_set: LabelSet, settings: FrameSettings) -> None:
-        """Leave a mask that was handed to the publisher, where it is wanted(); never waits."""
+        """Leave a mask that was handed to the publisher, where somebody asks about it; never waits."""
         with self._changed:
             if self._closed:
                 return
@@ -183,14 +182,6 @@ class Answers:
             kept = one.settings, rasterise(one.settings.zones, one.mask.size)
             self._rasters[one.mask.stream] = kept
         return kept[1]
-
-    def _is_due(self, stream: str) -> bool:
-        """Whether the shares in the status are asked for, and are a second old."""
-        now_s = time.monotonic()
-        if now_s - self._asked_s > ASKED_FOR_S:
-            return False
-        last = self._last.get(stream)
-        return last is None or now_s - last.monotonic_s >= TICK_S
 
     def _report(self) -> None:
         """Log how many masks were dropped, once in a while."""

@@ -177,7 +177,7 @@ class Pipeline:
                 stats.published += 1
                 if self._publisher.wants("picture", frame.stream):
                     self._previews.offer(frame)
-                if self.answers.wanted(frame.stream, frame.settings):
+                if self._is_asked_about(frame):
                     self.answers.offer(mask, view.label_set, frame.settings)
 
     def _view(self, logits: Logits) -> LabelView:
@@ -232,6 +232,16 @@ class Pipeline:
             self._publisher.add_label_set(labels)
             self._publisher.put(mask)
             return True
+
+    def _is_asked_about(self, frame: Frame) -> bool:
+        """Whether what is in the frame's mask is counted: for events, for subscribers, or for the status."""
+        settings, stream, wants = frame.settings, frame.stream, self._publisher.wants
+        return (
+            bool(settings.events)
+            or wants("zones", stream)
+            or wants("polygons", stream)
+            or (bool(settings.zones) and self.answers.is_due(stream))
+        )
 
     def _still_wanted(self, frame: Frame) -> bool:
         """Whether a frame's stream was not removed, and it is not too old, which is counted."""

@@ -1,8 +1,9 @@
-// Runs the CRF's and fusion's libraries on random jobs, good and bad ones, under AddressSanitizer and UBSan.
+// Runs the libraries of the CRF, fusion and zones on random jobs, good and bad ones, under AddressSanitizer and UBSan.
 //
 //   cmake -S . -B build-sanitize -DSTREAMSEG_SANITIZE=ON && cmake --build build-sanitize
 //   build-sanitize/crf_fuzz 300 1        jobs, seed
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
@@ -10,6 +11,13 @@
 
 #include "../../streamseg/refinement/blend.h"
 #include "streamseg_crf.h"
+
+extern "C" {
+void ss_count_zones(const uint8_t* labels, const uint8_t* confidence, int32_t height, int32_t width,
+                    const int64_t* first, const int32_t* ends, const int32_t* sets, uint64_t* pixels, uint64_t* sums);
+void ss_count_ground(const uint8_t* labels, int32_t height, int32_t width, int64_t runs, const int32_t* rows,
+                     const int32_t* begins, const int32_t* ends, const double* to_ground, double* areas);
+}
 
 namespace {
 
@@ -159,6 +167,53 @@ void one_blend(Random& random, int number) {
   if (ss_blend_run(&job) != 1) fail(number, "blend", "took no classes");
 }
 
+void one_count(Random& random, int number) {
+  const int height = random.whole(1, 40), width = random.chance(0.2f) ? random.whole(1, 8) : random.whole(1, 200);
+  const int sets = random.whole(1, 5), labels_used = random.one_of({1, 2, 21, 256});
+  const size_t pixels = size_t(height) * width;
+  std::vector<uint8_t> labels(pixels), confidence(pixels);
+  uint8_t label = 0;
+  const float changes = float(random.one_of({0, 3, 50, 100})) / 100;
+  for (size_t i = 0; i < pixels; ++i) {
+    if (random.chance(changes)) label = uint8_t(random.whole(0, labels_used - 1));
+    labels[i] = label;
+    confidence[i] = uint8_t(random.whole(0, 255));
+  }
+  std::vector<int64_t> first{0};
+  std::vector<int32_t> ends, of_span, rows, begins, run_ends;
+  std::vector<uint64_t> expected(size_t(sets) * 256), expected_sums(expected), counted(expected), sums(expected);
+  for (int y = 0; y < height; ++y) {
+    for (int x = 0; x < width;) {
+      const int end = random.whole(x + 1, width), set = random.whole(0, sets - 1);
+      ends.push_back(end);
+      of_span.push_back(set);
+      rows.push_back(y);
+      begins.push_back(x);
+      run_ends.push_back(end);
+      for (; x < end; ++x) {
+        const size_t at = size_t(y) * width + x;
+        ++expected[size_t(set) * 256 + labels[at]];
+        expected_sums[size_t(set) * 256 + labels[at]] += confidence[at];
+      }
+    }
+    first.push_back(int64_t(ends.size()));
+  }
+  const bool sure = random.chance(0.5f);
+  ss_count_zones(labels.data(), sure ? confidence.data() : nullptr, height, width, first.data(), ends.data(),
+                 of_span.data(), counted.data(), sure ? sums.data() : nullptr);
+  if (counted != expected) fail(number, "count", "other pixels");
+  if (sure && sums != expected_sums) fail(number, "count", "another confidence");
+  const double flat[9] = {width * 2.0, 0, 0, 0, height * 1.0, 0, 0, 0, 1};  // a pixel is 2 by 1
+  std::vector<double> areas(256);
+  ss_count_ground(labels.data(), height, width, int64_t(rows.size()), rows.data(), begins.data(), run_ends.data(), flat,
+                  areas.data());
+  for (int i = 0; i < 256; ++i) {
+    uint64_t all = 0;
+    for (int s = 0; s < sets; ++s) all += expected[size_t(s) * 256 + i];
+    if (std::fabs(areas[i] - 2.0 * double(all)) > 1e-6 * double(pixels)) fail(number, "count", "another area");
+  }
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -168,6 +223,7 @@ int main(int count, char** words) {
   for (int i = 0; i < jobs; ++i) {
     one_job(random, space, i);
     one_blend(random, i);
+    one_count(random, i);
     if (random.chance(0.05f)) {
       ss_crf_workspace_free(space);
       space = ss_crf_workspace_new();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 
 from streamseg.analytics.counts import ZoneCounts
-from streamseg.analytics.stage import WAITING_MASKS, Answers, Document
+from streamseg.analytics.stage import TICK_S, WAITING_MASKS, Answers, Document
 from streamseg.config import EventConfig, ZoneConfig
 from streamseg.runtime.mailbox import Mailbox
 from streamseg.runtime.stage import Stage
 from streamseg.types import IGNORE, ClassInfo, FrameSettings, LabelSet, Mask, Stamp
 from streamseg.wire import ZonesDocument
+from tests.waiting import until
 
 LABELS = LabelSet("two", (ClassInfo("road", (0, 0, 0)), ClassInfo("water", (0, 0, 255))))
 LEFT = {"left": ZoneConfig(polygon=((0, 0), (0.5, 0), (0.5, 1), (0, 1)))}
@@ -65,17 +67,18 @@ def running(answers: Answers) -> Iterator[Stage]:
     assert stage.error is None
 
 
-def test_nothing_is_wanted_where_nobody_asks() -> None:
-    answers = Answers(lambda kind, stream: False, lambda document: None)
-    assert not answers.wanted("gate", FrameSettings())
-    assert not answers.wanted("gate", FrameSettings(zones=LEFT))
-    assert answers.wanted("gate", FrameSettings(events=FLOOD)), "events are counted in any case"
-    answers.counted()
-    assert answers.wanted("gate", FrameSettings(zones=LEFT)), "the status was asked for"
-    assert not answers.wanted("gate", FrameSettings()), "without zones it has no shares"
-    asking = Answers(lambda kind, stream: (kind, stream) == ("zones", "gate"), lambda document: None)
-    assert asking.wanted("gate", FrameSettings())
-    assert not asking.wanted("yard", FrameSettings())
+def test_the_shares_in_the_status_are_counted_while_somebody_asks_for_them_once_a_second() -> None:
+    seen = Seen()
+    answers = Answers(lambda kind, stream: False, lambda document: None, [seen])
+    assert not answers.is_due("gate"), "nobody has asked"
+    assert answers.counted() == {}
+    assert answers.is_due("gate")
+    with running(answers):
+        answers.offer(a_mask(), LABELS, FrameSettings(zones=LEFT))
+        until(answers.counted)
+        due, since_s = answers.is_due("gate"), time.monotonic() - answers.counted()["gate"].monotonic_s
+        assert not due or since_s >= TICK_S
+        assert answers.is_due("yard")
 
 
 def test_a_subscriber_gets_the_shares_of_each_mask() -> None:
