@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 
 import click
+import msgspec
 
 from streamseg.cli.pictures import save_new
 from streamseg.cli.screen import watch_masks
 from streamseg.cli.table import class_shares, label_set_of
-from streamseg.client import Subscription, subscribe
+from streamseg.client import Subscription, subscribe, subscribe_events, subscribe_zones
 from streamseg.config import PublishConfig
 from streamseg.errors import UsageError
 from streamseg.outputs.png import png
@@ -27,7 +28,15 @@ from streamseg.types import Mask
 @click.argument("endpoint", default=PublishConfig().endpoint)
 @click.option("--stream", "streams", multiple=True, help="Only this stream; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for each mask.")
-@click.option("--count", type=click.IntRange(1), help="End after N masks.")
+@click.option(
+    "--zones",
+    is_flag=True,
+    help="Print the shares of zones instead: a line of JSON for each mask that is counted.",
+)
+@click.option(
+    "--events", is_flag=True, help="Print events instead: a line of JSON for each begin, update and end."
+)
+@click.option("--count", type=click.IntRange(1), help="End after N masks or lines.")
 @click.option(
     "--save",
     type=click.Path(path_type=Path),
@@ -39,18 +48,29 @@ def command(
     endpoint: str,
     streams: tuple[str, ...],
     as_json: bool,
+    zones: bool,
+    events: bool,
     count: int | None,
     save: Path | None,
     server_key: str | None,
     client_key: str | None,
 ) -> None:
-    """Receive masks from ENDPOINT: show a live table, print JSON, or save them. Always the newest mask."""
+    """Receive masks from ENDPOINT: show a live table, print JSON, or save them. Always the newest mask.
+
+    Shares of zones and events are printed as they are on the wire (docs/protocol.md).
+    """
+    if (zones and events) or ((zones or events) and save is not None):
+        raise UsageError("give one of --zones, --events and --save")
     start_logging("warning")
-    connect = partial(
-        subscribe, endpoint, list(streams) or None, server_key=server_key, client_key_file=client_key
-    )
+    which = (endpoint, list(streams) or None)
+    connect = partial(subscribe, *which, server_key=server_key, client_key_file=client_key)
     try:
-        if as_json or save is not None:
+        if zones or events:
+            documents = subscribe_zones if zones else subscribe_events
+            with documents(*which, server_key=server_key, client_key_file=client_key) as found:
+                for document in itertools.islice(found, count):
+                    echo(msgspec.json.encode(document).decode())
+        elif as_json or save is not None:
             _each(connect, as_json, count, save)
         else:
             watch_masks(connect, threading.Event(), count=count, thumbnails=False)

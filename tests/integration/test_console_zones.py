@@ -327,6 +327,29 @@ def test_names_of_classes_are_text_and_never_markup(page: Any, site: Running) ->
 
 
 @pytest.mark.slow
+def test_open_events_are_listed_first_and_their_ends_are_seen(page: Any, site: Running) -> None:
+    page.goto(site.url)
+    everything = {"classes": ["red", "other"], "above": 0.5}
+    tables = {"always": everything, "soon-over": everything}
+    zones_of(site, "video0", {"ramp": {"polygon": SQUARE}}, tables)
+    rows = page.locator("#events tbody tr")
+    until(lambda: rows.count() == 2, "two events")
+    assert page.locator(".event-summary").text_content() == "2 open"
+    assert "has begun" in page.locator("#announce").text_content()
+    zones_of(site, "video0", {"ramp": {"polygon": SQUARE}}, {"always": everything})
+    until(lambda: page.locator(".event-summary").text_content() == "1 open", "an end")
+    names = [row.locator("th").text_content() for row in rows.all()]
+    assert names == ["always", "soon-over"]
+    assert rows.first.locator(".badge").text_content() == "open"
+    assert rows.last.locator(".badge").text_content() == "ended"
+    assert rows.last.locator("time").count() == 2
+    page.reload()
+    until(lambda: rows.count() == 2, "both again")
+    nothing_serious(page)
+    Tile(page, "video0").wait_drawn(2)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["Overlay", "Side by side"])
 def test_zones_lie_where_they_were_drawn_in_every_view(page: Any, site: Running, view: str) -> None:
     zones_of(site, "video0", {"left": {"polygon": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}}, {})

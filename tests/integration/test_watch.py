@@ -74,6 +74,19 @@ def test_zones_and_open_events_are_shown_below_the_streams(tiny_engine: Path, tm
         text = terminal.wait(lambda text: "event flood" in text and "zone ramp" in text and "▀" in text)
         assert "red+other in ramp since" in text
         assert "zone ramp: " in text
+        for what, wanted in (("--zones", '"zone":"ramp"'), ("--events", '"event":"flood"')):
+            words = [*STREAMSEG, "subscribe", endpoint, what, "--count", "1"]
+            printed = subprocess.run(
+                words,
+                capture_output=True,
+                text=True,
+                env=environment(),
+                cwd=ROOT,
+                timeout=LIMIT_S,
+                check=True,
+            )
+            assert wanted in printed.stdout
+            assert printed.stdout.count("\n") == 1
 
 
 @pytest.mark.parametrize("how", ["q", "Ctrl-C", "TERM", "HUP"])

@@ -76,6 +76,10 @@ export class Tile {
   update(status) {
     this.status = status;
     this.details.update(status);
+    if (!this.shown && status.size) { // as high as it will be, before the first picture
+      const [height, width] = status.size;
+      if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
+    }
     this.tick();
   }
 
