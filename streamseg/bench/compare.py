@@ -70,7 +70,7 @@ class Confused(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """What is compared are the pixels that both engines give a class that both have, by its name."""
+    """Compared are the pixels to which an engine, or both, gives a class that both have by its name."""
 
     pictures: int
     labelled: int  # pictures with labels that were used
@@ -83,7 +83,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     agreement: float | None  # of those compared, in per cent
     per_class: tuple[ClassRow, ...]
     scored: tuple[str, ...]  # classes of A, B and the labels
-    confusion: list[list[int]]  # pixels of A's class (row) and B's (column), in the order of per_class
+    confusion: list[
+        list[int]
+    ]  # pixels of A's class (row) and B's (column), as in per_class; last: others, none
     confused: tuple[Confused, ...]  # the most frequent ones
 
     def to_json(self) -> str:
@@ -190,8 +192,8 @@ class _Run:
             tuple(name for name, alike in zip(names, one, strict=True) if alike not in self._common)
             for names, one in zip(sets, plain, strict=True)
         ]
-        self._tables = [_table(names, self._common) for names in plain]
-        self._both: Matrix = np.zeros((len(self._common), len(self._common)), np.int64)
+        self._tables = [_table(names, self._common, other=len(self._common)) for names in plain]
+        self._both: Matrix = np.zeros((len(self._common) + 1, len(self._common) + 1), np.int64)
         self._counts = [np.zeros(256, np.int64) for _ in engines]
         truth = _plain(labelled, same)
         self._scored = [name for name in self._common if name in truth]
@@ -224,10 +226,7 @@ class _Run:
         for counts, labels in zip(self._counts, found, strict=True):
             counts += np.bincount(labels.reshape(-1), minlength=256)
         ours, theirs = (table[labels] for table, labels in zip(self._tables, found, strict=True))
-        seen_by_both = np.where(theirs == IGNORE, IGNORE, ours)
-        self._both += confusion_matrix(
-            seen_by_both, np.where(theirs == IGNORE, 0, theirs).astype(np.uint8), len(self._common)
-        )
+        self._both += confusion_matrix(ours, theirs, len(self._both))
         if picture.truth is not None:
             self._labelled += 1
             truth = self._truth_table[picture.truth]
@@ -241,7 +240,8 @@ class _Run:
             for m in self._right
         ]
         agreed = _ious(self._both)
-        compared = int(self._both.sum())
+        alike = int(np.trace(self._both[:-1, :-1]))
+        compared = int(self._both.sum() - self._both[-1, -1])
         sides = [
             Side(
                 engine=engine.info.id,
@@ -282,7 +282,7 @@ class _Run:
             only_a=self._only[0],
             only_b=self._only[1],
             compared=percent(compared / self._pixels),
-            agreement=percent(float(np.trace(self._both)) / compared if compared else None),
+            agreement=percent(alike / compared if compared else None),
             per_class=tuple(rows),
             scored=tuple(self._shown[self._common.index(name)] for name in self._scored),
             confusion=self._both.tolist(),
@@ -292,10 +292,11 @@ class _Run:
     def _confused(self, compared: int) -> tuple[Confused, ...]:
         apart = self._both.copy()
         np.fill_diagonal(apart, 0)
+        names = [*self._shown, "others"]
         order = np.argsort(-apart, axis=None, kind="stable")[:MOST_CONFUSED]
         pairs = [divmod(int(i), len(apart)) for i in order if apart.flat[i]]
         return tuple(
-            Confused(a=self._shown[i], b=self._shown[k], pixels=round(100 * float(apart[i, k]) / compared, 2))
+            Confused(a=names[i], b=names[k], pixels=round(100 * float(apart[i, k]) / compared, 2))
             for i, k in pairs
         )
 
