@@ -171,7 +171,7 @@ class Answers:
                 for sink in self._sinks:
                     sink.counted(counts, settings)
             if zones:
-                self._put(zones_of(counts))
+                self._put(zones_of(counts, settings.events))
         if self._wants("polygons", stream):
             self._put(polygons_of(one.mask, one.label_set))
 

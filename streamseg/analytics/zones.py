@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from streamseg.analytics.counts import ZoneCount, ZoneCounts
 from streamseg.types import IGNORE, LabelSet
@@ -10,8 +10,11 @@ from streamseg.wire.message import VERSION, stamp_fields
 from streamseg.wire.zones import Zone, ZoneClass, ZonesDocument
 
 
-def zones_of(counts: ZoneCounts) -> ZonesDocument:
-    """The document of one mask's counts; the publisher sets its run, n and published_unix_ns."""
+def zones_of(counts: ZoneCounts, events: Iterable[str] = ()) -> ZonesDocument:
+    """The document of one mask's counts; the publisher sets its run, n and published_unix_ns.
+
+    events: the names of those that the stream has.
+    """
     return ZonesDocument(
         version=VERSION,
         kind="zones",
@@ -20,6 +23,7 @@ def zones_of(counts: ZoneCounts) -> ZonesDocument:
         engine=counts.engine,
         label_set=counts.label_set.id,
         zones=shares_of(counts),
+        events=list(events),
     )
 
 

@@ -21,6 +21,7 @@ from streamseg.forward.latest import FORGET_S
 from streamseg.forward.settings import MqttConfig
 from streamseg.forward.shares import percents
 from streamseg.forward.sink import Message, News, SinkError, Taken
+from streamseg.wire import ZonesDocument
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +122,13 @@ class Mqtt:
         return words
 
     def _show_zones(self, stream: str, document: bytes) -> None:
-        zones = dict(percents(document))
+        counted = msgspec.json.decode(document, type=ZonesDocument)
+        zones = dict(percents(counted))
         device = self._device(stream)
+        if isinstance(counted.events, list):
+            for event in set(device.events) - set(counted.events):
+                self._remove_event(stream, event)
+            device.events = counted.events
         gone = set(device.classes) - set(zones)
         device.take_percents({zone: said["percent"] for zone, said in zones.items()}, self._config.classes)
         self._announce(stream, device)

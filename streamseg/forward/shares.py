@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from streamseg.wire import ZonesDocument
 
 
-def percents(document: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+def percents(said: ZonesDocument) -> Iterator[tuple[str, dict[str, Any]]]:
     """What is published of each zone: the classes' shares in percent, of the zone's pixels."""
-    said = msgspec.json.decode(document, type=ZonesDocument)
     for zone in said.zones:
         yield (
             zone.zone,

@@ -74,6 +74,9 @@ class ZonesDocument(msgspec.Struct, frozen=True, kw_only=True):
     engine: Annotated[str, Meta(max_length=256)]
     label_set: LabelSetText
     zones: Annotated[list[Zone], Meta(min_length=1, max_length=MAX_ZONES)]  # the whole picture first
+    events: Annotated[list[StreamText], Meta(max_length=64)] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )  # the stream's
 
 
 def encode_zones(document: ZonesDocument) -> list[bytes]:

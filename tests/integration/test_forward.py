@@ -105,7 +105,10 @@ def test_what_is_gone_is_taken_back_from_home_assistant_also_after_a_restart(
             key = "streamseg_gate_zone_ramp_water"
             assert between[key] == {"platform": "sensor"}, "how a component is removed"
             assert set(between) - set(after) == {key}
-            daemon.event(event_document(1, why="removed"))
+            daemon.send(zones_parts("gate", {}, events=["flood", "jam"]))
+            until(lambda: "streamseg_gate_event_jam" in json.loads(reader.of(DEVICE)[-1])["components"],
+                  "a sensor for an event that has not been yet")  # fmt: skip
+            daemon.send(zones_parts("gate", {}, events=[]))
             until(lambda: reader.of(FLOOD)[-1] == b"", "its last state to go")
             until(lambda: "streamseg_gate_event_flood" not in json.loads(reader.of(DEVICE)[-1])["components"],
                   "the event's sensor to go")  # fmt: skip
