@@ -267,6 +267,12 @@ def _(p: Place) -> Words:
 
 # Configuration and command line
 
+
+def with_answers(table: str, keys: str) -> Callable[[Place], Words]:
+    """A stream with one zone or event."""
+    return lambda p: p.config(f'[streams.gate]\nsource = "demo:"\n[streams.gate.{table}]\n{keys}\n')
+
+
 MISTAKES |= {
     "no configuration file": lambda p: ["run", "site.toml"],
     "bad TOML": lambda p: p.config("[streams.gate\n"),
@@ -283,6 +289,16 @@ MISTAKES |= {
     "a value out of range": lambda p: p.config('[streams.gate]\nsource = "demo:"\nmax_fps = -3\n'),
     "a line break in a text": lambda p: p.config('[streams.gate]\nsource = "http://10.0.0.7/a\\nb"\n'),
     "no stream": lambda p: p.config("[engine]\nthreads = 1\n"),
+    "a corner of a zone outside the picture": with_answers(
+        "zones.ramp", "polygon = [[0.1, 0.5], [0.9, 0.5], [0.9, 1080]]"
+    ),
+    "a zone without an area": with_answers("zones.ramp", "polygon = [[0, 0], [0.5, 0.5], [1, 1]]"),
+    "a line without a width": with_answers("zones.ramp", "line = [[0, 0], [1, 1]]"),
+    "a zone called picture": with_answers("zones.picture", "polygon = [[0, 0], [1, 0], [1, 1]]"),
+    "an event of a stream in a zone that is not there": with_answers(
+        "events.flood", 'zone = "ramp"\nclasses = ["water"]\nabove = 0.3'
+    ),
+    "an event without a rule": with_answers("events.flood", 'classes = ["water"]'),
     "an invalid choice": lambda p: p.config(
         '[streams.gate]\nsource = "demo:"\n[engine]\nprecision = "fp23"\n'
     ),
