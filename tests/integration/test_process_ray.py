@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamseg.config import EngineConfig
+from streamseg.config import EngineConfig, EventConfig, ZoneConfig
 from streamseg.errors import EngineError, UsageError
 from streamseg.recorded import Event, ProcessConfig, Progressed, Started, process_files
+from streamseg.recorded.settings import ZoneTables
 from tests.media import write_video
 
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed; pip install 'streamseg[ray]'")
@@ -53,7 +54,11 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture(scope="module")
 def config(tiny_engine: Path) -> ProcessConfig:
     engine = EngineConfig(name=str(tiny_engine), threads=1)
-    return ProcessConfig(engine=engine, segment_frames=6, confidence=True)
+    zones = ZoneTables(
+        zones={"left": ZoneConfig(polygon=((0, 0), (0.5, 0), (0.5, 1), (0, 1)))},
+        events={"red": EventConfig(zone="left", classes=("red",), above=0.05)},
+    )
+    return ProcessConfig(engine=engine, segment_frames=6, confidence=True, zones=zones, polygons="geojson")
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,10 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noise = np.random.default_rng(1).integers(0, 255, (26, 6, 8, 3), np.uint8)
     pictures = [np.kron(n, np.ones((8, 8, 1), np.uint8)) for n in noise]
     write_video(path, pictures, options={"g": "5", "bf": "2", "sc_threshold": "0"})
+    path.with_name("zones.toml").write_text(
+        "[zones.left]\npolygon = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]\n"
+        '[events.red]\nzone = "left"\nclasses = ["red"]\nabove = 0.05\n'
+    )
     return path
 
 
@@ -79,6 +83,8 @@ def run(clip: Path, out: Path, engine: Path, at: int) -> subprocess.CompletedPro
         "--confidence",
         "--polygons",
         "both",
+        "--zones",
+        str(clip.with_name("zones.toml")),
     ]
     return subprocess.run(
         [sys.executable, "-c", CHILD, str(out), str(at), "process", str(clip), *options],
@@ -105,7 +111,8 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bytes(
     assert sorted(wanted) == [
         f"clip.{name}"
         for name in ("confidence.mp4", "labels.mp4", "manifest.json", "overlay.mp4",
-                     "polygons.coco.json", "polygons.geojson", "summary.json")
+                     "polygons.coco.json", "polygons.geojson", "summary.json", "zone-events.csv",
+                     "zone-events.jsonl", "zones.csv", "zones.png")
     ]  # fmt: skip
     out, chance = tmp_path / "out", random.Random(6)
     # One in each part of the run, so that few kills still reach its end, where results get their names.

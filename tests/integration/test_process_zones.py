@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,13 +23,15 @@ import pytest
 from streamseg.config import EngineConfig, EventConfig, RefinementConfig, ZoneConfig
 from streamseg.config.analytics import Points
 from streamseg.config.labels import LabelsConfig
-from streamseg.errors import ConfigError
+from streamseg.errors import ConfigError, OutputError
 from streamseg.recorded import Event, ProcessConfig, Progressed, Started, process_files
 from streamseg.recorded.manifest import read_manifest
 from streamseg.recorded.settings import ZoneTables
+from streamseg.recorded.tables import CsvRows
 from streamseg.recorded.tracks import read_labels
 from streamseg.recorded.verify import verify_folder
 from streamseg.recorded.zone_file import read_zones
+from streamseg.recorded.zones import ENDED_WITH_IT
 from streamseg.types import Size
 from streamseg.wire.rle import decode_labels
 from tests.engines import TINY_CLASSES
@@ -304,6 +307,30 @@ def test_how_a_file_is_cut_into_segments_changes_no_event(config: ProcessConfig,
     assert few["clip.zone-events.csv"].count(b"\n") == 4
 
 
+def test_a_disk_that_fills_while_the_tables_are_written_is_told_and_the_same_command_goes_on(
+    made: Path, config: ProcessConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = with_zones(config, polygons="both")
+    process_files([made / "clip.mkv"], tmp_path / "whole", settings)
+    write, left = CsvRows.write, itertools.count()
+
+    def writes(self: CsvRows, row: Sequence[Any]) -> None:
+        if next(left) == 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, row)
+
+    monkeypatch.setattr(CsvRows, "write", writes)
+    with pytest.raises(OutputError, match="the disk is full; make room"):
+        process_files([made / "clip.mkv"], tmp_path / "out", settings)
+    monkeypatch.setattr(CsvRows, "write", write)
+    assert all(p.name.startswith(".") for p in (tmp_path / "out").iterdir())
+    assert not (tmp_path / "out/.clip.segments/results").exists()  # what is half written takes no room
+    told: list[Event] = []
+    process_files([made / "clip.mkv"], tmp_path / "out", settings, on_event=told.append)
+    assert [e.why for e in told if isinstance(e, Started)] == ["continues from frame 30"]
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_other_zones_take_the_place_of_the_earlier_ones(
     made: Path, config: ProcessConfig, tmp_path: Path
 ) -> None:
@@ -422,10 +449,13 @@ def live_counts(document: dict[str, Any]) -> Counted:
     ]
 
 
+SAME = ("event", "state", "seq", "value", "peak")
+
+
 def test_a_live_stream_counts_the_same_in_the_same_frames(
     tiny_engine: Path, config: ProcessConfig, tmp_path: Path
 ) -> None:
-    """The file is played at its own pace, 0.6 s each time, until it came whole once."""
+    """The file is played at its own pace, 0.6 s each time, until it came whole once; its events, too."""
     zmq = pytest.importorskip("zmq")
     colours = [RED] * 10 + [GREEN] * 10 + [GREY] * 5 + [GREEN] * 5
     clip = tmp_path / "clip.mkv"
@@ -454,19 +484,44 @@ polygon = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]
 [streams.gate.zones.edge]
 line = [[0.4, 0], [0.6, 1]]
 width = 0.3
+[streams.gate.events.green]
+zone = "left"
+classes = ["green"]
+above = 0.5
+[streams.gate.events.late]
+classes = ["green"]
+above = 0.2
+for_s = 0.07
 """
     )
     zones = read_zones(f"{tmp_path}/live.toml")
     process_files([clip], tmp_path / "out", msgspec.structs.replace(config, zones=zones))
     wanted = recorded_counts(rows_of(tmp_path / "out/clip.zones.csv"))
+    lines = [json.loads(line) for line in (tmp_path / "out/clip.zone-events.jsonl").read_text().splitlines()]
+    told = [tuple(one[key] for key in SAME) for one in lines if one["why"] != ENDED_WITH_IT]
+    assert [(event, state, seq) for event, state, seq, *_ in told] == [
+        ("green", "begin", 10),
+        ("late", "begin", 14),
+        ("green", "end", 20),
+        ("late", "end", 24),
+        ("green", "begin", 25),
+        ("late", "begin", 29),
+    ]
     with run_daemon(tmp_path / "live.toml"), zmq.Context() as context, context.socket(zmq.SUB) as socket:
-        socket.subscribe(b"zones/gate/")
+        for kind in (b"zones", b"event"):
+            socket.subscribe(kind + b"/gate/")
         socket.connect(endpoint)
         came: dict[int, set[int]] = {}
+        events: dict[int, list[Any]] = {}
         deadline = time.monotonic() + LIMIT_S
-        while not any(len(seqs) == 30 for seqs in came.values()):
+        while not any(len(came.get(epoch - 1, ())) == 30 for epoch in came):
             assert time.monotonic() < deadline, came
             assert socket.poll(1000 * LIMIT_S)
             document = json.loads(socket.recv_multipart()[1])
+            if document["kind"] == "event":
+                events.setdefault(document["epoch"], []).append(tuple(document[key] for key in SAME))
+                continue
             assert live_counts(document) == wanted[document["seq"]]
             came.setdefault(document["epoch"], set()).add(document["seq"])
+    whole = next(epoch for epoch, seqs in came.items() if len(seqs) == 30)
+    assert [one for one in events[whole] if one[2] >= 10] == told  # what was open before ends before
