@@ -102,7 +102,8 @@ class Publisher:
         self._mailbox: Mailbox[_Item] = Mailbox(WAITING_MASKS)
         self._statuses: dict[str, StreamStatus] = {}  # waiting; each operation on it is whole
         self._demand = Demand()
-        self._last = LastValueCache(config.encoding, tuple(label_sets))
+        self._label_sets = {labels.id: labels for labels in label_sets}  # each operation on it is whole
+        self._last = LastValueCache(config.encoding, tuple(self._label_sets.values()))
         self._numbers = MaskNumbers()
         self._events = KeptEvents({})
         self._unsendable: set[str] = set()  # streams whose failure has been logged
@@ -155,13 +156,14 @@ class Publisher:
 
         Waits as put() does; a set that is known already costs nothing.
         """
-        if self._last.label_set(labels.id) != labels:
+        if self._label_sets.get(labels.id) != labels:
             self._mailbox.put(labels)
+            self._label_sets[labels.id] = labels
             self._thread.wake()
 
     def label_set(self, id: str) -> LabelSet | None:
         """The classes of mask.label_set, from any thread."""
-        return self._last.label_set(id)
+        return self._label_sets.get(id)
 
     def last(self, stream: str, *, refined: bool = False) -> Mask | None:
         """A stream's last mask, from any thread."""

@@ -120,10 +120,6 @@ class LastValueCache:
         self._label_sets[labels.id] = labels
         return not known
 
-    def label_set(self, id: str) -> LabelSet | None:
-        """The set with this id; may be asked by any thread, since it is one look into a dictionary."""
-        return self._label_sets.get(id)
-
     def remember(self, mask: Mask) -> None:
         for kind in kinds_of(mask):
             self._masks[kind, mask.stream] = mask

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 
-from streamseg.runtime.mailbox import Closed, FrameScheduler, Mailbox
+from streamseg.runtime.mailbox import Closed, Ended, FrameScheduler, Mailbox
+from streamseg.types import EngineKey
+from tests.waiting import LIMIT_S
 
 
 def in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
@@ -207,3 +210,57 @@ def test_a_forgotten_stream_leaves_nothing_behind() -> None:
     scheduler.replace(Item("b"))
     scheduler.forget("a")
     assert [i.stream for i in scheduler.take(8, same)] == ["b"]
+
+
+class Grouped(NamedTuple):
+    stream: str
+    value: int
+    group: object
+
+
+def grouped() -> FrameScheduler[Grouped]:
+    return FrameScheduler(lambda item: item.group)
+
+
+def take_of(scheduler: FrameScheduler[Grouped], group: object) -> list[Grouped]:
+    return scheduler.take(4, lambda _: 0, group)
+
+
+def test_each_group_takes_its_own_frames() -> None:
+    scheduler = grouped()
+    for item in (Grouped("a", 0, "x"), Grouped("b", 0, "y"), Grouped("c", 0, "x")):
+        scheduler.replace(item)
+    assert [item.stream for item in take_of(scheduler, "y")] == ["b"]
+    assert [item.stream for item in take_of(scheduler, "x")] == ["a", "c"]
+
+
+def test_a_stream_that_changes_its_group_waits_for_its_frames_in_the_other() -> None:
+    scheduler = grouped()
+    scheduler.replace(Grouped("a", 0, "x"))
+    first = take_of(scheduler, "x")
+    scheduler.replace(Grouped("a", 1, "y"))
+    came: list[Grouped] = []
+    thread = threading.Thread(target=lambda: came.extend(take_of(scheduler, "y")))
+    thread.start()
+    scheduler.replace(Grouped("b", 0, "y"))  # the other stream's frame is taken meanwhile
+    thread.join(LIMIT_S)
+    assert [item.stream for item in came] == ["b"]
+    scheduler.left(came)
+    scheduler.left(first)
+    assert take_of(scheduler, "y") == [Grouped("a", 1, "y")]
+
+
+def test_a_group_that_ends_is_emptied_and_takes_no_more() -> None:
+    x, y = EngineKey("x"), EngineKey("y")
+    scheduler = grouped()
+    scheduler.put(Grouped("a", 0, x))
+    scheduler.end(x)
+    with pytest.raises(Ended):
+        scheduler.replace(Grouped("b", 0, x))
+    assert [item.stream for item in scheduler.take(4, lambda _: 0, x)] == ["a"]
+    with pytest.raises(Closed):
+        scheduler.take(4, lambda _: 0, x)
+    scheduler.replace(Grouped("b", 0, y))
+    scheduler.close(discard=True)
+    with pytest.raises(Closed):
+        scheduler.take(4, lambda _: 0, y)
