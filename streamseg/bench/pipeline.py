@@ -13,6 +13,7 @@ import msgspec
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
 from streamseg.config import Config
 from streamseg.daemon import Daemon
+from streamseg.daemon.engines import wanted_engines
 from streamseg.errors import StreamsegError
 from streamseg.inference.plans.load import load_engine
 from streamseg.runtime.import_path import module_command, python_environment
@@ -51,9 +52,10 @@ class PipelineResult(msgspec.Struct, frozen=True, kw_only=True):
 def running_daemon(config: Config) -> Iterator[Daemon]:
     """Run a daemon in a thread and yield it when it is ready; raises the error that ended it.
 
-    Builds the engine first, so that the build is not measured.
+    Builds the engines first, so that the build is not measured.
     """
-    load_engine(config.engine).close()
+    for engine in wanted_engines(config.streams, config.engine, config.engines).values():
+        load_engine(engine).close()
     daemon = Daemon(config)
     thread = Stage("daemon", daemon.run, lambda _: daemon.ready.set())
     thread.start()

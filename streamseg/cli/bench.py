@@ -36,6 +36,9 @@ def command() -> None:
 @command.command()
 @click.option("--source", "sources", multiple=True, required=True, help="A stream; may be repeated.")
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@click.option(
+    "--also", multiple=True, help="Another engine, beside the first, on the same sources; may be repeated."
+)
 @options_from(EngineConfig, "backend", "precision", "input_size", "threads", "replicas")
 @options_from(StreamConfig, "realtime", "max_fps", "mask_size")
 @options_from(PublishConfig, "encoding")
@@ -44,7 +47,13 @@ def command() -> None:
 @click.option("--seconds", type=click.FloatRange(1), default=15.0, help="How long to measure.")
 @as_json
 def pipeline(
-    sources: tuple[str, ...], refined: bool, fusion: bool, seconds: float, as_json: bool, **options: Any
+    sources: tuple[str, ...],
+    also: tuple[str, ...],
+    refined: bool,
+    fusion: bool,
+    seconds: float,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """The whole daemon with a subscriber in another process: fps, latency, and the time of each stage."""
     from streamseg.bench.pipeline import bench_pipeline
@@ -55,11 +64,13 @@ def pipeline(
     def pick(kind: Any) -> dict[str, Any]:
         return {k: v for k, v in written.items() if k in kind.__struct_fields__}
 
+    engines = {f"e{i}": pick(EngineConfig) | {"name": name} for i, name in enumerate(also, 1)}
+    played = {f"s{i}": {"source": s, "loop": True, **pick(StreamConfig)} for i, s in enumerate(sources)}
+    more = {f"{s}-{e}": config | {"engine": e} for e in engines for s, config in played.items()}
     tree = {
-        "streams": {
-            f"s{i}": {"source": s, "loop": True, **pick(StreamConfig)} for i, s in enumerate(sources)
-        },
+        "streams": played | more,
         "engine": pick(EngineConfig),
+        "engines": engines,
         "publish": {"endpoint": "tcp://127.0.0.1:0", **pick(PublishConfig)},
         "refinement": {"level": "live" if fusion else "off"},
     }
@@ -145,6 +156,8 @@ def streams(
 def show_pipeline(result: PipelineResult) -> None:
     """Print the result for people, in lines of 80 columns at most, as the others do."""
     echo(f"{result.engine}, replicas {result.replicas}: {result.fps} masks/s")
+    if len(result.fps_of_stream) > 1:
+        echo("of each stream: " + ", ".join(f"{name} {fps}" for name, fps in result.fps_of_stream.items()))
     stages = {"decoded → subscriber": result.latency, **result.stages}
     show_table(
         ("", "p50 ms", "p95 ms", "p99 ms"),
