@@ -178,7 +178,7 @@ class FrameSettings:
     events: Mapping[str, EventConfig] = field(default_factory=dict)
     engine: EngineKey = DEFAULT_ENGINE
     removed: threading.Event = field(default_factory=threading.Event)  # set: the stream was removed
-    labels: LabelsConfig | None = None  # the stream's own
+    labels: LabelsConfig | None = None  # the stream's own and its engine's; None: all as the engine has it
 
 
 DEFAULT_SETTINGS = FrameSettings()

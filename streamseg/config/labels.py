@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
 import msgspec
 from msgspec import Meta
@@ -60,3 +60,7 @@ class LabelsConfig(Settings, frozen=True):
         if not engine.given:
             return self
         return msgspec.structs.replace(engine, **self.given)
+
+    def or_none(self) -> Self | None:
+        """None where nothing is set: then labels are the engine's own, and nobody looks."""
+        return self if self.given else None

@@ -166,9 +166,9 @@ class Pipeline:
             frame = logits.frame
             if frame.settings.removed.is_set():
                 continue
-            view = self._view(logits)
-            mask = self._mask(logits, view)
-            if self._still_wanted(frame) and self._put(mask, view.label_set, frame):
+            view, classes = self._view(logits)
+            mask = self._mask(logits, view, classes)
+            if self._still_wanted(frame) and self._put(mask, classes, frame):
                 stats = self.stats.of(frame.stream)
                 if not may_be_sent(mask.size):  # the publisher says so, once
                     stats.drops["too large"] += 1
@@ -178,13 +178,17 @@ class Pipeline:
                 if self._publisher.wants("picture", frame.stream):
                     self._previews.offer(frame)
                 if self._is_asked_about(frame):
-                    self.answers.offer(mask, view.label_set, frame.settings)
+                    self.answers.offer(mask, classes, frame.settings)
 
-    def _view(self, logits: Logits) -> LabelView:
-        """How a frame's labels are published; its settings were checked for its engine."""
-        return self._views.of(logits.label_set, logits.frame.settings.labels)
+    def _view(self, logits: Logits) -> tuple[LabelView | None, LabelSet]:
+        """How a frame's labels are published, and their classes; its settings were checked for its engine."""
+        labels = logits.frame.settings.labels
+        if labels is None:
+            return None, logits.label_set
+        view = self._views.of(logits.label_set, labels)
+        return view, view.label_set
 
-    def _mask(self, logits: Logits, view: LabelView) -> Mask:
+    def _mask(self, logits: Logits, view: LabelView | None, classes: LabelSet) -> Mask:
         begun = time.monotonic_ns()
         frame = logits.frame
         size = frame.size if frame.settings.mask_size == "frame" else logits.geometry.input_size
@@ -200,7 +204,7 @@ class Pipeline:
         return Mask(
             frame.stamp,
             labels,
-            view.label_set.id,
+            classes.id,
             logits.engine,
             refined_seq=refined_seq,
             confidence=confidence,
@@ -216,7 +220,7 @@ class Pipeline:
                 logits = refined.logits
                 frame = logits.frame
                 stage_us = logits.stage_us | {"refine": round(refined.took_s * 1e6)}
-                labels, classes = refined.labels, self._view(logits).label_set
+                labels, (_, classes) = refined.labels, self._view(logits)
                 mask = Mask(frame.stamp, labels, classes.id, logits.engine, 1, frame.seq, stage_us=stage_us)
                 self._put(mask, classes, frame)
 

@@ -92,7 +92,7 @@ def frame_settings(
         config.events,
         engine,
         removed,
-        config.labels.over(engine_labels),
+        config.labels.over(engine_labels).or_none(),
     )
 
 

@@ -100,7 +100,9 @@ class Streams:
                 own = (changed or {}).get(name, stream.config)
                 stream.config = msgspec.structs.replace(stream.config, engine=own.engine, labels=own.labels)
                 key, labels = self._engine_of(own.engine)
-                self._renew(stream, replace(stream.settings, engine=key, labels=own.labels.over(labels)))
+                self._renew(
+                    stream, replace(stream.settings, engine=key, labels=own.labels.over(labels).or_none())
+                )
             return {stream.settings.engine for stream in self._streams.values()}
 
     def add(self, streams: Mapping[str, StreamConfig]) -> None:
