@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -90,6 +91,7 @@ class Answers:
         self._last: dict[str, Counted] = {}  # each operation on it is whole
         self._asked_s = -ASKED_FOR_S  # when counted() was called last; monotonic
         self._rasters: dict[str, tuple[FrameSettings, Raster]] = {}
+        self._outlined_s: dict[str, float] = {}  # when outlines of a stream were begun last; monotonic
         self._reported: Counter[str] = Counter()
         self._report_s = 0.0
 
@@ -153,6 +155,7 @@ class Answers:
             if settings is None:
                 self._last.pop(stream, None)
                 self._rasters.pop(stream, None)
+                self._outlined_s.pop(stream, None)
             for sink in self._sinks:
                 sink.changed(stream, settings)
         if one is not None and not one.settings.removed.is_set():
@@ -172,8 +175,16 @@ class Answers:
                     sink.counted(counts, settings)
             if zones:
                 self._put(zones_of(counts, settings.events))
-        if self._wants("polygons", stream):
+        if self._wants("polygons", stream) and self._may_outline(stream):
             self._put(polygons_of(one.mask, one.label_set))
+
+    def _may_outline(self, stream: str) -> bool:
+        """Outlines take longer than counts: where masks wait, they are made once a second alone."""
+        now_s = time.monotonic()
+        if self._masks and now_s - self._outlined_s.get(stream, -math.inf) < TICK_S:
+            return False
+        self._outlined_s[stream] = now_s
+        return True
 
     def _raster(self, one: _Masked) -> Raster:
         """The zones of a mask at its size; made again when it, or the zones, are other ones."""

@@ -122,6 +122,18 @@ def test_of_masks_that_wait_the_oldest_are_dropped_and_counted() -> None:
         assert [got.get(5).seq for _ in range(WAITING_MASKS)] == [3, 4, 5, 6]
 
 
+def test_outlines_leave_out_masks_where_others_wait_and_counts_do_not() -> None:
+    got: Mailbox[Document] = Mailbox(100)
+    answers = Answers(lambda kind, stream: True, got.put)
+    for seq in range(4):
+        answers.offer(a_mask(seq), LABELS, FrameSettings())
+    with running(answers):
+        documents = [got.get(5) for _ in range(6)]
+    assert [(one.kind, one.seq) for one in documents] == [
+        ("zones", 0), ("polygons", 0), ("zones", 1), ("zones", 2), ("zones", 3), ("polygons", 3),
+    ]  # fmt: skip
+
+
 def test_a_sink_gets_settings_before_the_masks_with_them_and_all_that_waits_at_the_end() -> None:
     seen = Seen()
     answers = Answers(lambda kind, stream: False, lambda document: None, [seen])
