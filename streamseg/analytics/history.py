@@ -81,7 +81,7 @@ class StreamHistory:
             peak=message.peak,
             begun_unix_ns=max(0, message.begun_unix_ns),
             at_unix_ns=max(0, message.at_unix_ns),
-            duration_s=message.duration_s,
+            duration_s=round(message.duration_s, 6),
             epoch=stamp.epoch,
             seq=stamp.seq,
             pts=stamp.pts,

@@ -46,6 +46,8 @@ class EventOrder:
         self._ready = False  # the first snapshot has come, or is not waited for any more
         self._streams: dict[str, _Stream] = {}
         self._ask_at_s = 0.0
+        self._connected = False
+        self._confirm_at_s: float | None = None
         for stream, numbers in (since or {}).items():
             self._streams[stream] = _Stream(OrderedDict(numbers))
 
@@ -86,6 +88,9 @@ class EventOrder:
     def tick(self, now_s: float, *, connected: bool = True) -> list[Passed]:
         """Time goes on: what has waited for GIVE_UP_S of a connection waits no more."""
         passed: list[Passed] = []
+        if connected and not self._connected:
+            self._confirm_at_s = now_s + ASK_EVERY_S
+        self._connected = connected
         for stream in self._streams.values():
             if not connected:
                 stream.held_since_s = now_s
@@ -95,11 +100,18 @@ class EventOrder:
         return passed
 
     def must_ask(self, now_s: float) -> bool:
-        """Whether to ask for a snapshot now; not more often than every ASK_EVERY_S."""
-        if (self._ready and not any(stream.held for stream in self._streams.values())) or (
-            now_s < self._ask_at_s
-        ):
+        """Whether to ask for a snapshot now; not more often than every ASK_EVERY_S.
+
+        Also once after each connection, beside what was asked for at once: that may have been answered just
+        before the subscription came, and what was published in between would be missed until the next event.
+        """
+        if now_s < self._ask_at_s:
             return False
+        confirm = self._confirm_at_s is not None and now_s >= self._confirm_at_s
+        if self._ready and not confirm and not any(stream.held for stream in self._streams.values()):
+            return False
+        if confirm:
+            self._confirm_at_s = None
         self._ask_at_s = now_s + ASK_EVERY_S
         return True
 

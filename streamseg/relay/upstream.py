@@ -14,6 +14,8 @@ from streamseg.wire import default_snapshot_endpoint, parse_snapshot_reply, snap
 
 log = logging.getLogger(__name__)
 
+AGAIN_S = 1.0
+
 
 class Upstream:
     """An XSUB that stays connected, and a DEALER for each snapshot. Belongs to one socket thread."""
@@ -28,7 +30,9 @@ class Upstream:
         on_snapshot: Callable[[Upstream, list[list[bytes]]], None],
         on_connected: Callable[[Upstream], None],
     ) -> None:
-        """on_message takes what it publishes, on_snapshot the answer to ask(), on_connected each connection.
+        """on_message takes what it publishes, on_snapshot the answer to ask().
+
+        on_connected is called for each connection, and again a little later.
 
         server_key: the daemon's public key, empty where it has none; secret: our own.
 
@@ -102,13 +106,19 @@ class Upstream:
         if self.connected:
             self._logged = ""
             log.info("relay: connected to %s", self.endpoint)
-            self._on_connected(self)
+            self._tell_connected()
+            # Once more: the first answer may be older than our subscriptions are at the daemon.
+            self._loop.later(AGAIN_S, self._tell_connected)
             return
         if was_connected:
             log.warning("relay: %s has disconnected; waiting for it", self.endpoint)
         if refused and refused != self._logged:
             log.warning("relay: %s: %s", self.endpoint, refused)
             self._logged = refused
+
+    def _tell_connected(self) -> None:
+        if self.connected:
+            self._on_connected(self)
 
     def _close(self) -> None:
         self.end_asking()
