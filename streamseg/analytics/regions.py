@@ -20,12 +20,8 @@ from streamseg.types import IGNORE, U8, Size
 MOST_REGIONS = 2048
 MOST_POINTS = 65536  # of all outlines together: at most 1 MiB as JSON
 MOST_WRONG = 0.008  # of a region's pixels, between its outlines and what they were made from
-TOLERANCES = (
-    1.5,
-    0.75,
-    0.5,
-    0.3,
-)  # pixels that an outline may be off; the first that keeps MOST_WRONG, or exact
+TOLERANCES = (1.0, 0.5, 0.3)
+"""Pixels that an outline may be off: the first that keeps MOST_WRONG is taken, or else none at all."""
 
 F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
@@ -220,9 +216,12 @@ def _differing(groups: Sequence[Sequence[I32]]) -> I64:
     rings = [ring for group in groups for ring in group]
     rows, columns, ring_of = _crossings(rings)
     group = np.repeat(np.arange(len(groups)), [len(group) for group in groups])[ring_of]
-    order = np.lexsort((columns, rows, group))
-    columns, group = columns[order], group[order]
-    return np.bincount(group[::2], columns[1::2] - columns[::2], len(groups)).astype(np.int64)
+    if not len(rows):
+        return np.zeros(len(groups), np.int64)
+    height, width = rows.max() + 1, columns.max() + 1
+    places = np.sort((group * height + rows) * width + columns)  # one key: a third of lexsort's time
+    of_pair = places[::2] // (height * width)
+    return np.bincount(of_pair, places[1::2] - places[::2], len(groups)).astype(np.int64)
 
 
 def _crossings(rings: Sequence[I32]) -> tuple[I64, I64, I64]:

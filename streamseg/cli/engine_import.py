@@ -142,25 +142,16 @@ def _check(engine: Engine, rgb: U8, path: Path) -> str:
     import numpy as np
 
     from streamseg.evaluation.engines import segment
-    from streamseg.outputs.overlay import draw_legend
+    from streamseg.outputs.one_picture import blend, legend_of, shares_in_words
     from streamseg.runtime.files import write_file
-    from streamseg.types import IGNORE, LabelSet
 
     labels = segment(engine, rgb)
     info = engine.info.spec.labels
-    counts = np.bincount(labels.ravel(), minlength=256)
-    order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
-    seen = [i for i in order if i < len(info.classes)]
-    painted = np.where(labels[..., None] == IGNORE, rgb, rgb // 2 + info.palette()[labels] // 2)
-    both = np.concatenate([rgb, painted.astype(np.uint8)], 1 if rgb.shape[0] >= rgb.shape[1] else 0)
+    both = np.concatenate([rgb, blend(rgb, labels, info)], 1 if rgb.shape[0] >= rgb.shape[1] else 0)
     if both.shape[1] > WIDEST:
         both = cv2.resize(
             both, (WIDEST, both.shape[0] * WIDEST // both.shape[1]), interpolation=cv2.INTER_AREA
         )
-    legend = draw_legend(LabelSet(info.id, tuple(info.classes[i] for i in seen)), both.shape[1])
-    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(np.concatenate([both, legend]), cv2.COLOR_RGB2BGR))
-    write_file(path, jpeg.tobytes())
-    shown = [f"{info.classes[i].name} {100 * counts[i] / labels.size:.0f} %" for i in seen[:5]]
-    if counts[IGNORE]:
-        shown.append(f"without a label {100 * counts[IGNORE] / labels.size:.0f} %")
-    return ", ".join(shown)
+    both = np.concatenate([both, legend_of(labels, info, both.shape[1])])
+    write_file(path, cv2.imencode(".jpg", cv2.cvtColor(both, cv2.COLOR_RGB2BGR))[1].tobytes())
+    return shares_in_words(labels, info)

@@ -54,7 +54,7 @@ def document_of(labels: U8, confidence: U8 | None, label_set: LabelSet, engine: 
 def shares_in_words(labels: U8, label_set: LabelSet, most: int = 5) -> str:
     """The classes and their shares in per cent, the largest first."""
     counts = np.bincount(labels.reshape(-1), minlength=256)
-    seen = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i] and i < len(label_set.classes)]
+    seen = _by_share(labels, label_set)
     shown = [f"{label_set.classes[i].name} {100 * counts[i] / labels.size:.0f} %" for i in seen[:most]]
     if counts[IGNORE]:
         shown.append(f"without a label {100 * counts[IGNORE] / labels.size:.0f} %")
@@ -64,10 +64,15 @@ def shares_in_words(labels: U8, label_set: LabelSet, most: int = 5) -> str:
 def overlay_jpeg(rgb: U8, labels: U8, label_set: LabelSet) -> bytes:
     """The picture under the colours of its classes, with a legend of those in it, as a JPEG."""
     painted = blend(rgb, labels, label_set)
-    seen = [int(i) for i in np.unique(labels) if i < len(label_set.classes)]
-    legend = draw_legend(LabelSet(label_set.id, tuple(label_set.classes[i] for i in seen)), rgb.shape[1])
-    bgr = cv2.cvtColor(np.concatenate([painted, legend]), cv2.COLOR_RGB2BGR)
+    whole = np.concatenate([painted, legend_of(labels, label_set, rgb.shape[1])])
+    bgr = cv2.cvtColor(whole, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+
+
+def legend_of(labels: U8, label_set: LabelSet, width: int) -> U8:
+    """Colours and names of the classes in labels, the largest first → RGB (height, width, 3)."""
+    seen = tuple(label_set.classes[i] for i in _by_share(labels, label_set))
+    return draw_legend(LabelSet(label_set.id, seen), width)
 
 
 def blend(rgb: U8, labels: U8, label_set: LabelSet, opacity: float = OPACITY) -> U8:
@@ -76,3 +81,9 @@ def blend(rgb: U8, labels: U8, label_set: LabelSet, opacity: float = OPACITY) ->
     mixed = cv2.addWeighted(rgb, 1 - opacity, colours, opacity, 0)
     painted: U8 = np.where(labels[..., None] == IGNORE, rgb, mixed).astype(np.uint8)
     return painted
+
+
+def _by_share(labels: U8, label_set: LabelSet) -> list[int]:
+    """The classes in labels, the largest first."""
+    counts = np.bincount(labels.reshape(-1), minlength=256)[: len(label_set.classes)]
+    return [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
