@@ -41,6 +41,8 @@ class Kafka:
             self._producer = Producer(self._options())
             self._producer.list_topics(timeout=DELIVER_WITHIN_S)
         except KafkaException as error:
+            if self._producer is not None:
+                self._producer.poll(0)  # which notes what the brokers said
             raise self._error(error.args[0]) from error
 
     def send(self, messages: Sequence[Message], taken: Taken) -> None:

@@ -91,8 +91,8 @@ class Lines:
         try:
             while written < len(data):
                 written += os.write(self._file, data[written:])
-        except BrokenPipeError as error:
-            raise SinkError("nobody reads standard output any more") from error
+        except BrokenPipeError:
+            raise  # nobody reads standard output any more, so the process ends
         except OSError as error:
             if self._path is not None and written:
                 os.ftruncate(self._file, begin)

@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import os
 import time
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,6 +32,7 @@ T = TypeVar("T")
 
 FOR_GOOD = frozenset({400, 409, 413, 414, 415, 422, 431})
 MOST_ANSWER = 2048  # bytes of an answer that are read, for its words
+LONG_PATH = 20  # characters; a shorter one is a word, that must not be hidden everywhere
 MOST_PAUSE_S = 600.0  # that an answer may ask for by Retry-After
 
 
@@ -182,12 +184,14 @@ def _retry_after_s(text: str) -> float:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return f"does not answer ({os.strerror(error.errno)})"
     return getattr(error, "strerror", "") or one_line(error)
 
 
 def _shown(url: str) -> str:
     """An address without its path, which often is the secret."""
     parts = urlsplit(url)
-    if len(parts.path) > 1:
+    if len(parts.path) >= LONG_PATH:
         remember_value(parts.path.strip("/"))
     return f"{parts.scheme}://{parts.netloc}"

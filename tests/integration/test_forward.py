@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 import pytest
 
+from streamseg.cli import cli
 from streamseg.config import build_settings
 from streamseg.forward import Forwarder
 from streamseg.forward.settings import ForwardConfig
@@ -29,7 +30,7 @@ from tests.answers import FakeDaemon, event_document, zones_parts
 from tests.brokers import Broker, Reader
 from tests.hooks import Hook
 from tests.integration.children import ROOT
-from tests.integration.daemons import Lines
+from tests.integration.daemons import Lines, environment
 from tests.integration.mistakes import Place, full_disk
 from tests.waiting import LIMIT_S, until
 
@@ -413,3 +414,39 @@ def test_the_dashboard_of_grafana_asks_for_metrics_that_there_are() -> None:
     )
     assert len(names) >= 7
     assert names - there == set()
+
+
+def test_it_ends_when_nobody_reads_its_output(daemon: FakeDaemon) -> None:
+    with subprocess.Popen(
+        [str(word) for word in command(daemon, "--out", "-")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
+    ) as process:  # fmt: skip
+        until(lambda: daemon.asked, "the forwarder")
+        assert process.stdout is not None
+        process.stdout.close()
+        daemon.event(event_document(0))
+        daemon.event(event_document(1))
+        daemon.event(event_document(2))
+        assert process.wait(LIMIT_S) == 1
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+
+
+def test_a_check_tries_every_connection_and_sends_nothing(
+    daemon: FakeDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Broker(tmp_path) as broker, Hook() as hook, Reader(broker) as reader:
+        (tmp_path / "all.toml").write_text(
+            f'endpoint = "{daemon.endpoint}"\n[mqtt.home]\nurl = "{broker.url}"\n'
+            f'[webhook.here]\nurl = "{hook.url}"\n[webhook.gone]\nurl = "http://127.0.0.1:1/"\n'
+        )
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["forward", "--config", str(tmp_path / "all.toml"), "--check"], standalone_mode=False)
+        lines = capsys.readouterr().out.splitlines()
+        assert (hook.requests, reader.messages) == ([], [])
+    assert ended.value.code == 1
+    assert [line.partition(":")[0] for line in lines] == [
+        "ok   daemon", "ok   mqtt home", "ok   webhook here", "FAIL webhook gone"
+    ]  # fmt: skip
+    assert "gate" in lines[0]
+    assert lines[3].endswith("http://127.0.0.1:1: does not answer (Connection refused)")
