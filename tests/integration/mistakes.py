@@ -577,6 +577,26 @@ MISTAKES |= {
 }
 
 
+def setting_zones(text: str | None, *more: str) -> Callable[[Place], Words]:
+    """`ctl zones --set` with a file of this text."""
+
+    def words(p: Place) -> Words:
+        if text is not None:
+            p.file("zones.toml", text)
+        return ["ctl", "zones", "gate", "--set", "zones.toml", *more]
+
+    return words
+
+
+MISTAKES |= {
+    "no file of zones to set": setting_zones(None),
+    "zones to set, of another stream": setting_zones(f"[streams.yard.{_RAMP}"),
+    "an unknown table among zones to set": setting_zones("[zone.ramp]\n"),
+    "zones both to set and to clear": setting_zones("", "--clear"),
+    "shares and events at once": lambda p: ["subscribe", "--zones", "--events"],
+}
+
+
 @mistake("an input that failed, later")
 def _(p: Place) -> Words:
     processed(p, p.clip(), p.folder / "none.mp4")
