@@ -7,6 +7,8 @@ so that others come to the same pixels.
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ import numpy.typing as npt
 from streamseg.analytics.ground import Ground, ground_of
 from streamseg.config import ZoneConfig
 from streamseg.config.analytics import Points
+from streamseg.runtime.native import load_library
 from streamseg.types import F64, U64, Size
 
 I32 = npt.NDArray[np.int32]
@@ -62,57 +65,120 @@ class Raster:
         return np.repeat(inside[layer.sets], layer.lengths()).reshape(self.size)
 
 
-def rasterise(zones: Mapping[str, ZoneConfig], size: Size) -> Raster:
-    """Find the pixels of zones in a picture of this size."""
-    runs = [_zone_edges(zone, size) for zone in zones.values()]
+def rasterise(zones: Mapping[str, ZoneConfig], size: Size, *, compiled: bool = True) -> Raster:
+    """Find the pixels of zones in a picture of this size; compiled=False: the array fallback."""
+    library = _library() if compiled else None
+    runs = [_zone_edges(zone, size, library) for zone in zones.values()]
     pixels, grounds = [], []
     for zone, edges in zip(zones.values(), runs, strict=True):
         rows, columns = np.divmod(edges, size[1] + 1)
         begins, ends = columns[::2], columns[1::2]
         pixels.append(int((ends - begins).sum()))
         grounds.append(ground_of(zone, size, rows[::2], begins, ends))
-    layers = _layers(runs, range(len(runs)), size)
+    layers = _layers(runs, range(len(runs)), size, library)
     return Raster(size, tuple(zones), tuple(pixels), tuple(grounds), tuple(layers))
 
 
-def _layers(runs: Sequence[I64], zones: Sequence[int], size: Size) -> Iterator[Layer]:
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        library = load_library("_count")
+    except OSError:
+        return None
+    library.ss_zone_edges.restype = ctypes.c_int64
+    library.ss_zone_spans.restype = ctypes.c_int32
+    return library
+
+
+def _layers(
+    runs: Sequence[I64], zones: Sequence[int], size: Size, library: ctypes.CDLL | None
+) -> Iterator[Layer]:
     """One layer of all these zones, or two of half of them where there are too many sets."""
+    chosen = [runs[z] for z in zones]
+    found = _spans(chosen, size) if library is None else _spans_compiled(chosen, size, library)
+    if found is None:
+        half = len(zones) // 2
+        yield from _layers(runs, zones[:half], size, library)
+        yield from _layers(runs, zones[half:], size, library)
+        return
+    first, ends, sets, members = found
+    within = np.array([members >> np.uint64(i) & np.uint64(1) for i in range(len(zones))], np.float64)
+    yield Layer(first, ends, sets, tuple(zones), within.reshape(len(zones), len(members)))
+
+
+Spans = tuple[I64, I32, I32, U64]
+"""first, ends and sets of a layer, and the zones of each set as bits."""
+
+
+def _spans_compiled(runs: Sequence[I64], size: Size, library: ctypes.CDLL) -> Spans | None:
+    """The same as _spans()."""
+    height, width = size
+    keys = np.concatenate([np.empty(0, np.int64), *runs])
+    ends_at = np.cumsum([len(one) for one in runs], dtype=np.int64)
+    at = np.concatenate([np.zeros(1, np.int64), ends_at])
+    room = min(len(keys) + height, height * width)
+    first, ends, sets = np.empty(height + 1, np.int64), np.empty(room, np.int32), np.empty(room, np.int32)
+    members, slots = np.empty(MOST_SETS, np.uint64), np.full(4 * MOST_SETS, -1, np.int32)
+    flips = np.zeros(width + 1, np.uint64)
+    bits = len(slots).bit_length() - 1
+    known = library.ss_zone_spans(
+        _at(keys), _at(at), _at(ends_at), len(runs), height, width, MOST_SETS, bits, _at(flips), _at(slots),
+        _at(first), _at(ends), _at(sets), _at(members),
+    )  # fmt: skip
+    count = int(first[-1])
+    return None if known < 0 else (first, ends[:count].copy(), sets[:count].copy(), members[:known])
+
+
+def _spans(runs: Sequence[I64], size: Size) -> Spans | None:
+    """Cut each row into spans of the same zones; None where there are too many sets of zones."""
     height, width = size
     row_starts = np.arange(height, dtype=np.int64) * (width + 1)
-    keys = np.concatenate([row_starts, *(runs[z] for z in zones)])
-    bits = np.repeat(
-        np.array([0] + [1 << i for i in range(len(zones))], np.uint64),
-        [height, *(len(runs[z]) for z in zones)],
-    )
+    keys = np.concatenate([row_starts, *runs])
+    bits = np.repeat(np.array([0] + [1 << i for i in range(len(runs))], np.uint64), [height, *map(len, runs)])
     keys, states = _states(keys, bits)
     rows, starts = np.divmod(keys, width + 1)
     kept = starts < width
     rows, starts, states = rows[kept], starts[kept], states[kept]
     members, sets = np.unique(states, return_inverse=True)
     if len(members) > MOST_SETS:
-        half = len(zones) // 2
-        yield from _layers(runs, zones[:half], size)
-        yield from _layers(runs, zones[half:], size)
-        return
+        return None
     ends = np.append(starts[1:], 0).astype(np.int32)
     first = np.searchsorted(rows, np.arange(height + 1)).astype(np.int64)
     ends[first[1:] - 1] = width
-    within = np.array([members >> np.uint64(i) & np.uint64(1) for i in range(len(zones))], np.float64)
-    yield Layer(
-        first, ends, sets.astype(np.int32).reshape(-1), tuple(zones), within.reshape(len(zones), len(members))
-    )
+    return first, ends, sets.astype(np.int32).reshape(-1), members
 
 
-def _zone_edges(zone: ZoneConfig, size: Size) -> I64:
+def _zone_edges(zone: ZoneConfig, size: Size, library: ctypes.CDLL | None) -> I64:
     """Where a zone's pixels begin and end in each row: sorted y · (W + 1) + x, two for each run of pixels."""
     if zone.line is not None:
         assert zone.width is not None, "the settings say so"
         return _line_edges(zone.line, zone.width, size)
     rings = [zone.polygon or (), *zone.holes]
+    if library is not None:
+        return _polygon_edges(rings, size, library)
     edges = [_ring_edges(ring, size) for ring in rings]
     bits = [np.full(len(one), np.uint64(1 << i)) for i, one in enumerate(edges)]
     keys, states = _states(np.concatenate(edges), np.concatenate(bits))
     return _changes(keys, states == 1)  # in the polygon, and in no hole
+
+
+def _polygon_edges(rings: Sequence[Points], size: Size, library: ctypes.CDLL) -> I64:
+    """The same for a polygon and its holes."""
+    height, width = size
+    points = np.array([point for ring in rings for point in ring], np.float64)
+    ends = np.cumsum([len(ring) for ring in rings], dtype=np.int32)
+    rises = [np.abs(np.diff(ring, axis=0, append=ring[:1])[:, 1]) for ring in rings]
+    room = int(sum((rise * height + 2).sum() for rise in rises))
+    firsts, crossings = np.empty(height + 1, np.int64), np.empty(room, np.uint32)
+    keys = np.empty(room, np.int64)
+    count = library.ss_zone_edges(
+        _at(points), _at(ends), len(rings), height, width, _at(firsts), _at(crossings), _at(keys)
+    )
+    return keys[:count].copy()
+
+
+def _at(array: npt.NDArray[np.generic]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
 
 
 def _states(keys: I64, bits: U64) -> tuple[I64, U64]:

@@ -2,11 +2,13 @@
 //
 //   cmake -S . -B build-sanitize -DSTREAMSEG_SANITIZE=ON && cmake --build build-sanitize
 //   build-sanitize/crf_fuzz 300 1        jobs, seed
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
+#include <set>
 #include <vector>
 
 #include "../../streamseg/refinement/blend.h"
@@ -17,6 +19,11 @@ void ss_count_zones(const uint8_t* labels, const uint8_t* confidence, int32_t he
                     const int64_t* first, const int32_t* ends, const int32_t* sets, uint64_t* pixels, uint64_t* sums);
 void ss_count_ground(const uint8_t* labels, int32_t height, int32_t width, int64_t runs, const int32_t* rows,
                      const int32_t* begins, const int32_t* ends, const double* to_ground, double* areas);
+int64_t ss_zone_edges(const double* points, const int32_t* rings, int32_t ring_count, int32_t height, int32_t width,
+                      int64_t* firsts, uint32_t* crossings, int64_t* keys);
+int32_t ss_zone_spans(const int64_t* keys, int64_t* at, const int64_t* ends_at, int32_t zones, int32_t height,
+                      int32_t width, int32_t most, int32_t slot_bits, uint64_t* flips, int32_t* slots, int64_t* first,
+                      int32_t* ends, int32_t* sets, uint64_t* members);
 }
 
 namespace {
@@ -214,6 +221,66 @@ void one_count(Random& random, int number) {
   }
 }
 
+// Zones of random rings, some of whose points lie on centres and edges of pixels.
+void one_raster(Random& random, int number) {
+  const int height = random.whole(1, 40), width = random.chance(0.2f) ? random.whole(1, 8) : random.whole(1, 200);
+  const int zones = random.whole(0, 64), most = random.one_of({5, 4096});
+  std::vector<uint64_t> expected(size_t(height) * width);
+  std::vector<int64_t> keys, at{0};
+  for (int zone = 0; zone < zones; ++zone) {
+    const int ring_count = random.chance(0.1f) ? 17 : random.whole(1, 3);
+    std::vector<double> points;
+    std::vector<int32_t> rings;
+    double room = 0;
+    std::vector<uint8_t> in(expected.size(), 0);
+    for (int ring = 0; ring < ring_count; ++ring) {
+      const int corners = random.chance(0.05f) ? 256 : random.whole(3, 8), begin = int(points.size());
+      for (int i = 0; i < 2 * corners; ++i)
+        points.push_back(random.chance(0.4f) ? random.whole(0, 8) / 8.0 : random.whole(0, 1000000) / 1e6);
+      rings.push_back(int32_t(points.size() / 2));
+      std::vector<uint8_t> inside(expected.size(), 0);
+      for (int i = 0; i < corners; ++i) {
+        const double *one = &points[size_t(begin + 2 * i)], *other = &points[size_t(begin + 2 * ((i + 1) % corners))];
+        room += std::fabs(other[1] - one[1]) * height + 2;
+        for (int y = 0; y < height; ++y) {
+          const double py = (y + 0.5) / height;
+          if ((one[1] > py) == (other[1] > py)) continue;
+          const volatile double along = (other[0] - one[0]) * (py - one[1]);  // not contracted with what follows
+          const double crossing = along / (other[1] - one[1]) + one[0];
+          for (int x = 0; x < width; ++x) inside[size_t(y) * width + x] ^= (x + 0.5) / width < crossing;
+        }
+      }
+      for (size_t i = 0; i < in.size(); ++i)
+        if (inside[i]) in[i] = ring == 0;
+    }
+    for (size_t i = 0; i < in.size(); ++i) expected[i] |= uint64_t(in[i]) << zone;
+    std::vector<int64_t> firsts(size_t(height) + 1), found(size_t(room), 0);
+    std::vector<uint32_t> crossings(found.size());
+    const int64_t count = ss_zone_edges(points.data(), rings.data(), ring_count, height, width, firsts.data(),
+                                        crossings.data(), found.data());
+    keys.insert(keys.end(), found.begin(), found.begin() + count);
+    at.push_back(int64_t(keys.size()));
+  }
+  const std::vector<int64_t> ends_at(at.begin() + 1, at.end());
+  const size_t room = std::min(keys.size() + size_t(height), expected.size());
+  std::vector<int64_t> first(size_t(height) + 1);
+  std::vector<int32_t> ends(room), sets(room), slots(most == 5 ? 16 : 16384, -1);
+  std::vector<uint64_t> members(static_cast<size_t>(most)), flips(size_t(width) + 1);
+  const int known = ss_zone_spans(keys.data(), at.data(), ends_at.data(), zones, height, width, most, most == 5 ? 4 : 14,
+                                  flips.data(), slots.data(), first.data(), ends.data(), sets.data(), members.data());
+  if (known < 0) {
+    if (std::set<uint64_t>(expected.begin(), expected.end()).size() <= size_t(most)) fail(number, "raster", "gave up");
+    return;
+  }
+  for (int y = 0; y < height; ++y) {
+    int x = 0;
+    for (int64_t span = first[size_t(y)]; span < first[size_t(y) + 1]; ++span)
+      for (; x < ends[size_t(span)]; ++x)
+        if (members[size_t(sets[size_t(span)])] != expected[size_t(y) * width + x]) fail(number, "raster", "other pixels");
+    if (x != width) fail(number, "raster", "a row is not whole");
+  }
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -224,6 +291,7 @@ int main(int count, char** words) {
     one_job(random, space, i);
     one_blend(random, i);
     one_count(random, i);
+    one_raster(random, i);
     if (random.chance(0.05f)) {
       ss_crf_workspace_free(space);
       space = ss_crf_workspace_new();

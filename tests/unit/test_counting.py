@@ -82,7 +82,7 @@ def test_every_count_is_that_of_numpy_on_the_published_mask(seed: int, compiled:
     size = rng.choice(SIZES)
     zones = {f"z{i}": random_zone(rng) for i in range(rng.choice([0, 1, 2, 5, 5, 64]))}
     mask = random_mask(rng, size, rng.choice([1, 2, 21, 255]), confident=rng.random() < 0.5)
-    counts = count(mask, LABELS, rasterise(zones, size), compiled=compiled)
+    counts = count(mask, LABELS, rasterise(zones, size, compiled=compiled), compiled=compiled)
     for encoding in ("zstd", "png", "raw"):
         kind = "mask" if mask.confidence is None else "mask+confidence"
         received = decode_message(encode_mask(mask, encoding, kind=kind))
@@ -94,13 +94,14 @@ def test_every_count_is_that_of_numpy_on_the_published_mask(seed: int, compiled:
         check(counts, received, zones)
 
 
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "arrays"])
 @pytest.mark.parametrize("seed", range(30))
-def test_a_raster_holds_the_pixels_whose_centres_are_inside(seed: int) -> None:
+def test_a_raster_holds_the_pixels_whose_centres_are_inside(seed: int, compiled: bool) -> None:
     rng = random.Random(1000 + seed)
     for size in SIZES:
         zone = random_zone(rng)
         np.testing.assert_array_equal(
-            rasterise({"z": zone}, size).mask("z"), pixels_of(zone, size), f"{zone}"
+            rasterise({"z": zone}, size, compiled=compiled).mask("z"), pixels_of(zone, size), f"{zone}"
         )
 
 
