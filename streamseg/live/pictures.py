@@ -18,7 +18,7 @@ STREAM = "/picture"
 
 
 class Pictures:
-    """One picture at a time. segment() may be called from any thread; take() is that of fuse."""
+    """One picture at a time. segment() may be called from any thread; answer() is that of fuse."""
 
     def __init__(
         self,
@@ -56,12 +56,9 @@ class Pictures:
             self._forget(STREAM)
             raise ControlError("failed", f"picture: the network has not answered in {timeout_s:g} s")
 
-    def take(self, logits: Logits) -> bool:
-        """Hand over what is the answer to a picture; False for what belongs to a stream."""
-        if logits.frame.stream != STREAM:
-            return False
+    def answer(self, logits: Logits) -> None:
+        """Hand over the logits of STREAM's frame."""
         self._answers.put(logits)
-        return True
 
     def close(self) -> None:
         """Wake who waits."""

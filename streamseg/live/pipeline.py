@@ -26,6 +26,7 @@ from streamseg.inference.infer import FramePlacement, batch_key, infer
 from streamseg.inference.label_view import LabelView, LabelViews
 from streamseg.inference.scaling import labels_of
 from streamseg.live.engines import LiveEngines, ServedEngine
+from streamseg.live.pictures import STREAM as PICTURE
 from streamseg.live.pictures import Pictures
 from streamseg.live.streams import EngineOf, Streams
 from streamseg.outputs.previews import Previews
@@ -161,7 +162,8 @@ class Pipeline:
     def _fuse(self) -> None:
         while True:
             logits = self._logits.get()
-            if self.pictures.take(logits):
+            if logits.frame.stream == PICTURE:
+                self.pictures.answer(logits)
                 continue
             frame = logits.frame
             if frame.settings.removed.is_set():
