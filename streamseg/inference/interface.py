@@ -172,15 +172,12 @@ def check_runs(engine: Engine, spec: BuildSpec) -> None:
     are as free as the graph says.
     """
     what = f"engine {spec.engine.name}: {spec.engine.weights_of(spec.precision).file}"
-    if spec.limits.size is not None:
-        _check_answer(engine, spec, (spec.limits.batch or 1, *spec.limits.size), what)
-        return
     batch = spec.limits.batch or min(2, spec.shapes.largest[0])
     unit = spec.engine.size_multiple
     _, height, width = spec.shapes.smallest
     other = (height + unit if height < spec.shapes.largest[1] else height, width)
     try:
-        _check_answer(engine, spec, (batch, *other), what)
+        _check_answer(engine, spec, (batch, *(spec.limits.size or other)), what)
     except _DoesNotRun as error:
         _check_whether_free(engine, spec, batch, what, error)
 
@@ -192,7 +189,9 @@ def _check_whether_free(engine: Engine, spec: BuildSpec, batch: int, what: str, 
     _check_answer(engine, spec, (single, height, width), what)  # else the graph does not run at all
     remedy = "though its input says otherwise; set"
     try:
-        _check_answer(engine, spec, (single, *_reshaped((height, width), spec.engine.size_multiple)), what)
+        if spec.limits.size is None:
+            reshaped = _reshaped((height, width), spec.engine.size_multiple)
+            _check_answer(engine, spec, (single, *reshaped), what)
     except EngineError as error:
         raise FormError(
             f'{what} runs on pictures of {height}x{width} only, {remedy} size = "fixed"', size="fixed"
@@ -222,7 +221,7 @@ class FormError(EngineError):
 
 
 class _DoesNotRun(EngineError):
-    """The library refused the batch."""
+    """The library refused the batch, or another number of pictures came out of it."""
 
 
 def _check_answer(engine: Engine, spec: BuildSpec, batch: tuple[int, int, int], what: str) -> None:
@@ -239,6 +238,8 @@ def _check_answer(engine: Engine, spec: BuildSpec, batch: tuple[int, int, int], 
     )
     if logits.ndim != 4:
         raise EngineError(f"{begin}; export it with four axes")
+    if logits.shape[0] != n:
+        raise _DoesNotRun(begin)
     channels = logits.shape[1]
     if spec.engine.gives == "labels":
         if channels != 1:
@@ -248,7 +249,7 @@ def _check_answer(engine: Engine, spec: BuildSpec, batch: tuple[int, int, int], 
     elif channels != classes:
         raise EngineError(f"{begin}; {_count_problem(channels - binary, classes, binary)}")
     stride = stride_of((height, width), (logits.shape[2], logits.shape[3]))
-    if logits.shape[0] != n or stride is None:
+    if stride is None:
         raise EngineError(begin)
     if spec.engine.output_stride not in (None, stride):
         raise EngineError(

@@ -206,6 +206,24 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "only, though its input says otherwise",
     ),
+    "a batch of one inside a fixed size": (
+        {
+            "shape": ("n", 3, 48, 64),
+            "behind": [("Reshape", ["y", "to"], ["z"], {})],
+            "constants": {"to": [1, 3, 48, 64]},
+            "outputs": [("z", FLOAT, None)],
+        },
+        "runs on one picture at a time only, though its input says otherwise; set batch = 1",
+    ),
+    "pictures that become one": (
+        {
+            "shape": ("n", 3, 48, 64),
+            "behind": [("Reshape", ["y", "to"], ["z"], {})],
+            "constants": {"to": [1, 3, 48, -1]},
+            "outputs": [("z", FLOAT, None)],
+        },
+        "runs on one picture at a time only, though its input says otherwise; set batch = 1",
+    ),
     "no numbers": (
         {
             "behind": [("Div", ["y", "none"], ["z"], {}), ("Sub", ["z", "z"], ["u"], {})],
