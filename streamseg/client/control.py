@@ -137,8 +137,10 @@ class ControlClient:
         """The last mask of a stream, and the classes in it."""
         return self._mask_of(self._ask(GetSnapshot(stream=stream, refined=refined), Snapshot))
 
-    def segment(self, rgb: U8) -> tuple[Mask, LabelSet | None]:
-        """Labels and confidence of one picture, RGB (H, W, 3), from the network that serves the streams.
+    def segment(self, rgb: U8, engine: str = "") -> tuple[Mask, LabelSet | None]:
+        """Labels and confidence of one picture, RGB (H, W, 3), from a network that serves streams.
+
+        engine: the one that some stream runs on by this name; empty: that of [engine].
 
         The daemon must run on this machine, as this user. It takes the picture as it takes a stream's frame,
         in turn; give a timeout_s that lasts.
@@ -148,7 +150,9 @@ class ControlClient:
             file.write(rgb.tobytes())
             file.flush()
             path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
-            return self._mask_of(self._ask(SegmentPicture(file=path, size=(height, width)), Snapshot))
+            return self._mask_of(
+                self._ask(SegmentPicture(file=path, size=(height, width), engine=engine), Snapshot)
+            )
 
     def _mask_of(self, snapshot: Snapshot) -> tuple[Mask, LabelSet | None]:
         mask: Mask | None = None

@@ -123,6 +123,17 @@ class Engines:
         known, settings = self.settings(name)
         return self._serving[known].served.key, settings.labels
 
+    def serving(self, name: str) -> EngineKey:
+        """What a frame refers to that is to run on this engine; raises ControlError where no stream does."""
+        known, _ = self.settings(name)
+        loaded = self._serving.get(known)
+        if loaded is None:
+            raise ControlError(
+                "bad settings",
+                f"picture: no stream runs on engine {name!r}; those that serve: {', '.join(self.statuses())}",
+            )
+        return loaded.served.key
+
     def load(self, wanted: Mapping[str, EngineConfig], pipeline: Pipeline | None = None) -> dict[str, Loaded]:
         """Load those of these engines that do not serve yet as they are set, and run each once. Blocks.
 
@@ -198,7 +209,7 @@ class Engines:
 
     def close(self) -> None:
         """Close all; closing twice is fine."""
-        for loaded in self._serving.values():
+        for loaded in list(self._serving.values()):  # one may just be exchanged
             if loaded.upgrade is not None:
                 self.abandoned = not loaded.upgrade.stop() or self.abandoned
             close_all(loaded.served.replicas)

@@ -193,7 +193,9 @@ class Operations:
             raise ControlError("failed", f"picture: cannot be read ({error.strerror})") from error
         if pixels.size != height * width * 3:
             raise ControlError("failed", f"picture: must have {height * width * 3} bytes; has {pixels.size}")
-        logits = self._pipeline.pictures.segment(pixels.reshape(height, width, 3), PICTURE_WITHIN_S)
+        rgb, named = pixels.reshape(height, width, 3), request.engine
+        key = (lambda: self._engines.serving(named)) if named else None
+        logits = self._pipeline.pictures.segment(rgb, PICTURE_WITHIN_S, key)
         _, engine = self._engines.settings(logits.frame.settings.engine.name)
         view = view_of(logits.label_set, engine.labels, logits.kind)
         labels, confidence = labels_of(logits, request.size, True, view)

@@ -68,7 +68,7 @@ class Pipeline:
         self.refinement = LiveRefinement(config.refinement, self.stats)
         self._placement = FramePlacement(self.engines.of, self._needs_refinement)
         self._previews = Previews(publisher.put)
-        self.pictures = Pictures(self._submit, self._scheduler.forget, self.engines.main)
+        self.pictures = Pictures(self._scheduler.replace, self._scheduler.forget, self.engines.main)
         self._stages = [
             Stage("preview", self._previews.run, self._stage_ended),
             Stage("answers", self.answers.run, self._stage_ended),

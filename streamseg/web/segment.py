@@ -23,6 +23,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 TYPES: dict[str, Format] = {"application/json": "json", "image/png": "png", "image/jpeg": "overlay"}
 
 MAX_BODY = 32 << 20
+MAX_NAME = 256  # of an engine
 MAX_PIXELS = 1 << 25  # 8K, and a little
 BODY_WITHIN_S = 20.0
 ANSWER_WITHIN_S = 15.0  # that the daemon has
@@ -42,20 +43,21 @@ class Segmenter:
     async def answer(self, request: web.Request) -> web.Response:
         need_own_page(request)
         wanted = format_of(request.query.get("format"), request.headers.get("Accept", ""))
+        engine = request.query.get("engine", "")[:MAX_NAME]
         if self._waiting >= MAX_WAITING:
             raise _later(web.HTTPTooManyRequests, f"{MAX_WAITING} pictures wait already", self._pause_s())
         self._waiting += 1
         try:
             data = await _body(request)
             async with self._turn:
-                return await self._segment(data, wanted)
+                return await self._segment(data, wanted, engine)
         finally:
             self._waiting -= 1
 
     async def close(self) -> None:
         await self._link.close()
 
-    async def _segment(self, data: bytes, wanted: Format) -> web.Response:
+    async def _segment(self, data: bytes, wanted: Format, engine: str) -> web.Response:
         from streamseg.runtime.picture_file import TooLarge, read_rgb  # late: most consoles never need them
 
         try:
@@ -66,8 +68,10 @@ class Segmenter:
             raise web.HTTPUnsupportedMediaType(text=f"the picture {error}\n") from error
         await asyncio.sleep(self._pause_s())
         try:
-            mask, labels = await self._link.ask(lambda daemon: daemon.segment(rgb))
+            mask, labels = await self._link.ask(lambda daemon: daemon.segment(rgb, engine))
         except ControlError as error:
+            if engine and error.code == "bad settings":
+                raise web.HTTPBadRequest(text=f"{error}\n") from error
             raise _later(web.HTTPServiceUnavailable, str(error), 5.0) from error
         took_s = sum(mask.stage_us.get(stage, 0) for stage in ("preprocess", "infer")) / 1e6
         self._free_s = asyncio.get_running_loop().time() + took_s * (1 / SHARE - 1)

@@ -135,6 +135,7 @@ class SegmentPicture(Request, frozen=True, kw_only=True, tag="picture"):
 
     file: Annotated[str, Meta(pattern=r"^/proc/[0-9]{1,10}/fd/[0-9]{1,10}\Z")]
     size: tuple[Annotated[int, Meta(ge=1, le=MAX_SIDE)], Annotated[int, Meta(ge=1, le=MAX_SIDE)]]
+    engine: Annotated[str, Meta(max_length=4096)] = ""  # that serves; empty: [engine], or the first
 
 
 AnyRequest = (

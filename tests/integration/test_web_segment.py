@@ -151,6 +151,15 @@ def test_pages_of_other_sites_and_other_methods_are_refused(console: Running) ->
     refused.value.close()
 
 
+def test_a_picture_runs_on_the_engine_that_is_named_if_a_stream_does(console: Running) -> None:
+    rgb = colours()
+    plain, named = post(console.url, png(rgb)), post(console.url, png(rgb), "?engine=default")
+    assert json.loads(named.body)["engine"] == json.loads(plain.body)["engine"]
+    answer = post(console.url, png(rgb), "?engine=nobody")
+    assert answer.code == 400
+    assert answer.text == "picture: no stream runs on engine 'nobody'; those that serve: default\n"
+
+
 def test_pictures_beyond_those_that_may_wait_are_told_to_come_later(console: Running) -> None:
     """Four hold their places by sending slowly; the fifth is refused at once, and then they are served."""
     body = png(colours(16, 16))

@@ -136,6 +136,10 @@ def test_random_and_mutated_messages_are_answered_or_dropped_and_nothing_grows(
 def test_a_flood_is_read_in_pauses_and_another_asker_is_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It pauses where the thread has used more than its share of a core; that is so small here that it has it
+    on a busy machine, too. The pauses take a second or two.
+    """
+    monkeypatch.setattr("streamseg.net.guard.SHARE", 0.05)
     pauses: list[int] = []
     pause = ConnectionGuard.pause
     monkeypatch.setattr(ConnectionGuard, "pause", lambda *args: (pauses.append(1), pause(*args))[1])
@@ -150,9 +154,9 @@ def test_a_flood_is_read_in_pauses_and_another_asker_is_served(
         flood.setsockopt(zmq.SNDHWM, 100_000)
         flood.connect(endpoint)
         begun_s = time.monotonic()
-        for _ in range(20_000):
+        for _ in range(5_000):
             flood.send(b"\xc1" * 100)
-        while server.stats.refused < 10_000:
+        while server.stats.refused < 3_000:
             assert time.monotonic() < begun_s + LIMIT_S
             honest.log_level("info")
             while flood.poll(0):

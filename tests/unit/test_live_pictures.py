@@ -10,7 +10,7 @@ import pytest
 from streamseg.errors import ControlError
 from streamseg.live.pictures import STREAM, Pictures
 from streamseg.runtime.mailbox import FrameScheduler
-from streamseg.types import Frame, Geometry, LabelSet, Logits
+from streamseg.types import EngineKey, Frame, Geometry, LabelSet, Logits
 
 RGB = np.zeros((4, 6, 3), np.uint8)
 
@@ -54,6 +54,22 @@ def test_an_answer_that_comes_too_late_is_not_that_of_the_next_picture() -> None
     with pytest.raises(ControlError, match=r"has not answered in 0.05 s"):
         route.pictures.segment(RGB, 0.05)
     assert route.pictures.segment(RGB, 5.0).frame.seq == 2
+
+
+def test_a_picture_whose_network_is_exchanged_at_this_moment_goes_to_the_one_in_its_place() -> None:
+    old, new = EngineKey("old"), EngineKey("new")
+    keys = iter([old, new])
+    scheduler: FrameScheduler[Frame] = FrameScheduler(lambda frame: frame.settings.engine)
+    scheduler.end(old)
+    pictures = Pictures(scheduler.replace, scheduler.forget, lambda: next(keys))
+
+    def run() -> None:
+        pictures.answer(answered(scheduler.take(1, lambda _: 0, new)[0]))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert pictures.segment(RGB, 5.0).frame.settings.engine is new
+    thread.join()
 
 
 def test_a_picture_that_nobody_takes_leaves_its_place() -> None:
