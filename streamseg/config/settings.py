@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def __post_init__(self) -> None:
         """Take nested groups as dicts, too; raises ConfigError with every problem."""
         problems: list[str] = []
-        for name, annotation, _, _ in _fields_of(type(self)):
+        for name, annotation, _, _ in settings_fields(type(self)):
             value = getattr(self, name)
             found = list(_value_problems(annotation, value, name))
             problems += found
@@ -131,14 +131,17 @@ def _shortened(problems: Sequence[str]) -> Iterator[str]:
         yield f"and {len(problems) - _MOST_PROBLEMS} more problems"
 
 
-def settings_fields(kind: type[Settings]) -> Iterator[tuple[str, Any, Any, str]]:
+@functools.cache
+def settings_fields(kind: type[Settings]) -> tuple[tuple[str, Any, Any, str], ...]:
     """Each field's (name, annotation, default or msgspec.NODEFAULT, sentence), in order."""
     hints = get_type_hints(kind, include_extras=True)
+    fields = []
     for info in msgspec.structs.fields(kind):
         annotation = hints[info.name]
         made = info.default_factory is not msgspec.NODEFAULT
         default = info.default_factory() if made else info.default
-        yield info.name, annotation, default, _meta(annotation).description or ""
+        fields.append((info.name, annotation, default, _meta(annotation).description or ""))
+    return tuple(fields)
 
 
 def describe(annotation: Any) -> str:
@@ -235,11 +238,6 @@ def _made(annotation: Any, value: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, Settings) and isinstance(value, dict):
         return build_settings(kind, value)
     return value
-
-
-@functools.cache
-def _fields_of(kind: type[Settings]) -> tuple[tuple[str, Any, Any, str], ...]:
-    return tuple(settings_fields(kind))
 
 
 def _value_problems(annotation: Any, value: Any, key: str) -> Iterator[str]:
