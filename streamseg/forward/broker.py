@@ -17,8 +17,22 @@ if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
 ANSWER_WITHIN_S = 10.0
+AROUND = 16  # bytes of a packet besides its topic and payload, at most
 KEEPALIVE_S = 30
 SETTLED_S = 0.3  # so long after the answer to SUBSCRIBE, or the last message, what is retained has come
+
+
+BAD_LOGIN = frozenset({0x86, 0x87, 0x8C})  # answers to CONNECT that a name or password would change
+BLAMES = frozenset({0x81, 0x82, 0x90, 0x95, 0x99})  # what we sent, not us: so it ends connections
+
+
+class BlamedError(SinkError):
+    """The broker has refused a message for itself, or ended the connection at one, perhaps this one."""
+
+    def __init__(self, problem: str, topic: str, size: int) -> None:
+        super().__init__(problem)
+        self.topic = topic
+        self.size = size  # of its payload
 
 
 class Broker:
@@ -35,10 +49,13 @@ class Broker:
         self.where = f"{self._address[0]}:{self._address[1]}"
         asks = "does it ask for a certificate?" if tls and not config.cert_file else ""
         self._hint = asks or "is it an MQTT 5 broker?"
+        self._refused_hint = "check username and password_file"
         self._changed = threading.Condition()  # guards everything below that is noted
         self._welcome: str | None = None  # what is wrong, by the broker's answer to CONNECT; empty: nothing
         self._lost = ""  # why the connection has ended
-        self._answers: dict[int, str] = {}  # to what was published or subscribed: what is wrong, or empty
+        self._blamed = False  # it has ended because of what we sent
+        self._most_bytes = 0  # of a packet; 0: any
+        self._answers: dict[int, Any] = {}  # to what was published or subscribed: the last reason code
         self._retained: dict[str, bytes] = {}
         self._arrived_s = 0.0
         self._client = self._new_client(config, client_id, will, tls)
@@ -48,16 +65,29 @@ class Broker:
             self._stop()
             raise
 
+    def takes(self, topic: str, data: bytes) -> bool:
+        """Whether the broker has said that it takes packets as large as this."""
+        return not self._most_bytes or len(topic.encode()) + len(data) + AROUND <= self._most_bytes
+
     def publish(
         self, messages: Sequence[tuple[str, bytes]], taken: Callable[[int], None] = lambda _: None,
         *, retain: bool = True,
     ) -> None:  # fmt: skip
-        """Publish (topic, payload) in order; taken(index) is called for each that the broker has."""
+        """Publish (topic, payload) in order; taken(index) is called for each that the broker has.
+
+        Raises BlamedError where one of them is what the broker does not like.
+        """
         numbers = [self._client.publish(t, data, qos=1, retain=retain).mid for t, data in messages]
         try:
             for at, number in enumerate(numbers):
-                if problem := self._answer(number):
-                    raise SinkError(f"{self.where}: does not take {messages[at][0]} ({problem})")
+                topic, data = messages[at]
+                try:
+                    code = self._answer(number)
+                except SinkError as error:
+                    raise BlamedError(str(error), topic, len(data)) if self._blamed else error from None
+                if problem := _words(code):
+                    why = f"{self.where}: does not take {topic} ({problem})"
+                    raise BlamedError(why, topic, len(data)) if code.value in BLAMES else SinkError(why)
                 taken(at)
         finally:
             with self._changed:
@@ -71,7 +101,7 @@ class Broker:
         with self._changed:
             self._retained = {}
         _, number = self._client.subscribe(topic, options=SubscribeOptions(qos=1, noLocal=True))
-        if number is None or (problem := self._answer(number)):
+        if number is None or (problem := _words(self._answer(number))):
             raise SinkError(f"{self.where}: does not let us read {topic} ({problem if number else 'lost'})")
         with self._changed:
             self._arrived_s = time.monotonic()
@@ -104,14 +134,12 @@ class Broker:
                 lambda: self._welcome is not None or self._lost, ANSWER_WITHIN_S
             )
         if self._welcome:
-            raise SinkError(
-                f"{self.where}: does not let us in ({self._welcome}); check username and password_file"
-            )
+            raise SinkError(f"{self.where}: does not let us in ({self._welcome}); {self._refused_hint}")
         if self._welcome is None:
             why = self._lost or ("" if answered else f"no answer in {ANSWER_WITHIN_S:g} s")
             raise SinkError(f"{self.where}: {why}; {self._hint}")
 
-    def _answer(self, number: int) -> str:
+    def _answer(self, number: int) -> Any:
         with self._changed:
             self._changed.wait_for(lambda: number in self._answers or self._lost, ANSWER_WITHIN_S)
             if number in self._answers:
@@ -146,9 +174,12 @@ class Broker:
         client.on_message = self._on_message
         return client
 
-    def _on_connect(self, _client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+    def _on_connect(self, _client: Any, _data: Any, _flags: Any, code: Any, properties: Any) -> None:
         with self._changed:
             self._welcome = _words(code)
+            if code.value not in BAD_LOGIN:
+                self._refused_hint = "needed: MQTT 5 with QoS 1 and retained messages"
+            self._most_bytes = getattr(properties, "MaximumPacketSize", 0)
             self._changed.notify_all()
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
@@ -156,17 +187,18 @@ class Broker:
             words = _words(code)
             if "taken over" in words:
                 words += "; each forwarder needs a client_id of its own"
+            self._blamed = self._blamed or code.value in BLAMES
             self._lost = self._lost or f"has ended the connection ({words or 'disconnected'})"
             self._changed.notify_all()
 
     def _on_publish(self, _client: Any, _data: Any, number: int, code: Any, _properties: Any) -> None:
         with self._changed:
-            self._answers[number] = _words(code)
+            self._answers[number] = code
             self._changed.notify_all()
 
     def _on_subscribe(self, _client: Any, _data: Any, number: int, codes: Any, _properties: Any) -> None:
         with self._changed:
-            self._answers[number] = "; ".join(filter(None, map(_words, codes)))
+            self._answers[number] = codes[0]
             self._changed.notify_all()
 
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:

@@ -81,7 +81,12 @@ class Topics:
         return f"{self._prefix}/device/{self._id}/+/config"
 
     def unique(self, *parts: str) -> str:
-        return "_".join((self._id, *map(slug, parts)))
+        """A name for these parts of a forwarder's; other parts never give the same one."""
+        name = "_".join((self._id, *map(slug, parts)))
+        if not any("_" in part for part in (self._id, *parts)):
+            return name
+        whole = "/".join((self._id, *parts))  # where one part ends is not seen in the name
+        return f"{name}_{zlib.crc32(whole.encode()):08x}"
 
 
 def device_document(config: MqttConfig, stream: str, device: Device, version: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 import streamseg
-from streamseg.forward.broker import Broker
+from streamseg.forward.broker import BlamedError, Broker
 from streamseg.forward.discovery import Device, Topics, device_document, read_device, slug, without
 from streamseg.forward.latest import FORGET_S
 from streamseg.forward.settings import MqttConfig
@@ -46,6 +46,9 @@ class Mqtt:
         self._delivering: dict[str, bool] = {}
         self._unmet: dict[str, float] = {}  # streams announced earlier that no daemon has told of: since when
         self._last: dict[str, bytes] = {}  # event messages by topic, as they were sent last
+        self._refused: dict[str, int] = {}  # by topic: payloads of this size end our connection
+        self._one_by_one = False  # the last connection ended at a message, and it is not known at which
+        self._left_out: set[str] = set()  # topics of which it was logged
         self._told = False  # that discovery cannot be read
 
     def open(self) -> None:
@@ -66,7 +69,7 @@ class Mqtt:
                 self._announce(message.said.stream, device)
         topics = [self._topics.event(message.said.stream, message.said.event) for message in messages]
         documents = [message.event.document for message in messages]
-        self._publish(list(zip(topics, documents, strict=True)), lambda at: taken(messages[at], ""))
+        self._publish(list(zip(topics, documents, strict=True)), lambda at, why: taken(messages[at], why))
         for topic, document in zip(topics, documents, strict=True):
             if topic in self._last or len(self._last) < MOST_EVENTS:
                 self._last[topic] = document
@@ -210,9 +213,53 @@ class Mqtt:
     def _publish(
         self,
         messages: Sequence[tuple[str, bytes]],
-        taken: Callable[[int], None] = lambda _: None,
+        taken: Callable[[int, str], None] | None = None,
         *,
         retain: bool = True,
     ) -> None:
+        """In order; taken(index, why) is called for each that the broker has, or never takes: then why.
+
+        Without it, what the broker never takes is left out, and logged once for a topic.
+        """
+        done = 0
+        for end in range(len(messages) + 1):
+            why = self._refusal(*messages[end]) if end < len(messages) else ""
+            if end < len(messages) and not why and not self._one_by_one:
+                continue
+            self._send(messages, range(done, end if why else min(end + 1, len(messages))), taken, retain)
+            if why and taken is not None:
+                taken(end, why)
+            elif why:
+                self._tell_left_out(messages[end][0], why)
+            done = end + 1
+
+    def _send(
+        self,
+        messages: Sequence[tuple[str, bytes]],
+        part: range,
+        taken: Callable[[int, str], None] | None,
+        retain: bool,
+    ) -> None:
         assert self._broker is not None
-        self._broker.publish(messages, taken, retain=retain)
+        some = [messages[at] for at in part]
+        try:
+            self._broker.publish(
+                some, lambda at: taken(part[at], "") if taken is not None else None, retain=retain
+            )
+        except BlamedError as error:
+            if len(some) == 1:
+                self._refused[error.topic] = min(error.size, self._refused.get(error.topic, error.size))
+            self._one_by_one = len(some) > 1
+            raise
+
+    def _refusal(self, topic: str, data: bytes) -> str:
+        """Why the broker will never take this; empty where it may."""
+        assert self._broker is not None
+        if self._broker.takes(topic, data) and len(data) < self._refused.get(topic, len(data) + 1):
+            return ""
+        return f"{self._broker.where}: does not take {len(data)} bytes of {topic}"
+
+    def _tell_left_out(self, topic: str, why: str) -> None:
+        if topic not in self._left_out and len(self._left_out) < MOST_EVENTS:
+            self._left_out.add(topic)
+            log.warning("mqtt %s, so it is left out; name fewer classes, or have the broker take more", why)

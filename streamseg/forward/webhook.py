@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import datetime
+import email.utils
 import hashlib
 import hmac
 import os
@@ -32,6 +34,7 @@ T = TypeVar("T")
 
 FOR_GOOD = frozenset({400, 409, 413, 414, 415, 422, 431})
 MOST_ANSWER = 2048  # bytes of an answer that are read, for its words
+WORDS_WITHIN_S = 2.0
 LONG_PATH = 20  # characters; a shorter one is a word, that must not be hidden everywhere
 MOST_PAUSE_S = 600.0  # that an answer may ask for by Retry-After
 
@@ -153,7 +156,7 @@ class Webhook:
             status = answer.status
             if 200 <= status < 300:
                 return ""
-            words = (await answer.content.read(MOST_ANSWER)).decode(errors="replace").strip()
+            words = await _words(answer)
             why = f"{self.where}: answers {status} {answer.reason or ''}".rstrip()
             why += f" ({one_line(words, 120)})" if words else ""
             if status in FOR_GOOD:
@@ -170,6 +173,17 @@ class Webhook:
             pass  # any answer shows that it is there
 
 
+async def _words(answer: aiohttp.ClientResponse) -> str:
+    """The first words of an answer; empty where they do not come: its status says enough."""
+    import aiohttp
+
+    try:
+        async with asyncio.timeout(WORDS_WITHIN_S):
+            return (await answer.content.read(MOST_ANSWER)).decode(errors="replace").strip()
+    except (TimeoutError, aiohttp.ClientError, OSError, ValueError):
+        return ""
+
+
 def signature(key: bytes, id: str, unix_s: int, body: bytes) -> dict[str, str]:
     """The headers of a message; what is signed is "ID.TIME.BODY"."""
     headers = {"webhook-id": id, "webhook-timestamp": str(unix_s)}
@@ -180,7 +194,16 @@ def signature(key: bytes, id: str, unix_s: int, body: bytes) -> dict[str, str]:
 
 
 def _retry_after_s(text: str) -> float:
-    return min(float(text), MOST_PAUSE_S) if text.isascii() and text.isdecimal() else 0.0
+    """Seconds, or a date: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after."""
+    if text.isascii() and text.isdecimal():
+        return min(float(text), MOST_PAUSE_S)
+    try:
+        at = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return 0.0
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=datetime.UTC)
+    return min(max(0.0, at.timestamp() - time.time()), MOST_PAUSE_S)
 
 
 def _reason(error: BaseException) -> str:

@@ -79,7 +79,7 @@ class Worker:
             pause_s = 0.0
             try:
                 self._sink.open()
-                if self._sink.connects:
+                if self._sink.connects and not self.away:
                     self._tell_back()
                 self._serve(backoff)
             except (SinkError, ConfigError) as error:
@@ -103,7 +103,7 @@ class Worker:
             events = self._store.waiting(self.name)
             if events:
                 self._send(events)
-            if news is not None or events:
+            if news is not None or events or self._sink.connects:
                 self._tell_back()
                 backoff.reset()
             if events:

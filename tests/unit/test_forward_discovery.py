@@ -53,6 +53,13 @@ def test_whatever_streams_zones_classes_and_events_are_called_home_assistant_tak
     assert said[1].events == events
 
 
+def test_names_that_join_to_the_same_words_are_entities_of_their_own() -> None:
+    device = Device(classes={"a": ["b_c"], "a_b": ["c"], "a.b": ["c"]}, events=["event_x", "x"])
+    components = document(device)["components"]
+    assert len(components) == 6
+    assert not components.keys() & document(Device(events=["x"]), "gate_event")["components"].keys()
+
+
 def test_an_entity_has_the_unit_class_and_topics_that_it_needs() -> None:
     components = document(Device(classes={"ramp": ["water"]}, events=["flood", "car"]))["components"]
     sensor = components["streamseg_gate_zone_ramp_water"]
