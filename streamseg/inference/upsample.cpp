@@ -2,8 +2,6 @@
 // first-level cache, and no full-resolution float tensor is ever written.
 #include "upsample.h"
 
-#include <new>
-
 namespace {
 
 using namespace upsample;
@@ -115,11 +113,11 @@ int by_rows(const Job& job, const Columns& columns) {
   const bool apart = confident && job.merges;
   const bool keep_all = softmax || apart;
   const int n = columns.n, w = job.w, W = job.W;
-  std::vector<int32_t> first_y, arg(n);
-  std::vector<float> weight_y, best(n), sum(softmax ? n : 0), members(apart ? n : 0);
-  std::vector<float> row(static_cast<size_t>(w) + kLanes);
-  std::vector<float> values(static_cast<size_t>(keep_all ? job.classes : 1) * n);
-  std::vector<uint8_t> own(job.confidence ? 0 : n);
+  Buffer<int32_t> first_y, arg(n);
+  Buffer<float> weight_y, best(n), sum(softmax ? n : 0), members(apart ? n : 0);
+  Buffer<float> row(static_cast<size_t>(w) + kLanes);
+  Buffer<float> values(static_cast<size_t>(keep_all ? job.classes : 1) * n);
+  Buffer<uint8_t> own(job.confidence ? 0 : n);
   make_taps(job.h, job.H, first_y, weight_y);
   const size_t plane = static_cast<size_t>(job.h) * w;
   for (int y = 0; y < job.H; ++y) {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <vector>
 
 // On x86-64 the compiler makes one version for each instruction set and picks at load time.
@@ -20,6 +21,27 @@ constexpr int kLanes = 16;
 constexpr int kIgnore = 255;
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
+
+// Buffers begin at a cache line. Elsewhere every other access to a whole vector touches two lines, by chance of what
+// was allocated before.
+template <class T>
+struct AtLine {
+  using value_type = T;
+  static constexpr std::align_val_t kLine{64};
+
+  AtLine() = default;
+  template <class U>
+  AtLine(const AtLine<U>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kLine)); }
+  void deallocate(T* of, size_t) { ::operator delete(of, kLine); }
+  template <class U>
+  bool operator==(const AtLine<U>&) const { return true; }
+  template <class U>
+  bool operator!=(const AtLine<U>&) const { return false; }
+};
+
+template <class T>
+using Buffer = std::vector<T, AtLine<T>>;
 
 template <class V>
 inline __attribute__((always_inline)) V load(const void* from) {
@@ -37,7 +59,7 @@ inline __attribute__((always_inline)) Floats shuffle(Floats source, Ints at) { r
 #endif
 
 // Pixel centres line up: source = (x + 0.5) * from / to - 0.5, clamped to the picture.
-inline void make_taps(int from, int to, std::vector<int32_t>& first, std::vector<float>& weight) {
+inline void make_taps(int from, int to, Buffer<int32_t>& first, Buffer<float>& weight) {
   first.resize(to);
   weight.resize(to);
   const double step = static_cast<double>(from) / to;
@@ -53,9 +75,9 @@ inline void make_taps(int from, int to, std::vector<int32_t>& first, std::vector
 struct Columns {
   int n = 0;                   // padded to whole vectors
   bool close = kCanShuffle;    // each vector's sources fit into one vector: shuffle instead of gather
-  std::vector<int32_t> first;  // left neighbour
-  std::vector<int32_t> lane;   // left neighbour, counted from that of the vector's first column
-  std::vector<float> weight;   // of the right neighbour
+  Buffer<int32_t> first;  // left neighbour
+  Buffer<int32_t> lane;   // left neighbour, counted from that of the vector's first column
+  Buffer<float> weight;   // of the right neighbour
 
   Columns(int from, int to) : n((to + kLanes - 1) / kLanes * kLanes) {
     make_taps(from, to, first, weight);

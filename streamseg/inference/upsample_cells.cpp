@@ -15,8 +15,8 @@ constexpr float kBits = 1.44269504f * 8388608.0f, kOne = 127.0f * 8388608.0f, kM
 
 // A row of the logits: of each the class with the highest value, and how clear that is.
 struct Nodes {
-  std::vector<int32_t> arg, sure;
-  std::vector<float> best, clear, large, sum;  // clear: from the second best; large: the largest absolute value
+  Buffer<int32_t> arg, sure;
+  Buffer<float> best, clear, large, sum;  // clear: from the second best; large: the largest absolute value
 
   explicit Nodes(int w) : arg(w), sure(w), best(w), clear(w), large(w), sum(w) {}
 };
@@ -165,55 +165,54 @@ inline __attribute__((always_inline)) Floats exact(const Job& job, const float* 
   return 255.0f * members / sum + 0.5f;
 }
 
-// The pixels of some vectors of an output row: as by_rows() has them. A few vectors at once, since the steps of one
-// wait for each other.
+// The pixels of kGroup vectors of an output row, from any column on: as by_rows() has them. So many at once, since the
+// steps of one wait for each other.
 STREAMSEG_CLONES
-void look_at(const Job& job, const Columns& columns, const Rows& rows, float weight, const int* places, int count,
+void look_at(const Job& job, const Columns& columns, const Rows& rows, float weight, const int* places,
              const int32_t* published, float* values, uint8_t* labels) {
   const int classes = job.classes;
   const size_t apart = rows.apart;
   const float least = (job.least - 0.5f) / 255.0f, factor = job.sharpness * kBits;
-  const float *across = columns.weight.data(), *above[kGroup], *below[kGroup];
-  const int32_t* lane = columns.lane.data();
-  Floats best[kGroup], sum[kGroup];
-  Ints label[kGroup];
-  for (int g = 0; g < count; ++g) {
-    const size_t first = columns.first[places[g]];
+  const float *above[kGroup], *below[kGroup];
+  Floats best[kGroup], sum[kGroup], members[kGroup], across[kGroup];
+  Ints label[kGroup], at[kGroup];
+  for (int g = 0; g < kGroup; ++g) {
+    const int first = columns.first[places[g]];
+    at[g] = load<Ints>(columns.first.data() + places[g]) - first;
+    across[g] = load<Floats>(columns.weight.data() + places[g]);
     above[g] = rows.above + first;
     below[g] = rows.below + first;
     best[g] = Floats{} - INFINITY;
     sum[g] = Floats{};
+    members[g] = Floats{} + (job.merges ? 0.0f : 1.0f);
     label[g] = Ints{} + published[0];
   }
   for (int c = 0; c < classes; ++c) {
-    for (int g = 0; g < count; ++g) {
-      const Ints at = load<Ints>(lane + places[g]);
+    for (int g = 0; g < kGroup; ++g) {
       const Floats from = load<Floats>(above[g] + apart * c), to = load<Floats>(below[g] + apart * c);
       const Floats row = from + weight * (to - from);
-      const Floats left = shuffle(row, at);
-      const Floats right = shuffle(row, at + 1);
-      const Floats v = left + load<Floats>(across + places[g]) * (right - left);
+      const Floats left = shuffle(row, at[g]);
+      const Floats right = shuffle(row, at[g] + 1);
+      const Floats v = left + across[g] * (right - left);
       const Ints wins = v > best[g];
       best[g] = wins ? v : best[g];
       label[g] = wins ? Ints{} + published[c] : label[g];
       std::memcpy(values + (c * kGroup + g) * kLanes, &v, sizeof v);
     }
   }
-  if (!job.probabilities)
-    for (int c = 0; c < classes; ++c)
-      for (int g = 0; g < count; ++g)
-        sum[g] += over_exps(load<Floats>(values + (c * kGroup + g) * kLanes), best[g], factor);
-  for (int g = 0; g < count; ++g) {
+  for (int c = 0; !job.probabilities && c < classes; ++c) {
+    for (int g = 0; g < kGroup; ++g) {
+      const Floats e = over_exps(load<Floats>(values + (c * kGroup + g) * kLanes), best[g], factor);
+      sum[g] += e;
+      if (job.merges) members[g] += label[g] == published[c] ? e : Floats{};
+    }
+  }
+  for (int g = 0; g < kGroup; ++g) {
     const float* of = values + g * kLanes;
     Lanes lanes;
-    Floats members = Floats{} + (job.merges ? 0.0f : 1.0f);
-    if (job.merges && !job.probabilities)
-      for (int c = 0; c < classes; ++c)
-        members += label[g] == published[c] ? over_exps(load<Floats>(of + c * kGroup * kLanes), best[g], factor)
-                                            : Floats{};
     std::memcpy(lanes.label, &label[g], sizeof label[g]);
     std::memcpy(lanes.sum, &sum[g], sizeof sum[g]);
-    std::memcpy(lanes.members, &members, sizeof members);
+    std::memcpy(lanes.members, &members[g], sizeof members[g]);
     int32_t kept[kLanes];
     if (job.probabilities || !decided(lanes, least, kept)) {
       const Floats confidence = exact(job, of, best[g], label[g], published);
@@ -236,20 +235,23 @@ void look_at(const Job& job, const Columns& columns, const Rows& rows, float wei
 int by_cells(const Job& job, const Columns& columns) {
   const int w = job.w, W = job.W;
   const size_t plane = static_cast<size_t>(job.h) * w;
-  std::vector<int32_t> published(job.classes), first_y, cells(w);
+  Buffer<int32_t> published(job.classes), first_y, cells(w);
   for (int c = 0; c < job.classes; ++c) published[c] = label_of(job, c);
-  std::vector<float> weight_y;
+  Buffer<float> weight_y;
   make_taps(job.h, job.H, first_y, weight_y);
   std::vector<int> begins(w + 1, W);  // of each cell's pixels
   for (int x = W - 1; x >= 0; --x) begins[columns.first[x]] = x;
   for (int c = w - 1; c >= 0; --c) begins[c] = std::min(begins[c], begins[c + 1]);
   Nodes above(w), below(w);
-  std::vector<uint8_t> fill(W);
+  Buffer<uint8_t> fill(W);
   std::vector<int> places;
   const size_t padded = static_cast<size_t>(w) + kLanes;
-  std::vector<float> copied;
-  std::vector<float> values(static_cast<size_t>(kLanes) * kGroup * job.classes);
+  Buffer<float> copied;
+  Buffer<float> values(static_cast<size_t>(kLanes) * kGroup * job.classes);
   const float least = (job.least - 0.5f) / 255.0f * 1.0001f;
+  bool loose = true;  // a vector may begin at any column
+  for (int x = 0; x + kLanes <= columns.n; ++x)
+    loose = loose && columns.first[x + kLanes - 1] - columns.first[x] + 1 < kLanes;
   bool numbers = true;
   int at = -1;  // row of the logits that `above` has
   Rows rows = {};
@@ -274,10 +276,11 @@ int by_cells(const Job& job, const Columns& columns) {
           std::memset(fill.data() + x, cells[from], end - x);
           continue;
         }
-        int place = x / kLanes * kLanes;
-        if (!places.empty() && places.back() == place) place += kLanes;
-        for (; place < end; place += kLanes) places.push_back(place);
+        int place = loose ? x : x / kLanes * kLanes;
+        if (!places.empty()) place = std::max(place, places.back() + kLanes);
+        for (; place < end; place += kLanes) places.push_back(std::min(place, columns.n - kLanes));
       }
+      while (places.size() % kGroup) places.push_back(places.back());
       // Behind the last rows of the last class there is nothing to read; a single column has no right neighbour.
       rows = {job.logits + static_cast<size_t>(r) * w, job.logits + static_cast<size_t>(next) * w, plane};
       if (w == 1 || static_cast<size_t>(next + 1) * w + kLanes > plane) {
@@ -296,9 +299,7 @@ int by_cells(const Job& job, const Columns& columns) {
     uint8_t* labels = job.labels + static_cast<size_t>(y) * W;
     std::memcpy(labels, fill.data(), W);
     for (size_t i = 0; i < places.size(); i += kGroup)
-      look_at(job, columns, rows, weight_y[y], places.data() + i,
-              static_cast<int>(std::min<size_t>(kGroup, places.size() - i)), published.data(), values.data(),
-              labels);
+      look_at(job, columns, rows, weight_y[y], places.data() + i, published.data(), values.data(), labels);
   }
   return 0;
 }
