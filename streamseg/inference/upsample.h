@@ -73,11 +73,11 @@ inline void make_taps(int from, int to, Buffer<int32_t>& first, Buffer<float>& w
 
 // How the columns of an output row read the columns of the logits, for kLanes columns at a time.
 struct Columns {
-  int n = 0;                   // padded to whole vectors
-  bool close = kCanShuffle;    // each vector's sources fit into one vector: shuffle instead of gather
-  Buffer<int32_t> first;  // left neighbour
-  Buffer<int32_t> lane;   // left neighbour, counted from that of the vector's first column
-  Buffer<float> weight;   // of the right neighbour
+  int n = 0;                 // padded to whole vectors
+  bool close = kCanShuffle;  // each vector's sources fit into one vector: shuffle instead of gather
+  Buffer<int32_t> first;     // left neighbour
+  Buffer<int32_t> lane;      // left neighbour, counted from that of the vector's first column
+  Buffer<float> weight;      // of the right neighbour
 
   Columns(int from, int to) : n((to + kLanes - 1) / kLanes * kLanes) {
     make_taps(from, to, first, weight);

@@ -26,7 +26,7 @@ from streamseg.types import IGNORE, ClassInfo, LabelSet
 from tests.unit.test_holes import frame_of
 
 NAMES = ("sky", "building", "pole", "road", "car", "truck", "pedestrian")
-# Cells wider and narrower than a vector, one row, one column, as it is, to less, and as many classes as can be.
+# Cells of a few columns and of many, one column or row, the same size, a smaller one, and the most classes.
 SIZES = [
     ((11, 30, 40), (120, 160)),
     ((7, 9, 14), (95, 210)),
