@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import logging
 import time
@@ -15,12 +16,14 @@ from streamseg.analytics.events import EventMessage, StreamEvents, Why
 from streamseg.analytics.journal import EventJournal
 from streamseg.analytics.media_clock import MediaClock
 from streamseg.config import EventConfig, ZoneConfig
-from streamseg.types import FrameSettings
+from streamseg.types import FrameSettings, LabelSet
 from streamseg.wire import KeptEvent
 
 log = logging.getLogger(__name__)
 
 LOG_EVERY_S = TICK_S = 1.0
+MOST_NAMES = 20  # of classes, in a line of the log
+MOST_UNKNOWN = 3  # classes that are named where the network has none of that name
 
 Zones = Mapping[str, ZoneConfig]
 Events = Mapping[str, EventConfig]
@@ -39,6 +42,7 @@ class _Stream:
     machines: StreamEvents
     rules: dict[str, str]
     clock: MediaClock = field(default_factory=MediaClock)
+    labels: LabelSet | None = None  # of the last mask, whose names were compared with those of the events
 
     def now_s(self) -> float:
         return self.clock.now(time.monotonic())
@@ -84,6 +88,9 @@ class EventKeeper:
             self._configure(counts.stream, settings.zones, settings.events)
         stream = self._streams.get(counts.stream)
         if stream is not None and stream.zones == settings.zones and stream.events == settings.events:
+            if stream.labels is not counts.label_set:
+                stream.labels = counts.label_set
+                _log_unknown(counts, settings.events)
             time_s = stream.clock.frame(counts.stamp, time.monotonic())
             self._report(counts.stream, stream, stream.machines.step(time_s, counts))
 
@@ -125,7 +132,7 @@ class EventKeeper:
         changed = [name for name, rule in rules.items() if known.rules.get(name, rule) != rule]
         ends = known.machines.change(known.now_s(), events, changed)
         self._send(stream, [(message, known.rules[message.event]) for message in ends])
-        known.zones, known.events, known.rules = zones, events, rules
+        known.zones, known.events, known.rules, known.labels = zones, events, rules, None
 
     def _forget(self, stream: str) -> None:
         """A stream was removed: its events end."""
@@ -184,6 +191,26 @@ def rule_of(event: EventConfig, zones: Zones) -> str:
     parts = [getattr(event, name) for name in _COMPARED]
     parts += [event.zone, [getattr(zone, name) for name in _SHAPE] if zone is not None else None]
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
+
+
+def _log_unknown(counts: ZoneCounts, events: Events) -> None:
+    """Say which classes of events these masks never have, as such an event says nothing."""
+    names = counts.label_set.names
+    unknown = [(event, one) for event, config in events.items() for one in config.classes if one not in names]
+    for event, one in unknown[:MOST_UNKNOWN]:
+        near = difflib.get_close_matches(one, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"classes: {', '.join(names[:MOST_NAMES])}"
+        more = ", …" if not near and len(names) > MOST_NAMES else ""
+        log.warning(
+            "%s: events.%s.classes: engine %s has no class %r; %s%s",
+            counts.stream, event, counts.engine, one, hint, more,
+        )  # fmt: skip
+    if len(unknown) > MOST_UNKNOWN:
+        log.warning(
+            "%s: events: more classes that it does not have: %d",
+            counts.stream,
+            len(unknown) - MOST_UNKNOWN,
+        )
 
 
 def _told(message: EventMessage) -> str:

@@ -205,3 +205,27 @@ def test_the_log_has_a_line_a_second_at_most(start: Start, caplog: pytest.LogCap
     assert len(published.events) == 49
     assert caplog.messages[0] == "gate: event flood begins: 60% of ramp"
     assert len(caplog.messages) < 5
+
+
+def test_classes_that_a_network_does_not_have_are_named_once_for_each_network(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An event of them would say nothing, and nobody would know why."""
+    events = {"flood": flood(classes=("wather",))} | {
+        f"e{i}": flood(classes=("water", f"fog {i}")) for i in range(3)
+    }
+    keeper, published = start(gate=(ZONES, events))
+    for i in range(3):
+        keeper.counted(counted(float(i), 10), settings(events))
+    assert published.events == []
+    assert caplog.messages == [
+        "gate: events.flood.classes: engine tiny has no class 'wather'; did you mean 'water'?",
+        "gate: events.e0.classes: engine tiny has no class 'fog 0'; classes: road, water",
+        "gate: events.e1.classes: engine tiny has no class 'fog 1'; classes: road, water",
+        "gate: events: more classes that it does not have: 1",
+    ]
+    caplog.clear()
+    right = {"flood": flood()}
+    keeper.changed("gate", settings(right))
+    keeper.counted(counted(3.0, 10), settings(right))
+    assert caplog.messages == []
