@@ -185,7 +185,7 @@ class Broker:
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
         with self._changed:
             words = _words(code)
-            if "taken over" in words:
+            if "taken over" in words or words == "Unspecified error":  # what an older mosquitto says of it
                 words += "; each forwarder needs a client_id of its own"
             self._blamed = self._blamed or code.value in BLAMES
             self._lost = self._lost or f"has ended the connection ({words or 'disconnected'})"
