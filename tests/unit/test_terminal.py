@@ -180,7 +180,13 @@ def test_nothing_is_printed_or_drawn_another_way() -> None:
     """Whoever prints uses runtime/terminal.py, whoever draws runtime/drawing.py."""
     passes = {"runtime/terminal.py", "runtime/drawing.py"}
     # Not for people: what processes of ours tell each other, and a file.
-    between = {"bench/pipeline.py", "training/kernels.py", "web/__main__.py", "config/reference.py"}
+    between = {
+        "bench/pipeline.py",
+        "training/kernels.py",
+        "web/__main__.py",
+        "config/reference.py",
+        "forward/reference.py",
+    }
     package = Path(streamseg.__file__).parent
     found = [
         f"{name}: {what}"

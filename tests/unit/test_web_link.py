@@ -16,14 +16,11 @@ from streamseg.web import link
 from streamseg.web.link import MAX_WAITING, Link
 
 
-def test_all_who_wait_for_the_status_share_one_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(link, "TIMEOUT_S", 0.3)
+def test_all_who_wait_for_the_status_share_one_request(tmp_path: Path) -> None:
     endpoint = f"ipc://{tmp_path}/control"
 
     async def ask() -> list[object]:
-        health = Link(endpoint)
+        health = Link(endpoint, timeout_s=0.3)
         try:
             return await asyncio.gather(*(health.status(60.0) for _ in range(20)), return_exceptions=True)
         finally:
