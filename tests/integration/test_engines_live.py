@@ -208,8 +208,10 @@ def test_a_stream_that_shares_a_decode_follows_it(site: Site) -> None:
         client.remove("c")
         client.remove("b")
         client.remove("a")
-        mine = {(m.epoch, m.seq, m.pts, m.captured_unix_ns) for m in masks.of("b")}
-        assert mine <= {(m.epoch, m.seq, m.pts, m.captured_unix_ns) for m in masks.of("a")}
+        frames = {(m.epoch, m.seq): (m.pts, m.captured_unix_ns) for m in masks.of("a")}
+        both = [m for m in masks.of("b") if (m.epoch, m.seq) in frames]  # on a busy machine each skips some
+        assert both, "they label the same frames"
+        assert all(frames[m.epoch, m.seq] == (m.pts, m.captured_unix_ns) for m in both)
         assert len(masks.of("b")) < len(masks.of("a"))
         masks.check("b")
 
