@@ -157,7 +157,7 @@ def without(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any] | 
 
 
 def read_device(document: Any) -> tuple[str, Device] | None:
-    """What a document of ours announces, and of which stream; None where it is none of ours."""
+    """What a document of ours announces, and of which stream; None for another one."""
     try:
         stream = document["device"]["name"]
         device = Device()
