@@ -32,5 +32,5 @@ class ZoneCounts(Stamped):
     zones: tuple[ZoneCount, ...]
 
     def zone(self, name: str) -> ZoneCount | None:
-        """The counts of a zone; None where there is none of that name."""
+        """The counts of a zone; None for a name that no zone has."""
         return next((one for one in self.zones if one.zone == name), None)
