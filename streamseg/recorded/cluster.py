@@ -132,14 +132,15 @@ def _segment(common: tuple[Input, Facts, ProcessConfig, Identity], planned: Plan
     """Runs in a worker of the cluster."""
     one_thread()
     one, facts, config, identity = common
-    engine = _engine(config.engine)
+    engine = _engine(msgspec.msgpack.encode(config.engine))
     _check_alike(engine, identity)
     return make_segment(Recording(_held(one), facts, config, [engine], threading.Event()), planned)
 
 
 @functools.lru_cache(maxsize=1)
-def _engine(config: EngineConfig) -> Engine:
-    return load_engine(config)
+def _engine(settings: bytes) -> Engine:
+    """The engine of encoded settings, which may hold what has no hash."""
+    return load_engine(msgspec.msgpack.decode(settings, type=EngineConfig))
 
 
 def _held(one: Input) -> Input:

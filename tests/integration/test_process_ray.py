@@ -124,8 +124,22 @@ def test_a_driver_that_was_killed_goes_on(
     wanted: dict[str, bytes],
     tmp_path: Path,
 ) -> None:
+    tables = tmp_path / "tables.toml"
+    tables.write_text(
+        "[zones.left]\npolygon = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]\n"
+        '[events.red]\nzone = "left"\nclasses = ["red"]\nabove = 0.05\n'
+    )
     options = ["--threads", "1", "--segment-frames", "6", "--confidence", "--on", "ray"]
-    arguments = ["process", str(clips[0]), "--out", str(tmp_path), "--engine", config.engine.name, *options]
+    options += ["--zones", str(tables), "--polygons", "geojson"]
+    arguments = [
+        "process",
+        str(clips[0]),
+        "--out",
+        str(tmp_path / "out"),
+        "--engine",
+        config.engine.name,
+        *options,
+    ]
     ran = subprocess.run(
         [sys.executable, "-c", DRIVER, "4", *arguments],
         env={**os.environ, "RAY_ADDRESS": cluster.address},
@@ -134,10 +148,10 @@ def test_a_driver_that_was_killed_goes_on(
     )
     assert ran.returncode == -signal.SIGKILL, ran.stderr
     events: list[Event] = []
-    process_files([clips[0]], tmp_path, config, on_event=events.append, on="ray")
+    process_files([clips[0]], tmp_path / "out", config, on_event=events.append, on="ray")
     (started,) = [e for e in events if isinstance(e, Started)]
     assert started.done == 30
-    assert contents(tmp_path) == {k: v for k, v in wanted.items() if k.startswith("long")}
+    assert contents(tmp_path / "out") == {k: v for k, v in wanted.items() if k.startswith("long")}
 
 
 def test_a_worker_that_would_make_other_bytes_is_refused(
