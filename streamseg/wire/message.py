@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -298,6 +298,24 @@ def _parse_labels(topic: bytes, head: bytes, parts: int) -> LabelSet:
         raise WireError("classes: ids must be 0, 1, 2 … in order")
     classes = tuple(ClassInfo(c.name, c.colour, c.thin) for c in document.classes)
     return LabelSet(document.id, classes)
+
+
+class _OfStream(Protocol):
+    @property
+    def stream(self) -> str: ...
+
+
+S = TypeVar("S", bound=_OfStream)
+
+
+def read_of_stream(parts: Sequence[bytes], name: TopicKind, kind: type[S], longest: int) -> S:
+    """Read a message of a topic and a JSON document, whose stream must be the topic's."""
+    if len(parts) != 2:
+        raise WireError(f"message: {name} must have 2 parts, has {len(parts)}")
+    document = read_document(parts[1], kind, longest, json=True)
+    if parts[0] != topic_of(name, document.stream):
+        raise WireError(f"topic: {parts[0][:80]!r} carries {name} of stream {document.stream!r}")
+    return document
 
 
 def read_document(data: bytes, kind: type[T], longest: int, *, json: bool = False) -> T:

@@ -20,7 +20,7 @@ from streamseg.wire.message import (
     StreamText,
     TimeBase,
     UnixNs,
-    read_document,
+    read_of_stream,
     topic_of,
 )
 
@@ -81,11 +81,7 @@ def encode_polygons(document: PolygonsDocument) -> list[bytes]:
 
 def parse_polygons(parts: Sequence[bytes]) -> PolygonsDocument:
     """Read a polygons message; raises WireError, and nothing else, on what is not one."""
-    if len(parts) != 2:
-        raise WireError(f"message: polygons must have 2 parts, has {len(parts)}")
-    document = read_document(parts[1], PolygonsDocument, MAX_POLYGONS_DOCUMENT, json=True)
-    if parts[0] != topic_of("polygons", document.stream):
-        raise WireError(f"topic: {parts[0][:80]!r} carries polygons of stream {document.stream!r}")
+    document = read_of_stream(parts, "polygons", PolygonsDocument, MAX_POLYGONS_DOCUMENT)
     height, width = check_size(*document.shape)
     points = 0
     for polygon in document.polygons:

@@ -20,7 +20,7 @@ from streamseg.wire.message import (
     StreamText,
     TimeBase,
     UnixNs,
-    read_document,
+    read_of_stream,
     topic_of,
 )
 
@@ -90,11 +90,7 @@ def encode_zones(document: ZonesDocument) -> list[bytes]:
 
 def parse_zones(parts: Sequence[bytes]) -> ZonesDocument:
     """Read a zones message; raises WireError, and nothing else, on what is not one."""
-    if len(parts) != 2:
-        raise WireError(f"message: zones must have 2 parts, has {len(parts)}")
-    document = read_document(parts[1], ZonesDocument, MAX_ZONES_DOCUMENT, json=True)
-    if parts[0] != topic_of("zones", document.stream):
-        raise WireError(f"topic: {parts[0][:80]!r} carries zones of stream {document.stream!r}")
+    document = read_of_stream(parts, "zones", ZonesDocument, MAX_ZONES_DOCUMENT)
     height, width = check_size(*document.shape)
     if document.zones[0].zone != "picture" or document.zones[0].pixels != height * width:
         raise WireError(f"zones: the first must be picture, of {height * width} pixels")
