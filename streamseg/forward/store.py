@@ -15,6 +15,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from streamseg.errors import OutputError, one_line
 log = logging.getLogger(__name__)
 
 MOST_UNSAVED = 10_000  # events in memory while the disk cannot be written
+SAVE_EVERY_S = 0.25  # at most so often for what one place has: a disk takes milliseconds to say yes
 MOST_JOURNALS = 8  # of each stream
 MOST_STREAMS = 4096
 
@@ -73,6 +75,7 @@ class Store:
         self._begun = self._begun_moved = False  # a daemon was reached
         self._unsaved: deque[Event] = deque()  # newer than all on the disk
         self._refused = False  # the disk could not be written when it was last tried
+        self._saved_s = 0.0  # when, by time.monotonic()
         self._full = False  # it was logged that the oldest are lost
         self._db = self._open()
         try:
@@ -131,16 +134,25 @@ class Store:
             return found
 
     def advance(self, place: str, n: int) -> None:
-        """A place has the events up to this number."""
+        """A place has the events up to this number: on the disk by the first call after SAVE_EVERY_S."""
         with self._lock:
             if n <= self._places[place]:
                 return
             self._places[place] = n
             self._dirty.add(place)
-            try:
-                self._save()
-            except sqlite3.Error as error:
-                self._tell(error)
+            if time.monotonic() - self._saved_s >= SAVE_EVERY_S:
+                self._keep()
+
+    def keep(self) -> None:
+        """Bring to the disk what advance() left in memory."""
+        with self._lock:
+            self._keep()
+
+    def _keep(self) -> None:
+        try:
+            self._save()
+        except sqlite3.Error as error:
+            self._tell(error)
 
     def count(self, place: str) -> int:
         """How many events wait for a place."""
@@ -248,6 +260,7 @@ class Store:
         self._dirty.clear()
         self._moved.clear()
         self._begun_moved = False
+        self._saved_s = time.monotonic()
         if self._refused:
             log.info("%s: can be written again", self._where)
         self._refused = False

@@ -119,9 +119,12 @@ class Worker:
             message = Message(event, msgspec.json.decode(event.document, type=EventDocument))
             if self._wants(message):
                 wanted.append(message)
-        if wanted:
-            self._sink.send(wanted, self._taken)
-        self._store.advance(self.name, events[-1].n)
+        try:
+            if wanted:
+                self._sink.send(wanted, self._taken)
+            self._store.advance(self.name, events[-1].n)
+        finally:
+            self._store.keep()
 
     def _taken(self, message: Message, refused: str) -> None:
         self._store.advance(self.name, message.event.n)

@@ -112,14 +112,14 @@ def _opened(address: str, timeout_s: float, headers: dict[str, str]) -> Iterator
     path, query = (quote(part, safe="%/:=&?~+!$,;'@()*[]") for part in (parts.path or "/", parts.query))
     url = f"{parts.scheme}://{host}{path}" + (f"?{query}" if query else "")
     passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-    if login:
-        user, _, password = login.partition(":")
+    user, colon, password = login.partition(":")
+    if colon:  # as FFmpeg does, which shows no user without a password to anybody
         passwords.add_password(None, url, unquote(user), unquote(password))
     # FFmpeg does not ask who signed a certificate, and a NAS signs its own.
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=trusting))
-    if login:  # without one these raise ValueError for each other's kind
+    if colon:  # without a login these raise ValueError for each other's kind
         opener.add_handler(urllib.request.HTTPDigestAuthHandler(passwords))
         opener.add_handler(urllib.request.HTTPBasicAuthHandler(passwords))
     try:

@@ -69,6 +69,18 @@ def test_a_new_process_goes_on_where_the_last_one_was(tmp_path: Path) -> None:
     again.close()
 
 
+def test_what_a_place_has_is_kept_when_that_is_asked_for(tmp_path: Path) -> None:
+    store = Store(tmp_path / "q", ["a", "b"], most_bytes=MB)
+    store.add(numbered(1000), [])
+    with sqlite3.connect(tmp_path / "q") as db:
+        for n in range(1, 1001):
+            store.advance("a", n)
+        store.keep()
+        assert db.execute("SELECT n FROM places WHERE name = 'a'").fetchone() == (1000,)
+        store.keep()  # nothing new
+    store.close()
+
+
 def test_a_place_that_is_configured_no_more_holds_nothing_back(tmp_path: Path) -> None:
     Store(tmp_path / "q", ["a", "gone"], most_bytes=MB).close()
     store = Store(tmp_path / "q", ["a"], most_bytes=MB)

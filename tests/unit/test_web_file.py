@@ -123,6 +123,20 @@ def test_the_login_of_an_address_is_shown_to_its_server(login: str, check: Calla
         assert ask(f"http://{at}/clip.mp4").length is None  # refused: not known
 
 
+def test_a_user_without_a_password_is_shown_to_nobody() -> None:
+    shown = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        shown.append(handler.headers.get("Authorization"))
+        handler.send_response(401)
+        handler.send_header("WWW-Authenticate", 'Basic realm="cam"')
+        handler.end_headers()
+
+    with server(answer) as at:
+        assert ask(f"http://eye@{at}/clip.mp4").length is None
+    assert shown == [None]
+
+
 @pytest.mark.parametrize(
     "path", ["straße/clip.mp4", "my clip.mp4", "a%20b.mp4", "a+b&c.mp4?x=1&sig=a%2Fb", "密.mp4?q=ü"]
 )
