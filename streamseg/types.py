@@ -303,7 +303,8 @@ class Mask(Stamped):
     """One label mask.
 
     revision 0 is the mask that comes at once, 1 the same frame after the dense CRF. refined_seq is the
-    keyframe whose refinement went into this mask, None when there was none.
+    keyframe whose refinement went into this mask, None when there was none. same_as is the seq, in the same
+    epoch, of the earlier mask whose labels these are: the frame was unchanged, and no network was run on it.
     """
 
     labels: U8  # (H, W), class ids, IGNORE where nothing is known
@@ -313,11 +314,14 @@ class Mask(Stamped):
     refined_seq: int | None = None
     confidence: U8 | None = None  # (H, W), highest probability, 0..255 for 0..1
     stage_us: dict[str, int] = field(default_factory=dict)
+    same_as: int | None = None
 
     def __post_init__(self) -> None:
         _check("Mask.labels", self.labels, np.uint8, (None, None))
         if self.confidence is not None:
             _check("Mask.confidence", self.confidence, np.uint8, self.labels.shape)
+        if self.same_as is not None and not 0 <= self.same_as < self.seq:
+            raise ValueError(f"Mask.same_as: must be from 0 to below seq {self.seq}; is {self.same_as}")
 
     @property
     def size(self) -> Size:

@@ -62,7 +62,7 @@ def same(a: Mask, b: Mask) -> bool:
     """Whether two masks agree in every field and pixel."""
     plain = all(
         getattr(a, name) == getattr(b, name)
-        for name in ("stamp", "label_set", "engine", "revision", "refined_seq", "stage_us")
+        for name in ("stamp", "label_set", "engine", "revision", "refined_seq", "stage_us", "same_as")
     )
     if (a.confidence is None) != (b.confidence is None):
         return False
