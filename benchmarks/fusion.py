@@ -16,11 +16,12 @@ from streamseg.config import CrfConfig, EngineConfig, StreamConfig
 from streamseg.errors import StreamsegError
 from streamseg.inference.infer import infer
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.scaling import labels_from_logits, scale_picture
+from streamseg.inference.scaling import labels_from_logits
 from streamseg.refinement.crf_step import crf_setup, refine_picture
 from streamseg.refinement.flow import one_thread
 from streamseg.refinement.fusion import Fusion
 from streamseg.sources.live import frames
+from streamseg.types.picture import scale_picture
 
 WARM_UP = 5  # frames left out
 EVERY, DELAY = 5, 2  # a keyframe each so many frames, refined so many frames later

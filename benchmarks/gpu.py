@@ -150,7 +150,7 @@ def _crf_times(repeats: int) -> dict[str, Spread]:
     from streamseg.crf.gpu import Kernels, mean_field_torch, triton_available
     from streamseg.crf.gpu_graph import MeanField
     from streamseg.crf.presets import preset
-    from streamseg.inference.scaling import scale_picture
+    from streamseg.types.picture import scale_picture
 
     image = torch.from_numpy(scale_picture(draw_scene(1.0)[0], (513, 513))).cuda()
     logits = np.random.default_rng(0).normal(size=(CLASSES, 513, 513)).astype(np.float32)

@@ -22,13 +22,14 @@ from streamseg.evaluation.temporal import Where, agreement, flicker, motion
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import infer
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.scaling import labels_of, numbers_of, scale_picture
+from streamseg.inference.scaling import labels_of, numbers_of
 from streamseg.refinement.crf_step import crf_setup, refine_picture
 from streamseg.refinement.flow import one_thread
 from streamseg.refinement.fusion import Fused, Fusion
 from streamseg.refinement.smoothing import AHEAD, Smoothing
 from streamseg.sources.live import frames
 from streamseg.types import F32, IGNORE, U8
+from streamseg.types.picture import scale_picture
 
 Progress = Callable[[int, int], None]
 

@@ -21,11 +21,12 @@ from streamseg.evaluation.engines import need_logits, picture_frame
 from streamseg.evaluation.metrics import Matrix, confusion_matrix, scores_of
 from streamseg.inference.infer import infer
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.scaling import labels_from_logits, numbers_of, scale_picture
+from streamseg.inference.scaling import labels_from_logits, numbers_of
 from streamseg.inference.spec import parse_spec, read_spec
 from streamseg.refinement.crf_step import CrfSetup, crf_setup, refine_picture
 from streamseg.runtime.files import write_file
 from streamseg.types import F32, IGNORE, U8
+from streamseg.types.picture import scale_picture
 
 BAND = 2  # pixels round true boundaries, whose mIoU counts as much as that of the whole picture
 RARE = 0.02  # share of pixels below which a class may be thin: no other is narrower than the kernels

@@ -17,11 +17,12 @@ from streamseg.evaluation.temporal import Where, agreement, flicker, motion
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import infer
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.scaling import labels_of, numbers_of, scale_picture
+from streamseg.inference.scaling import labels_of, numbers_of
 from streamseg.refinement.crf_step import crf_setup, refine_picture
 from streamseg.refinement.flow import one_thread
 from streamseg.refinement.fusion import Fusion
 from streamseg.types import F32, U8, Logits
+from streamseg.types.picture import scale_picture
 
 UNSURE = 0.5  # confidence below which a pixel is called unsure
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from streamseg.inference.engine import Engine, TensorEngine
 from streamseg.inference.forms import letterbox_size, listed
-from streamseg.inference.scaling import fit_size, make_batch
+from streamseg.inference.scaling import fit_size, stacked
 from streamseg.sources.hardware import why_not_on_gpu
 from streamseg.sources.surface import Surface
 from streamseg.types import F32, DeviceLogits, EngineKey, Frame, Geometry, Logits, Size
@@ -65,7 +65,7 @@ def infer(engine: Engine, frames: Sequence[Frame]) -> list[Logits]:
         prepared = time.monotonic_ns()
         logits = _left_on_device(engine, tensors)
     else:
-        batch = make_batch([f.rgb for f in frames], size)  # (N, h, w, 3)
+        batch = stacked([f.scaled(size) for f in frames])  # (N, h, w, 3)
         prepared = time.monotonic_ns()
         if engine.info.tensors == "cuda":
             import torch

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from streamseg.inference.scaling import shrinks_much
 from streamseg.sources.surface import Surface
 from streamseg.types import Size
+from streamseg.types.picture import shrinks_much
 
 
 def make_device_batch(surfaces: Sequence[Surface], size: Size) -> Tensor:

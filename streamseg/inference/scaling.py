@@ -19,6 +19,7 @@ from streamseg.inference.holes import LARGEST, cover, holes_in, reports, without
 from streamseg.inference.label_view import LabelView, drop_small
 from streamseg.runtime.native import load_library
 from streamseg.types import F32, IGNORE, U8, Logits, Size
+from streamseg.types.picture import scale_picture
 
 _LEAST = np.float32(1e-6)  # a probability; below it none can be told from another
 _BAND = 32  # rows that the array fallback interpolates at once, to stay in the CPU's cache
@@ -36,27 +37,13 @@ def fit_size(frame_size: Size, target: Size, multiple: int) -> Size:
 
 
 def make_batch(pictures: Sequence[U8], size: Size) -> U8:
-    """Scale RGB pictures (H, W, 3) to one size → (N, h, w, 3) uint8, contiguous.
-
-    Area averaging where a picture shrinks to less than half, else bilinear, with aligned pixel centres. A
-    single picture that already has the size is not copied.
-    """
-    if len(pictures) == 1:
-        return scale_picture(pictures[0], size)[None]
-    return np.stack([scale_picture(p, size) for p in pictures])
+    """Scale RGB pictures (H, W, 3) to one size, as scale_picture → (N, h, w, 3) uint8, contiguous."""
+    return stacked([scale_picture(p, size) for p in pictures])
 
 
-def scale_picture(picture: U8, size: Size) -> U8:
-    """Scale one picture (H, W, 3); itself when it has the size."""
-    if picture.shape[:2] == size:
-        return picture
-    how = cv2.INTER_AREA if shrinks_much((picture.shape[0], picture.shape[1]), size) else cv2.INTER_LINEAR
-    return cast(U8, cv2.resize(picture, size[::-1], interpolation=how))
-
-
-def shrinks_much(size: Size, to: Size) -> bool:
-    """Whether bilinear scaling would skip pixels."""
-    return size[0] > 2 * to[0] or size[1] > 2 * to[1]
+def stacked(pictures: Sequence[U8]) -> U8:
+    """Pictures of one size as a batch; a single one is not copied."""
+    return pictures[0][None] if len(pictures) == 1 else np.stack(pictures)
 
 
 def labels_of(

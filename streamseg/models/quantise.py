@@ -32,12 +32,13 @@ from onnxruntime.quantization import (
 
 from streamseg.errors import TrainingError
 from streamseg.inference.backends.onnx_edit import fold_batch_norm
-from streamseg.inference.scaling import fit_size, scale_picture
+from streamseg.inference.scaling import fit_size
 from streamseg.inference.spec import INT8, find_engine
 from streamseg.inference.spec_text import spec_text
 from streamseg.inference.weights import read_weights, weights_entry
 from streamseg.runtime.files import written
 from streamseg.types import U8, Size
+from streamseg.types.picture import scale_picture
 
 logger = logging.getLogger(__name__)
 

@@ -26,9 +26,10 @@ from streamseg.crf import (
 )
 from streamseg.errors import ConfigError, EngineError
 from streamseg.inference.label_view import LabelView, drop_small
-from streamseg.inference.scaling import labels_from_logits, scale_picture
+from streamseg.inference.scaling import labels_from_logits
 from streamseg.inference.spec import EngineSpec, find_engine
 from streamseg.types import F32, U8, Logits, Size
+from streamseg.types.picture import scale_picture
 
 if TYPE_CHECKING:
     from streamseg.crf.gpu_graph import MeanField

@@ -13,8 +13,8 @@ from typing import TypeVar, cast
 import cv2
 import numpy as np
 
-from streamseg.inference.scaling import scale_picture
 from streamseg.types import F32, U8, Size
+from streamseg.types.picture import scale_picture
 
 T = TypeVar("T", U8, F32)
 

@@ -1,6 +1,6 @@
 """Container → Frame: every picture upright, with the container's own time stamps.
 
-As contiguous RGB; or, of a GPU's decoder, in device memory.
+As the decoder left it: in host memory, or, of a GPU's decoder, in device memory.
 """
 
 from __future__ import annotations
@@ -11,40 +11,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
-import cv2
-import numpy as np
 from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from streamseg.sources.events import ClockOff
+from streamseg.sources.picture import (
+    LUMA_OF_RED_AND_BLUE,
+    ON_GPU,
+    HostPicture,
+    RgbConverter,
+    apply_turn,
+    colours_of,
+)
 from streamseg.sources.reading import DecodedPicture, OpenSource, pictures
 from streamseg.sources.surface import UPRIGHT, Surface, Turn
-from streamseg.types import DEFAULT_SETTINGS, U8, Clock, DevicePicture, Frame, FrameSettings, Size, Stamp
+from streamseg.types import DEFAULT_SETTINGS, Clock, Frame, FrameSettings, Size, Stamp
+from streamseg.types.picture import Picture
 
-# ITU-T H.273 matrix coefficients, as FFmpeg numbers them, and swscale's name for each.
-_UNSPECIFIED = 2
-_MATRICES = {
-    1: Colorspace.ITU709,
-    4: Colorspace.FCC,
-    5: Colorspace.ITU601,
-    6: Colorspace.ITU601,
-    7: Colorspace.SMPTE240M,
-    9: Colorspace.BT2020,
-    10: Colorspace.BT2020,
-}
-# What red and blue contribute to luma; green the rest.
-_LUMA_OF_RED_AND_BLUE = {
-    Colorspace.ITU709: (0.2126, 0.0722),
-    Colorspace.FCC: (0.30, 0.11),
-    Colorspace.ITU601: (0.299, 0.114),
-    Colorspace.SMPTE240M: (0.212, 0.087),
-    Colorspace.BT2020: (0.2627, 0.0593),
-}
-_ON_GPU = "cuda"  # the pixel format of pictures in a GPU's memory
 _STAY = ("nv12", "p010le")  # of those, what is used on the device; 4:4:4 is copied to the host
-_FULL_RANGE = 2
-_FAST = {"yuv420p": cv2.COLOR_YUV2RGB_I420, "nv12": cv2.COLOR_YUV2RGB_NV12}  # nv12: of hardware decoders
 # How far a camera's time may be before and behind the arrival of its picture: delay, and two good clocks.
 _MOST_DELAY_NS, _MOST_AHEAD_NS = 5_000_000_000, 300_000_000
 # How far it may move from where it was: a clock that steps, and one that drifts for hours.
@@ -101,9 +85,9 @@ class FrameMaker:
         decode_us = (picture.decode_ns + now - started) // 1000
         return Frame(stamp, made, now, decode_us, self.settings(), arrived_ns)
 
-    def _picture(self, image: VideoFrame, turn: Turn) -> U8 | DevicePicture:
-        if image.format.name != _ON_GPU or image.sw_format is None or image.sw_format.name not in _STAY:
-            return apply_turn(self.to_rgb(image), turn)
+    def _picture(self, image: VideoFrame, turn: Turn) -> Picture:
+        if image.format.name != ON_GPU or image.sw_format is None or image.sw_format.name not in _STAY:
+            return HostPicture(image, turn, self.to_rgb)
         matrix, full = colours_of(image)
         luma, chroma = image.planes
         to_rgb = self.to_rgb  # without the source, which a picture that is kept must not keep
@@ -113,7 +97,7 @@ class FrameMaker:
             (image.height, image.width),
             lambda: apply_turn(to_rgb(image), turn),
             turn=turn,
-            luma_of_red_and_blue=_LUMA_OF_RED_AND_BLUE[matrix],
+            luma_of_red_and_blue=LUMA_OF_RED_AND_BLUE[matrix],
             full_range=full,
         )
 
@@ -137,58 +121,6 @@ class FrameMaker:
         self._clock_believed = False
         self.source.report(ClockOff(self.source.url, -delay_ns / 1e9))
         return arrived, "arrival"
-
-
-class RgbConverter:
-    """Turns pictures of any pixel format and size into RGB with the matrix and range they were made with.
-
-    8-bit 4:2:0 BT.601 limited goes through OpenCV, which is within one level of the exact conversion;
-    everything else through swscale, within three. One in a GPU's memory is copied to the host first.
-    """
-
-    def __init__(self) -> None:
-        self.reformatter = VideoReformatter()
-        self._lock = threading.Lock()  # guards it: who first wants a picture that stayed on a GPU converts it
-
-    def __call__(self, image: VideoFrame) -> U8:
-        """RGB, (height, width, 3), contiguous, owned by the caller. From any thread."""
-        with self._lock:
-            return self._converted(image)
-
-    def _converted(self, image: VideoFrame) -> U8:
-        if image.format.name == _ON_GPU and image.sw_format is not None:
-            image = image.reformat(format=image.sw_format.name)
-        matrix, full = colours_of(image)
-        if (
-            image.format.name in _FAST
-            and matrix == Colorspace.ITU601
-            and not full
-            and image.width % 2 == 0
-            and image.height % 2 == 0
-        ):
-            return np.asarray(cv2.cvtColor(image.to_ndarray(), _FAST[image.format.name]), np.uint8)
-        yuv = not image.format.is_rgb and not image.format.name.startswith(("gray", "pal", "mono"))
-        src_range = (ColorRange.JPEG if full else ColorRange.MPEG) if yuv or full else None
-        rgb = self.reformatter.reformat(
-            image,
-            format="rgb24",
-            src_colorspace=matrix if yuv else None,
-            src_color_range=src_range,
-            threads=1,  # swscale's own threads cost more than they bring at camera sizes
-        )
-        return np.ascontiguousarray(rgb.to_ndarray(), dtype=np.uint8)
-
-
-def colours_of(image: VideoFrame) -> tuple[Colorspace, bool]:
-    """A picture's matrix, and whether its levels are of full range.
-
-    An unspecified matrix is BT.709 from 1280 wide or 577 high on, as players assume.
-    """
-    full = image.color_range == _FULL_RANGE or image.format.name.startswith("yuvj")
-    if image.colorspace == _UNSPECIFIED or image.colorspace not in _MATRICES:
-        hd = image.width >= 1280 or image.height > 576
-        return Colorspace.ITU709 if hd else Colorspace.ITU601, full
-    return _MATRICES[image.colorspace], full
 
 
 def turn_of(image: VideoFrame) -> Turn:
@@ -252,12 +184,3 @@ class Turning:
 def oriented_size(image: VideoFrame) -> Size:
     """(height, width) of the picture once turned."""
     return (image.width, image.height) if turn_of(image)[0] else (image.height, image.width)
-
-
-def apply_turn(rgb: U8, turn: Turn) -> U8:
-    """The turned picture, contiguous; the same array when there is nothing to turn."""
-    transpose, left_right, top_bottom = turn
-    turned = cv2.transpose(rgb) if transpose else rgb
-    if left_right or top_bottom:
-        turned = cv2.flip(turned, -1 if left_right and top_bottom else int(left_right))
-    return np.asarray(turned, np.uint8)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from streamseg.types import U8, Size
+from streamseg.types.picture import ArrayPicture
 
 Turn = tuple[bool, bool, bool]
 """(transpose, then mirror left-right, then mirror top-bottom)"""
@@ -58,7 +59,7 @@ class Surface:
         self.luma_of_red_and_blue = luma_of_red_and_blue
         self.full_range = full_range
         self._bring = bring
-        self._rgb: U8 | None = None  # written once; two threads that ask at once make it twice, and equal
+        self._host: ArrayPicture | None = None  # two threads that ask at once make it twice
 
     @property
     def size(self) -> Size:
@@ -68,10 +69,21 @@ class Surface:
     @property
     def on_host(self) -> bool:
         """Whether the picture has been copied to the host."""
-        return self._rgb is not None
+        return self._host is not None
 
     def rgb(self) -> U8:
         """The upright picture on the host, (H, W, 3): what decoding on the CPU would have given."""
-        if self._rgb is None:
-            self._rgb = self._bring()
-        return self._rgb
+        return self._on_host().rgb()
+
+    def scaled(self, size: Size) -> U8:
+        """The same at this size, on the host; engines on its device scale its planes there."""
+        return self._on_host().scaled(size)
+
+    def luma(self, size: Size) -> U8:
+        """Its brightness at this size, on the host."""
+        return self._on_host().luma(size)
+
+    def _on_host(self) -> ArrayPicture:
+        if self._host is None:
+            self._host = ArrayPicture(self._bring())
+        return self._host

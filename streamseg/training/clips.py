@@ -20,13 +20,14 @@ from torch import Tensor
 
 from streamseg.errors import TrainingError
 from streamseg.evaluation.dataset import IGNORE, video_frames
-from streamseg.inference.scaling import fit_size, scale_picture
+from streamseg.inference.scaling import fit_size
 from streamseg.models.slim import SIZE_MULTIPLE
 from streamseg.refinement.flow import Flow, grey_of, standing_still, trust
 from streamseg.training import augment
 from streamseg.training.recipe import TrainRecipe
 from streamseg.training.soft import on_grid, soft_size
 from streamseg.types import F32, U8
+from streamseg.types.picture import scale_picture
 
 logger = logging.getLogger(__name__)
 

@@ -14,13 +14,14 @@ import numpy.typing as npt
 
 from streamseg.errors import TrainingError
 from streamseg.evaluation.dataset import LabelledFolder, Sample
-from streamseg.inference.scaling import fit_size, scale_picture
+from streamseg.inference.scaling import fit_size
 from streamseg.models.slim import SIZE_MULTIPLE
 from streamseg.training import augment
 from streamseg.training.census import Census
 from streamseg.training.recipe import TrainRecipe
 from streamseg.training.soft import paste_soft, warp_soft
 from streamseg.types import Size
+from streamseg.types.picture import scale_picture
 
 Image = npt.NDArray[np.uint8]
 

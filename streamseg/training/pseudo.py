@@ -27,7 +27,7 @@ import numpy as np
 from streamseg.crf import CrfParams
 from streamseg.errors import TrainingError, UsageError
 from streamseg.evaluation.dataset import IGNORE, picture_files, read_picture, video_frames
-from streamseg.inference.scaling import fit_size, scale_picture
+from streamseg.inference.scaling import fit_size
 from streamseg.models.slim import SIZE_MULTIPLE
 from streamseg.refinement.crf_step import CrfSetup, need_crf, refine_picture
 from streamseg.refinement.fusion import Fused, Fusion
@@ -41,6 +41,7 @@ from streamseg.training.recipe import TrainRecipe
 from streamseg.training.soft import encode, soft_size
 from streamseg.training.teachers import Group
 from streamseg.types import F32, U8, Frame, Geometry, Logits, Size, Stamp
+from streamseg.types.picture import scale_picture
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from streamseg.evaluation.engines import need_logits
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import input_size
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.scaling import fit_size, scale_picture
+from streamseg.inference.scaling import fit_size
 from streamseg.inference.spec import find_engine
 from streamseg.models.slim import SIZE_MULTIPLE
 from streamseg.training.checkpoint import load_checkpoint, recipe_of, trained_network
@@ -30,6 +30,7 @@ from streamseg.training.networks import normalise
 from streamseg.training.recipe import TrainRecipe
 from streamseg.training.soft import Known
 from streamseg.types import F32, U8, Size
+from streamseg.types.picture import scale_picture
 
 
 class Teacher(Protocol):

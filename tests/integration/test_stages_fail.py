@@ -131,7 +131,7 @@ def test_it_ends_with_the_reason_or_goes_on(
 
 @pytest.mark.parametrize("call", [0, 2, 7])
 @pytest.mark.parametrize(
-    "place", ["streamseg.sources.live:FrameMaker.frame", "streamseg.sources.frames:apply_turn"]
+    "place", ["streamseg.sources.live:FrameMaker.frame", "streamseg.sources.frames:Turning.of"]
 )
 def test_a_decoder_that_fails_costs_its_own_stream_and_no_other(
     place: str, call: int, config: Config, monkeypatch: pytest.MonkeyPatch

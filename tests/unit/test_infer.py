@@ -41,7 +41,7 @@ def frame(picture: Any, stream: str = "gate", hwaccel: str = "cuda") -> Frame:
 
 
 def on_host(one: Frame) -> bool:
-    return isinstance(one.picture, np.ndarray) or one.picture.on_host  # type: ignore[union-attr]
+    return not isinstance(one.picture, Surface) or one.picture.on_host
 
 
 def test_the_torch_engine_takes_tensors_and_leaves_the_logits_there() -> None:

@@ -94,7 +94,7 @@ def test_a_decoded_picture_is_within_these_levels_of_what_comes_out_here(
 
 @pytest.mark.parametrize("turn", TURNS)
 def test_a_picture_is_turned_as_its_metadata_say(turn: tuple[bool, bool, bool]) -> None:
-    from streamseg.sources.frames import apply_turn
+    from streamseg.sources.picture import apply_turn
 
     image = av.VideoFrame.from_ndarray(street((120, 160)), format="rgb24").reformat(format="nv12")
     upright = batch([surface_of(image)], (120, 160))[0].numpy()

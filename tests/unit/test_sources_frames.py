@@ -175,7 +175,7 @@ def test_an_unsaid_matrix_is_bt601_for_small_pictures_and_bt709_for_large(tmp_pa
 
 
 def test_the_fast_path_is_the_exact_conversion_within_one_level() -> None:
-    from streamseg.sources.frames import RgbConverter
+    from streamseg.sources.picture import RgbConverter
 
     rng = np.random.default_rng(0)
     y, cb, cr = (rng.integers(lo, hi, 64 * 64, np.uint8) for lo, hi in ((16, 236), (60, 196), (60, 196)))

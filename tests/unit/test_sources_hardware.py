@@ -12,7 +12,8 @@ import pytest
 from streamseg.config import StreamConfig
 from streamseg.inference.backends.device import cuda_missing
 from streamseg.sources import hardware, open_source
-from streamseg.sources.frames import RgbConverter, decode
+from streamseg.sources.frames import decode
+from streamseg.sources.picture import RgbConverter
 from tests.media import write_video
 from tools.demo import draw_scene
 

@@ -16,8 +16,8 @@ from streamseg.errors import EngineError, one_line
 from streamseg.inference.backends.protocol import BuildSpec
 from streamseg.inference.engine import EngineInfo, Limits
 from streamseg.inference.forms import Array, answer_of, feed_of, fits_letterbox, with_bars, without_bars
-from streamseg.inference.scaling import scale_picture
 from streamseg.types import F32, U8, Size
+from streamseg.types.picture import scale_picture
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,10 +10,14 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 
 import numpy as np
 import numpy.typing as npt
+
+from streamseg.types.picture import U8 as U8
+from streamseg.types.picture import ArrayPicture, Picture
+from streamseg.types.picture import Size as Size
 
 if TYPE_CHECKING:
     from streamseg.config import EventConfig, LabelsConfig, ZoneConfig
@@ -22,30 +26,15 @@ if TYPE_CHECKING:
 IGNORE = 255
 """The label of pixels that count nowhere: unlabelled in ground truth, outside the picture in a mask."""
 
-Size = tuple[int, int]
-"""(height, width) in pixels."""
-
 Clock = Literal["camera", "arrival"]
 """Where captured_unix_ns comes from: the camera's clock (RTCP), or when its packet arrived."""
 
 AnswerKind = Literal["logits", "probabilities", "labels"]
 """What a network says of each cell: a number for each class before or after softmax, or a class id."""
 
-U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-
-
-class DevicePicture(Protocol):
-    """A decoded picture in a GPU's memory; any thread may ask."""
-
-    @property
-    def size(self) -> Size: ...
-
-    def rgb(self) -> U8:
-        """Copy it to the host, (H, W, 3); only the first call copies."""
-        ...
 
 
 class DeviceLogits(Protocol):
@@ -186,12 +175,12 @@ DEFAULT_SETTINGS = FrameSettings()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame(Stamped):
-    """One decoded picture.
+    """One decoded picture; where its pixels lie, and in which form, is the picture's own matter.
 
-    The picture may lie on a GPU: then rgb copies it when it is first asked for; size is known without.
+    An array given as `picture` becomes an ArrayPicture.
     """
 
-    picture: U8 | DevicePicture  # (H, W, 3) RGB, or where the decoder left it
+    picture: U8 | Picture  # (H, W, 3) RGB, or where the decoder left it
     decoded_ns: int  # monotonic, when the picture was ready
     decode_us: int = 0
     settings: FrameSettings = DEFAULT_SETTINGS
@@ -200,17 +189,24 @@ class Frame(Stamped):
     def __post_init__(self) -> None:
         if not hasattr(self.picture, "rgb"):
             _check("Frame.picture", self.picture, np.uint8, (None, None, 3))
+            object.__setattr__(self, "picture", ArrayPicture(self.picture))
 
     @property
     def rgb(self) -> U8:
-        """The picture in host memory, (H, W, 3)."""
-        return self.picture if isinstance(self.picture, np.ndarray) else self.picture.rgb()
+        """The whole picture in host memory, (H, W, 3): costs its conversion, once."""
+        return cast(Picture, self.picture).rgb()
+
+    def scaled(self, size: Size) -> U8:
+        """The picture as RGB of this size, (h, w, 3); that of the last size asked for is kept."""
+        return cast(Picture, self.picture).scaled(size)
+
+    def luma(self, size: Size) -> U8:
+        """Its brightness alone at this size, (h, w), 0 to 255."""
+        return cast(Picture, self.picture).luma(size)
 
     @property
     def size(self) -> Size:
-        if isinstance(self.picture, np.ndarray):
-            return self.picture.shape[0], self.picture.shape[1]
-        return self.picture.size
+        return cast(Picture, self.picture).size
 
 
 @dataclass(frozen=True, slots=True)
