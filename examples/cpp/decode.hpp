@@ -103,7 +103,7 @@ inline void must_be_zones(const json& header) {
 /// Read everything but the payload; throws std::exception on what is not a message of version 1.
 inline json parse(const Parts& parts) {
     static const std::map<std::string, size_t> counts = {
-        {"mask", 3}, {"refined", 3}, {"mask+confidence", 4}, {"rle", 2}, {"labels", 2},
+        {"mask", 3}, {"refined", 3}, {"mask+confidence", 4}, {"same", 2}, {"rle", 2}, {"labels", 2},
         {"picture", 3}, {"status", 2}, {"event", 2}, {"polygons", 2}, {"zones", 2}};
     must(parts.size() >= 2, "number of parts");
     const std::string& topic = parts[0];
@@ -155,11 +155,24 @@ inline json parse(const Parts& parts) {
         must_be_zones(header);
         return header;
     }
+    if (!header.contains("stage_us")) header["stage_us"] = json::object();
+    if (kind == "same") {
+        must_be_size(header.at("shape"));
+        must_be_count(header, "same_as");
+        must(header["same_as"] < header["seq"], "same_as");
+        return header;
+    }
     must(header.at("revision") == (kind == "refined" ? 1 : 0), "revision");
     must((header.at("encoding") == "coco-rle") == (kind == "rle"), "encoding");
     must_be_size(header.at("shape"));
-    if (!header.contains("stage_us")) header["stage_us"] = json::object();
     return header;
+}
+
+/// Whether this is the mask that an unchanged message says it has the labels of.
+inline bool holds(const json& same, const json& mask) {
+    for (const char* field : {"stream", "run", "epoch", "n", "shape", "engine", "label_set"})
+        if (mask.at(field) != same.at(field)) return false;
+    return mask.at("seq") == same.at("same_as");
 }
 
 inline Labels from_zstd(const std::string& part, size_t size) {
@@ -235,7 +248,7 @@ inline Labels from_runs(const json& segments, const json& shape) {
 inline Mask decode(const Parts& parts) {
     Mask mask{parse(parts), {}, {}};
     const json& header = mask.header;
-    for (const char* kind : {"labels", "status", "picture", "event", "polygons", "zones"})
+    for (const char* kind : {"labels", "same", "status", "picture", "event", "polygons", "zones"})
         if (header["kind"] == kind) return mask;
     const uint32_t height = header["shape"][0], width = header["shape"][1];
     auto unpack = [&](const std::string& part) {

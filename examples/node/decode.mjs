@@ -7,7 +7,7 @@ import { ZSTDDecoder } from "zstddec";
 const zstd = new ZSTDDecoder();
 if (!zlib.zstdDecompressSync) await zstd.init(); // Node 22.15 and newer have zstd themselves
 
-const PARTS = { mask: 3, refined: 3, "mask+confidence": 4, rle: 2, labels: 2, picture: 3, status: 2, event: 2, polygons: 2, zones: 2 };
+const PARTS = { mask: 3, refined: 3, "mask+confidence": 4, same: 2, rle: 2, labels: 2, picture: 3, status: 2, event: 2, polygons: 2, zones: 2 };
 const JSON_KINDS = ["rle", "event", "polygons", "zones"];
 const LONGEST = { rle: 4 << 20, labels: 256 << 10, status: 64 << 10, event: 64 << 10, polygons: 4 << 20, zones: 1 << 20 }; // bytes of a document; a header has 16 KiB
 const COUNTS = ["run", "epoch", "seq", "n"];
@@ -60,17 +60,27 @@ export function parse(parts) {
     mustBeZones(header.zones, header.shape[0] * header.shape[1]);
     return header;
   }
+  header.stage_us ??= {};
+  if (kind === "same") {
+    mustBeSize(header.shape);
+    must(Number.isSafeInteger(header.same_as) && header.same_as >= 0 && header.same_as < header.seq, "same_as");
+    return header;
+  }
   must(header.revision === (kind === "refined" ? 1 : 0), "revision");
   must((header.encoding === "coco-rle") === (kind === "rle"), "encoding");
   mustBeSize(header.shape);
-  header.stage_us ??= {};
   return header;
 }
+
+/** Whether this is the mask that an unchanged message says it has the labels of. */
+export const holds = (same, mask) =>
+  mask.seq === same.same_as && ["stream", "run", "epoch", "n", "engine", "label_set"].every((name) => mask[name] === same[name]) &&
+  String(mask.shape) === String(same.shape);
 
 /** The whole message: the header with `labels` (and `confidence`), bytes row by row. */
 export function decode(parts) {
   const header = parse(parts);
-  if (["labels", "status", "event", "polygons", "zones"].includes(header.kind)) return header;
+  if (["labels", "same", "status", "event", "polygons", "zones"].includes(header.kind)) return header;
   if (header.kind === "picture") return { ...header, jpeg: Buffer.from(parts[2]) };
   if (header.kind === "rle") header.labels = fromRuns(header.segments, header.shape);
   else header.labels = unpack(parts[2], header);

@@ -13,7 +13,7 @@ function partsOf(bytes) {
 }
 
 function rows(mask) {
-  if (["labels", "status", "event", "polygons", "zones"].includes(mask.kind)) return mask;
+  if (["labels", "same", "status", "event", "polygons", "zones"].includes(mask.kind)) return mask;
   if (mask.kind === "picture") return { ...mask, jpeg: mask.jpeg.toString("hex") };
   const [height, width] = mask.shape;
   for (const name of ["labels", "confidence"])

@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -45,6 +45,7 @@ class PublisherStats:
     """Counted by the publish thread; a reader in another thread sees each number whole."""
 
     published: int = 0  # masks of revision 0
+    unchanged: int = 0  # frames that an earlier mask holds for
     refined: int = 0  # masks of revision 1
     pictures: int = 0
     documents: int = 0  # of zones and polygons
@@ -123,7 +124,8 @@ class Publisher:
     def put(self, mask: Mask | Beside, timeout_s: float | None = None) -> None:
         """Leave a mask to be published, waiting for room; its n and run are set on the way out.
 
-        A picture and a document come after their mask, whose n they are given.
+        A picture and a document come after their mask, whose n they are given. One with same_as goes out as
+        its times alone, with the n of the mask that holds; whole, where that one was not the last published.
 
         Raises Closed when the publisher is closed or has failed, TimeoutError after timeout_s.
         """
@@ -257,12 +259,22 @@ class Publisher:
                 sockets.subscribers.publish(encode_labels(item))
         else:
             try:
-                for message in self._last.published(self._numbered(item), self._demand):
+                for message in self._messages_of(item):
                     self.stats.messages += 1
                     sockets.subscribers.publish(message)
             except WireError as error:
                 size = f"{item.size[0]}x{item.size[1]}"
                 self._log_once(item.stream, f"a mask of {size} cannot be published: {error}")
+
+    def _messages_of(self, mask: Mask) -> Iterable[list[bytes]]:
+        """Remember a mask as the stream's last, and make what its subscribers get."""
+        holding = self._last.holding(mask) if mask.same_as is not None else None
+        if holding is None:
+            return self._last.published(self._numbered(mask), self._demand)
+        self.stats.unchanged += 1
+        n = self._numbers.note(mask.stream, mask.epoch, mask.seq, holding.n)
+        message = self._last.unchanged(replace(mask.stamped(run=self.run, n=n), same_as=holding.seq))
+        return [message] if self._demand.wants("same", mask.stream) else []
 
     def _publish_picture(self, sockets: MaskSockets, picture: Preview) -> None:
         n = self._numbers.of(picture.stream, picture.epoch, picture.seq)

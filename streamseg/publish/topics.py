@@ -21,6 +21,7 @@ from streamseg.wire import (
     encode_labels,
     encode_mask,
     encode_payload,
+    encode_same,
     replied_events,
     topic_of,
 )
@@ -76,6 +77,10 @@ class MaskNumbers:
         """The n of a new mask of revision 0."""
         n = self._next.get(stream, 0)
         self._next[stream] = n + 1
+        return self.note(stream, epoch, seq, n)
+
+    def note(self, stream: str, epoch: int, seq: int, n: int) -> int:
+        """Remember that what comes later of this frame has this n, which is no new one."""
         known = self._of.setdefault(stream, OrderedDict())
         known[epoch, seq] = n
         if len(known) > KNOWN_MASKS:
@@ -102,7 +107,8 @@ class MaskNumbers:
 
 
 class LastValueCache:
-    """Each stream's last mask of revision 0 and of revision 1, what was counted in one, and the label sets.
+    """Each stream's last mask of revision 0 and of revision 1, the last unchanged frame since, what was
+    counted in one, and the label sets.
 
     A message is made when it is asked for and kept until the next mask replaces it. Used by one thread.
     """
@@ -112,6 +118,7 @@ class LastValueCache:
         self._label_sets = {labels.id: labels for labels in label_sets}
         self._masks: dict[tuple[Kind, str], Mask] = {}
         self._messages: dict[tuple[Kind, str], list[bytes]] = {}
+        self._unchanged: dict[str, Mask] = {}
         self._documents: dict[tuple[str, str], list[bytes]] = {}
 
     def add_label_set(self, labels: LabelSet) -> bool:
@@ -121,6 +128,8 @@ class LastValueCache:
         return not known
 
     def remember(self, mask: Mask) -> None:
+        if not mask.revision:
+            self._unchanged.pop(mask.stream, None)
         for kind in kinds_of(mask):
             self._masks[kind, mask.stream] = mask
             self._messages.pop((kind, mask.stream), None)
@@ -137,6 +146,7 @@ class LastValueCache:
 
     def forget(self, stream: str) -> None:
         """Drop a stream's masks, and what was published of them."""
+        self._unchanged.pop(stream, None)
         for key in [key for key in self._documents if key[1] == stream]:
             del self._documents[key]
         for kind in KINDS:
@@ -173,6 +183,23 @@ class LastValueCache:
         for kind in wanted:
             yield self.message(kind, mask.stream, payload if kind == "mask+confidence" else payload[:1])
 
+    def holding(self, mask: Mask) -> Mask | None:
+        """The stream's last mask where `mask` says that its labels hold, else None.
+
+        One that was published whole for want of the mask that holds stands for that one from then on.
+        """
+        last = self._masks.get(("mask", mask.stream))
+        if last is None or last.epoch != mask.epoch or mask.same_as not in (last.seq, last.same_as):
+            return None
+        made = (last.size, last.engine, last.label_set)
+        return last if made == (mask.size, mask.engine, mask.label_set) else None
+
+    def unchanged(self, mask: Mask) -> list[bytes]:
+        """Remember an unchanged frame as published now, and make its message."""
+        mask = mask.stamped(published_unix_ns=time.time_ns())
+        self._unchanged[mask.stream] = mask
+        return encode_same(mask)
+
     def label_messages(self, prefix: bytes) -> Iterator[list[bytes]]:
         """The messages of the label sets whose topic begins with prefix."""
         for labels in self._label_sets.values():
@@ -190,6 +217,10 @@ class LastValueCache:
                     found[topic] = self.message(kind, stream)
                 except WireError as error:  # logged when it was published, too
                     log.debug("%s: no snapshot of %s: %s", stream, kind, error)
+        for mask in self._unchanged.values():  # behind their masks
+            topic = topic_of("same", mask.stream)
+            if any(topic.startswith(prefix) for prefix in prefixes):
+                found[topic] = encode_same(mask)
         for message in self._documents.values():
             if any(message[0].startswith(prefix) for prefix in prefixes):
                 found[message[0]] = message

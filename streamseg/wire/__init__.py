@@ -47,6 +47,7 @@ from streamseg.wire.polygons import (
     encode_polygons,
     parse_polygons,
 )
+from streamseg.wire.same import SameHeader, encode_same, parse_same
 from streamseg.wire.snapshot import (
     MAX_PREFIXES,
     default_snapshot_endpoint,
@@ -90,6 +91,7 @@ __all__ = [
     "MaskMessage",
     "Polygon",
     "PolygonsDocument",
+    "SameHeader",
     "StreamStatus",
     "TopicKind",
     "Zone",
@@ -105,6 +107,7 @@ __all__ = [
     "encode_payload",
     "encode_picture",
     "encode_polygons",
+    "encode_same",
     "encode_status",
     "encode_zones",
     "kept_events",
@@ -113,6 +116,7 @@ __all__ = [
     "parse_message",
     "parse_picture",
     "parse_polygons",
+    "parse_same",
     "parse_snapshot_reply",
     "parse_snapshot_request",
     "parse_status",

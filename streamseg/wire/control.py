@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from streamseg.errors import ControlError
 from streamseg.wire import MAX_PART, MAX_SIDE
-from streamseg.wire.message import Count, UnixNs
+from streamseg.wire.fields import Count, UnixNs
 from streamseg.wire.status import StreamStatus
 from streamseg.wire.zones import Zone
 

@@ -10,16 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.errors import WireError
-from streamseg.wire.message import (
-    Count,
-    Pts,
-    Run,
-    StreamText,
-    TimeBase,
-    UnixNs,
-    read_document,
-    topic_of,
-)
+from streamseg.wire.fields import Count, Pts, Run, StreamText, TimeBase, UnixNs
+from streamseg.wire.message import read_document, topic_of
 
 MAX_EVENT = 64 << 10
 """Bytes of an event's document."""

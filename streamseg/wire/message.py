@@ -22,6 +22,17 @@ from streamseg.wire.codec import (
     decode_array,
     encode_array,
 )
+from streamseg.wire.fields import (
+    Count,
+    EngineText,
+    LabelSetText,
+    Pts,
+    Run,
+    Side,
+    StreamText,
+    TimeBase,
+    UnixNs,
+)
 
 VERSION = 1
 """The protocol's version. New header fields do not change it; a new meaning of an old one does."""
@@ -31,21 +42,12 @@ Kind = Literal["mask", "refined", "mask+confidence", "rle"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-TopicKind = Kind | Literal["picture", "status", "zones", "event", "polygons"]
+TopicKind = Kind | Literal["same", "picture", "status", "zones", "event", "polygons"]
 """All kinds of message that have a topic for each stream."""
 
 _STAMP = tuple(f.name for f in fields(Stamp))
 
 T = TypeVar("T")
-
-Count = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-Run = Annotated[int, Meta(ge=1, le=2**53 - 1)]
-UnixNs = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Side = Annotated[int, Meta(ge=1, le=2**31)]
-Pts = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-TimeBase = tuple[Side, Side]
-StreamText = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
-LabelSetText = Annotated[str, Meta(pattern=r"^[^/\s]{1,128}\Z")]
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +69,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     published_unix_ns: UnixNs
     shape: tuple[Side, Side]
     encoding: Encoding | Literal["coco-rle"]
-    engine: Annotated[str, Meta(max_length=256)]
+    engine: EngineText
     label_set: LabelSetText
     stage_us: dict[str, UnixNs] = {}
 
@@ -308,11 +310,13 @@ class _OfStream(Protocol):
 S = TypeVar("S", bound=_OfStream)
 
 
-def read_of_stream(parts: Sequence[bytes], name: TopicKind, kind: type[S], longest: int) -> S:
-    """Read a message of a topic and a JSON document, whose stream must be the topic's."""
+def read_of_stream(
+    parts: Sequence[bytes], name: TopicKind, kind: type[S], longest: int, *, json: bool = True
+) -> S:
+    """Read a message of a topic and a document, whose stream must be the topic's."""
     if len(parts) != 2:
         raise WireError(f"message: {name} must have 2 parts, has {len(parts)}")
-    document = read_document(parts[1], kind, longest, json=True)
+    document = read_document(parts[1], kind, longest, json=json)
     if parts[0] != topic_of(name, document.stream):
         raise WireError(f"topic: {parts[0][:80]!r} carries {name} of stream {document.stream!r}")
     return document

@@ -8,40 +8,16 @@ from typing import Literal
 import msgspec
 
 from streamseg.errors import WireError
-from streamseg.types import Clock, Preview
+from streamseg.types import Preview
 from streamseg.wire.codec import MAX_HEADER, MAX_PICTURE, check_size
-from streamseg.wire.message import (
-    VERSION,
-    Count,
-    Pts,
-    Run,
-    Side,
-    StreamText,
-    TimeBase,
-    UnixNs,
-    read_document,
-    stamp_fields,
-    stamp_of,
-    topic_of,
-)
+from streamseg.wire.fields import OfFrame, Side
+from streamseg.wire.message import VERSION, read_document, stamp_fields, stamp_of, topic_of
 
 
-class PictureHeader(msgspec.Struct, frozen=True, kw_only=True):
+class PictureHeader(OfFrame, frozen=True, kw_only=True):
     """The header of a picture; the fields are those of types.Preview."""
 
-    version: int
     kind: Literal["picture"]
-    stream: StreamText
-    run: Run
-    epoch: Count
-    seq: Count
-    n: Count
-    pts: Pts | None
-    time_base: TimeBase
-    captured_unix_ns: UnixNs
-    clock: Clock
-    published_unix_ns: UnixNs
-    shape: tuple[Side, Side]
     frame_shape: tuple[Side, Side]
     encoding: Literal["jpeg"]
 

@@ -9,20 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.errors import WireError
-from streamseg.types import Clock
 from streamseg.wire.codec import MAX_SIDE, check_size
-from streamseg.wire.message import (
-    Count,
-    LabelSetText,
-    Pts,
-    Run,
-    Side,
-    StreamText,
-    TimeBase,
-    UnixNs,
-    read_of_stream,
-    topic_of,
-)
+from streamseg.wire.fields import Count, OfMask
+from streamseg.wire.message import read_of_stream, topic_of
 
 MAX_POLYGONS_DOCUMENT = 4 << 20
 """Bytes of a polygons message's JSON document."""
@@ -47,24 +36,10 @@ class Polygon(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rings: Annotated[list[Ring], Meta(min_length=1, max_length=MAX_POINTS)]  # the outline, then holes
 
 
-class PolygonsDocument(msgspec.Struct, frozen=True, kw_only=True):
+class PolygonsDocument(OfMask, frozen=True, kw_only=True):
     """The second part of a polygons message; the fields in front are those of a mask's header."""
 
-    version: int
     kind: Literal["polygons"]
-    stream: StreamText
-    run: Run
-    epoch: Count
-    seq: Count
-    n: Count
-    pts: Pts | None
-    time_base: TimeBase
-    captured_unix_ns: UnixNs
-    clock: Clock
-    published_unix_ns: UnixNs
-    shape: tuple[Side, Side]  # that coordinates refer to
-    engine: Annotated[str, Meta(max_length=256)]
-    label_set: LabelSetText
     polygons: Annotated[list[Polygon], Meta(max_length=MAX_POLYGONS)]  # the largest first
     left_out: Count  # regions, the smallest ones
     left_out_pixels: Count

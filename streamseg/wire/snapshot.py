@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.errors import UsageError, WireError
-from streamseg.wire.message import VERSION, Run
+from streamseg.wire.fields import Run
+from streamseg.wire.message import VERSION
 
 MAX_PREFIXES = 64
 """Topic prefixes in one request."""

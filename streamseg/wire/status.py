@@ -10,7 +10,8 @@ from msgspec import Meta
 
 from streamseg.errors import WireError
 from streamseg.runtime.counters import State
-from streamseg.wire.message import VERSION, Count, Run, StreamText, UnixNs, read_document, topic_of
+from streamseg.wire.fields import Count, Run, StreamText, UnixNs
+from streamseg.wire.message import VERSION, read_document, topic_of
 
 MAX_STATUS = 64 << 10
 """Bytes of a status document."""

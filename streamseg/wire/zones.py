@@ -9,20 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.errors import WireError
-from streamseg.types import Clock
 from streamseg.wire.codec import check_size
-from streamseg.wire.message import (
-    Count,
-    LabelSetText,
-    Pts,
-    Run,
-    Side,
-    StreamText,
-    TimeBase,
-    UnixNs,
-    read_of_stream,
-    topic_of,
-)
+from streamseg.wire.fields import Count, OfMask, StreamText
+from streamseg.wire.message import read_of_stream, topic_of
 
 MAX_ZONES_DOCUMENT = 1 << 20
 """Bytes of a zones message's JSON document."""
@@ -55,24 +44,10 @@ class Zone(msgspec.Struct, frozen=True, kw_only=True):
     classes: Annotated[list[ZoneClass], Meta(max_length=255)]
 
 
-class ZonesDocument(msgspec.Struct, frozen=True, kw_only=True):
+class ZonesDocument(OfMask, frozen=True, kw_only=True):
     """The second part of a zones message; the fields in front are those of a mask's header."""
 
-    version: int
     kind: Literal["zones"]
-    stream: StreamText
-    run: Run
-    epoch: Count
-    seq: Count
-    n: Count
-    pts: Pts | None
-    time_base: TimeBase
-    captured_unix_ns: UnixNs
-    clock: Clock
-    published_unix_ns: UnixNs
-    shape: tuple[Side, Side]
-    engine: Annotated[str, Meta(max_length=256)]
-    label_set: LabelSetText
     zones: Annotated[list[Zone], Meta(min_length=1, max_length=MAX_ZONES)]  # the whole picture first
     events: Annotated[list[StreamText], Meta(max_length=64)] | msgspec.UnsetType = (
         msgspec.UNSET

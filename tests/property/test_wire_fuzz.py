@@ -81,6 +81,20 @@ def test_random_and_mutated_messages_are_read_or_refused() -> None:
     assert refused > MESSAGES // 2
 
 
+def test_mutated_unchanged_messages_are_read_or_refused() -> None:
+    rng = random.Random(23)
+    good = [wire.encode_same(make_mask(9, run=77, same_as=3)), wire.encode_same(make_mask(2**50, same_as=0))]
+    read = 0
+    for _ in range(MESSAGES // 4):
+        try:
+            same = wire.parse_same(mutated(rng, good))
+        except WireError:
+            continue
+        assert 0 <= same.same_as < same.seq
+        read += 1
+    assert read > MESSAGES // 400
+
+
 def test_refusing_takes_no_memory() -> None:
     rng, good = random.Random(21), seeds()
     tracemalloc.start()

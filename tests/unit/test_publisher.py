@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import zmq
@@ -23,7 +24,7 @@ from streamseg.publish import Publisher
 from streamseg.runtime.mailbox import Closed
 from streamseg.types import LabelSet, Mask
 from tests import hostile
-from tests.masks import STREET, make_mask, same
+from tests.masks import STREET, make_mask, make_picture, same
 from tests.waiting import LIMIT_S, until
 
 
@@ -132,6 +133,96 @@ def test_every_kind_of_message_goes_to_its_own_subscribers(publisher: Publisher,
         assert (got.confidence is not None) == (kind == "mask+confidence")
         assert (got.labels == mask.labels).all()
     assert (publisher.stats.published, publisher.stats.refined) == (2, 1)
+
+
+def unchanged(sock: zmq.Socket[bytes]) -> wire.SameHeader:
+    return wire.parse_same(sock.recv_multipart())
+
+
+def test_an_unchanged_frame_is_its_times_alone_and_uses_up_no_n(publisher: Publisher, context: Any) -> None:
+    masks = subscriber(context, publisher.endpoint, b"mask/gate/")
+    times = subscriber(context, publisher.endpoint, b"same/gate/")
+    both = subscriber(context, publisher.endpoint, b"mask/", b"same/")
+    assert publisher.wait_wanted("mask", "gate", LIMIT_S)
+    assert publisher.wait_wanted("mask", "yard", LIMIT_S)
+    assert publisher.wait_wanted("same", "gate", LIMIT_S)
+    for seq, same_as in ((5, None), (6, 5), (9, 5), (10, None), (11, 10)):
+        publisher.put(make_mask(seq, same_as=same_as, stage_us={"gate": 200}))
+    assert [(m.n, m.seq) for m in (receive(masks), receive(masks))] == [(0, 5), (1, 10)]
+    got = [unchanged(times) for _ in range(3)]
+    assert [(m.n, m.seq, m.same_as) for m in got] == [(0, 6, 5), (0, 9, 5), (1, 11, 10)]
+    assert all(m.run == publisher.run and m.stage_us == {"gate": 200} for m in got)  # nothing was packed
+    assert got[0].published_unix_ns < got[1].published_unix_ns
+    order = [both.recv_multipart()[0] for _ in range(5)]
+    assert order == [b"mask/gate/", b"same/gate/", b"same/gate/", b"mask/gate/", b"same/gate/"]
+    stats = publisher.stats
+    assert (stats.published, stats.unchanged, stats.messages) == (2, 3, 5)
+
+
+def test_unchanged_messages_alone_are_no_demand_for_masks(publisher: Publisher, context: Any) -> None:
+    subscriber(context, publisher.endpoint, b"same/")
+    assert publisher.wait_wanted("same", "gate", LIMIT_S)
+    assert not any(publisher.wants(kind, "gate") for kind in wire.KINDS)
+
+
+def test_what_comes_beside_an_unchanged_frame_has_the_n_of_the_mask_that_holds(
+    publisher: Publisher, context: Any
+) -> None:
+    sub = subscriber(context, publisher.endpoint, b"picture/gate/")
+    assert publisher.wait_wanted("picture", "gate", LIMIT_S)
+    for mask in (make_mask(3), make_mask(5), make_mask(6, same_as=5), make_mask(7)):
+        publisher.put(mask)
+        publisher.put(make_picture(mask.seq))
+    got = [wire.parse_picture(sub.recv_multipart()) for _ in range(4)]
+    assert [(p.n, p.seq) for p in got] == [(0, 3), (1, 5), (1, 6), (2, 7)]
+
+
+def test_a_snapshot_has_the_last_unchanged_frame_behind_its_mask(publisher: Publisher, context: Any) -> None:
+    def snapshot() -> list[tuple[bytes, int]]:
+        found = ask(context, publisher.snapshot_endpoint, b"mask/", b"same/", b"refined/")
+        return [(m[0], msgspec.msgpack.decode(m[1])["seq"]) for m in found]
+
+    for mask in (make_mask(5), make_mask(6, same_as=5), make_mask(7, same_as=5)):
+        publisher.put(mask)
+    until(lambda: publisher.stats.unchanged == 2)
+    assert snapshot() == [(b"mask/gate/", 5), (b"same/gate/", 7)]
+    publisher.put(make_mask(5, revision=1, refined_seq=5))
+    until(lambda: publisher.stats.refined == 1)
+    assert snapshot() == [(b"mask/gate/", 5), (b"refined/gate/", 5), (b"same/gate/", 7)]
+    publisher.put(make_mask(8))
+    until(lambda: publisher.stats.published == 2)
+    assert snapshot() == [(b"mask/gate/", 8), (b"refined/gate/", 5)]  # it went with its mask
+    publisher.put(make_mask(9, same_as=8))
+    publisher.forget("gate")
+    publisher.put(make_mask(1, stream="yard"))
+    until(lambda: publisher.stats.published == 3)
+    assert snapshot() == [(b"mask/yard/", 1)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"same_as": 4},
+        {"epoch": 1},
+        {"engine": "another"},
+        {"label_set": "another"},
+        {"size": (4, 6)},
+        {"stream": "yard"},
+    ],
+)
+def test_an_unchanged_frame_whose_mask_was_not_the_last_is_published_whole(
+    publisher: Publisher, context: Any, change: dict[str, Any]
+) -> None:
+    sub = subscriber(context, publisher.endpoint, b"mask/", b"same/")
+    assert publisher.wait_wanted("mask", "gate", LIMIT_S)
+    publisher.put(make_mask(5))
+    receive(sub)
+    publisher.put(make_mask(6, **{"same_as": 5} | change))
+    whole = receive(sub)
+    assert whole.seq == 6
+    publisher.put(make_mask(7, **{"same_as": 5} | change))  # from then on that one is the mask that holds
+    assert (same := unchanged(sub)).same_as == 6
+    assert same.n == whole.n
 
 
 def test_a_refinement_has_the_n_of_its_keyframe(publisher: Publisher, context: Any) -> None:

@@ -114,6 +114,20 @@ def vectors() -> Iterator[tuple[str, list[bytes], Any]]:
     yield "zones", wire.encode_zones(zones), told_event(zones)
     polygons = example_polygons(mask)
     yield "polygons", wire.encode_polygons(polygons), told_event(polygons)
+    unchanged = example_unchanged(mask)
+    yield "same", wire.encode_same(unchanged), told_same(unchanged)
+    bare = replace(unchanged, stage_us={}).stamped(pts=None)
+    topic, head = wire.encode_same(bare)
+    fields = {name: value for name, value in msgspec.msgpack.decode(head).items() if name != "stage_us"}
+    grown = [topic, msgspec.msgpack.encode(fields | {"weather": {"rain": [1, None]}})]
+    yield "same-nulls-and-unknown-field", grown, told_same(bare)
+    last = [*both, wire.encode_same(unchanged)]
+    read = [told_labels, told(mask, "mask", "zstd"), told_same(unchanged)]
+    yield (
+        "snapshot-reply-unchanged",
+        wire.snapshot_reply(mask.run, last),
+        {"run": mask.run, "messages": read},
+    )
     odd = "a\x1b[2J\n\u202eb\x7f"  # to be escaped by whoever shows it, not to be refused
     strange = replace(mask, engine=odd)
     yield "mask-control-characters", wire.encode_mask(strange, "raw"), told(strange, "mask", "raw")
@@ -156,6 +170,19 @@ def broken(
     topic, head, jpeg = wire.encode_picture(example_picture(mask))
     yield "refuse-picture-that-is-no-jpeg", [topic, head, b"\x89PNG" + jpeg], None
     yield "refuse-picture-of-another-topic", [b"picture/yard/", head, jpeg], None
+    topic, head = wire.encode_same(example_unchanged(mask))
+    fields = msgspec.msgpack.decode(head)
+    yield "refuse-same-of-another-topic", [b"same/yard/", head], None
+    yield "refuse-same-with-a-payload", [topic, head, b""], None
+    yield "refuse-same-with-more-behind", [topic, head + b"\xc0"], None
+    for name, change in (
+        ("version-2", {"version": 2}),
+        ("as-itself", {"same_as": fields["seq"]}),
+        ("as-a-later-one", {"same_as": 2**53 - 1}),
+        ("as-nothing", {"same_as": None}),
+        ("shape", {"shape": [16385, 1]}),
+    ):
+        yield f"refuse-same-{name}", [topic, msgspec.msgpack.encode(fields | change)], None
     topic, document = wire.encode_status(example_status(), mask.run, mask.published_unix_ns)
     yield "refuse-status-of-another-topic", [b"status/yard/", document], None
     yield "refuse-status-of-three-parts", [topic, document, b""], None
@@ -190,6 +217,17 @@ def broken(
     single = [word, msgspec.msgpack.encode(fields | {"parts": [2, 2, 1]}), *rest]
     yield "refuse-snapshot-with-a-message-of-one-part", single, None
     yield "refuse-snapshot-head-with-more-behind", [word, head + b"\xc0", *rest], None
+
+
+def example_unchanged(mask: Mask) -> Mask:
+    """Three frames after the mask, a fifth of a second later, nothing has changed."""
+    later = mask.stamped(
+        seq=45,
+        pts=24576,
+        captured_unix_ns=mask.captured_unix_ns + 200_000_000,
+        published_unix_ns=mask.published_unix_ns + 190_000_000,
+    )
+    return replace(later, same_as=42, stage_us={"gate": 300})
 
 
 def example_picture(mask: Mask) -> Preview:
@@ -358,6 +396,13 @@ def told(mask: Mask, kind: str, encoding: str) -> dict[str, Any]:
     if mask.confidence is not None:
         found["confidence"] = mask.confidence.tolist()
     return found
+
+
+def told_same(mask: Mask) -> dict[str, Any]:
+    plain = ("stream", "run", "epoch", "seq", "n", "pts", "captured_unix_ns", "clock", "published_unix_ns")
+    plain += ("engine", "label_set", "same_as", "stage_us")
+    found = {"kind": "same", **{name: getattr(mask, name) for name in plain}}
+    return found | {"time_base": list(mask.time_base.as_integer_ratio()), "shape": list(mask.size)}
 
 
 def told_picture(picture: Preview) -> dict[str, Any]:
