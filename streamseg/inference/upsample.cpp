@@ -182,7 +182,9 @@ __attribute__((visibility("default"))) int streamseg_upsample_argmax(const float
                    sharpness, table, merges != 0, least};
   try {
     const Columns columns(w, W);
-    return least > 0 && !confidence && columns.close ? by_cells(job, columns) : by_rows(job, columns);
+    // With the confidence few enough cells are filled that narrow ones do not pay.
+    const bool in_cells = columns.close && (!confidence || W >= 8 * w);
+    return in_cells ? by_cells(job, columns) : by_rows(job, columns);
   } catch (const std::bad_alloc&) {
     return 2;
   }

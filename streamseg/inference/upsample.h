@@ -126,8 +126,8 @@ struct Job {
 // The class that a pixel of class c is published as.
 inline int32_t label_of(const Job& job, int c) { return job.table ? job.table[c] : c; }
 
-// The labels alone, with job.least, where Columns::close. Cells of the logits in whose corners the same class is
-// sure enough are filled; pixels of the others are computed. Returns as streamseg_upsample_argmax.
+// The same as by_rows(), where Columns::close. Cells of the logits in whose corners the same class is the highest, and
+// sure enough, are filled; pixels of the others are computed. Returns as streamseg_upsample_argmax.
 int by_cells(const Job& job, const Columns& columns);
 
 }  // namespace upsample

@@ -1,9 +1,10 @@
-// Labels of a least confidence, without the confidence of each pixel.
+// Labels, and the confidence where it is wanted, a cell of the logits at a time.
 //
-// In a cell of the logits, between four of their values, each class is interpolated by the same weights. So a class
-// that is the highest in all four corners is the highest in the whole cell. And the logarithm of a softmax is concave
-// in the logits: nowhere in the cell is the class less probable than in its least probable corner. Such cells, most of
-// a picture, are filled; exponentials are taken for the pixels of the others.
+// In a cell, between four of the logits, each class is interpolated by the same weights. So a class that is the highest
+// in all four corners is the highest in the whole cell. And the logarithm of a softmax is concave in the logits: nowhere
+// in the cell is the class less probable than in its least probable corner. Where that is above the least confidence,
+// or rounds to the highest one where the confidence is wanted, the cell is filled. Those are most of a picture; the
+// pixels of the others are computed.
 #include "upsample.h"
 
 namespace upsample {
@@ -71,14 +72,15 @@ bool look_at_nodes(const Job& job, int r, float least, Nodes& to) {
   for (int c = 0; c < job.classes; ++c)
     rank(row + plane * c, w, c, to.best.data(), to.clear.data(), to.large.data(), to.arg.data());
   std::fill(to.sum.begin(), to.sum.end(), 0.0f);
-  for (int c = 0; !job.probabilities && c < job.classes; ++c)
+  for (int c = 0; least > 0.0f && !job.probabilities && c < job.classes; ++c)
     add_over_exp(row + plane * c, to.best.data(), job.sharpness * kBits, w, to.sum.data());
   return judge(w, to.best.data(), to.large.data(), to.sum.data(), job.probabilities, least, to.clear.data(),
                to.sure.data());
 }
 
 // What each cell between two rows is filled with; -1 where its pixels are looked at. The highest class of all corners
-// must be clearly so: what is interpolated is rounded, at values as large as `large` to a millionth of them.
+// must be clearly so: what is interpolated is rounded, at values as large as `large` to a millionth of them, and near
+// the smallest numbers that have all their digits to no less than those.
 STREAMSEG_CLONES
 void fill_cells(const Nodes& above, const Nodes& below, int n, int right, const int32_t* published,
                 int32_t* __restrict to) {
@@ -91,19 +93,16 @@ void fill_cells(const Nodes& above, const Nodes& below, int n, int right, const 
     const float large = std::max(std::max(al[x], al[r]), std::max(bl[x], bl[r]));
     const int32_t label = published[a[x]];
     const bool sure = ((as[x] & as[r] & bs[x] & bs[r]) != 0) | (label == kIgnore);
-    to[x] = same & (clear > 1e-5f * large) & sure ? label : -1;
+    to[x] = same & (clear > 1e-5f * large + 1e-36f) & sure ? label : -1;
   }
 }
 
+// As exp_below_zero() has them. One by one, of which the compiler makes better vectors than of comparisons of vectors.
 inline __attribute__((always_inline)) Floats exps(Floats v) {
-  const Floats t = (v > -87.0f ? v : Floats{} - 87.0f) * 1.44269504f;
-  Ints whole = __builtin_convertvector(t, Ints);
-  whole = __builtin_convertvector(whole, Floats) > t ? whole - 1 : whole;  // towards minus infinity
-  const Floats f = t - __builtin_convertvector(whole, Floats);
-  const Floats p =
-      1.0f + f * (0.693147180f + f * (0.240226507f + f * (0.0555041087f + f * (0.00961812911f + f * 0.00133335581f))));
-  const Ints bits = (whole + 127) << 23;
-  return p * load<Floats>(&bits);
+  float of[kLanes];
+  std::memcpy(of, &v, sizeof v);
+  for (int i = 0; i < kLanes; ++i) of[i] = exp_below_zero(of[i]);
+  return load<Floats>(of);
 }
 
 // Two rows of every class, as their first values and how far apart classes are; kLanes values can be read from each.
@@ -150,7 +149,8 @@ inline __attribute__((always_inline)) Floats exact(const Job& job, const float* 
     Floats p = best;
     if (job.merges) {
       p = Floats{};
-      for (int c = 0; c < job.classes; ++c) p += label == published[c] ? load<Floats>(values + c * kGroup * kLanes) : Floats{};
+      for (int c = 0; c < job.classes; ++c)
+        p += label == published[c] ? load<Floats>(values + c * kGroup * kLanes) : Floats{};
     }
     p = p > 0.0f ? p : Floats{};
     p = p < 1.0f ? p : Floats{} + 1.0f;
@@ -165,11 +165,57 @@ inline __attribute__((always_inline)) Floats exact(const Job& job, const float* 
   return 255.0f * members / sum + 0.5f;
 }
 
-// The pixels of kGroup vectors of an output row, from any column on: as by_rows() has them. So many at once, since the
-// steps of one wait for each other.
+inline __attribute__((always_inline)) void put(const int32_t* from, int x, int W, uint8_t* to) {
+  uint8_t bytes[kLanes];
+  for (int i = 0; i < kLanes; ++i) bytes[i] = static_cast<uint8_t>(from[i]);
+  if (x + kLanes <= W)
+    std::memcpy(to + x, bytes, kLanes);
+  else
+    std::memcpy(to + x, bytes, W - x);
+}
+
+// The pixels of kGroup vectors of an output row, from any column on, where any confidence will do: as by_rows() has
+// them. So many at once, since the steps of one wait for each other.
 STREAMSEG_CLONES
-void look_at(const Job& job, const Columns& columns, const Rows& rows, float weight, const int* places,
-             const int32_t* published, float* values, uint8_t* labels) {
+void look_at_highest(const Job& job, const Columns& columns, const Rows& rows, float weight, const int* places,
+                     const int32_t* published, uint8_t* labels) {
+  const int classes = job.classes;
+  const size_t apart = rows.apart;
+  const float *above[kGroup], *below[kGroup];
+  Floats best[kGroup], across[kGroup];
+  Ints label[kGroup], at[kGroup];
+  for (int g = 0; g < kGroup; ++g) {
+    const int first = columns.first[places[g]];
+    at[g] = load<Ints>(columns.first.data() + places[g]) - first;
+    across[g] = load<Floats>(columns.weight.data() + places[g]);
+    above[g] = rows.above + first;
+    below[g] = rows.below + first;
+    best[g] = Floats{} - INFINITY;
+    label[g] = Ints{} + published[0];
+  }
+  for (int c = 0; c < classes; ++c) {
+    for (int g = 0; g < kGroup; ++g) {
+      const Floats from = load<Floats>(above[g] + apart * c), to = load<Floats>(below[g] + apart * c);
+      const Floats row = from + weight * (to - from);
+      const Floats left = shuffle(row, at[g]);
+      const Floats right = shuffle(row, at[g] + 1);
+      const Floats v = left + across[g] * (right - left);
+      const Ints wins = v > best[g];
+      best[g] = wins ? v : best[g];
+      label[g] = wins ? Ints{} + published[c] : label[g];
+    }
+  }
+  for (int g = 0; g < kGroup; ++g) {
+    int32_t found[kLanes];
+    std::memcpy(found, &label[g], sizeof found);
+    put(found, places[g], job.W, labels);
+  }
+}
+
+// The same with a least confidence, or where the confidence is wanted.
+inline __attribute__((always_inline)) void look(const Job& job, const Columns& columns, const Rows& rows, float weight,
+                                                const int* places, const int32_t* published, float* values,
+                                                uint8_t* labels, uint8_t* confidences) {
   const int classes = job.classes;
   const size_t apart = rows.apart;
   const float least = (job.least - 0.5f) / 255.0f, factor = job.sharpness * kBits;
@@ -200,7 +246,8 @@ void look_at(const Job& job, const Columns& columns, const Rows& rows, float wei
       std::memcpy(values + (c * kGroup + g) * kLanes, &v, sizeof v);
     }
   }
-  for (int c = 0; !job.probabilities && c < classes; ++c) {
+  const bool bounds = !job.probabilities && !confidences;  // may decide
+  for (int c = 0; bounds && c < classes; ++c) {
     for (int g = 0; g < kGroup; ++g) {
       const Floats e = over_exps(load<Floats>(values + (c * kGroup + g) * kLanes), best[g], factor);
       sum[g] += e;
@@ -214,20 +261,31 @@ void look_at(const Job& job, const Columns& columns, const Rows& rows, float wei
     std::memcpy(lanes.sum, &sum[g], sizeof sum[g]);
     std::memcpy(lanes.members, &members[g], sizeof members[g]);
     int32_t kept[kLanes];
-    if (job.probabilities || !decided(lanes, least, kept)) {
+    if (!bounds || !decided(lanes, least, kept)) {
       const Floats confidence = exact(job, of, best[g], label[g], published);
       std::memcpy(lanes.sum, &confidence, sizeof confidence);
-      for (int i = 0; i < kLanes; ++i)
-        kept[i] = static_cast<int32_t>(lanes.sum[i]) >= job.least ? lanes.label[i] : kIgnore;
+      int32_t sure[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        sure[i] = static_cast<int32_t>(lanes.sum[i]);
+        kept[i] = sure[i] >= job.least ? lanes.label[i] : kIgnore;
+        sure[i] = kept[i] == kIgnore ? 0 : sure[i];
+      }
+      if (confidences) put(sure, places[g], job.W, confidences);
     }
-    uint8_t bytes[kLanes];
-    for (int i = 0; i < kLanes; ++i) bytes[i] = static_cast<uint8_t>(kept[i]);
-    const int x = places[g];
-    if (x + kLanes <= job.W)
-      std::memcpy(labels + x, bytes, kLanes);
-    else
-      std::memcpy(labels + x, bytes, job.W - x);
+    put(kept, places[g], job.W, labels);
   }
+}
+
+STREAMSEG_CLONES
+void look_at(const Job& job, const Columns& columns, const Rows& rows, float weight, const int* places,
+             const int32_t* published, float* values, uint8_t* labels) {
+  look(job, columns, rows, weight, places, published, values, labels, nullptr);
+}
+
+STREAMSEG_CLONES
+void look_at_confidence(const Job& job, const Columns& columns, const Rows& rows, float weight, const int* places,
+                        const int32_t* published, float* values, uint8_t* labels, uint8_t* confidences) {
+  look(job, columns, rows, weight, places, published, values, labels, confidences);
 }
 
 }  // namespace
@@ -243,12 +301,14 @@ int by_cells(const Job& job, const Columns& columns) {
   for (int x = W - 1; x >= 0; --x) begins[columns.first[x]] = x;
   for (int c = w - 1; c >= 0; --c) begins[c] = std::min(begins[c], begins[c + 1]);
   Nodes above(w), below(w);
-  Buffer<uint8_t> fill(W);
+  Buffer<uint8_t> fill(W), fill_confidence(job.confidence ? W : 0);
   std::vector<int> places;
   const size_t padded = static_cast<size_t>(w) + kLanes;
   Buffer<float> copied;
   Buffer<float> values(static_cast<size_t>(kLanes) * kGroup * job.classes);
-  const float least = (job.least - 0.5f) / 255.0f * 1.0001f;
+  // No confidence matters beyond: it is high enough, or the highest.
+  const int enough = job.confidence ? 255 : job.least;
+  const float least = enough ? (enough - 0.5f) / 255.0f * 1.0001f : 0.0f;
   bool loose = true;  // a vector may begin at any column
   for (int x = 0; x + kLanes <= columns.n; ++x)
     loose = loose && columns.first[x + kLanes - 1] - columns.first[x] + 1 < kLanes;
@@ -274,6 +334,7 @@ int by_cells(const Job& job, const Columns& columns) {
         if (x == end) continue;
         if (cells[from] >= 0) {
           std::memset(fill.data() + x, cells[from], end - x);
+          if (job.confidence) std::memset(fill_confidence.data() + x, cells[from] == kIgnore ? 0 : 255, end - x);
           continue;
         }
         int place = loose ? x : x / kLanes * kLanes;
@@ -297,9 +358,18 @@ int by_cells(const Job& job, const Columns& columns) {
       }
     }
     uint8_t* labels = job.labels + static_cast<size_t>(y) * W;
+    uint8_t* confidence = job.confidence ? job.confidence + static_cast<size_t>(y) * W : nullptr;
     std::memcpy(labels, fill.data(), W);
-    for (size_t i = 0; i < places.size(); i += kGroup)
-      look_at(job, columns, rows, weight_y[y], places.data() + i, published.data(), values.data(), labels);
+    if (confidence) std::memcpy(confidence, fill_confidence.data(), W);
+    for (size_t i = 0; i < places.size(); i += kGroup) {
+      const int* group = places.data() + i;
+      if (confidence)
+        look_at_confidence(job, columns, rows, weight_y[y], group, published.data(), values.data(), labels, confidence);
+      else if (job.least)
+        look_at(job, columns, rows, weight_y[y], group, published.data(), values.data(), labels);
+      else
+        look_at_highest(job, columns, rows, weight_y[y], group, published.data(), labels);
+    }
   }
   return 0;
 }

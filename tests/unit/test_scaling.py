@@ -113,3 +113,63 @@ def test_a_temperature_changes_the_confidence_and_no_label(
         assert confidence is not None
         assert np.abs(confidence - want).max() < 0.52 + 0.05
     np.testing.assert_array_equal(form(logits, size, True, False, 1.0)[1], plain)
+
+
+def kinds_of_logits(random: np.random.Generator, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+    """Noise, sharp regions, none at all, many ties, smooth pictures, and the smallest numbers."""
+    noise = random.normal(0, 4, shape).astype(np.float32)
+    blocks = random.integers(0, shape[0], (shape[1] // 4 + 1, shape[2] // 4 + 1)).repeat(4, 0).repeat(4, 1)
+    regions = (np.arange(shape[0])[:, None, None] == blocks[: shape[1], : shape[2]]) * np.float32(20)
+    coarse = random.normal(0, 6, (shape[0], shape[1] // 5 + 1, shape[2] // 5 + 1)).astype(np.float32)
+    return {
+        "noise": noise,
+        "peaked": regions + noise / 4,
+        "flat": np.full(shape, 1.5, np.float32),
+        "ties": np.round(noise / 3),
+        "smooth": np.stack([cv2.resize(plane, (shape[2], shape[1])) for plane in coarse]),
+        "small": noise * np.float32(1e-38),
+    }
+
+
+@pytest.mark.parametrize("classes", [1, 2, 11, 255])
+def test_cells_that_are_filled_have_the_labels_of_a_pass_row_by_row(classes: int) -> None:
+    """To the pixel, at any size: of narrow cells the confidence is made row by row, and labels with it."""
+    random = np.random.default_rng(classes)
+    rounds = 2 if classes == 255 else 12
+    for _ in range(rounds):
+        shape = (classes, *random.integers(1, 24, 2).tolist())
+        rows, columns = int(random.integers(1, 24 * shape[1])), int(random.integers(1, 8 * shape[2]))
+        for name, logits in kinds_of_logits(random, shape).items():
+            labels, _ = native(logits, (rows, columns))  # type: ignore[misc]
+            by_rows, _ = native(logits, (rows, columns), True)  # type: ignore[misc]
+            np.testing.assert_array_equal(labels, by_rows, f"{name}, {shape} to {(rows, columns)}")
+
+
+@pytest.mark.parametrize("classes", [1, 2, 11, 255])
+def test_ties_go_to_the_lower_class_in_every_form_where_arithmetic_is_exact(classes: int) -> None:
+    """Whole numbers at powers of two: not one bit is rounded, so the array fallback decides the same."""
+    random = np.random.default_rng(classes)
+    for times in [(1, 1), (2, 8), (8, 2), (16, 16)]:
+        logits = np.round(random.normal(0, 2, (classes, 7, 9))).astype(np.float32)
+        size = (7 * times[0], 9 * times[1])
+        labels, confidence = native(logits, size, True)  # type: ignore[misc]
+        wanted, sure = fallback(logits, size, True)
+        np.testing.assert_array_equal(labels, wanted)
+        np.testing.assert_array_equal(native(logits, size)[0], wanted)  # type: ignore[index]
+        assert sure is not None
+        assert np.abs(confidence.astype(int) - sure).max() <= 1
+
+
+def test_a_cell_that_is_sure_in_its_corners_has_the_highest_confidence() -> None:
+    """Wide cells are filled, with the confidence that NumPy finds for each of their pixels."""
+    random = np.random.default_rng(8)
+    for name, logits in kinds_of_logits(random, (5, 9, 12)).items():
+        for size in ((40, 96), (90, 150), (33, 401)):
+            labels, confidence = native(logits, size, True)  # type: ignore[misc]
+            wanted, sure = fallback(logits, size, True)
+            assert sure is not None
+            assert (labels != wanted).mean() < 0.01, name  # where classes are equal but for the rounding
+            assert np.abs(confidence.astype(int) - sure).max() <= 1
+            np.testing.assert_array_equal(native(logits, size)[0], labels)  # type: ignore[index]
+            if name == "peaked":
+                assert (confidence == 255).mean() > 0.2
