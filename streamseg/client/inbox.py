@@ -13,19 +13,28 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from streamseg.client.kept import Arrival, KeptMasks, Topic
 from streamseg.client.unknown import UnknownStreams
 from streamseg.errors import WireError
 from streamseg.runtime.mailbox import Closed
 from streamseg.types import LabelSet, Mask, Preview
-from streamseg.wire import Kind, MaskMessage, StreamStatus, parse_message, parse_picture, parse_status
+from streamseg.wire import (
+    KINDS,
+    MaskMessage,
+    SameHeader,
+    StreamStatus,
+    parse_message,
+    parse_picture,
+    parse_same,
+    parse_status,
+)
 
 log = logging.getLogger(__name__)
 
 MAX_TOPICS = 4096  # streams and kinds that a subscriber keeps; more can only be an attack
 MAX_LABEL_SETS = 256
+LOOK_EVERY_S = 1.0  # whether masks are missing, to ask for a snapshot
 PICTURES_KEPT = 8  # of each stream: a reader that is this many masks behind gets none
-
-Topic = tuple[str, Kind]
 
 
 @dataclass(slots=True)
@@ -33,6 +42,7 @@ class ClientStats:
     """Counted since the subscription began."""
 
     received: int = 0  # masks that arrived, read or not
+    unchanged: int = 0  # of them, those that have the labels of an earlier one
     skipped: int = 0  # masks that a newer one replaced before they were read
     lost: int = 0  # masks published but never received, by the gaps in n
     repeated: int = 0  # masks known already, as a snapshot brings them
@@ -45,6 +55,7 @@ class _Track:
     """What is known about one topic."""
 
     newest: MaskMessage
+    last: Arrival  # the same, or an unchanged frame since
     arrived: int  # counts all arrivals, so that topics can be put in order
     from_snapshot: bool
     ended_runs: deque[int] = field(default_factory=lambda: deque(maxlen=8))
@@ -76,8 +87,11 @@ class Inbox:
         self._arrivals = 0
         self._turn = 0
         self._tracks: dict[Topic, _Track] = {}
-        self._slots: dict[Topic, MaskMessage] = {}  # waiting masks, when newest
-        self._line: deque[MaskMessage] = deque()  # waiting masks, when not
+        self._slots: dict[Topic, Arrival] = {}  # waiting masks, when newest
+        self._line: deque[Arrival] = deque()  # waiting masks, when not
+        self._unchanging: set[str] = set()  # streams with unchanged frames: their masks are kept unpacked
+        self._kept = KeptMasks()
+        self._missing = False  # a mask that an unchanged frame refers to
         self._label_sets: dict[str, LabelSet] = {}
         self._pictures: dict[str, deque[Preview]] = {}
         self._statuses: dict[str, StreamStatus] = {}
@@ -102,8 +116,10 @@ class Inbox:
             elif isinstance(message, LabelSet):
                 if len(self._label_sets) < MAX_LABEL_SETS or message.id in self._label_sets:
                     self._label_sets[message.id] = message
+            elif isinstance(message, SameHeader):
+                self._merge_unchanged(message)
             elif self._merge(message, snapshot):
-                self._hold(message)
+                self._hold(Arrival(message))
             self._changed.notify_all()
         if self._on_arrival is not None:
             self._on_arrival()
@@ -122,9 +138,9 @@ class Inbox:
         """The next mask, unpacked in this call; raises Closed, or TimeoutError after timeout_s."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            message = self._next(deadline)
+            arrival = self._next(deadline)
             try:
-                return message.decode()
+                return self._unpacked(arrival)
             except WireError:
                 self.put_bad()
 
@@ -135,10 +151,10 @@ class Inbox:
             if not found:
                 return None
             run = max(found, key=lambda t: t.arrived).newest.header.run
-            same_run = [t.newest for t in found if t.newest.header.run == run]
-            newest = max(same_run, key=lambda m: (*_place(m), m.header.revision))
+            same_run = [t.last for t in found if t.newest.header.run == run]
+            newest = max(same_run, key=lambda a: (*a.place, a.message.header.revision))
         try:
-            return newest.decode()
+            return self._unpacked(newest)
         except WireError:
             return None  # counted when it was to be read
 
@@ -171,6 +187,12 @@ class Inbox:
             while stream not in self._statuses:
                 self._wait(deadline, f"no status of {stream} came")
             return self._statuses[stream]
+
+    def look(self, connected: bool, ask: Callable[[], None]) -> None:
+        """Called every LOOK_EVERY_S by the receiving thread; ask() for the masks that are missing."""
+        if connected and self._missing:
+            self._missing = False
+            ask()
 
     def close(self) -> None:
         """Wake waiting readers; what has arrived can still be taken."""
@@ -215,11 +237,11 @@ class Inbox:
             if len(self._tracks) >= MAX_TOPICS:
                 self.stats.bad += 1
                 return False
-            self._tracks[topic] = _Track(message, self._arrivals, snapshot)
+            self._tracks[topic] = _Track(message, Arrival(message), self._arrivals, snapshot)
             return True
         known = track.newest.header
         if header.run == known.run:
-            if _place(message) <= _place(track.newest):
+            if message.place <= track.newest.place:
                 self.stats.repeated += 1
                 return False
             if header.revision == 0 and not track.from_snapshot:
@@ -231,21 +253,51 @@ class Inbox:
             self.stats.restarts += 1
             track.ended_runs.append(known.run)
         track.newest, track.arrived, track.from_snapshot = message, self._arrivals, snapshot
+        track.last = Arrival(message)
         return True
 
-    def _hold(self, message: MaskMessage) -> None:
-        """Put a message where the reader finds it."""
+    def _merge_unchanged(self, same: SameHeader) -> None:
+        """Give the mask that holds, the refined one where it has come, with the times of a later frame."""
+        tracks = [t for kind in KINDS if (t := self._tracks.get((same.stream, kind))) is not None]
+        run = [t for t in tracks if t.newest.header.run == same.run]
+        if any(t.last.place >= same.place for t in run):
+            self.stats.repeated += 1
+            return
+        holding = [t for t in run if same.holds(t.newest.header)]
+        if not holding:
+            self._missing = self._missing or self._streams is None or same.stream in self._streams
+            return
+        track = max(holding, key=lambda t: t.newest.header.revision)
+        self._arrivals += 1
+        self.stats.received += 1
+        self.stats.unchanged += 1
+        self._unchanging.add(same.stream)
+        track.last, track.arrived = Arrival(track.newest, same), self._arrivals
+        for kind in KINDS:  # one of the unrefined mask is older, and says no more
+            waiting = self._slots.get((same.stream, kind))
+            if waiting is not None and waiting.same is not None and waiting.topic != track.last.topic:
+                del self._slots[waiting.topic]
+                self.stats.skipped += 1
+        self._hold(track.last)
+
+    def _hold(self, arrival: Arrival) -> None:
+        """Put a mask where the reader finds it."""
         if self._newest:
-            topic = (message.header.stream, message.header.kind)
-            self.stats.skipped += topic in self._slots
-            self._slots[topic] = message
+            self.stats.skipped += arrival.topic in self._slots
+            self._slots[arrival.topic] = arrival
             return
         if len(self._line) >= self._queue:
             self._line.popleft()
             self.stats.skipped += 1
-        self._line.append(message)
+        self._line.append(arrival)
 
-    def _next(self, deadline: float | None) -> MaskMessage:
+    def _unpacked(self, arrival: Arrival) -> Mask:
+        """Raises WireError."""
+        if arrival.message.stream not in self._unchanging:
+            return arrival.message.decode()
+        return self._kept.mask_of(arrival)
+
+    def _next(self, deadline: float | None) -> Arrival:
         with self._changed:
             while not self._slots and not self._line:
                 self._wait(deadline, "no mask came")
@@ -266,17 +318,13 @@ class Inbox:
         self._changed.wait(left_s)
 
 
-def parse_any(parts: Sequence[bytes]) -> MaskMessage | LabelSet | Preview | StreamStatus:
+def parse_any(parts: Sequence[bytes]) -> MaskMessage | SameHeader | LabelSet | Preview | StreamStatus:
     """Read a message of any kind, all but the payload of a mask; raises WireError, and nothing else."""
     topic = parts[0] if parts else b""
+    if topic.startswith(b"same/"):
+        return parse_same(parts)
     if topic.startswith(b"picture/"):
         return parse_picture(parts)
     if topic.startswith(b"status/"):
         return parse_status(parts)
     return parse_message(parts)
-
-
-def _place(message: MaskMessage) -> tuple[int, int, int]:
-    """Where a mask stands among those of its topic and run. A refinement has its keyframe's n."""
-    header = message.header
-    return header.n, header.epoch, header.seq

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from streamseg.client.inbox import ClientStats, Inbox
+from streamseg.client.inbox import LOOK_EVERY_S, ClientStats, Inbox
 from streamseg.client.receiver import Receiver
 from streamseg.net.curve_keys import ClientKeys, client_keys
 from streamseg.runtime.mailbox import Closed
@@ -37,6 +37,8 @@ def subscribe(
     """Receive the masks of these streams (all, when None) from a daemon.
 
     Raises UsageError for a bad endpoint. Waits for a daemon that does not run yet, stops or restarts.
+    An unchanged frame gives the mask that holds with its own stamp and times, and same_as set; the arrays
+    are those of that mask.
     refined adds revision 1 of keyframes; confidence fills Mask.confidence; pictures lets picture() have the
     frames that masks belong to, as JPEG; statuses lets status() give the state of streams. newest hands out
     only the newest mask of each stream; otherwise all come in order, and of more than `queue` waiting ones
@@ -86,7 +88,8 @@ def _receiver(
     endpoint: str, topics: list[bytes], snapshot: bool | str, inbox: Inbox, keys: ClientKeys | None
 ) -> Receiver:
     """The thread behind a subscription; of streams that were named it also finds out whether they exist."""
-    return Receiver(endpoint, topics, snapshot, inbox, keys, unknown=inbox.unknown)
+    look = (LOOK_EVERY_S, inbox.look)
+    return Receiver(endpoint, topics, snapshot, inbox, keys, unknown=inbox.unknown, look=look)
 
 
 class _Subscription:
@@ -238,6 +241,7 @@ def _topics(
 ) -> list[bytes]:
     """The topic prefixes to subscribe to and to ask a snapshot of; label sets always."""
     kinds = ["mask+confidence" if confidence else "mask"] + ["refined"] * refined
+    kinds += ["same"]  # unchanged frames of either
     kinds += ["picture"] * pictures + ["status"] * statuses
     names = [""] if streams is None else [f"{stream}/" for stream in streams]
     return [b"labels/", *(f"{kind}/{name}".encode() for kind in kinds for name in names)]

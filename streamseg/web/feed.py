@@ -7,15 +7,16 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from streamseg.client.inbox import parse_any
+from streamseg.client.kept import Arrival, KeptMasks
 from streamseg.client.receiver import Receiver
 from streamseg.errors import WireError
 from streamseg.net.curve_keys import ClientKeys
-from streamseg.types import LabelSet, Preview
+from streamseg.types import LabelSet, Mask, Preview
 from streamseg.web.frames import Shown
-from streamseg.wire import MaskMessage, StreamStatus, topic_of
+from streamseg.wire import Header, MaskMessage, SameHeader, StreamStatus, topic_of
 from streamseg.wire.event import EventDocument, parse_event
 from streamseg.wire.zones import ZonesDocument, parse_zones
 
@@ -39,7 +40,9 @@ class _Watched:
     refined_watchers: int = 0
     shares_watchers: int = 0
     shares_s: float = 0.0  # when shares were shown last, monotonic
-    masks: OrderedDict[_Frame, MaskMessage] = field(default_factory=OrderedDict)
+    newest: dict[int, MaskMessage] = field(default_factory=dict)  # by revision
+    unchanged: SameHeader | None = None  # the newest
+    masks: OrderedDict[_Frame, Arrival] = field(default_factory=OrderedDict)
     pictures: OrderedDict[_Frame, Preview] = field(default_factory=OrderedDict)
     last: Shown | None = None
 
@@ -67,6 +70,7 @@ class Feed:
         self._on_event = on_event
         self._events = False  # whether they are received
         self._watched: dict[str, _Watched] = {}
+        self._kept = KeptMasks()
         self._receiver: Receiver | None = None  # None until it is known where masks are
 
     def connect(self, masks: str, snapshots: str, keys: ClientKeys | None) -> None:
@@ -140,18 +144,18 @@ class Feed:
             self.bad += 1
             log.debug("console: a message was left out: %s", error)
 
-    def _take_message(self, message: MaskMessage | LabelSet | Preview | StreamStatus, snapshot: bool) -> None:
+    def _take_message(
+        self, message: MaskMessage | SameHeader | LabelSet | Preview | StreamStatus, snapshot: bool
+    ) -> None:
         if isinstance(message, LabelSet):
             self._take_labels(message)
         elif not isinstance(message, StreamStatus) and (watched := self._watched.get(message.stream)):
             if isinstance(message, Preview):
                 self._take_picture(watched, message)
-            elif snapshot:
-                self._take_snapshot(watched, message)
-            elif message.header.revision == 1:
-                self._show(watched, Shown(message.decode(), watched.pictures.get(_frame(message))))
+            elif isinstance(message, SameHeader):
+                self._take_unchanged(watched, message, snapshot)
             else:
-                self._take_mask(watched, message)
+                self._take_mask(watched, message, snapshot)
 
     def _take_shares(self, counted: ZonesDocument) -> None:
         watched, now_s = self._watched.get(counted.stream), time.monotonic()
@@ -164,21 +168,50 @@ class Feed:
             self.label_sets[labels.id] = labels
             self._on_labels(labels)
 
-    def _take_snapshot(self, watched: _Watched, message: MaskMessage) -> None:
-        """Show the stream's last mask until the next one comes; a refined one would need its picture."""
-        if message.header.revision == 0 and watched.last is None and not watched.masks:
+    def _take_mask(self, watched: _Watched, message: MaskMessage, snapshot: bool) -> None:
+        header = message.header
+        watched.newest[header.revision] = message
+        if header.revision == 1:
+            if not snapshot:  # that one would need its picture
+                self._show(watched, Shown(message.decode(), watched.pictures.get(_frame(header))))
+        elif not snapshot:
+            self._wait_for_picture(watched, Arrival(message))
+        elif watched.last is None and not watched.masks:  # the stream's last one, until the next one comes
             self._show(watched, Shown(message.decode(), None))
 
-    def _take_mask(self, watched: _Watched, message: MaskMessage) -> None:
-        watched.masks[_frame(message)] = message
+    def _take_unchanged(self, watched: _Watched, same: SameHeader, snapshot: bool) -> None:
+        """Show the mask that holds, the refined one where it has come, for a later frame."""
+        before = watched.unchanged
+        if before is not None and before.run == same.run and same.place <= before.place:
+            return
+        holding = [one for _, one in sorted(watched.newest.items()) if same.holds(one.header)]
+        if not holding or (snapshot and watched.masks):
+            return
+        watched.unchanged = same
+        arrival = Arrival(holding[-1], same)
+        if snapshot:
+            self._show(watched, Shown(self._unpacked(watched, arrival), None))
+        else:
+            self._wait_for_picture(watched, arrival)
+
+    def _wait_for_picture(self, watched: _Watched, arrival: Arrival) -> None:
+        frame = _frame(arrival.same or arrival.message.header)
+        watched.masks[frame] = arrival
         while len(watched.masks) > MASKS_WAITING:
             watched.masks.popitem(last=False)
-        asyncio.get_running_loop().call_later(ALONE_AFTER_S, self._show_alone, watched, _frame(message))
+        asyncio.get_running_loop().call_later(ALONE_AFTER_S, self._show_alone, watched, frame)
+
+    def _unpacked(self, watched: _Watched, arrival: Arrival) -> Mask:
+        """Of an unchanged frame it is of revision 0, with what the refinement showed carried on."""
+        if watched.unchanged is None:
+            return arrival.message.decode()
+        mask = self._kept.mask_of(arrival)
+        return replace(mask, revision=0) if mask.revision else mask
 
     def _show_alone(self, watched: _Watched, frame: _Frame) -> None:
         """Show a mask whose picture has not come, unless a later one's has."""
         if frame in watched.masks and watched.watchers:
-            self._show(watched, Shown(_taken(watched, frame).decode(), None))
+            self._show(watched, Shown(self._unpacked(watched, _taken(watched, frame)), None))
 
     def _take_picture(self, watched: _Watched, picture: Preview) -> None:
         frame = (picture.run, picture.epoch, picture.seq)
@@ -186,7 +219,7 @@ class Feed:
         while len(watched.pictures) > (PICTURES_KEPT if watched.refined_watchers else 1):
             watched.pictures.popitem(last=False)
         if frame in watched.masks:
-            self._show(watched, Shown(_taken(watched, frame).decode(), picture))
+            self._show(watched, Shown(self._unpacked(watched, _taken(watched, frame)), picture))
 
     def _show(self, watched: _Watched, shown: Shown) -> None:
         if shown.mask.revision == 0:
@@ -227,18 +260,17 @@ class _Arrivals:
             self._take(*self._waiting.popleft())
 
 
-def _topics(stream: str) -> tuple[bytes, bytes]:
-    return topic_of("mask", stream), topic_of("picture", stream)
+def _topics(stream: str) -> tuple[bytes, ...]:
+    return topic_of("mask", stream), topic_of("same", stream), topic_of("picture", stream)
 
 
-def _taken(watched: _Watched, frame: _Frame) -> MaskMessage:
+def _taken(watched: _Watched, frame: _Frame) -> Arrival:
     """Take a waiting mask out, and those before it, which are shown no more."""
     while True:
-        waiting, message = watched.masks.popitem(last=False)
+        waiting, arrival = watched.masks.popitem(last=False)
         if waiting == frame:
-            return message
+            return arrival
 
 
-def _frame(message: MaskMessage) -> _Frame:
-    header = message.header
+def _frame(header: Header | SameHeader) -> _Frame:
     return header.run, header.epoch, header.seq

@@ -25,23 +25,26 @@ class Shown:
 
     mask: Mask
     picture: Preview | None
-    _packed: dict[int, list[bytes]] = field(default_factory=dict)
+    _packed: dict[tuple[int, bool], list[bytes]] = field(default_factory=dict)
 
-    def messages(self, width: int) -> list[bytes]:
-        """The messages for a tile of so many device pixels: the labels, then the picture.
+    def step(self, width: int) -> int:
+        """Which pixels a tile of so many device pixels gets: every so many, in both directions.
 
-        Labels are never blended: a mask at least twice as wide as the tile is sent as every k-th pixel.
+        Labels are never blended; a mask less than twice as wide as the tile is sent whole.
         """
-        step = max(1, self.mask.size[1] // max(width, 1))
-        if step not in self._packed:
-            packed = [_mask_message(self.mask, step, self.picture is not None)]
+        return max(1, self.mask.size[1] // max(width, 1))
+
+    def messages(self, step: int, *, kept: bool = False) -> list[bytes]:
+        """The labels, then the picture; kept: without the labels, since the page has them."""
+        if (step, kept) not in self._packed:
+            packed = [_mask_message(self.mask, step, self.picture is not None, kept)]
             if self.picture is not None:
                 packed.append(_picture_message(self.picture))
-            self._packed[step] = packed
-        return self._packed[step]
+            self._packed[step, kept] = packed
+        return self._packed[step, kept]
 
 
-def _mask_message(mask: Mask, step: int, with_picture: bool) -> bytes:
+def _mask_message(mask: Mask, step: int, with_picture: bool, kept: bool) -> bytes:
     labels = np.ascontiguousarray(mask.labels[step // 2 :: step, step // 2 :: step])
     header = {
         "kind": "mask",
@@ -60,8 +63,10 @@ def _mask_message(mask: Mask, step: int, with_picture: bool) -> bytes:
         "engine": mask.engine,
         "stage_us": mask.stage_us,
         "picture": with_picture,
+        "same_as": mask.same_as,
+        "kept": kept,  # the labels are those of the last message of the stream and revision
     }
-    return _message(header, zlib.compress(labels.data, _LEVEL))
+    return _message(header, b"" if kept else zlib.compress(labels.data, _LEVEL))
 
 
 def _picture_message(picture: Preview) -> bytes:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from streamseg.types import U8
 from streamseg.web.feed import Feed
 from streamseg.web.frames import Shown
 
@@ -109,6 +110,7 @@ class Viewer:
         self._tiles: dict[str, Tile] = {}
         self._slots: dict[_Slot, Shown] = {}
         self._on_their_way: dict[_Slot, int] = {}
+        self._sent: dict[_Slot, tuple[U8, int]] = {}  # the labels that the page has, and their step
         self._turns: dict[_Slot, int] = {}  # the turn at which a slot was last served
         self._turn = 0
         self._texts: deque[str] = deque()
@@ -173,13 +175,20 @@ class Viewer:
                 self._turn += 1
                 self._turns[slot] = self._turn
                 self._on_their_way[slot] = self._on_their_way.get(slot, 0) + 1
-                return self._slots.pop(slot).messages(self._tiles[slot[0]].width)
+                return self._messages(slot, self._slots.pop(slot))
             await self._changed.wait()
+
+    def _messages(self, slot: _Slot, shown: Shown) -> list[bytes]:
+        """A frame as its tile gets it, without the labels where they are those that it got last."""
+        step, (labels, before) = shown.step(self._tiles[slot[0]].width), self._sent.get(slot, (None, 0))
+        kept = shown.mask.same_as is not None and labels is shown.mask.labels and step == before
+        self._sent[slot] = shown.mask.labels, step
+        return shown.messages(step, kept=kept)
 
     def _forget(self, stream: str) -> None:
         self._shares.pop(stream, None)
         for revision in (0, 1):
-            for table in (self._slots, self._on_their_way, self._turns):
+            for table in (self._slots, self._on_their_way, self._turns, self._sent):
                 table.pop((stream, revision), None)
 
 

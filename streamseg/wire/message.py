@@ -133,6 +133,11 @@ class MaskMessage:
     def stream(self) -> str:
         return self.header.stream
 
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Where it stands among those of its topic and run. A refinement has its keyframe's n."""
+        return self.header.n, self.header.epoch, self.header.seq
+
     def decode(self) -> Mask:
         """Unpack the payload; raises WireError when it is not what the header says."""
         h = self.header

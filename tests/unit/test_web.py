@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 from streamseg.config import WebConfig, parse_config
 from streamseg.errors import ConfigError
 from streamseg.runtime.counters import BOUNDS_US, ProgressWatch
+from streamseg.types import Mask
 from streamseg.web.setup import WebSetup, connectable, host_and_port, read_token, trusts_its_network
+from streamseg.wire import encode_mask, encode_picture, encode_same
 from streamseg.wire.control import ControlStatus, EngineStatus, PublisherStatus, Status, ZoneShares
 from streamseg.wire.status import Histogram, StreamStatus
 from streamseg.wire.zones import Zone, ZoneClass
@@ -182,7 +185,7 @@ def read(message: bytes) -> tuple[dict[str, Any], bytes]:
 
 def test_a_frame_is_its_labels_without_loss_and_then_its_picture() -> None:
     mask = make_mask(5, size=(48, 64), run=7)
-    labels, picture = Shown(mask, make_picture(5)).messages(width=640)
+    labels, picture = Shown(mask, make_picture(5)).messages(1)
     header, payload = read(labels)
     assert (header["stream"], header["seq"], header["shape"], header["picture"]) == (
         "gate",
@@ -198,7 +201,8 @@ def test_a_frame_is_its_labels_without_loss_and_then_its_picture() -> None:
 
 def test_a_narrow_tile_gets_every_kth_pixel_of_a_wide_mask() -> None:
     mask = make_mask(5, size=(480, 1930))
-    (message,) = Shown(mask, None).messages(width=640)
+    shown = Shown(mask, None)
+    (message,) = shown.messages(shown.step(width=640))
     header, payload = read(message)
     assert header["mask_shape"] == [480, 1930]
     assert header["picture"] is False
@@ -238,6 +242,71 @@ def test_a_slow_browser_gets_the_newest_frame_and_never_a_queue() -> None:
         assert seq_of(await viewer.next()) == 99
 
     with_viewer(check)
+
+
+def test_a_page_gets_the_labels_of_unchanged_frames_once() -> None:
+    async def check(viewer: Viewer) -> None:
+        async def sent(mask: Mask, tile: Tile) -> tuple[bool, int | None]:
+            viewer.watch(Watch(tiles={"gate": tile}))
+            viewer.show("gate", Shown(mask, None))
+            (message,) = await viewer.next()
+            viewer.drawn(Drawn("gate"))
+            header, payload = read(message)  # type: ignore[arg-type]
+            assert header["kept"] == (payload == b"")
+            return header["kept"], header["same_as"]
+
+        mask, wide, narrow = make_mask(3, size=(48, 1300)), Tile(), Tile(width=64)
+        later = [replace(make_mask(seq, same_as=3), labels=mask.labels) for seq in range(4, 9)]
+        assert await sent(mask, wide) == (False, None)
+        assert await sent(later[0], wide) == (True, 3)
+        assert await sent(later[1], narrow) == (False, 3)  # other pixels
+        assert await sent(later[2], narrow) == (True, 3)
+        viewer.watch(Watch(tiles={}))  # the tile left the screen
+        assert await sent(later[3], narrow) == (False, 3)
+        assert await sent(replace(later[4], labels=mask.labels.copy()), narrow) == (False, 3)
+
+    with_viewer(check)
+
+
+def fed(*messages: tuple[list[bytes], bool]) -> list[Shown]:
+    """What a feed shows of stream gate's messages, each of which is (its parts, from a snapshot)."""
+    shown: list[Shown] = []
+
+    async def run() -> None:
+        feed = Feed(lambda _, one: shown.append(one), lambda _: None)
+        feed.watch("gate", True, False)
+        for parts, snapshot in messages:
+            feed._take(parts, snapshot)
+        await feed.close()
+
+    asyncio.run(run())
+    return shown
+
+
+def test_an_unchanged_frame_is_shown_with_its_own_picture_and_the_labels_that_hold() -> None:
+    mask, refined = make_mask(3, n=1), make_mask(3, n=1, revision=1, refined_seq=3)
+    messages = [encode_mask(mask, "raw"), encode_picture(make_picture(3, n=1))]
+    for seq in (4, 5):
+        messages += [encode_same(make_mask(seq, n=1, same_as=3)), encode_picture(make_picture(seq, n=1))]
+    messages += [encode_mask(refined, "raw", kind="refined")]
+    messages += [encode_same(make_mask(6, n=1, same_as=3)), encode_picture(make_picture(6, n=1))]
+    shown = fed(*((parts, False) for parts in messages))
+    assert [(s.mask.seq, s.mask.revision, s.mask.same_as, s.mask.refined_seq) for s in shown] == [
+        (3, 0, None, None), (4, 0, 3, None), (5, 0, 3, None), (3, 1, None, 3), (6, 0, 3, 3),
+    ]  # fmt: skip
+    assert [s.picture.seq for s in shown if s.picture] == [3, 4, 5, 3, 6]
+    assert shown[1].mask.labels is shown[2].mask.labels
+    assert (shown[2].mask.labels == mask.labels).all()
+
+
+def test_a_snapshot_shows_the_last_unchanged_frame_and_others_are_passed_over() -> None:
+    def unchanged(seq: int, **fields: Any) -> list[bytes]:
+        return encode_same(make_mask(seq, n=1, same_as=3, **fields))
+
+    mask = encode_mask(make_mask(3, n=1), "raw")
+    shown = fed((mask, True), (unchanged(8), True), (unchanged(7), True), (unchanged(9, run=8), False))
+    assert [s.mask.seq for s in shown] == [3, 8]
+    assert not fed((unchanged(8), True), (unchanged(9), False))  # its mask has not come
 
 
 def test_every_tile_has_its_turn() -> None:

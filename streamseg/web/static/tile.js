@@ -29,6 +29,7 @@ export class Tile {
     this.forcedUntilMs = 0;
     this.holdUntilMs = 0;
     this.flashUntilMs = 0;
+    this.labels = [null, null]; // that came last, of each revision: unchanged frames have them again
     this.owed = [0, 0]; // frames of each revision to be acknowledged with the next drawing
     this.details = new Details(this.element);
     this.intervalsMs = []; // between the last masks
@@ -99,7 +100,8 @@ export class Tile {
       return;
     }
     const [height, width] = header.shape;
-    const labels = inflate(payload, height * width);
+    const labels = header.kept ? this.labels[header.revision] : inflate(payload, height * width);
+    this.labels[header.revision] = labels;
     labels.catch(() => {}); // met where it is awaited
     if (header.picture) this.half = { header, labels };
     else this.#finish(header, labels, null);
@@ -213,7 +215,7 @@ export class Tile {
     set(find(".state"), state !== "playing" ? state : problem ? "silent" : late ? "late" : state);
     find(".state").className =
       `badge state ${state === "failed" ? "bad" : problem || late || state !== "playing" ? "warn" : "good"}`;
-    set(find(".revision"), header?.revision === 1 ? "refined" : header && header.refined_seq !== null ? "fused" : "");
+    set(find(".revision"), header?.revision === 1 ? "refined" : !header ? "" : header.same_as !== null ? "unchanged" : header.refined_seq !== null ? "fused" : "");
     find(".revision").classList.toggle("refined", header?.revision === 1);
     find(".key").hidden = nowMs > this.flashUntilMs;
     const veil = find(".veil");
