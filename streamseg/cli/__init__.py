@@ -22,6 +22,7 @@ COMMANDS = {
     "init": "Write a first configuration: asks for sources and tries each.",
     "run": "Decode, segment and publish streams until they end or Ctrl-C.",
     "check": "Check a configuration file without running it.",
+    "capacity": "Say how many streams this machine holds, and what limits it.",
     "process": "Segment recorded files: one mask for each frame.",
     "segment": "Segment single pictures, to try a network.",
     "verify": "Check that a processed folder is complete.",
