@@ -49,6 +49,13 @@ class StreamConfig(Settings, frozen=True):
         Annotated[float, Meta(gt=0, le=1000)] | None,
         Meta(description="Skip frames above this rate (frames/s); unset takes every frame."),
     ] = None
+    skip_frames: Annotated[
+        Literal["none", "auto", "nonref", "nokey"],
+        Meta(
+            description="What is not decoded: auto: what max_fps does not need; nonref: what no other "
+            "picture refers to; nokey: all but intra frames."
+        ),
+    ] = "auto"
     timeout_s: Annotated[
         float, Meta(gt=0, le=300, description="A live source silent for this long (s) is reconnected.")
     ] = 5.0

@@ -12,6 +12,7 @@ OF_THE_SOURCE = (
     "password_file",
     "realtime",
     "loop",
+    "skip_frames",
     "timeout_s",
     "rtsp_transport",
     "hwaccel",

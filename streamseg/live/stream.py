@@ -15,6 +15,11 @@ from streamseg.types import EngineKey, Frame, FrameSettings
 
 log = logging.getLogger(__name__)
 
+LIVE_SETTINGS = frozenset(
+    ("max_fps", "skip_frames", "max_age_ms", "mask_size", "engine", "labels", "zones", "events")
+)
+"""Taken by the next frame; for others the source is reopened."""
+
 
 @dataclass(slots=True, eq=False)
 class Playback:
@@ -60,7 +65,8 @@ class LiveStream:
         """
         if self.ahead is None:
             self.ahead = max(0, next_epoch - frame.epoch)
-            self.thinning = Thinning(self.config.max_fps)
+            self.thinning = Thinning(None)
+        self.thinning.take(self.config.max_fps)
         stats, epoch = self.stats, frame.epoch + self.ahead
         stats.epoch, stats.last_capture_unix_ns = epoch, frame.captured_unix_ns
         live_s, media_s = frame.captured_unix_ns / 1e9, (frame.pts_ns or 0) / 1e9

@@ -17,7 +17,7 @@ import msgspec
 from streamseg.config import LabelsConfig, StreamConfig
 from streamseg.config.sharing import shared_with, sharing_problems
 from streamseg.errors import ControlError
-from streamseg.live.stream import LiveStream, Playback, frame_settings, same_settings
+from streamseg.live.stream import LIVE_SETTINGS, LiveStream, Playback, frame_settings, same_settings
 from streamseg.runtime.counters import State, Stats
 from streamseg.runtime.stage import Stage
 from streamseg.sources import SourceEvent, resolve
@@ -26,8 +26,6 @@ from streamseg.types import DEFAULT_ENGINE, EngineKey, Frame, FrameSettings
 
 log = logging.getLogger(__name__)
 
-# Taken by the next frame; for others the source is reopened.
-LIVE_SETTINGS = ("max_age_ms", "mask_size", "engine", "labels", "zones", "events")
 MAX_EPOCHS = 4096  # removed streams whose next epoch is remembered
 
 EngineOf = Callable[[str], tuple[EngineKey, LabelsConfig]]
@@ -147,7 +145,7 @@ class Streams:
             changed = [f for f in config.__struct_fields__ if getattr(config, f) != getattr(stream.config, f)]
             before, stream.config = stream.config, config
             self._link()
-            if set(changed) <= set(LIVE_SETTINGS):
+            if LIVE_SETTINGS.issuperset(changed):
                 return False
             if shared_with(config):
                 stream.ahead = None
@@ -244,7 +242,8 @@ class Streams:
             with self._lock:
                 epoch = self._next_epoch.get(name, 0)
             # stream.settings is read without the lock: a change takes effect one frame later at the most.
-            for frame in frames(config, name, playback.stop, on_event, epoch, lambda: stream.settings):
+            settings, current = lambda: stream.settings, lambda: stream.config
+            for frame in frames(config, name, playback.stop, on_event, epoch, settings, current):
                 if frame.epoch >= epoch:
                     epoch = frame.epoch + 1
                     with self._lock:

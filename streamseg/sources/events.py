@@ -14,6 +14,9 @@ from streamseg.types import Size
 Thin = Literal["all", "reference", "intra"]
 """What is decoded: every picture, those that others refer to, or intra frames."""
 
+SkipFrames = Literal["none", "auto", "nonref", "nokey"]
+"""The setting skip_frames."""
+
 
 class Counters(Protocol):
     """The numbers of a stream that events change; streamseg.runtime.counters.StreamStats has them."""
@@ -84,7 +87,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Pictures left out because of max_fps. Can happen at every frame: counted, not logged."""
+    """Pictures left out because of max_fps or skip_frames. Can happen at every frame: counted, not logged."""
 
     pictures: int = 1
 
@@ -93,6 +96,58 @@ class Skipped:
 
     def log(self, log: logging.Logger, stream: str) -> None:
         pass
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """What of a source is decoded now, because of max_fps and skip_frames."""
+
+    thin: Thin
+    mode: SkipFrames
+    max_fps: float | None
+
+    def count(self, stats: Counters) -> None:
+        pass
+
+    def log(self, log: logging.Logger, stream: str) -> None:
+        why = f'skip_frames = "{self.mode}"'
+        if self.mode == "auto":
+            why = f"enough for max_fps = {self.max_fps:g}" if self.max_fps else "max_fps is unset"
+        match self.thin:
+            case "all":
+                log.info("%s: decoding all pictures", stream)
+            case "reference":
+                log.info("%s: only what others refer to is decoded: %s", stream, why)
+            case "intra":
+                log.info("%s: only intra frames are decoded: %s", stream, why)
+
+
+@dataclass(frozen=True, slots=True)
+class Unskippable:
+    """skip_frames asks for what cannot be told, or left out, in this source's codec."""
+
+    url: str
+    mode: SkipFrames
+    codec: str
+    all_intra: bool
+
+    def count(self, stats: Counters) -> None:
+        pass
+
+    def log(self, log: logging.Logger, stream: str) -> None:
+        why = (
+            "has intra frames alone, so max_fps says how many are decoded"
+            if self.all_intra
+            else 'does not tell which pictures others refer to; use "auto" or "nokey"'
+        )
+        log.warning(
+            '%s: %s: skip_frames = "%s" leaves nothing out: %s %s',
+            stream,
+            self.url,
+            self.mode,
+            self.codec,
+            why,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,5 +250,16 @@ class Polled:
 
 
 SourceEvent = (
-    Connected | Disconnected | Ended | Skipped | Corrupt | Late | Thinned | Waiting | ClockOff | Polled
+    Connected
+    | Disconnected
+    | Ended
+    | Skipped
+    | Decoding
+    | Unskippable
+    | Corrupt
+    | Late
+    | Thinned
+    | Waiting
+    | ClockOff
+    | Polled
 )

@@ -21,12 +21,14 @@ from streamseg.sources.events import (
     Disconnected,
     Ended,
     Polled,
+    SkipFrames,
     Skipped,
     SourceEvent,
 )
 from streamseg.sources.frames import FrameMaker
 from streamseg.sources.opening import WEB, open_source
 from streamseg.sources.reading import OpenSource, pictures
+from streamseg.sources.skipping import DecodeLess
 from streamseg.sources.target import resolve
 from streamseg.types import DEFAULT_SETTINGS, Frame, FrameSettings
 
@@ -49,13 +51,15 @@ def frames(
     on_event: Callable[[SourceEvent], None],
     first_epoch: int = 0,
     settings: Callable[[], FrameSettings] = lambda: DEFAULT_SETTINGS,
+    current: Callable[[], StreamConfig] | None = None,
 ) -> Iterator[Frame]:
     """Yield a stream's frames until its file ends or `stop` is set; a live source is reconnected each time.
 
     Blocks while connecting, reading and pacing; run it in the thread that may block. `stop` is noticed within
     0.1 s while connecting, waiting and pacing, and within timeout_s while a source that fell silent is read.
     Each connection, and each round of a looped file, is an epoch; they count from first_epoch. on_event is
-    called in this thread; settings, too, for each frame.
+    called in this thread; settings, too, for each frame. current: the stream's settings now: of them, max_fps
+    and skip_frames are taken while the source is read.
     Raises SourceError when a file cannot be opened, or an address can never work. Other errors
     while a live source is read are treated as the source's failure: it is tried again.
     """
@@ -71,7 +75,8 @@ def frames(
                 endless = source.endless and source.codec not in STILLS
                 if rounds == 0:
                     on_event(_connected(source, epoch))
-                for frame in _play(source, config, FrameMaker(source, stream, epoch, settings), stop):
+                maker = FrameMaker(source, stream, epoch, settings)
+                for frame in _play(source, current or (lambda: config), maker, stop):
                     good += 1
                     if good == GOOD_FRAMES:
                         backoff.reset()
@@ -115,12 +120,35 @@ def _shown_s(source: OpenSource, image: VideoFrame) -> float:
     return float(1 / (source.fps or COUNTED_FPS))
 
 
+def _less(source: OpenSource, current: Callable[[], StreamConfig]) -> DecodeLess:
+    """What leaves out packets of a source. Of a file that waits for its reader, only what is asked for."""
+
+    def wanted() -> tuple[SkipFrames, float | None]:
+        config = current()
+        mode = config.skip_frames
+        return "none" if mode == "auto" and not source.live else mode, config.max_fps
+
+    timed = source.edge is None or source.edge.timed
+    held = max(0, source.reached.packets - len(source.pending))
+    return DecodeLess(source.video.codec_context, wanted, source.report, source.url, timed=timed, held=held)
+
+
 class Thinning:
     """Lets at most max_fps pictures a second through, evenly; jitter of up to one period evens out."""
 
     def __init__(self, max_fps: float | None) -> None:
         self.period_s = 1.0 / max_fps if max_fps else 0.0
         self.due_s: float | None = None
+
+    def take(self, max_fps: float | None) -> None:
+        """Another rate from now on."""
+        period_s = 1.0 / max_fps if max_fps else 0.0
+        if period_s == self.period_s:
+            return
+        if self.due_s is not None:
+            last_s = self.due_s - self.period_s
+            self.due_s = last_s + period_s if self.period_s and period_s else None
+        self.period_s = period_s
 
     def takes(self, now_s: float) -> bool:
         """Whether the picture of this moment is one to keep; a clock that ran backwards starts again."""
@@ -166,20 +194,20 @@ class Pacer:
 
 
 def _play(
-    source: OpenSource, config: StreamConfig, maker: FrameMaker, stop: threading.Event
+    source: OpenSource, current: Callable[[], StreamConfig], maker: FrameMaker, stop: threading.Event
 ) -> Iterator[Frame]:
     """The frames of one connection; with one picture for each connection, those of all that follow."""
     opened_s = time.monotonic()
     one = False
     try:
-        for frame in _read(source, config, maker, stop):
+        for frame in _read(source, current, maker, stop):
             one = maker.seq == 1
             yield frame
     except SourceEnded:
         if not (one and source.over and _gives_stills(source)):
             raise
     if one and source.over and _gives_stills(source):
-        yield from _poll(source, config, maker, stop, opened_s)
+        yield from _poll(source, current, maker, stop, opened_s)
 
 
 def _gives_stills(source: OpenSource) -> bool:
@@ -187,14 +215,21 @@ def _gives_stills(source: OpenSource) -> bool:
 
 
 def _poll(
-    source: OpenSource, config: StreamConfig, maker: FrameMaker, stop: threading.Event, opened_s: float
+    source: OpenSource,
+    current: Callable[[], StreamConfig],
+    maker: FrameMaker,
+    stop: threading.Event,
+    opened_s: float,
 ) -> Iterator[Frame]:
     """Ask again and again for the one picture that a source gives, as often as max_fps says."""
-    every_s = 1.0 / (config.max_fps or POLLS_PER_S)
-    source.report(Polled(source.url, every_s))
     source.container.close()
-    due_s = opened_s
+    due_s, told_s = opened_s, 0.0
     while True:
+        config = current()
+        every_s = 1.0 / (config.max_fps or POLLS_PER_S)
+        if every_s != told_s:
+            source.report(Polled(source.url, every_s))
+            told_s = every_s
         due_s = max(due_s + every_s, time.monotonic())
         stop.wait(due_s - time.monotonic())
         if stop.is_set():
@@ -214,10 +249,11 @@ def _poll(
 
 
 def _read(
-    source: OpenSource, config: StreamConfig, maker: FrameMaker, stop: threading.Event
+    source: OpenSource, current: Callable[[], StreamConfig], maker: FrameMaker, stop: threading.Event
 ) -> Iterator[Frame]:
-    thinning = Thinning(config.max_fps)
+    thinning = Thinning(current().max_fps)
     edge = source.edge
+    less = source.less = _less(source, current)
     pacer = Pacer(stop) if source.paced and edge is None else None
     corrupt, shown_s = 0, 0.0
     try:
@@ -227,7 +263,11 @@ def _read(
                 corrupt = source.corrupt
             counted = picture.image.pts is None and source.endless
             media_s = None if counted else float(picture.time_s)
-            if not thinning.takes(time.monotonic() if source.endless or media_s is None else media_s):
+            now_s = time.monotonic() if source.endless or media_s is None else media_s
+            thinning.take(current().max_fps)
+            taken = thinning.takes(now_s)
+            less.next_due(now_s, float(picture.time_s), thinning.due_s)
+            if not taken:
                 maker.skip()
                 source.report(Skipped())
                 continue

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from streamseg.errors import SourceEnded, SourceError
+from streamseg.sources.best_effort import BestEffort
 from streamseg.sources.damage import Missing, missing
 from streamseg.sources.edge import LiveEdge, LiveReading
 from streamseg.sources.events import SourceEvent
 from streamseg.sources.explain import reading_explained
+from streamseg.sources.skipping import DecodeLess
 from streamseg.sources.target import Target
 from streamseg.sources.watch import Watch
 from streamseg.types import Size
@@ -70,6 +73,7 @@ class OpenSource:
     reached: Reached = field(default_factory=lambda: Reached())
     clock: BestEffort = field(default_factory=lambda: BestEffort())
     edge: LiveEdge | None = None  # of an endless source
+    less: DecodeLess | None = None  # of a live stream: what max_fps does not need is left out
     over: bool = False  # it ended by itself, without an error
     report: Callable[[SourceEvent], None] = lambda event: None
 
@@ -157,46 +161,6 @@ class Reached:
         return 1.5 * (packet.duration or second / 25) < step < JOINED_S * second
 
 
-class BestEffort:
-    """Gives each picture of one connection FFmpeg's best_effort_timestamp, which PyAV does not have.
-
-    It is the picture's PTS, or the DTS of the packet that brought it out, whichever has stepped back less
-    often so far (guess_correct_pts in libavcodec/decode.c). PTS are wrong where a container has none and
-    FFmpeg takes the packets' order for them: MP4 without composition offsets, AVI with B-frames. Where
-    neither is known, as of the last pictures of an AVI, it is one frame after the picture before.
-    """
-
-    def __init__(self) -> None:
-        self._faulty_pts = self._faulty_dts = 0
-        self._last_pts = self._last_dts = -(2**63)
-        self._stamp: int | None = None
-        self._next_s = Fraction(0)
-
-    def __call__(self, image: VideoFrame, fps: Fraction | None, *, has_pts: bool = True) -> Fraction:
-        """Set image.pts → the time in seconds."""
-        frame_s, base = 1 / (fps or Fraction(25)), image.time_base
-        stamp = self._best(image.pts if has_pts else None, image.dts)
-        if stamp is None and self._stamp is not None and base is not None:
-            stamp = self._stamp + max(1, round(frame_s / base))
-        image.pts = self._stamp = stamp
-        time_s = self._next_s if stamp is None or base is None else stamp * base
-        self._next_s = time_s + frame_s
-        return time_s
-
-    def _best(self, pts: int | None, dts: int | None) -> int | None:
-        if dts is not None:
-            self._faulty_dts += dts <= self._last_dts
-            self._last_dts = dts
-        elif pts is not None:
-            self._last_dts = pts
-        if pts is not None:
-            self._faulty_pts += pts <= self._last_pts
-            self._last_pts = pts
-        elif dts is not None:
-            self._last_pts = dts
-        return pts if pts is not None and (dts is None or self._faulty_pts <= self._faulty_dts) else dts
-
-
 def pictures(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPicture]:
     """Yield every picture from where the source stands, the decoder's last ones at its end included.
 
@@ -217,6 +181,8 @@ def pictures(source: OpenSource, stop: threading.Event) -> Iterator[DecodedPictu
 
 def note_damage(source: OpenSource, *, ended: bool = True) -> None:
     """Say in source.damage what is known to be missing. ended: the file has been read up to its end."""
+    if source.less is not None and source.less.skipping.left_out:
+        source.reached.pictures = max(source.reached.pictures, source.reached.packets)
     whole = source.container, source.video, source.path, source.fps, source.reached
     found = missing(*whole) if ended else Missing()
     source.corrupt = max(source.corrupt, found.pictures)
@@ -280,7 +246,7 @@ def _read(source: OpenSource, stop: threading.Event, first: bool = False) -> Ite
                 source.corrupt += 1
                 continue
             watch.sent()
-        if reading is None or reading.takes(packet):
+        if _to_decode(source, packet, reading, watch):
             for picture in _decoded(source, packet, reading):
                 source.pending.append(picture)
                 if watch is not None:
@@ -295,6 +261,20 @@ def _read(source: OpenSource, stop: threading.Event, first: bool = False) -> Ite
         source.corrupt, source.reached.marked = source.corrupt + (source.reached.marked > 0), 0
         source.pending.extend(_decoded(source, None, reading))
         yield from _pending(source)
+
+
+def _to_decode(
+    source: OpenSource, packet: av.Packet[Any], reading: LiveReading | None, watch: Watch | None
+) -> bool:
+    """Whether a packet is decoded, or left out to come back to the live edge, or because of max_fps."""
+    near, less = reading is None or reading.takes(packet), source.less
+    if less is None or less.takes(packet):
+        return near
+    if near:
+        less.left_out()
+        if watch is not None and less.skipping.patient:
+            watch.seen(packet.pts)
+    return False
 
 
 def _pending(source: OpenSource) -> Iterator[DecodedPicture]:
@@ -323,6 +303,8 @@ def _decoded(
     started = time.monotonic_ns()
     context = source.video.codec_context
     decode = context.decode if reading is None else reading.decode
+    if source.less is not None:
+        decode = partial(source.less.decode, decode)
     images: list[VideoFrame] = []
     for _ in range(MAX_READ_ERRORS):
         try:
