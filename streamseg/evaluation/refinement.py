@@ -29,7 +29,6 @@ from streamseg.refinement.fusion import Fused, Fusion
 from streamseg.refinement.smoothing import AHEAD, Smoothing
 from streamseg.sources.live import frames
 from streamseg.types import F32, IGNORE, U8
-from streamseg.types.picture import scale_picture
 
 Progress = Callable[[int, int], None]
 
@@ -194,7 +193,7 @@ class _Run:
             self._count(index, sample, masks, tallies)
             return
         self._waiting.append((index, sample, masks, tallies))
-        self._smoothed(self._smoothing.add(fused, sample.rgb))
+        self._smoothed(self._smoothing.add(fused))
 
     def finish(self) -> None:
         """Count what waits for frames that do not come."""
@@ -221,7 +220,7 @@ class _Run:
         size = (sample.rgb.shape[0], sample.rgb.shape[1])
         (answer,) = infer(self.engine, [picture_frame(sample.rgb, index)])
         scores, _ = numbers_of(answer)
-        picture = scale_picture(sample.rgb, scores.geometry.input_size)
+        picture = scores.frame.scaled(scores.geometry.input_size)
         refined = refine_picture(self.setup, scores.array, picture, size)
         assert refined.labels is not None
         assert refined.log_probabilities is not None

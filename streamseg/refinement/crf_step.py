@@ -29,7 +29,6 @@ from streamseg.inference.label_view import LabelView, drop_small
 from streamseg.inference.scaling import labels_from_logits
 from streamseg.inference.spec import EngineSpec, find_engine
 from streamseg.types import F32, U8, Logits, Size
-from streamseg.types.picture import scale_picture
 
 if TYPE_CHECKING:
     from streamseg.crf.gpu_graph import MeanField
@@ -108,8 +107,8 @@ class Keyframe:
         return self.logits.frame.stream
 
     def request(self) -> Request:
-        """The arrays of it; the picture is scaled to the network's input."""
-        picture = scale_picture(self.logits.frame.rgb, self.logits.geometry.input_size)
+        """The arrays of it; the picture as the network saw it."""
+        picture = self.logits.frame.scaled(self.logits.geometry.input_size)
         return Request(
             self.setup,
             self.logits.array,
@@ -211,15 +210,15 @@ def labels_with_thin(
         return labels, sure
     raw, raw_sure = labels_from_logits(logits, size, confidence, temperature=temperature)
     is_thin = np.zeros(256, np.uint8)
-    is_thin[: len(thin)] = thin
-    kept = cast(U8, cv2.LUT(raw, is_thin)).view(bool)
+    is_thin[: len(thin)] = np.multiply(thin, 255)
+    kept = cast(U8, cv2.LUT(raw, is_thin))
     if view is not None and (confidence or view.least):
         raw, raw_sure = labels_from_logits(logits, size, confidence, False, temperature, view)
     elif view is not None:
         raw = view.of(raw)
-    np.copyto(labels, raw, where=kept)
+    cv2.copyTo(raw, kept, labels)
     if sure is not None and raw_sure is not None:
-        np.copyto(sure, raw_sure, where=kept)
+        cv2.copyTo(raw_sure, kept, sure)
     return labels, sure
 
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from streamseg.types import F32, U8, Size
-from streamseg.types.picture import scale_picture
+from streamseg.types.picture import grey, scale_picture
 
 T = TypeVar("T", U8, F32)
 
@@ -26,7 +26,7 @@ TRUST: F32 = np.exp(-((np.arange(256) / ERROR_SCALE) ** 2)).astype(np.float32)  
 
 def grey_of(rgb: U8, size: Size) -> U8:
     """The picture (H, W, 3) as grey levels at `size`."""
-    return cast(U8, cv2.cvtColor(scale_picture(rgb, size), cv2.COLOR_RGB2GRAY))
+    return grey(scale_picture(rgb, size))
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,8 +1,8 @@
 """Fresh logits + the last refinement and the last frames → log-probabilities of the present frame.
 
-Everything happens at half the resolution of the network's input, where it costs about 3 ms for 480×360 and
-11 classes. The fresh logits always have a third of the weight or more: a mask is never an old one, held or
-moved along.
+Everything happens at half the resolution of the network's input, from the picture that the network saw: it
+costs about 3 ms for 480×360 and 11 classes, whatever the frame's size. The fresh logits always have a third of
+the weight or more: a mask is never an old one, held or moved along.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Fused:
     logits: F32  # (C, h', w'), the network's own
     thin: Sequence[bool]
     refined_seq: int | None  # the keyframe whose refinement went in
+    grey: U8  # (h, w), the picture
     temperature: float = 1.0  # of the confidence
 
     def labels(
@@ -98,9 +99,10 @@ class Fusion:
         cut: this frame shares nothing with the one before. refined: the CRF's log-probabilities (C, h, w) of
         this very frame, which then stand for the network's.
         """
-        size = fusion_size(logits.geometry.input_size)
+        seen = logits.geometry.input_size
+        size = fusion_size(seen)
         frame = logits.frame
-        grey = grey_of(frame.rgb, size)
+        grey = grey_of(frame.scaled(seen), size)
         past = self._past
         if cut or past is None or past.epoch != frame.epoch or past.grey.shape != size:
             self.reset()
@@ -120,7 +122,7 @@ class Fusion:
         self._past = _Before(frame.epoch, grey, posterior)
         if keyframe or refined is not None:
             self._remember(frame.epoch, frame.seq, grey, refined)
-        return Fused(fused, logits.array, self.thin, refined_seq, logits.temperature)
+        return Fused(fused, logits.array, self.thin, refined_seq, grey, logits.temperature)
 
     def _anchor(self, seq: int) -> tuple[Past | None, int | None]:
         """The last finished keyframe, with its weight in the log-linear blend, and its seq."""

@@ -1,7 +1,7 @@
 """Which frames go to the CRF: every so often, when the scene changes, and on request. Pure.
 
-A change of scene is looked for in the decoded picture (a histogram of coarse colours) and in the logits
-(labels that changed in place), both on a thinned grid: 0.1 ms for a frame.
+A change of scene is looked for in the picture that the network saw (a histogram of coarse colours) and in the
+logits (labels that changed in place), both on a thinned grid: 0.1 ms for a frame.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class KeyframeSelector:
         frame = logits.frame
         if frame.epoch != self._epoch:
             self._epoch, self._last_seq, self._before = frame.epoch, None, None
-        now = features(frame.rgb, logits.array)
+        now = features(frame.scaled(logits.geometry.input_size), logits.array)
         requested, self._requested = self._requested, False
         decision = decide(self._before, now, frame.seq, self._last_seq, self._every, requested)
         self._before = now

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from streamseg.refinement.blend import Past, blend
-from streamseg.refinement.flow import Flow, grey_of
+from streamseg.refinement.flow import Flow
 from streamseg.refinement.fusion import Fused
-from streamseg.types import F32, U8
+from streamseg.types import F32
 
 AHEAD = 4
 """Frames that are looked at beyond a block, unless another number is set."""
@@ -30,7 +30,6 @@ class _Frame:
     """A fused frame that waits for those behind it."""
 
     fused: Fused
-    grey: U8
     onward: F32 | None  # where each pixel of the frame before it is in this one; None for the first
 
 
@@ -47,18 +46,16 @@ class Smoothing:
     _flow: Flow = field(default_factory=Flow)
     _frames: list[_Frame] = field(default_factory=list)
 
-    def add(self, fused: Fused, rgb: U8, cut: bool = False) -> list[Fused]:
-        """Take the next frame with its picture (H, W, 3) → the frames that are finished now.
+    def add(self, fused: Fused, cut: bool = False) -> list[Fused]:
+        """Take the next frame → the frames that are finished now.
 
         cut: it shares nothing with the one before; neither does a frame of another size.
         """
-        size = fused.log_probabilities.shape[1], fused.log_probabilities.shape[2]
         finished = []
-        if self._frames and (cut or self._frames[-1].grey.shape != size):
+        if self._frames and (cut or self._frames[-1].fused.grey.shape != fused.grey.shape):
             finished = self.flush()
-        grey = grey_of(rgb, size)
-        onward = self._flow(self._frames[-1].grey, grey) if self._frames else None
-        self._frames.append(_Frame(fused, grey, onward))
+        onward = self._flow(self._frames[-1].fused.grey, fused.grey) if self._frames else None
+        self._frames.append(_Frame(fused, onward))
         if len(self._frames) == (BLOCK + 1) * self.lookahead:
             finished += self._smoothed()[: BLOCK * self.lookahead]
             del self._frames[: BLOCK * self.lookahead]
@@ -74,9 +71,10 @@ class Smoothing:
         behind: Past | None = None
         made: list[Fused] = []
         for frame in reversed(self._frames):
-            rows, log_probabilities = blend(frame.fused.log_probabilities, frame.grey, None, behind)
+            grey = frame.fused.grey
+            rows, log_probabilities = blend(frame.fused.log_probabilities, grey, None, behind)
             made.append(
                 frame.fused if behind is None else replace(frame.fused, log_probabilities=log_probabilities)
             )
-            behind = None if frame.onward is None else Past(rows, frame.grey, frame.onward, self.weight)
+            behind = None if frame.onward is None else Past(rows, grey, frame.onward, self.weight)
         return made[::-1]

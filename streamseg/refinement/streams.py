@@ -129,9 +129,7 @@ class StreamRefinement:
             refined=None if posterior is None else posterior.log_probabilities,
         )
         self._waiting.append((logits, whole))
-        finished = (
-            [fused] if self._smoothing is None else self._smoothing.add(fused, logits.frame.rgb, decision.cut)
-        )
+        finished = [fused] if self._smoothing is None else self._smoothing.add(fused, decision.cut)
         return self._labelled(finished, size, confidence, view)
 
     def rest(self, size: Size, confidence: bool = False, view: LabelView | None = None) -> list[Labelled]:

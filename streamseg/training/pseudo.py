@@ -208,7 +208,7 @@ class _Memory:
         )
         self.waiting.append(known)
         fused = self.fusion.step(logits, cut=cut, refined=refined)
-        return self._with_known(self.smoothing.add(fused, logits.frame.rgb, cut))
+        return self._with_known(self.smoothing.add(fused, cut))
 
     def rest(self) -> list[tuple[Fused, F32]]:
         return self._with_known(self.smoothing.flush())

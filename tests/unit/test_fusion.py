@@ -161,7 +161,7 @@ def test_thin_classes_stay_where_the_network_saw_them() -> None:
     np.testing.assert_array_equal(labels == 2, raw == 2)
     assert confidence is not None
     assert confidence[raw == 2].max() < 130 < confidence[:, 100:][raw[:, 100:] == 0].max()
-    all_wide, _ = Fused(fused.log_probabilities, logits, (False,) * 3, 0).labels(SIZE)
+    all_wide, _ = Fused(fused.log_probabilities, logits, (False,) * 3, 0, fused.grey).labels(SIZE)
     assert (all_wide == 0).all()
 
 
