@@ -1,8 +1,8 @@
 """Fresh logits + the last refinement and the last frames → log-probabilities of the present frame.
 
 Everything happens at half the resolution of the network's input, from the picture that the network saw: it
-costs about 3 ms for 480×360 and 11 classes, whatever the frame's size. The fresh logits always have a third of
-the weight or more: a mask is never an old one, held or moved along.
+costs about 3 ms for 480×360 and 11 classes, whatever the frame's size. The fresh logits always have a third
+of the weight or more: a mask is never an old one, held or moved along.
 """
 
 from __future__ import annotations
