@@ -211,7 +211,7 @@ def crf_pictures(
     They are scaled to `size` (H, W) if given; logits are the engine's own, at its output stride, with smooth
     random ones added up to `classes`.
     """
-    network = load_engine(EngineConfig(name=engine))
+    network = load_engine(EngineConfig(name=engine, precision="fp32"))
     try:
         folder = LabelledFolder(data, len(network.info.spec.classes))
         logits, images, labels = [], [], []

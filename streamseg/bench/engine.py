@@ -100,7 +100,7 @@ def bench_engines(
             if precision != "int8" or "int8" in spec.weights
         ]
         with contextlib.ExitStack() as owned:
-            fp32 = EngineConfig(name=name, backend="onnx", input_size=size, threads=threads)
+            fp32 = EngineConfig(name=name, backend="onnx", precision="fp32", input_size=size, threads=threads)
             reference = owned.enter_context(contextlib.closing(load_engine(fp32)))
             engines = []
             for form in forms:

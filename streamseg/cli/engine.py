@@ -101,16 +101,22 @@ def build(name: str, sm: str, beside: bool, again: bool, **options: Any) -> None
 
 @command.command()
 @click.option(
-    "--most-gb", type=click.FloatRange(0), default=4.0, help="Keep at most this much; 0 removes all plans."
+    "--most-gb",
+    type=click.FloatRange(0),
+    default=4.0,
+    help="Keep at most this much; 0 removes all plans, and what was found of precisions.",
 )
 def prune(most_gb: float) -> None:
     """Remove plans from the cache, least recently used first, and what killed builds left."""
     from streamseg.inference.plans.cache import PLANS
     from streamseg.inference.plans.cache import prune as remove
+    from streamseg.inference.plans.proof import forget_proofs
     from streamseg.runtime.folders import cache_folder
 
     folder = cache_folder(PLANS)
     gone = remove(folder, round(most_gb * 1e9))
+    if most_gb == 0 and (proofs := forget_proofs()):
+        gone.append(f"{proofs} comparisons with fp32")
     for what in gone:
         echo(f"removed {what}")
     echo(f"{folder}: {len(gone)} removed")
@@ -159,7 +165,7 @@ def calibrate(name: str, data: Path, **options: Any) -> None:
     from streamseg.evaluation.calibration import measure_calibration, write_temperature
 
     folder, _ = find_engine(name)
-    config = build_settings(EngineConfig, {"name": name, **given(**options)})
+    config = build_settings(EngineConfig, {"name": name, "precision": "fp32", **given(**options)})
     with Bar("calibrate") as bar:
         report = measure_calibration(config, data, bar.at)
     echo(*calibration_lines(report))

@@ -124,7 +124,7 @@ def _of_tflite(file: Path, name: str, beside: Path, wanted: dict[str, Any]) -> t
         f"  levels   mean {spec.normalisation.mean[0]:g}, std {spec.normalisation.std[0]:g}  ({levels})",
         f"  classes  {len(spec.classes)}: {names}{', …' if len(spec.classes) > 6 else ''}  ({source})",
     ]
-    return load_engine(EngineConfig(name=str(beside), backend="onnx")), said
+    return load_engine(EngineConfig(name=str(beside), backend="onnx", precision="fp32")), said
 
 
 def _picture(picture: str | None) -> U8:

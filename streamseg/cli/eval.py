@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from streamseg.cli.settings import options_from
-from streamseg.config import CrfConfig, EngineConfig, RefinementConfig
+from streamseg.config import CrfConfig, EngineConfig, PrecisionSetting, RefinementConfig
 from streamseg.errors import UsageError
 from streamseg.runtime.terminal import echo, echo_document
 
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @click.option("--data", type=click.Path(path_type=Path), help="A folder with images/ and labels/.")
-@options_from(EngineConfig, "precision", "threads")
+@click.option(
+    "--precision",
+    type=click.Choice(get_args(PrecisionSetting)),
+    default="fp32",
+    help="Arithmetic of the network; auto: what run and process take.",
+)
+@options_from(EngineConfig, "threads")
 @click.option("--crf", is_flag=True, help="Score the CRF beside the network alone, near boundaries too.")
 @click.option(
     "--sequence", is_flag=True, help="The images are successive frames: score CRF and fusion over time."
@@ -81,7 +87,7 @@ def command(
             raise UsageError("--data: is missing; without labels there is --video alone")
         if crf or sequence or plot or tune_crf or confidence:
             raise UsageError("--crf, --sequence, --plot, --tune-crf and --confidence need labels: add --data")
-        other = None if teacher is None else EngineConfig(name=teacher, threads=threads)
+        other = None if teacher is None else EngineConfig(name=teacher, precision="fp32", threads=threads)
         _video(config, crf_config, str(video), other, every, delay, as_json)
         return
     if teacher is not None:

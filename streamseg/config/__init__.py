@@ -1,7 +1,7 @@
 """Every setting once: its type, default, unit and sentence, the TOML reader, and the generated reference."""
 
 from streamseg.config.analytics import PICTURE, EventConfig, ZoneConfig
-from streamseg.config.engines import BackendName, EngineConfig, Precision
+from streamseg.config.engines import BackendName, EngineConfig, Precision, PrecisionSetting
 from streamseg.config.labels import LabelsConfig
 from streamseg.config.reader import load_config, parse_config
 from streamseg.config.refinement import CrfConfig, CrfOn, FusionConfig, RefinementConfig
@@ -38,6 +38,7 @@ __all__ = [
     "LogConfig",
     "Name",
     "Precision",
+    "PrecisionSetting",
     "PublishConfig",
     "RefinementConfig",
     "Settings",

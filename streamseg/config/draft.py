@@ -134,7 +134,6 @@ def _text(streams: Sequence[DraftStream], engine: str, passwords: Path) -> str:
         f"# Written by streamseg init. Every setting: {examples_folder()}/reference.toml",
         "[engine]",
         f"name = {_quoted(engine)}",
-        '# precision = "int8"    # about twice as fast on a CPU',
         "",
         "# Where masks go. For other machines see secure.toml in that folder.",
         "# [publish]",

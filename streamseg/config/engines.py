@@ -15,6 +15,7 @@ BackendName = Literal[
     "auto", "onnx", "onnx-cuda", "onnx-tensorrt", "openvino", "torch", "aoti", "tensorrt", "tensorrt-rtx"
 ]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PrecisionSetting = Literal["auto", Precision]
 
 
 class EngineConfig(Settings, frozen=True):
@@ -28,12 +29,13 @@ class EngineConfig(Settings, frozen=True):
         Meta(description="What runs the network; auto takes the best that works here, and says why."),
     ] = "auto"
     precision: Annotated[
-        Precision,
+        PrecisionSetting,
         Meta(
-            description="Arithmetic of the network. On a CPU int8 is about twice as fast as fp32, and bf16 "
-            "where the processor has it; fp16 is for GPUs."
+            description="Arithmetic of the network. auto: the fastest that this machine has instructions for "
+            "(int8 or bf16 on a CPU, bf16 or fp16 on a GPU) and whose labels were found to be as in fp32, "
+            "which is looked at once."
         ),
-    ] = "fp32"
+    ] = "auto"
     input_size: Annotated[
         tuple[Annotated[int, Meta(ge=32, le=8192)], Annotated[int, Meta(ge=32, le=8192)]] | None,
         Meta(description="[height, width] that frames are scaled to fit into; unset takes the engine's own."),

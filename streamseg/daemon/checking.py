@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import get_args
 
-from streamseg.config import Config, EngineConfig, StreamConfig
+from streamseg.config import Config, EngineConfig, Precision, StreamConfig
 from streamseg.config.sharing import sharing_problems
 from streamseg.daemon.engines import wanted_engines
 from streamseg.errors import ConfigError, SourceError, StreamsegError
@@ -92,7 +93,9 @@ def _engine_problems(config: Config) -> Iterator[str]:
 
 def _look_at_engine(config: Config, settings: EngineConfig) -> None:
     folder, spec = find_engine(settings.name)
-    read_weights(folder, spec, settings.precision)
+    auto: tuple[Precision, ...] = tuple(p for p in get_args(Precision) if p in spec.weights)
+    for precision in auto if settings.precision == "auto" else (settings.precision,):
+        read_weights(folder, spec, precision)
     choices(settings)
     if config.refinement.level != "off":
         _look_at_crf(config, spec)

@@ -108,7 +108,9 @@ class Engines:
         self._stop = stop
         self._serving: dict[str, Loaded] = {}  # each operation on it is whole
         self._label_sets: dict[str, tuple[LabelSet, str]] = {}  # by id, with the engine that had it first
-        self._loading = EngineStatus(id=f"{default.name}/{default.precision}")
+        self._loading = EngineStatus(
+            id=default.name if default.precision == "auto" else f"{default.name}/{default.precision}"
+        )
 
     def settings(self, name: str) -> tuple[str, EngineConfig]:
         """The name and the settings of what a stream's `engine` names."""
@@ -231,14 +233,14 @@ class Engines:
                 name=name,
                 device=info.device,
                 threads=info.threads,
-                replicas=config.replicas,
+                replicas=len(engines),
                 state=state,
                 text=text,
             )
 
         on_change("running", "", engines[0].info)
-        if loading.to_build is not None:
-            loaded.upgrade = Upgrade(loading.to_build, engines, on_change)
+        if loading.to_build:
+            loaded.upgrade = Upgrade(shared, loading.to_build, engines, on_change)
             loaded.served.replicas[:] = loaded.upgrade.engines
         return loaded
 

@@ -24,7 +24,7 @@ class Loading:
 
     def __init__(self, config: EngineConfig) -> None:
         self.abandoned = False  # its thread still runs and cannot be ended
-        self.to_build: Choice | None = None  # a better engine, whose plan has to be built first
+        self.to_build: list[Choice] = []  # better engines, which have to be built or proved first
         self._config = config
         self._lock = threading.Lock()  # guards _engines and _cancelled
         self._engines: list[Engine] = []

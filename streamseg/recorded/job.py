@@ -10,14 +10,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import msgspec
 
-from streamseg.errors import ConfigError, OutputError, SourceError, UsageError
+from streamseg.config import EngineConfig, Precision
+from streamseg.errors import ConfigError, EngineError, OutputError, SourceError, UsageError
+from streamseg.inference.backends.protocol import backend_names
+from streamseg.inference.backends.select import choices
 from streamseg.inference.engine import Engine
 from streamseg.inference.label_view import view_of
 from streamseg.inference.plans.load import load_engine
+from streamseg.inference.spec import find_engine
 from streamseg.recorded.cluster import Cluster
 from streamseg.recorded.content import check_file
 from streamseg.recorded.events import Event, Failed, Finished, JobResult, Planned
@@ -26,7 +30,7 @@ from streamseg.recorded.inputs import fetched, find_inputs, look_for
 from streamseg.recorded.opening import probe
 from streamseg.recorded.pending import Pending, Wanted
 from streamseg.recorded.place import Place
-from streamseg.recorded.results import FolderError
+from streamseg.recorded.results import FolderError, Owner
 from streamseg.recorded.route import Route, SegmentEnd
 from streamseg.recorded.settings import ProcessConfig
 from streamseg.refinement.flow import one_thread
@@ -99,8 +103,10 @@ def load_engines(config: ProcessConfig, most: int = MAX_ENGINES) -> Iterator[lis
     count = 1 if config.batch > 1 else min(cores, most)
     settings = msgspec.structs.replace(config.engine, replicas=count)
     with ExitStack() as stack:
-        engines = [stack.enter_context(closing(load_engine(settings))) for _ in range(count)]
+        engines = [stack.enter_context(closing(load_engine(settings)))]
         info = engines[0].info
+        alike = _in_form(settings, info.precision, info.backend)
+        engines += [stack.enter_context(closing(load_engine(alike))) for _ in range(count - 1)]
         view_of(info.labels, config.engine.labels, info.kind, str)
         if config.confidence and info.spec.gives == "labels":
             raise UsageError(f"confidence: engine {info.spec.name} gives class ids, which have none")
@@ -136,7 +142,12 @@ def process_files(
     if not found.inputs and not found.unreadable:
         raise UsageError("nothing to process; name at least one video")
     with ExitStack() as stack:
+        if not overwrite:
+            config = _as_begun(config, (place.results(one.stem).owner() for one in found.inputs))
         engines = stack.enter_context(load_engines(config, MAX_ENGINES if on is None else 1))
+        config = msgspec.structs.replace(
+            config, engine=msgspec.structs.replace(config.engine, precision=engines[0].info.precision)
+        )  # of each worker of a cluster, too
         _check_classes(config, engines[0])
         place.open()
         cluster = None if on is None else stack.enter_context(closing(Cluster(on)))
@@ -166,6 +177,36 @@ def process_files(
     return JobResult(
         finished=[end for end in ends if isinstance(end, Finished)],
         failed=[end for end in ends if isinstance(end, Failed)],
+    )
+
+
+def _as_begun(config: ProcessConfig, owners: Iterable[Owner | None]) -> ProcessConfig:
+    """The settings with the form of the network that results there have: auto stays what it was for them.
+
+    As they are where this machine cannot run that form, or its weights are others now.
+    """
+    _, spec = find_engine(config.engine.name)
+    for owner in owners:
+        if owner is None or config.engine.precision != "auto":
+            continue
+        name, precision, backend = [*owner.identity.engine.rsplit("/", 2), "", ""][:3]
+        if name != spec.name or precision not in get_args(Precision) or backend not in backend_names():
+            continue
+        try:
+            engine = _in_form(config.engine, cast(Precision, precision), backend)
+            if choices(engine)[0].spec.weights_sha256 == owner.identity.weights_sha256:
+                return msgspec.structs.replace(config, engine=engine)
+        except EngineError:
+            continue
+    return config
+
+
+def _in_form(engine: EngineConfig, precision: Precision, backend: str) -> EngineConfig:
+    """The settings with what auto has become."""
+    return msgspec.structs.replace(
+        engine,
+        precision=precision if engine.precision == "auto" else engine.precision,
+        backend=backend if engine.backend == "auto" else engine.backend,
     )
 
 

@@ -35,13 +35,13 @@ def test_a_gpu_engine_agrees_with_the_cpu(backend: BackendName, precision: Preci
     if reason := backend_of(backend).why_not(precision):
         pytest.skip(reason)
     batch = np.stack([draw_scene(t)[0] for t in (0.0, 5.0)])
-    reference = load_engine(EngineConfig(backend="onnx"))
+    reference = load_engine(EngineConfig(backend="onnx", precision="fp32"))
     engine = load_engine(EngineConfig(backend=backend, precision=precision))
     assert agreement_of([(engine(batch), reference(batch))]).argmax_percent >= least
 
 
 def test_a_recorded_shape_gives_the_answer_to_each_picture_and_not_the_last_one() -> None:
-    reference = load_engine(EngineConfig(backend="onnx"))
+    reference = load_engine(EngineConfig(backend="onnx", precision="fp32"))
     engine = load_engine(EngineConfig(backend="torch", precision="fp32"))
     for moment in (0.0, 4.0, 8.0):
         batch = draw_scene(moment)[0][None]

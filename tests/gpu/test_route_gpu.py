@@ -129,7 +129,7 @@ def test_streams_begin_while_others_run_and_shapes_are_recorded(clip: Path, tmp_
 def test_labels_are_computed_in_one_thread_while_another_runs_the_network() -> None:
     from streamseg.inference.upsample_device import TensorLogits
 
-    engine = load_engine(EngineConfig(backend="torch"))
+    engine = load_engine(EngineConfig(backend="torch", precision="fp32"))
     batch = torch.from_numpy(draw_scene(0.0)[0][None]).cuda()
     kept = TensorLogits(engine.on_device(batch)[0])  # type: ignore[attr-defined]
     want = kept.labels(SIZE)

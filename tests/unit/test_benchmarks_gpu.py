@@ -36,7 +36,7 @@ def test_the_route_is_measured_both_ways_and_gives_the_same_labels(
     clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave_pictures_on_a_fake_gpu(monkeypatch)
-    config = EngineConfig(backend="torch", input_size=(96, 160))
+    config = EngineConfig(backend="torch", precision="fp32", input_size=(96, 160))
     result = bench_route(config, clip, frames=3)
     assert result.frame_size == (180, 320)
     assert (result.stays.count, result.by_memory.count) == (3, 3)
@@ -46,7 +46,7 @@ def test_the_route_is_measured_both_ways_and_gives_the_same_labels(
 
 def test_pictures_that_do_not_stay_are_not_measured_as_if_they_did(clip: Path) -> None:
     with pytest.raises(UsageError, match="do not stay"):
-        bench_route(EngineConfig(backend="torch"), clip, frames=1)
+        bench_route(EngineConfig(backend="torch", precision="fp32"), clip, frames=1)
 
 
 @pytest.mark.skipif(cuda_missing() is None, reason="there is a GPU here")
@@ -59,7 +59,7 @@ def test_a_part_that_fails_is_told_and_the_others_are_written_after_each(
     clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave_pictures_on_a_fake_gpu(monkeypatch)
-    route = bench_route(EngineConfig(backend="torch", input_size=(96, 160)), clip, frames=1)
+    route = bench_route(EngineConfig(backend="torch", precision="fp32", input_size=(96, 160)), clip, frames=1)
     monkeypatch.setattr(gpu, "cuda_device", lambda: Cuda("Some GPU", "sm_90", "13.0"))
     monkeypatch.setattr(gpu, "street_clip", lambda path: clip)
     monkeypatch.setattr(gpu, "random_engine", lambda name, folder: folder)

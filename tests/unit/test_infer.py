@@ -45,7 +45,7 @@ def on_host(one: Frame) -> bool:
 
 
 def test_the_torch_engine_takes_tensors_and_leaves_the_logits_there() -> None:
-    engine = load_engine(EngineConfig(backend="torch"))
+    engine = load_engine(EngineConfig(backend="torch", precision="fp32"))
     batch = np.stack([draw_scene(t)[0] for t in (0.0, 3.0)])
     got = engine.on_device(torch.from_numpy(batch))  # type: ignore[attr-defined]
     assert isinstance(got, torch.Tensor)
@@ -72,7 +72,7 @@ def test_an_aoti_package_takes_tensors_and_leaves_the_logits_there(
 
 
 def test_the_logits_of_a_gpus_engine_stay_there_also_of_pictures_decoded_on_the_cpu() -> None:
-    engine: Any = load_engine(EngineConfig(backend="torch"))
+    engine: Any = load_engine(EngineConfig(backend="torch", precision="fp32"))
     frames = [frame(draw_scene(t)[0]) for t in (0.0, 3.0)]
     want = [labels_of(one, (360, 480))[0] for one in infer(engine, frames)]
     engine.info = msgspec.structs.replace(engine.info, tensors="cuda")  # its memory is the CPU's
@@ -83,7 +83,7 @@ def test_the_logits_of_a_gpus_engine_stay_there_also_of_pictures_decoded_on_the_
 
 @pytest.mark.parametrize("backend", ["torch", "onnx"])
 def test_a_picture_stays_there_just_where_the_engine_takes_it(backend: Any) -> None:
-    engine = load_engine(EngineConfig(backend=backend))
+    engine = load_engine(EngineConfig(backend=backend, precision="fp32"))
     frames = [frame(surface(t)) for t in (0.0, 3.0)]
     logits = infer(engine, frames)
     stays = backend == "torch"
@@ -100,7 +100,7 @@ def test_a_picture_stays_there_just_where_the_engine_takes_it(backend: Any) -> N
 
 
 def test_a_batch_that_lies_partly_here_is_made_here() -> None:
-    engine = load_engine(EngineConfig(backend="torch"))
+    engine = load_engine(EngineConfig(backend="torch", precision="fp32"))
     frames = [frame(surface()), frame(draw_scene(0.0)[0])]
     logits = infer(engine, frames)
     assert all(isinstance(one.data, np.ndarray) for one in logits)
@@ -126,7 +126,9 @@ def test_a_network_that_takes_normalised_floats_says_that_it_takes_arrays_only(t
 
 
 def test_an_engine_without_tensors_that_takes_over_gets_the_batch_here() -> None:
-    with_tensors, without = (load_engine(EngineConfig(backend=b)) for b in ("torch", "onnx"))  # type: ignore[arg-type]
+    with_tensors, without = (
+        load_engine(EngineConfig(backend=b, precision="fp32")) for b in ("torch", "onnx")
+    )  # type: ignore[arg-type]
     engine = SwitchEngine(with_tensors)
     (before,) = infer(engine, [frame(surface())])
     engine.switch(without)

@@ -57,7 +57,7 @@ def frames() -> list[U8]:
 
 @pytest.fixture(scope="module")
 def reference() -> Iterator[Engine]:
-    engine = load_engine(EngineConfig(backend="onnx"))
+    engine = load_engine(EngineConfig(backend="onnx", precision="fp32"))
     yield engine
     engine.close()
 

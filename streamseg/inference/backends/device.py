@@ -8,10 +8,13 @@ import platform
 from pathlib import Path
 from typing import NamedTuple
 
+from streamseg.config import Precision
+
 _FEATURES = (
     "avx2",
     "avx512f",
     "avx512_vnni",
+    "avx_vnni",
     "avx512_bf16",
     "avx512_fp16",
     "amx_bf16",
@@ -85,6 +88,17 @@ def cpu_features() -> tuple[str, ...]:
 def cpu_has_bf16() -> bool:
     """Whether the processor has bfloat16 instructions."""
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpu_features())
+
+
+def cpu_has_int8() -> bool:
+    """Whether the processor multiplies 8-bit numbers exactly: without VNNI sums saturate on x86."""
+    return not {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}.isdisjoint(cpu_features())
+
+
+def gpu_precisions(sm: str) -> tuple[Precision, ...]:
+    """The precisions of a GPU such as "sm_89", fastest first."""
+    capability = int(sm.removeprefix("sm_") or 0)
+    return ("bf16", "fp16", "fp32") if capability >= 80 else ("fp16", "fp32")
 
 
 def cpu_identity() -> str:

@@ -183,7 +183,7 @@ def _within(limits: Limits, shapes: Shapes) -> Shapes:
 
 def threads_of_replica(config: EngineConfig) -> int:
     """The CPU threads of each replica; 0, for one on each core, where there is one replica."""
-    if config.replicas == 1:
+    if config.replicas <= 1:
         return config.threads
     return max(1, (config.threads or usable_cores()) // config.replicas)
 

@@ -1,15 +1,23 @@
-"""Selects the backend that runs the network: the one asked for, or the best that works on this machine."""
+"""Selects backend and precision of a network: those asked for, or the best that work on this machine."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 
 import msgspec
 
 from streamseg.config import EngineConfig, Precision
 from streamseg.errors import EngineError
-from streamseg.inference.backends.device import cuda_missing
+from streamseg.inference.backends.device import (
+    Cuda,
+    cpu_has_bf16,
+    cpu_has_int8,
+    cuda_device,
+    cuda_missing,
+    gpu_precisions,
+)
 from streamseg.inference.backends.protocol import Backend, Choice, backend_of, build_spec
 from streamseg.inference.spec import EngineSpec, find_engine
 
@@ -32,13 +40,13 @@ LIMIT = "STREAMSEG_BACKENDS"
 
 
 def choices(config: EngineConfig) -> list[Choice]:
-    """The backends that can run the engine of these settings on this machine, best first; never empty.
+    """The forms in which this machine can run the engine of these settings, best first; never empty.
 
-    For backend = "auto" it logs why better ones were skipped. $STREAMSEG_BACKENDS, a comma-separated list,
-    limits auto. Raises EngineError with every reason when there is none.
+    Of precision = "auto" there are several; one that is not fp32 has yet to be compared with it
+    (plans/proof.py). Logs in one line why better ones were skipped. $STREAMSEG_BACKENDS, a comma-separated
+    list, limits backend = "auto". Raises EngineError with every reason when there is none.
     """
     folder, engine = find_engine(config.name)
-    engine.weights_of(config.precision)
     if engine.gives == "labels":
         log.info(
             "engine %s: gives class ids: its masks have no confidence, and the CRF and fusion are off",
@@ -46,20 +54,23 @@ def choices(config: EngineConfig) -> list[Choice]:
         )
     reasons: dict[str, list[str]] = {}  # why → who, in order
     found: list[Choice] = []
-    for name, device in _wanted(config):
-        why, backend = _try(name, device, config.precision, engine)
+    auto = config.precision == "auto"
+    for name, device, precision in _forms(config, engine):
+        why, backend = _try(name, device, precision, engine)
         if backend is not None:
-            found.append(Choice(backend, build_spec(config, folder, engine, config.precision)))
-        elif not found:
+            found.append(Choice(backend, build_spec(config, folder, engine, precision)))
+        elif not found and (not auto or _runs(name, precision)):
             reasons.setdefault(why, []).append(name)
-    skipped = [f"{', '.join(names)}: {why}" for why, names in reasons.items()]
+    skipped = [f"{', '.join(dict.fromkeys(names))}: {why}" for why, names in reasons.items()]
+    if auto and found and _could_be_int8(found[0].backend) and (why := _int8_missing(engine)):
+        skipped.append(f"int8: {why}")
     if not found:
         raise EngineError(
             f"engine {engine.name} in {config.precision}: no backend can run it on this machine; "
             f"{'; '.join(skipped)}"
         )
-    for line in skipped:
-        log.info("engine %s: skipped: %s", engine.name, line)
+    if skipped:
+        log.info("engine %s: skipped: %s", engine.name, "; ".join(skipped))
     return found
 
 
@@ -69,14 +80,14 @@ def plan_to_build(config: EngineConfig, target: str = "") -> Choice:
     target: the GPU it is for, such as "sm_89"; empty for this machine. Raises EngineError with every reason.
     """
     folder, engine = find_engine(config.name)
-    reasons = []
-    for name in dict.fromkeys(name for name, _ in _wanted(config)):
+    reasons: dict[str, None] = {}  # in order
+    for name, _, precision in _forms(config, engine, target):
         backend = backend_of(name)
-        reason = _form_problem(name, engine) or backend.why_not_build(config.precision, target)
+        reason = _form_problem(name, engine) or backend.why_not_build(precision, target)
         if reason is None:
-            spec = build_spec(config, folder, engine, config.precision)
+            spec = build_spec(config, folder, engine, precision)
             return Choice(backend, msgspec.structs.replace(spec, target=target))
-        reasons.append(f"{name}: {reason}")
+        reasons[f"{name}: {reason}"] = None
     raise EngineError(
         f"engine {engine.name} in {config.precision}: no backend can build a plan; {'; '.join(reasons)}"
     )
@@ -96,6 +107,55 @@ def fallback(config: EngineConfig, found: list[Choice]) -> Choice | None:
         if precision in engine.weights:
             return Choice(backend_of("onnx"), build_spec(config, folder, engine, precision))
     return None
+
+
+def _forms(
+    config: EngineConfig, engine: EngineSpec, target: str = ""
+) -> Iterator[tuple[str, str, Precision]]:
+    """(name, device, precision) to try, best first; an empty device means any. Raises EngineError."""
+    wanted = _wanted(config)
+    if config.precision != "auto":
+        engine.weights_of(config.precision)
+        for name, device in wanted:
+            yield name, device, config.precision
+        return
+    found = cuda_device()
+    sm = target or (found.sm if isinstance(found, Cuda) else "")
+    on_cpu: list[Precision] = ["int8"] if not _int8_missing(engine) else []
+    on_cpu += ["bf16", "fp32"] if cpu_has_bf16() else ["fp32"]
+    for device, precisions in (("cuda", gpu_precisions(sm)), ("cpu", tuple(on_cpu))):
+        if target and device == "cpu":
+            continue
+        for precision in precisions if "fp32" in engine.weights else ("int8",):
+            for name in (
+                name for name, of in wanted if of == device or (not of and device in _devices(name))
+            ):
+                yield name, device, precision
+
+
+def _devices(name: str) -> list[str]:
+    """Where a backend that was asked for may run: not on a GPU where there is none and it need not."""
+    devices = [device for known, device in ORDER if known == name]
+    return ["cpu"] if "cpu" in devices and cuda_missing() else devices
+
+
+def _could_be_int8(backend: Backend) -> bool:
+    return backend.device == "cpu" and "int8" in backend.precisions
+
+
+def _int8_missing(engine: EngineSpec) -> str:
+    """Why an engine is not to be run in int8 on this processor; empty where it is."""
+    if "int8" not in engine.weights:
+        return "this engine has no such form; streamseg engine quantise makes it"
+    return "" if cpu_has_int8() else "this processor has no instructions for it (VNNI)"
+
+
+def _runs(name: str, precision: Precision) -> bool:
+    """Whether a backend runs a precision on some machine."""
+    try:
+        return precision in backend_of(name).precisions
+    except EngineError:
+        return True  # its library is missing: that is the reason
 
 
 def _wanted(config: EngineConfig) -> list[tuple[str, str]]:

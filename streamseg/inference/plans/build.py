@@ -1,4 +1,4 @@
-"""Builds a plan in a child process.
+"""Builds a plan in a child process, or compares an engine with fp32 there.
 
 A build may take minutes, hang, crash, or use every core. Its process runs at a low priority, ends when its
 parent does, and may be killed at any moment: an unfinished plan is never loaded (cache.py).
@@ -16,6 +16,7 @@ from streamseg.errors import EngineError, OutputError
 from streamseg.inference.backends.protocol import BuildSpec, Choice, OnProgress
 from streamseg.inference.plans.cache import PLANS, cannot_keep
 from streamseg.inference.plans.recipe_key import recipe_of
+from streamseg.inference.plans.verify import Measured
 from streamseg.runtime.child import ChildProcess
 from streamseg.runtime.folders import cache_folder
 from streamseg.runtime.import_path import module_command
@@ -33,12 +34,14 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     again: bool = False  # even if there is a plan already
     quiet: bool = False  # at a low priority
+    prove: bool = False  # build only where there is no plan, then measure
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """A line from the child: progress, and at the end an error or done."""
+    """A line from the child: progress, what was measured, and at the end an error or done."""
 
     progress: str = ""
+    measured: Measured | None = None
     error: str = ""
     done: bool = False
 
@@ -57,16 +60,20 @@ class Build:
         *,
         again: bool = False,
         quiet: bool = False,
+        prove: bool = False,
         progress: OnProgress | None = None,
     ) -> None:
         """folder: for the plan, unset the cache. again: build even if there is one.
 
+        prove: also compare it with fp32, which `measured` has then; of a backend without plans only that.
         quiet: at a low priority. progress: called with lines of text; unset they are logged.
         """
         self._choice = choice
         self._given_folder = folder
         self._again = again
         self._quiet = quiet
+        self._prove = prove
+        self.measured: Measured | None = None
         self._progress = progress or (lambda text: log.info("engine %s: %s", choice.engine_id, text))
         self._lock = threading.Lock()  # guards _child and _stopped, so that no child starts after stop()
         self._child: ChildProcess | None = None
@@ -90,16 +97,12 @@ class Build:
         order = Order(
             backend=backend.name,
             spec=spec,
-            folder=str(self._folder),
+            folder=str(self._folder) if backend.suffix else "",
             again=self._again,
             quiet=self._quiet,
+            prove=self._prove,
         )
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with self.log_file.open("wb") as written:
-                child = self._start(written.fileno())
-        except OSError as error:
-            raise cannot_keep(self._folder, error) from error
+        child = self._logging_child() if backend.suffix else self._start(None)
         last = Line()
         with child:
             child.send(order)
@@ -107,15 +110,17 @@ class Build:
                 last = msgspec.json.decode(text, type=Line)
                 if last.progress:
                     self._progress(last.progress)
+                self.measured = last.measured or self.measured
             how = child.end(END_WITHIN_S)
         if self._stopped:
             raise BuildStopped(f"engine {self._choice.engine_id}: its build was stopped")
         if last.error:
             raise EngineError(last.error)
         if not last.done:
-            raise EngineError(
-                f"engine {self._choice.engine_id}: the build ended by {how}; see {self.log_file}"
+            what = (
+                f"the build ended by {how}; see {self.log_file}" if backend.suffix else f"it ended by {how}"
             )
+            raise EngineError(f"engine {self._choice.engine_id}: {what}")
 
     def stop(self) -> None:
         """End the build, now or before it begins; run() raises BuildStopped."""
@@ -125,7 +130,15 @@ class Build:
         if child is not None:
             child.kill()
 
-    def _start(self, log_fd: int) -> ChildProcess:
+    def _logging_child(self) -> ChildProcess:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with self.log_file.open("wb") as written:
+                return self._start(written.fileno())
+        except OSError as error:
+            raise cannot_keep(self._folder, error) from error
+
+    def _start(self, log_fd: int | None) -> ChildProcess:
         with self._lock:
             if self._stopped:
                 raise BuildStopped(f"engine {self._choice.engine_id}: its build was stopped")

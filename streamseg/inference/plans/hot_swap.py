@@ -14,7 +14,17 @@ from streamseg.inference.backends.protocol import Choice
 from streamseg.inference.backends.select import choices, fallback
 from streamseg.inference.engine import Engine, EngineInfo, TensorEngine
 from streamseg.inference.plans.build import Build, BuildStopped
-from streamseg.inference.plans.load import close_all, load_choice, load_plan, load_replicas, open_engine
+from streamseg.inference.plans.load import (
+    check_proof,
+    close_all,
+    load_choice,
+    load_plan,
+    load_replicas,
+    open_engine,
+    proof_of,
+    skip,
+)
+from streamseg.inference.plans.proof import Proof, kept_proof, needs_proof
 from streamseg.runtime.memory import apart
 from streamseg.types import F32, U8, Size
 
@@ -22,6 +32,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
+
+PROVE_WITHIN_S = 4.0
+"""So long a start waits for a comparison with fp32, which takes a second or two where nothing else runs."""
 
 OnChange = Callable[[Literal["fallback", "running"], str, EngineInfo], None]
 
@@ -101,35 +114,80 @@ class SwitchEngine:
         return self._spare or self._engine
 
 
-def start_engines(config: EngineConfig) -> tuple[list[Engine], Choice | None]:
-    """Load the best engine that is ready, once for each replica; also give a better one to build, if any.
+def start_engines(config: EngineConfig, wait_s: float = PROVE_WITHIN_S) -> tuple[list[Engine], list[Choice]]:
+    """Load the best engine that is ready, once for each replica; also give better ones to build, best first.
 
-    Blocks while it loads, and builds only where no engine can serve meanwhile. Raises EngineError.
+    Blocks while it loads, and for wait_s more where a form has to be compared with fp32 first; builds only
+    where no engine can serve meanwhile. Raises EngineError.
     """
     found = choices(config)
+    deadline_s = time.monotonic() + wait_s
+
+    def stand_in() -> Choice | None:
+        return fallback(config, [one for one in found if _may_serve(config, one)])
 
     def spare() -> Engine:
-        ready = fallback(config, found)
+        ready = stand_in()
         if ready is None:
             raise EngineError(f"engine {config.name}: no engine on this machine takes frames of this shape")
         return open_engine(ready.backend, ready.spec, None)
 
     for at, choice in enumerate(found):
         try:
+            if needs_proof(config, choice):
+                ready = stand_in()
+                within_s = None if ready is None else deadline_s - time.monotonic()
+                proof = _proof_within(choice, within_s)
+                if proof is None:
+                    assert ready is not None, "else it was waited for"
+                    return _replicas(config, ready, load_choice(ready)), found[at : _place(ready, found)]
+                check_proof(choice, proof)
             if not choice.backend.suffix:
-                return _replicas(config, choice, load_choice(choice)), None
+                return _replicas(config, choice, load_choice(choice)), []
             engine = load_plan(choice)
             if engine is not None:
-                return _replicas(config, choice, engine, spare), None
-            ready = fallback(config, found)
+                return _replicas(config, choice, engine, spare), []
+            ready = stand_in()
             if ready is not None:
-                return _replicas(config, ready, load_choice(ready)), choice
-            return _replicas(config, choice, load_choice(choice)), None
+                return _replicas(config, ready, load_choice(ready)), found[at : _place(ready, found)]
+            return _replicas(config, choice, load_choice(choice)), []
         except EngineError as error:
             if at == len(found) - 1:
                 raise
-            log.warning("engine %s: skipped: %s", choice.engine_id, error)
+            skip(choice, error)
     raise AssertionError("choices() is never empty")
+
+
+def _place(choice: Choice, found: list[Choice]) -> int:
+    """Where a choice stands among others; behind them where it is none of them."""
+    return next((at for at, one in enumerate(found) if one.engine_id == choice.engine_id), len(found))
+
+
+def _may_serve(config: EngineConfig, choice: Choice) -> bool:
+    """Whether a form may serve at once: it needs no proof, or has a good one."""
+    if not needs_proof(config, choice):
+        return True
+    proof = kept_proof(choice)
+    return proof is not None and not proof.problem
+
+
+def _proof_within(choice: Choice, timeout_s: float | None) -> Proof | None:
+    """The proof of a form, kept or made within this time; None where it took longer. Raises EngineError."""
+    kept = kept_proof(choice)
+    if kept is not None or timeout_s is None:
+        return kept or proof_of(choice)
+    if timeout_s <= 0:
+        return None
+    build = Build(choice, prove=True, progress=lambda text: None)
+    timer = threading.Timer(timeout_s, build.stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        return proof_of(choice, build)
+    except BuildStopped:
+        return None
+    finally:
+        timer.cancel()
 
 
 def _replicas(
@@ -142,58 +200,76 @@ def _replicas(
 class Upgrade:
     """Builds a better engine in the background, loads it for each replica, runs it once, and switches.
 
-    A build that fails is reported once; the current engine keeps serving. start() and stop() in one thread.
+    Of several the first that can be built and, where it has to, agrees with fp32. What fails is reported
+    once; the current engine keeps serving. start() and stop() in one thread.
     """
 
-    def __init__(self, choice: Choice, engines: Sequence[Engine], on_change: OnChange) -> None:
+    def __init__(
+        self, config: EngineConfig, choices: Sequence[Choice], engines: Sequence[Engine], on_change: OnChange
+    ) -> None:
         """engines: those that serve until then; use and close `self.engines` in their place from now on.
 
         on_change: called with the state, why, and the engine that serves; also from the build thread.
         """
-        self.choice = choice
         self.engines = [SwitchEngine(engine) for engine in engines]
+        self._choices = choices
         self._on_change = on_change
-        self._build = Build(choice, quiet=True)
+        self._builds = [Build(one, quiet=True, prove=needs_proof(config, one)) for one in choices]
+        self._proves = [needs_proof(config, one) for one in choices]
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="build", daemon=True)
 
     def start(self) -> None:
-        wanted, serving = self.choice.engine_id, self.engines[0].info
-        log.info("engine %s must be built first; %s serves until then", wanted, serving.id)
-        self._on_change("fallback", f"{wanted} is being built", serving)
+        wanted, serving = self._choices[0], self.engines[0].info
+        proves = self._proves[0]
+        what = "is compared with fp32" if proves else "must be built"
+        log.info("engine %s %s first; %s serves until then", wanted.engine_id, what, serving.id)
+        doing = "is being compared with fp32" if proves else "is being built"
+        self._on_change("fallback", f"{wanted.engine_id} {doing}", serving)
         self._thread.start()
 
     def stop(self, timeout_s: float = 2.0) -> bool:
         """Stop the build; True when its thread has ended. Stopping twice is fine."""
         self._stopping.set()
-        self._build.stop()
+        for build in self._builds:
+            build.stop()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        wanted = self.choice.engine_id
         begun_s = time.monotonic()
-        engines: list[Engine] = []
-        try:
-            with apart():
-                first = load_choice(self.choice, self._build)
-                engines = load_replicas(len(self.engines), self.choice, first)
-                for engine in engines:
-                    if self._stopping.is_set():
-                        return close_all(engines)
-                    engine.warm_up(engine.info.input_size)
-        except BuildStopped:
+        for choice, build, proves in zip(self._choices, self._builds, self._proves, strict=True):
+            wanted, engines = choice.engine_id, list[Engine]()
+            try:
+                with apart():
+                    if proves:
+                        check_proof(choice, proof_of(choice, build))
+                    engines = load_replicas(len(self.engines), choice, load_choice(choice, build))
+                    for engine in engines:
+                        if self._stopping.is_set():
+                            return close_all(engines)
+                        engine.warm_up(engine.info.input_size)
+            except BuildStopped:
+                return
+            except Exception as error:  # noqa: BLE001 - a library may raise anything; the current engine serves on
+                close_all(engines)
+                self._failed(choice, error, proves)
+                continue
+            log.info("engine %s is ready after %.1f s", wanted, time.monotonic() - begun_s)
+            info = engines[0].info
+            for replica, engine in zip(self.engines, engines, strict=True):
+                replica.switch(engine)
+            self._on_change("running", "", info)
             return
-        except Exception as error:  # noqa: BLE001 - a library may raise anything; the current engine serves on
-            reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
-            close_all(engines)
-            serving = self.engines[0].info
-            log.warning("engine %s failed: %s; %s keeps serving", wanted, reason, serving.id)
-            self._on_change("fallback", f"{wanted} failed: {reason}", serving)
+
+    def _failed(self, choice: Choice, error: Exception, proves: bool) -> None:
+        reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
+        wanted, serving = choice.engine_id, self.engines[0].info
+        proof = kept_proof(choice) if proves else None
+        if proof is not None and proof.problem:
+            log.warning("engine %s: skipped: %s; %s keeps serving", wanted, reason, serving.id)
+            self._on_change("running", f"{wanted} is skipped: {reason}", serving)
             return
-        log.info("engine %s is ready after %.1f s", wanted, time.monotonic() - begun_s)
-        info = engines[0].info
-        for replica, engine in zip(self.engines, engines, strict=True):
-            replica.switch(engine)
-        self._on_change("running", "", info)
+        log.warning("engine %s failed: %s; %s keeps serving", wanted, reason, serving.id)
+        self._on_change("fallback", f"{wanted} failed: {reason}", serving)

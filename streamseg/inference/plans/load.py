@@ -14,6 +14,7 @@ from streamseg.inference.engine import Engine
 from streamseg.inference.interface import check_runs
 from streamseg.inference.plans.build import Build
 from streamseg.inference.plans.cache import Plan, drop_plan, find_plan, mark_used, plan_folders
+from streamseg.inference.plans.proof import Proof, keep_proof, kept_proof, needs_proof
 from streamseg.inference.plans.recipe_key import recipe_of
 
 log = logging.getLogger(__name__)
@@ -22,18 +23,47 @@ log = logging.getLogger(__name__)
 def load_engine(config: EngineConfig) -> Engine:
     """Load the engine that the settings name, building its plan first where it needs one. Blocks.
 
-    With backend = "auto" the next best is taken when one fails. Raises EngineError with what is missing or
-    damaged.
+    With backend = "auto" or precision = "auto" the next best is taken when one fails, or disagrees with fp32.
+    Raises EngineError with what is missing or damaged.
     """
     found = choices(config)
     for at, choice in enumerate(found):
         try:
+            if needs_proof(config, choice):
+                check_proof(choice, proof_of(choice))
             return load_choice(choice)
         except EngineError as error:
             if at == len(found) - 1:
                 raise
-            log.warning("engine %s: %s is skipped: %s", choice.spec.engine.name, choice.backend.name, error)
+            skip(choice, error)
     raise AssertionError("choices() is never empty")
+
+
+def proof_of(choice: Choice, build: Build | None = None) -> Proof:
+    """The proof of a form, made now where there is none, which builds its plan. Blocks; raises EngineError.
+
+    build: used instead of a new one; with prove=True.
+    """
+    proof = kept_proof(choice)
+    if proof is None:
+        build = build or Build(choice, prove=True)
+        build.run()
+        assert build.measured is not None, "a build with prove=True measures"
+        proof = keep_proof(choice, build.measured)
+    return proof
+
+
+def check_proof(choice: Choice, proof: Proof) -> None:
+    """Log why a form is taken; raises EngineError where it is not."""
+    if proof.problem:
+        raise EngineError(proof.problem)
+    log.info("engine %s: %s", choice.engine_id, proof.why)
+
+
+def skip(choice: Choice, error: EngineError) -> None:
+    """Log that a form is not taken, and the next one is tried."""
+    text = str(error).removeprefix(f"engine {choice.engine_id}: ")
+    log.warning("engine %s: skipped: %s", choice.engine_id, text)
 
 
 def load_choice(choice: Choice, build: Build | None = None) -> Engine:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from itertools import islice
 
 import msgspec
@@ -18,6 +20,7 @@ from streamseg.sources.frames import decode
 from streamseg.sources.target import DEMO
 from streamseg.types import F32, U8
 
+TIMED_S = 0.5
 MOST_MEAN_DIFFERENCE = 0.5  # of the reference's standard deviation; int8 has about 0.1, a wrong graph 1
 
 
@@ -36,6 +39,44 @@ def check_agreement(engine: Engine, spec: BuildSpec) -> Agreement:
             f"{found.mean_difference:.2g} of their standard deviation; it is not used"
         )
     return found
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """A form of an engine beside others on real pictures."""
+
+    agreement: Agreement  # with ONNX Runtime in fp32
+    ms: float  # a picture, at best
+    fp32_ms: float
+    onnx_ms: float | None = None  # of ONNX Runtime in the same precision, where it has that
+
+
+def measure(engine: Engine, spec: BuildSpec) -> Measured:
+    """Compare with ONNX Runtime: labels with fp32's, times by turns. Blocks for about a second."""
+    onnx = backend_of("onnx")
+    with contextlib.ExitStack() as owned:
+        engines = [engine, owned.enter_context(contextlib.closing(reference_engine(spec)))]
+        if (
+            engine.info.device == "cpu"
+            and engine.info.backend != onnx.name
+            and not onnx.why_not(spec.precision)
+        ):
+            engines.append(owned.enter_context(contextlib.closing(onnx.load(spec, None))))
+        batches = [make_batch([picture], spec.shapes.usual[1:]) for picture in _pictures()]
+        answers = [[one(batch) for batch in batches] for one in engines]
+        best = [float("inf")] * len(engines)
+        begun_s = time.perf_counter()
+        while time.perf_counter() - begun_s < TIMED_S:
+            for at, one in enumerate(engines):
+                run_s = time.perf_counter()
+                one(batches[0])
+                best[at] = min(best[at], time.perf_counter() - run_s)
+    agreement = agreement_of(list(zip(*answers[:2], strict=True)))
+    return Measured(
+        agreement=agreement,
+        ms=round(1000 * best[0], 2),
+        fp32_ms=round(1000 * best[1], 2),
+        onnx_ms=round(1000 * best[2], 2) if len(best) > 2 else None,
+    )
 
 
 def _pictures() -> list[U8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -13,13 +14,13 @@ from typing import BinaryIO
 import msgspec
 
 from streamseg.errors import EngineError, one_line
-from streamseg.inference.backends.protocol import Backend, BuildSpec, OnProgress, backend_of
+from streamseg.inference.backends.protocol import Backend, BuildSpec, Choice, OnProgress, backend_of
 from streamseg.inference.plans import cache
 from streamseg.inference.plans.build import Line, Order
 from streamseg.inference.plans.cache import Agreement
-from streamseg.inference.plans.load import open_engine
+from streamseg.inference.plans.load import open_engine, ready_plan
 from streamseg.inference.plans.recipe_key import recipe_of
-from streamseg.inference.plans.verify import check_agreement
+from streamseg.inference.plans.verify import Measured, check_agreement, measure
 from streamseg.runtime.child import lower_priority
 
 NICE = 5  # about a quarter of a busy core: with less, the build would never end beside a busy route
@@ -39,7 +40,10 @@ def main() -> None:
         answers.write(msgspec.json.encode(line) + b"\n")
 
     try:
-        build(order, lambda text: send(Line(progress=text)))
+        if not order.prove or _lacks_plan(order):
+            build(order, lambda text: send(Line(progress=text)))
+        if order.prove:
+            send(Line(measured=prove(order)))
         send(Line(done=True))
     except EngineError as error:
         send(Line(error=str(error)))
@@ -77,6 +81,21 @@ def build(order: Order, progress: OnProgress) -> None:
             agreement=agreement,
         )
         progress(f"built in {took_s:.1f} s, {plan.manifest.bytes / 1e6:.1f} MB: {plan.path}")
+
+
+def _lacks_plan(order: Order) -> bool:
+    backend = backend_of(order.backend)
+    return bool(backend.suffix) and ready_plan(Choice(backend, order.spec)) is None
+
+
+def prove(order: Order) -> Measured:
+    """Compare the engine of an order, whose plan is there, with fp32. Raises EngineError."""
+    backend, spec = backend_of(order.backend), order.spec
+    plan = ready_plan(Choice(backend, spec)) if backend.suffix else None
+    if backend.suffix and plan is None:
+        raise EngineError(f"backend {backend.name}: its plan disappeared after it was built")
+    with contextlib.closing(open_engine(backend, spec, None if plan is None else plan.path)) as engine:
+        return measure(engine, spec)
 
 
 def backend_device(backend: Backend, spec: BuildSpec) -> str:

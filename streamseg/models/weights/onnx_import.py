@@ -128,7 +128,7 @@ def _loaded(spec: EngineSpec, folder: Path, found: Importing, what: str) -> tupl
         for _ in range(3):
             write_spec(folder, tried)
             try:
-                engine = load_engine(EngineConfig(name=str(folder), backend="onnx"))
+                engine = load_engine(EngineConfig(name=str(folder), backend="onnx", precision="fp32"))
             except FormError as error:
                 first = first or error
                 more = {**more, **error.remedy}
