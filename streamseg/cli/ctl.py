@@ -107,7 +107,7 @@ def status(connect: _Connection, as_json: bool) -> None:
 @click.option("--source", required=True, help="A file, /dev/videoN or an address.")
 @options_from(
     StreamConfig, "password_file", "realtime", "loop", "max_fps", "max_age_ms", "timeout_s", "rtsp_transport",
-    "retry_at_start", "mask_size", "engine",
+    "retry_at_start", "mask_size", "gate", "engine",
 )  # fmt: skip
 @label_options
 @click.pass_obj

@@ -33,7 +33,15 @@ if TYPE_CHECKING:
 @click.argument("config", type=click.Path(path_type=Path), required=False)
 @click.option("--source", "sources", multiple=True, help="A stream to run without a file; may be repeated.")
 @options_from(
-    StreamConfig, "realtime", "loop", "max_fps", "max_age_ms", "timeout_s", "rtsp_transport", "mask_size"
+    StreamConfig,
+    "realtime",
+    "loop",
+    "max_fps",
+    "max_age_ms",
+    "timeout_s",
+    "rtsp_transport",
+    "mask_size",
+    "gate",
 )
 @click.option(
     "--retry-at-start",

@@ -81,6 +81,20 @@ class StreamConfig(Settings, frozen=True):
         Literal["frame", "input"],
         Meta(description="Size of the masks: the frame's own, or the network input's."),
     ] = "frame"
+    gate: Annotated[
+        Literal["none", "motion"],
+        Meta(
+            description="motion: run the network only where a frame differs from the last one it has seen; "
+            "the others say that its labels hold. For cameras that stand still."
+        ),
+    ] = "none"
+    gate_min_s: Annotated[
+        float,
+        Meta(ge=0, le=60, description="While the picture changes, the network is run at most so often (s)."),
+    ] = 0.0
+    gate_max_s: Annotated[
+        float, Meta(gt=0, le=3600, description="The network is run at least so often (s).")
+    ] = 5.0
     engine: Annotated[
         str,
         Meta(
@@ -103,6 +117,8 @@ class StreamConfig(Settings, frozen=True):
 
     def conflicts(self) -> Iterator[str]:
         yield from answer_conflicts(self.zones, self.events)
+        if self.gate_min_s > self.gate_max_s:
+            yield f"gate_min_s: must be at most gate_max_s ({self.gate_max_s:g}); is {self.gate_min_s:g}"
 
 
 class PublishConfig(Settings, frozen=True):

@@ -270,6 +270,7 @@ class Operations:
                 for loaded in made.values():
                     loaded.close()
                 raise
+            pipeline.gate.must_look()
         self._engines.configure(change.config.engine, change.config.engines)
         self._engines.serve(made, pipeline, change.changed)
         for name in change.removed:

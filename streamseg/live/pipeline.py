@@ -26,6 +26,7 @@ from streamseg.inference.infer import FramePlacement, batch_key, infer
 from streamseg.inference.label_view import LabelView, LabelViews
 from streamseg.inference.scaling import labels_of
 from streamseg.live.engines import LiveEngines, ServedEngine
+from streamseg.live.gate import Gate, Taken, Unchanged
 from streamseg.live.pictures import STREAM as PICTURE
 from streamseg.live.pictures import Pictures
 from streamseg.live.streams import EngineOf, Streams
@@ -35,7 +36,7 @@ from streamseg.refinement.streams import LiveRefinement
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed, Ended, FrameScheduler, Mailbox
 from streamseg.runtime.stage import Stage
-from streamseg.types import Frame, LabelSet, Logits, Mask
+from streamseg.types import NO_CLASSES, Frame, LabelSet, Logits, Mask
 from streamseg.wire.codec import may_be_sent
 
 
@@ -62,10 +63,14 @@ class Pipeline:
         self._scheduler: FrameScheduler[Frame] = FrameScheduler(lambda frame: frame.settings.engine)
         self.engines = LiveEngines(self._scheduler, self._infer, self._engine_failed, self._engines_ended)
         self.failed_engine = ""  # the id of the one that ended it, if one did
-        self._logits: Mailbox[Logits] = Mailbox(2)
+        self._logits: Mailbox[Logits | Unchanged] = Mailbox(2)
         self._failures: list[BaseException] = []  # of stages, first cause first; list.append is atomic
         self._putting = threading.Lock()  # guards that no mask of a stream is put after it was forgotten
         self.refinement = LiveRefinement(config.refinement, self.stats)
+        self.gate = Gate(
+            self._scheduler, self._still_wanted, self._logits.put, publisher.wants, self._needs_refinement
+        )
+        self._held: dict[str, tuple[Mask, LabelSet]] = {}  # the last of gated streams; changed in _putting
         self._placement = FramePlacement(self.engines.of, self._needs_refinement)
         self._previews = Previews(publisher.put)
         self.pictures = Pictures(self._scheduler.replace, self._scheduler.forget, self.engines.main)
@@ -113,9 +118,11 @@ class Pipeline:
         """
         with self._putting:
             self.streams.remove(name)
+            self._held.pop(name, None)
             with contextlib.suppress(Closed):
                 self._publisher.forget(name)
         self._scheduler.forget(name)
+        self.gate.must_look(name)
         self._previews.forget(name)
         self.refinement.forget(name)
         self._placement.forget(name)
@@ -132,6 +139,7 @@ class Pipeline:
                 "refinement.level is off, or refinement.crf.on is",
             )
         self.refinement.request_keyframe(name)
+        self.gate.must_look(name)
 
     def _submit(self, frame: Frame) -> None:
         """Leave a frame for the network; called in its stream's thread."""
@@ -147,40 +155,55 @@ class Pipeline:
 
     def _infer(self, served: ServedEngine, engine: Engine) -> None:
         while True:
-            ticket, taken = served.workers.take(partial(self._take, served, engine))
-            frames = [frame for frame in taken if self._still_wanted(frame)]
-            logits = infer(engine, frames) if frames else []
+            ticket, turn = served.workers.take(partial(self._take, served, engine))
+            logits = infer(engine, turn.frames) if turn.frames else []
             with served.workers.leaving(ticket):
                 for one in logits:
                     self._logits.put(one)
-                self._scheduler.left(taken)
+                for other in turn.unchanged:
+                    self._logits.put(other)
+                self._scheduler.left(turn.inside)
 
-    def _take(self, served: ServedEngine, engine: Engine) -> list[Frame]:
+    def _take(self, served: ServedEngine, engine: Engine) -> Taken:
         """Wait for frames that make one batch."""
-        return self._scheduler.take(served.max_batch, partial(batch_key, engine), served.key)
+        taken = self._scheduler.take(served.max_batch, partial(batch_key, engine), served.key)
+        if all(frame.settings.gate == "none" for frame in taken):
+            return Taken([frame for frame in taken if self._still_wanted(frame)], inside=taken)
+        return self.gate.sort(taken, served, engine)
 
     def _fuse(self) -> None:
         while True:
-            logits = self._logits.get()
-            if logits.frame.stream == PICTURE:
-                self.pictures.answer(logits)
-                continue
-            frame = logits.frame
-            if frame.settings.removed.is_set():
-                continue
-            view, classes = self._view(logits)
-            mask = self._mask(logits, view, classes)
-            if self._still_wanted(frame) and self._put(mask, classes, frame):
-                stats = self.stats.of(frame.stream)
-                if not may_be_sent(mask.size):  # the publisher says so, once
-                    stats.drops["too large"] += 1
-                    continue
-                stats.record(mask.stage_us, age_ns(frame) // 1000)
-                stats.published += 1
-                if self._publisher.wants("picture", frame.stream):
-                    self._previews.offer(frame)
-                if self._is_asked_about(frame):
-                    self.answers.offer(mask, classes, frame.settings)
+            made = self._logits.get()
+            frame = made.frame
+            if isinstance(made, Unchanged):
+                held, classes = self._held.get(frame.stream, (None, NO_CLASSES))
+                if held is not None and made.holds(held):
+                    self._publish(made.mask(held), classes, frame)
+                elif not frame.settings.removed.is_set():  # that mask was too old to be published
+                    self.stats.of(frame.stream).drops["stale"] += 1
+            elif frame.stream == PICTURE:
+                self.pictures.answer(made)
+            elif not frame.settings.removed.is_set():
+                view, classes = self._view(made)
+                self._publish(self._mask(made, view, classes), classes, frame)
+
+    def _publish(self, mask: Mask, classes: LabelSet, frame: Frame) -> None:
+        """Leave a frame's mask for subscribers and for those that count; a frame's preview with it."""
+        if not self._still_wanted(frame) or not self._put(mask, classes, frame):
+            if mask.same_as is None and frame.settings.gate != "none":
+                self.gate.must_look(frame.stream)
+            return
+        stats = self.stats.of(frame.stream)
+        if not may_be_sent(mask.size):  # the publisher says so, once
+            stats.drops["too large"] += 1
+            return
+        stats.record(mask.stage_us, age_ns(frame) // 1000)
+        stats.published += 1
+        stats.unchanged += mask.same_as is not None
+        if self._publisher.wants("picture", frame.stream):
+            self._previews.offer(frame)
+        if self._is_asked_about(frame):
+            self.answers.offer(mask, classes, frame.settings)
 
     def _view(self, logits: Logits) -> tuple[LabelView | None, LabelSet]:
         """How a frame's labels are published, and their classes; its settings were checked for its engine."""
@@ -196,6 +219,8 @@ class Pipeline:
         size = frame.size if frame.settings.mask_size == "frame" else logits.geometry.input_size
         confident = self._publisher.wants("mask+confidence", frame.stream)
         refined = self._publisher.wants("refined", frame.stream)
+        if frame.settings.gate != "none" and self.gate.is_keyframe(frame):
+            self.refinement.request_keyframe(frame.stream)
         refined_seq = None
         if self.refinement.fuses or (refined and self.refinement.refines):
             labelled = self.refinement.labels(logits, size, confident, view, refined_wanted=refined)
@@ -237,6 +262,8 @@ class Pipeline:
                 return False
             self._publisher.add_label_set(labels)
             self._publisher.put(mask)
+            if frame.settings.gate != "none" and mask.same_as is None and not mask.revision:
+                self._held[frame.stream] = mask, labels
             return True
 
     def _is_asked_about(self, frame: Frame) -> bool:

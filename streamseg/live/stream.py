@@ -16,8 +16,11 @@ from streamseg.types import EngineKey, Frame, FrameSettings
 log = logging.getLogger(__name__)
 
 LIVE_SETTINGS = frozenset(
-    ("max_fps", "skip_frames", "max_age_ms", "mask_size", "engine", "labels", "zones", "events")
-)
+    (
+        "max_fps", "skip_frames", "max_age_ms", "mask_size", "engine", "labels", "zones", "events",
+        "gate", "gate_min_s", "gate_max_s",
+    )
+)  # fmt: skip
 """Taken by the next frame; for others the source is reopened."""
 
 
@@ -99,6 +102,9 @@ def frame_settings(
         engine,
         removed,
         config.labels.over(engine_labels).or_none(),
+        config.gate if live else "none",
+        config.gate_min_s,
+        config.gate_max_s,
     )
 
 

@@ -318,6 +318,11 @@ class Streams:
         if same_settings(stream.settings, settings) and not new:
             return
         self._on_settings(stream.name, settings)
+        if stream.config.gate != settings.gate:
+            log.info(
+                "%s: gate: not used, since every frame of a file without realtime gets its own mask",
+                stream.name,
+            )
         stream.settings = settings
 
     def _configs(self) -> dict[str, StreamConfig]:

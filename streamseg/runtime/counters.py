@@ -62,6 +62,7 @@ class StreamStats:
 
     decoded: int = 0
     published: int = 0
+    unchanged: int = 0  # of these, for frames that the gate kept from the network
     refined: int = 0  # keyframes whose refinement came in time
     unrefined: Counter[str] = field(default_factory=Counter)  # keyframes without refinement, by cause
     refine_error: str = ""  # the CRF's last error

@@ -171,15 +171,21 @@ class FrameScheduler(Generic[S]):
                 self._changed.wait()
             order = sorted(ready, key=lambda s: self._served_ns.get(s, 0))
             kind = alike(self._waiting[order[0]])
-            names = [s for s in order if alike(self._waiting[s]) == kind][:most]
-            now = time.monotonic_ns()
-            for name in names:
-                self._served_ns[name] = now
-                if self._grouped:
-                    self._inside[name] = (group, self._inside.get(name, (group, 0))[1] + 1)
-            taken = [self._waiting.pop(name) for name in names]
-            self._changed.notify_all()
-            return taken
+            return self._pop([s for s in order if alike(self._waiting[s]) == kind][:most], group)
+
+    def more(self, most: int, alike: Callable[[S], object], like: S, group: object) -> list[S]:
+        """Take up to `most` further frames that are like one which was taken; never waits.
+
+        Only of streams of which no frame is inside: they have not left() yet.
+        """
+        with self._changed:
+            ready = [s for s in self._ready(group) if s not in self._inside]
+            order = sorted(ready, key=lambda s: self._served_ns.get(s, 0))
+            return self._pop([s for s in order if alike(self._waiting[s]) == alike(like)][:most], group)
+
+    def inside(self, stream: str) -> int:
+        """How many frames of a stream were taken and have not left()."""
+        return self._inside.get(stream, (None, 0))[1]  # without the lock: one look is atomic
 
     @property
     def closed(self) -> bool:
@@ -222,6 +228,17 @@ class FrameScheduler(Generic[S]):
             for stream, item in self._waiting.items()
             if self._group(item) is group and self._inside.get(stream, (group, 0))[0] is group
         ]
+
+    def _pop(self, names: list[str], group: object) -> list[S]:
+        """Take the frames of these streams; the lock is held."""
+        now = time.monotonic_ns()
+        for name in names:
+            self._served_ns[name] = now
+            if self._grouped:
+                self._inside[name] = (group, self._inside.get(name, (group, 0))[1] + 1)
+        taken = [self._waiting.pop(name) for name in names]
+        self._changed.notify_all()
+        return taken
 
     def _check(self, item: S) -> None:
         if self._closed:

@@ -168,6 +168,9 @@ class FrameSettings:
     engine: EngineKey = DEFAULT_ENGINE
     removed: threading.Event = field(default_factory=threading.Event)  # set: the stream was removed
     labels: LabelsConfig | None = None  # the stream's own and its engine's; None: all as the engine has it
+    gate: Literal["none", "motion"] = "none"
+    gate_min_s: float = 0.0
+    gate_max_s: float = 5.0
 
 
 DEFAULT_SETTINGS = FrameSettings()
