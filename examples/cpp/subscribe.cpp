@@ -22,10 +22,11 @@ int main(int count, char** words) {
             shares[name] = static_cast<double>(pixels[id]) / mask->labels.size();
         }
         for (const char* field : {"stream", "run", "seq", "n", "shape"}) line[field] = mask->header[field];
+        if (mask->header.contains("same_as")) line["same_as"] = mask->header["same_as"];
         const Stats s = masks.stats();
         line["age_s"] = age;
         line["shares"] = shares;
-        line["stats"] = {{"received", s.received}, {"skipped", s.skipped},   {"lost", s.lost},
+        line["stats"] = {{"received", s.received}, {"unchanged", s.unchanged}, {"skipped", s.skipped},   {"lost", s.lost},
                          {"repeated", s.repeated}, {"restarts", s.restarts}, {"bad", s.bad}};
         std::cout << line.dump() << std::endl;
         std::this_thread::sleep_for(work);

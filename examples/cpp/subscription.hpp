@@ -7,6 +7,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -19,7 +20,7 @@
 namespace streamseg {
 
 struct Stats {
-    uint64_t received, skipped, lost, repeated, restarts, bad;
+    uint64_t received, unchanged, skipped, lost, repeated, restarts, bad;
 };
 
 /// Seconds since the picture was taken, by this machine's clock.
@@ -35,8 +36,10 @@ class Subscription {
    public:
     explicit Subscription(std::string endpoint, std::vector<std::string> streams = {})
         : endpoint_(std::move(endpoint)) {
-        for (const auto& stream : streams) topics_.push_back("mask/" + stream + "/");
-        if (streams.empty()) topics_.push_back("mask/");
+        for (const std::string kind : {"mask/", "same/"}) {
+            for (const auto& stream : streams) topics_.push_back(kind + stream + "/");
+            if (streams.empty()) topics_.push_back(kind);
+        }
         stop_from_.bind("inproc://stop");
         thread_ = std::thread([this] { receive(); });
     }
@@ -55,12 +58,18 @@ class Subscription {
             auto slot = slots_.begin();
             for (auto i = slots_.begin(); i != slots_.end(); ++i)
                 if (served_[i->first] < served_[slot->first]) slot = i;
-            const Parts parts = std::move(slot->second);
+            const Slot waiting = std::move(slot->second);
             served_[slot->first] = ++turn_;
             slots_.erase(slot);
             lock.unlock();
             try {
-                return decode(parts);
+                Mask mask = decode(*waiting.parts);
+                if (!waiting.same.is_null()) {  // the mask that holds, with the times of an unchanged frame
+                    const json kind = mask.header["kind"];
+                    mask.header.update(waiting.same);
+                    mask.header["kind"] = kind;
+                }
+                return mask;
             } catch (const std::exception&) {
                 lock.lock();
                 stats_.bad++;
@@ -80,9 +89,16 @@ class Subscription {
     }
 
    private:
+    struct Slot {
+        std::shared_ptr<const Parts> parts;
+        json same;  // an unchanged message's header; null for the mask itself
+    };
+
     struct Last {
-        uint64_t run, n;
+        uint64_t run, n, seq;  // seq of the mask, or of the last unchanged frame since
         bool snapshot;
+        json header;
+        std::shared_ptr<const Parts> parts;
     };
 
     void receive() {
@@ -174,9 +190,14 @@ class Subscription {
             label_sets_[header["id"].get<std::string>()] = header["classes"];
             return;
         }
+        if (header["kind"] == "same") {
+            put_unchanged(header);
+            return;
+        }
         stats_.received++;
         const std::string topic = parts[0];
-        const Last now{header["run"], header["n"], snapshot};
+        const auto kept = std::make_shared<const Parts>(std::move(parts));
+        const Last now{header["run"], header["n"], header["seq"], snapshot, header, kept};
         if (const auto found = last_.find(topic); found != last_.end()) {
             const Last& before = found->second;
             if (before.run == now.run) {
@@ -195,8 +216,27 @@ class Subscription {
             }
         }
         last_[topic] = now;
+        hold(topic, {kept, nullptr});
+    }
+
+    /// A frame in which nothing has changed; one whose mask has not come is ignored.
+    void put_unchanged(const json& same) {
+        const std::string topic = "mask/" + same["stream"].get<std::string>() + "/";
+        const auto found = last_.find(topic);
+        if (found == last_.end() || !holds(same, found->second.header)) return;
+        if (same["seq"] <= found->second.seq) {
+            stats_.repeated++;
+            return;
+        }
+        stats_.received++;
+        stats_.unchanged++;
+        found->second.seq = same["seq"];
+        hold(topic, {found->second.parts, same});
+    }
+
+    void hold(const std::string& topic, Slot slot) {
         stats_.skipped += slots_.count(topic);
-        slots_[topic] = std::move(parts);
+        slots_[topic] = std::move(slot);
         changed_.notify_one();
     }
 
@@ -212,8 +252,8 @@ class Subscription {
     zmq::socket_t stop_from_{context_, zmq::socket_type::pair};
     std::mutex changed_lock_;  // guards what stands below
     std::condition_variable changed_;
-    std::map<std::string, Parts> slots_;  // topic → the message that waits
-    std::map<std::string, Last> last_;    // topic → what came last
+    std::map<std::string, Slot> slots_;   // topic → the message that waits
+    std::map<std::string, Last> last_;    // topic → the mask that came last
     std::map<std::string, uint64_t> served_;
     std::set<uint64_t> replaced_;  // runs that a newer one has replaced
     json label_sets_ = json::object();

@@ -3,16 +3,16 @@
 
 import { parentPort, workerData } from "node:worker_threads";
 import * as zmq from "zeromq";
-import { parse, parseSnapshot, snapshotRequest } from "./decode.mjs";
+import { holds, parse, parseSnapshot, snapshotRequest } from "./decode.mjs";
 
 const { endpoint, snapshotEndpoint, topics } = workerData;
 const SILENT_MS = 5000; // libzmq tries again at least every 2 s; after this long we reconnect ourselves
 const common = { receiveHighWaterMark: 0, maxMessageSize: 68157440, reconnectMaxInterval: 2000, linger: 0 };
 const options = { ...common, tcpKeepalive: 1, tcpKeepaliveIdle: 4, tcpKeepaliveInterval: 1, tcpKeepaliveCount: 4 };
 
-const stats = { received: 0, skipped: 0, lost: 0, repeated: 0, restarts: 0, bad: 0 };
+const stats = { received: 0, unchanged: 0, skipped: 0, lost: 0, repeated: 0, restarts: 0, bad: 0 };
 const slots = new Map(); // topic → the message that waits
-const last = new Map(); // topic → {run, n, snapshot}: what came last
+const last = new Map(); // topic → {header, parts, snapshot, seq}: the last mask; seq: of it, or of the last unchanged frame since
 const served = new Map(); // topic → its last turn
 const replaced = new Set(); // runs that a newer one has replaced
 const labelSets = new Map();
@@ -69,20 +69,37 @@ function put(parts, snapshot) {
     return;
   }
   if (header.kind === "labels") return void labelSets.set(header.id, header);
+  if (header.kind === "same") return putUnchanged(header);
   stats.received++;
   const topic = `${header.kind}/${header.stream}`;
   const before = last.get(topic);
-  if (before?.run === header.run) {
-    if (header.n <= before.n) return void stats.repeated++;
-    if (header.revision === 0 && !before.snapshot) stats.lost += header.n - before.n - 1;
+  if (before?.header.run === header.run) {
+    if (header.n <= before.header.n) return void stats.repeated++;
+    if (header.revision === 0 && !before.snapshot) stats.lost += header.n - before.header.n - 1;
   } else if (before) {
     if (snapshot && replaced.has(header.run)) return void stats.repeated++;
     stats.restarts++;
-    replaced.add(before.run);
+    replaced.add(before.header.run);
   }
-  last.set(topic, { run: header.run, n: header.n, snapshot });
+  last.set(topic, { header, parts, snapshot, seq: header.seq });
+  hold(topic, { parts, labelSet: header.label_set });
+}
+
+// A frame in which nothing has changed: the mask that holds, with the times of this frame.
+function putUnchanged(same) {
+  const topic = `mask/${same.stream}`;
+  const before = last.get(topic);
+  if (!before || !holds(same, before.header)) return; // the next mask makes it right
+  if (same.seq <= before.seq) return void stats.repeated++;
+  stats.received++;
+  stats.unchanged++;
+  before.seq = same.seq;
+  hold(topic, { parts: before.parts, same, labelSet: same.label_set });
+}
+
+function hold(topic, message) {
   if (slots.has(topic)) stats.skipped++;
-  slots.set(topic, { parts, labelSet: header.label_set });
+  slots.set(topic, message);
   answer();
 }
 
@@ -90,10 +107,10 @@ function answer() {
   while (wanted && slots.size) {
     const turnOf = (topic) => served.get(topic) ?? -1;
     const topic = [...slots.keys()].reduce((a, b) => (turnOf(b) < turnOf(a) ? b : a));
-    const { parts, labelSet } = slots.get(topic);
+    const { parts, same, labelSet } = slots.get(topic);
     slots.delete(topic);
     served.set(topic, turn++);
     wanted--;
-    parentPort.postMessage({ parts, classes: labelSets.get(labelSet)?.classes, stats });
+    parentPort.postMessage({ parts, same, classes: labelSets.get(labelSet)?.classes, stats });
   }
 }

@@ -13,9 +13,13 @@ from streamseg.types import LabelSet, Mask
 
 
 def name_of(mask: Mask) -> str:
-    """The name of a mask's picture, which no other mask has: epochs and frames begin again with each run."""
+    """The name of a mask's picture, which no other mask has: epochs and frames begin again with each run.
+
+    An unchanged frame has the name of the mask that holds.
+    """
     refined = "-refined" if mask.revision else ""
-    return f"{mask.stream}-{mask.run:014x}-{mask.epoch:03}-{mask.seq:08}{refined}.png"
+    seq = mask.seq if mask.same_as is None else mask.same_as
+    return f"{mask.stream}-{mask.run:014x}-{mask.epoch:03}-{seq:08}{refined}.png"
 
 
 def save_new(folder: Path, mask: Mask, data: bytes) -> Path:

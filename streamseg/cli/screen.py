@@ -89,7 +89,7 @@ def _follow(
             except Closed:
                 return
             row = rows.setdefault(mask.stream, Row(mask))
-            row.take(mask, label_set_of(mask, masks, timeout_s=0))
+            row.take(mask, label_set_of(mask, masks, timeout_s=0), masks.unchanged(mask.stream))
             left -= 1
             if not left:
                 break

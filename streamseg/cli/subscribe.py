@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from streamseg.cli.pictures import save_new
+from streamseg.cli.pictures import name_of, save_new
 from streamseg.cli.screen import watch_masks
 from streamseg.cli.table import class_shares, label_set_of
 from streamseg.client import Subscription, subscribe, subscribe_events, subscribe_zones
@@ -40,7 +40,8 @@ from streamseg.types import Mask
 @click.option(
     "--save",
     type=click.Path(path_type=Path),
-    help="Save label maps as PNG into this folder, as STREAM-RUN-EPOCH-SEQ.png; replaces none.",
+    help="Save label maps as PNG into this folder, as STREAM-RUN-EPOCH-SEQ.png; replaces none. "
+    "Unchanged frames have no file of their own.",
 )
 @click.option("--server-key", help="The daemon's public key, or the file that holds it (NAME.pub).")
 @click.option("--client-key", help="The file of our own secret key (NAME.key).")
@@ -84,11 +85,13 @@ def _each(connect: Callable[[], Subscription], as_json: bool, count: int | None,
             save.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"--save {save}: cannot be made ({error.strerror})") from error
+    saved: dict[str, str] = {}  # of each stream, the last name
     with connect() as masks:
         for mask in itertools.islice(masks, count):
             if as_json:
                 echo(_json(mask, masks))
-            if save is not None:
+            if save is not None and saved.get(mask.stream) != name_of(mask):
+                saved[mask.stream] = name_of(mask)
                 save_new(save, mask, png(mask.labels))
 
 
@@ -102,6 +105,7 @@ def _json(mask: Mask, masks: Subscription) -> str:
             "seq": mask.seq,
             "n": mask.n,
             "revision": mask.revision,
+            "same_as": mask.same_as,
             "pts": mask.pts,
             "pts_ns": mask.pts_ns,
             "captured_unix_ns": mask.captured_unix_ns,

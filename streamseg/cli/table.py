@@ -29,13 +29,14 @@ class Row:
     mask: Mask
     label_set: LabelSet | None = None
     came_s: float = 0.0  # when the newest came, monotonic
-    _seen: deque[tuple[float, int]] = field(default_factory=deque)  # (monotonic s, n)
+    _seen: deque[tuple[float, int]] = field(default_factory=deque)  # (monotonic s, n and unchanged frames)
 
-    def take(self, mask: Mask, label_set: LabelSet | None) -> None:
+    def take(self, mask: Mask, label_set: LabelSet | None, unchanged: int = 0) -> None:
+        """unchanged: how many frames of the stream have come that an earlier mask holds for."""
         now_s = time.monotonic()
         if mask.run != self.mask.run:
             self._seen.clear()
-        self._seen.append((now_s, mask.n))
+        self._seen.append((now_s, mask.n + unchanged))
         while now_s - self._seen[0][0] > FPS_WINDOW_S:
             self._seen.popleft()
         self.mask, self.label_set, self.came_s = mask, label_set or self.label_set, now_s
@@ -46,7 +47,7 @@ class Row:
 
     @property
     def fps(self) -> float:
-        """Masks published a second, by their numbers: those we did not read count, too."""
+        """Masks and unchanged frames a second, by their numbers: those that we did not read count, too."""
         if len(self._seen) < 2 or self.silent_s > SILENT_S:
             return 0.0
         (first_s, first), (last_s, last) = self._seen[0], self._seen[-1]
@@ -79,7 +80,8 @@ def line_of(row: Row) -> str:
     """The same in one line of plain text."""
     shares = ", ".join(f"{label} {share:.0%}" for label, share, *_ in class_shares(row.mask, row.label_set))
     age = row.age if row.silent_s > SILENT_S else f"{row.age} old"
-    return f"{row.mask.stream}: frame {row.mask.seq}, {age}, {row.fps:.1f} fps: {shares}"
+    same = "" if row.mask.same_as is None else ", unchanged"
+    return f"{row.mask.stream}: frame {row.mask.seq}, {age}, {row.fps:.1f} fps{same}: {shares}"
 
 
 def label_set_of(mask: Mask, masks: Subscription, timeout_s: float = 1.0) -> LabelSet | None:
@@ -105,6 +107,8 @@ def class_shares(mask: Mask, labels: LabelSet | None) -> list[tuple[str, float, 
 
 def _shares(row: Row, *, coloured: bool) -> Text:
     parts: list[tuple[str, str] | str] = []
+    if row.mask.same_as is not None:
+        parts.append(("unchanged  ", "dim"))
     for name, share, (red, green, blue), label in class_shares(row.mask, row.label_set):
         parts.append(("■ ", f"rgb({red},{green},{blue})") if coloured else f"{letter_of(label)}=")
         parts.append(f"{visible(name)} {share:.0%}  ")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -89,7 +89,7 @@ class Inbox:
         self._tracks: dict[Topic, _Track] = {}
         self._slots: dict[Topic, Arrival] = {}  # waiting masks, when newest
         self._line: deque[Arrival] = deque()  # waiting masks, when not
-        self._unchanging: set[str] = set()  # streams with unchanged frames: their masks are kept unpacked
+        self._unchanged: Counter[str] = Counter()  # by stream; their masks are kept unpacked
         self._kept = KeptMasks()
         self._missing = False  # a mask that an unchanged frame refers to
         self._label_sets: dict[str, LabelSet] = {}
@@ -157,6 +157,10 @@ class Inbox:
             return self._unpacked(newest)
         except WireError:
             return None  # counted when it was to be read
+
+    def unchanged(self, stream: str) -> int:
+        """Unchanged frames of a stream that have come."""
+        return self._unchanged[stream]
 
     def label_set(self, id: str, timeout_s: float) -> LabelSet:
         """A label set by its id, waiting for it; raises Closed, or TimeoutError after timeout_s."""
@@ -271,7 +275,7 @@ class Inbox:
         self._arrivals += 1
         self.stats.received += 1
         self.stats.unchanged += 1
-        self._unchanging.add(same.stream)
+        self._unchanged[same.stream] += 1
         track.last, track.arrived = Arrival(track.newest, same), self._arrivals
         for kind in KINDS:  # one of the unrefined mask is older, and says no more
             waiting = self._slots.get((same.stream, kind))
@@ -293,7 +297,7 @@ class Inbox:
 
     def _unpacked(self, arrival: Arrival) -> Mask:
         """Raises WireError."""
-        if arrival.message.stream not in self._unchanging:
+        if arrival.message.stream not in self._unchanged:
             return arrival.message.decode()
         return self._kept.mask_of(arrival)
 

@@ -120,6 +120,10 @@ class _Subscription:
         """The newest mask of a stream that has come, whether it was read or not; does not use it up."""
         return self._inbox.latest(stream)
 
+    def unchanged(self, stream: str) -> int:
+        """How many unchanged frames of a stream have come, read or not; they have no n of their own."""
+        return self._inbox.unchanged(stream)
+
     @staticmethod
     def age_s(mask: Mask) -> float:
         """Seconds since the frame was captured, by this machine's clock against mask.clock."""

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from streamseg.config import PublishConfig
+from streamseg.publish import Publisher
 from tests.integration.children import ROOT
 from tests.integration.daemons import Lines, run_daemon
+from tests.masks import STREET, make_mask
 from tests.media import draw_clip
 from tests.once import one_at_a_time
 from tests.ports import free_port
@@ -133,3 +136,34 @@ def test_a_slow_reader_gets_the_newest_mask(language: str, tiny_engine: Path, tm
     assert masks[-1]["stats"]["lost"] == 0
     # In order they would be a second older with each two masks. The newest is as old as the machine is slow.
     assert min(mask["age_s"] for mask in masks[2:]) < 0.6
+
+
+@LANGUAGES
+def test_an_unchanged_frame_is_given_with_the_labels_that_hold(language: str) -> None:
+    config = PublishConfig(endpoint=f"tcp://127.0.0.1:{free_port()}")
+    frames = [(5, None), (6, 5), (9, 5), (10, None), (11, 10)]
+    with Publisher(config, [STREET]) as publisher:
+        words = [*program(language, "subscribe"), publisher.endpoint]
+        with Lines(words) as client:
+            assert publisher.wait_wanted("mask", "gate", LIMIT_S)
+            assert publisher.wait_wanted("same", "gate", LIMIT_S)
+            read = []
+            for i, (seq, same_as) in enumerate(frames):
+                publisher.put(make_mask(seq, same_as=same_as))
+                read.append(json.loads(client.more(i)))
+            publisher.put(make_mask(12, same_as=10, epoch=1))  # published whole: its mask was in epoch 0
+            read.append(json.loads(client.more(len(frames))))
+        assert [(m["seq"], m["n"], m.get("same_as")) for m in read] == [
+            (5, 0, None), (6, 0, 5), (9, 0, 5), (10, 1, None), (11, 1, 10), (12, 2, None),
+        ]  # fmt: skip
+        assert read[0]["shares"] == read[1]["shares"] == read[2]["shares"] != read[3]["shares"]
+        assert (
+            read[-1]["stats"].items()
+            >= {"unchanged": 3, "skipped": 0, "lost": 0, "restarts": 0, "bad": 0}.items()
+        )
+        assert all(0 <= m["age_s"] < LIMIT_S for m in read)
+        publisher.put(make_mask(20))
+        publisher.put(make_mask(21, same_as=20))
+        with Lines(words) as late:  # the snapshot has the mask, and the last unchanged frame behind it
+            lines = (json.loads(late.more(i)) for i in range(2))
+            assert any((m["seq"], m.get("same_as")) == (21, 20) for m in lines)

@@ -287,7 +287,7 @@ def test_a_flood_of_unchanged_frames_makes_no_streams() -> None:
     for number in range(3000):
         box.put(unchanged(6, 2, 5, stream=f"s{number}"))
     assert not box._tracks
-    assert not box._unchanging
+    assert not box._unchanged
 
 
 def test_unpacked_masks_are_bounded_and_unpacked_again() -> None:

@@ -30,6 +30,10 @@ def test_masks_of_other_runs_epochs_frames_and_revisions_have_other_names() -> N
     assert name_of(make_mask(42, run=0x13D04214BE7603)) == "gate-13d04214be7603-000-00000042.png"
 
 
+def test_an_unchanged_frame_has_the_name_of_the_mask_that_holds() -> None:
+    assert name_of(make_mask(9, same_as=7)) == name_of(make_mask(7))
+
+
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
 def test_a_name_that_is_taken_gets_a_number(
     links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
