@@ -73,6 +73,8 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.transport
 	$(BIN)/python -m benchmarks.labels
 	$(BIN)/streamseg bench streams --precision int8 --max-batch 1 --replicas 2
+	$(BIN)/streamseg capacity --source demo: --fps 8
+	$(BIN)/python -m benchmarks.hd
 	$(BIN)/python -m benchmarks.recorded --precision int8
 	$(BIN)/python -m benchmarks.console --precision int8
 	$(BIN)/python -m benchmarks.fusion

@@ -80,10 +80,15 @@ def _piece(config: StreamConfig, name: str) -> Piece:
 
 def drawn_piece(size: Size, codec: str, fps: float | None) -> Piece:
     """A piece of a drawn clip, taken to be of this rate; raises OutputError."""
-    with open_source(StreamConfig(source=str(drawn_clip(size, codec))), "drawn") as source:
-        drawn = piece_of(source, PIECE_S)
-    assert drawn is not None, "a drawn clip begins with an intra frame"
-    return replace(drawn, fps=fps)
+    return replace(piece_from(str(drawn_clip(size, codec))), fps=fps)
+
+
+def piece_from(clip: str) -> Piece:
+    """A piece of a clip that is known to be whole; raises SourceError."""
+    with open_source(StreamConfig(source=clip), "clip") as source:
+        piece = piece_of(source, PIECE_S)
+    assert piece is not None, "it begins with an intra frame"
+    return piece
 
 
 def free_cores() -> tuple[float, str]:

@@ -32,6 +32,7 @@ from streamseg.sources.picture import HostPicture, RgbConverter
 from streamseg.sources.reading import OpenSource
 from streamseg.sources.surface import UPRIGHT
 from streamseg.types import U8, Frame, Logits, Mask, Size, Stamp
+from streamseg.types.picture import Picture
 from streamseg.wire.codec import Encoding
 from streamseg.wire.message import encode_mask
 
@@ -57,6 +58,11 @@ class StageTimes(msgspec.Struct, frozen=True, kw_only=True):
     def beside(self) -> float:
         """All but the network, of a frame that becomes a mask."""
         return self.decode + self.scale + self.labels + self.pack
+
+    @property
+    def beside_input(self) -> float:
+        """The same with masks of the network's size."""
+        return self.decode + self.scale + self.labels_input + self.pack_input
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,14 +220,19 @@ def network_time(engines: Sequence[Engine], frames: Sequence[Frame], batch: int,
     return Spent(spent.calls * size, spent.cpu_ms / size, spent.wall_ms / size)
 
 
-def _frame(picture: U8) -> Frame:
+def frame_of(image: VideoFrame) -> Frame:
+    """A decoded picture as the live route has it when it leaves the decoder."""
+    return _frame(HostPicture(image, UPRIGHT, _to_rgb))
+
+
+def _frame(picture: U8 | Picture) -> Frame:
     stamp = Stamp("measured", 0, 0, 0, Fraction(1, 1000), time.time_ns(), "arrival")
     return Frame(stamp, picture, time.monotonic_ns())
 
 
 def _scaled(images: Iterator[VideoFrame], size: Size) -> U8:
     """A decoded picture at the network's size, by the way that frames go."""
-    return HostPicture(next(images), UPRIGHT, _to_rgb).scaled(size)
+    return frame_of(next(images)).scaled(size)
 
 
 def _labelled(memory: StreamRefinement, logits: Iterator[Logits], size: Size) -> None:
