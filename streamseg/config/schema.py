@@ -67,10 +67,11 @@ class StreamConfig(Settings, frozen=True):
     ] = None
     rtsp_transport: Annotated[Literal["tcp", "udp"], Meta(description="How RTSP carries its media.")] = "tcp"
     hwaccel: Annotated[
-        Literal["none", "cuda"],
+        Literal["none", "auto", "cuda", "qsv", "drm"],
         Meta(
-            description="Decode on this device if the machine has it, else on the CPU. Pictures stay on the "
-            "device for a network that runs on it. Not run on hardware yet."
+            description="Decode on this device if the machine has it, else on the CPU: cuda (pictures stay "
+            "there for a network that runs there), qsv (Intel), drm (a board's, by V4L2); auto: the first "
+            "there is. None has been run on hardware yet."
         ),
     ] = "none"
     retry_at_start: Annotated[

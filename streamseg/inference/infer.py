@@ -122,10 +122,10 @@ class FramePlacement:
 
     def apply(self, frame: Frame) -> None:
         """Copy a stream's next picture to the host if something needs it on the host."""
-        if frame.settings.hwaccel == "none":
-            return
+        if frame.settings.hwaccel != "cuda" and not isinstance(frame.picture, Surface):
+            return  # the device's pictures, if there is one, are in host memory anyway
         reason = self._why_on_host(frame)
-        if reason:
+        if reason and isinstance(frame.picture, Surface):
             _ = frame.rgb
         if self._reasons.get(frame.stream) == reason:
             return
@@ -141,8 +141,7 @@ class FramePlacement:
 
     def _why_on_host(self, frame: Frame) -> str:
         if not isinstance(frame.picture, Surface):
-            kind = frame.settings.hwaccel
-            return why_not_on_gpu(kind) or f"{kind} does not decode this stream, or not to 4:2:0"
+            return why_not_on_gpu("cuda") or "cuda does not decode this stream, or not to 4:2:0"
         engine = self._engine_of(frame.settings.engine)
         if engine is None or not accepts_device_frames(engine, frame):
             return f"{engine.info.id if engine else 'the engine'} reads pictures on the host"

@@ -242,8 +242,8 @@ class Streams:
             with self._lock:
                 epoch = self._next_epoch.get(name, 0)
             # stream.settings is read without the lock: a change takes effect one frame later at the most.
-            settings, current = lambda: stream.settings, lambda: stream.config
-            for frame in frames(config, name, playback.stop, on_event, epoch, settings, current):
+            settings, current, streams = lambda: stream.settings, lambda: stream.config, self._decoded
+            for frame in frames(config, name, playback.stop, on_event, epoch, settings, current, streams):
                 if frame.epoch >= epoch:
                     epoch = frame.epoch + 1
                     with self._lock:
@@ -261,6 +261,11 @@ class Streams:
         stage = Stage(f"decode-{name}", work, lambda stage: self._stage_ended(name, stream, playback, stage))
         self._stages[name] = stage
         return stage
+
+    def _decoded(self) -> int:
+        """How many streams are decoded here."""
+        with self._lock:
+            return sum(not shared_with(stream.config) for stream in self._streams.values())
 
     def _hand_on(self, frame: Frame, to: LiveStream) -> None:
         """Give a frame to a stream that shares its decoding; in the thread that decodes."""

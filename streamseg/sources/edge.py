@@ -9,8 +9,8 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import av
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from streamseg.sources.events import Late, SourceEvent, Thin, Thinned
 
@@ -254,11 +254,11 @@ class LiveReading:
     def __init__(
         self,
         edge: LiveEdge,
-        video: VideoStream,
+        decoder: VideoCodecContext,
         fps: Fraction | None,
         report: Callable[[SourceEvent], None],
     ) -> None:
-        self.edge, self.video, self.report = edge, video, report
+        self.edge, self.decoder, self.report = edge, decoder, report
         self._period_s = float(1 / (fps or COUNTED_FPS))
         self._counted_s = 0.0  # media, where packets have no time stamps
         self._resumed_s = time.monotonic()
@@ -288,7 +288,7 @@ class LiveReading:
 
     def decode(self, packet: av.Packet[Any] | None) -> list[VideoFrame]:
         """The pictures of a packet, without those that decoding can leave out."""
-        context = self.video.codec_context
+        context = self.decoder
         if self._gap:
             context.flush_buffers()
             self._gap = False

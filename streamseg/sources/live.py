@@ -52,6 +52,7 @@ def frames(
     first_epoch: int = 0,
     settings: Callable[[], FrameSettings] = lambda: DEFAULT_SETTINGS,
     current: Callable[[], StreamConfig] | None = None,
+    streams: Callable[[], int] = lambda: 1,
 ) -> Iterator[Frame]:
     """Yield a stream's frames until its file ends or `stop` is set; a live source is reconnected each time.
 
@@ -59,7 +60,7 @@ def frames(
     0.1 s while connecting, waiting and pacing, and within timeout_s while a source that fell silent is read.
     Each connection, and each round of a looped file, is an epoch; they count from first_epoch. on_event is
     called in this thread; settings, too, for each frame. current: the stream's settings now: of them, max_fps
-    and skip_frames are taken while the source is read.
+    and skip_frames are taken while the source is read. streams: how many are decoded in this process.
     Raises SourceError when a file cannot be opened, or an address can never work. Other errors
     while a live source is read are treated as the source's failure: it is tried again.
     """
@@ -71,7 +72,8 @@ def frames(
     while not stop.is_set():
         good = 0
         try:
-            with open_source(config, stream, stop, endless=endless, report=on_event) as source:
+            opened = open_source(config, stream, stop, endless=endless, streams=streams(), report=on_event)
+            with opened as source:
                 endless = source.endless and source.codec not in STILLS
                 if rounds == 0:
                     on_event(_connected(source, epoch))
@@ -130,7 +132,7 @@ def _less(source: OpenSource, current: Callable[[], StreamConfig]) -> DecodeLess
 
     timed = source.edge is None or source.edge.timed
     held = max(0, source.reached.packets - len(source.pending))
-    return DecodeLess(source.video.codec_context, wanted, source.report, source.url, timed=timed, held=held)
+    return DecodeLess(source.decoder, source.codec, wanted, source.report, source.url, timed=timed, held=held)
 
 
 class Thinning:
@@ -234,7 +236,7 @@ def _poll(
         stop.wait(due_s - time.monotonic())
         if stop.is_set():
             return
-        with open_source(config, maker.stream, stop, report=source.report) as again:
+        with open_source(config, maker.stream, stop, streams=1, report=source.report) as again:
             maker.source, before = again, maker.seq
             try:
                 for picture in pictures(again, stop):

@@ -22,10 +22,11 @@ from streamseg.sources.edge import BEHIND_S, LiveEdge
 from streamseg.sources.events import SourceEvent
 from streamseg.sources.explain import UNKNOWN, content_problem, fragmented, opening_explained
 from streamseg.sources.frames import oriented_size
-from streamseg.sources.hardware import hardware_decoder
+from streamseg.sources.hardware import decoder_of, device_of, hardware_decoder
 from streamseg.sources.interrupting import interruptible
 from streamseg.sources.reading import OpenSource, first_picture
 from streamseg.sources.target import Target, target_of
+from streamseg.sources.threads import share_cores
 from streamseg.sources.web_file import ANSWER_WITHIN_S, described
 
 MAX_FPS = 1000
@@ -73,6 +74,7 @@ def open_source(
     track: int | None = None,
     shown: str = "",
     endless: bool = False,
+    streams: int = 0,
     report: Callable[[SourceEvent], None] = lambda event: None,
 ) -> Iterator[OpenSource]:
     """Open a stream's source and decode its first picture; close it on leaving.
@@ -84,8 +86,9 @@ def open_source(
     recorded: each picture counts, so what is behind an address is read like a file, and what has no end is
     refused. track: which of several video tracks, from 0; None takes the one that a player would. shown: what
     messages call the source, if not by its address. endless: it was a live stream when it was opened before;
-    as a recording, which begins with what was shown already, it is refused. report: is told, in this thread,
-    what happens while the source is opened and read.
+    as a recording, which begins with what was shown already, it is refused. streams: how many are decoded in
+    this process, which share its cores; 0 leaves the number of threads to FFmpeg. report: is told, in this
+    thread, what happens while the source is opened and read.
     """
     stop = stop if stop is not None else threading.Event()
     target = target_of(config, stream)
@@ -94,12 +97,14 @@ def open_source(
     if shown:
         target = replace(target, shown=shown)
     with interruptible(stop):
-        hardware = None if config.hwaccel == "none" else hardware_decoder(config.hwaccel, stream)
+        device = device_of(config.hwaccel, stream)
         with opening_explained(target, config.timeout_s, stop):
-            container = _open_container(target, config, hardware)
+            container = _open_container(target, config, hardware_decoder(device))
         with container:
             source = _describe(target, config, container, recorded, track)
             source.report = report
+            source.decoder = decoder_of(source.video, device, stream)
+            share_cores(source, streams, stream)
             if endless and not source.endless:
                 raise SourceEnded(f"{source.url}: the live stream has ended; waiting until it begins anew")
             yield with_first_picture(source, stop)
@@ -270,14 +275,11 @@ def _describe(
         timed = not container.format.flags & AVFMT_NOTIMESTAMPS
         edge = LiveEdge(paced=bursts, timed=timed, behind_s=behind_s)
     live = not recorded and (target.kind != "file" or config.realtime)
-    # Frame threads hold pictures back, and of a GPU's decoder each takes one of the 32 surfaces that it has.
-    # Those of FFV1 conceal what is damaged as it happens, differently each time.
-    by_slices = endless or video.codec_context.is_hwaccel or video.codec_context.name == "ffv1"
-    video.thread_type = "SLICE" if by_slices else "AUTO"
     return OpenSource(
         target=target,
         container=container,
         video=video,
+        decoder=video.codec_context,
         live=live,
         endless=endless,
         paced=bursts or (live and not endless),

@@ -16,6 +16,7 @@ from typing import Any
 import av
 from av.container import InputContainer
 from av.stream import Discard
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -58,6 +59,7 @@ class OpenSource:
     target: Target
     container: InputContainer
     video: VideoStream
+    decoder: VideoCodecContext  # the container's own, or a device's
     live: bool
     endless: bool
     paced: bool
@@ -203,7 +205,7 @@ def _read(source: OpenSource, stop: threading.Event, first: bool = False) -> Ite
         yield from _pending(source)
     watch = Watch(source, first=first) if source.endless else None
     edge = source.edge
-    reading = None if edge is None else LiveReading(edge, source.video, source.fps, source.report)
+    reading = None if edge is None else LiveReading(edge, source.decoder, source.fps, source.report)
     errors, packets, ogg = 0, _packets(source), source.container.format.name == "ogg"
     while not stop.is_set():
         if watch is not None:
@@ -301,8 +303,7 @@ def _decoded(
 ) -> Iterator[DecodedPicture]:
     """Decode one packet (None: what the decoder still holds), without a live source's damaged pictures."""
     started = time.monotonic_ns()
-    context = source.video.codec_context
-    decode = context.decode if reading is None else reading.decode
+    decode = source.decoder.decode if reading is None else reading.decode
     if source.less is not None:
         decode = partial(source.less.decode, decode)
     images: list[VideoFrame] = []

@@ -167,6 +167,7 @@ class DecodeLess:
     def __init__(
         self,
         context: VideoCodecContext,
+        codec: str,
         wanted: Callable[[], tuple[SkipFrames, float | None]],
         report: Callable[[SourceEvent], None],
         url: str,
@@ -174,11 +175,14 @@ class DecodeLess:
         timed: bool = True,
         held: int = 0,
     ) -> None:
-        """timed: packets have time stamps; else they count when they come. held: pictures in the decoder."""
-        self.context, self.report, self.url, self.timed = context, report, url, timed
-        self.all_intra = intra_only(context.name)
+        """codec: by FFmpeg's name. timed: packets have time stamps; else they count when they come.
+
+        held: pictures that the decoder has not given yet.
+        """
+        self.context, self.codec, self.report, self.url, self.timed = context, codec, report, url, timed
+        self.all_intra = intra_only(codec)
         self.skipping = Skipping(wanted, all_intra=self.all_intra)
-        self._reader = reader_of(context.name)
+        self._reader = reader_of(codec)
         self._told: tuple[object, ...] = ()
         self._held = held  # pictures that the decoder has not given yet
 
@@ -237,7 +241,7 @@ class DecodeLess:
             return
         self._told = now
         self.report(
-            Unskippable(self.url, mode, self.context.name, self.all_intra)
+            Unskippable(self.url, mode, self.codec, self.all_intra)
             if cannot
             else Decoding(self.skipping.plan, mode, self.skipping.wanted()[1])
         )

@@ -272,6 +272,8 @@ def test_a_reload_touches_only_what_has_changed(site: Site) -> None:
         connects = client.status().streams["gate"].connects
         more = '[log]\nlevel = "debug"\n[refinement]\nevery = 3\ncrf.threads = 2\n'
         site.write({"gate": 20, "yard": 5, "door": 10}, f"{more}[control]\nmax_connections = 7\n")
+        text = site.path.read_text().replace("max_fps = 5\n", "max_fps = 5\ntimeout_s = 9\n")
+        site.path.write_text(text)
         assert msgspec.structs.replace(client.reload(), id=0) == Reloaded(
             added=["door"],
             removed=["hall"],
@@ -301,6 +303,9 @@ def test_settings_that_are_looked_up_for_each_frame_need_no_new_connection(site:
         done = client.reload()
         assert (done.applied, done.restarted) == (["streams.gate"], [])
         assert client.status().streams["gate"].max_age_ms == 900
+        site.path.write_text(site.path.read_text().replace("max_fps = 20\n", "max_fps = 10\n"))
+        done = client.reload()
+        assert (done.applied, done.restarted) == (["streams.gate"], [])
 
 
 RAMP = {"polygon": [[0.0, 0.5], [1.0, 0.5], [1.0, 1.0]]}

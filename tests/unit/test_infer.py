@@ -192,7 +192,7 @@ def test_a_decoder_shares_torchs_context_and_leaves_pictures_there(monkeypatch: 
     monkeypatch.setattr(hardware, "_problem", lambda kind: "")
     monkeypatch.setattr(hardware, "_torch_problem", lambda: "")
     monkeypatch.setattr(hardware, "_make_context_current", lambda: order.append("current"))
-    made = hardware.hardware_decoder("cuda", "gate")
+    made = hardware.hardware_decoder("cuda")
     assert made is not None
     assert made.is_hw_owned
     assert made.options == {"primary_ctx": "0", "current_ctx": "1"}
@@ -202,7 +202,7 @@ def test_a_decoder_shares_torchs_context_and_leaves_pictures_there(monkeypatch: 
 def test_without_torch_on_cuda_a_decoders_pictures_come_to_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "_problem", lambda kind: "")
     monkeypatch.setattr(hardware, "_torch_problem", lambda: "the torch that is installed has no CUDA")
-    made = hardware.hardware_decoder("cuda", "gate")
+    made = hardware.hardware_decoder("cuda")
     assert made is not None
     assert not made.is_hw_owned
     assert hardware.why_not_on_gpu("cuda") == "the torch that is installed has no CUDA"

@@ -31,6 +31,7 @@ def endless_frames(
     first_epoch: int,
     settings: Callable[[], FrameSettings],
     current: Callable[[], StreamConfig],
+    streams: Callable[[], int],
 ) -> Iterator[Frame]:
     """Each frame is of a new epoch, as if the camera reconnected after each."""
     epoch = first_epoch
