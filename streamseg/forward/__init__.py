@@ -156,7 +156,7 @@ class Forwarder:
         sinks = [(sink, self._sinks[name]) for name, sink in self._config.sinks()]
         topics = [b"event/", b"status/"]
         topics += [b"zones/"] if any(config.shares_every_s for config, _ in sinks) else []
-        topics += [b"rle/"] if any(sink.masks_every_s for _, sink in sinks) else []
+        topics += [b"rle/", b"same/"] if any(sink.masks_every_s for _, sink in sinks) else []
         topics += [b"picture/"] if any(sink.pictures_every_s for _, sink in sinks) else []
         return topics
 

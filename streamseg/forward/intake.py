@@ -18,10 +18,12 @@ from streamseg.errors import WireError
 from streamseg.forward.latest import Latest
 from streamseg.forward.store import Cursor, Store
 from streamseg.wire import (
+    Header,
     MaskMessage,
     parse_event,
     parse_message,
     parse_picture,
+    parse_same,
     parse_status,
     parse_zones,
 )
@@ -129,7 +131,9 @@ class Intake:
         elif topic.startswith(b"rle/"):
             mask = parse_message(parts)
             if isinstance(mask, MaskMessage):
-                self._latest.put(mask.header.stream, "masks", parts[1])
+                self._latest.put(mask.header.stream, "masks", parts[1], _without_labels(mask.header))
+        elif topic.startswith(b"same/"):
+            self._latest.put_unchanged(parse_same(parts))
         elif topic.startswith(b"status/"):
             self._latest.put_status(parse_status(parts))
         elif topic.startswith(b"picture/"):
@@ -141,3 +145,8 @@ class Intake:
         if not self._told_bad:
             self._told_bad = True
             log.warning("a message breaks the protocol: %s", error)
+
+
+def _without_labels(header: Header) -> Header:
+    """What an rle document says of its mask, without the run lengths: they are in its bytes already."""
+    return Header(**{name: getattr(header, name) for name in Header.__struct_fields__})

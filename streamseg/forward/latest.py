@@ -8,8 +8,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import msgspec
+
+from streamseg.wire import Header, SameHeader
 from streamseg.wire.status import StatusDocument
 
 log = logging.getLogger(__name__)
@@ -22,12 +25,23 @@ GONE_S = 30.0  # its daemon told of others, not of it: it was removed
 FORGET_S = 24 * 3600.0  # the same where the daemon has ended or begun anew since
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """The newest of one kind, with a number that grows with each."""
 
     number: int
     data: bytes
+    mask: Header | None = None  # where it is one
+    same: SameHeader | None = None  # a later frame that it holds for, too
+
+    def document(self) -> bytes:
+        """What is sent: of an unchanged frame the document with its times, and with same_as."""
+        if self.same is None:
+            return self.data
+        fields = msgspec.json.decode(self.data, type=dict[str, msgspec.Raw])
+        times = msgspec.structs.asdict(self.same)
+        del times["kind"]
+        return msgspec.json.encode(fields | times)
 
 
 @dataclass(slots=True)
@@ -50,8 +64,8 @@ class Latest:
         self._bytes = 0
         self._full = False  # it was logged
 
-    def put(self, stream: str, kind: str, data: bytes) -> None:
-        """The newest "zones", "masks" or "pictures" of a stream."""
+    def put(self, stream: str, kind: str, data: bytes, mask: Header | None = None) -> None:
+        """The newest "zones", "masks" or "pictures" of a stream; mask: what a mask's document says of it."""
         with self._lock:
             known = self._streams.get(stream) or self._meet(stream, 0)
             before = known.items.get(kind) if known is not None else None
@@ -61,7 +75,18 @@ class Latest:
                 return
             self._number += 1
             self._bytes += size
-            known.items[kind] = Item(self._number, data)
+            known.items[kind] = Item(self._number, data, mask)
+
+    def put_unchanged(self, same: SameHeader) -> None:
+        """A later frame of a stream, where the newest mask holds for it; else nothing."""
+        with self._lock:
+            known = self._streams.get(same.stream)
+            item = known.items.get("masks") if known is not None else None
+            if known is None or item is None or item.mask is None or not same.holds(item.mask):
+                return
+            if item.same is None or same.place > item.same.place:
+                self._number += 1
+                known.items["masks"] = replace(item, number=self._number, same=same)
 
     def put_status(self, status: StatusDocument, now_s: float | None = None) -> None:
         """A stream's state has come, as it does once a second."""

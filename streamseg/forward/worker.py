@@ -177,7 +177,7 @@ class Worker:
             if items:
                 self._shown_s[kind] = now_s
             self._seen[kind] |= {name: item.number for name, item in items.items()}
-            found[kind] = {name: item.data for name, item in items.items()}
+            found[kind] = {name: item.document() for name, item in items.items()}
         delivering = self._latest.delivering()
         if self._config.streams:
             delivering = {name: on for name, on in delivering.items() if name in self._config.streams}
