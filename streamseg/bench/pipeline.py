@@ -16,6 +16,7 @@ from streamseg.daemon import Daemon
 from streamseg.daemon.engines import wanted_engines
 from streamseg.errors import StreamsegError
 from streamseg.inference.plans.load import load_engine
+from streamseg.runtime.counters import StreamStats
 from streamseg.runtime.import_path import module_command, python_environment
 from streamseg.runtime.stage import Stage
 
@@ -43,6 +44,7 @@ class PipelineResult(msgspec.Struct, frozen=True, kw_only=True):
     refined: int | None  # refined masks received; None if not subscribed to
     lost: int  # masks that were published and not received, by gaps in n
     skipped: int  # frames a live stream skipped
+    unchanged: float | None  # share of the masks, where there is a gate
     latency: Spread  # decoded frame → subscriber
     stages: dict[str, Spread]
     machine: Machine
@@ -98,14 +100,23 @@ def bench_pipeline(
         fps=round(len(received) / seconds, 2),
         refined=refinements if refined else None,
         fps_of_stream={s: round(len(n) / seconds, 2) for s, n in of.items()},
-        lost=sum(max(n) - min(n) + 1 - len(n) for n in of.values()),
+        lost=sum(max(n) - min(n) + 1 - len(set(n)) for n in of.values()),
         skipped=sum(s.drops["slow engine"] for s in pipeline.stats.all().values()),
+        unchanged=_unchanged(pipeline.stats.all(), config),
         latency=spread_of([r.latency_ms for r in received]),
         stages={
             k: spread_of([r.stage_us[k] / 1000 for r in received if k in r.stage_us]) for k in sorted(stages)
         },
         machine=this_machine("onnxruntime", "av", "numpy"),
     )
+
+
+def _unchanged(streams: dict[str, StreamStats], config: Config) -> float | None:
+    """Of all masks since the start, the share of those that the gate kept from the network."""
+    if all(stream.gate == "none" for stream in config.streams.values()):
+        return None
+    published = sum(stream.published for stream in streams.values())
+    return round(sum(stream.unchanged for stream in streams.values()) / max(published, 1), 3)
 
 
 def _receive(endpoint: str, seconds: float, warm_up_s: float, refined: bool) -> list[Received]:

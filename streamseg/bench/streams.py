@@ -39,6 +39,7 @@ class StreamsResult(msgspec.Struct, frozen=True, kw_only=True):
     capacity: int  # streams of that rate that as many masks would serve in full
     cpu_ms_a_mask: float | None  # of all threads; null without a mask; depends little on other programs
     cpu_share: float  # of the cores available to this process
+    unchanged: float | None  # share of the masks, where there is a gate
     drops: dict[str, int]  # by cause
     stages: dict[str, Spread]  # over the streams: the median of each
     streams_held: list[StreamHeld]
@@ -52,10 +53,12 @@ def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float =
         assert daemon.pipeline is not None
         stats = daemon.pipeline.stats
         time.sleep(warm_up_s)
+        unchanged_before = _unchanged(stats.all())
         before, begun_s, begun_cpu_s = _counts(stats.all()), time.monotonic(), time.process_time()
         time.sleep(seconds)
         after, took_s = _counts(stats.all()), time.monotonic() - begun_s
         cpu_s = time.process_time() - begun_cpu_s
+        unchanged = _unchanged(stats.all()) - unchanged_before
         medians = {name: stream.stage_medians_us() for name, stream in stats.all().items()}
         load = os.getloadavg()[0]
     streams = []
@@ -73,6 +76,7 @@ def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float =
     masks_per_s = sum(s.fps for s in streams)
     stages = sorted({stage for times in medians.values() for stage in times})
     limit = next(iter(config.streams.values())).max_age_ms
+    gated = any(stream.gate != "none" for stream in config.streams.values())
     assert limit is not None
     return StreamsResult(
         streams=len(streams),
@@ -86,6 +90,7 @@ def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float =
         capacity=int(masks_per_s / fps),
         cpu_ms_a_mask=round(1000 * cpu_s / (masks_per_s * took_s), 2) if masks_per_s else None,
         cpu_share=round(cpu_s / took_s / len(os.sched_getaffinity(0)), 3),
+        unchanged=round(unchanged / (masks_per_s * took_s), 3) if gated and masks_per_s else None,
         drops=drops,
         stages={
             stage: spread_of([t[stage] / 1000 for t in medians.values() if stage in t]) for stage in stages
@@ -94,6 +99,10 @@ def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float =
         load=round(load, 1),
         machine=this_machine("onnxruntime", "av", "numpy"),
     )
+
+
+def _unchanged(streams: dict[str, StreamStats]) -> int:
+    return sum(stream.unchanged for stream in streams.values())
 
 
 def _counts(streams: dict[str, StreamStats]) -> dict[str, tuple[int, dict[str, int]]]:

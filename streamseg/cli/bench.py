@@ -40,7 +40,7 @@ def command() -> None:
     "--also", multiple=True, help="Another engine, beside the first, on the same sources; may be repeated."
 )
 @options_from(EngineConfig, "backend", "precision", "input_size", "threads", "replicas")
-@options_from(StreamConfig, "realtime", "max_fps", "mask_size")
+@options_from(StreamConfig, "realtime", "max_fps", "mask_size", "gate")
 @options_from(PublishConfig, "encoding")
 @click.option("--refined", is_flag=True, help="Also subscribe to refined masks, so that the CRF runs.")
 @click.option("--fusion", is_flag=True, help="Run at refinement.level live: fuse with the frames before.")
@@ -135,6 +135,7 @@ def engine(names: tuple[str, ...], source: str, zoo: bool, as_json: bool, **opti
 @click.option("--max-age-ms", type=click.FloatRange(1), default=250.0, help="No mask may be older.")
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @options_from(EngineConfig, "backend", "precision", "input_size", "threads", "replicas", "max_batch")
+@options_from(StreamConfig, "gate", "gate_min_s")
 @click.option("--seconds", type=click.FloatRange(1), default=30.0, help="How long to measure.")
 @as_json
 def streams(
@@ -144,7 +145,9 @@ def streams(
     from streamseg.bench.streams import bench_streams
 
     start_logging("error")
+    gate = {key: options.pop(key) for key in ("gate", "gate_min_s")}
     stream = {"source": source, "realtime": True, "loop": True, "max_fps": fps, "max_age_ms": max_age_ms}
+    stream |= given(**gate)
     tree = {
         "streams": {f"s{i:02}": stream for i in range(count)},
         "engine": given(**options),
@@ -163,6 +166,8 @@ def show_pipeline(result: PipelineResult) -> None:
         ("", "p50 ms", "p95 ms", "p99 ms"),
         ((stage, f"{t.p50_ms:.2f}", f"{t.p95_ms:.2f}", f"{t.p99_ms:.2f}") for stage, t in stages.items()),
     )
+    if result.unchanged is not None:
+        echo(f"{result.unchanged:.0%} of the masks unchanged, by the gate")
     refinements = "" if result.refined is None else f", {result.refined} refined"
     echo(f"skipped {result.skipped}, lost {result.lost}{refinements}")
     echo(result.machine.processor)
@@ -201,6 +206,11 @@ def show_streams(result: StreamsResult) -> None:
     echo(
         f"{result.held} of {result.streams} streams held: at least {HELD_SHARE:.0%} of "
         f"{result.fps_asked:g} fps, no mask above {result.max_age_ms:g} ms",
+        *(
+            []
+            if result.unchanged is None
+            else [f"{result.unchanged:.0%} of the masks unchanged, by the gate"]
+        ),
         f"{result.masks_per_s:g} masks/s in all, enough for {result.capacity} streams",
         f"{result.engine}, replicas {result.replicas}",
         f"drops: {drops or 'none'}",

@@ -258,14 +258,17 @@ def _table(streams: dict[str, StreamStatus], *, narrow: bool) -> Table:
         ("masks/s", lambda s: f"{s.fps:.1f}"),
         ("age", lambda s: "-" if s.age_ms is None else f"{s.age_ms:.0f} ms"),
         ("published", lambda s: str(s.published)),
+        ("unchanged", lambda s: "-" if s.unchanged_share is msgspec.UNSET else f"{s.unchanged_share:.0%}"),
         ("drops", lambda s: ", ".join(f"{count} {cause}" for cause, count in sorted(s.drops.items())) or "-"),
         ("reconnects", lambda s: str(s.reconnects)),
         ("source", lambda s: s.source),
     ]
     if narrow:
         columns = [column for column in columns if column[0] not in ("size", "reconnects", "source")]
+    if all(s.unchanged_share is msgspec.UNSET for s in streams.values()):
+        columns = [column for column in columns if column[0] != "unchanged"]
     for heading, _ in columns:
-        right = heading in ("masks/s", "age", "published", "reconnects")
+        right = heading in ("masks/s", "age", "published", "unchanged", "reconnects")
         wraps = heading in ("drops", "source")
         table.add_column(heading, justify="right" if right else "left", no_wrap=not wraps, overflow="fold")
     for one in streams.values():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 
+import msgspec
+
 from streamseg.analytics.zones import shares_of
 from streamseg.config import StreamConfig
 from streamseg.config.engines import DEFAULT
@@ -110,6 +112,7 @@ def _stream_status(
     name: str, config: StreamConfig, state: State, stats: StreamStats, histograms: bool
 ) -> StreamStatus:
     now_s = time.monotonic()
+    gated = config.gate != "none" or stats.unchanged > 0
     return StreamStatus(
         stream=name,
         source=shown(config.source)[:_MAX_TEXT],
@@ -125,6 +128,8 @@ def _stream_status(
         epoch=stats.epoch,
         decoded=stats.decoded,
         published=stats.published,
+        unchanged=stats.unchanged if gated else msgspec.UNSET,
+        unchanged_share=stats.unchanged_share() if gated else msgspec.UNSET,
         refined=stats.refined,
         drops=dict(stats.drops),
         unrefined=dict(stats.unrefined),

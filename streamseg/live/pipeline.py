@@ -68,7 +68,7 @@ class Pipeline:
         self._putting = threading.Lock()  # guards that no mask of a stream is put after it was forgotten
         self.refinement = LiveRefinement(config.refinement, self.stats)
         self.gate = Gate(
-            self._scheduler, self._still_wanted, self._logits.put, publisher.wants, self._needs_refinement
+            self._scheduler, self._still_wanted, self._logits.put, publisher.wants, self._uses_crf
         )
         self._held: dict[str, tuple[Mask, LabelSet]] = {}  # the last of gated streams; changed in _putting
         self._placement = FramePlacement(self.engines.of, self._needs_refinement)
@@ -254,6 +254,10 @@ class Pipeline:
     def _needs_refinement(self, frame: Frame) -> bool:
         wanted = self._publisher.wants("refined", frame.stream)
         return self.refinement.needed(frame.settings.engine, wanted)
+
+    def _uses_crf(self, frame: Frame) -> bool:
+        wanted = self._publisher.wants("refined", frame.stream)
+        return self.refinement.uses_crf(frame.settings.engine, wanted)
 
     def _put(self, mask: Mask, labels: LabelSet, frame: Frame) -> bool:
         """Leave a frame's mask, and its classes where they are new; False when its stream was removed."""

@@ -97,6 +97,11 @@ class StreamStats:
                 times.setdefault(stage, []).append(value)
         return {stage: int(median(values)) for stage, values in times.items()}
 
+    def unchanged_share(self) -> float:
+        """Of the last masks, the share of those that the gate kept from the network."""
+        recent = list(self._recent)
+        return sum("gate" in stage_us for stage_us in recent) / max(len(recent), 1)
+
     def fps(self, now_s: float) -> float:
         """Masks a second over the last 5 s, or over the last _RECENT masks where those are more recent."""
         recent = [at_s for at_s in list(self._published_s) if at_s > now_s - _RATE_OVER_S]
@@ -204,6 +209,7 @@ class _Counted:
     decoded: int = 0
     published: int = 0
     drops: Counter[str] = field(default_factory=Counter)
+    unchanged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +241,9 @@ class Report:
         before_s, self._before_s = self._before_s, now_s
         known = self._stats.all()
         for name, stats in known.items():
-            now = _Counted(now_s, stats, stats.decoded, stats.published, Counter(stats.drops))
+            now = _Counted(
+                now_s, stats, stats.decoded, stats.published, Counter(stats.drops), stats.unchanged
+            )
             self._before[name] = now
             new = _Counted(before_s, stats)
             last = _same(before.get(name), stats) or new
@@ -271,6 +279,9 @@ def _line(name: str, since: _Counted, now: _Counted, said: _Said) -> str:
     span_s = max(now.at_s - since.at_s, 1e-9)
     medians = ", ".join(f"{k} {v / 1000:.1f} ms" for k, v in said.medians_us.items())
     medians = f" ({medians})" if medians else ""
+    if unchanged := now.unchanged - since.unchanged:
+        share = unchanged / max(now.published - since.published, 1)
+        medians = f", {min(share, 1):.0%} unchanged{medians}"
     if not said.lost:
         return f"{name}: {said.rate:.1f} masks/s{medians}"
     lost = ", ".join(f"{count} {cause}" for cause, count in sorted((now.drops - since.drops).items()))

@@ -95,7 +95,8 @@ def _publisher(status: Status) -> Iterator[Metric]:
 
 def _streams(streams: Mapping[str, StreamStatus]) -> Iterator[Metric]:
     def of(name: str) -> list[tuple[list[str], float]]:
-        return [([s], value) for s, one in streams.items() if (value := getattr(one, name)) is not None]
+        values = {stream: getattr(one, name) for stream, one in streams.items()}
+        return [([s], value) for s, value in values.items() if value not in (None, msgspec.UNSET)]
 
     yield _gauge("stream_fps", "Masks published a second, over the last 5 s.", of("fps"), ["stream"])
     age = [([s], one.age_ms / 1000) for s, one in streams.items() if one.age_ms is not None]
@@ -109,6 +110,7 @@ def _streams(streams: Mapping[str, StreamStatus]) -> Iterator[Metric]:
     yield _gauge("stream_state", "1 for what the stream does now.", states, ["stream", "state"])
     yield _counter("frames_decoded", "Frames decoded.", of("decoded"), ["stream"])
     yield _counter("masks_published", "Masks of revision 0 published.", of("published"), ["stream"])
+    yield _counter("masks_unchanged", "Of these, without the network.", of("unchanged"), ["stream"])
     drops = [([s, cause], count) for s, one in streams.items() for cause, count in one.drops.items()]
     yield _counter("frames_dropped", "Frames without a mask, by cause.", drops, ["stream", "cause"])
     yield _counter("keyframes_refined", "Keyframes refined by the CRF.", of("refined"), ["stream"])

@@ -44,6 +44,8 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     epoch: Count = 0
     decoded: Count = 0
     published: Count = 0
+    unchanged: Count | msgspec.UnsetType = msgspec.UNSET  # of the published, where there is a gate
+    unchanged_share: Number | msgspec.UnsetType = msgspec.UNSET  # of the last ones
     refined: Count = 0  # keyframes that the CRF answered in time
     drops: dict[str, Count] = {}  # by cause: skipped, stale, corrupt, behind, disconnected, slow engine
     unrefined: dict[str, Count] = {}  # keyframes left out by the CRF, by cause

@@ -48,6 +48,7 @@ def test_engines_fit_into_80_columns(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_the_pipeline_fits_into_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     result = PipelineResult(
+        unchanged=0.125,
         sources=["demo:"],
         engine=LONGEST,
         replicas=16,
@@ -68,6 +69,7 @@ def test_the_pipeline_fits_into_80_columns(capsys: pytest.CaptureFixture[str]) -
 
 def test_streams_fit_into_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     result = StreamsResult(
+        unchanged=0.125,
         streams=1000,
         held=1000,
         fps_asked=12.5,

@@ -84,3 +84,11 @@ def test_a_summary_and_the_last_line_count_all_since_the_line_before(route: Rout
     assert warning
     assert line == "gate: 19.9 masks/s of 2500 frames in 101 s; 500 slow engine (infer 20.0 ms)"
     assert route.report.lines(route.now_s + 1.0, final=True) == []
+
+
+def test_the_share_of_unchanged_frames_is_told(route: Route) -> None:
+    route.gate.unchanged += 225
+    assert route.run(10, 25) == [(False, "gate: 25.0 masks/s, 90% unchanged (infer 20.0 ms)")]
+    for i in range(8):
+        route.gate.record({"gate": 100} if i % 2 else {"infer": 20_000})
+    assert 0 < route.gate.unchanged_share() < 0.1

@@ -83,6 +83,7 @@ export class Details {
       Picture: status.size ? `${status.size[1]} × ${status.size[0]}` : "–",
       "Masks a second": status.fps.toFixed(1),
       "Masks published": plain(status.published),
+      ...(status.unchanged ? { "Of these unchanged": `${plain(status.unchanged)}, now ${Math.round(100 * status.unchanged_share)} %` } : {}),
       "Keyframes refined": plain(status.refined),
       Reconnects: plain(status.reconnects),
     };
