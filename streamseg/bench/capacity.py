@@ -25,6 +25,7 @@ from streamseg.inference.plans.load import close_all, load_engine
 from streamseg.live.capacity import Load, Room, StreamCost, fitting_fps, held, load_of
 from streamseg.runtime.cpus import memory_limit, usable_cores
 from streamseg.types import Size
+from streamseg.types.sizes import MaskSize
 
 STAGE_S = 0.4  # that each stage is measured for, at least
 USUAL_FPS = 25.0  # of a source that does not say
@@ -42,7 +43,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     size: Size
     decoded_fps: float
     masks_fps: float
-    mask_size: str
+    mask_size: MaskSize
     engine: str
     times: StageTimes
     alone: float  # so many are held where there are no others
@@ -214,7 +215,7 @@ def _result(
                 size=kind.piece.size,
                 decoded_fps=kind.decoded_fps,
                 masks_fps=kind.cost().masks_fps,
-                mask_size=str(kind.stream.mask_size),
+                mask_size=kind.stream.mask_size,
                 engine=measuring.engines(kind.engine)[0].info.id,
                 times=kind.measured,
                 alone=round(held([(kind.cost(), 1)], room), 1),
@@ -248,7 +249,7 @@ def _helps(kinds: list[_Kind], measuring: _Measuring, room: Room) -> Iterator[He
     def with_times(change: Callable[[_Kind], dict[str, float]], room: Room = room) -> float:
         return round(held([(kind.cost(**change(kind)), kind.count) for kind in kinds], room), 1)
 
-    if any(kind.stream.mask_size == "frame" for kind in kinds):
+    if any(kind.stream.mask_size != "input" for kind in kinds):
         yield Help(
             setting='mask_size = "input"',
             streams=with_times(

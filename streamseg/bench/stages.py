@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import cycle
-from typing import Literal
 
 import av
 import msgspec
@@ -33,6 +32,7 @@ from streamseg.sources.reading import OpenSource
 from streamseg.sources.surface import UPRIGHT
 from streamseg.types import U8, Frame, Logits, Mask, Size, Stamp
 from streamseg.types.picture import Picture
+from streamseg.types.sizes import MaskSize, mask_size_of
 from streamseg.wire.codec import Encoding
 from streamseg.wire.message import encode_mask
 
@@ -160,7 +160,7 @@ def decoding(piece: Piece, threads: int, seconds: float) -> Spent:
 def stage_times(
     piece: Piece,
     engines: Sequence[Engine],
-    mask_size: Literal["frame", "input"] = "frame",
+    mask_size: MaskSize = "frame",
     *,
     threads: int,
     encoding: Encoding = "zstd",
@@ -197,8 +197,9 @@ def stage_times(
         packed = [partial(_packed, cycle(masks), encoding) for _ in range(threads)]
         return made, side_by_side(packed, seconds / 2).cpu_ms
 
-    labels, pack = behind(piece.size if mask_size == "frame" else size)
-    labels_input, pack_input = behind(size) if mask_size == "frame" else (labels, pack)
+    wanted = mask_size_of(mask_size, piece.size, size)
+    labels, pack = behind(wanted)
+    labels_input, pack_input = behind(size) if wanted != size else (labels, pack)
     return StageTimes(
         decode=decode.cpu_ms,
         scale=scale.cpu_ms,

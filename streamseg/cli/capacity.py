@@ -119,12 +119,12 @@ def _show_group(group: Group, alone: bool) -> None:
         f"{_streams(group.count)}: {names}",
         f"{width}x{height} {group.codec} at {group.decoded_fps:.4g} fps, {group.engine}",
     )
-    times, fps = group.times, group.masks_fps
+    times, fps, wanted = group.times, group.masks_fps, group.mask_size
     rows = [
         ("decoding", times.decode, group.decoded_fps),
         ("scaling", times.scale, fps),
         ("network", times.network, fps),
-        (f"labels, {group.mask_size} size", times.labels, fps),
+        (f"labels, {wanted if isinstance(wanted, str) else f'{wanted[1]}x{wanted[0]}'}", times.labels, fps),
         ("packing", times.pack, fps),
     ]
     whole = sum(ms * rate for _, ms, rate in rows)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 import msgspec
@@ -100,4 +101,24 @@ def _option(name: str, annotation: Any, default: Any, sentence: str) -> Callable
         return click.option(
             flag, type=bare_type(get_args(kind)[0]), nargs=count, default=shown, help=sentence
         )
+    if get_origin(kind) in (Union, UnionType):
+        return _either(flag, *map(bare_type, get_args(kind)), default=shown, sentence=sentence)
     return click.option(flag, type=kind, default=shown, help=sentence)
+
+
+def _either(flag: str, words: Any, numbers: Any, *, default: Any, sentence: str) -> Callable[[F], F]:
+    """An option that is one of some words, or a list of whole numbers with commas between them."""
+    known, count = get_args(words), len(get_args(numbers))
+
+    def read(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        parts = str(value).split(",")
+        if value is None or value in known:
+            return value
+        if len(parts) == count and all(part.strip().isascii() and part.strip().isdigit() for part in parts):
+            return [int(part) for part in parts]
+        raise click.BadParameter(
+            f"must be {', '.join(known)} or {count} whole numbers with a comma between them; is {value!r}"
+        )
+
+    shown = f"[{'|'.join(known)}|{','.join('N' * count)}]"
+    return click.option(flag, metavar=shown, callback=read, default=default, help=sentence)

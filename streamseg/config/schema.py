@@ -21,6 +21,7 @@ from streamseg.config.settings import Name, Settings
 from streamseg.errors import ConfigError
 
 StreamName = Name
+MaskSide = Annotated[int, Meta(ge=1, le=8192)]  # so that none is too large for the wire
 
 
 class StreamConfig(Settings, frozen=True):
@@ -79,8 +80,11 @@ class StreamConfig(Settings, frozen=True):
         Meta(description="Keep trying a live source that cannot be opened at the start; else it ends."),
     ] = True
     mask_size: Annotated[
-        Literal["frame", "input"],
-        Meta(description="Size of the masks: the frame's own, or the network input's."),
+        Literal["frame", "input"] | tuple[MaskSide, MaskSide],
+        Meta(
+            description="Size of the masks: the frame's own, the network input's, which costs least, or "
+            "[height, width]."
+        ),
     ] = "frame"
     gate: Annotated[
         Literal["none", "motion"],

@@ -275,6 +275,8 @@ def _value_problems(annotation: Any, value: Any, key: str) -> Iterator[str]:
 def _nearest(annotation: Any, value: Any) -> str:
     """A hint at the right value that is most like a wrong one; empty where none is."""
     bare, meta = bare_type(annotation), _meta(annotation)
+    if get_origin(bare) in (Union, UnionType):
+        return "".join(_nearest(one, value) for one in get_args(bare))
     if get_origin(bare) is Literal and isinstance(value, str):
         close = difflib.get_close_matches(value, get_args(bare), n=1)
         return f"; did you mean {close[0]!r}?" if close else ""

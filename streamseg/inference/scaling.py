@@ -20,6 +20,7 @@ from streamseg.inference.label_view import LabelView, drop_small
 from streamseg.runtime.native import load_library
 from streamseg.types import F32, IGNORE, U8, Logits, Size
 from streamseg.types.picture import scale_picture
+from streamseg.types.sizes import nearest
 
 _LEAST = np.float32(1e-6)  # a probability; below it none can be told from another
 _BAND = 32  # rows that the array fallback interpolates at once, to stay in the CPU's cache
@@ -74,17 +75,6 @@ def _labels_of(logits: Logits, size: Size, confidence: bool, view: LabelView | N
         reports.count(logits.engine, float(holes_in(logits.array).mean()))
         planes = np.concatenate([numbers, plane[None]])
         return _scaled(planes, size, confidence, probabilities, logits.temperature, view, len(numbers))
-
-
-def nearest(ids: U8, size: Size) -> U8:
-    """Class ids (h, w) at another size, each from the cell that its pixel's centre lies in."""
-    if ids.shape == size:
-        return ids
-    rows, columns = (
-        (2 * np.arange(to, dtype=np.intp) + 1) * cells // (2 * to)
-        for cells, to in zip(ids.shape, size, strict=True)
-    )
-    return cast(U8, ids.take(columns, 1).take(rows, 0))
 
 
 def all_numbers(logits: F32) -> bool:

@@ -37,6 +37,7 @@ from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed, Ended, FrameScheduler, Mailbox
 from streamseg.runtime.stage import Stage
 from streamseg.types import NO_CLASSES, Frame, LabelSet, Logits, Mask
+from streamseg.types.sizes import mask_size_of
 from streamseg.wire.codec import may_be_sent
 
 
@@ -216,7 +217,7 @@ class Pipeline:
     def _mask(self, logits: Logits, view: LabelView | None, classes: LabelSet) -> Mask:
         begun = time.monotonic_ns()
         frame = logits.frame
-        size = frame.size if frame.settings.mask_size == "frame" else logits.geometry.input_size
+        size = mask_size_of(frame.settings.mask_size, frame.size, logits.geometry.input_size)
         confident = self._publisher.wants("mask+confidence", frame.stream)
         refined = self._publisher.wants("refined", frame.stream)
         if frame.settings.gate != "none" and self.gate.is_keyframe(frame):

@@ -95,7 +95,7 @@ def frame_settings(
     return FrameSettings(
         live,
         config.max_age_ms,
-        config.mask_size,
+        config.mask_size if isinstance(config.mask_size, str) else (config.mask_size[0], config.mask_size[1]),
         source.hwaccel,
         config.zones,
         config.events,

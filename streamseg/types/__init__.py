@@ -18,6 +18,7 @@ import numpy.typing as npt
 from streamseg.types.picture import U8 as U8
 from streamseg.types.picture import ArrayPicture, Picture
 from streamseg.types.picture import Size as Size
+from streamseg.types.sizes import MaskSize
 
 if TYPE_CHECKING:
     from streamseg.config import EventConfig, LabelsConfig, ZoneConfig
@@ -161,7 +162,7 @@ class FrameSettings:
 
     live: bool = True  # a newer frame replaces the one that waits; False: each waits for its turn
     max_age_ms: float | None = None
-    mask_size: Literal["frame", "input"] = "frame"
+    mask_size: MaskSize = "frame"
     hwaccel: str = "none"
     zones: Mapping[str, ZoneConfig] = field(default_factory=dict)
     events: Mapping[str, EventConfig] = field(default_factory=dict)

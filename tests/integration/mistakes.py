@@ -302,6 +302,16 @@ MISTAKES |= {
     "an invalid choice": lambda p: p.config(
         '[streams.gate]\nsource = "demo:"\n[engine]\nprecision = "fp23"\n'
     ),
+    "a size of masks that is none": lambda p: p.config(
+        '[streams.gate]\nsource = "demo:"\nmask_size = [1080]\n'
+    ),
+    "a size of masks that is none, as an option": lambda p: [
+        "run",
+        "--source",
+        "demo:",
+        "--mask-size",
+        "1080p",
+    ],
     "neither a file nor a source": lambda p: ["run"],
     "an option beside a file": lambda p: [*p.config('[streams.gate]\nsource = "demo:"\n'), "--loop"],
     "an unknown command": lambda p: ["rnu"],

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,7 +18,11 @@ from streamseg.config import Config, EngineConfig, PublishConfig, StreamConfig
 from streamseg.daemon import Daemon
 from streamseg.errors import SourceError
 from streamseg.inference.backends.onnx import OnnxEngine
-from streamseg.types import Mask
+from streamseg.inference.infer import infer
+from streamseg.inference.plans.load import load_engine
+from streamseg.inference.scaling import labels_from_logits
+from streamseg.sources.live import frames
+from streamseg.types import Mask, Size
 from tests.integration.daemons import in_thread
 from tests.media import draw_clip
 from tests.waiting import LIMIT_S
@@ -103,6 +108,27 @@ def test_masks_may_have_the_size_of_the_networks_input(clip: Path, tiny_engine: 
     stream = StreamConfig(source=str(wide), loop=True, mask_size="input")
     with running(tiny_engine, gate=stream) as (daemon, _), subscribe(daemon.endpoint) as masks:
         assert masks.read(LIMIT_S).size == (32, 88)
+
+
+def test_masks_may_have_a_size_of_their_own_which_changes_while_their_stream_plays(
+    tmp_path: Path, tiny_engine: Path
+) -> None:
+    """Labels are exact at each size: as from the logits of the very frame, not from another mask."""
+    wide = draw_clip(tmp_path / "wide.mp4", frames=5, size=(96, 256))
+    engine = load_engine(EngineConfig(name=str(tiny_engine), threads=1))
+    played = frames(StreamConfig(source=str(wide)), "alone", threading.Event(), lambda event: None)
+    logits = [infer(engine, [frame])[0].array for frame in played]
+    engine.close()
+    stream = StreamConfig(source=str(wide), loop=True, realtime=True, mask_size=(61, 203))
+    with running(tiny_engine, gate=stream) as (daemon, _), subscribe(daemon.endpoint) as masks:
+        assert daemon.pipeline is not None
+        sizes: dict[Any, Size] = {(61, 203): (61, 203), (1, 7): (1, 7), "input": (32, 88), "frame": (96, 256)}
+        for wanted, size in sizes.items():
+            changed = msgspec.structs.replace(stream, mask_size=wanted)
+            assert not daemon.pipeline.streams.change("gate", changed), "its source stays open"
+            while (mask := masks.read(LIMIT_S)).size != size:
+                pass
+            np.testing.assert_array_equal(mask.labels, labels_from_logits(logits[mask.seq % 5], size)[0])
 
 
 def test_a_file_that_ends_ends_the_daemon_without_error(clip: Path, tiny_engine: Path) -> None:

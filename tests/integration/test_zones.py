@@ -16,6 +16,7 @@ from streamseg import wire
 from streamseg.config import Config, EngineConfig, PublishConfig, StreamConfig, ZoneConfig
 from streamseg.daemon import Daemon
 from streamseg.types import IGNORE, Mask
+from streamseg.types.sizes import MaskSize
 from tests.integration.daemons import in_thread
 from tests.waiting import LIMIT_S, until
 from tests.zones import pixels_of
@@ -29,14 +30,14 @@ YARD = ZoneConfig(polygon=GROUND, ground=GROUND, ground_size_m=(8.0, 25.0))
 
 
 @contextmanager
-def running(engine: Path, **publish: Any) -> Iterator[Daemon]:
+def running(engine: Path, mask_size: MaskSize = "frame", **publish: Any) -> Iterator[Daemon]:
     """A daemon with the stream gate and its zones, as fast as a camera."""
-
+    zones = {"ramp": RAMP, "edge": EDGE, "yard": YARD}
     daemon = Daemon(
         Config(
             streams={
                 "gate": StreamConfig(
-                    source="demo:", loop=True, realtime=True, zones={"ramp": RAMP, "edge": EDGE, "yard": YARD}
+                    source="demo:", loop=True, realtime=True, zones=zones, mask_size=mask_size
                 )
             },
             engine=EngineConfig(name=str(engine), threads=1),
@@ -79,12 +80,22 @@ def check(document: wire.ZonesDocument, mask: Mask, zones: dict[str, ZoneConfig]
                 assert c.confidence == pytest.approx(sure.mean() / 255)
 
 
-@pytest.mark.parametrize("kind", ["mask", "mask+confidence", "rle"])
-@pytest.mark.parametrize("encoding", ["zstd", "png", "raw"])
+@pytest.mark.parametrize(
+    ("kind", "encoding", "mask_size"),
+    [
+        *(
+            (kind, encoding, "frame")
+            for kind in ("mask", "mask+confidence", "rle")
+            for encoding in ("zstd", "png", "raw")
+        ),
+        ("mask", "zstd", "input"),
+        ("mask+confidence", "zstd", (201, 97)),
+    ],
+)
 def test_the_counts_are_those_of_the_masks_that_subscribers_get(
-    tiny_engine: Path, kind: wire.Kind, encoding: wire.Encoding
+    tiny_engine: Path, kind: wire.Kind, encoding: wire.Encoding, mask_size: MaskSize
 ) -> None:
-    with running(tiny_engine, encoding=encoding) as daemon:
+    with running(tiny_engine, mask_size, encoding=encoding) as daemon:
         topics = wire.topic_of(kind, "gate"), wire.topic_of("zones", "gate")
         with subscribed(daemon.endpoint, *topics) as sock:
             zones = {"ramp": RAMP, "edge": EDGE, "yard": YARD}

@@ -197,3 +197,26 @@ def test_what_toml_does_not_explain_is_explained(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
         parse_config(text)
     assert "geheim7" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [('"input"', "input"), ('"frame"', "frame"), ("[270, 480]", (270, 480)), ("[1, 8192]", (1, 8192))],
+)
+def test_masks_have_the_size_of_the_frame_of_the_input_or_their_own(given: str, size: Any) -> None:
+    assert parse_config(f"{ONE}mask_size = {given}\n").streams["gate"].mask_size == size
+
+
+@pytest.mark.parametrize(
+    "given", ["[0, 5]", "[3]", "[1, 2, 3]", "[8193, 2]", "3", "[1.5, 2]", "true", '["a", 2]', "[]"]
+)
+def test_a_size_of_masks_that_is_none_is_one_line(given: str) -> None:
+    (problem,) = problems(f"{ONE}mask_size = {given}\n")
+    assert problem.startswith(
+        "streams.gate.mask_size: must be one of frame, input or a list of 2, each a whole number at least 1, "
+        "at most 8192; is "
+    )
+
+
+def test_a_word_like_one_of_the_sizes_of_masks_is_guessed() -> None:
+    assert problems(f'{ONE}mask_size = "inptu"\n')[0].endswith("is 'inptu'; did you mean 'input'?")
