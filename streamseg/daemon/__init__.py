@@ -34,6 +34,7 @@ from streamseg.daemon.machine import (
     thread_count,
 )
 from streamseg.daemon.operations import Operations, log_level, set_log_level
+from streamseg.daemon.start_load import watch_start
 from streamseg.daemon.state import StateFolder
 from streamseg.daemon.status import (
     ZoneMarks,
@@ -287,6 +288,7 @@ class Daemon:
     def _supervise(self, pipeline: Pipeline, publisher: Publisher, kept: KeptZones) -> None:
         report = Report(pipeline.stats, time.monotonic())
         clock = WallClock()
+        start_load = watch_start(pipeline, self._engines.network_of, self.path, self._stopping)
         try:
             pipeline.start()
             self._operations = Operations(
@@ -304,11 +306,7 @@ class Daemon:
                     partial(self._reload, self._operations)
                 ):
                     self._reload_requested.clear()
-                if step_s := clock.stepped_s():
-                    where = "forward" if step_s > 0 else "back"
-                    log.warning(
-                        "clock: this machine's was set %s by %.1f s; streams continue", where, abs(step_s)
-                    )
+                clock.log_step()
                 now_s = time.monotonic()
                 if now_s >= alive_at_s:
                     alive_at_s = now_s + self._service.tick_s - CHECK_EVERY_S / 2
@@ -323,6 +321,7 @@ class Daemon:
         finally:
             self._stopping.set()
             self._service.stopping()
+            start_load.join()
             if not pipeline.stop():
                 log.warning("some threads did not stop in time")
                 self.abandoned = True

@@ -14,12 +14,14 @@ import msgspec
 from streamseg.config import EngineConfig, LabelsConfig, StreamConfig
 from streamseg.config.engines import DEFAULT, engine_settings, shared_threads
 from streamseg.daemon.loading import Loading
+from streamseg.daemon.start_load import room_of
 from streamseg.errors import ConfigError, ControlError, EngineError
 from streamseg.inference.engine import EngineInfo
 from streamseg.inference.label_view import view_of
 from streamseg.inference.plans.hot_swap import Upgrade
 from streamseg.inference.plans.load import close_all
 from streamseg.inference.spec import find_engine
+from streamseg.live.capacity import Room
 from streamseg.live.engines import ServedEngine
 from streamseg.live.pipeline import Pipeline
 from streamseg.runtime.cpus import usable_cores
@@ -41,6 +43,7 @@ class Loaded:
     served: ServedEngine
     upgrade: Upgrade | None
     status: EngineStatus
+    call_s: float  # that one picture takes in the network, alone
 
     def close(self) -> None:
         if self.upgrade is not None:
@@ -209,6 +212,20 @@ class Engines:
         else:
             log.info("engines: each network has an equal share of the %d cores: %s", cores, each)
 
+    def network_of(self, name: str) -> tuple[float, Room] | None:
+        """The CPU milliseconds that a picture takes of a stream's `engine`, and what there is for it.
+
+        None of one that does not serve, or is still exchanged for a better one, or is not on the CPU.
+        """
+        known, _ = self.settings(name)
+        loaded = self._serving.get(known)
+        if loaded is None or loaded.status.state != "running" or not _on_cpu(loaded):
+            return None
+        if loaded.upgrade is not None:  # measured was the one before
+            return None
+        threads = max(1, loaded.status.threads)
+        return 1000 * loaded.call_s * threads, room_of(len(loaded.served.replicas), threads)
+
     def close(self) -> None:
         """Close all; closing twice is fine."""
         for loaded in list(self._serving.values()):  # one may just be exchanged
@@ -224,7 +241,12 @@ class Engines:
             raise ControlError("stopping", "the daemon is stopping")
         status = EngineStatus(id=config.name, name=name)
         loaded = Loaded(
-            config, shared, ServedEngine(EngineKey(name), engines, config.max_batch), None, status
+            config,
+            shared,
+            ServedEngine(EngineKey(name), engines, config.max_batch),
+            None,
+            status,
+            loading.call_s,
         )
 
         def on_change(state: EngineState, text: str, info: EngineInfo) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import resource
 import threading
@@ -13,6 +14,8 @@ import msgspec
 
 from streamseg.config import Config
 from streamseg.errors import StreamsegError, one_line
+
+log = logging.getLogger(__name__)
 
 OWN_FILES = 64  # libraries, sockets, pipes and children; 60 were counted with the CRF and the console
 FILES_OF_A_STREAM = 4  # a camera's sockets; a file and its log
@@ -70,6 +73,12 @@ class WallClock:
         before_ns, self._offset_ns = self._offset_ns, _offset_ns()
         step_s = (self._offset_ns - before_ns) / 1e9
         return step_s if abs(step_s) >= STEP_S else 0.0
+
+    def log_step(self) -> None:
+        """Warn where it was set since the last call."""
+        if step_s := self.stepped_s():
+            where = "forward" if step_s > 0 else "back"
+            log.warning("clock: this machine's was set %s by %.1f s; streams continue", where, abs(step_s))
 
 
 def _offset_ns() -> int:

@@ -25,7 +25,7 @@ from streamseg.sources.live import frames
 from streamseg.types import Mask, Size
 from tests.integration.daemons import in_thread
 from tests.media import draw_clip
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +216,23 @@ def test_a_mask_older_than_its_limit_is_counted_and_not_published(
         stats = daemon.pipeline.stats.of("gate")
     assert stats.published == 0
     assert stats.drops["stale"] == 30
+
+
+def test_streams_that_are_too_many_are_said_once(
+    clip: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("streamseg.daemon.start_load.STAGES_AFTER_S", 0.05)
+    looked: list[tuple[object, ...]] = []
+
+    def too_many(*given: object) -> str:
+        looked.append(given)
+        return "streams: 1 at 25 masks/s are more than this machine holds"
+
+    monkeypatch.setattr("streamseg.daemon.start_load.too_many", too_many)
+    with running(tiny_engine, gate=StreamConfig(source=str(clip), loop=True, realtime=True)) as (daemon, _):
+        until(lambda: looked)
+        network = daemon._engines.network_of("")
+    assert network is not None
+    assert 0 < network[0] < 5000  # CPU ms of a picture
+    lines = [r.getMessage() for r in caplog.records if "more than this machine holds" in r.getMessage()]
+    assert lines == ["streams: 1 at 25 masks/s are more than this machine holds"]
