@@ -15,14 +15,8 @@ from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
 
 from streamseg.sources.events import ClockOff
-from streamseg.sources.picture import (
-    LUMA_OF_RED_AND_BLUE,
-    ON_GPU,
-    HostPicture,
-    RgbConverter,
-    apply_turn,
-    colours_of,
-)
+from streamseg.sources.picture import ON_GPU, HostPicture, RgbConverter, apply_turn
+from streamseg.sources.pixel_format import LUMA_OF_RED_AND_BLUE, colours_of
 from streamseg.sources.reading import DecodedPicture, OpenSource, pictures
 from streamseg.sources.surface import UPRIGHT, Surface, Turn
 from streamseg.types import DEFAULT_SETTINGS, Clock, Frame, FrameSettings, Size, Stamp

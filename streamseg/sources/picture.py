@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
+from streamseg.sources.pixel_format import Mixture, colours_of, has_planes, luma_of, rgb_of
+from streamseg.sources.planes import scale_planes
 from streamseg.sources.surface import Turn
 from streamseg.types import U8, Size
-from streamseg.types.picture import grey, scale_picture
 
-# ITU-T H.273 matrix coefficients, as FFmpeg numbers them, and swscale's name for each.
-_UNSPECIFIED = 2
-_MATRICES = {
-    1: Colorspace.ITU709,
-    4: Colorspace.FCC,
-    5: Colorspace.ITU601,
-    6: Colorspace.ITU601,
-    7: Colorspace.SMPTE240M,
-    9: Colorspace.BT2020,
-    10: Colorspace.BT2020,
-}
-LUMA_OF_RED_AND_BLUE = {
-    Colorspace.ITU709: (0.2126, 0.0722),
-    Colorspace.FCC: (0.30, 0.11),
-    Colorspace.ITU601: (0.299, 0.114),
-    Colorspace.SMPTE240M: (0.212, 0.087),
-    Colorspace.BT2020: (0.2627, 0.0593),
-}
-"""What red and blue contribute to luma; green the rest."""
 ON_GPU = "cuda"
 """The pixel format of pictures in a GPU's memory."""
-_FULL_RANGE = 2
 _FAST = {"yuv420p": cv2.COLOR_YUV2RGB_I420, "nv12": cv2.COLOR_YUV2RGB_NV12}  # nv12: of hardware decoders
+_REPACKED = {"yuyv422": "yuv422p", "uyvy422": "yuv422p", "yvyu422": "yuv422p"}  # of USB cameras
 
 
 class HostPicture:
-    """A decoded picture in host memory. It owns the decoder's buffer; any thread may ask."""
+    """A decoded picture in host memory. It owns the decoder's buffer; any thread may ask.
+
+    What is asked for is made of the decoder's planes, whatever was asked before.
+    """
 
     def __init__(self, image: VideoFrame, turn: Turn, to_rgb: RgbConverter) -> None:
         self._image, self._turn, self._to_rgb = image, turn, to_rgb
@@ -49,8 +35,7 @@ class HostPicture:
 
     @property
     def size(self) -> Size:
-        height, width = self._image.height, self._image.width
-        return (width, height) if self._turn[0] else (height, width)
+        return turned_size((self._image.height, self._image.width), self._turn)
 
     def rgb(self) -> U8:
         if self._rgb is None:
@@ -58,13 +43,24 @@ class HostPicture:
         return self._rgb
 
     def scaled(self, size: Size) -> U8:
+        if size == self.size:
+            return self.rgb()
         kept = self._scaled
         if kept is None or kept.shape[:2] != size:
-            kept = self._scaled = scale_picture(self.rgb(), size)
+            kept = self._scaled = self._made(size, rgb_of)
         return kept
 
     def luma(self, size: Size) -> U8:
-        return grey(self.scaled(size))
+        return self._made(size, luma_of)[..., 0]
+
+    def _made(self, size: Size, how: Callable[[VideoFrame], Mixture]) -> U8:
+        """The planes scaled and mixed, upright: (h, w, colours)."""
+        mixture = how(self._to_rgb.with_planes(self._image))
+        coded = self._image.height, self._image.width
+        made = scale_planes(
+            mixture.planes, coded, turned_size(size, self._turn), mixture.matrix, mixture.offset
+        )
+        return apply_turn(made, self._turn)
 
 
 class RgbConverter:
@@ -83,6 +79,18 @@ class RgbConverter:
         with self._lock:
             return self._converted(image)
 
+    def with_planes(self, image: VideoFrame) -> VideoFrame:
+        """The picture in host memory with planes that can be scaled; converted where it has others."""
+        if image.format.name == ON_GPU and image.sw_format is not None:
+            with self._lock:
+                image = image.reformat(format=image.sw_format.name)
+        if has_planes(image):
+            return image
+        with self._lock:
+            if image.format.name in _REPACKED:
+                return self.reformatter.reformat(image, format=_REPACKED[image.format.name])
+            return self._by_swscale(image)
+
     def _converted(self, image: VideoFrame) -> U8:
         if image.format.name == ON_GPU and image.sw_format is not None:
             image = image.reformat(format=image.sw_format.name)
@@ -95,34 +103,30 @@ class RgbConverter:
             and image.height % 2 == 0
         ):
             return np.asarray(cv2.cvtColor(image.to_ndarray(), _FAST[image.format.name]), np.uint8)
+        return np.ascontiguousarray(self._by_swscale(image).to_ndarray(), dtype=np.uint8)
+
+    def _by_swscale(self, image: VideoFrame) -> VideoFrame:
+        matrix, full = colours_of(image)
         yuv = not image.format.is_rgb and not image.format.name.startswith(("gray", "pal", "mono"))
         src_range = (ColorRange.JPEG if full else ColorRange.MPEG) if yuv or full else None
-        rgb = self.reformatter.reformat(
+        return self.reformatter.reformat(
             image,
             format="rgb24",
             src_colorspace=matrix if yuv else None,
             src_color_range=src_range,
             threads=1,  # swscale's own threads cost more than they bring at camera sizes
         )
-        return np.ascontiguousarray(rgb.to_ndarray(), dtype=np.uint8)
 
 
-def colours_of(image: VideoFrame) -> tuple[Colorspace, bool]:
-    """A picture's matrix, and whether its levels are of full range.
-
-    An unspecified matrix is BT.709 from 1280 wide or 577 high on, as players assume.
-    """
-    full = image.color_range == _FULL_RANGE or image.format.name.startswith("yuvj")
-    if image.colorspace == _UNSPECIFIED or image.colorspace not in _MATRICES:
-        hd = image.width >= 1280 or image.height > 576
-        return Colorspace.ITU709 if hd else Colorspace.ITU601, full
-    return _MATRICES[image.colorspace], full
+def turned_size(size: Size, turn: Turn) -> Size:
+    """The size of a picture once turned, and of a turned one before."""
+    return size[::-1] if turn[0] else size
 
 
-def apply_turn(rgb: U8, turn: Turn) -> U8:
+def apply_turn(picture: U8, turn: Turn) -> U8:
     """The turned picture, contiguous; the same array when there is nothing to turn."""
     transpose, left_right, top_bottom = turn
-    turned = cv2.transpose(rgb) if transpose else rgb
+    turned = cv2.transpose(picture) if transpose else picture
     if left_right or top_bottom:
         turned = cv2.flip(turned, -1 if left_right and top_bottom else int(left_right))
     return np.asarray(turned, np.uint8)
