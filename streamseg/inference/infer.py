@@ -107,8 +107,8 @@ def _left_on_device(engine: Engine, batch: Tensor) -> list[F32 | DeviceLogits]:
 class FramePlacement:
     """Decides for each frame whether its picture stays on the GPU, and logs when that changes for a stream.
 
-    apply() is called in the stream's decode thread, so that a picture is copied and converted in that thread
-    and not in the network's; in stage_us that counts as `wait`. engine.info may change meanwhile:
+    apply() is called in the stream's decode thread, so that a picture is copied in that thread and not in
+    the network's; in stage_us that counts as `wait`. engine.info may change meanwhile:
     a stale answer costs one copy.
     """
 
@@ -126,7 +126,7 @@ class FramePlacement:
             return  # the device's pictures, if there is one, are in host memory anyway
         reason = self._why_on_host(frame)
         if reason and isinstance(frame.picture, Surface):
-            _ = frame.rgb
+            frame.picture.brought()
         if self._reasons.get(frame.stream) == reason:
             return
         self._reasons[frame.stream] = reason

@@ -15,8 +15,8 @@ from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
 
 from streamseg.sources.events import ClockOff
-from streamseg.sources.picture import ON_GPU, HostPicture, RgbConverter, apply_turn
-from streamseg.sources.pixel_format import LUMA_OF_RED_AND_BLUE, colours_of
+from streamseg.sources.picture import ON_GPU, HostPicture, RgbConverter, to_host
+from streamseg.sources.pixel_format import LUMA_OF_RED_AND_BLUE, colours_of, has_planes
 from streamseg.sources.reading import DecodedPicture, OpenSource, pictures
 from streamseg.sources.surface import UPRIGHT, Surface, Turn
 from streamseg.types import DEFAULT_SETTINGS, Clock, Frame, FrameSettings, Size, Stamp
@@ -58,6 +58,7 @@ class FrameMaker:
         self.seq = 0
         self.to_rgb = RgbConverter()
         self.turning = Turning()
+        self._kind = ("", 0, 0)  # of the picture before
         self._clock_believed = True
         self._least_delay_ns = _MOST_DELAY_NS
 
@@ -80,8 +81,10 @@ class FrameMaker:
         return Frame(stamp, made, now, decode_us, self.settings(), arrived_ns)
 
     def _picture(self, image: VideoFrame, turn: Turn) -> Picture:
-        if image.format.name != ON_GPU or image.sw_format is None or image.sw_format.name not in _STAY:
-            return HostPicture(image, turn, self.to_rgb)
+        if image.format.name != ON_GPU or image.sw_format is None:
+            return self._on_host(image, turn)
+        if image.sw_format.name not in _STAY:
+            return self._on_host(to_host(image), turn)
         matrix, full = colours_of(image)
         luma, chroma = image.planes
         to_rgb = self.to_rgb  # without the source, which a picture that is kept must not keep
@@ -89,11 +92,20 @@ class FrameMaker:
             luma,
             chroma,
             (image.height, image.width),
-            lambda: apply_turn(to_rgb(image), turn),
+            lambda: HostPicture(to_host(image), turn, to_rgb),
             turn=turn,
             luma_of_red_and_blue=LUMA_OF_RED_AND_BLUE[matrix],
             full_range=full,
         )
+
+    def _on_host(self, image: VideoFrame, turn: Turn) -> HostPicture:
+        """The picture; one of a new kind is converted at once: what cannot be is the source's failure."""
+        made = HostPicture(image, turn, self.to_rgb)
+        kind = image.format.name, image.width, image.height
+        if kind != self._kind and not has_planes(image):
+            made.rgb()
+        self._kind = kind
+        return made
 
     def _captured(self, image: VideoFrame, since_arrival_ns: int) -> tuple[int, Clock]:
         """When the camera took the picture (RTCP ties PTS 0 to its clock), else when its packet arrived.

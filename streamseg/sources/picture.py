@@ -18,6 +18,8 @@ from streamseg.types import U8, Size
 ON_GPU = "cuda"
 """The pixel format of pictures in a GPU's memory."""
 _FAST = {"yuv420p": cv2.COLOR_YUV2RGB_I420, "nv12": cv2.COLOR_YUV2RGB_NV12}  # nv12: of hardware decoders
+# SWS_BILINEAR, SWS_FULL_CHR_H_INT, SWS_ACCURATE_RND: without them swscale is 4 levels off for 10 bits.
+_EXACT = 2 | 0x2000 | 0x40000
 _REPACKED = {"yuyv422": "yuv422p", "uyvy422": "yuv422p", "yvyu422": "yuv422p"}  # of USB cameras
 
 
@@ -51,23 +53,21 @@ class HostPicture:
         return kept
 
     def luma(self, size: Size) -> U8:
-        return self._made(size, luma_of)[..., 0]
+        return self._made(size, luma_of)
 
     def _made(self, size: Size, how: Callable[[VideoFrame], Mixture]) -> U8:
-        """The planes scaled and mixed, upright: (h, w, colours)."""
-        mixture = how(self._to_rgb.with_planes(self._image))
-        coded = self._image.height, self._image.width
-        made = scale_planes(
-            mixture.planes, coded, turned_size(size, self._turn), mixture.matrix, mixture.offset
-        )
-        return apply_turn(made, self._turn)
+        """The planes scaled and mixed, upright: (h, w, 3), or (h, w) of luma."""
+        coded, to = (self._image.height, self._image.width), turned_size(size, self._turn)
+        planes, matrix, offset = how(self._to_rgb.with_planes(self._image))
+        made = scale_planes(planes, coded, to, matrix, offset)
+        return apply_turn(made if len(offset) > 1 else made[..., 0], self._turn)
 
 
 class RgbConverter:
     """Turns pictures of any pixel format and size into RGB with the matrix and range they were made with.
 
-    8-bit 4:2:0 BT.601 limited goes through OpenCV, which is within one level of the exact conversion;
-    everything else through swscale, within three. One in a GPU's memory is copied to the host first.
+    8-bit 4:2:0 BT.601 limited goes through OpenCV, which is within one level of the exact conversion; other
+    planes of 8 bits through swscale's fast way, within three; the rest through its exact one.
     """
 
     def __init__(self) -> None:
@@ -80,10 +80,7 @@ class RgbConverter:
             return self._converted(image)
 
     def with_planes(self, image: VideoFrame) -> VideoFrame:
-        """The picture in host memory with planes that can be scaled; converted where it has others."""
-        if image.format.name == ON_GPU and image.sw_format is not None:
-            with self._lock:
-                image = image.reformat(format=image.sw_format.name)
+        """The picture with planes that can be scaled; converted where it has others. From any thread."""
         if has_planes(image):
             return image
         with self._lock:
@@ -92,8 +89,6 @@ class RgbConverter:
             return self._by_swscale(image)
 
     def _converted(self, image: VideoFrame) -> U8:
-        if image.format.name == ON_GPU and image.sw_format is not None:
-            image = image.reformat(format=image.sw_format.name)
         matrix, full = colours_of(image)
         if (
             image.format.name in _FAST
@@ -114,8 +109,15 @@ class RgbConverter:
             format="rgb24",
             src_colorspace=matrix if yuv else None,
             src_color_range=src_range,
+            interpolation=None if has_planes(image) and image.format.components[0].bits == 8 else _EXACT,
             threads=1,  # swscale's own threads cost more than they bring at camera sizes
         )
+
+
+def to_host(image: VideoFrame) -> VideoFrame:
+    """A copy of a picture in a GPU's memory, in its format on the host."""
+    assert image.sw_format is not None, "a picture on a device has one"
+    return image.reformat(format=image.sw_format.name)
 
 
 def turned_size(size: Size, turn: Turn) -> Size:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import sys
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -54,7 +55,7 @@ class Mixture(NamedTuple):
 
 
 def rgb_of(image: VideoFrame) -> Mixture:
-    """How a picture with planes becomes RGB."""
+    """How a picture with planes becomes RGB; they are the picture's own memory, for as long as it lives."""
     planes, kind, bits = _planes(image)
     white = _white(bits)
     if kind == "gray":
@@ -96,19 +97,17 @@ def has_planes(image: VideoFrame) -> bool:
     """Whether its planes can be scaled as they are."""
     name = image.format.name
     if name in _PACKED:
-        known = True
-    else:
-        found = _PLANAR.fullmatch(name)
-        wide = found is not None and int(found["bits"] or 8) > 8
-        known = found is not None and wide == bool(found["two"]) and (not wide or sys.byteorder == "little")
-    return known and all(plane.line_size > 0 for plane in image.planes)  # below 0: from the bottom up
+        return True
+    found = _PLANAR.fullmatch(name)
+    wide = found is not None and int(found["bits"] or 8) > 8
+    return found is not None and wide == bool(found["two"]) and (not wide or sys.byteorder == "little")
 
 
 def _planes(image: VideoFrame) -> tuple[list[Plane], Literal["yuv", "gray", "rgb"], int]:
     """A picture's planes, what they are of, and the bits that its levels have."""
     name = image.format.name
     if name in _PACKED:
-        return [_plane(image, 0, len(image.format.components), 8, 8)], "rgb", 8
+        return [_plane(image, 0, image.format.padded_bits_per_pixel // 8, 8, 8)], "rgb", 8
     found = _PLANAR.fullmatch(name)
     assert found is not None, "asked after has_planes()"
     kind, bits = found["kind"], int(found["bits"] or 8)
@@ -136,9 +135,14 @@ def _plane(
     rows, columns = (
         -(-side >> shift) for side, shift in zip((image.height, image.width), shifts, strict=True)
     )
-    strides = plane.line_size, channels * kind.itemsize, kind.itemsize
-    buffer = cast("memoryview[int]", plane)  # it speaks the buffer protocol, which its stub does not say
-    return Plane(np.ndarray((rows, columns, channels), kind, buffer, strides=strides), held, shifts)
+    # A picture from the bottom up has lines of negative length: its plane begins at the last one in memory.
+    length, step = abs(plane.line_size), channels * kind.itemsize
+    lowest = plane.buffer_ptr + min(0, plane.line_size * (rows - 1))
+    memory = (ctypes.c_uint8 * (length * (rows - 1) + columns * step)).from_address(lowest)
+    samples = np.ndarray(
+        (rows, columns, channels), kind, memoryview(memory), strides=(length, step, kind.itemsize)
+    )
+    return Plane(samples if plane.line_size >= 0 else samples[::-1], held, shifts)
 
 
 def _white(bits: int) -> int:

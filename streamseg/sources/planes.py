@@ -20,7 +20,7 @@ from streamseg.types import F32, U8, Size
 from streamseg.types.picture import shrinks_much
 
 _DOWN, _ACROSS = 256, 16384  # what the weights of an output row and of an output column add up to
-_LANES = 8  # the kernel reads so many samples at once
+_LANES = 4, 8  # the kernel reads so many samples at once: up to the first, or several times the second
 
 
 class Taps(NamedTuple):
@@ -64,13 +64,13 @@ def taps_of(size: Size, to: Size, shifts: tuple[int, int] = (0, 0)) -> tuple[Tap
     """The taps of a plane's rows and columns."""
     area = shrinks_much(size, to)
     return (
-        _taps(size[0], to[0], area and to[0] < size[0], shifts[0], _DOWN, 1),
-        _taps(size[1], to[1], area and to[1] < size[1], shifts[1], _ACROSS, _LANES),
+        _taps(size[0], to[0], area and to[0] < size[0], shifts[0], _DOWN),
+        _taps(size[1], to[1], area and to[1] < size[1], shifts[1], _ACROSS),
     )
 
 
 @functools.lru_cache(maxsize=256)
-def _taps(source: int, target: int, area: bool, shift: int, total: int, multiple: int) -> Taps:
+def _taps(source: int, target: int, area: bool, shift: int, total: int) -> Taps:
     """The weight of each sample in each output: that of its pixels, rounded so that the sum stays."""
     edges = np.arange(target + 1) * (source / target)
     at = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
@@ -78,8 +78,9 @@ def _taps(source: int, target: int, area: bool, shift: int, total: int, multiple
     high = np.ceil(edges[1:]).astype(int) if area else low + 2  # of the pixels, behind the last one
     first = low >> shift
     last = np.minimum(high - 1, source - 1) >> shift
-    count = -(-int((last - first).max() + 1) // multiple) * multiple
-    sums = np.zeros((target, count + 1))  # of the weights before each sample
+    count = int((last - first).max() + 1)
+    if total == _ACROSS:
+        count = _LANES[0] if count <= _LANES[0] else -(-count // _LANES[1]) * _LANES[1]
     pixels = np.minimum((first[:, None] + np.arange(count + 1)) << shift, source)
     if area:
         step = source / target

@@ -22,7 +22,7 @@
 extern "C" {
 
 // How the samples of one axis make those of the output: output i is the sum of weight[i * count + k] times sample
-// first[i] + k. The weights of a row add up to 256, those of a column to 16384 and their count is a multiple of 8.
+// first[i] + k. The weights of a row add up to 256, those of a column to 16384 and their count is 4 or a multiple of 8.
 struct Taps {
   const int32_t* first;
   const int16_t* weight;
@@ -43,14 +43,23 @@ namespace {
 
 constexpr int kMost = 3;  // components; alpha is left out
 
+// Two rows at once, each with its weight, added to what is there or to nothing.
 STREAMSEG_CLONES
-void add_bytes(const uint8_t* __restrict row, uint16_t weight, int n, uint16_t* __restrict sum) {
-  for (int x = 0; x < n; ++x) sum[x] = static_cast<uint16_t>(sum[x] + static_cast<uint16_t>(weight * row[x]));
+void add_bytes(const uint8_t* __restrict one, uint16_t by, const uint8_t* __restrict two, uint16_t by_two, bool first,
+               int n, uint16_t* __restrict sum) {
+  if (first)
+    for (int x = 0; x < n; ++x) sum[x] = static_cast<uint16_t>(by * one[x] + by_two * two[x]);
+  else
+    for (int x = 0; x < n; ++x) sum[x] = static_cast<uint16_t>(sum[x] + by * one[x] + by_two * two[x]);
 }
 
 STREAMSEG_CLONES
-void add_words(const uint16_t* __restrict row, uint32_t weight, int n, uint32_t* __restrict sum) {
-  for (int x = 0; x < n; ++x) sum[x] += weight * row[x];
+void add_words(const uint16_t* __restrict one, uint32_t by, const uint16_t* __restrict two, uint32_t by_two,
+               bool first, int n, uint32_t* __restrict sum) {
+  if (first)
+    for (int x = 0; x < n; ++x) sum[x] = by * one[x] + by_two * two[x];
+  else
+    for (int x = 0; x < n; ++x) sum[x] += by * one[x] + by_two * two[x];
 }
 
 template <class T>
@@ -65,7 +74,7 @@ inline __attribute__((always_inline)) void part(const T* __restrict sum, int shi
       second[x] = static_cast<int16_t>(sum[2 * x + 1] >> shift);
     }
   } else {
-    for (int c = 0; c < channels; ++c)
+    for (int c = 0; c < std::min(channels, kMost); ++c)
       for (int x = 0; x < n; ++x) out[c * stride + x] = static_cast<int16_t>(sum[channels * x + c] >> shift);
   }
 }
@@ -87,43 +96,64 @@ inline int32_t dot(const int16_t* of, const int16_t* weight, int count) {
 }
 
 #if defined(__SSE2__)
+inline __attribute__((always_inline)) __m128i at(const void* from) {
+  return _mm_loadu_si128(static_cast<const __m128i*>(from));
+}
+
 inline __attribute__((always_inline)) __m128i dots(const int16_t* of, const int16_t* weight, int count) {
-  __m128i sum = _mm_setzero_si128();
-  for (int k = 0; k < count; k += 8)
-    sum = _mm_add_epi32(sum, _mm_madd_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(of + k)),
-                                            _mm_loadu_si128(reinterpret_cast<const __m128i*>(weight + k))));
+  __m128i sum = _mm_madd_epi16(at(of), at(weight));
+  for (int k = 8; k < count; k += 8) sum = _mm_add_epi32(sum, _mm_madd_epi16(at(of + k), at(weight + k)));
   return sum;
+}
+
+// Four outputs of four taps each.
+inline __attribute__((always_inline)) __m128i dots_of_four(const int16_t* row, const int32_t* first,
+                                                           const int16_t* weight) {
+  const auto pair = [&](int i) {
+    __m128d of = _mm_load_sd(reinterpret_cast<const double*>(row + first[i]));
+    of = _mm_loadh_pd(of, reinterpret_cast<const double*>(row + first[i + 1]));
+    return _mm_madd_epi16(_mm_castpd_si128(of), at(weight + 4 * i));
+  };
+  const __m128 ab = _mm_castsi128_ps(pair(0)), cd = _mm_castsi128_ps(pair(2));
+  return _mm_add_epi32(_mm_castps_si128(_mm_shuffle_ps(ab, cd, 0x88)), _mm_castps_si128(_mm_shuffle_ps(ab, cd, 0xdd)));
+}
+
+inline __attribute__((always_inline)) __m128i dots_of(const int16_t* row, const int32_t* first, const int16_t* weight,
+                                                      int count) {
+  const __m128i a = dots(row + first[0], weight, count), b = dots(row + first[1], weight + count, count);
+  const __m128i c = dots(row + first[2], weight + 2 * count, count);
+  const __m128i d = dots(row + first[3], weight + 3 * count, count);
+  const __m128i ab = _mm_add_epi32(_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
+  const __m128i cd = _mm_add_epi32(_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
+  return _mm_add_epi32(_mm_unpacklo_epi64(ab, cd), _mm_unpackhi_epi64(ab, cd));
 }
 #endif
 
 // One component's row at the output's width, in the same units of 15 bits.
 template <int Count>
 inline __attribute__((always_inline)) void add_columns(const int16_t* row, const Taps& across, int n,
-                                                       float* out) {
+                                                       float* __restrict out) {
   const int count = Count ? Count : across.count;
+  const int16_t* weight = across.weight;
+  const int32_t* first = across.first;
   constexpr float kUnit = 1.0f / 16384;
   int x = 0;
 #if defined(__SSE2__)
   for (; x + 4 <= n; x += 4) {
-    const int16_t* weight = across.weight + static_cast<size_t>(x) * count;
-    const int32_t* first = across.first + x;
-    const __m128i a = dots(row + first[0], weight, count), b = dots(row + first[1], weight + count, count);
-    const __m128i c = dots(row + first[2], weight + 2 * count, count);
-    const __m128i d = dots(row + first[3], weight + 3 * count, count);
-    const __m128i ab = _mm_add_epi32(_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
-    const __m128i cd = _mm_add_epi32(_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
-    const __m128i all = _mm_add_epi32(_mm_unpacklo_epi64(ab, cd), _mm_unpackhi_epi64(ab, cd));
+    const int16_t* by = weight + static_cast<size_t>(x) * count;
+    const __m128i all = Count == 4 ? dots_of_four(row, first + x, by) : dots_of(row, first + x, by, count);
     _mm_storeu_ps(out + x, _mm_mul_ps(_mm_cvtepi32_ps(all), _mm_set1_ps(kUnit)));
   }
 #endif
   for (; x < n; ++x)
-    out[x] = static_cast<float>(dot(row + across.first[x], across.weight + static_cast<size_t>(x) * count, count)) *
-             kUnit;
+    out[x] = static_cast<float>(dot(row + first[x], weight + static_cast<size_t>(x) * count, count)) * kUnit;
 }
 
 STREAMSEG_CLONES
 void across_row(const int16_t* row, const Taps& across, int n, float* out) {
-  if (across.count == 8)
+  if (across.count == 4)
+    add_columns<4>(row, across, n, out);
+  else if (across.count == 8)
     add_columns<8>(row, across, n, out);
   else
     add_columns<0>(row, across, n, out);
@@ -181,17 +211,17 @@ __attribute__((visibility("default"))) int streamseg_scale_planes(const Plane* p
         const Plane& plane = planes[i];
         const int n = plane.columns * plane.channels;
         const int16_t* weight = plane.down.weight + static_cast<size_t>(y) * plane.down.count;
-        if (plane.bytes == 1)
-          std::fill_n(bytes.data(), n, uint16_t{0});
-        else
-          std::fill_n(words.data(), n, uint32_t{0});
-        for (int k = 0; k < plane.down.count; ++k) {
-          if (!weight[k]) continue;
-          const uint8_t* row = plane.data + plane.line_size * (plane.down.first[y] + k);
+        const uint8_t* top = plane.data + plane.line_size * plane.down.first[y];
+        for (int k = 0; k < plane.down.count; k += 2) {
+          const int next = k + 1 < plane.down.count && weight[k + 1] ? k + 1 : k;  // no row behind the last one is read
+          const int by = weight[k], by_two = next == k ? 0 : weight[next];
+          const uint8_t *one = top + plane.line_size * (by ? k : 0), *two = top + plane.line_size * (by_two ? next : 0);
+          if (k && !by && !by_two) continue;
           if (plane.bytes == 1)
-            add_bytes(row, static_cast<uint16_t>(weight[k]), n, bytes.data());
+            add_bytes(one, static_cast<uint16_t>(by), two, static_cast<uint16_t>(by_two), k == 0, n, bytes.data());
           else
-            add_words(reinterpret_cast<const uint16_t*>(row), static_cast<uint32_t>(weight[k]), n, words.data());
+            add_words(reinterpret_cast<const uint16_t*>(one), static_cast<uint32_t>(by),
+                      reinterpret_cast<const uint16_t*>(two), static_cast<uint32_t>(by_two), k == 0, n, words.data());
         }
         if (plane.bytes == 1)
           part_bytes(bytes.data(), plane.columns, plane.channels, narrow.data(), stride);

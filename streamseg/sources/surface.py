@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from streamseg.types import U8, Size
-from streamseg.types.picture import ArrayPicture
+from streamseg.types.picture import Picture
 
 Turn = tuple[bool, bool, bool]
 """(transpose, then mirror left-right, then mirror top-bottom)"""
@@ -27,7 +27,7 @@ class Plane(Protocol):
 
 
 class Surface:
-    """A picture's two planes in device memory, what makes RGB of them, and how to copy that to the host.
+    """A picture's two planes in device memory, what makes RGB of them, and how to copy them to the host.
 
     It owns its planes: what FFmpeg hands out of NVDEC is a copy on the GPU already, from a pool that grows,
     and none of the decoder's few surfaces. So it may be kept, as any frame; its memory goes back when it is
@@ -39,7 +39,7 @@ class Surface:
         luma: Plane,
         chroma: Plane,
         coded_size: Size,
-        bring: Callable[[], U8],
+        bring: Callable[[], Picture],
         *,
         turn: Turn = UPRIGHT,
         luma_of_red_and_blue: tuple[float, float] = (0.299, 0.114),
@@ -47,7 +47,7 @@ class Surface:
     ) -> None:
         """luma is (H, W), chroma (H/2, W/2, 2); uint8 (NV12), or uint16 with ten bits at the top (P010).
 
-        coded_size: before it is turned. bring: makes the upright RGB picture on the host, in any thread.
+        coded_size: before it is turned. bring: copies the picture to the host, in any thread.
         """
         devices = {plane.__dlpack_device__() for plane in (luma, chroma)}
         if len(devices) != 1 or next(iter(devices))[0] not in _KINDS:
@@ -59,7 +59,7 @@ class Surface:
         self.luma_of_red_and_blue = luma_of_red_and_blue
         self.full_range = full_range
         self._bring = bring
-        self._host: ArrayPicture | None = None  # two threads that ask at once make it twice
+        self._host: Picture | None = None  # two threads that ask at once copy it twice
 
     @property
     def size(self) -> Size:
@@ -71,19 +71,18 @@ class Surface:
         """Whether the picture has been copied to the host."""
         return self._host is not None
 
+    def brought(self) -> Picture:
+        """The picture on the host, upright: what decoding on the CPU would have given."""
+        if self._host is None:
+            self._host = self._bring()
+        return self._host
+
     def rgb(self) -> U8:
-        """The upright picture on the host, (H, W, 3): what decoding on the CPU would have given."""
-        return self._on_host().rgb()
+        return self.brought().rgb()
 
     def scaled(self, size: Size) -> U8:
-        """The same at this size, on the host; engines on its device scale its planes there."""
-        return self._on_host().scaled(size)
+        """On the host; engines on its device scale its planes there."""
+        return self.brought().scaled(size)
 
     def luma(self, size: Size) -> U8:
-        """Its brightness at this size, on the host."""
-        return self._on_host().luma(size)
-
-    def _on_host(self) -> ArrayPicture:
-        if self._host is None:
-            self._host = ArrayPicture(self._bring())
-        return self._host
+        return self.brought().luma(size)

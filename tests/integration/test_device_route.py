@@ -18,7 +18,7 @@ from streamseg.client import subscribe
 from streamseg.config import Config, EngineConfig, PublishConfig, RefinementConfig, StreamConfig
 from streamseg.daemon import Daemon
 from streamseg.sources.surface import Surface
-from streamseg.types import U8, Mask, Size
+from streamseg.types import Mask, Size
 from tests.integration.daemons import in_thread
 from tests.media import write_video
 from tests.nvdec import leave_pictures_on_a_fake_gpu
@@ -43,17 +43,17 @@ def brought(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     from streamseg.inference.upsample_device import TensorLogits
 
     seen: list[str] = []
-    rgb, to_host = Surface.rgb, TensorLogits.to_host
+    brought_of, to_host = Surface.brought, TensorLogits.to_host
 
-    def counted_rgb(surface: Surface) -> U8:
+    def counted_brought(surface: Surface) -> Picture:
         seen.append("picture")
-        return rgb(surface)
+        return brought_of(surface)
 
     def counted_to_host(logits: TensorLogits) -> Any:
         seen.append("logits")
         return to_host(logits)
 
-    monkeypatch.setattr(Surface, "rgb", counted_rgb)
+    monkeypatch.setattr(Surface, "brought", counted_brought)
     monkeypatch.setattr(TensorLogits, "to_host", counted_to_host)
     return seen
 

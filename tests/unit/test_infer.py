@@ -24,6 +24,7 @@ from streamseg.inference.spec import find_engine
 from streamseg.sources import hardware
 from streamseg.sources.surface import Surface
 from streamseg.types import U8, Frame, FrameSettings, Stamp
+from streamseg.types.picture import ArrayPicture
 from tools.demo import draw_scene
 
 torch = pytest.importorskip("torch")
@@ -32,7 +33,9 @@ torch = pytest.importorskip("torch")
 def surface(seconds: float = 0.0) -> Surface:
     rgb = draw_scene(seconds)[0]
     image = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="nv12")
-    return Surface(*image.planes, (image.height, image.width), lambda: image.to_rgb().to_ndarray())
+    return Surface(
+        *image.planes, (image.height, image.width), lambda: ArrayPicture(image.to_rgb().to_ndarray())
+    )
 
 
 def frame(picture: Any, stream: str = "gate", hwaccel: str = "cuda") -> Frame:

@@ -18,6 +18,7 @@ from streamseg.sources import open_source
 from streamseg.sources.frames import decode
 from streamseg.sources.surface import Surface
 from streamseg.types import U8, Size
+from streamseg.types.picture import ArrayPicture
 from tests.media import write_video
 from tests.nvdec import leave_pictures_on_a_fake_gpu
 from tools.demo import draw_scene
@@ -40,7 +41,8 @@ def batch(surfaces: list[Surface], size: Size) -> Any:
 
 
 def surface_of(image: av.VideoFrame, **about: Any) -> Surface:
-    return Surface(*image.planes, (image.height, image.width), lambda: np.zeros((1, 1, 3), np.uint8), **about)
+    black = ArrayPicture(np.zeros((1, 1, 3), np.uint8))
+    return Surface(*image.planes, (image.height, image.width), lambda: black, **about)
 
 
 def exact(image: av.VideoFrame, red: float, blue: float, full: bool) -> np.ndarray:
@@ -145,7 +147,7 @@ def test_planes_on_two_devices_or_on_none_that_we_know_are_refused() -> None:
         def __dlpack__(self) -> Any: ...
 
     with pytest.raises(ValueError, match="CPU or CUDA device"):
-        Surface(Elsewhere(), Elsewhere(), (2, 2), lambda: np.zeros((2, 2, 3), np.uint8))
+        Surface(Elsewhere(), Elsewhere(), (2, 2), lambda: ArrayPicture(np.zeros((2, 2, 3), np.uint8)))
 
 
 def played(path: Path) -> list[U8]:
