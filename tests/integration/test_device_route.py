@@ -19,6 +19,7 @@ from streamseg.config import Config, EngineConfig, PublishConfig, RefinementConf
 from streamseg.daemon import Daemon
 from streamseg.sources.surface import Surface
 from streamseg.types import Mask, Size
+from streamseg.types.picture import Picture
 from tests.integration.daemons import in_thread
 from tests.media import write_video
 from tests.nvdec import leave_pictures_on_a_fake_gpu
