@@ -78,6 +78,22 @@ def test_the_page_shows_masks_that_move(page: Any, both: Running) -> None:
     assert 0 <= age_ms < 10_000
 
 
+def test_a_still_picture_is_shown_as_fresh_as_one_that_moves(
+    page: Any, tiny_engine: Path, still: Path
+) -> None:
+    with running(*live(tiny_engine, still), "--gate", "motion") as daemon:
+        page.goto(daemon.url)
+        tile = Tile(page, "video")
+        tile.wait_drawn(60)  # more than two seconds of 25 frames
+        until(lambda: tile.here.locator(".revision").text_content() == "unchanged", "what it is called")
+        assert tile.veil == ""
+        assert 0 <= int(tile.here.get_attribute("data-age-ms")) < 5000
+        page.get_by_text("Labels", exact=True).click()
+        tile.wait_drawn(5)
+        assert tile.pixel(0.2, 0.5) == RED
+        assert tile.pixel(0.8, 0.5) == OTHER
+
+
 def test_settings_take_effect_on_the_picture_at_once(page: Any, both: Running) -> None:
     def near(colour: tuple[int, int, int], *others: int) -> bool:
         return int(np.abs(np.subtract(colour, others)).max()) < 30
