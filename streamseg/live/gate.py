@@ -142,7 +142,7 @@ class Gate:
     def _sort(self, frame: Frame, size: Size, turn: Taken) -> None:
         if not self._is_wanted(frame):
             self._scheduler.left([frame])
-        elif frame.settings.gate == "none" or (unchanged := self._unchanged(frame, size)) is None:
+        elif frame.settings.gate == "none" or (unchanged := self.unchanged(frame, size)) is None:
             turn.frames.append(frame)
             turn.inside.append(frame)
         elif self._scheduler.inside(frame.stream) > 1:
@@ -152,7 +152,7 @@ class Gate:
             self._hand_over(unchanged)
             self._scheduler.left([frame])
 
-    def _unchanged(self, frame: Frame, size: Size) -> Unchanged | None:
+    def unchanged(self, frame: Frame, size: Size) -> Unchanged | None:
         """None: the network must see this frame, with which later ones are compared from now on."""
         begun = time.monotonic_ns()
         luma = frame.luma(cells_of(size))

@@ -180,8 +180,7 @@ class Pipeline:
                 held, classes = self._held.get(frame.stream, (None, NO_CLASSES))
                 if held is not None and made.holds(held):
                     self._publish(made.mask(held), classes, frame)
-                elif not frame.settings.removed.is_set():  # that mask was too old to be published
-                    self.stats.of(frame.stream).drops["stale"] += 1
+                # else the stream was removed: a mask for the network's answer comes before this
             elif frame.stream == PICTURE:
                 self.pictures.answer(made)
             elif not frame.settings.removed.is_set():
@@ -190,9 +189,9 @@ class Pipeline:
 
     def _publish(self, mask: Mask, classes: LabelSet, frame: Frame) -> None:
         """Leave a frame's mask for subscribers and for those that count; a frame's preview with it."""
+        if frame.settings.gate != "none" and mask.same_as is None:
+            self._hold(mask, classes, frame)
         if not self._still_wanted(frame) or not self._put(mask, classes, frame):
-            if mask.same_as is None and frame.settings.gate != "none":
-                self.gate.must_look(frame.stream)
             return
         stats = self.stats.of(frame.stream)
         if not may_be_sent(mask.size):  # the publisher says so, once
@@ -267,9 +266,13 @@ class Pipeline:
                 return False
             self._publisher.add_label_set(labels)
             self._publisher.put(mask)
-            if frame.settings.gate != "none" and mask.same_as is None and not mask.revision:
-                self._held[frame.stream] = mask, labels
             return True
+
+    def _hold(self, mask: Mask, labels: LabelSet, frame: Frame) -> None:
+        """Keep a mask for the unchanged frames that follow, even if it is too old to be published itself."""
+        with self._putting:
+            if not frame.settings.removed.is_set():
+                self._held[frame.stream] = mask, labels
 
     def _is_asked_about(self, frame: Frame) -> bool:
         """Whether what is in the frame's mask is counted: for events, for subscribers, or for the status."""

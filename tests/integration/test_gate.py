@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,14 +13,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from streamseg import Daemon
-from streamseg.config import Config, EngineConfig, PublishConfig, StreamConfig
+import streamseg.live.pipeline as pipeline
+from streamseg import Daemon, Subscription, subscribe
+from streamseg.client.control import ControlClient
+from streamseg.config import Config, EngineConfig, PublishConfig, StreamConfig, load_config
 from streamseg.publish import Publisher
 from streamseg.types import Mask
+from tests.engines import write_constant_engine
 from tests.integration.daemons import in_thread
 from tests.media import GREEN, picture, write_video
 from tests.waiting import LIMIT_S
 
+pytestmark = pytest.mark.usefixtures("own_runtime")
 SIZE = (96, 128)
 STILL, MOVING = 30, 10
 
@@ -156,26 +161,114 @@ def test_a_file_at_full_speed_is_never_gated_and_the_log_says_so(
     )
 
 
-def test_a_mask_that_is_too_old_is_not_referred_to(
+def test_a_mask_that_was_too_old_itself_holds_for_the_frames_that_follow(
     clip: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The network is too slow for max_age_ms now and then: what would refer to such a mask is dropped."""
-    import streamseg.live.pipeline as pipeline
-
-    original, calls = pipeline.infer, [0]
+    """The network is slower than max_age_ms: the first young frame that refers to a mask carries it."""
+    original = pipeline.infer
 
     def slow(engine: Any, frames: Any) -> Any:
-        calls[0] += 1
-        if calls[0] % 2 == 0:
-            time.sleep(0.3)  # slower is what is tried here
+        time.sleep(0.3)  # slower is what is tried here
         return original(engine, frames)
 
     monkeypatch.setattr(pipeline, "infer", slow)
-    stream = gated(clip, max_age_ms=150.0, gate_max_s=0.4)
-    with running(tiny_engine, monkeypatch, gate=stream) as (daemon, masks):
+    with (
+        running(tiny_engine, monkeypatch, gate=gated(clip, max_age_ms=150.0)) as (daemon, _),
+        subscribe(daemon.endpoint, newest=False) as masks,
+    ):
+        got = [masks.read(LIMIT_S) for _ in range(20)]
         assert daemon.pipeline is not None
-        stats = daemon.pipeline.stats
-        wait_for(lambda: stats.of("gate").drops["stale"] > 1 and len(masks) > 40)
-    shown = {(mask.epoch, mask.seq) for mask in masks if mask.same_as is None}
-    assert all((mask.epoch, mask.same_as) in shown for mask in masks if mask.same_as is not None)
-    assert np.mean([mask.same_as is not None for mask in masks]) > 0.2
+        assert daemon.pipeline.stats.of("gate").drops["stale"] > 0
+    assert got[0].same_as is None
+    assert any(mask.same_as is not None for mask in got)
+    assert all(mask.labels.any() for mask in got)  # its red part
+
+
+SITE = """
+[publish]
+endpoint = "tcp://127.0.0.1:0"
+queue = 10000
+[engine]
+name = "{folder}/two"
+backend = "onnx"
+precision = "fp32"
+[engines.many]
+name = "{folder}/many"
+backend = "onnx"
+precision = "fp32"
+[streams.gate]
+source = "{clip}"
+realtime = true
+loop = true
+gate = "motion"
+gate_max_s = {max_s}
+"""
+
+
+def test_subscribers_follow_an_exchange_of_networks_and_a_reload(clip: Path, tmp_path: Path) -> None:
+    """Every frame in order, with the only label that the network of its mask gives."""
+    last = {"of-2": 1, "of-21": 20}
+    write_constant_engine(tmp_path / "two", 2)
+    write_constant_engine(tmp_path / "many", 21)
+    path = tmp_path / "site.toml"
+    path.write_text(SITE.format(folder=tmp_path, clip=clip, max_s=5.0))
+    daemon = Daemon(load_config(path), path)
+    got: list[Mask] = []
+
+    def read_until(done: Callable[[], bool], masks: Subscription) -> None:
+        while not done():
+            got.append(masks.read(LIMIT_S))
+
+    with in_thread(daemon) as (_, errors):
+        assert daemon.ready.wait(LIMIT_S), errors
+        with (
+            ControlClient(daemon.private_endpoint, timeout_s=LIMIT_S) as client,
+            subscribe(daemon.endpoint, newest=False, queue=10_000) as masks,
+        ):
+            for step in (lambda: client.engine("gate", "many"), lambda: client.engine("gate", "default")):
+                count = len(got)
+                read_until(lambda count=count: len(got) > count + 20 and got[-1].same_as is not None, masks)
+                step()
+            read_until(lambda: got[-1].label_set == "of-2" and got[-1].same_as is not None, masks)
+            path.write_text(SITE.format(folder=tmp_path, clip=clip, max_s=0.001))
+            assert client.reload().applied == ["streams.gate"]
+            count = len(got)
+            read_until(lambda: len(got) > count + 40, masks)
+            assert not any(mask.same_as is not None for mask in got[-10:])  # each is older than gate_max_s
+            share = client.status().streams["gate"].unchanged_share
+    assert errors == []
+    assert isinstance(share, float)
+    order = [(mask.epoch, mask.seq) for mask in got]
+    assert order == sorted(set(order))
+    assert [key for key, _ in itertools.groupby(mask.label_set for mask in got)] == ["of-2", "of-21", "of-2"]
+    assert all((mask.labels == last[mask.label_set]).all() for mask in got)
+    real = {(mask.epoch, mask.seq, mask.label_set) for mask in got if mask.same_as is None}
+    assert all((mask.epoch, mask.same_as, mask.label_set) in real for mask in got if mask.same_as is not None)
+
+
+def test_a_late_subscriber_has_the_labels_at_once_and_one_that_wants_confidence_gets_it(
+    clip: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tiny_engine, monkeypatch, gate=gated(clip, gate_max_s=60.0)) as (daemon, masks):
+        wait_for(lambda: bool(masks) and masks[-1].same_as is not None)
+        with subscribe(daemon.endpoint) as plain:
+            assert plain.read(LIMIT_S).labels.any()
+        with subscribe(daemon.endpoint, confidence=True) as confident:
+            assert confident.read(LIMIT_S).confidence is not None
+
+
+def test_a_still_camera_has_a_refined_mask_for_who_asks_for_it(
+    tiny_engine: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The frame that the following ones refer to becomes a keyframe."""
+    still = tmp_path / "still.mp4"
+    write_video(still, [picture(SIZE, 0.3)] * 200, options={"crf": "12"})
+    with (
+        running(tiny_engine, monkeypatch, gate=gated(still, gate_max_s=60.0)) as (daemon, _),
+        subscribe(daemon.endpoint, refined=True, newest=False) as masks,
+    ):
+        read: list[Mask] = []
+        while not (read and read[-1].same_as is not None and any(m.revision == 1 for m in read)):
+            read.append(masks.read(LIMIT_S))
+    refined = next(mask for mask in read if mask.revision == 1)
+    assert refined.seq < 60  # and not when its interval is over
