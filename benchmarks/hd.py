@@ -14,8 +14,9 @@ from benchmarks import or_dash, print_json, run_command
 from benchmarks.hd_run import Order, Ran, run_apart
 from benchmarks.usual import Network, frames_of, opened
 from streamseg.bench.clips import drawn_clip
+from streamseg.bench.pieces import Piece
 from streamseg.bench.probe import piece_from
-from streamseg.bench.stages import Piece, StageTimes, frame_of, stage_times
+from streamseg.bench.stages import StageTimes, frame_of, stage_times
 from streamseg.bench.summary import Machine, this_machine
 from streamseg.cli.bench import show_table
 from streamseg.cli.settings import as_json, given, options_from

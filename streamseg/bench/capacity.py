@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
-from streamseg.bench.clips import ENCODERS
-from streamseg.bench.probe import drawn_piece, free_cores, pieces_of
-from streamseg.bench.stages import Piece, StageTimes, decoding, stage_times
+from streamseg.bench.helps import Help, possible_helps
+from streamseg.bench.kinds import Kind, Measuring, written
+from streamseg.bench.probe import free_cores, pieces_of
+from streamseg.bench.stages import StageTimes
 from streamseg.bench.summary import Machine, this_machine
-from streamseg.config import Config, EngineConfig, Precision, StreamConfig
+from streamseg.config import Config, StreamConfig
 from streamseg.config.engines import engine_settings
 from streamseg.config.sharing import shared_with, sharing_problems
 from streamseg.daemon.engines import wanted_engines
 from streamseg.daemon.machine import memory_bytes
-from streamseg.errors import ConfigError, EngineError, SourceError
-from streamseg.inference.engine import Engine
-from streamseg.inference.plans.load import close_all, load_engine
-from streamseg.live.capacity import Load, Room, StreamCost, fitting_fps, held, load_of
+from streamseg.errors import ConfigError, SourceError
+from streamseg.live.capacity import Load, Room, held, load_of
 from streamseg.runtime.cpus import memory_limit, usable_cores
 from streamseg.types import Size
 from streamseg.types.sizes import MaskSize
 
 STAGE_S = 0.4  # that each stage is measured for, at least
-USUAL_FPS = 25.0  # of a source that does not say
-SMALL: Size = (360, 640)  # of a camera's second stream
-HELD_PICTURES = 10  # of a stream at once, in its decoder and on the way
 WORTH = 1.03  # a setting that gives less is not named
 
 
@@ -41,20 +36,13 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     codec: str
     size: Size
-    decoded_fps: float
+    source_fps: float
     masks_fps: float
     mask_size: MaskSize
     engine: str
     times: StageTimes
+    network_share: float  # of the masks; a gate keeps the others from it
     alone: float  # so many are held where there are no others
-
-
-class Help(msgspec.Struct, frozen=True, kw_only=True):
-    """A setting, and how many streams would be held with it."""
-
-    setting: str
-    streams: float
-    note: str = ""
 
 
 class CapacityResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,82 +61,6 @@ class CapacityResult(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
 
 
-@dataclass(slots=True, eq=False)
-class _Kind:
-    """A group while it is measured."""
-
-    piece: Piece
-    stream: StreamConfig
-    engine: EngineConfig
-    decodes: bool  # False: takes another stream's frames
-    names: list[str] = field(default_factory=list)
-    count: int = 0
-    times: StageTimes | None = None
-
-    @property
-    def measured(self) -> StageTimes:
-        assert self.times is not None, "measured before"
-        return self.times
-
-    @property
-    def decoded_fps(self) -> float:
-        return self.piece.fps or USUAL_FPS
-
-    def cost(self, **changes: float) -> StreamCost:
-        """changes: other times, by the names of StageTimes; max_fps."""
-        times = msgspec.structs.replace(self.measured, **{k: v for k, v in changes.items() if k != "max_fps"})
-        limit = changes.get("max_fps", self.stream.max_fps) or self.decoded_fps
-        height, width = self.piece.size
-        return StreamCost(
-            decoded_fps=self.decoded_fps,
-            masks_fps=min(self.decoded_fps, limit),
-            decode_ms=times.decode if self.decodes else 0.0,
-            scale_ms=times.scale,
-            network_ms=times.network,
-            labels_ms=times.labels,
-            pack_ms=times.pack,
-            network_wall_ms=times.network_wall if times.on_device else 0.0,
-            memory_mb=HELD_PICTURES * 1.5 * height * width / 1e6 if self.decodes else 0.0,
-        )
-
-
-class _Measuring:
-    """Loads engines when they are needed, keeps them, and measures streams on them."""
-
-    def __init__(self, config: Config, threads: int) -> None:
-        self._config = config
-        self._threads = threads
-        self._engines: dict[bytes, list[Engine]] = {}  # by their settings
-
-    def engines(self, config: EngineConfig) -> list[Engine]:
-        """All replicas of an engine; raises EngineError."""
-        made = self._engines.setdefault(written(config), [])
-        while len(made) < config.replicas:
-            made.append(load_engine(config))
-        return made
-
-    def times(self, piece: Piece, config: EngineConfig, stream: StreamConfig) -> StageTimes:
-        engines = self.engines(config)
-        on_device = engines[0].info.tensors == "cuda"
-        return stage_times(
-            piece,
-            engines,
-            stream.mask_size,
-            threads=self._threads,
-            encoding=self._config.publish.encoding,
-            refinement=self._config.refinement,
-            batch=config.max_batch if on_device else 1,
-            seconds=STAGE_S,
-        )
-
-    def decode_ms(self, piece: Piece) -> float:
-        return decoding(piece, self._threads, STAGE_S).cpu_ms
-
-    def close(self) -> None:
-        for engines in self._engines.values():
-            close_all(engines)
-
-
 def measure_capacity(config: Config, counts: Mapping[str, int] | None = None) -> CapacityResult:
     """Measure the streams of `config`; blocks for seconds. Each source is opened once, for two of them.
 
@@ -163,36 +75,34 @@ def measure_capacity(config: Config, counts: Mapping[str, int] | None = None) ->
     pieces, unreachable = pieces_of(config.streams)
     if not pieces:
         raise SourceError("\n".join(dict.fromkeys(unreachable.values())) or "streams: there is none")
-    kinds: dict[tuple[object, ...], _Kind] = {}
+    kinds: dict[tuple[object, ...], Kind] = {}
     for name, stream in config.streams.items():
         leader = shared_with(stream) or name
         if leader not in pieces:
             unreachable.setdefault(name, unreachable.get(leader, ""))
             continue
         piece, (_, engine) = pieces[leader], engine_settings(stream.engine, config.engine, config.engines)
-        key = (
-            piece.codec,
-            piece.size,
-            piece.fps,
-            stream.max_fps,
-            stream.mask_size,
-            written(engine),
-            leader == name,
-        )
-        kind = kinds.setdefault(key, _Kind(piece, stream, engine, leader == name))
+        decodes = shared_with(stream) == ""
+        alike = (piece.codec, piece.size, piece.fps, decodes, written(engine), *_alike(stream))
+        kind = kinds.setdefault(alike, Kind(piece, stream, engine, decodes))
         kind.names.append(name)
         kind.count += (counts or {}).get(name, 1)
-    measuring = _Measuring(config, usable_cores())
+    measuring = Measuring(config, usable_cores(), STAGE_S)
     with ExitStack() as owned:
         owned.callback(measuring.close)
         for kind in kinds.values():
-            kind.times = measuring.times(kind.piece, kind.engine, kind.stream)
+            measuring.measure(kind)
         return _result(list(kinds.values()), measuring, cores, beside, unreachable, begun_s)
 
 
+def _alike(stream: StreamConfig) -> tuple[object, ...]:
+    """What else streams of one kind have in common."""
+    return stream.max_fps, stream.mask_size, stream.skip_frames, stream.gate, stream.gate_max_s
+
+
 def _result(
-    kinds: list[_Kind],
-    measuring: _Measuring,
+    kinds: list[Kind],
+    measuring: Measuring,
     cores: float,
     beside: str,
     unreachable: dict[str, str],
@@ -201,7 +111,7 @@ def _result(
     room = _room(kinds[0], measuring, cores)
     now = [(kind.cost(), kind.count) for kind in kinds]
     load, most = load_of(now, room), held(now, room)
-    helps = [help for help in _helps(kinds, measuring, room) if help.streams >= WORTH * most]
+    helps = [help for help in possible_helps(kinds, measuring, room) if help.streams >= WORTH * most]
     return CapacityResult(
         streams=sum(kind.count for kind in kinds),
         held=round(most, 1),
@@ -213,11 +123,12 @@ def _result(
                 count=kind.count,
                 codec=kind.piece.codec,
                 size=kind.piece.size,
-                decoded_fps=kind.decoded_fps,
+                source_fps=kind.source_fps,
                 masks_fps=kind.cost().masks_fps,
                 mask_size=kind.stream.mask_size,
                 engine=measuring.engines(kind.engine)[0].info.id,
                 times=kind.measured,
+                network_share=round(kind.network_share, 3),
                 alone=round(held([(kind.cost(), 1)], room), 1),
             )
             for kind in kinds
@@ -231,7 +142,7 @@ def _result(
     )
 
 
-def _room(kind: _Kind, measuring: _Measuring, cores: float) -> Room:
+def _room(kind: Kind, measuring: Measuring, cores: float) -> Room:
     """What there is; the threads are those of the first engine."""
     engines = measuring.engines(kind.engine)
     memory = free_memory()
@@ -241,91 +152,6 @@ def _room(kind: _Kind, measuring: _Measuring, cores: float) -> Room:
         threads=max(1, engines[0].info.threads or usable_cores()),
         memory_mb=None if memory is None else memory / 1e6,
     )
-
-
-def _helps(kinds: list[_Kind], measuring: _Measuring, room: Room) -> Iterator[Help]:
-    """Each setting that is not set yet, with what it would give."""
-
-    def with_times(change: Callable[[_Kind], dict[str, float]], room: Room = room) -> float:
-        return round(held([(kind.cost(**change(kind)), kind.count) for kind in kinds], room), 1)
-
-    if any(kind.stream.mask_size != "input" for kind in kinds):
-        yield Help(
-            setting='mask_size = "input"',
-            streams=with_times(
-                lambda kind: {"labels": kind.measured.labels_input, "pack": kind.measured.pack_input}
-            ),
-            note="masks of the network's size",
-        )
-    yield from _faster_networks(kinds, measuring, with_times)
-    if room.replicas < usable_cores() and room.threads > 1:
-        more = msgspec.structs.replace(room, replicas=usable_cores(), threads=1)
-        yield Help(setting=f"replicas = {usable_cores()}", streams=with_times(lambda kind: {}, more))
-    if any(_larger(kind.piece.size) for kind in kinds):
-        yield from _second_streams(kinds, measuring, with_times)
-    fps = fitting_fps([(kind.cost(), kind.count) for kind in kinds], room)
-    if fps is not None and fps < max(kind.cost().masks_fps for kind in kinds):
-        yield Help(
-            setting=f"max_fps = {fps:g}",
-            streams=with_times(lambda kind: {"max_fps": min(fps, kind.cost().masks_fps)}),
-        )
-
-
-def _faster_networks(
-    kinds: list[_Kind], measuring: _Measuring, with_times: Callable[..., float]
-) -> Iterator[Help]:
-    """Other precisions of the network, where all streams are run on one."""
-    if len({written(kind.engine) for kind in kinds}) > 1:
-        return
-    config = kinds[0].engine
-    info = measuring.engines(config)[0].info
-    precisions: tuple[Precision, ...] = ("int8", "bf16")
-    for precision in precisions:
-        if precision == info.precision or info.tensors == "cuda":
-            continue
-        other = msgspec.structs.replace(config, precision=precision)
-        try:
-            times = {id(kind): measuring.times(kind.piece, other, kind.stream) for kind in kinds}
-        except EngineError:
-            continue
-        yield Help(
-            setting=f'precision = "{precision}"',
-            streams=with_times(lambda kind, times=times: {"network": times[id(kind)].network}),
-        )
-
-
-def _second_streams(
-    kinds: list[_Kind], measuring: _Measuring, with_times: Callable[..., float]
-) -> Iterator[Help]:
-    """The second stream that most cameras have, by a clip of its size that is drawn."""
-    small: dict[str, StageTimes] = {}
-    for kind in kinds:
-        codec = kind.piece.codec if kind.piece.codec in ENCODERS else "h264"
-        if _larger(kind.piece.size) and codec not in small:
-            clip = drawn_piece(SMALL, codec, kind.piece.fps)
-            small[codec] = measuring.times(clip, kind.engine, kind.stream)
-
-    def change(kind: _Kind) -> dict[str, float]:
-        if not _larger(kind.piece.size):
-            return {}
-        times = small[kind.piece.codec if kind.piece.codec in ENCODERS else "h264"]
-        return {name: getattr(times, name) for name in ("decode", "scale", "labels", "pack")}
-
-    height, width = SMALL
-    yield Help(
-        setting=f"source: a second stream of {width}x{height}",
-        streams=with_times(change),
-        note="most cameras have one; masks of that size",
-    )
-
-
-def written(config: EngineConfig) -> bytes:
-    """The settings of an engine as something that can be compared and be a key."""
-    return msgspec.json.encode(config, order="sorted")
-
-
-def _larger(size: Size) -> bool:
-    return size[0] * size[1] > 2 * SMALL[0] * SMALL[1]
 
 
 def free_memory() -> int | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import av
 
 from streamseg.bench.clips import ENCODERS, drawn_clip
-from streamseg.bench.stages import Piece, piece_of
+from streamseg.bench.pieces import Piece, piece_of
 from streamseg.config import StreamConfig
 from streamseg.config.sharing import shared_with
 from streamseg.errors import OutputError, SourceError

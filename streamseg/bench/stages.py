@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from itertools import cycle
 
-import av
 import msgspec
-import numpy as np
 from av.video.frame import VideoFrame
 
+from streamseg.bench.pieces import Piece, decoding
+from streamseg.bench.side_by_side import Spent, side_by_side
 from streamseg.config import RefinementConfig
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import infer, input_size
 from streamseg.inference.scaling import labels_of
+from streamseg.live.motion import Motion, cells_of
 from streamseg.refinement.crf_step import crf_setup
 from streamseg.refinement.streams import StreamRefinement
-from streamseg.runtime.stage import Stage
+from streamseg.sources.events import SkipFrames
 from streamseg.sources.picture import HostPicture, RgbConverter
-from streamseg.sources.reading import OpenSource
 from streamseg.sources.surface import UPRIGHT
 from streamseg.types import U8, Frame, Logits, Mask, Size, Stamp
 from streamseg.types.picture import Picture
@@ -37,12 +36,11 @@ from streamseg.wire.codec import Encoding
 from streamseg.wire.message import encode_mask
 
 KEPT = 8  # pictures that the stages behind decoding are measured on
-MOST_S = 4.0  # of a stage whose single call takes long
 _NO_REFINEMENT = RefinementConfig()
 
 
 class StageTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """Milliseconds of CPU: decode of each decoded picture, the others of each mask."""
+    """Milliseconds of CPU: decode of each picture that the source sends, the others of each mask."""
 
     decode: float
     scale: float
@@ -52,6 +50,7 @@ class StageTimes(msgspec.Struct, frozen=True, kw_only=True):
     network_wall: float  # one call, while each replica is in one; of a batch, divided by it
     labels_input: float  # labels and packing with masks of the network's size
     pack_input: float
+    gate: float  # looking whether a picture shows anything new
     on_device: bool = False  # the network runs on a GPU: network_wall counts
 
     @property
@@ -65,104 +64,14 @@ class StageTimes(msgspec.Struct, frozen=True, kw_only=True):
         return self.decode + self.scale + self.labels_input + self.pack_input
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What some calls of one kind took."""
-
-    calls: int
-    cpu_ms: float  # of one
-    wall_ms: float  # of one; the lower quartile, which other programs disturb least
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Piece:
-    """Packets of some seconds of video, beginning with an intra frame, and what their decoder needs."""
-
-    codec: str
-    size: Size
-    fps: float | None
-    packets: tuple[bytes, ...]
-    extradata: bytes | None
-
-    def decoded(self) -> Iterator[VideoFrame]:
-        """Its pictures, again and again, without an end; raises FFmpegError."""
-        while True:
-            context = av.CodecContext.create(self.codec, "r")
-            assert isinstance(context, av.VideoCodecContext)
-            if self.extradata:
-                context.extradata = self.extradata
-            context.thread_type = "SLICE"  # as of cameras: frame threads hold pictures back
-            for data in self.packets:
-                yield from context.decode(av.Packet(data))
-            yield from context.decode(None)
-
-
-def piece_of(source: OpenSource, seconds: float) -> Piece | None:
-    """Read a piece of an open source; None where no intra frame came in time.
-
-    Blocks for up to twice `seconds` with a camera.
-    """
-    packets: list[bytes] = []
-    if source.path is not None:
-        source.seek(0)
-    most = max(2, round(seconds * float(source.fps or 25)))
-    deadline_s = time.monotonic() + 2 * seconds
-    for packet in source.container.demux(source.video):
-        if source.live and time.monotonic() > deadline_s:
-            break
-        if packet.size and (packets or packet.is_keyframe):
-            packets.append(bytes(packet))
-            if len(packets) >= most:
-                break
-    if not packets:
-        return None
-    fps = float(source.fps) if source.fps else None
-    context = source.video.codec_context
-    return Piece(source.codec, source.size, fps, tuple(packets), context.extradata)
-
-
-def side_by_side(works: Sequence[Callable[[], object]], seconds: float) -> Spent:
-    """Call each of these again and again in a thread of its own, all at once; raises what one of them does.
-
-    Each has been called once before. A work that takes long is called twice, as far as MOST_S goes.
-    """
-    walls: list[float] = []  # list.append is atomic
-    for work in works:
-        work()
-    begun_s = time.monotonic()
-
-    def run(work: Callable[[], object]) -> None:
-        while True:
-            before_s = time.monotonic()
-            work()
-            now_s = time.monotonic()
-            walls.append(now_s - before_s)
-            if now_s - begun_s >= (seconds if len(walls) >= 2 * len(works) else MOST_S):
-                return
-
-    cpu_s = time.process_time()
-    stages = [Stage(f"measure-{i}", partial(run, work), lambda _: None) for i, work in enumerate(works)]
-    for stage in stages:
-        stage.start()
-    for stage in stages:
-        stage.join()
-        if stage.error is not None:
-            raise stage.error
-    cpu_s = time.process_time() - cpu_s
-    return Spent(len(walls), 1000 * cpu_s / len(walls), 1000 * float(np.percentile(walls, 25)))
-
-
-def decoding(piece: Piece, threads: int, seconds: float) -> Spent:
-    """The cost of one picture of a piece, with so many decoders at once."""
-    return side_by_side([partial(next, piece.decoded()) for _ in range(threads)], seconds)
-
-
 def stage_times(
     piece: Piece,
     engines: Sequence[Engine],
     mask_size: MaskSize = "frame",
     *,
     threads: int,
+    skip_frames: SkipFrames = "none",
+    max_fps: float | None = None,
     encoding: Encoding = "zstd",
     refinement: RefinementConfig = _NO_REFINEMENT,
     batch: int = 1,
@@ -173,11 +82,13 @@ def stage_times(
     engines: the replicas. threads: how many threads run at once besides the network's, one for each core.
     Raises FFmpegError for packets that cannot be decoded, EngineError.
     """
-    decode = decoding(piece, threads, seconds)
+    decode = decoding(piece, threads, seconds, skip_frames, max_fps)
     images = list(itertools.islice(piece.decoded(), KEPT))
     size = input_size(engines[0], piece.size)
     scale = side_by_side([partial(_scaled, cycle(images), size) for _ in range(threads)], seconds)
-    frames = [_frame(_scaled(iter([image]), size)) for image in images]
+    looking = [partial(_looked, cycle(images), cells_of(size), Motions()) for _ in range(threads)]
+    gate = side_by_side(looking, seconds / 2)
+    frames = [small_frame(image, size) for image in images]
     network = network_time(engines, frames, batch, seconds)
     logits = [one for frame in frames for one in infer(engines[0], [frame])]
 
@@ -209,6 +120,7 @@ def stage_times(
         network_wall=network.wall_ms,
         labels_input=labels_input,
         pack_input=pack_input,
+        gate=gate.cpu_ms,
         on_device=engines[0].info.tensors == "cuda",
     )
 
@@ -226,6 +138,11 @@ def frame_of(image: VideoFrame) -> Frame:
     return _frame(HostPicture(image, UPRIGHT, _to_rgb))
 
 
+def small_frame(image: VideoFrame, size: Size) -> Frame:
+    """A frame that has been scaled already."""
+    return _frame(frame_of(image).scaled(size))
+
+
 def _frame(picture: U8 | Picture) -> Frame:
     stamp = Stamp("measured", 0, 0, 0, Fraction(1, 1000), time.time_ns(), "arrival")
     return Frame(stamp, picture, time.monotonic_ns())
@@ -234,6 +151,27 @@ def _frame(picture: U8 | Picture) -> Frame:
 def _scaled(images: Iterator[VideoFrame], size: Size) -> U8:
     """A decoded picture at the network's size, by the way that frames go."""
     return frame_of(next(images)).scaled(size)
+
+
+class Motions:
+    """The gate's memory of one stream of pictures."""
+
+    def __init__(self) -> None:
+        self._motion: Motion | None = None
+
+    def look(self, luma: U8, now_s: float) -> bool:
+        """Whether a picture differs from the last one that did."""
+        if self._motion is None:
+            self._motion = Motion(luma)
+            return True
+        new = self._motion.look(luma, now_s) != "none"
+        if new:
+            self._motion.refer(luma)
+        return new
+
+
+def _looked(images: Iterator[VideoFrame], cells: Size, motions: Motions) -> None:
+    motions.look(frame_of(next(images)).luma(cells), time.monotonic())
 
 
 def _labelled(memory: StreamRefinement, logits: Iterator[Logits], size: Size) -> None:

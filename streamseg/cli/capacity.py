@@ -117,11 +117,12 @@ def _show_group(group: Group, alone: bool) -> None:
     names = ", ".join(group.streams[:NAMES_SHOWN]) + (" …" if len(group.streams) > NAMES_SHOWN else "")
     echo(
         f"{_streams(group.count)}: {names}",
-        f"{width}x{height} {group.codec} at {group.decoded_fps:.4g} fps, {group.engine}",
+        f"{width}x{height} {group.codec} at {group.source_fps:.4g} fps, {group.engine}",
     )
     times, fps, wanted = group.times, group.masks_fps, group.mask_size
     rows = [
-        ("decoding", times.decode, group.decoded_fps),
+        ("decoding", times.decode, group.source_fps),
+        *([("gate", times.gate, group.masks_fps)] if group.network_share < 1 else []),
         ("scaling", times.scale, fps),
         ("network", times.network, fps),
         (f"labels, {wanted if isinstance(wanted, str) else f'{wanted[1]}x{wanted[0]}'}", times.labels, fps),

@@ -52,6 +52,7 @@ def examine() -> list[Finding]:
         _tensorrt,
         _devices,
         _placement,
+        _capacity,
     ]
     return [finding for check in checks for finding in check()]
 
@@ -188,3 +189,16 @@ def _placement() -> Iterator[Finding]:
     why_not = why_not_on_gpu("cuda")
     found = f"copied to host memory: {why_not}" if why_not else 'stay on the GPU with hwaccel = "cuda"'
     yield Finding("pictures on the GPU", not why_not, found)
+
+
+def _capacity() -> Iterator[Finding]:
+    """Measured for about a second on the embedded clip, with the default engine as far as it is built."""
+    from streamseg.bench.rough import rough_capacity
+    from streamseg.errors import StreamsegError
+
+    try:
+        yield Finding(
+            "capacity", True, rough_capacity(), remedy="streamseg capacity CONFIG says it for yours"
+        )
+    except StreamsegError as error:
+        yield Finding("capacity", False, str(error), remedy="streamseg capacity CONFIG says why")

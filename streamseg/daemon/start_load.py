@@ -94,11 +94,11 @@ def room_of(replicas: int, threads: int) -> Room:
 
 
 def _cost(config: StreamConfig, stats: StreamStats, network_ms: float) -> StreamCost:
-    decoded_fps = stats.source_fps or config.max_fps or POLLS_PER_S
+    source_fps = stats.source_fps or config.max_fps or POLLS_PER_S
     times = {stage: us / 1000 for stage, us in stats.stage_quartiles_us().items()}
-    masks_fps = min(decoded_fps, config.max_fps or decoded_fps)
+    masks_fps = min(source_fps, config.max_fps or source_fps)
     return StreamCost(
-        decoded_fps=0.0 if shared_with(config) else decoded_fps,
+        source_fps=0.0 if shared_with(config) else source_fps,
         masks_fps=masks_fps if config.gate == "none" else min(masks_fps, 1 / config.gate_max_s),
         decode_ms=times.get("decode", 0.0),
         scale_ms=times.get("preprocess", 0.0),

@@ -12,29 +12,35 @@ USABLE = 0.9
 another, to caches that they share, and to what a stage's own time leaves out."""
 
 Stage = str
-DECODE, SCALE, NETWORK, LABELS, PACK = "decoding", "scaling", "the network", "labels", "packing"
-STAGES = (DECODE, SCALE, NETWORK, LABELS, PACK)
+DECODE, GATE, SCALE = "decoding", "the gate", "scaling"
+NETWORK, LABELS, PACK = "the network", "labels", "packing"
+STAGES = (DECODE, GATE, SCALE, NETWORK, LABELS, PACK)
 
 
 class StreamCost(msgspec.Struct, frozen=True, kw_only=True):
-    """What one stream costs: milliseconds of CPU of a decoded picture, and of a mask."""
+    """What one stream costs: milliseconds of CPU of each picture that is sent, and of a mask."""
 
-    decoded_fps: float
+    source_fps: float
     masks_fps: float
     decode_ms: float
     scale_ms: float
     network_ms: float
     labels_ms: float
     pack_ms: float
+    gate_ms: float = 0.0
+    network_share: float = 1.0  # of the masks; a gate gives the others the labels of before
     network_wall_ms: float = 0.0  # of a device; 0 where the network runs on the CPU
     memory_mb: float = 0.0
 
     def cpu_ms(self) -> dict[Stage, float]:
         """CPU milliseconds of each second, by stage."""
         of_mask = {SCALE: self.scale_ms, NETWORK: self.network_ms, LABELS: self.labels_ms, PACK: self.pack_ms}
-        return {DECODE: self.decoded_fps * self.decode_ms} | {
-            stage: self.masks_fps * ms for stage, ms in of_mask.items()
-        }
+        looked = {DECODE: self.source_fps * self.decode_ms, GATE: self.masks_fps * self.gate_ms}
+        return looked | {stage: self.network_fps * ms for stage, ms in of_mask.items()}
+
+    @property
+    def network_fps(self) -> float:
+        return self.masks_fps * self.network_share
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +84,7 @@ def load_of(streams: Iterable[tuple[StreamCost, int]], room: Room) -> Load:
         for stage, ms in cost.cpu_ms().items():
             stages[stage] += count * ms
         wall_ms = cost.network_wall_ms or cost.network_ms / room.threads
-        infer_ms += count * cost.masks_fps * (cost.scale_ms + wall_ms)
+        infer_ms += count * (cost.masks_fps * cost.gate_ms + cost.network_fps * (cost.scale_ms + wall_ms))
         memory_mb += count * cost.memory_mb
     whole_ms = sum(stages.values())
     threads = {
@@ -101,7 +107,7 @@ def held(streams: Sequence[tuple[StreamCost, int]], room: Room) -> float:
 
     0 where a single stream is more than one thread decodes.
     """
-    if any(cost.decoded_fps * cost.decode_ms > 1000 for cost, _ in streams):
+    if any(cost.source_fps * cost.decode_ms > 1000 for cost, _ in streams):
         return 0.0
     most = load_of(streams, room).most
     return sum(count for _, count in streams) / most if most else 0.0

@@ -22,7 +22,7 @@ def _seconds_are_short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("streamseg.bench.capacity.STAGE_S", 0.02)
     monkeypatch.setattr("streamseg.bench.probe.LOOKED_S", 0.05)
     monkeypatch.setattr("streamseg.bench.probe.PIECE_S", 0.5)
-    monkeypatch.setattr("streamseg.bench.capacity.SMALL", (48, 64))
+    monkeypatch.setattr("streamseg.bench.helps.SMALL", (48, 64))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -57,7 +57,7 @@ def test_json_has_the_numbers_of_each_stage(streamseg: Command, tmp_path: Path, 
     result = msgspec.json.decode(ended.out, type=CapacityResult)
     (group,) = result.groups
     assert (result.streams, group.count, group.streams) == (3, 3, ["video"])
-    assert (group.decoded_fps, group.masks_fps) == (25, 5)
+    assert (group.source_fps, group.masks_fps) == (25, 5)
     times = group.times
     assert min(times.decode, times.scale, times.network, times.labels, times.pack) > 0
     assert sum(result.load.by_stage.values()) == pytest.approx(1)

@@ -9,7 +9,7 @@ from streamseg.live.capacity import USABLE, Room, StreamCost, fitting_fps, held,
 
 # 8 masks a second of 25 pictures: 25 · 4 + 8 · (2 + 20 + 2 + 1) = 300 ms of CPU each second.
 CAMERA = StreamCost(
-    decoded_fps=25, masks_fps=8, decode_ms=4, scale_ms=2, network_ms=20, labels_ms=2, pack_ms=1, memory_mb=30
+    source_fps=25, masks_fps=8, decode_ms=4, scale_ms=2, network_ms=20, labels_ms=2, pack_ms=1, memory_mb=30
 )
 TWO_CORES = Room(cores=2, replicas=2)
 
