@@ -22,21 +22,22 @@ from streamseg.analytics.stage import Answers, Sink
 from streamseg.config import Config
 from streamseg.errors import ControlError
 from streamseg.inference.engine import Engine
-from streamseg.inference.infer import FramePlacement, batch_key, infer
+from streamseg.inference.infer import FramePlacement, batch_key, infer, input_size
 from streamseg.inference.label_view import LabelView, LabelViews
 from streamseg.inference.scaling import labels_of
 from streamseg.live.engines import LiveEngines, ServedEngine
 from streamseg.live.gate import Gate, Taken, Unchanged
 from streamseg.live.pictures import STREAM as PICTURE
 from streamseg.live.pictures import Pictures
-from streamseg.live.streams import EngineOf, Streams
-from streamseg.outputs.previews import Previews
+from streamseg.live.stream import EngineOf
+from streamseg.live.streams import Streams
+from streamseg.outputs.previews import Previews, preview_size
 from streamseg.publish import Publisher
 from streamseg.refinement.streams import LiveRefinement
 from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed, Ended, FrameScheduler, Mailbox
 from streamseg.runtime.stage import Stage
-from streamseg.types import NO_CLASSES, Frame, LabelSet, Logits, Mask
+from streamseg.types import NO_CLASSES, Frame, FrameSettings, LabelSet, Logits, Mask, Size
 from streamseg.types.sizes import mask_size_of
 from streamseg.wire.codec import may_be_sent
 
@@ -57,7 +58,9 @@ class Pipeline:
         self.stats = Stats()
         self.over = threading.Event()
         self.answers = Answers(publisher.wants, publisher.put, sinks)
-        self.streams = Streams(self.stats, self._submit, self._streams_ended, self.answers.changed, engine_of)
+        self.streams = Streams(
+            self.stats, self._submit, self._streams_ended, self.answers.changed, engine_of, self._needed
+        )
         self._config = config
         self._publisher = publisher
         self._views = LabelViews()
@@ -164,6 +167,15 @@ class Pipeline:
                 for other in turn.unchanged:
                     self._logits.put(other)
                 self._scheduler.left(turn.inside)
+
+    def _needed(self, stream: str, settings: FrameSettings, size: Size) -> Size | None:
+        """The least size of which a stream's picture is wanted now: by its network, and for previews."""
+        engine = self.engines.of(settings.engine)
+        if engine is None:
+            return None
+        seen = input_size(engine, size)
+        shown = preview_size(size) if self._publisher.wants("picture", stream) else seen
+        return max(seen[0], shown[0]), max(seen[1], shown[1])
 
     def _take(self, served: ServedEngine, engine: Engine) -> Taken:
         """Wait for frames that make one batch."""

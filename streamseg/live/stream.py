@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 from streamseg.config import LabelsConfig, StreamConfig
@@ -11,7 +12,7 @@ from streamseg.errors import SourceError
 from streamseg.runtime.counters import StreamStats
 from streamseg.sources import is_live
 from streamseg.sources.live import Thinning
-from streamseg.types import EngineKey, Frame, FrameSettings
+from streamseg.types import EngineKey, Frame, FrameSettings, Size
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,13 @@ LIVE_SETTINGS = frozenset(
     )
 )  # fmt: skip
 """Taken by the next frame; for others the source is reopened."""
+
+
+EngineOf = Callable[[str], tuple[EngineKey, LabelsConfig]]
+"""The engine that serves for a stream's setting `engine`, and how its labels are published."""
+
+NeededOf = Callable[[str, FrameSettings, Size], Size | None]
+"""The least size of which a stream's picture of a size is wanted now; None: the whole."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +62,21 @@ class LiveStream:
     ahead: int | None = None  # by how much its epochs are; None before its first frame
     thinning: Thinning = field(default_factory=lambda: Thinning(None))
 
+    def count(self, frame: Frame) -> None:
+        """Count a frame that was decoded for this stream."""
+        self.stats.epoch, self.stats.last_capture_unix_ns = frame.epoch, frame.captured_unix_ns
+        self.stats.decoded += 1
+
+    def needed(self, of: NeededOf, size: Size) -> Size | None:
+        """The least size of a picture that is enough for this stream and those that take its frames."""
+        most = (0, 0)
+        for one in (self, *self.followers):
+            needed = of(one.name, one.settings, size)
+            if needed is None:
+                return None
+            most = max(most[0], needed[0]), max(most[1], needed[1])
+        return most
+
     def follow(self, leader: LiveStream) -> None:
         """Begin to take another stream's frames."""
         self.ended, self.stats.state, self.stats.error = leader.ended, leader.stats.state, ""
@@ -79,34 +102,33 @@ class LiveStream:
         stats.decoded += 1
         return replace(frame.stamped(stream=self.name, epoch=epoch), settings=self.settings)
 
+    def settings_for(
+        self, source: StreamConfig, engine: EngineKey, engine_labels: LabelsConfig
+    ) -> FrameSettings:
+        """What its frames refer to by its config; source: the settings of the stream that decodes them."""
+        config = self.config
+        try:
+            live = is_live(source)
+        except SourceError:  # an address that cannot work: the stream's own thread reports it
+            live = True
+        return FrameSettings(
+            live,
+            config.max_age_ms,
+            config.mask_size
+            if isinstance(config.mask_size, str)
+            else (config.mask_size[0], config.mask_size[1]),
+            source.hwaccel,
+            config.zones,
+            config.events,
+            engine,
+            self.settings.removed,
+            config.labels.over(engine_labels).or_none(),
+            config.gate if live else "none",
+            config.gate_min_s,
+            config.gate_max_s,
+        )
 
-def frame_settings(
-    config: StreamConfig,
-    source: StreamConfig,
-    engine: EngineKey,
-    engine_labels: LabelsConfig,
-    removed: threading.Event,
-) -> FrameSettings:
-    """What the frames of a stream refer to; source: the settings of the stream that decodes them."""
-    try:
-        live = is_live(source)
-    except SourceError:  # an address that cannot work: the stream's own thread reports it
-        live = True
-    return FrameSettings(
-        live,
-        config.max_age_ms,
-        config.mask_size if isinstance(config.mask_size, str) else (config.mask_size[0], config.mask_size[1]),
-        source.hwaccel,
-        config.zones,
-        config.events,
-        engine,
-        removed,
-        config.labels.over(engine_labels).or_none(),
-        config.gate if live else "none",
-        config.gate_min_s,
-        config.gate_max_s,
-    )
-
-
-def same_settings(one: FrameSettings, other: FrameSettings) -> bool:
-    return all(getattr(one, field.name) == getattr(other, field.name) for field in fields(one))
+    def has(self, settings: FrameSettings) -> bool:
+        return all(
+            getattr(self.settings, one.name) == getattr(settings, one.name) for one in fields(settings)
+        )

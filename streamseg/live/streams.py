@@ -11,13 +11,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 
 from streamseg.config import LabelsConfig, StreamConfig
 from streamseg.config.sharing import shared_with, sharing_problems
 from streamseg.errors import ControlError
-from streamseg.live.stream import LIVE_SETTINGS, LiveStream, Playback, frame_settings, same_settings
+from streamseg.live.stream import LIVE_SETTINGS, EngineOf, LiveStream, NeededOf, Playback
 from streamseg.runtime.counters import State, Stats
 from streamseg.runtime.stage import Stage
 from streamseg.sources import SourceEvent, resolve
@@ -27,9 +28,6 @@ from streamseg.types import DEFAULT_ENGINE, EngineKey, Frame, FrameSettings
 log = logging.getLogger(__name__)
 
 MAX_EPOCHS = 4096  # removed streams whose next epoch is remembered
-
-EngineOf = Callable[[str], tuple[EngineKey, LabelsConfig]]
-"""The engine that serves for a stream's setting `engine`, and how its labels are published."""
 
 
 class Streams:
@@ -42,11 +40,12 @@ class Streams:
         on_all_ended: Callable[[], None],
         on_settings: Callable[[str, FrameSettings | None], None] = lambda stream, settings: None,
         engine_of: EngineOf = lambda _: (DEFAULT_ENGINE, LabelsConfig()),
+        needed: NeededOf = lambda *_: None,
     ) -> None:
         """on_frame gets each frame in its stream's thread, and may wait. on_all_ended is called when a stream
         has ended by itself and no other one plays or is paused; nothing can be added from then on.
         on_settings gets the settings of a stream that is added or changed, before a frame with them, and None
-        when it is removed; it must not wait.
+        when it is removed; it must not wait. needed: the least size of a stream's picture that is enough.
         """
         self.failures: dict[str, BaseException] = {}  # of streams whose source failed, by name
         self._stats = stats
@@ -54,6 +53,7 @@ class Streams:
         self._on_all_ended = on_all_ended
         self._on_settings = on_settings
         self._engine_of = engine_of
+        self._needed = needed
         self._lock = threading.Lock()  # guards all below; not held while anything waits
         self._streams: dict[str, LiveStream] = {}
         self._next_epoch: OrderedDict[str, int] = OrderedDict()
@@ -242,8 +242,13 @@ class Streams:
             with self._lock:
                 epoch = self._next_epoch.get(name, 0)
             # stream.settings is read without the lock: a change takes effect one frame later at the most.
-            settings, current, streams = lambda: stream.settings, lambda: stream.config, self._decoded
-            for frame in frames(config, name, playback.stop, on_event, epoch, settings, current, streams):
+            settings, current, threads = (
+                lambda: stream.settings,
+                lambda: stream.config,
+                lambda: len(self._stages),
+            )
+            asked = settings, current, threads, partial(stream.needed, self._needed)
+            for frame in frames(config, name, playback.stop, on_event, epoch, *asked):
                 if frame.epoch >= epoch:
                     epoch = frame.epoch + 1
                     with self._lock:
@@ -251,9 +256,7 @@ class Streams:
                 playback.running.wait()
                 if playback.stop.is_set():
                     return
-                stream.stats.epoch = frame.epoch
-                stream.stats.decoded += 1
-                stream.stats.last_capture_unix_ns = frame.captured_unix_ns
+                stream.count(frame)
                 self._on_frame(frame)
                 for follower in stream.followers:
                     self._hand_on(frame, follower)
@@ -261,11 +264,6 @@ class Streams:
         stage = Stage(f"decode-{name}", work, lambda stage: self._stage_ended(name, stream, playback, stage))
         self._stages[name] = stage
         return stage
-
-    def _decoded(self) -> int:
-        """How many streams are decoded here."""
-        with self._lock:
-            return sum(not shared_with(stream.config) for stream in self._streams.values())
 
     def _hand_on(self, frame: Frame, to: LiveStream) -> None:
         """Give a frame to a stream that shares its decoding; in the thread that decodes."""
@@ -287,7 +285,7 @@ class Streams:
         for name, stream in self._streams.items():
             leader = self._streams.get(shared_with(stream.config), stream)
             engine = self._engine_of(stream.config.engine)
-            settings = frame_settings(stream.config, leader.config, *engine, stream.settings.removed)
+            settings = stream.settings_for(leader.config, *engine)
             self._renew(stream, settings, new=name in added)
             found = tuple(followers.get(name, ()))
             for one in set(found) - set(stream.followers):
@@ -320,7 +318,7 @@ class Streams:
 
     def _renew(self, stream: LiveStream, settings: FrameSettings, *, new: bool = False) -> None:
         """Have the next frame refer to other settings; the same ones stay the same object."""
-        if same_settings(stream.settings, settings) and not new:
+        if stream.has(settings) and not new:
             return
         self._on_settings(stream.name, settings)
         if stream.config.gate != settings.gate:

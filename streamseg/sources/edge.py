@@ -13,6 +13,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from streamseg.sources.events import Late, SourceEvent, Thin, Thinned
+from streamseg.sources.jpeg import JpegDecoder
 
 BEHIND_S = 1.0
 """Media that waits to be read: with more of it, pictures are left out until there is less than half of it."""
@@ -254,7 +255,7 @@ class LiveReading:
     def __init__(
         self,
         edge: LiveEdge,
-        decoder: VideoCodecContext,
+        decoder: VideoCodecContext | JpegDecoder,
         fps: Fraction | None,
         report: Callable[[SourceEvent], None],
     ) -> None:
@@ -294,7 +295,7 @@ class LiveReading:
             self._gap = False
         skip = "NONREF" if self.edge.leaves_unreferenced else "DEFAULT"
         if context.skip_frame != skip:
-            context.skip_frame = skip  # type: ignore[assignment]
+            context.skip_frame = skip
         images = context.decode(packet)
         if self.edge.thin == "intra" and packet is not None and packet.size:
             images += context.decode(None)  # else it is held back until those come that are left out

@@ -15,6 +15,7 @@ from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
 
 from streamseg.sources.events import ClockOff
+from streamseg.sources.jpeg import SmallerPicture
 from streamseg.sources.picture import ON_GPU, HostPicture, RgbConverter, to_host
 from streamseg.sources.pixel_format import LUMA_OF_RED_AND_BLUE, colours_of, has_planes
 from streamseg.sources.reading import DecodedPicture, OpenSource, pictures
@@ -70,6 +71,8 @@ class FrameMaker:
         started = time.monotonic_ns()
         image = picture.image
         made = self._picture(image, self.turning.of(image))
+        if picture.whole_size is not None:
+            made = SmallerPicture(made, picture.whole_size)
         seq, self.seq = self.seq, self.seq + 1
         arrived_ns = started if picture.arrived_ns is None else picture.arrived_ns
         captured_unix_ns, clock = self._captured(image, started - arrived_ns)

@@ -6,7 +6,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from fractions import Fraction
+from functools import partial
 
 from av.video.frame import VideoFrame
 
@@ -26,6 +28,7 @@ from streamseg.sources.events import (
     SourceEvent,
 )
 from streamseg.sources.frames import FrameMaker
+from streamseg.sources.jpeg import Needed
 from streamseg.sources.opening import WEB, open_source
 from streamseg.sources.reading import OpenSource, pictures
 from streamseg.sources.skipping import DecodeLess
@@ -44,6 +47,10 @@ GOOD_FRAMES = 25
 """Frames of one connection after which a source counts as working and the next pause is short again."""
 
 
+Opening = Callable[..., AbstractContextManager[OpenSource]]
+"""open_source with the settings of a stream."""
+
+
 def frames(
     config: StreamConfig,
     stream: str,
@@ -53,6 +60,7 @@ def frames(
     settings: Callable[[], FrameSettings] = lambda: DEFAULT_SETTINGS,
     current: Callable[[], StreamConfig] | None = None,
     streams: Callable[[], int] = lambda: 1,
+    needed: Needed | None = None,
 ) -> Iterator[Frame]:
     """Yield a stream's frames until its file ends or `stop` is set; a live source is reconnected each time.
 
@@ -61,6 +69,7 @@ def frames(
     Each connection, and each round of a looped file, is an epoch; they count from first_epoch. on_event is
     called in this thread; settings, too, for each frame. current: the stream's settings now: of them, max_fps
     and skip_frames are taken while the source is read. streams: how many are decoded in this process.
+    needed: how small JPEGs may be decoded.
     Raises SourceError when a file cannot be opened, or an address can never work. Other errors
     while a live source is read are treated as the source's failure: it is tried again.
     """
@@ -72,13 +81,13 @@ def frames(
     while not stop.is_set():
         good = 0
         try:
-            opened = open_source(config, stream, stop, endless=endless, streams=streams(), report=on_event)
-            with opened as source:
+            opened = partial(open_source, config, stream, stop, needed=needed, report=on_event)
+            with opened(endless=endless, streams=streams()) as source:
                 endless = source.endless and source.codec not in STILLS
                 if rounds == 0:
                     on_event(_connected(source, epoch))
                 maker = FrameMaker(source, stream, epoch, settings)
-                for frame in _play(source, current or (lambda: config), maker, stop):
+                for frame in _play(source, current or (lambda: config), maker, stop, opened):
                     good += 1
                     if good == GOOD_FRAMES:
                         backoff.reset()
@@ -196,9 +205,16 @@ class Pacer:
 
 
 def _play(
-    source: OpenSource, current: Callable[[], StreamConfig], maker: FrameMaker, stop: threading.Event
+    source: OpenSource,
+    current: Callable[[], StreamConfig],
+    maker: FrameMaker,
+    stop: threading.Event,
+    again: Opening,
 ) -> Iterator[Frame]:
-    """The frames of one connection; with one picture for each connection, those of all that follow."""
+    """The frames of one connection; with one picture for each connection, those of all that follow.
+
+    again: opens the source once more.
+    """
     opened_s = time.monotonic()
     one = False
     try:
@@ -209,7 +225,7 @@ def _play(
         if not (one and source.over and _gives_stills(source)):
             raise
     if one and source.over and _gives_stills(source):
-        yield from _poll(source, current, maker, stop, opened_s)
+        yield from _poll(source, current, maker, stop, opened_s, again)
 
 
 def _gives_stills(source: OpenSource) -> bool:
@@ -222,6 +238,7 @@ def _poll(
     maker: FrameMaker,
     stop: threading.Event,
     opened_s: float,
+    again: Opening,
 ) -> Iterator[Frame]:
     """Ask again and again for the one picture that a source gives, as often as max_fps says."""
     source.container.close()
@@ -236,18 +253,18 @@ def _poll(
         stop.wait(due_s - time.monotonic())
         if stop.is_set():
             return
-        with open_source(config, maker.stream, stop, streams=1, report=source.report) as again:
-            maker.source, before = again, maker.seq
+        with again(streams=1) as opened:
+            maker.source, before = opened, maker.seq
             try:
-                for picture in pictures(again, stop):
+                for picture in pictures(opened, stop):
                     image, since_s = picture.image, time.monotonic() - opened_s
                     image.pts, image.time_base = round(since_s * 1000), Fraction(1, 1000)
                     yield maker.frame(picture)
             except SourceEnded:
-                if not again.over:
+                if not opened.over:
                     raise
             if maker.seq > before + 1:
-                raise SourceEnded(f"{again.url}: ended")
+                raise SourceEnded(f"{opened.url}: ended")
 
 
 def _read(

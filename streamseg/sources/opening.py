@@ -24,6 +24,7 @@ from streamseg.sources.explain import UNKNOWN, content_problem, fragmented, open
 from streamseg.sources.frames import oriented_size
 from streamseg.sources.hardware import decoder_of, device_of, hardware_decoder
 from streamseg.sources.interrupting import interruptible
+from streamseg.sources.jpeg import JpegDecoder, Needed
 from streamseg.sources.reading import OpenSource, first_picture
 from streamseg.sources.target import Target, target_of
 from streamseg.sources.threads import share_cores
@@ -75,6 +76,7 @@ def open_source(
     shown: str = "",
     endless: bool = False,
     streams: int = 0,
+    needed: Needed | None = None,
     report: Callable[[SourceEvent], None] = lambda event: None,
 ) -> Iterator[OpenSource]:
     """Open a stream's source and decode its first picture; close it on leaving.
@@ -87,8 +89,8 @@ def open_source(
     refused. track: which of several video tracks, from 0; None takes the one that a player would. shown: what
     messages call the source, if not by its address. endless: it was a live stream when it was opened before;
     as a recording, which begins with what was shown already, it is refused. streams: how many are decoded in
-    this process, which share its cores; 0 leaves the number of threads to FFmpeg. report: is told, in this
-    thread, what happens while the source is opened and read.
+    this process, which share its cores; 0 leaves the number of threads to FFmpeg. needed: how small JPEGs
+    may be decoded. report: is told, in this thread, what happens while the source is opened and read.
     """
     stop = stop if stop is not None else threading.Event()
     target = target_of(config, stream)
@@ -105,6 +107,8 @@ def open_source(
             source.report = report
             source.decoder = decoder_of(source.video, device, stream)
             share_cores(source, streams, stream)
+            if needed is not None and source.codec == "mjpeg":
+                source.decoder = JpegDecoder(source.decoder, needed)
             if endless and not source.endless:
                 raise SourceEnded(f"{source.url}: the live stream has ended; waiting until it begins anew")
             yield with_first_picture(source, stop)
@@ -119,7 +123,7 @@ def with_first_picture(source: OpenSource, stop: threading.Event) -> OpenSource:
             raise
         raise SourceError(f"{source.url}: {why}") from None
     if first is not None:
-        return replace(source, size=oriented_size(first.image))
+        return replace(source, size=first.whole_size or oriented_size(first.image))
     if stop.is_set():
         raise SourceEnded(f"{source.url}: stopped while opening")
     if source.endless:

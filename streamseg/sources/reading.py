@@ -26,6 +26,7 @@ from streamseg.sources.damage import Missing, missing
 from streamseg.sources.edge import LiveEdge, LiveReading
 from streamseg.sources.events import SourceEvent
 from streamseg.sources.explain import reading_explained
+from streamseg.sources.jpeg import JpegDecoder
 from streamseg.sources.skipping import DecodeLess
 from streamseg.sources.target import Target
 from streamseg.sources.watch import Watch
@@ -59,7 +60,7 @@ class OpenSource:
     target: Target
     container: InputContainer
     video: VideoStream
-    decoder: VideoCodecContext  # the container's own, or a device's
+    decoder: VideoCodecContext | JpegDecoder  # the container's own, a device's, or one that decodes less
     live: bool
     endless: bool
     paced: bool
@@ -103,12 +104,14 @@ class DecodedPicture:
     Its image.pts is FFmpeg's best_effort_timestamp. time_s is that in seconds; one frame after the picture
     before, by the rate, where there is none.
     arrived_ns: monotonic, when its packet entered the machine; None where that is of no matter.
+    whole_size: of a JPEG that was decoded smaller.
     """
 
     image: VideoFrame
     decode_ns: int
     time_s: Fraction
     arrived_ns: int | None = None
+    whole_size: Size | None = None
 
 
 @dataclass(slots=True)
@@ -329,4 +332,5 @@ def _decoded(
             if source.live:
                 continue
         if reading is None or reading.shows():
-            yield DecodedPicture(image, took, time_s, arrived_ns)
+            whole = source.decoder.whole_size if isinstance(source.decoder, JpegDecoder) else None
+            yield DecodedPicture(image, took, time_s, arrived_ns, whole)

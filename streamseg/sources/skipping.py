@@ -14,6 +14,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from streamseg.sources.events import Decoding, SkipFrames, Skipped, SourceEvent, Thin, Unskippable
+from streamseg.sources.jpeg import JpegDecoder
 from streamseg.sources.referred import Referred, intra_only, reader_of
 
 LOOKED_AT = 50
@@ -166,7 +167,7 @@ class DecodeLess:
 
     def __init__(
         self,
-        context: VideoCodecContext,
+        context: VideoCodecContext | JpegDecoder,
         codec: str,
         wanted: Callable[[], tuple[SkipFrames, float | None]],
         report: Callable[[SourceEvent], None],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from streamseg.runtime.cpus import usable_cores
+from streamseg.sources.jpeg import JpegDecoder
 from streamseg.sources.reading import OpenSource
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,8 @@ MOST_THREADS = 16
 def share_cores(source: OpenSource, streams: int, stream: str) -> None:
     """Give a decoder its share of the cores, before it decodes; 0 streams leave that to FFmpeg."""
     decoder = source.decoder
+    if isinstance(decoder, JpegDecoder):
+        return
     # Frame threads hold pictures back, and of a GPU's decoder each takes one of the 32 surfaces that it has.
     # Those of FFV1 conceal what is damaged as it happens, differently each time.
     device = decoder.is_hwaccel or decoder is not source.video.codec_context

@@ -32,6 +32,7 @@ def endless_frames(
     settings: Callable[[], FrameSettings],
     current: Callable[[], StreamConfig],
     streams: Callable[[], int],
+    needed: Any,
 ) -> Iterator[Frame]:
     """Each frame is of a new epoch, as if the camera reconnected after each."""
     epoch = first_epoch

@@ -1,0 +1,117 @@
+"""JPEGs are decoded as small as is enough, and keep the size and the look that the camera gave them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from streamseg.config import StreamConfig
+from streamseg.sources.jpeg import halvings_of, upright_size
+from streamseg.sources.live import frames
+from streamseg.types import U8, Frame, Size
+from tests.cameras import web_server
+from tests.media import write_video
+from tools.demo import draw_scene
+
+WHOLE = (360, 480)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[U8]:
+    return [draw_scene(t / 5)[0] for t in range(8)]
+
+
+@pytest.fixture
+def clip(tmp_path: Path, drawn: list[U8]) -> Path:
+    write_video(tmp_path / "clip.mkv", drawn, codec="mjpeg", pix_fmt="yuvj420p", options={"qscale": "2"})
+    return tmp_path / "clip.mkv"
+
+
+def played(source: Path | str, *needed: Size | None, most: int = 8) -> list[Frame]:
+    """The frames of a source; as small as `needed` says for each; its last one is for the rest."""
+    shown: list[Frame] = []
+    stop = threading.Event()
+    asked = [*needed, *[needed[-1]] * most]
+
+    def next_needed(size: Size) -> Size | None:
+        assert size == WHOLE
+        return asked.pop(0)
+
+    for frame in frames(
+        StreamConfig(source=str(source), max_fps=100), "gate", stop, print, needed=next_needed
+    ):
+        shown.append(frame)
+        if len(shown) == most:
+            stop.set()
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("needed", "halvings"),
+    [
+        ((360, 480), 0), ((181, 240), 0), ((180, 241), 0), ((180, 240), 1), ((91, 100), 1), ((90, 120), 2),
+        ((45, 60), 3), ((1, 1), 3), ((720, 960), 0), (None, 0),
+    ],
+)  # fmt: skip
+def test_neither_side_falls_below_what_is_needed(needed: Size | None, halvings: int) -> None:
+    assert halvings_of(WHOLE, needed) == halvings
+
+
+def test_frames_keep_the_cameras_size_and_look_as_scaled_whole_ones(clip: Path) -> None:
+    whole, smaller = played(clip, None), played(clip, (90, 120))
+    assert len(smaller) == len(whole) == 8
+    for ours, theirs in zip(smaller, whole, strict=True):
+        assert ours.size == theirs.size == ours.rgb.shape[:2] == WHOLE
+        assert (ours.pts, ours.seq) == (theirs.pts, theirs.seq)
+        for size in ((90, 120), (60, 100)):
+            differ = np.abs(ours.scaled(size).astype(int) - theirs.scaled(size))
+            assert differ.mean() < 2
+        assert np.abs(ours.luma((45, 60)).astype(int) - theirs.luma((45, 60))).mean() < 2
+
+
+def test_what_is_needed_may_change_from_picture_to_picture(clip: Path) -> None:
+    whole = played(clip, None)
+    changing = played(clip, None, None, (180, 240), (45, 60), None, (45, 60))
+    exact = [np.array_equal(a.rgb, b.rgb) for a, b in zip(whole, changing, strict=True)]
+    assert exact == [True, True, False, False, True, False, False, False]
+
+
+def test_snapshots_and_streams_of_a_camera_are_decoded_smaller(drawn: list[U8]) -> None:
+    jpegs = [cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes() for rgb in drawn]
+
+    def stream() -> Iterator[bytes]:
+        while True:
+            for jpeg in jpegs:
+                yield b"--x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (
+                    len(jpeg),
+                    jpeg,
+                )
+
+    answers: list[tuple[Any, str]] = [
+        (lambda path: jpegs[0], "image/jpeg"),
+        (lambda path: stream(), "multipart/x-mixed-replace; boundary=x"),
+    ]
+    for answer, kind in answers:
+        with web_server(answer, kind) as address:
+            seen = played(f"{address}/live.jpg", (90, 120), most=4)
+        assert [frame.size for frame in seen] == [WHOLE] * 4
+        smooth = cv2.resize(cv2.resize(seen[0].rgb, (120, 90)), (480, 360))
+        assert np.abs(smooth.astype(int) - seen[0].rgb).mean() < 1.5  # there was no more in it
+
+
+def test_the_head_of_a_jpeg_tells_its_size_and_one_that_may_be_turned_is_left_whole(tmp_path: Path) -> None:
+    rgb = np.zeros((34, 50, 3), np.uint8)
+    for options in ([], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_OPTIMIZE, 1]):
+        data = cv2.imencode(".jpg", rgb, options)[1].tobytes()
+        assert upright_size(memoryview(data)) == (34, 50)
+        turned = data[:2] + b"\xff\xe1\x00\x08Exif\0\0" + data[2:]
+        assert upright_size(memoryview(turned)) is None
+        for cut in range(0, 300, 7):
+            assert upright_size(memoryview(data[:cut])) in (None, (34, 50))
+    assert upright_size(memoryview(b"\xff\xd8" + b"\xff" * 40)) is None
