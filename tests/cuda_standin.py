@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
-import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from streamseg.inference.backends.graphed_batches import GraphedBatches
+from streamseg.inference.backends.torch import recorded_work
 
 UNSAFE = ("_local_scalar_dense", "lift_fresh", "nonzero", "unique", "masked_select", "scalar_tensor")
 
@@ -51,6 +53,7 @@ class Graph:
         Graph.recording = False
         Graph.made += 1
 
+    @torch.inference_mode()
     def replay(self) -> None:
         for func, args, kwargs, result in self._recorder.steps:
             again = func(*args, **kwargs)
@@ -67,7 +70,13 @@ class Stream:
     def synchronize(self) -> None: ...
 
 
-def put_in_place_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+class Patch(Protocol):
+    """pytest's monkeypatch, or setattr itself."""
+
+    def setattr(self, target: Any, name: str, value: Any, /) -> None: ...
+
+
+def put_in_place_of_cuda(monkeypatch: Patch) -> None:
     default = Stream()
 
     @contextlib.contextmanager
@@ -79,3 +88,12 @@ def put_in_place_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "stream", current)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: default)
+
+
+def with_graphs(engine: Any, most_batch: int) -> None:
+    """Have a TorchEngine on the CPU run its batches as one on a GPU does; put_in_place_of_cuda() first."""
+    engine._batches = GraphedBatches(
+        lambda shape, dtype: recorded_work(engine._module, torch.zeros(shape, dtype=dtype), Stream(), None),
+        most_batch,
+        device="cpu",
+    )

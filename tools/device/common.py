@@ -9,7 +9,12 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from streamseg.inference.backends.torch import TorchEngine
 
 PARTS = Path(os.environ.get("PARTS", "out/device/parts"))
 OUT = Path(os.environ.get("OUT", "out/device"))
@@ -17,7 +22,7 @@ CARRIED = Path(os.environ.get("CARRIED", ".device"))  # what prepare.sh put into
 DATA = Path(os.environ.get("DATA", CARRIED / "data"))  # a folder with video/ and camvid/
 ENGINES = Path(os.environ.get("PROBE_ENGINES", "out/device/engines"))
 DRY = os.environ.get("DEVICE_DRY") == "1"
-CRF_CLASSES, CRF_ITERATIONS = 21, 10
+CRF_CLASSES, CRF_ITERATIONS = 21, 1 if DRY else 10
 
 
 class Part:
@@ -165,10 +170,11 @@ def pictures(count: int, size: tuple[int, int]):
 
 
 def load(name: str, precision: str, size: tuple[int, int], backend: str = "torch", max_batch: int = 32):
+    """An engine. In a dry run that of torch has CUDA's stand-in, and so the code round graphs is run, too."""
     from streamseg.config import EngineConfig
     from streamseg.inference.plans.load import load_engine
 
-    return load_engine(
+    engine = load_engine(
         EngineConfig(
             name=engine_folder(name),
             backend=backend,
@@ -177,6 +183,19 @@ def load(name: str, precision: str, size: tuple[int, int], backend: str = "torch
             max_batch=max_batch,
         )
     )
+    if DRY and backend == "torch":
+        from tests.cuda_standin import with_graphs
+
+        with_graphs(engine, max_batch)
+    return engine
+
+
+def graph_of(engine: TorchEngine, batch) -> Callable[[], object]:
+    """What queues the network alone, for batches of this shape: on a GPU a CUDA graph."""
+    import torch
+
+    assert engine._batches is not None
+    return engine._batches._of(len(batch), tuple(batch.shape[1:]), torch.uint8).work.start
 
 
 def clip(name: str = "camvid_0016E5_15hz.mp4") -> str:

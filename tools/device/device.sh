@@ -2,10 +2,15 @@
 # On the GPU machine, in the root of the checkout: bash tools/device/device.sh [STAGE...]
 #
 # Stages, the most useful first: facts engines tests crf pipeline density aoti knobs train.
-# On demand: sanitize ncu fulltrain.
+# On demand: sanitize ncu fulltrain backends.
 # Each has its own limit; $OUT/gpu.json, gpu.md and log.txt are written after each, so what is cut off loses only
-# its own. BUDGET_S (480): no stage runs longer. DEVICE_DRY=1: a test of this script on a CPU.
+# its own. BUDGET_S (480): no stage runs longer. DEVICE_DRY=1: a test of this script on a CPU. At the end a line
+# for all that failed, was cut off or did not run, and exit code 1 if there is one.
 set -uo pipefail
+known="facts engines tests crf pipeline density aoti knobs train sanitize ncu fulltrain backends"
+for one in "$@"; do
+  case " $known " in *" $one "*) ;; *) echo "no such stage: $one; must be one of: $known"; exit 2 ;; esac
+done
 begun=$SECONDS
 WORK=${WORK:-${TMPDIR:-/tmp}/streamseg-device}
 PY=${PY:-python3} SITE=$WORK/site OUT=${OUT:-out/device} BUDGET_S=${BUDGET_S:-480} DEVICE_DRY=${DEVICE_DRY:-0}
@@ -17,6 +22,8 @@ mkdir -p "$OUT" "$PARTS" "$PROBE_ENGINES" "$SITE" "$XDG_CACHE_HOME"
 export PYTHONPATH=$PWD:$SITE PATH=$PATH:/usr/sbin:/sbin
 [ $# -gt 0 ] && stages="$*" || stages="facts engines tests crf pipeline density aoti knobs train"
 log=$OUT/log.txt
+rm -f "$PARTS/failed.txt"
+for stage in $stages; do rm -f "$PARTS/$stage.json" "$PARTS/$stage"-*; done
 echo "== device.sh, $(date -u +%T), stages: $stages" | tee -a "$log"
 
 # Packages that are missing: from the archive of prepare.sh, or from wheels. A dry run has them installed.
@@ -31,8 +38,9 @@ if ! $PY -c "import av, msgspec, zmq, zstandard" 2>/dev/null; then
   fi
   [ -d "$CARRIED/meta" ] && cp -r "$CARRIED"/meta/. "$SITE/"
 fi
-$PY -c "import av, msgspec, zmq, zstandard, click, rich, cv2, onnxruntime, torch, onnx" 2>&1 | tee -a "$log" ||
-  echo "a package is missing: see above" | tee -a "$log"
+needed="av msgspec zmq zstandard click rich cv2 onnxruntime torch onnx pytest"
+missing=$($PY -c "from importlib.util import find_spec as f; print(*(n for n in '$needed'.split() if not f(n)))")
+[ -z "$missing" ] || { echo "packages are missing: $missing" | tee -a "$log"; exit 1; }
 
 # Our compiled kernels: carried, else built here (half a minute of one core).
 native_ok() { $PY -c "import sys; from streamseg import crf; sys.exit(not crf.native_available())" 2>>"$log"; }
@@ -60,11 +68,12 @@ fi
 
 no_gpu=$($PY -c "from streamseg.inference.backends.device import cuda_missing; print(cuda_missing() or '')" 2>>"$log")
 [ "$DEVICE_DRY" = 1 ] && no_gpu=
-[ -n "$no_gpu" ] && echo "no GPU: $no_gpu" | tee -a "$log"
+[ -n "$no_gpu" ] && { echo "no GPU: $no_gpu" | tee -a "$log"; stages=facts; }
+[ "$DEVICE_DRY" = 1 ] && export TRITON_INTERPRET=1
 jobs=()
 trap 'for job in "${jobs[@]}"; do kill "$job" 2>/dev/null; done' EXIT
 
-(while sleep 10; do $PY -m tools.device.probe collect; done) 2>/dev/null & jobs+=($!)  # a run that is cut off leaves figures ten seconds old
+(while sleep $([ "$DEVICE_DRY" = 1 ] && echo 1000 || echo 10); do $PY -m tools.device.probe collect; done) 2>/dev/null & jobs+=($!)  # a run that is cut off leaves figures ten seconds old
 
 [ -n "${CUDA_HOME:-}" ] || for folder in /usr/local/cuda /usr/local/cuda-1[3-9]*; do
   [ -f "$folder/include/cuda.h" ] && export CUDA_HOME=$folder && break
@@ -75,10 +84,10 @@ bounded() {  # LIMIT COMMAND...: at most this long, and no longer than there is 
   local limit=$1 rest; shift
   [ "$DEVICE_DRY" = 1 ] && limit=$((limit * 8))  # a CPU, which may be busy
   rest=$(left); [ "$rest" -lt "$limit" ] && limit=$rest
-  [ "$limit" -lt 8 ] && { echo "no time left for: $*" | tee -a "$log"; return 1; }
+  [ "$limit" -lt 8 ] && { echo "no time left for: $*" | tee -a "$log" "$PARTS/failed.txt"; return 1; }
   STAGE_S=$limit timeout -k 5 "$limit" "$@" 2>&1 | grep --line-buffered -v -e Warning -e '^  warnings.warn' | tee -a "$log"
   local rc=${PIPESTATUS[0]}
-  [ "$rc" -ne 0 ] && echo "   exit code $rc after at most $limit s: $*" | tee -a "$log"
+  [ "$rc" -ne 0 ] && echo "exit code $rc after at most $limit s: $*" | tee -a "$log" "$PARTS/failed.txt"
   return 0
 }
 probe() { bounded "$1" $PY -m tools.device.probe "${@:2}"; }
@@ -89,12 +98,21 @@ suite() {  # NAME LIMIT PYTEST-ARGUMENTS...: in a process of its own, so that a 
 }
 
 wanted() { local one; for one in "$@"; do case " $stages " in *" $one "*) return 0 ;; esac; done; return 1; }
-if [ -z "$no_gpu" ] && wanted engines knobs pipeline aoti; then  # on CPU cores, beside the first stages
+if wanted engines knobs pipeline aoti; then  # on CPU cores, beside the first stages
   for name in deeplab-v1-largefov deeplab-v2-resnet101; do
     [ -f "$PROBE_ENGINES/$name.done" ] && continue
     $PY -m tools.device.probe prep $name >>"$PARTS/prep.txt" 2>&1 & jobs+=($!)
   done
 fi
+
+aoti_begun=
+build_aoti() {  # on CPU cores, beside the tests
+  [ -n "$aoti_begun" ] && return
+  aoti_begun=1
+  for name in camvid-slim $([ "$DEVICE_DRY" = 1 ] || echo deeplab-v1-largefov); do
+    TORCHINDUCTOR_COMPILE_THREADS=5 $PY -m tools.device.probe aoti-build $name >>"$PARTS/aoti.txt" 2>&1 & jobs+=($!)
+  done
+}
 
 for stage in $stages; do
   echo "== $stage, after $((SECONDS - begun)) s, $(left) s left" | tee -a "$log"
@@ -102,14 +120,8 @@ for stage in $stages; do
     facts) probe 45 facts ;;
     engines) probe 90 engines ;;
     tests)
-      if [ -n "$no_gpu" ]; then probe 20 tests; $PY -m tools.device.probe collect; continue; fi
       limit=$(left); [ "$limit" -gt 110 ] && limit=110
-      if wanted aoti; then
-        for name in camvid-slim deeplab-v1-largefov; do
-          [ -f "$PARTS/aoti-$name.txt" ] && continue
-          TORCHINDUCTOR_COMPILE_THREADS=5 $PY -m tools.device.probe aoti-build $name >>"$PARTS/aoti.txt" 2>&1 & jobs+=($!)
-        done
-      fi
+      wanted aoti && build_aoti
       suite crf "$limit" tests/gpu/test_crf_gpu.py & one=$!
       suite engine "$limit" tests/gpu/test_engine_gpu.py tests/gpu/test_engine_tensorrt.py -k "not aoti and not largefov" & two=$!
       suite route "$limit" tests/gpu/test_route_gpu.py & three=$!
@@ -124,23 +136,25 @@ for stage in $stages; do
       probe 75 crf ;;
     pipeline) probe 90 pipeline ;;
     density) probe 75 density ;;
-    aoti) probe 100 aoti ;;
+    aoti) build_aoti; probe 100 aoti ;;
     knobs) probe 60 knobs ;;
     train) probe 75 train ;;
     fulltrain) probe 600 fulltrain ;;  # as many epochs as fit into what is left of BUDGET_S
     sanitize)  # finds bad accesses and races; about a minute each with torch
       for tool in memcheck racecheck; do
-        SIDE=24 bounded 100 compute-sanitizer --tool $tool --kernel-name regex:'_splat|_blur|_slice|_update' \
+        SIDE=24 bounded 100 compute-sanitizer --error-exitcode 1 --tool $tool --kernel-name regex:'_splat|_blur|_slice|_update' \
           $PY -m tools.device.probe tiny-crf | tail -n 15
       done ;;
     ncu)
       SIDE=513 bounded 100 ncu --clock-control none -k regex:'_splat|_blur|_update' -c 6 --section SpeedOfLight \
         --section MemoryWorkloadAnalysis --section Occupancy $PY -m tools.device.probe tiny-crf >"$OUT/ncu.txt" 2>&1
       tail -n 60 "$OUT/ncu.txt" ;;
-    *) echo "no such stage: $stage" | tee -a "$log" ;;
+    backends) bounded 3600 $PY -m benchmarks.gpu --out "$OUT/backends" ;;  # builds plans: minutes each
   esac
   $PY -m tools.device.probe collect
 done
 cat "$PARTS"/prep.txt "$PARTS"/aoti.txt >>"$log" 2>/dev/null
-echo "== done after $((SECONDS - begun)) s"
 [ "${QUIET:-0}" = 1 ] || head -c 11000 "$OUT/gpu.md"
+echo "== done after $((SECONDS - begun)) s" | tee -a "$log"
+$PY -m tools.device.probe verdict $stages 2>&1 | tee -a "$log"
+exit "${PIPESTATUS[0]}"

@@ -12,7 +12,7 @@ import json
 import sys
 import time
 
-from tools.device.common import OUT, PARTS, Part, no_gpu
+from tools.device.common import DRY, OUT, PARTS, Part, no_gpu
 from tools.device.crf import crf, tiny_crf
 from tools.device.engines import aoti, aoti_build, engines, knobs, prep
 from tools.device.facts import facts
@@ -85,10 +85,47 @@ STAGES = {
 }  # fmt: skip
 
 
+def verdict(stages: list[str]) -> int:
+    """Print a line for all of these stages that failed, was cut off or has no figures; their number."""
+    lines = [f"no GPU: {problem}"] if (problem := no_gpu()) else []
+    with contextlib.suppress(OSError):
+        lines += (PARTS / "failed.txt").read_text().splitlines()
+    for name in stages:
+        if name not in STAGES:
+            continue
+        try:
+            data = json.loads((PARTS / f"{name}.json").read_text())
+        except (OSError, ValueError):
+            lines.append(f"{name}: has no figures: see log.txt")
+            continue
+        lines += [f"{name}: {row['what']}: {row['error']} ({row['where']})" for row in data.get("failed", [])]
+        lines += [f"{name}: {row['test']}: {row['text']}" for row in data.get("failure", [])]
+        lines += [f"{name}: {row['test']}: {row['text']}" for row in data.get("error", [])]
+        lines += [f"{name}: {row['suite']} was cut off: {row['end'][-300:]}" for row in data.get("cut", [])]
+    for line in lines:
+        print(f"FAILED {' '.join(line.split())}")
+    return len(lines)
+
+
+def stand_in() -> None:
+    """A dry run: streams and graphs of the CPU, and Triton's interpreter, so that the same lines run."""
+    import types
+
+    from streamseg.crf import gpu_graph
+    from tests.cuda_standin import put_in_place_of_cuda
+
+    put_in_place_of_cuda(types.SimpleNamespace(setattr=setattr))
+    gpu_graph.is_on_gpu = lambda tensor: True
+
+
 def main() -> None:
     name = sys.argv[1]
     if name == "collect":
         return collect()
+    if name == "verdict":
+        sys.exit(verdict(sys.argv[2:]) > 0)
+    if DRY:
+        stand_in()
     if name == "prep":
         return prep(sys.argv[2])
     if name == "aoti-build":
