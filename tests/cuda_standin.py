@@ -67,6 +67,18 @@ class Stream:
 
     def wait_stream(self, other: Stream) -> None: ...
 
+    def wait_event(self, event: Event) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+class Event:
+    """In place of torch.cuda.Event: what it waits for is done."""
+
+    def __init__(self, **_: Any) -> None: ...
+
+    def record(self, stream: Stream) -> None: ...
+
     def synchronize(self) -> None: ...
 
 
@@ -85,6 +97,7 @@ def put_in_place_of_cuda(monkeypatch: Patch) -> None:
 
     monkeypatch.setattr(Graph, "made", 0)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "stream", current)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: default)

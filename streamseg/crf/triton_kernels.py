@@ -1,9 +1,9 @@
 """Splat, blur, slice and the fused update as Triton kernels.
 
 They have not been run on a GPU yet. In Triton's interpreter (TRITON_INTERPRET=1) they equal the compiled CRF
-(tests/unit/test_crf_triton.py), and tools/device/aot_triton.py compiles them for GPUs that are not there. A
-program works on BLOCK pixels or points by all classes, padded to a power of two and masked. Rows are padded
-to 16 bytes, which one access moves; sums need no order, so atomics are relaxed.
+(tools/device/checks/interpreter.py), and tools/device/aot_triton.py compiles them for GPUs that are not
+there. A program works on BLOCK pixels or points by all classes, padded to a power of two and masked. Rows
+are padded to 16 bytes, which one access moves; sums need no order, so atomics are relaxed.
 """
 
 # Arguments of a kernel are pointers and constants of its own language: types would say nothing about them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -32,14 +32,30 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+class Queued(NamedTuple):
+    """Logits (N, C, h, w) in torch, which may still be computed."""
+
+    logits: Tensor
+    ready: Any = None  # a CUDA event after which they are there; None: they are
+
+    def wait(self) -> Tensor:
+        """Have the current stream wait for them; on the host it takes no time."""
+        if self.ready is not None:
+            import torch
+
+            torch.cuda.current_stream().wait_event(self.ready)
+        return self.logits
+
+
 class TensorEngine(Engine, Protocol):
     """An engine that also takes pictures that are already on its device, and leaves the logits on it."""
 
-    def on_device(self, batch: Tensor) -> Tensor | F32:
+    def on_device(self, batch: Tensor) -> Queued | F32:
         """The same for uint8 (N, H, W, 3) in torch → logits in torch; of a SwitchEngine also on the host.
 
         batch is on the device of info.tensors or on the host; the logits are on the device, and the caller
-        owns them. Returns when they are computed; raises EngineError.
+        owns them. Returns when they are queued, on a GPU with at most one batch before them; what is wrong
+        with that one may be raised now, as EngineError.
         """
         ...
 

@@ -50,8 +50,8 @@ def infer(engine: Engine, frames: Sequence[Frame]) -> list[Logits]:
 
     Pictures on the engine's device are scaled on it, others are scaled on the host; the logits of an engine
     on a GPU stay there, and neither is copied to the host until it is asked for. stage_us gains wait (from
-    decoded until now), preprocess and infer, the latter two of the whole batch; the preparation on a GPU is
-    waited for in infer.
+    decoded until now), preprocess and infer, the latter two of the whole batch. On a GPU infer is the wait
+    for the batch before the last one, and what is left of this one is waited for where labels are made.
     """
     begun = time.monotonic_ns()
     size = input_size(engine, frames[0].size)
@@ -101,7 +101,9 @@ def _left_on_device(engine: Engine, batch: Tensor) -> list[F32 | DeviceLogits]:
     from streamseg.inference.upsample_device import TensorLogits
 
     answer = cast(TensorEngine, engine).on_device(batch)
-    return [one if isinstance(one, np.ndarray) else TensorLogits(one) for one in answer]
+    if isinstance(answer, np.ndarray):
+        return list(answer)
+    return [TensorLogits(one, answer.ready) for one in answer.logits]
 
 
 class FramePlacement:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from streamseg.errors import EngineError, one_line
 from streamseg.inference.holes import LARGEST
 from streamseg.inference.label_view import LabelView
 from streamseg.inference.scaling import labels_from_logits
@@ -18,19 +23,24 @@ _MOST_FLOATS = 1 << 26  # of upsampled logits at once: 1080p with 30 classes, 25
 
 
 class TensorLogits:
-    """One frame's logits (C, h, w) in torch; see streamseg.types.DeviceLogits. It owns its tensor."""
+    """One frame's logits (C, h, w) in torch; see streamseg.types.DeviceLogits. It owns its tensor.
 
-    def __init__(self, logits: Tensor) -> None:
+    On a GPU each thread works on a stream of its own, behind what computes the logits and nothing else.
+    """
+
+    def __init__(self, logits: Tensor, ready: Any = None) -> None:
+        """ready: a CUDA event after which they are there; None: they are."""
         if logits.dtype != torch.float32 or logits.dim() != 3:
             raise TypeError(
                 f"TensorLogits: must be float32 (C, h, w); is {logits.dtype} {tuple(logits.shape)}"
             )
-        self._logits = logits
+        self._logits, self._ready = logits, ready
         self._on_host: F32 | None = None  # two threads that ask at once copy it twice, equally
 
     def to_host(self) -> F32:
         if self._on_host is None:
-            self._on_host = np.ascontiguousarray(self._logits.cpu().numpy())
+            with self._behind():
+                self._on_host = np.ascontiguousarray(_to_host(self._logits))
         return self._on_host
 
     def labels(
@@ -40,13 +50,29 @@ class TensorLogits:
         probabilities: bool = False,
         temperature: float = 1.0,
     ) -> U8:
-        with torch.inference_mode():
+        with torch.inference_mode(), self._behind():
             largest = self._logits.abs().amax()  # looked at when the labels are there
-            labels = _to_host(device_labels(self._logits, size, view, probabilities, temperature))
+            labels: U8 = _to_host(device_labels(self._logits, size, view, probabilities, temperature))
             if largest.item() <= LARGEST:
                 return labels
         # not all are numbers
         return labels_from_logits(self.to_host(), size, False, probabilities, temperature, view)[0]
+
+    @contextlib.contextmanager
+    def _behind(self) -> Iterator[None]:
+        """What is queued inside waits for the logits; raises EngineError where the GPU failed."""
+        try:
+            if self._ready is None:
+                yield
+                return
+            stream = _own_stream()
+            stream.wait_event(self._ready)
+            with torch.cuda.stream(stream):
+                yield
+        except EngineError:
+            raise
+        except RuntimeError as error:
+            raise EngineError(f"the GPU failed on a network or its labels: {one_line(error)}") from error
 
 
 def device_labels(
@@ -112,7 +138,17 @@ def _taps(source: int, target: int, device: str) -> tuple[Tensor, Tensor, Tensor
     return before, after, share
 
 
-def _to_host(tensor: Tensor) -> U8:
+_of_thread = threading.local()
+
+
+def _own_stream() -> Any:
+    """This thread's stream."""
+    if not hasattr(_of_thread, "stream"):
+        _of_thread.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    return _of_thread.stream
+
+
+def _to_host(tensor: Tensor) -> Any:
     """Copy to the host, through pinned memory, which torch reuses; the caller owns the array."""
     if tensor.device.type == "cpu":
         return tensor.numpy()

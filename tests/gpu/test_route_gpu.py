@@ -82,7 +82,7 @@ def test_logits_that_stay_there_are_those_that_come_here(precision: Any) -> None
     engine = load_engine(EngineConfig(backend="torch", precision=precision))
     for moment in (0.0, 4.0):
         batch = draw_scene(moment)[0][None]
-        there = engine.on_device(torch.from_numpy(batch).cuda())  # type: ignore[attr-defined]
+        there = engine.on_device(torch.from_numpy(batch).cuda()).wait()  # type: ignore[attr-defined]
         assert there.is_cuda
         here = engine(batch)
         np.testing.assert_array_equal(there.cpu().numpy(), here)
@@ -131,7 +131,8 @@ def test_labels_are_computed_in_one_thread_while_another_runs_the_network() -> N
 
     engine = load_engine(EngineConfig(backend="torch", precision="fp32"))
     batch = torch.from_numpy(draw_scene(0.0)[0][None]).cuda()
-    kept = TensorLogits(engine.on_device(batch)[0])  # type: ignore[attr-defined]
+    queued = engine.on_device(batch)  # type: ignore[attr-defined]
+    kept = TensorLogits(queued.logits[0], queued.ready)
     want = kept.labels(SIZE)
     found: list[np.ndarray] = []
     other = threading.Thread(target=lambda: found.extend(kept.labels(SIZE) for _ in range(50)))

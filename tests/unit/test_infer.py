@@ -50,7 +50,7 @@ def on_host(one: Frame) -> bool:
 def test_the_torch_engine_takes_tensors_and_leaves_the_logits_there() -> None:
     engine = load_engine(EngineConfig(backend="torch", precision="fp32"))
     batch = np.stack([draw_scene(t)[0] for t in (0.0, 3.0)])
-    got = engine.on_device(torch.from_numpy(batch))  # type: ignore[attr-defined]
+    got = engine.on_device(torch.from_numpy(batch)).wait()  # type: ignore[attr-defined]
     assert isinstance(got, torch.Tensor)
     np.testing.assert_array_equal(got.numpy(), engine(batch))
     engine.close()
@@ -69,7 +69,7 @@ def test_an_aoti_package_takes_tensors_and_leaves_the_logits_there(
     engine = load_engine(EngineConfig(name=str(tiny_engine), backend="aoti", threads=1))
     assert engine.info.tensors == "cpu"
     batch = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 3), np.uint8)
-    got = engine.on_device(torch.from_numpy(batch))  # type: ignore[attr-defined]
+    got = engine.on_device(torch.from_numpy(batch)).wait()  # type: ignore[attr-defined]
     np.testing.assert_array_equal(got.numpy(), engine(batch))
     engine.close()
 

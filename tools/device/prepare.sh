@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # On a machine with a network, in the root of a checkout: bash tools/device/prepare.sh [--data small|full|none]
 #
-# Puts into .device/ what a GPU machine without a network lacks beside torch, and prints what there is to copy:
+# Puts into .device/ what a GPU machine without a network lacks beside torch, prints what there is to copy, and fails where that is over 64 MiB:
 #   site.tar.xz  av, msgspec, pyzmq and zstandard for cp312, in the versions of constraints.txt, stripped
 #   native/      our compiled kernels (x86-64; device.sh builds them if they do not load)
 #   meta/        the package's own metadata, from which the daemon reads its version
@@ -95,11 +95,5 @@ PYTHON
   fi
 fi
 # 4. What travels.
-tree=$(git ls-files -z -co --exclude-standard | xargs -0 -r stat -c %s 2>/dev/null | awk '{s += $1} END {print s + 0}')
-size() { [ -e "$1" ] && du -sb "$1" | cut -f1 || echo 0; }
-mib() { awk -v n="$1" 'BEGIN {printf "%6.1f MiB", n / 1048576}'; }
-printf '%s  the tree (tracked and untracked, not ignored)\n' "$(mib "$tree")"
-for one in .device/site.tar.xz .device/native .device/data .device .device-data; do
-  printf '%s  %s\n' "$(mib "$(size $one)")" $one
-done
+python3 tools/device/travels.py
 echo "copy the tree with .device/ to the GPU machine; there, in its root: bash tools/device/device.sh"

@@ -17,6 +17,7 @@ import numpy as np
 from streamseg.config import Precision
 from streamseg.inference.backends.base import library_errors
 from streamseg.inference.backends.device import Cuda, cpu_identity, cuda_device, loaded_from
+from streamseg.inference.backends.graphed_batches import GraphedBatches, Work
 from streamseg.inference.backends.protocol import BuildSpec, OnProgress
 from streamseg.inference.backends.torch import (
     TorchBackend,
@@ -24,6 +25,7 @@ from streamseg.inference.backends.torch import (
     keep_fp32,
     torch_dtype,
 )
+from streamseg.inference.engine import Queued
 from streamseg.inference.forms import Array
 from streamseg.types import F32
 
@@ -173,19 +175,29 @@ class AotiEngine(TorchBased):
 
         with library_errors(f"{plan}: torch cannot load it"):
             self._package: Any = aoti_load_package(str(plan))
+        self._batches: GraphedBatches | None = None
+        if device == "cuda":
+            self._batches = GraphedBatches(self._prepared, spec.shapes.largest[0])
 
-    def on_device(self, batch: torch.Tensor) -> torch.Tensor:
+    def on_device(self, batch: torch.Tensor) -> Queued:
         """See TensorEngine."""
         with self._running(batch), self._torch.inference_mode():
-            logits: torch.Tensor = self._package(batch.to(self._device))
-            if self._device == "cuda":
-                self._torch.cuda.current_stream().synchronize()
-            return logits
+            return Queued(self._package(batch)) if self._batches is None else self._batches.start(batch)
 
     def _run(self, feed: Array) -> F32:
         with self._torch.inference_mode():
-            logits = self._package(self._torch.from_numpy(feed).to(self._device))
-        return np.ascontiguousarray(logits.cpu().numpy(), np.float32)
+            if self._batches is not None:
+                return self._batches.run(feed)
+            return np.ascontiguousarray(self._package(self._torch.from_numpy(feed)).numpy(), np.float32)
 
     def _release(self) -> None:
+        if self._batches is not None:
+            self._batches.close()
         self._package = None
+
+    def _prepared(self, shape: tuple[int, ...], dtype: torch.dtype) -> Work:
+        """Memory for a shape. The package launches its kernels itself: whether a graph gains by it is a stage
+        of tools/device."""
+        image = self._torch.zeros(shape, dtype=dtype, device=self._device)
+        logits: torch.Tensor = self._package(image)
+        return Work(image, logits, lambda: logits.copy_(self._package(image)))

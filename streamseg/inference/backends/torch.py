@@ -18,6 +18,7 @@ from streamseg.inference.backends.base import BaseEngine
 from streamseg.inference.backends.device import Cuda, cuda_device, cuda_missing
 from streamseg.inference.backends.graphed_batches import GraphedBatches, Work
 from streamseg.inference.backends.protocol import BuildSpec, OnProgress
+from streamseg.inference.engine import Queued
 from streamseg.inference.forms import Array
 from streamseg.runtime.cuda_graphs import record
 from streamseg.types import F32
@@ -131,12 +132,12 @@ class TorchEngine(TorchBased):
             self._pool: Any = self._torch.cuda.graph_pool_handle()
             self._batches = GraphedBatches(self._prepared, spec.shapes.largest[0])
 
-    def on_device(self, batch: torch.Tensor) -> torch.Tensor:
+    def on_device(self, batch: torch.Tensor) -> Queued:
         """See TensorEngine."""
         with self._running(batch), self._torch.inference_mode():
             if self._batches is not None:
-                return self._batches.on_device(batch)
-            return self._module(batch).contiguous()  # type: ignore[no-any-return]
+                return self._batches.start(batch)
+            return Queued(self._module(batch).contiguous())
 
     def _run(self, feed: Array) -> F32:
         with self._torch.inference_mode():  # as on_device(), which may have recorded the shape

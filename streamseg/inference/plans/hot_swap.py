@@ -12,7 +12,7 @@ from streamseg.config import EngineConfig
 from streamseg.errors import EngineError
 from streamseg.inference.backends.protocol import Choice
 from streamseg.inference.backends.select import choices, fallback
-from streamseg.inference.engine import Engine, EngineInfo, TensorEngine
+from streamseg.inference.engine import Engine, EngineInfo, Queued, TensorEngine
 from streamseg.inference.plans.build import Build, BuildStopped
 from streamseg.inference.plans.load import (
     check_proof,
@@ -74,7 +74,7 @@ class SwitchEngine:
         self._used = engine
         return logits
 
-    def on_device(self, batch: Tensor) -> Tensor | F32:
+    def on_device(self, batch: Tensor) -> Queued | F32:
         """See TensorEngine; by way of the host when the current engine takes no tensors."""
         engine = self._for(batch)
         fits = engine.info.tensors in ("cuda", str(batch.device.type))

@@ -16,6 +16,7 @@ from streamseg.inference.backends.graphed_batches import GraphedBatches, Work
 from streamseg.inference.backends.protocol import BuildSpec
 from streamseg.inference.backends.tensorrt.plan import Library, make_logger, open_plan
 from streamseg.inference.backends.torch import device_name
+from streamseg.inference.engine import Queued
 from streamseg.runtime.cuda_graphs import record
 from streamseg.types import F32, U8
 
@@ -56,10 +57,10 @@ class PlanEngine(BaseEngine):
         with self._running(batch):
             return self._run(batch)
 
-    def on_device(self, batch: torch.Tensor) -> torch.Tensor:
+    def on_device(self, batch: torch.Tensor) -> Queued:
         """See TensorEngine."""
         with self._running(batch):
-            return self._batches.on_device(batch)
+            return self._batches.start(batch)
 
     def _run(self, feed: Any) -> F32:
         return self._batches.run(feed)
