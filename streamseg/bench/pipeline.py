@@ -54,7 +54,7 @@ class PipelineResult(msgspec.Struct, frozen=True, kw_only=True):
 def running_daemon(config: Config) -> Iterator[Daemon]:
     """Run a daemon in a thread and yield it when it is ready; raises the error that ended it.
 
-    Builds the engines first, so that the build is not measured.
+    Builds the engines first, and waits until they serve, so that the build is not measured.
     """
     for engine in wanted_engines(config.streams, config.engine, config.engines).values():
         load_engine(engine).close()
@@ -65,6 +65,8 @@ def running_daemon(config: Config) -> Iterator[Daemon]:
     try:
         if thread.error is not None:
             raise thread.error
+        while thread.is_alive() and any(one.state != "running" for one in daemon.status().engines.values()):
+            time.sleep(0.1)
         yield daemon
     finally:
         daemon.stop()
@@ -94,7 +96,7 @@ def bench_pipeline(
     return PipelineResult(
         sources=[s.source for s in config.streams.values()],
         engine=daemon.engine.id,
-        replicas=config.engine.replicas,
+        replicas=daemon.engine.replicas,
         realtime=all(s.realtime for s in config.streams.values()),
         seconds=seconds,
         fps=round(len(received) / seconds, 2),

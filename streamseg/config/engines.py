@@ -52,12 +52,13 @@ class EngineConfig(Settings, frozen=True):
     replicas: Annotated[
         int,
         Meta(
-            ge=1,
+            ge=0,
             le=64,
             description="Engines side by side for live streams, each with its share of the threads: on a CPU "
-            "more masks/s, each of them later; 1 on a GPU.",
+            "more masks/s, each of them later. 0 takes 1 where that keeps up with the streams, else up to 4; "
+            "1 on a GPU.",
         ),
-    ] = 1
+    ] = 0
     max_batch: Annotated[
         int, Meta(ge=1, le=64, description="Frames of different streams run at once, at most.")
     ] = 4

@@ -275,7 +275,7 @@ class Daemon:
         names = ", ".join(dict.fromkeys(config.name for config in wanted.values()))
         with self._service.busy(f"loading the engine{'s' if len(wanted) > 1 else ''} {names}"):
             try:
-                return self._engines.load(wanted)
+                return self._engines.load(wanted, self.config.streams)
             except ControlError:  # it was asked to stop
                 return {}
             finally:
@@ -294,6 +294,7 @@ class Daemon:
             self._operations = Operations(
                 self.config, self.path, pipeline, publisher, self._service, kept, self._engines
             )
+            self._engines.on_better = partial(self._loader.offer, self._operations.settle)
             self.ready.set()
             self._service.ready(pipeline.stats)
             now_s = time.monotonic()

@@ -6,13 +6,14 @@ import difflib
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
 from streamseg.config import EngineConfig, LabelsConfig, StreamConfig
 from streamseg.config.engines import DEFAULT, engine_settings, shared_threads
+from streamseg.daemon.arrangement import arranged, demands_of
 from streamseg.daemon.loading import Loading
 from streamseg.daemon.start_load import room_of
 from streamseg.errors import ConfigError, ControlError, EngineError
@@ -39,7 +40,7 @@ class Loaded:
     """An engine that has been loaded and has run."""
 
     config: EngineConfig  # as it is set
-    shared: EngineConfig  # with its share of the cores
+    shared: EngineConfig  # with its share of the cores, and its replicas
     served: ServedEngine
     upgrade: Upgrade | None
     status: EngineStatus
@@ -109,6 +110,9 @@ class Engines:
         self.changing = threading.RLock()
         self._default, self._sections = default, dict(sections)  # replaced whole
         self._stop = stop
+        self.on_better: Callable[[], object] = lambda: None
+        """Called from any thread when a better engine serves: settle() may have something to do."""
+        self._alone_s: dict[bytes, float] = {}  # by the settings: a picture in one engine
         self._serving: dict[str, Loaded] = {}  # each operation on it is whole
         self._label_sets: dict[str, tuple[LabelSet, str]] = {}  # by id, with the engine that had it first
         self._loading = EngineStatus(
@@ -139,19 +143,25 @@ class Engines:
             )
         return loaded.served.key
 
-    def load(self, wanted: Mapping[str, EngineConfig], pipeline: Pipeline | None = None) -> dict[str, Loaded]:
+    def load(
+        self,
+        wanted: Mapping[str, EngineConfig],
+        streams: Mapping[str, StreamConfig],
+        pipeline: Pipeline | None = None,
+    ) -> dict[str, Loaded]:
         """Load those of these engines that do not serve yet as they are set, and run each once. Blocks.
 
+        streams: those that will run on them.
         pipeline: learns what it needs of them. Raises EngineError, ConfigError for settings of the CRF, and
         ControlError when the daemon stops; then nothing has changed.
         """
-        shared = shared_threads(wanted, usable_cores())
+        shared, demands = shared_threads(wanted, usable_cores()), demands_of(streams, wanted)
         made: dict[str, Loaded] = {}
         try:
             for name, config in wanted.items():
                 known = self._serving.get(name)
                 if known is None or not _same_network(known.config, config):
-                    made[name] = self._load(name, config, shared[name])
+                    made[name] = self._load(name, config, shared[name], demands[name])
                     self._check_labels(made[name])
                     if pipeline is not None:
                         pipeline.prepare(made[name].served)
@@ -233,21 +243,34 @@ class Engines:
                 self.abandoned = not loaded.upgrade.stop() or self.abandoned
             close_all(loaded.served.replicas)
 
-    def _load(self, name: str, config: EngineConfig, shared: EngineConfig) -> Loaded:
+    def _load(self, name: str, config: EngineConfig, shared: EngineConfig, demand_fps: float) -> Loaded:
+        """Load an engine as it is arranged for its streams, again where that shows when it has run."""
+        cores, speed = usable_cores(), _speed_key(shared)
+        first, why = arranged(shared, cores, demand_fps, self._alone_s.get(speed))
+        loaded = self._load_as(name, config, first, speed)
+        better, why = arranged(shared, cores, demand_fps, self._alone_s.get(speed))
+        if better != first:
+            loaded.close()
+            loaded = self._load_as(name, config, better, speed)
+        if why:
+            status = loaded.status
+            count = "1 replica" if status.replicas == 1 else f"{status.replicas} replicas"
+            log.info("engine %s: %s of %s, %s", status.id, count, _threads(status.threads), why)
+        return loaded
+
+    def _load_as(self, name: str, config: EngineConfig, shared: EngineConfig, speed: bytes) -> Loaded:
         loading = Loading(shared)
         engines = loading.wait(self._stop)
         self.abandoned = self.abandoned or loading.abandoned
         if not engines:
             raise ControlError("stopping", "the daemon is stopping")
+        if len(engines) == 1 and not loading.to_build:
+            self._alone_s[speed] = loading.call_s
         status = EngineStatus(id=config.name, name=name)
-        loaded = Loaded(
-            config,
-            shared,
-            ServedEngine(EngineKey(name), engines, config.max_batch),
-            None,
-            status,
-            loading.call_s,
-        )
+        # Of several, chosen for more masks, each takes one frame: a batch would be later, not faster.
+        most = 1 if len(engines) > 1 and not config.replicas else config.max_batch
+        served = ServedEngine(EngineKey(name), engines, most)
+        loaded = Loaded(config, shared, served, None, status, loading.call_s)
 
         def on_change(state: EngineState, text: str, info: EngineInfo) -> None:
             loaded.status = EngineStatus(
@@ -259,6 +282,9 @@ class Engines:
                 state=state,
                 text=text,
             )
+            if loaded.upgrade is not None and loaded.upgrade.alone_s is not None:
+                self._alone_s[speed] = loaded.upgrade.alone_s
+                self.on_better()
 
         on_change("running", "", engines[0].info)
         if loading.to_build:
@@ -288,15 +314,18 @@ class Engines:
     def _share(self, pipeline: Pipeline) -> None:
         """Load again those whose share of the cores has changed."""
         on_cpu = {name: one for name, one in self._serving.items() if _on_cpu(one)}
-        shares = shared_threads({name: one.config for name, one in on_cpu.items()}, usable_cores())
-        stale = {
-            name: shares[name] for name, one in on_cpu.items() if not _same_network(one.shared, shares[name])
-        }
+        cores, demands = usable_cores(), demands_of(pipeline.streams.configs(), self._serving)
+        shares = shared_threads({name: one.config for name, one in on_cpu.items()}, cores)
+        stale = {}
+        for name, one in on_cpu.items():
+            alone_s = self._alone_s.get(_speed_key(shares[name]))
+            if not _same_network(one.shared, arranged(shares[name], cores, demands[name], alone_s).config):
+                stale[name] = shares[name]
         if not stale:
             return
         try:
             for name, shared in stale.items():
-                made = self._load(name, on_cpu[name].config, shared)
+                made = self._load(name, on_cpu[name].config, shared, demands[name])
                 pipeline.prepare(made.served)  # was fine before
                 self.serve({name: made}, pipeline)
         except (EngineError, ControlError) as error:
@@ -308,6 +337,11 @@ class Engines:
 def _same_network(one: EngineConfig, other: EngineConfig) -> bool:
     """Whether two settings differ at most in how labels are published."""
     return one == msgspec.structs.replace(other, labels=one.labels)
+
+
+def _speed_key(config: EngineConfig) -> bytes:
+    """What the speed of one engine depends on, of its settings."""
+    return msgspec.json.encode(msgspec.structs.replace(config, labels=LabelsConfig(), replicas=1))
 
 
 def _on_cpu(loaded: Loaded) -> bool:

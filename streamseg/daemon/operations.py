@@ -143,7 +143,7 @@ class Operations:
                 new = load_config(self._path)
                 check_sources(new.streams)
                 wanted = wanted_engines(new.streams, new.engine, new.engines)
-                made = self._engines.load(wanted, self._pipeline)
+                made = self._engines.load(wanted, new.streams, self._pipeline)
             except (ConfigError, EngineError) as error:
                 problems = error.problems if isinstance(error, ConfigError) else (str(error),)
                 for problem in problems:
@@ -215,7 +215,7 @@ class Operations:
                 present = {**streams.configs(), name: config}
                 wanted = wanted_engines(present, own.engine, own.engines)
             try:
-                made = self._engines.load(wanted, self._pipeline)
+                made = self._engines.load(wanted, present, self._pipeline)
             except EngineError as error:
                 log.warning("%s: nothing has changed: %s", name, error)
                 raise ControlError("bad settings", str(error)) from error

@@ -216,6 +216,7 @@ class Upgrade:
         self._on_change = on_change
         self._builds = [Build(one, quiet=True, prove=needs_proof(config, one)) for one in choices]
         self._proves = [needs_proof(config, one) for one in choices]
+        self.alone_s: float | None = None  # a picture, once the better engine runs, if it is the only one
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="build", daemon=True)
 
@@ -249,7 +250,9 @@ class Upgrade:
                     for engine in engines:
                         if self._stopping.is_set():
                             return close_all(engines)
-                        engine.warm_up(engine.info.input_size)
+                        took_s = engine.warm_up(engine.info.input_size)
+                if len(engines) == 1:
+                    self.alone_s = min(took_s, engines[0].warm_up(engines[0].info.input_size))
             except BuildStopped:
                 return
             except Exception as error:  # noqa: BLE001 - a library may raise anything; the current engine serves on

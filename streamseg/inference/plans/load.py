@@ -14,7 +14,7 @@ from streamseg.inference.engine import Engine
 from streamseg.inference.interface import check_runs
 from streamseg.inference.plans.build import Build
 from streamseg.inference.plans.cache import Plan, drop_plan, find_plan, mark_used, plan_folders
-from streamseg.inference.plans.proof import Proof, keep_proof, kept_proof, needs_proof
+from streamseg.inference.plans.proof import Proof, SlowerForm, keep_proof, kept_proof, needs_proof
 from streamseg.inference.plans.recipe_key import recipe_of
 
 log = logging.getLogger(__name__)
@@ -55,15 +55,18 @@ def proof_of(choice: Choice, build: Build | None = None) -> Proof:
 
 def check_proof(choice: Choice, proof: Proof) -> None:
     """Log why a form is taken; raises EngineError where it is not."""
-    if proof.problem:
-        raise EngineError(proof.problem)
+    if proof.disagreement:
+        raise EngineError(proof.disagreement)
+    if proof.slowness:
+        raise SlowerForm(proof.slowness)
     log.info("engine %s: %s", choice.engine_id, proof.why)
 
 
 def skip(choice: Choice, error: EngineError) -> None:
     """Log that a form is not taken, and the next one is tried."""
     text = str(error).removeprefix(f"engine {choice.engine_id}: ")
-    log.warning("engine %s: skipped: %s", choice.engine_id, text)
+    level = logging.INFO if isinstance(error, SlowerForm) else logging.WARNING
+    log.log(level, "engine %s: skipped: %s", choice.engine_id, text)
 
 
 def load_choice(choice: Choice, build: Build | None = None) -> Engine:
@@ -106,7 +109,7 @@ def notes(spec: BuildSpec) -> Iterator[str]:
 
 
 def load_replicas(count: int, choice: Choice, first: Engine) -> list[Engine]:
-    """Load more engines like `first`, to have `count`; when one fails, all are closed.
+    """Load more engines like `first`, to have `count`, at least it alone; when one fails, all are closed.
 
     The plan is kept then: `first` has proved that it is a good one. Raises EngineError.
     """

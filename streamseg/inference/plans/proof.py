@@ -13,7 +13,7 @@ import msgspec
 
 from streamseg.config import EngineConfig
 from streamseg.config.reading import read_file
-from streamseg.errors import OutputError
+from streamseg.errors import EngineError, OutputError
 from streamseg.inference.backends.device import cpu_identity
 from streamseg.inference.backends.protocol import Choice
 from streamseg.inference.plans.verify import Measured
@@ -26,9 +26,6 @@ log = logging.getLogger(__name__)
 PROOFS = "proofs"
 LEAST_PERCENT = 98.5
 """Labels as in fp32. camvid-slim in int8 has 99.2 and loses 0.03 mIoU; bf16 has 99.9."""
-CLEARLY = 1.1
-"""By so much another form must be faster to be preferred: the times are of a machine that may be busy."""
-
 SCHEMA = 1
 
 
@@ -59,14 +56,21 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def problem(self) -> str:
         """Why the form is not to be taken; empty where it is."""
+        return self.disagreement or self.slowness
+
+    @property
+    def disagreement(self) -> str:
+        percent = self.measured.agreement.argmax_percent
+        if percent >= LEAST_PERCENT:
+            return ""
+        return f"{percent:.1f} % of its labels are as in fp32, below {LEAST_PERCENT:g} %"
+
+    @property
+    def slowness(self) -> str:
         found = self.measured
-        if found.agreement.argmax_percent < LEAST_PERCENT:
-            percent = found.agreement.argmax_percent
-            return f"{percent:.1f} % of its labels are as in fp32, below {LEAST_PERCENT:g} %"
-        if found.onnx_ms is not None and found.ms > CLEARLY * found.onnx_ms:
-            return f"slower here than ONNX Runtime ({found.ms:.1f} ms, {found.onnx_ms:.1f} ms)"
-        if found.ms > CLEARLY * found.fp32_ms:
-            return f"slower here than fp32 ({found.ms:.1f} ms, {found.fp32_ms:.1f} ms)"
+        for other, name in ((found.onnx, "ONNX Runtime"), (found.fp32, "fp32")):
+            if other is not None and found.cost.clearly_above(other):
+                return f"slower here than {name} ({found.cost.ms:.1f} ms, {other.ms:.1f} ms)"
         return ""
 
     @property
@@ -75,8 +79,12 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
         found = self.measured
         return (
             f"{found.agreement.argmax_percent:.2f} % of its labels are as in fp32, and a picture took "
-            f"{found.ms:.1f} ms instead of {found.fp32_ms:.1f}"
+            f"{found.cost.ms:.1f} ms instead of {found.fp32.ms:.1f}"
         )
+
+
+class SlowerForm(EngineError):
+    """A form agrees with fp32, and another one is faster."""
 
 
 def needs_proof(config: EngineConfig, choice: Choice) -> bool:

@@ -21,6 +21,7 @@ from streamseg.sources.target import DEMO
 from streamseg.types import F32, U8
 
 TIMED_S = 0.5
+CLEARLY = 1.1
 MOST_MEAN_DIFFERENCE = 0.5  # of the reference's standard deviation; int8 has about 0.1, a wrong graph 1
 
 
@@ -41,13 +42,24 @@ def check_agreement(engine: Engine, spec: BuildSpec) -> Agreement:
     return found
 
 
+class Cost(msgspec.Struct, frozen=True):
+    """What a picture costs, at best: time, and CPU time of all threads, which a busy machine changes less."""
+
+    ms: float
+    cpu_ms: float
+
+    def clearly_above(self, other: Cost) -> bool:
+        """Whether both are, by more than runs of one engine differ."""
+        return self.ms > CLEARLY * other.ms and self.cpu_ms > CLEARLY * other.cpu_ms
+
+
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """A form of an engine beside others on real pictures."""
 
     agreement: Agreement  # with ONNX Runtime in fp32
-    ms: float  # a picture, at best
-    fp32_ms: float
-    onnx_ms: float | None = None  # of ONNX Runtime in the same precision, where it has that
+    cost: Cost
+    fp32: Cost
+    onnx: Cost | None = None  # of ONNX Runtime in the same precision, where it has that
 
 
 def measure(engine: Engine, spec: BuildSpec) -> Measured:
@@ -63,20 +75,21 @@ def measure(engine: Engine, spec: BuildSpec) -> Measured:
             engines.append(owned.enter_context(contextlib.closing(onnx.load(spec, None))))
         batches = [make_batch([picture], spec.shapes.usual[1:]) for picture in _pictures()]
         answers = [[one(batch) for batch in batches] for one in engines]
-        best = [float("inf")] * len(engines)
+        runs: list[list[Cost]] = [[] for _ in engines]
         begun_s = time.perf_counter()
         while time.perf_counter() - begun_s < TIMED_S:
-            for at, one in enumerate(engines):
-                run_s = time.perf_counter()
-                one(batches[0])
-                best[at] = min(best[at], time.perf_counter() - run_s)
+            for one, costs in zip(engines, runs, strict=True):
+                costs.append(_cost(one, batches[0]))
+    best = [Cost(min(c.ms for c in costs), min(c.cpu_ms for c in costs)) for costs in runs]
     agreement = agreement_of(list(zip(*answers[:2], strict=True)))
-    return Measured(
-        agreement=agreement,
-        ms=round(1000 * best[0], 2),
-        fp32_ms=round(1000 * best[1], 2),
-        onnx_ms=round(1000 * best[2], 2) if len(best) > 2 else None,
-    )
+    return Measured(agreement=agreement, cost=best[0], fp32=best[1], onnx=best[2] if len(best) > 2 else None)
+
+
+def _cost(engine: Engine, batch: U8) -> Cost:
+    begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
+    engine(batch)
+    cpu_s, took_s = time.process_time() - begun_cpu_s, time.perf_counter() - begun_s
+    return Cost(round(1000 * took_s, 2), round(1000 * cpu_s, 2))
 
 
 def _pictures() -> list[U8]:
