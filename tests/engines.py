@@ -39,6 +39,17 @@ def write_tiny_engine(folder: Path, *, name: str = "tiny", gain: float = 1 / 32)
     )
 
 
+def write_two_forms(folder: Path, gain: float = 1 / 32) -> Path:
+    """The tiny engine with an int8 form, which is its graph with another gain; below 0 labels are others."""
+    write_tiny_engine(folder)
+    data = _graph(gain)
+    (folder / "tiny.int8.onnx").write_bytes(data)
+    toml = (folder / "engine.toml").read_text()
+    entry = f'[weights.int8]\nfile = "tiny.int8.onnx"\nsha256 = "{hashlib.sha256(data).hexdigest()}"\n\n'
+    (folder / "engine.toml").write_text(toml.replace("[[classes]]", entry + "[[classes]]", 1))
+    return folder
+
+
 def write_constant_engine(folder: Path, classes: int, *, label_set: str = "") -> Path:
     """An engine of so many classes that labels every pixel with the last one; its label set is of-CLASSES."""
     weight = np.zeros((classes, 3), np.float32)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +18,15 @@ import pytest
 
 from streamseg.config import CrfConfig, EngineConfig, RefinementConfig
 from streamseg.errors import OutputError
+from streamseg.inference.backends.select import choices
+from streamseg.inference.plans.cache import Agreement
+from streamseg.inference.plans.proof import keep_proof
+from streamseg.inference.plans.verify import Cost, Measured
 from streamseg.recorded import Event, ProcessConfig, Started, process_files
+from streamseg.recorded.events import Progressed
 from streamseg.recorded.pending import is_pending
 from streamseg.recorded.segments import segment_path, whole_segments
+from tests.engines import write_two_forms
 from tests.media import write_video
 
 # Runs the command and kills itself at the given moment. Moments are what changes the folder of results, and
@@ -259,3 +266,33 @@ def test_two_at_once_do_not_share_a_folder(clip: Path, config: ProcessConfig, tm
 
     assert process_files([clip], tmp_path, config, on_event=on_event).whole
     assert "another streamseg is working on it" in str(inside[0].failed[0].error)
+
+
+def test_a_file_keeps_the_form_of_the_network_in_which_it_was_begun(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamseg.inference.backends.device.cpu_features", lambda: ("avx512_vnni",))
+    folder = write_two_forms(tmp_path / "tiny", gain=1 / 64)
+    auto = ProcessConfig(engine=EngineConfig(name=str(folder), threads=1), overlay=False, segment_frames=5)
+    int8 = choices(auto.engine)[0]
+    agrees = Agreement(pictures=3, argmax_percent=100, max_difference=0, mean_difference=0)
+    keep_proof(int8, Measured(agreement=agrees, cost=Cost(1, 1), fp32=Cost(2, 2)))
+    fp32 = msgspec.structs.replace(auto, engine=msgspec.structs.replace(auto.engine, precision="fp32"))
+
+    def engine(
+        out: str, config: ProcessConfig, stop: threading.Event | None = None
+    ) -> list[tuple[str, bool]]:
+        ended = process_files(
+            [clip], tmp_path / out, config, stop=stop,
+            on_event=lambda event: stop.set() if stop and isinstance(event, Progressed) else None,
+        ).finished  # fmt: skip
+        return [(one.manifest.identity.engine, one.again) for one in ended]
+
+    assert engine("old", fp32) == [("tiny/fp32/onnx", False)]
+    assert engine("old", auto) == [("tiny/fp32/onnx", True)], "finished in fp32, and left as it is"
+    assert engine("begun", fp32, threading.Event()) == []
+    assert engine("begun", auto) == [("tiny/fp32/onnx", False)], "goes on in fp32"
+    assert engine("new", auto) == [("tiny/int8/onnx", False)]
+    monkeypatch.setattr("streamseg.inference.backends.device.cpu_features", tuple)
+    assert engine("new", auto) == [("tiny/int8/onnx", True)]
+    assert engine("newer", auto) == [("tiny/fp32/onnx", False)]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 
 from streamseg.config import EngineConfig
 from streamseg.inference.backends import device, select
@@ -22,7 +19,7 @@ from streamseg.inference.plans.hot_swap import Upgrade, start_engines
 from streamseg.inference.plans.load import close_all, load_engine, proof_of
 from streamseg.inference.plans.proof import Proof, form_of, kept_proof
 from streamseg.inference.plans.verify import Cost, Measured
-from tests.engines import write_tiny_engine
+from tests.engines import write_two_forms
 
 VNNI: tuple[str, ...] = ("avx2", "avx512_vnni")
 AUTO = EngineConfig(threads=1)
@@ -44,22 +41,6 @@ def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return has
 
 
-def with_int8(folder: Path, gain: float = 1 / 32) -> Path:
-    """The tiny engine with an int8 form, which is its graph with another gain: at 0 everything is class 0."""
-    write_tiny_engine(folder)
-    graph = onnx.load(folder / "tiny.onnx")
-    for constant in graph.graph.initializer:
-        if constant.name in ("weight", "bias"):
-            values = numpy_helper.to_array(constant) * np.float32(gain * 32)
-            constant.CopyFrom(numpy_helper.from_array(values, constant.name))
-    data = graph.SerializeToString()
-    (folder / "tiny.int8.onnx").write_bytes(data)
-    toml = (folder / "engine.toml").read_text()
-    entry = f'[weights.int8]\nfile = "tiny.int8.onnx"\nsha256 = "{hashlib.sha256(data).hexdigest()}"\n\n'
-    (folder / "engine.toml").write_text(toml.replace("[[classes]]", entry + "[[classes]]", 1))
-    return folder
-
-
 def measured(percent: float = 99.0, ms: float = 5.0, *, cpu_ms: float = 0, onnx_ms: float = 0) -> Measured:
     agreement = Agreement(pictures=3, argmax_percent=percent, max_difference=1.0, mean_difference=0.1)
     onnx = Cost(onnx_ms, 2 * onnx_ms) if onnx_ms else None
@@ -72,7 +53,7 @@ def forms(config: EngineConfig) -> list[str]:
 
 @pytest.mark.usefixtures("processor")
 def test_int8_comes_first_on_a_processor_with_vnni(tmp_path: Path) -> None:
-    assert forms(EngineConfig(name=str(with_int8(tmp_path / "tiny")))) == ["int8/onnx", "fp32/onnx"]
+    assert forms(EngineConfig(name=str(write_two_forms(tmp_path / "tiny")))) == ["int8/onnx", "fp32/onnx"]
 
 
 def test_without_vnni_it_is_fp32_and_the_log_says_why(
@@ -80,7 +61,7 @@ def test_without_vnni_it_is_fp32_and_the_log_says_why(
 ) -> None:
     processor("avx2")
     with caplog.at_level(logging.INFO):
-        assert forms(EngineConfig(name=str(with_int8(tmp_path / "tiny")))) == ["fp32/onnx"]
+        assert forms(EngineConfig(name=str(write_two_forms(tmp_path / "tiny")))) == ["fp32/onnx"]
     assert caplog.messages == ["engine tiny: skipped: int8: this processor has no instructions for it (VNNI)"]
 
 
@@ -156,7 +137,7 @@ def test_the_default_engine_runs_in_int8_and_says_why(caplog: pytest.LogCaptureF
 def test_a_damaged_int8_gives_way_to_fp32_and_is_looked_at_once(
     tmp_path: Path, own_cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = EngineConfig(name=str(with_int8(tmp_path / "tiny", gain=-1)), threads=1)
+    config = EngineConfig(name=str(write_two_forms(tmp_path / "tiny", gain=-1)), threads=1)
     with caplog.at_level(logging.INFO):
         engine = load_engine(config)
     engine.close()
@@ -173,7 +154,7 @@ def test_a_damaged_int8_gives_way_to_fp32_and_is_looked_at_once(
 
 @pytest.mark.usefixtures("processor")
 def test_a_start_that_cannot_wait_serves_fp32_and_exchanges_it(tmp_path: Path, own_cache: Path) -> None:
-    config = EngineConfig(name=str(with_int8(tmp_path / "tiny")), threads=1)
+    config = EngineConfig(name=str(write_two_forms(tmp_path / "tiny")), threads=1)
     engines, better = start_engines(config, wait_s=0)
     assert [one.engine_id for one in better] == ["tiny/int8/onnx"]
     told: list[tuple[str, str, str]] = []
@@ -195,12 +176,12 @@ def test_a_start_that_cannot_wait_serves_fp32_and_exchanges_it(tmp_path: Path, o
 
 @pytest.mark.usefixtures("processor", "own_cache")
 def test_a_proof_serves_every_number_of_threads_but_no_other_weights(tmp_path: Path) -> None:
-    config = EngineConfig(name=str(with_int8(tmp_path / "tiny")), threads=1)
+    config = EngineConfig(name=str(write_two_forms(tmp_path / "tiny")), threads=1)
     (choice, _), (wider, _) = choices(config), choices(EngineConfig(name=config.name, threads=2))
     assert form_of(choice) == form_of(wider)
     proof_of(choice)
     assert kept_proof(wider) is not None
-    other, _ = choices(EngineConfig(name=str(with_int8(tmp_path / "other", gain=1)), threads=1))
+    other, _ = choices(EngineConfig(name=str(write_two_forms(tmp_path / "other", gain=1)), threads=1))
     assert kept_proof(other) is None
 
 
@@ -213,6 +194,6 @@ def test_a_cache_that_cannot_be_written_costs_a_comparison_at_each_start(
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     monkeypatch.setattr(proofs, "_made", {})
     with caplog.at_level(logging.INFO):
-        proof = proof_of(choices(EngineConfig(name=str(with_int8(tmp_path / "tiny")), threads=1))[0])
+        proof = proof_of(choices(EngineConfig(name=str(write_two_forms(tmp_path / "tiny")), threads=1))[0])
     assert proof.measured.agreement.argmax_percent == 100
     assert any("compared with fp32 anew at each start" in m for m in caplog.messages)
