@@ -17,8 +17,8 @@ from streamseg.bench.summary import Machine, this_machine
 from streamseg.config import Config, StreamConfig
 from streamseg.config.engines import engine_settings
 from streamseg.config.sharing import shared_with, sharing_problems
-from streamseg.daemon.engines import wanted_engines
 from streamseg.daemon.machine import memory_bytes
+from streamseg.daemon.wanted import wanted_engines
 from streamseg.errors import ConfigError, SourceError
 from streamseg.live.capacity import Load, Room, held, load_of
 from streamseg.runtime.cpus import memory_limit, usable_cores

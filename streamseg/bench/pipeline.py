@@ -13,7 +13,7 @@ import msgspec
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
 from streamseg.config import Config
 from streamseg.daemon import Daemon
-from streamseg.daemon.engines import wanted_engines
+from streamseg.daemon.wanted import wanted_engines
 from streamseg.errors import StreamsegError
 from streamseg.inference.plans.load import load_engine
 from streamseg.runtime.counters import StreamStats

@@ -21,7 +21,7 @@ from streamseg.config import Config, EngineConfig
 from streamseg.config.sharing import sharing_problems
 from streamseg.daemon.background import Background
 from streamseg.daemon.control import ControlServer
-from streamseg.daemon.engines import Engines, Loaded, wanted_engines
+from streamseg.daemon.engines import Engines, Loaded
 from streamseg.daemon.kept_zones import KeptZones
 from streamseg.daemon.machine import (
     WallClock,
@@ -45,6 +45,7 @@ from streamseg.daemon.status import (
     zone_shares,
 )
 from streamseg.daemon.systemd import Service
+from streamseg.daemon.wanted import wanted_engines
 from streamseg.daemon.web import WebProcess, console_of, mask_endpoints
 from streamseg.errors import ConfigError, ControlError, StreamsegError
 from streamseg.live.pipeline import Pipeline

@@ -9,7 +9,7 @@ from typing import get_args
 
 from streamseg.config import Config, EngineConfig, Precision, StreamConfig
 from streamseg.config.sharing import sharing_problems
-from streamseg.daemon.engines import wanted_engines
+from streamseg.daemon.wanted import wanted_engines
 from streamseg.errors import ConfigError, SourceError, StreamsegError
 from streamseg.inference.backends.select import choices
 from streamseg.inference.spec import EngineSpec, find_engine

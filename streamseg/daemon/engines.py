@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
-import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -16,12 +14,10 @@ from streamseg.config.engines import DEFAULT, engine_settings, shared_threads
 from streamseg.daemon.arrangement import arranged, demands_of
 from streamseg.daemon.loading import Loading
 from streamseg.daemon.start_load import room_of
-from streamseg.errors import ConfigError, ControlError, EngineError
+from streamseg.errors import ControlError, EngineError
 from streamseg.inference.engine import EngineInfo
-from streamseg.inference.label_view import view_of
 from streamseg.inference.plans.hot_swap import Upgrade
 from streamseg.inference.plans.load import close_all
-from streamseg.inference.spec import find_engine
 from streamseg.live.capacity import Room
 from streamseg.live.engines import ServedEngine
 from streamseg.live.pipeline import Pipeline
@@ -50,55 +46,6 @@ class Loaded:
         if self.upgrade is not None:
             self.upgrade.stop()
         close_all(self.served.replicas)
-
-
-def wanted_engines(
-    streams: Mapping[str, StreamConfig], default: EngineConfig, sections: Mapping[str, EngineConfig]
-) -> dict[str, EngineConfig]:
-    """The engines that these streams need, that of [engine] first. Raises ConfigError for unknown names."""
-    problems = []
-    found: dict[str, EngineConfig] = {}
-    for stream, config in streams.items():
-        name, settings = engine_settings(config.engine, default, sections)
-        if problem := engine_problem(name, sections):
-            problems.append(f"streams.{stream}.engine: {problem}")
-        else:
-            problems += label_problems(stream, config, name, settings)
-        found[name] = settings
-    if problems:
-        raise ConfigError(*dict.fromkeys(problems))
-    return dict(sorted(found.items(), key=lambda item: item[0] != DEFAULT))
-
-
-def engine_problem(name: str, sections: Mapping[str, EngineConfig]) -> str:
-    """Why a stream cannot be run on the engine of this name; empty where one is known by it."""
-    if name == DEFAULT or name in sections:
-        return ""
-    try:
-        find_engine(name)
-    except EngineError as error:
-        near = difflib.get_close_matches(name, sections, n=1)
-        hint = f"unknown engine {name!r}; did you mean {near[0]!r}?" if near else str(error)
-        return hint if near or os.sep in name else f"{hint}; or add a section [engines.{name}]"
-    return ""
-
-
-def label_problems(stream: str, config: StreamConfig, name: str, settings: EngineConfig) -> Iterator[str]:
-    """What of the labels that a stream is to have does not fit the engine; nothing where that is unknown."""
-    try:
-        _, spec = find_engine(settings.name)
-    except EngineError:  # loading it says so
-        return
-    section = "engine" if name == DEFAULT else f"engines.{name}"
-    own = config.labels.given
-
-    def key(field: str) -> str:
-        return f"streams.{stream}.labels.{field}" if field in own else f"{section}.labels.{field}"
-
-    try:
-        view_of(spec.labels, config.labels.over(settings.labels), spec.gives, key)
-    except ConfigError as error:
-        yield from error.problems
 
 
 class Engines:

@@ -14,11 +14,12 @@ import numpy as np
 from streamseg.config import Config, StreamConfig, build_settings, load_config
 from streamseg.config.sharing import shared_with
 from streamseg.config.tables import checked_tables, tables_of
-from streamseg.daemon.engines import Engines, Loaded, wanted_engines
+from streamseg.daemon.engines import Engines, Loaded
 from streamseg.daemon.kept_zones import KeptZones
 from streamseg.daemon.reload import Change, check_sources, plan_change
 from streamseg.daemon.remote import check_remote, check_remote_engine
 from streamseg.daemon.systemd import Service
+from streamseg.daemon.wanted import wanted_engines
 from streamseg.errors import ConfigError, ControlError, EngineError
 from streamseg.inference.label_view import view_of
 from streamseg.inference.scaling import labels_of

@@ -1,0 +1,62 @@
+"""The engines that streams ask for, and what keeps streams from running on them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+
+from streamseg.config import EngineConfig, StreamConfig
+from streamseg.config.engines import DEFAULT, engine_settings
+from streamseg.errors import ConfigError, EngineError
+from streamseg.inference.label_view import view_of
+from streamseg.inference.spec import find_engine
+
+
+def wanted_engines(
+    streams: Mapping[str, StreamConfig], default: EngineConfig, sections: Mapping[str, EngineConfig]
+) -> dict[str, EngineConfig]:
+    """The engines that these streams need, that of [engine] first. Raises ConfigError for unknown names."""
+    problems = []
+    found: dict[str, EngineConfig] = {}
+    for stream, config in streams.items():
+        name, settings = engine_settings(config.engine, default, sections)
+        if problem := engine_problem(name, sections):
+            problems.append(f"streams.{stream}.engine: {problem}")
+        else:
+            problems += label_problems(stream, config, name, settings)
+        found[name] = settings
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    return dict(sorted(found.items(), key=lambda item: item[0] != DEFAULT))
+
+
+def engine_problem(name: str, sections: Mapping[str, EngineConfig]) -> str:
+    """Why a stream cannot be run on the engine of this name; empty where one is known by it."""
+    if name == DEFAULT or name in sections:
+        return ""
+    try:
+        find_engine(name)
+    except EngineError as error:
+        near = difflib.get_close_matches(name, sections, n=1)
+        hint = f"unknown engine {name!r}; did you mean {near[0]!r}?" if near else str(error)
+        return hint if near or os.sep in name else f"{hint}; or add a section [engines.{name}]"
+    return ""
+
+
+def label_problems(stream: str, config: StreamConfig, name: str, settings: EngineConfig) -> Iterator[str]:
+    """What of the labels that a stream is to have does not fit the engine; nothing where that is unknown."""
+    try:
+        _, spec = find_engine(settings.name)
+    except EngineError:  # loading it says so
+        return
+    section = "engine" if name == DEFAULT else f"engines.{name}"
+    own = config.labels.given
+
+    def key(field: str) -> str:
+        return f"streams.{stream}.labels.{field}" if field in own else f"{section}.labels.{field}"
+
+    try:
+        view_of(spec.labels, config.labels.over(settings.labels), spec.gives, key)
+    except ConfigError as error:
+        yield from error.problems
