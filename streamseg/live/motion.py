@@ -14,7 +14,6 @@ from typing import Literal, cast
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from streamseg.types import F32, F64, U8, Size
 
@@ -45,10 +44,8 @@ _BINS = 16  # of brightness, for the noise and the light
 _FEW = 64  # cells in a bin of brightness that say nothing of its noise
 _NOISE_S = 2.0  # the noise follows in this time
 _HABIT_FACTOR = 1.5  # a change this much greater than the habitual one is new
-_LIGHT_LEAST = 0.5  # levels of the whole picture's mean, below which the light is the same
+_LIGHT_LEAST = 1.5  # of up to 4 levels that cells differ by in the mean; below it the light is the same
 _LIGHT_GAIN, _LIGHT_OFFSET = 0.04, 6.0  # beyond them the light has changed enough for another mask
-
-Counts = npt.NDArray[np.intp]
 
 _LEVELS = np.arange(256, dtype=np.float32)
 
@@ -81,7 +78,7 @@ class Motion:
         self._before_s = now_s
         change, above, difference = self._compare(luma, self.reference)
         light = False
-        if change != "none" and abs(cv2.mean(luma)[0] - cv2.mean(self.reference)[0]) >= _LIGHT_LEAST:
+        if change != "none" and cv2.mean(np.minimum(difference, 4))[0] > _LIGHT_LEAST:
             expected, light = in_the_light_of(self.reference, luma)
             change, above, difference = self._compare(luma, expected)
         self._learn_noise(self.reference, difference, passed_s)
@@ -108,9 +105,9 @@ class Motion:
 
     def _learn_noise(self, expected: U8, difference: U8, passed_s: float) -> None:
         """The median difference of the cells of each brightness; less than half of them move."""
-        small = np.minimum(difference, 31)
-        counts = np.bincount(((expected & 0xF0).astype(np.uint16) << 1 | small).ravel(), minlength=_BINS * 32)
-        sigma = _sigmas(counts.reshape(_BINS, 32))
+        both = (expected & 0xF0) | np.minimum(difference, 15)
+        counts = cv2.calcHist([both], [0], None, [256], [0, 256]).reshape(_BINS, 16)
+        sigma = _sigmas(cast(F32, counts))
         share = min(1.0, passed_s / _NOISE_S) if passed_s else 1.0
         self._noise += np.float32(share) * (sigma - self._noise)
         limits = np.rint(np.clip(_SIGMAS * self._noise, LEAST, MOST)).astype(np.uint8)
@@ -149,11 +146,10 @@ class Motion:
 _AROUND = np.ones((3, 3), np.uint8)
 
 
-def _sigmas(counts: Counts) -> F32:
+def _sigmas(counts: F32) -> F32:
     """The noise by brightness, from how many cells of each (row) differ by how many levels (column)."""
-    medians, cells = _medians(counts)
-    everywhere, _ = _medians(counts.sum(0, keepdims=True))
-    return cast(F32, (np.where(cells < _FEW, everywhere, medians) / 0.6745).astype(np.float32))
+    medians, cells = _medians(np.vstack((counts, counts.sum(0))))
+    return (np.where(cells[:-1] < _FEW, medians[-1], medians[:-1]) / 0.6745).astype(np.float32)
 
 
 def in_the_light_of(reference: U8, luma: U8) -> tuple[U8, bool]:
@@ -169,28 +165,27 @@ def in_the_light_of(reference: U8, luma: U8) -> tuple[U8, bool]:
 
 def _light(reference: U8, luma: U8) -> tuple[float, float]:
     """The gain and offset that most cells agree on: luma = gain * reference + offset."""
-    rows = (reference >> 4).astype(np.uint16) << 8
-    shape = (_BINS, 256)
-    x, cells = _medians(np.bincount((rows | reference).ravel(), minlength=_BINS * 256).reshape(shape))
-    y, _ = _medians(np.bincount((rows | luma).ravel(), minlength=_BINS * 256).reshape(shape))
+    bins = ([0, 1], None, [_BINS, 256], [0, 256, 0, 256])
+    x, cells = _medians(cast(F32, cv2.calcHist([reference, reference], *bins)))
+    y, _ = _medians(cast(F32, cv2.calcHist([reference, luma], *bins)))
     used = (cells >= _FEW) & (np.minimum(x, y) > 4) & (np.maximum(x, y) < 250)
     x, y, weights = x[used], y[used], cells[used].astype(np.float64)
     gain, offset = 1.0, 0.0
     if not len(x):
         return gain, offset
     for _ in range(4):  # bins that most others contradict hold something that moves
-        mean_x, mean_y = np.average(x, weights=weights), np.average(y, weights=weights)
-        spread = np.average((x - mean_x) ** 2, weights=weights)
+        total = weights.sum()
+        mean_x, mean_y = weights @ x / total, weights @ y / total
+        spread = weights @ (x - mean_x) ** 2
         gain = 1.0
-        if spread > 25:
-            gain = float(np.average((x - mean_x) * (y - mean_y), weights=weights) / spread)
-            gain = min(max(gain, 0.5), 2.0)
+        if spread > 25 * total:
+            gain = min(max(float(weights @ ((x - mean_x) * (y - mean_y)) / spread), 0.5), 2.0)
         offset = float(mean_y - gain * mean_x)
         weights = cells[used] / (1 + (np.abs(y - gain * x - offset) / 2) ** 2)
     return gain, offset
 
 
-def _medians(counts: Counts) -> tuple[F64, Counts]:
+def _medians(counts: F32) -> tuple[F64, F32]:
     """The median of each row of a histogram of whole numbers, between them; and how many a row has.
 
     A number k stands for all from k - 0.5 to k + 0.5, 0 for all up to 0.5.
