@@ -81,6 +81,13 @@ def test_a_build_is_kept_with_its_agreement_and_loaded_by_the_next(tiny_engine: 
 
 
 @needs_openvino
+def test_a_builder_that_is_done_prints_nothing_of_its_own(
+    tiny_engine: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Build(chosen(tiny_engine, "onnx"), prove=True).run()  # its standard error is ours
+    assert capfd.readouterr().err == ""
+
+
 def test_killing_a_build_at_any_moment_leaves_nothing_that_is_loaded(tiny_engine: Path) -> None:
     choice = chosen(tiny_engine)
     begun = time.monotonic()

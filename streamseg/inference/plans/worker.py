@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
@@ -32,7 +31,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what libraries print goes into the log
     order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
-    threading.Thread(target=_end_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if order.quiet:
         lower_priority(NICE, "batch")
 
@@ -119,8 +118,9 @@ def _agreement(backend: Backend, spec: BuildSpec, part: Path, progress: OnProgre
     return found
 
 
-def _end_with_parent(stdin: BinaryIO) -> None:
-    stdin.read()
+def _end_with_parent() -> None:
+    while os.read(0, 4096):  # not sys.stdin, whose lock Python takes when it ends
+        pass
     os.killpg(0, signal.SIGKILL)
 
 
