@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from streamseg.config.sharing import shared_with, sharing_problems
 from streamseg.daemon.machine import memory_bytes
 from streamseg.daemon.wanted import wanted_engines
 from streamseg.errors import ConfigError, SourceError
+from streamseg.inference.engine import Engine
 from streamseg.live.capacity import Load, Room, held, load_of
 from streamseg.runtime.cpus import memory_limit, usable_cores
 from streamseg.types import Size
@@ -108,7 +109,7 @@ def _result(
     unreachable: dict[str, str],
     begun_s: float,
 ) -> CapacityResult:
-    room = _room(kinds[0], measuring, cores)
+    room = room_for(measuring.engines(kinds[0].engine), cores)
     now = [(kind.cost(), kind.count) for kind in kinds]
     load, most = load_of(now, room), held(now, room)
     helps = [help for help in possible_helps(kinds, measuring, room) if help.streams >= WORTH * most]
@@ -142,12 +143,11 @@ def _result(
     )
 
 
-def _room(kind: Kind, measuring: Measuring, cores: float) -> Room:
-    """What there is; the threads are those of the first engine."""
-    engines = measuring.engines(kind.engine)
+def room_for(engines: Sequence[Engine], cores: float | None = None) -> Room:
+    """What there is for streams on an engine with these replicas."""
     memory = free_memory()
     return Room(
-        cores=cores,
+        cores=usable_cores() if cores is None else cores,
         replicas=len(engines),
         threads=max(1, engines[0].info.threads or usable_cores()),
         memory_mb=None if memory is None else memory / 1e6,

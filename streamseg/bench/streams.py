@@ -7,10 +7,17 @@ import time
 
 import msgspec
 
+from streamseg.bench.capacity import STAGE_S, room_for
+from streamseg.bench.kinds import Kind, Measuring
 from streamseg.bench.pipeline import running_daemon
+from streamseg.bench.probe import piece_from
+from streamseg.bench.stages import StageTimes
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
 from streamseg.config import Config
+from streamseg.config.engines import engine_settings
+from streamseg.live.capacity import held
 from streamseg.runtime.counters import StreamStats
+from streamseg.runtime.cpus import usable_cores
 
 HELD_SHARE = 0.9
 """A stream is held when this share of its frames became masks that were young enough."""
@@ -37,6 +44,8 @@ class StreamsResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     masks_per_s: float  # of all streams
     capacity: int  # streams of that rate that as many masks would serve in full
+    estimate: float  # of that number, by the stage times alone
+    stage_cpu: StageTimes  # of which it is made
     cpu_ms_a_mask: float | None  # of all threads; null without a mask; depends little on other programs
     cpu_share: float  # of the cores available to this process
     unchanged: float | None  # share of the masks, where there is a gate
@@ -48,7 +57,11 @@ class StreamsResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float = 5.0) -> StreamsResult:
-    """Run live streams with max_age_ms for so many seconds after a warm-up; raises StreamsegError."""
+    """Run live streams with max_age_ms for so many seconds after a warm-up; raises StreamsegError.
+
+    What `streamseg capacity` says is measured first, of the first stream.
+    """
+    estimate, times = estimated(config)
     with running_daemon(config) as daemon:
         assert daemon.pipeline is not None
         stats = daemon.pipeline.stats
@@ -88,6 +101,8 @@ def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float =
         seconds=seconds,
         masks_per_s=round(masks_per_s, 1),
         capacity=int(masks_per_s / fps),
+        estimate=round(estimate, 1),
+        stage_cpu=times,
         cpu_ms_a_mask=round(1000 * cpu_s / (masks_per_s * took_s), 2) if masks_per_s else None,
         cpu_share=round(cpu_s / took_s / len(os.sched_getaffinity(0)), 3),
         unchanged=round(unchanged / (masks_per_s * took_s), 3) if gated and masks_per_s else None,
@@ -99,6 +114,19 @@ def bench_streams(config: Config, seconds: float, fps: float, warm_up_s: float =
         load=round(load, 1),
         machine=this_machine("onnxruntime", "av", "numpy"),
     )
+
+
+def estimated(config: Config) -> tuple[float, StageTimes]:
+    """How many streams like the first one are held, by `streamseg capacity`, and the stages' CPU times."""
+    stream = next(iter(config.streams.values()))
+    engine = engine_settings(stream.engine, config.engine, config.engines)[1]
+    measuring = Measuring(config, usable_cores(), STAGE_S)
+    try:
+        kind = Kind(piece_from(stream.source), stream, engine, decodes=True, count=1)
+        measuring.measure(kind)
+        return held([(kind.cost(), 1)], room_for(measuring.engines(engine))), kind.measured
+    finally:
+        measuring.close()
 
 
 def _unchanged(streams: dict[str, StreamStats]) -> int:

@@ -135,7 +135,7 @@ def engine(names: tuple[str, ...], source: str, zoo: bool, as_json: bool, **opti
 @click.option("--max-age-ms", type=click.FloatRange(1), default=250.0, help="No mask may be older.")
 @click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @options_from(EngineConfig, "backend", "precision", "input_size", "threads", "replicas", "max_batch")
-@options_from(StreamConfig, "gate", "gate_min_s")
+@options_from(StreamConfig, "mask_size", "gate", "gate_min_s")
 @click.option("--seconds", type=click.FloatRange(1), default=30.0, help="How long to measure.")
 @as_json
 def streams(
@@ -145,9 +145,9 @@ def streams(
     from streamseg.bench.streams import bench_streams
 
     start_logging("error")
-    gate = {key: options.pop(key) for key in ("gate", "gate_min_s")}
+    of_stream = {key: options.pop(key) for key in ("mask_size", "gate", "gate_min_s")}
     stream = {"source": source, "realtime": True, "loop": True, "max_fps": fps, "max_age_ms": max_age_ms}
-    stream |= given(**gate)
+    stream |= given(**of_stream)
     tree = {
         "streams": {f"s{i:02}": stream for i in range(count)},
         "engine": given(**options),
@@ -211,7 +211,8 @@ def show_streams(result: StreamsResult) -> None:
             if result.unchanged is None
             else [f"{result.unchanged:.0%} of the masks unchanged, by the gate"]
         ),
-        f"{result.masks_per_s:g} masks/s in all, enough for {result.capacity} streams",
+        f"{result.masks_per_s:g} masks/s in all, enough for {result.capacity} streams; "
+        f"by stage times {result.estimate:.1f}",
         f"{result.engine}, replicas {result.replicas}",
         f"drops: {drops or 'none'}",
         f"{cost} ms of CPU a mask, {result.cpu_share:.0%} of {result.machine.cores} cores, "

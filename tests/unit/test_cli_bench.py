@@ -6,6 +6,7 @@ import pytest
 
 from streamseg.bench.engine import EngineResult, EngineRow
 from streamseg.bench.pipeline import PipelineResult
+from streamseg.bench.stages import StageTimes
 from streamseg.bench.streams import StreamsResult
 from streamseg.bench.summary import Machine, Spread
 from streamseg.cli.bench import show_engines, show_pipeline, show_streams
@@ -79,6 +80,18 @@ def test_streams_fit_into_80_columns(capsys: pytest.CaptureFixture[str]) -> None
         seconds=30,
         masks_per_s=12500.5,
         capacity=1000,
+        estimate=1000.5,
+        stage_cpu=StageTimes(
+            decode=1,
+            scale=1,
+            network=1,
+            labels=1,
+            pack=1,
+            network_wall=1,
+            labels_input=1,
+            pack_input=1,
+            gate=1,
+        ),
         cpu_ms_a_mask=123.45,
         cpu_share=0.987,
         drops={"slow engine": 123456, "too old": 123456},
