@@ -1,4 +1,4 @@
-"""JPEGs of cameras and snapshot addresses, decoded at a half, a quarter or an eighth of their size."""
+"""JPEGs of cameras and snapshot addresses, decoded at a quarter or an eighth of their size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from streamseg.types.picture import Picture, scale_picture
 Needed = Callable[[Size], Size | None]
 """The least size of which a picture of a size is wanted now; None: the whole."""
 
-MOST_HALVINGS = 3
+HALVINGS = (3, 2)
+"""To an eighth or a quarter. FFmpeg decodes no faster to the half, and scaling the whole is cheap."""
+
+MARGIN = 1.5
+"""What is decoded is scaled down further: alone, a decoder's own way is 2 levels from that on average."""
+
 _FRAME_HEADS = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive; what else there is FFmpeg does not halve
 _EXIF = 0xE1
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
@@ -82,13 +87,13 @@ class SmallerPicture:
 
 
 def halvings_of(size: Size, needed: Size | None) -> int:
-    """How often both sides can be halved without falling below what is needed."""
+    """How often both sides can be halved, if that saves anything, and stay MARGIN times what is needed."""
     if needed is None:
         return 0
-    halvings = range(MOST_HALVINGS, 0, -1)
-    return next(
-        (n for n in halvings if all(-(-a // 2**n) >= b for a, b in zip(size, needed, strict=True))), 0
+    enough = (
+        n for n in HALVINGS if all(-(-a // 2**n) >= MARGIN * b for a, b in zip(size, needed, strict=True))
     )
+    return next(enough, 0)
 
 
 def upright_size(data: memoryview) -> Size | None:
