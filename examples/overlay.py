@@ -17,11 +17,11 @@ from streamseg import subscribe
 OPACITY = 0.5
 
 
-def overlay(picture, labels, label_set):
+def overlay(picture, mask, label_set):
     """An (H, W, 3) BGR picture with each class tinted in its colour; unknown pixels stay as they are."""
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(label_set.classes)] = [c.colour[::-1] for c in label_set.classes]
-    labels = cv2.resize(labels, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    labels = mask.at(picture.shape[:2]).labels
     tinted = cv2.addWeighted(picture, 1 - OPACITY, palette[labels], OPACITY, 0)
     return np.where(labels[..., None] < len(label_set.classes), tinted, picture)
 
@@ -31,7 +31,7 @@ def main(endpoint, stream, path=None, frames=None):
     with subscribe(endpoint, [stream], pictures=True) as masks:
         for mask in islice(pictured(masks), int(frames) if frames else None):
             found, picture = mask
-            shown = overlay(picture, found.labels, masks.label_set(found.label_set))
+            shown = overlay(picture, found, masks.label_set(found.label_set))
             if path is None:
                 cv2.imshow(stream, shown)
                 if cv2.waitKey(1) == ord("q"):

@@ -263,6 +263,22 @@ inline Mask decode(const Parts& parts) {
     return mask;
 }
 
+// A mask at another size: each pixel from the one that its centre lies in.
+inline Mask at(const Mask& mask, size_t height, size_t width) {
+    const size_t rows = mask.header.at("shape")[0], columns = mask.header["shape"][1];
+    auto scaled = [&](const Labels& labels) {
+        Labels made(labels.empty() ? 0 : height * width);
+        for (size_t y = 0, i = 0; y < height && i < made.size(); y++) {
+            const uint8_t* row = labels.data() + (2 * y + 1) * rows / (2 * height) * columns;
+            for (size_t x = 0; x < width; x++) made[i++] = row[(2 * x + 1) * columns / (2 * width)];
+        }
+        return made;
+    };
+    json header = mask.header;
+    header["shape"] = {height, width};
+    return {header, scaled(mask.labels), scaled(mask.confidence)};
+}
+
 inline Parts snapshot_request(const std::vector<std::string>& prefixes) {
     Parts parts = {"snapshot"};
     parts.insert(parts.end(), prefixes.begin(), prefixes.end());

@@ -1,5 +1,6 @@
 // Read conformance vectors: ./vectors ../../tests/vectors/*.bin
-// Prints a line of JSON for each: its name, and what was read or {"refuse": true}.
+// Prints a line of JSON for each: its name, and what was read or {"refuse": true}. Of scaled.json: the labels at its
+// sizes.
 
 #include <filesystem>
 #include <fstream>
@@ -20,15 +21,29 @@ static Parts parts_of(const std::string& bytes) {
     return parts;
 }
 
+static json rows_of(const Labels& values, size_t width) {
+    json found = json::array();
+    for (size_t at = 0; at < values.size(); at += width)
+        found.push_back(Labels(values.begin() + at, values.begin() + at + width));
+    return found;
+}
+
+static json scaled(const json& vector) {
+    Mask mask;
+    mask.header["shape"] = {vector["labels"].size(), vector["labels"][0].size()};
+    for (const json& row : vector["labels"])
+        for (const json& label : row) mask.labels.push_back(label);
+    json found = json::array();
+    for (const json& one : vector["at"]) {
+        const Mask other = at(mask, one["shape"][0], one["shape"][1]);
+        found.push_back({{"shape", other.header["shape"]}, {"labels", rows_of(other.labels, one["shape"][1])}});
+    }
+    return {{"labels", vector["labels"]}, {"at", found}};
+}
+
 static json decoded(const Parts& parts) {
     Mask mask = decode(parts);
-    auto rows = [&](const Labels& values) {
-        json found = json::array();
-        const size_t width = mask.header["shape"][1];
-        for (size_t at = 0; at < values.size(); at += width)
-            found.push_back(Labels(values.begin() + at, values.begin() + at + width));
-        return found;
-    };
+    auto rows = [&](const Labels& values) { return rows_of(values, mask.header["shape"][1]); };
     json all = mask.header;
     if (all["kind"] == "picture") {
         std::string hex;
@@ -57,12 +72,13 @@ int main(int count, char** paths) {
     for (int i = 1; i < count; i++) {
         std::ifstream file(paths[i], std::ios::binary);
         const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+        const std::filesystem::path path = paths[i];
         json output;
         try {
-            output = read(parts_of(bytes));
+            output = path.extension() == ".json" ? scaled(json::parse(bytes)) : read(parts_of(bytes));
         } catch (const std::exception&) {
             output = {{"refuse", true}};
         }
-        std::cout << json{{"name", std::filesystem::path(paths[i]).stem()}, {"output", output}}.dump() << "\n";
+        std::cout << json{{"name", path.stem()}, {"output", output}}.dump() << "\n";
     }
 }

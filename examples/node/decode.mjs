@@ -77,6 +77,22 @@ export const holds = (same, mask) =>
   mask.seq === same.same_as && ["stream", "run", "epoch", "n", "engine", "label_set"].every((name) => mask[name] === same[name]) &&
   String(mask.shape) === String(same.shape);
 
+/** A mask at another size, [height, width]: each pixel from the one that its centre lies in. */
+export function at(mask, [height, width]) {
+  const [rows, columns] = mask.shape;
+  const across = Uint32Array.from({ length: width }, (_, x) => Math.floor(((2 * x + 1) * columns) / (2 * width)));
+  const scaled = (labels) => {
+    const made = Buffer.alloc(height * width);
+    for (let y = 0; y < height; y++) {
+      const row = Math.floor(((2 * y + 1) * rows) / (2 * height)) * columns;
+      for (let x = 0; x < width; x++) made[y * width + x] = labels[row + across[x]];
+    }
+    return made;
+  };
+  const confidence = mask.confidence && { confidence: scaled(mask.confidence) };
+  return { ...mask, shape: [height, width], labels: scaled(mask.labels), ...confidence };
+}
+
 /** The whole message: the header with `labels` (and `confidence`), bytes row by row. */
 export function decode(parts) {
   const header = parse(parts);

@@ -1,9 +1,9 @@
 // Read conformance vectors: node vectors.mjs ../../tests/vectors/*.bin
-// Prints a line of JSON for each: its name, and what was read or {"refuse": true}.
+// Prints a line of JSON for each: its name, and what was read or {"refuse": true}. Of scaled.json: the labels at its sizes.
 
 import { readFileSync } from "node:fs";
 import { basename } from "node:path";
-import { decode, parseSnapshot } from "./decode.mjs";
+import { at, decode, parseSnapshot } from "./decode.mjs";
 
 function partsOf(bytes) {
   const parts = [];
@@ -29,14 +29,19 @@ function read(parts) {
   return { run, messages: messages.map((message) => rows(decode(message))) };
 }
 
+function scaled({ labels, at: cases }) {
+  const mask = { shape: [labels.length, labels[0].length], labels: Buffer.from(labels.flat()) };
+  return { labels, at: cases.map(({ shape }) => rows(at(mask, shape))) };
+}
+
 for (const path of process.argv.slice(2)) {
   let output;
   try {
-    output = read(partsOf(readFileSync(path)));
+    output = path.endsWith(".json") ? scaled(JSON.parse(readFileSync(path))) : read(partsOf(readFileSync(path)));
   } catch {
     output = { refuse: true };
   }
-  const text = JSON.stringify({ name: basename(path, ".bin"), output }, (_, value) =>
+  const text = JSON.stringify({ name: basename(path).replace(/\.\w+$/, ""), output }, (_, value) =>
     typeof value === "bigint" ? `${value}n` : value);
   console.log(text.replace(/"(\d+)n"/g, "$1")); // JSON has integers of any length, JavaScript has not
 }

@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 import numpy as np
 import numpy.typing as npt
 
+from streamseg.types.label_set import NO_CLASSES as NO_CLASSES
+from streamseg.types.label_set import ClassInfo as ClassInfo
+from streamseg.types.label_set import LabelSet as LabelSet
 from streamseg.types.picture import U8 as U8
 from streamseg.types.picture import ArrayPicture, Picture
 from streamseg.types.picture import Size as Size
-from streamseg.types.sizes import MaskSize
+from streamseg.types.sizes import MaskSize, nearest
 
 if TYPE_CHECKING:
     from streamseg.config import EventConfig, LabelsConfig, ZoneConfig
@@ -224,37 +227,6 @@ class Geometry:
     input_size: Size
 
 
-@dataclass(frozen=True, slots=True)
-class ClassInfo:
-    """One class of a label set; its id is its position."""
-
-    name: str
-    colour: tuple[int, int, int]  # RGB
-    thin: bool = False  # narrower than the CRF's kernels: fusion keeps it from the raw network
-
-
-@dataclass(frozen=True, slots=True)
-class LabelSet:
-    """The classes that labels refer to."""
-
-    id: str
-    classes: tuple[ClassInfo, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(c.name for c in self.classes)
-
-    def palette(self) -> U8:
-        """RGB for each of the 256 label values, (256, 3); black where there is no class."""
-        table = np.zeros((256, 3), np.uint8)
-        for i, c in enumerate(self.classes):
-            table[i] = c.colour
-        return table
-
-
-NO_CLASSES = LabelSet("", ())
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Logits:
     """The network's output for one frame: logits before softmax, on the grid of its output stride.
@@ -326,6 +298,11 @@ class Mask(Stamped):
     @property
     def size(self) -> Size:
         return self.labels.shape[0], self.labels.shape[1]
+
+    def at(self, size: Size) -> Mask:
+        """The mask at another size, (height, width): each pixel from the one that its centre lies in."""
+        sure = None if self.confidence is None else nearest(self.confidence, size)
+        return replace(self, labels=nearest(self.labels, size), confidence=sure)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,11 +18,13 @@ def mask_size_of(wanted: MaskSize, frame: Size, seen: Size) -> Size:
 
 
 def nearest(labels: U8, size: Size) -> U8:
-    """Labels (h, w) at another size, each from the cell that its pixel's centre lies in; the same if it fits.
+    """Labels (h, w) at another size, each from the pixel that its centre lies in; the same if it fits.
 
     Row y comes from row floor((y + 0.5) · h / H), and columns likewise, in whole numbers: what every client
     of streamseg makes of the same mask (docs/protocol.md).
     """
+    if min(size) < 1:
+        raise ValueError(f"labels at another size: its sides must be above 0; are {size}")
     if labels.shape == size:
         return labels
     rows, columns = (

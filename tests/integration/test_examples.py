@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -49,7 +50,7 @@ def test_the_overlay_example_writes_a_video_with_the_masks_over_their_pictures(
 def test_the_overlay_tints_classes_and_leaves_unknown_pixels() -> None:
     overlay = loaded(EXAMPLES / "overlay.py").overlay
     labels = np.array([[0, 1], [255, 2]], np.uint8)
-    shown = overlay(np.full((2, 2, 3), 100, np.uint8), labels, STREET)
+    shown = overlay(np.full((2, 2, 3), 100, np.uint8), replace(make_mask(0), labels=labels), STREET)
     assert shown[1, 0].tolist() == [100, 100, 100]
     assert shown[0, 0].tolist() == [(100 + c + 1) // 2 for c in (128, 64, 128)]
 

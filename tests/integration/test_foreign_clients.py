@@ -21,7 +21,7 @@ from tests.ports import free_port
 from tests.waiting import LIMIT_S
 
 EXAMPLES = ROOT / "examples"
-VECTORS = sorted((ROOT / "tests/vectors").glob("*.bin"))
+VECTORS = [*sorted((ROOT / "tests/vectors").glob("*.bin")), ROOT / "tests/vectors/scaled.json"]
 PACKAGES = "apt-get install g++ libzmq3-dev cppzmq-dev nlohmann-json3-dev libzstd-dev libpng-dev"
 
 

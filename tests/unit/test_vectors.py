@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from streamseg import wire
 from streamseg.errors import WireError
 from streamseg.types import LabelSet, Mask
-from tests.vectors.make_vectors import HERE, main, told, told_event, told_picture, unpack, vectors
+from tests.vectors.make_vectors import (
+    HERE,
+    example_mask,
+    main,
+    told,
+    told_event,
+    told_picture,
+    unpack,
+    vectors,
+)
 
 NAMES = sorted(path.stem for path in HERE.glob("*.bin"))
 
@@ -130,6 +141,19 @@ def test_the_same_code_writes_the_same_bytes(tmp_path: Path) -> None:
             "png" not in name and "zstd" not in name and not name.startswith("snapshot-reply")
         ):  # those hang on a library's version
             assert (tmp_path / f"{name}.bin").read_bytes() == (HERE / f"{name}.bin").read_bytes()
+
+
+def test_labels_at_another_size_are_those_of_the_vector(tmp_path: Path) -> None:
+    main(tmp_path)
+    assert (tmp_path / "scaled.json").read_text() == (HERE / "scaled.json").read_text()
+    vector = json.loads((HERE / "scaled.json").read_text())
+    labels = np.array(vector["labels"], np.uint8)
+    mask = replace(example_mask(), labels=labels, confidence=labels // 2)
+    for at in vector["at"]:
+        found = mask.at(tuple(at["shape"]))
+        assert found.labels.tolist() == at["labels"]
+        assert found.confidence is not None
+        np.testing.assert_array_equal(found.confidence, found.labels // 2)
 
 
 @pytest.mark.parametrize("name", ["mask-raw", "mask-zstd", "labels", "snapshot-request"])

@@ -423,6 +423,29 @@ def told_event(event: wire.EventDocument | wire.PolygonsDocument | wire.ZonesDoc
     return {name: value for name, value in fields.items() if name != "version"}
 
 
+def scaled() -> dict[str, Any]:
+    """Labels, and what they are at other sizes: each pixel's from the one that its centre lies in."""
+    labels = example_mask().labels.tolist()
+    height, width = len(labels), len(labels[0])
+    sizes = [(4, 6), (8, 12), (12, 6), (5, 7), (9, 13), (7, 2), (3, 4), (2, 3), (1, 1), (3, 17)]
+    return {
+        "labels": labels,
+        "at": [
+            {
+                "shape": [rows, columns],
+                "labels": [
+                    [
+                        labels[(2 * y + 1) * height // (2 * rows)][(2 * x + 1) * width // (2 * columns)]
+                        for x in range(columns)
+                    ]
+                    for y in range(rows)
+                ],
+            }
+            for rows, columns in sizes
+        ],
+    }
+
+
 def pack(parts: Sequence[bytes]) -> bytes:
     return b"".join(struct.pack(">I", len(part)) + part for part in parts)
 
@@ -450,6 +473,7 @@ def main(folder: Path) -> None:
         document = {"refuse": True} if expected is None else expected
         rows = json.dumps(document, indent=1)
         (folder / f"{name}.json").write_text(rows + "\n")
+    (folder / "scaled.json").write_text(json.dumps(scaled()) + "\n")
 
 
 if __name__ == "__main__":
