@@ -20,7 +20,7 @@ from streamseg.refinement import crf_step
 from streamseg.refinement.crf_step import Keyframe, crf_setup, refine, refine_picture
 from streamseg.refinement.streams import Labelled, LiveRefinement, StreamRefinement, recorded_refinement
 from streamseg.runtime.counters import Stats
-from streamseg.types import DEFAULT_ENGINE, F32, Frame, Geometry, Logits, Refined, Stamp
+from streamseg.types import DEFAULT_ENGINE, F32, U8, Frame, Geometry, Logits, Refined, Size, Stamp
 
 SIZE = (48, 64)
 SPEC = EngineSpec(
@@ -95,6 +95,43 @@ def test_fusion_carries_refinements_on() -> None:
     inline = recorded("keyframes", every=3, fuses=True)
     seqs = [inline.add(scores(seq), SIZE)[0].refined_seq for seq in range(7)]
     assert seqs == [0, 0, 0, 3, 3, 3, 6]
+
+
+class Seen:
+    """A picture of a large frame that gives itself at the network's size only."""
+
+    def __init__(self, rgb: U8) -> None:
+        self._rgb = rgb
+        self.size = 1080, 1920
+
+    def rgb(self) -> U8:
+        raise AssertionError("the whole picture is not needed")
+
+    def scaled(self, size: Size) -> U8:
+        assert size == SIZE
+        return self._rgb
+
+    def luma(self, size: Size) -> U8:
+        raise AssertionError("nor its luma alone")
+
+
+@pytest.mark.parametrize("lookahead", [0, 2])
+def test_a_large_frame_is_refined_as_the_network_saw_it(lookahead: int) -> None:
+    """Keyframes, the CRF, fusion and smoothing: to the byte what a frame of the network's size gives."""
+
+    def run(large: bool) -> list[bytes]:
+        config = RefinementConfig(every=2, lookahead=lookahead, fusion=FusionConfig(enabled=True))
+        inline = recorded_refinement(msgspec.structs.replace(config, crf=CrfConfig(on="keyframes")), SPEC)
+        made = []
+        for seq in range(6):
+            one = scores(seq)
+            if large:
+                one = replace(one, frame=replace(one.frame, picture=Seen(one.frame.rgb)))
+            made += inline.add(one, (30, 50))
+        return [labelled.labels.tobytes() for labelled in made + inline.rest((30, 50))]
+
+    assert run(large=True) == run(large=False)
+    assert len(run(large=True)) == 6
 
 
 @pytest.mark.parametrize("on", ["off", "keyframes", "all"])
