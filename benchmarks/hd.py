@@ -14,6 +14,7 @@ from benchmarks import or_dash, print_json, run_command
 from benchmarks.hd_run import Order, Ran, run_apart
 from benchmarks.usual import Network, frames_of, opened
 from streamseg.bench.clips import drawn_clip
+from streamseg.bench.kinds import for_many
 from streamseg.bench.pieces import Piece
 from streamseg.bench.probe import piece_from
 from streamseg.bench.stages import StageTimes, frame_of, stage_times
@@ -81,7 +82,8 @@ def bench_hd(
 ) -> HdResult:
     """Run each form of each row by turns; draws the clips first. Raises StreamsegError."""
     sources = {(name, codec): _clip(name, codec) for name, codec, _ in rows}
-    engines = [load_engine(config) for _ in range(max(1, config.replicas))]
+    many = for_many(config)
+    engines = [load_engine(many) for _ in range(many.replicas)]
     try:
         info = engines[0].info
         folder, spec = find_engine(config.name)

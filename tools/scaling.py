@@ -1,161 +1,141 @@
-"""How many cameras a box holds, and what a site of many boxes needs: python tools/scaling.py [--json].
+"""What a site of many boxes needs: python tools/scaling.py [--cameras N] CAPACITY.json …
 
-A simulation of one box by its rules (one waiting frame a camera, the camera unserved longest first, batches,
-max_age_ms), fed with stage times as `streamseg bench` measures them; and the arithmetic around it. It gives
-the same numbers every time. Its assumptions are those of docs/scaling.md.
+Each file is what `streamseg capacity --json` printed: the stage times of one kind of camera on one machine.
+How many a box holds is that command's own arithmetic (streamseg/live/capacity.py); how old masks are comes
+from a simulation of a box by the daemon's rules: one waiting frame a camera, the camera unserved longest
+first, max_age_ms. It gives the same numbers every time. Its assumptions are those of docs/scaling.md.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import random
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from streamseg.bench.capacity import CapacityResult, Group
+from streamseg.live.capacity import Room, StreamCost, held, load_of
 
 SECONDS = 5.0  # simulated
-HELD_SHARE = 0.9  # of a camera's frames must become masks that are young enough
+FILLED = 0.7  # of what a box holds
+SUBSCRIBERS = 10
+MBIT_A_PIXEL = 2e-6  # of H.264 in, for each pixel of a picture and frame/s 25: 4 Mbit/s at 1080p
+MASK_KB = {True: 10.0, False: 4.0}  # of a mask out, zstd: full HD, and smaller
+LARGER = 16  # cores of the box that is reckoned with besides
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
-    """A machine, by the times of one frame on it (ms)."""
+class Site:
+    """One kind of camera on one kind of box."""
 
-    name: str
-    decode_ms: float  # of one core
-    infer_ms: float  # of the engine: the part that each frame of a batch adds
-    call_ms: float  # of the engine: the part that each batch costs
-    after_ms: float  # fuse, encode, publish; of one core
-    cores: int  # besides the engine's
-    engines: int = 1  # that run at once
-    max_batch: int = 4
-    streams: int = 1 << 30  # that the machine's decoder takes at once, where it is not the cores
-
-
-@dataclass(frozen=True, slots=True)
-class Camera:
-    fps: float = 8.0
-    max_age_ms: float = 250.0
-    mbit: float = 2.0  # of H.264 in
-    mask_kb: float = 4.0  # of a mask out, zstd
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Of one simulated box."""
-
-    cameras: int
-    held: int
-    served_share: float  # of all frames
+    kind: str
+    cores: int
+    cameras: int  # held
     age_p95_ms: float
-    engine_busy: float
+    boxes: int  # for all cameras of the site
+    video_mbit: float  # into each box
+    masks_mbit: float  # of all cameras
 
 
-# Two cores: docs/benchmarks.md, int8. The GPU is a reckoning: nothing of it has been measured.
-CPU_BOX = Box("2 cores, int8", decode_ms=0.3, infer_ms=6.0, call_ms=0.3, after_ms=0.6, cores=1)
-CPU_16 = Box("16 cores, int8", decode_ms=0.3, infer_ms=6.0, call_ms=0.3, after_ms=0.6, cores=2, engines=7)
-GPU_BOX = Box(
-    "one GPU (assumed)", decode_ms=0.1, infer_ms=0.8, call_ms=0.6, after_ms=0.6, cores=8, max_batch=16
-)
-BOXES = (CPU_BOX, CPU_16, GPU_BOX)
+def cost_of(group: Group) -> StreamCost:
+    times = group.times
+    return StreamCost(
+        source_fps=group.source_fps,
+        masks_fps=group.masks_fps,
+        decode_ms=times.decode,
+        gate_ms=times.gate if group.network_share < 1 else 0.0,
+        scale_ms=times.scale,
+        network_ms=times.network,
+        labels_ms=times.labels,
+        pack_ms=times.pack,
+        network_share=group.network_share,
+        network_wall_ms=times.network_wall if times.on_device else 0.0,
+    )
 
 
-def simulate(box: Box, camera: Camera, cameras: int, seed: int = 1) -> Outcome:
-    """Play SECONDS of so many cameras on a box."""
+def age_p95_ms(cost: StreamCost, room: Room, cameras: int, max_age_ms: float = 250.0, seed: int = 1) -> float:
+    """Play SECONDS of so many cameras on a box → the age below which 95 % of the masks are."""
     rng = random.Random(seed)
-    period_ms = 1000 / camera.fps
-    # Decoding and what comes behind the engine share the cores; what they need beyond them slows all.
-    cpu_share = cameras * camera.fps * (box.decode_ms + box.after_ms) / 1000 / box.cores
-    slow = max(1.0, cpu_share)
+    period_ms = 1000 / cost.masks_fps
+    beside = load_of([(cost, cameras)], room)
+    others = 1 - beside.by_stage["the network"] - beside.by_stage["scaling"]
+    # A core that also decodes and packs has that much less time for the network.
+    stretch = 1 / max(0.1, 1 - min(0.9, beside.cpu * others))
+    call_ms = stretch * (cost.scale_ms + (cost.network_wall_ms or cost.network_ms / room.threads))
     phase = [rng.uniform(0, period_ms) for _ in range(cameras)]
     arrivals = sorted(
         (phase[c] + k * period_ms * rng.uniform(0.999, 1.001), c)
         for c in range(cameras)
-        for k in range(int(SECONDS * camera.fps))
+        for k in range(int(SECONDS * cost.masks_fps))
     )
     waiting: dict[int, float] = {}
     served_at = dict.fromkeys(range(cameras), -1.0)
-    good = dict.fromkeys(range(cameras), 0)
+    free_at = [0.0] * room.replicas
     ages: list[float] = []
-    free_at = [0.0] * box.engines
-    busy_ms, at = 0.0, 0
+    at = 0
     while at < len(arrivals) or waiting:
-        engine = min(range(box.engines), key=lambda e: free_at[e])
-        now = free_at[engine]
-        if not waiting:
-            now = max(now, arrivals[at][0])
+        engine = min(range(room.replicas), key=lambda e: free_at[e])
+        now = free_at[engine] if waiting else max(free_at[engine], arrivals[at][0])
         while at < len(arrivals) and arrivals[at][0] <= now:
             waiting[arrivals[at][1]] = arrivals[at][0]  # the newest frame of a camera replaces the one before
             at += 1
-        batch = sorted(waiting, key=lambda c: served_at[c])[: box.max_batch]
-        fresh = []
-        for one in batch:
-            captured = waiting.pop(one)
-            if now - captured <= camera.max_age_ms:
-                fresh.append((one, captured))
-        took = (box.call_ms + box.infer_ms * len(fresh)) if fresh else 0.0
-        busy_ms += took
-        free_at[engine] = done = now + took
-        for one, captured in fresh:
-            served_at[one] = now
-            age = done - captured + (box.decode_ms + box.after_ms) * slow
-            if age <= camera.max_age_ms:
-                good[one] += 1
-                ages.append(age)
-    frames = int(SECONDS * camera.fps)
+        one = min(waiting, key=lambda c: served_at[c])
+        captured = waiting.pop(one)
+        if now - captured > max_age_ms:
+            continue
+        free_at[engine] = done = now + call_ms
+        served_at[one] = now
+        ages.append(done - captured + stretch * (cost.decode_ms + cost.labels_ms + cost.pack_ms))
     ages.sort()
-    return Outcome(
-        cameras=cameras,
-        held=sum(count / slow >= HELD_SHARE * frames for count in good.values()),
-        served_share=round(sum(good.values()) / slow / (frames * cameras), 3),
-        age_p95_ms=round(ages[int(0.95 * len(ages))], 1) if ages else 0.0,
-        engine_busy=round(min(1.0, busy_ms / (1000 * SECONDS * box.engines)), 3),
-    )
+    return round(ages[int(0.95 * len(ages))], 1) if ages else 0.0
 
 
-def most_held(box: Box, camera: Camera) -> Outcome:
-    """The outcome with the most cameras of which all are held."""
-    low, high = 0, min(box.streams, int(1.2 * box.engines * 1000 / box.infer_ms / camera.fps) + 1)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if simulate(box, camera, middle).held == middle:
-            low = middle
-        else:
-            high = middle - 1
-    return simulate(box, camera, max(1, low))
-
-
-def site(box: Box, camera: Camera, cameras: int, subscribers: int, reserve: float = 0.7) -> dict[str, float]:
-    """What so many cameras need, boxes filled to `reserve` of what they hold; rates in Mbit/s."""
-    each = max(1, int(most_held(box, camera).cameras * reserve))
-    masks_mbit = cameras * camera.fps * camera.mask_kb * 8 / 1000
-    return {
-        "cameras_a_box": each,
-        "boxes": -(-cameras // each),
-        "video_into_a_box_mbit": round(each * camera.mbit, 1),
-        "masks_out_mbit": round(masks_mbit, 1),
-        "relay_out_mbit": round(masks_mbit * subscribers, 1),
-        "relay_messages_a_second": round(cameras * camera.fps * (1 + subscribers)),
-    }
+def sites(result: CapacityResult, cameras: int) -> list[Site]:
+    """Of the first kind in a file: on that machine, and on one with more cores like its own."""
+    group = result.groups[0]
+    cost = cost_of(group)
+    found = []
+    for cores in dict.fromkeys((int(result.cores), LARGER)):
+        room = Room(cores=cores, replicas=cores, threads=1)
+        most = max(1, int(held([(cost, 1)], room)))
+        each = max(1, int(FILLED * most))
+        height, width = group.size
+        found.append(
+            Site(
+                kind=f"{width}x{height} {group.codec}, masks: {group.mask_size}",
+                cores=cores,
+                cameras=most,
+                age_p95_ms=age_p95_ms(cost, room, most),
+                boxes=-(-cameras // each),
+                video_mbit=round(each * MBIT_A_PIXEL * height * width, 1),
+                masks_mbit=round(
+                    cameras
+                    * group.masks_fps
+                    * MASK_KB[group.mask_size == "frame" and height * width > 1e6]
+                    * 8
+                    / 1000,
+                    1,
+                ),
+            )
+        )
+    return found
 
 
 def main() -> None:
-    camera = Camera()
-    rows = [
-        {"box": box.name, **asdict(most_held(box, camera)), **site(box, camera, 1000, 10)} for box in BOXES
-    ]
-    if "--json" in sys.argv[1:]:
-        print(json.dumps(rows, indent=1))
-        return
-    for row in rows:
-        print(
-            f"{row['box']:18} {row['cameras']:5} cameras held, age p95 {row['age_p95_ms']} ms, engine "
-            f"{row['engine_busy']:.0%} busy; 1000 cameras: {row['boxes']} boxes of {row['cameras_a_box']}, "
-            f"{row['video_into_a_box_mbit']} Mbit/s into each"
-        )
-    print(
-        f"masks of 1000 cameras: {rows[0]['masks_out_mbit']} Mbit/s; ten subscribers to all: "
-        f"{rows[0]['relay_out_mbit']} Mbit/s and {rows[0]['relay_messages_a_second']} messages/s"
-    )
+    parser = argparse.ArgumentParser(description="What a site of many boxes needs.")
+    parser.add_argument("--cameras", type=int, default=1000)
+    parser.add_argument("files", nargs="+", type=Path, metavar="CAPACITY.json")
+    given = parser.parse_args()
+    for path in given.files:
+        result = msgspec.json.decode(path.read_bytes(), type=CapacityResult)
+        for site in sites(result, given.cameras):
+            print(
+                f"{site.kind}: {site.cameras} held on {site.cores} cores, age p95 {site.age_p95_ms} ms; "
+                f"{given.cameras} cameras: {site.boxes} boxes, {site.video_mbit} Mbit/s into each; masks "
+                f"{site.masks_mbit} Mbit/s, {SUBSCRIBERS} subscribers: {SUBSCRIBERS * site.masks_mbit:g}"
+            )
 
 
 if __name__ == "__main__":

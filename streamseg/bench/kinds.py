@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,11 +19,13 @@ from streamseg.bench.stages import (
     stage_times,
 )
 from streamseg.config import Config, EngineConfig, StreamConfig
+from streamseg.daemon.arrangement import arranged
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import input_size
 from streamseg.inference.plans.load import close_all, load_engine
 from streamseg.live.capacity import StreamCost
 from streamseg.live.motion import cells_of
+from streamseg.runtime.cpus import usable_cores
 from streamseg.sources.events import SkipFrames
 from streamseg.sources.live import Thinning
 
@@ -94,7 +97,8 @@ class Measuring:
         self._engines: dict[bytes, list[Engine]] = {}  # by their settings
 
     def engines(self, config: EngineConfig) -> list[Engine]:
-        """All replicas of an engine; raises EngineError."""
+        """All replicas of an engine, chosen for as many streams as there can be; raises EngineError."""
+        config = for_many(config)
         made = self._engines.setdefault(written(config), [])
         while len(made) < config.replicas:
             made.append(self._load(config))
@@ -145,6 +149,11 @@ class Measuring:
     def close(self) -> None:
         for engines in self._engines.values():
             close_all(engines)
+
+
+def for_many(config: EngineConfig) -> EngineConfig:
+    """The settings with the replicas that a daemon chooses for as many streams as there can be."""
+    return arranged(config, usable_cores(), math.inf, None).config
 
 
 def _batch(config: EngineConfig, engines: list[Engine]) -> int:
