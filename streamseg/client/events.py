@@ -9,18 +9,16 @@ with subscribe_events("tcp://127.0.0.1:5570", since=saved) as events:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import threading
 import time
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from streamseg.client.event_order import Cursor, EventOrder, Passed, advanced
+from streamseg.client.reading import AsyncReading, Reading, ThreadReading, arrivals
 from streamseg.client.receiver import Receiver
 from streamseg.errors import WireError
 from streamseg.net.curve_keys import ClientKeys, client_keys
@@ -78,12 +76,7 @@ def subscribe_events_async(
     keys: ClientKeys | None = None,
 ) -> AsyncEventSubscription:
     """subscribe_events() for asyncio: `async for event in …`; the event loop must be running."""
-    loop, arrived = asyncio.get_running_loop(), asyncio.Event()
-
-    def on_arrival() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed, so there is no reader any more
-            loop.call_soon_threadsafe(arrived.set)
-
+    arrived, on_arrival = arrivals()
     keys = keys or client_keys(server_key, client_key_file)
     inbox = _EventInbox(since, on_arrival)
     receiver = _receiver(endpoint, streams, snapshot, inbox, keys)
@@ -184,27 +177,16 @@ class _EventInbox:
             self._on_arrival()
 
 
-class _EventSubscription:
+class _EventSubscription(Reading[EventDocument]):
     """What both forms have in common."""
 
     def __init__(self, receiver: Receiver, inbox: _EventInbox, timeout_s: float | None) -> None:
-        self._receiver = receiver
+        super().__init__(receiver, timeout_s)
         self._inbox = inbox
-        self._timeout_s = timeout_s
-        weakref.finalize(self, receiver.stop).atexit = False  # as that of masks
-
-    @property
-    def endpoint(self) -> str:
-        return self._receiver.endpoint
 
     @property
     def stats(self) -> EventStats:
         return self._inbox.stats
-
-    @property
-    def connected(self) -> bool:
-        """Whether the daemon is connected now."""
-        return self._receiver.connected
 
     @property
     def cursor(self) -> dict[str, dict[str, int]] | None:
@@ -214,44 +196,18 @@ class _EventSubscription:
         """
         return self._inbox.cursor()
 
-    def close(self) -> None:
-        """Stop receiving; a reader that waits is woken, and reading ends. Closing twice is fine."""
-        self._receiver.close()
+    def _take(self, timeout_s: float | None) -> EventDocument:
+        return self._inbox.take(timeout_s)
 
     def _none_came(self, timeout_s: float | None) -> str:
         return f"{self._receiver.endpoint}: no event came for {timeout_s or 0:g} s"
 
 
-class EventSubscription(_EventSubscription):
+class EventSubscription(_EventSubscription, ThreadReading[EventDocument]):
     """An iterator of events, and a context manager. Reading waits; it ends when close() is called."""
 
-    def __enter__(self) -> EventSubscription:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[EventDocument]:
-        return self
-
-    def __next__(self) -> EventDocument:
-        try:
-            return self.read(self._timeout_s)
-        except Closed:
-            raise StopIteration from None
-
-    def read(self, timeout_s: float | None = None) -> EventDocument:
-        """The next event; raises TimeoutError after timeout_s, Closed once closed and empty."""
-        try:
-            return self._inbox.take(timeout_s)
-        except TimeoutError as error:
-            raise TimeoutError(self._none_came(timeout_s)) from error
-        except Closed:
-            self._receiver.check()
-            raise
-
-
-class AsyncEventSubscription(_EventSubscription):
+class AsyncEventSubscription(_EventSubscription, AsyncReading[EventDocument]):
     """Events for `async for`; `async with` closes it at a known moment. Belongs to one event loop."""
 
     def __init__(
@@ -263,35 +219,3 @@ class AsyncEventSubscription(_EventSubscription):
     ) -> None:
         super().__init__(receiver, inbox, timeout_s)
         self._arrived = arrived
-
-    async def __aenter__(self) -> AsyncEventSubscription:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __aiter__(self) -> AsyncEventSubscription:
-        return self
-
-    async def __anext__(self) -> EventDocument:
-        try:
-            return await self.read(self._timeout_s)
-        except Closed:
-            raise StopAsyncIteration from None
-
-    async def read(self, timeout_s: float | None = None) -> EventDocument:
-        """The next event; raises TimeoutError after timeout_s, Closed once closed and empty."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while True:
-                    self._arrived.clear()  # before looking, so that nothing is missed in between
-                    with contextlib.suppress(TimeoutError):
-                        return self._inbox.take(timeout_s=0)
-                    await self._arrived.wait()
-        except TimeoutError as error:
-            raise TimeoutError(self._none_came(timeout_s)) from error
-        except Closed:
-            self._receiver.check()
-            raise

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from streamseg.client.inbox import LOOK_EVERY_S, ClientStats, Inbox
+from streamseg.client.reading import AsyncReading, Reading, ThreadReading, arrivals
 from streamseg.client.receiver import Receiver
 from streamseg.net.curve_keys import ClientKeys, client_keys
-from streamseg.runtime.mailbox import Closed
 from streamseg.types import LabelSet, Mask, Preview
 from streamseg.wire import StreamStatus
 
@@ -72,12 +69,7 @@ def subscribe_async(
     keys: ClientKeys | None = None,
 ) -> AsyncSubscription:
     """subscribe() for asyncio: `async for mask in subscribe_async(…)`; the event loop must be running."""
-    loop, arrived = asyncio.get_running_loop(), asyncio.Event()
-
-    def on_arrival() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed, so there is no reader any more
-            loop.call_soon_threadsafe(arrived.set)
-
+    arrived, on_arrival = arrivals()
     keys = keys or client_keys(server_key, client_key_file)
     inbox = Inbox(streams, newest=newest, queue=queue, on_arrival=on_arrival)
     topics = _topics(streams, refined=refined, confidence=confidence, pictures=pictures, statuses=statuses)
@@ -92,29 +84,16 @@ def _receiver(
     return Receiver(endpoint, topics, snapshot, inbox, keys, unknown=inbox.unknown, look=look)
 
 
-class _Subscription:
+class _Subscription(Reading[Mask]):
     """What both forms have in common."""
 
     def __init__(self, receiver: Receiver, inbox: Inbox, timeout_s: float | None) -> None:
-        self._receiver = receiver
+        super().__init__(receiver, timeout_s)
         self._inbox = inbox
-        self._timeout_s = timeout_s
-        # One that nobody refers to any more is ended, so that its thread does not receive for ever. Without
-        # waiting for it: this may be called in any thread at any moment, with locks that the thread needs.
-        weakref.finalize(self, receiver.stop).atexit = False
-
-    @property
-    def endpoint(self) -> str:
-        return self._receiver.endpoint
 
     @property
     def stats(self) -> ClientStats:
         return self._inbox.stats
-
-    @property
-    def connected(self) -> bool:
-        """Whether the daemon is connected now."""
-        return self._receiver.connected
 
     def latest(self, stream: str) -> Mask | None:
         """The newest mask of a stream that has come, whether it was read or not; does not use it up."""
@@ -129,42 +108,16 @@ class _Subscription:
         """Seconds since the frame was captured, by this machine's clock against mask.clock."""
         return (time.time_ns() - mask.captured_unix_ns) / 1e9
 
-    def _no_mask(self, timeout_s: float | None) -> str:
+    def _take(self, timeout_s: float | None) -> Mask:
+        return self._inbox.take(timeout_s)
+
+    def _none_came(self, timeout_s: float | None) -> str:
         why = self._inbox.unknown.text or f"no mask came for {timeout_s or 0:g} s"
         return f"{self._receiver.endpoint}: {why}"
 
-    def close(self) -> None:
-        """Stop receiving; a reader that waits is woken, and reading ends. Closing twice is fine."""
-        self._receiver.close()
 
-
-class Subscription(_Subscription):
+class Subscription(_Subscription, ThreadReading[Mask]):
     """An iterator of masks, and a context manager. Reading waits; it ends when close() is called."""
-
-    def __enter__(self) -> Subscription:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[Mask]:
-        return self
-
-    def __next__(self) -> Mask:
-        try:
-            return self.read(self._timeout_s)
-        except Closed:
-            raise StopIteration from None
-
-    def read(self, timeout_s: float | None = None) -> Mask:
-        """The next mask; raises TimeoutError after timeout_s, Closed once closed and empty."""
-        try:
-            return self._inbox.take(timeout_s)
-        except TimeoutError as error:
-            raise TimeoutError(self._no_mask(timeout_s)) from error
-        except Closed:
-            self._receiver.check()
-            raise
 
     def label_set(self, id: str, timeout_s: float = 5.0) -> LabelSet:
         """The names and colours of mask.label_set, waiting for them; raises TimeoutError or Closed."""
@@ -185,7 +138,7 @@ class Subscription(_Subscription):
         return self._inbox.picture(mask, timeout_s)
 
 
-class AsyncSubscription(_Subscription):
+class AsyncSubscription(_Subscription, AsyncReading[Mask]):
     """Masks for `async for`; `async with` closes it at a known moment. Belongs to one event loop."""
 
     def __init__(
@@ -193,39 +146,6 @@ class AsyncSubscription(_Subscription):
     ) -> None:
         super().__init__(receiver, inbox, timeout_s)
         self._arrived = arrived
-
-    async def __aenter__(self) -> AsyncSubscription:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __aiter__(self) -> AsyncSubscription:
-        return self
-
-    async def __anext__(self) -> Mask:
-        """The next mask, until closed. A loop that is left early leaves the subscription as it is."""
-        try:
-            return await self.read(self._timeout_s)
-        except Closed:
-            raise StopAsyncIteration from None
-
-    async def read(self, timeout_s: float | None = None) -> Mask:
-        """The next mask; raises TimeoutError after timeout_s, Closed once closed and empty."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while True:
-                    self._arrived.clear()  # before looking, so that nothing is missed in between
-                    with contextlib.suppress(TimeoutError):
-                        return self._inbox.take(timeout_s=0)
-                    await self._arrived.wait()
-        except TimeoutError as error:
-            raise TimeoutError(self._no_mask(timeout_s)) from error
-        except Closed:
-            self._receiver.check()
-            raise
 
     async def label_set(self, id: str, timeout_s: float = 5.0) -> LabelSet:
         """The names and colours of mask.label_set, waiting for them; raises TimeoutError or Closed."""
