@@ -14,19 +14,19 @@ from streamseg.sources.pixel_format import Mixture, colours_of, has_planes, luma
 from streamseg.sources.planes import scale_planes
 from streamseg.sources.surface import Turn
 from streamseg.types import U8, Size
+from streamseg.types.picture import scale_picture, shrinks_much
 
 ON_GPU = "cuda"
 """The pixel format of pictures in a GPU's memory."""
 _FAST = {"yuv420p": cv2.COLOR_YUV2RGB_I420, "nv12": cv2.COLOR_YUV2RGB_NV12}  # nv12: of hardware decoders
-# SWS_BILINEAR, SWS_FULL_CHR_H_INT, SWS_ACCURATE_RND: without them swscale is 4 levels off for 10 bits.
-_EXACT = 2 | 0x2000 | 0x40000
+_EXACT = 2 | 0x2000 | 0x40000  # SWS_BILINEAR, SWS_FULL_CHR_H_INT, SWS_ACCURATE_RND
 _REPACKED = {"yuyv422": "yuv422p", "uyvy422": "yuv422p", "yvyu422": "yuv422p"}  # of USB cameras
 
 
 class HostPicture:
     """A decoded picture in host memory. It owns the decoder's buffer; any thread may ask.
 
-    What is asked for is made of the decoder's planes, whatever was asked before.
+    What is asked for has the same bytes, whatever was asked before.
     """
 
     def __init__(self, image: VideoFrame, turn: Turn, to_rgb: RgbConverter) -> None:
@@ -45,11 +45,11 @@ class HostPicture:
         return self._rgb
 
     def scaled(self, size: Size) -> U8:
-        if size == self.size:
-            return self.rgb()
         kept = self._scaled
         if kept is None or kept.shape[:2] != size:
-            kept = self._scaled = self._made(size, rgb_of)
+            # Where each output is made of a few pixels, going by the whole RGB costs no more.
+            planes = shrinks_much(self.size, size)
+            kept = self._scaled = self._made(size, rgb_of) if planes else scale_picture(self.rgb(), size)
         return kept
 
     def luma(self, size: Size) -> U8:
@@ -66,18 +66,28 @@ class HostPicture:
 class RgbConverter:
     """Turns pictures of any pixel format and size into RGB with the matrix and range they were made with.
 
-    8-bit 4:2:0 BT.601 limited goes through OpenCV, which is within one level of the exact conversion; other
-    planes of 8 bits through swscale's fast way, within three; the rest through its exact one.
+    Within a level or two of the exact conversion: by OpenCV of 8-bit 4:2:0 BT.601 limited, else by our pass
+    over the planes; of what has no such planes by swscale's exact way (its fast one is a level too dark).
     """
 
     def __init__(self) -> None:
         self.reformatter = VideoReformatter()
-        self._lock = threading.Lock()  # guards it: who first wants a picture that stayed on a GPU converts it
+        self._lock = threading.Lock()  # guards it: any thread may be the first to ask for a picture's RGB
 
     def __call__(self, image: VideoFrame) -> U8:
         """RGB, (height, width, 3), contiguous, owned by the caller. From any thread."""
-        with self._lock:
-            return self._converted(image)
+        matrix, full = colours_of(image)
+        if (
+            image.format.name in _FAST
+            and matrix == Colorspace.ITU601
+            and not full
+            and image.width % 2 == 0
+            and image.height % 2 == 0
+        ):
+            return np.asarray(cv2.cvtColor(image.to_ndarray(), _FAST[image.format.name]), np.uint8)
+        planes, to_rgb, offset = rgb_of(self.with_planes(image))
+        size = image.height, image.width
+        return scale_planes(planes, size, size, to_rgb, offset)
 
     def with_planes(self, image: VideoFrame) -> VideoFrame:
         """The picture with planes that can be scaled; converted where it has others. From any thread."""
@@ -88,18 +98,6 @@ class RgbConverter:
                 return self.reformatter.reformat(image, format=_REPACKED[image.format.name])
             return self._by_swscale(image)
 
-    def _converted(self, image: VideoFrame) -> U8:
-        matrix, full = colours_of(image)
-        if (
-            image.format.name in _FAST
-            and matrix == Colorspace.ITU601
-            and not full
-            and image.width % 2 == 0
-            and image.height % 2 == 0
-        ):
-            return np.asarray(cv2.cvtColor(image.to_ndarray(), _FAST[image.format.name]), np.uint8)
-        return np.ascontiguousarray(self._by_swscale(image).to_ndarray(), dtype=np.uint8)
-
     def _by_swscale(self, image: VideoFrame) -> VideoFrame:
         matrix, full = colours_of(image)
         yuv = not image.format.is_rgb and not image.format.name.startswith(("gray", "pal", "mono"))
@@ -109,7 +107,7 @@ class RgbConverter:
             format="rgb24",
             src_colorspace=matrix if yuv else None,
             src_color_range=src_range,
-            interpolation=None if has_planes(image) and image.format.components[0].bits == 8 else _EXACT,
+            interpolation=_EXACT,
             threads=1,  # swscale's own threads cost more than they bring at camera sizes
         )
 

@@ -55,7 +55,7 @@ class Mixture(NamedTuple):
 
 
 def rgb_of(image: VideoFrame) -> Mixture:
-    """How a picture with planes becomes RGB; they are the picture's own memory, for as long as it lives."""
+    """How a picture with planes becomes RGB; they lie in the picture's own memory."""
     planes, kind, bits = _planes(image)
     white = _white(bits)
     if kind == "gray":
@@ -142,7 +142,7 @@ def _plane(
     samples = np.ndarray(
         (rows, columns, channels), kind, memoryview(memory), strides=(length, step, kind.itemsize)
     )
-    return Plane(samples if plane.line_size >= 0 else samples[::-1], held, shifts)
+    return Plane(samples if plane.line_size >= 0 else samples[::-1], held, shifts, image)
 
 
 def _white(bits: int) -> int:

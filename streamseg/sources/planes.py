@@ -37,6 +37,7 @@ class Plane:
     samples: npt.NDArray[Any]  # (rows, columns, channels) uint8 or uint16; rows may lie apart
     bits: int  # of a sample: 8, or more of uint16
     shifts: tuple[int, int] = (0, 0)  # a sample stands for 2**shift rows, and columns, of pixels
+    owner: object = None  # of memory that NumPy does not keep
 
 
 def scale_planes(planes: list[Plane], size: Size, to: Size, matrix: F32, offset: F32) -> U8:

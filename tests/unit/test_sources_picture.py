@@ -102,7 +102,7 @@ def test_colours_are_ffmpegs_within_two_levels(pix_fmt: str, matrix: str, full: 
     difference = np.abs(middles(got, CELL // 4) - middles(scale_picture(want, size), CELL // 4))
     assert difference.max() <= 2, (pix_fmt, difference.max())
     full_size = np.abs(middles(made.rgb(), CELL) - middles(want, CELL))
-    assert full_size.max() <= 3, (pix_fmt, "whole", full_size.max())
+    assert full_size.max() <= 2, (pix_fmt, "whole", full_size.max())
     luma = grey(want)
     if yuv and pix_fmt not in ("yuv420p10be", "y210le"):  # those become RGB first
         red, blue = WEIGHTS[matrix]
@@ -243,7 +243,7 @@ def test_labels_agree_with_those_of_the_whole_rgb_scaled_by_area(tmp_path: Path)
     write_video(
         tmp_path / "clip.mp4", [scale_picture(draw_scene(t)[0], (1080, 1920)) for t in (0.0, 2.0, 5.0)]
     )
-    engine = load_engine(EngineConfig(threads=1))
+    engine = load_engine(EngineConfig(precision="fp32", threads=1))
     same = []
     for frame in frames_of(tmp_path / "clip.mp4"):
         size = input_size(engine, frame.size)
@@ -251,4 +251,4 @@ def test_labels_agree_with_those_of_the_whole_rgb_scaled_by_area(tmp_path: Path)
         (usual,) = infer(engine, [picture_frame(frame.rgb)])
         same.append(labels_of(new, size)[0] == labels_of(usual, size)[0])
     engine.close()
-    assert np.mean(same) >= 0.995
+    assert np.mean(same) >= 0.995, [float(one.mean()) for one in same]
