@@ -7,7 +7,8 @@
 # make docs              all pages and the API from docstrings as one site: out/site
 # make bench [DATA=…]    the figures of docs/benchmarks.md again; those of the CRF only with DATA, a folder of
 #                        images/ and labels/
-# make gpu               with a CUDA GPU: out/gpu/gpu.json and gpu.md with what was measured, and its tests
+# make gpu [STAGES=…]    with a CUDA GPU: its tests, and what was measured in out/gpu/gpu.md and gpu.json (tools/device);
+#                        DEVICE_DRY=1 make gpu tries the same scripts on a CPU
 # make soak              the endurance tests in full: about an hour; their figures are in docs/operating.md
 
 PYTHON ?= python3
@@ -84,8 +85,7 @@ ifneq ($(strip $(DATA)),)
 endif
 
 gpu: .venv/dev
-	$(BIN)/python -m benchmarks.gpu --out out/gpu
-	$(PYTEST) -m gpu tests/gpu
+	PY=$(BIN)/python OUT=out/gpu BUDGET_S=$${BUDGET_S:-3600} bash tools/device/device.sh $(STAGES)
 
 soak: .venv/dev
 	$(PYTEST) -m soak -s tests

@@ -1,4 +1,4 @@
-"""What a CUDA GPU does, in one command: the dense CRF, from NVDEC to labels, LargeFOV on every backend.
+"""What a CUDA GPU does on every backend: the CRF, from NVDEC to labels, LargeFOV. A stage of tools/device.
 
 python -m benchmarks.gpu --out FOLDER writes gpu.json and gpu.md there. What needs no build comes first, and
 both files are written after each part, so an early end keeps what was measured. Weights are random where
@@ -36,7 +36,7 @@ CRF_BAR_MS = 5.0
 
 
 class GpuResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that `make gpu` measures."""
+    """Everything that is measured."""
 
     gpu: str
     crf: dict[str, Spread] = {}  # kernels → of one mean field at 513x513

@@ -141,6 +141,8 @@ class _Run:
         self.images = self._read(inputs)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # crops are all of one size
+            # Set here, since teachers in fp32 switch it off: TF32 where bf16 is not used, but not for "fp32".
+            torch.backends.cudnn.allow_tf32 = recipe.arithmetic != "fp32"
             self.images.threads = recipe.loader_threads or min(usable_cores(), MOST_LOADERS)
         self.clips = Clips(inputs.clips, recipe) if inputs.clips else None
         self.val_census = self._look_at_data()

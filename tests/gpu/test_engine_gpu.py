@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,23 @@ def test_a_recorded_shape_gives_the_answer_to_each_picture_and_not_the_last_one(
     for height in range(160, 160 + 8 * 12, 8):  # more shapes than are kept recorded
         shape = (1, height, 240, 3)
         assert engine(np.zeros(shape, np.uint8)).shape[2] == height // 4
+
+
+@pytest.mark.parametrize("backend", ["torch", "aoti"])
+@pytest.mark.timeout(900)
+def test_batches_that_are_queued_one_behind_another_have_their_own_logits(backend: BackendName) -> None:
+    if reason := backend_of(backend).why_not("bf16"):
+        pytest.skip(reason)
+    engine: Any = load_engine(EngineConfig(backend=backend, precision="bf16"))
+    batches = [np.stack([draw_scene(7.0 * n + i)[0] for i in range(n)]) for n in (1, 3, 2, 4, 1, 8, 2, 2)]
+    memory = np.empty_like(batches[5])
+    queued = []
+    for batch in batches:
+        memory[: len(batch)] = batch  # written again while batches are under way
+        queued.append(engine.on_device(torch.from_numpy(memory[: len(batch)])))
+    for batch, found in zip(batches, queued, strict=True):
+        np.testing.assert_array_equal(found.wait().cpu().numpy(), engine(batch))
+    engine.close()
 
 
 @pytest.mark.timeout(900)

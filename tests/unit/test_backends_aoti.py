@@ -91,3 +91,30 @@ def test_without_a_stub_the_drivers_own_library_is(tmp_path: Path, monkeypatch: 
 def test_a_library_is_found_where_it_was_loaded_from() -> None:
     assert Path(loaded_from("libc.so")).is_file()
     assert loaded_from("libnobody.so") == ""
+
+
+def test_a_package_on_a_gpu_is_given_batches_that_are_filled_up_and_gives_each_its_own_logits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import numpy as np
+    import torch
+
+    from streamseg.inference.backends.graphed_batches import GraphedBatches
+    from tests.late_cuda import late_cuda
+
+    seen: list[int] = []
+
+    def package(image: Any) -> Any:
+        seen.append(len(image))
+        return image.float().mean((1, 2, 3), keepdim=True)
+
+    with torch.inference_mode(), late_cuda(monkeypatch, seed=1):
+        engine = aoti.AotiEngine.__new__(aoti.AotiEngine)
+        engine._torch, engine._device, engine._package = torch, "cpu", package
+        batches = GraphedBatches(engine._prepared, 4, device="cpu")
+        feeds = [np.full((count, 4, 6, 3), 10 * count, np.uint8) for count in (3, 1, 2, 4)]
+        queued = [batches.start(feed) for feed in feeds]
+        for feed, found in zip(feeds, queued, strict=True):
+            found.ready.synchronize()
+            assert found.logits.flatten().tolist() == [10.0 * len(feed)] * len(feed)
+    assert set(seen) == {1, 2, 4}

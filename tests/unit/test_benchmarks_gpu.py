@@ -1,4 +1,4 @@
-"""What `make gpu` runs, as far as it runs without a GPU."""
+"""What the stage `backends` of `make gpu` runs, as far as it runs without a GPU."""
 
 from __future__ import annotations
 

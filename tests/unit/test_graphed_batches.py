@@ -39,7 +39,9 @@ def batches_of(module: Any, monkeypatch: pytest.MonkeyPatch, most: int) -> Graph
     return GraphedBatches(prepared, most, device="cpu")
 
 
-@pytest.mark.parametrize(("streams", "most"), [(1, 1), (5, 4), (16, 16), (16, 6)])
+@pytest.mark.parametrize(
+    ("streams", "most"), [*((streams, 8) for streams in range(1, 17)), (1, 1), (5, 4), (16, 16), (16, 6)]
+)
 def test_a_service_records_nothing_after_the_first_batch_of_each_size_of_pictures(
     module: Any, monkeypatch: pytest.MonkeyPatch, streams: int, most: int
 ) -> None:
@@ -50,7 +52,7 @@ def test_a_service_records_nothing_after_the_first_batch_of_each_size_of_picture
             batches.run(np.zeros((1, *picture), np.uint8))
         recorded = Graph.made
         assert recorded == batches.prepared <= 5 * len(PICTURES)
-        for _ in range(12):
+        for _ in range(8):
             waiting = random.integers(1, min(streams, most) + 1)
             feed = random.integers(0, 256, (waiting, *PICTURES[random.integers(3)]), np.uint8)
             want = module(torch.from_numpy(feed)).numpy()

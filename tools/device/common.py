@@ -174,6 +174,7 @@ def load(name: str, precision: str, size: tuple[int, int], backend: str = "torch
     from streamseg.config import EngineConfig
     from streamseg.inference.plans.load import load_engine
 
+    max_batch = small(max_batch, 4)
     engine = load_engine(
         EngineConfig(
             name=engine_folder(name),

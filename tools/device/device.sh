@@ -2,7 +2,7 @@
 # On the GPU machine, in the root of the checkout: bash tools/device/device.sh [STAGE...]
 #
 # Stages, the most useful first: facts engines tests crf pipeline density aoti knobs train.
-# On demand: sanitize ncu fulltrain backends.
+# On demand: sanitize ncu fulltrain backends. With BUDGET_S of an hour, as in make gpu, backends comes last.
 # Each has its own limit; $OUT/gpu.json, gpu.md and log.txt are written after each, so what is cut off loses only
 # its own. BUDGET_S (480): no stage runs longer. DEVICE_DRY=1: a test of this script on a CPU. At the end a line
 # for all that failed, was cut off or did not run, and exit code 1 if there is one.
@@ -21,6 +21,7 @@ export CARRIED=${CARRIED:-.device}
 mkdir -p "$OUT" "$PARTS" "$PROBE_ENGINES" "$SITE" "$XDG_CACHE_HOME"
 export PYTHONPATH=$PWD:$SITE PATH=$PATH:/usr/sbin:/sbin
 [ $# -gt 0 ] && stages="$*" || stages="facts engines tests crf pipeline density aoti knobs train"
+[ $# -eq 0 ] && [ "$BUDGET_S" -ge 3600 ] && [ "$DEVICE_DRY" = 0 ] && stages="$stages backends"
 log=$OUT/log.txt
 rm -f "$PARTS/failed.txt"
 for stage in $stages; do rm -f "$PARTS/$stage.json" "$PARTS/$stage"-*; done
