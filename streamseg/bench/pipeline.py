@@ -12,11 +12,14 @@ import msgspec
 
 from streamseg.bench.summary import Machine, Spread, spread_of, this_machine
 from streamseg.config import Config
+from streamseg.config.engines import shared_threads
 from streamseg.daemon import Daemon
+from streamseg.daemon.arrangement import arranged, demands_of
 from streamseg.daemon.wanted import wanted_engines
 from streamseg.errors import StreamsegError
 from streamseg.inference.plans.load import load_engine
 from streamseg.runtime.counters import StreamStats
+from streamseg.runtime.cpus import usable_cores
 from streamseg.runtime.import_path import module_command, python_environment
 from streamseg.runtime.stage import Stage
 
@@ -56,8 +59,10 @@ def running_daemon(config: Config) -> Iterator[Daemon]:
 
     Builds the engines first, and waits until they serve, so that the build is not measured.
     """
-    for engine in wanted_engines(config.streams, config.engine, config.engines).values():
-        load_engine(engine).close()
+    wanted = wanted_engines(config.streams, config.engine, config.engines)
+    cores, demands = usable_cores(), demands_of(config.streams, wanted)
+    for name, engine in shared_threads(wanted, cores).items():
+        load_engine(arranged(engine, cores, demands[name], None).config).close()
     daemon = Daemon(config)
     thread = Stage("daemon", daemon.run, lambda _: daemon.ready.set())
     thread.start()

@@ -109,7 +109,7 @@ def test_a_gpu_runs_bf16_where_it_has_it(
     ("found", "problem"),
     [
         (measured(), ""),
-        (measured(98.4), "98.4 % of its labels are as in fp32, below 98.5 %"),
+        (measured(97.9), "97.9 % of its labels are as in fp32, below 98 %"),
         (measured(ms=12.0), "slower here than fp32 (12.0 ms, 10.0 ms)"),
         (measured(ms=10.5), ""),
         (measured(ms=12.0, cpu_ms=15.0), ""),  # the machine was busy
@@ -143,7 +143,7 @@ def test_a_damaged_int8_gives_way_to_fp32_and_is_looked_at_once(
     engine.close()
     assert engine.info.precision == "fp32"
     assert any(
-        m.startswith("engine tiny/int8/onnx: skipped: ") and "of its labels are as in fp32, below 98.5 %" in m
+        m.startswith("engine tiny/int8/onnx: skipped: ") and "of its labels are as in fp32, below 98 %" in m
         for m in caplog.messages
     )
     monkeypatch.setattr(proofs, "_made", {})  # as in another process

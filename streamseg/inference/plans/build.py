@@ -146,6 +146,6 @@ class Build:
                 module_command("streamseg.inference.plans.worker"),
                 pipes=True,
                 stderr=log_fd,
-                own_session=True,
+                own_session=self._quiet,
             )
             return self._child

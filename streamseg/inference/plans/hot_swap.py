@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
 from streamseg.config import EngineConfig
@@ -145,6 +146,8 @@ def start_engines(config: EngineConfig, wait_s: float = PROVE_WITHIN_S) -> tuple
             if not choice.backend.suffix:
                 return _replicas(config, choice, load_choice(choice)), []
             engine = load_plan(choice)
+            if engine is None and needs_proof(config, choice):  # it has a proof, so it is built soon
+                engine = _built_within(choice, deadline_s - time.monotonic())
             if engine is not None:
                 return _replicas(config, choice, engine, spare), []
             ready = stand_in()
@@ -179,13 +182,32 @@ def _proof_within(choice: Choice, timeout_s: float | None) -> Proof | None:
     if timeout_s <= 0:
         return None
     build = Build(choice, prove=True, progress=lambda text: None)
+    with _stopped_after(build, timeout_s):
+        try:
+            return proof_of(choice, build)
+        except BuildStopped:
+            return None
+
+
+def _built_within(choice: Choice, timeout_s: float) -> Engine | None:
+    """The engine of a plan that is built now; None where it took longer. Raises EngineError."""
+    if timeout_s <= 0:
+        return None
+    build = Build(choice, progress=lambda text: None)
+    with _stopped_after(build, timeout_s):
+        try:
+            return load_choice(choice, build)
+        except BuildStopped:
+            return None
+
+
+@contextlib.contextmanager
+def _stopped_after(build: Build, timeout_s: float) -> Iterator[None]:
     timer = threading.Timer(timeout_s, build.stop)
     timer.daemon = True
     timer.start()
     try:
-        return proof_of(choice, build)
-    except BuildStopped:
-        return None
+        yield
     finally:
         timer.cancel()
 

@@ -24,8 +24,8 @@ from streamseg.types import Size
 log = logging.getLogger(__name__)
 
 PROOFS = "proofs"
-LEAST_PERCENT = 98.5
-"""Labels as in fp32. camvid-slim in int8 has 99.2 and loses 0.03 mIoU; bf16 has 99.9."""
+LEAST_PERCENT = 98.0
+"""Labels as in fp32. camvid-slim in int8 has 98.9 and loses 0.03 mIoU; bf16 has 99.9."""
 SCHEMA = 1
 
 
