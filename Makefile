@@ -68,12 +68,12 @@ docs: .venv/light
 
 bench: .venv/dev
 	$(BIN)/streamseg bench pipeline --source demo:
-	$(BIN)/streamseg bench pipeline --source demo: --precision int8
+	$(BIN)/streamseg bench pipeline --source demo: --precision fp32
 	$(BIN)/streamseg bench pipeline --source demo: --realtime
 	$(BIN)/streamseg bench engine --source demo:
 	$(BIN)/python -m benchmarks.transport
 	$(BIN)/python -m benchmarks.labels
-	$(BIN)/streamseg bench streams --precision int8 --max-batch 1 --replicas 2
+	$(BIN)/streamseg bench streams
 	$(BIN)/streamseg capacity --source demo: --fps 8
 	$(BIN)/python -m benchmarks.hd
 	$(BIN)/python -m benchmarks.recorded --precision int8

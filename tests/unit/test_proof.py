@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from streamseg.config import EngineConfig
+from streamseg.errors import EngineError
 from streamseg.inference.backends import device, select
 from streamseg.inference.backends.device import cpu_has_int8
 from streamseg.inference.backends.select import choices
@@ -84,6 +85,19 @@ def test_bf16_is_tried_where_the_processor_has_it(
     assert forms(EngineConfig(name=str(tiny_engine)))[-2:] == ["fp32/onnx", "fp32/torch"]
     if "torch" in [one.backend.name for one in choices(EngineConfig(name=str(tiny_engine)))]:
         assert forms(EngineConfig(name=str(tiny_engine)))[0] == "bf16/torch"
+
+
+@pytest.mark.usefixtures("processor")
+def test_a_backend_that_is_asked_for_runs_what_it_can(tiny_engine: Path) -> None:
+    for backend in ("onnx", "torch", "aoti"):
+        try:
+            found = [
+                one.engine_id
+                for one in choices(EngineConfig(name=str(tiny_engine), backend=backend))  # type: ignore[arg-type]
+            ]
+        except EngineError as error:
+            found = [str(error)]
+        assert found == [f"tiny/fp32/{backend}"] or "NVIDIA" not in found[0], "it runs on a CPU, too"
 
 
 @pytest.mark.parametrize(

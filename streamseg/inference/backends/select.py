@@ -127,16 +127,16 @@ def _forms(
         if target and device == "cpu":
             continue
         for precision in precisions if "fp32" in engine.weights else ("int8",):
-            for name in (
-                name for name, of in wanted if of == device or (not of and device in _devices(name))
-            ):
-                yield name, device, precision
+            for name, of in wanted:
+                if of == device or (not of and (target or device == _device(name))):
+                    yield name, of, precision
 
 
-def _devices(name: str) -> list[str]:
-    """Where a backend that was asked for may run: not on a GPU where there is none and it need not."""
-    devices = [device for known, device in ORDER if known == name]
-    return ["cpu"] if "cpu" in devices and cuda_missing() else devices
+def _device(name: str) -> str:
+    """Where a backend that was asked for would run."""
+    if {device for known, device in ORDER if known == name} == {"cpu"} or cuda_missing():
+        return "cpu"
+    return "cuda"
 
 
 def _could_be_int8(backend: Backend) -> bool:
