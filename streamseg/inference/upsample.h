@@ -126,6 +126,27 @@ struct Job {
 // The class that a pixel of class c is published as.
 inline int32_t label_of(const Job& job, int c) { return job.table ? job.table[c] : c; }
 
+constexpr int kGroup = 4;  // vectors of pixels that are computed at once, since the steps of one wait for each other
+
+// No less than exp, and 6.2 % more at most, of values that were multiplied by kBits and shifted by kOne: between powers
+// of two 2^t is below a straight line. 1 is exact.
+constexpr float kBits = 1.44269504f * 8388608.0f, kOne = 127.0f * 8388608.0f, kMore = 1.0615f;
+
+// Two rows of every class, as their first values and how far apart classes are; kLanes values can be read from each.
+struct Rows {
+  const float *above, *below;
+  size_t apart;
+};
+
+// The pixels of kGroup vectors of an output row, from any column on, as by_rows() has them: where any confidence will do,
+// with a least one, and where the confidence is wanted.
+void look_at_highest(const Job& job, const Columns& columns, const Rows& rows, float weight, const int* places,
+                     const int32_t* published, uint8_t* labels);
+void look_at(const Job& job, const Columns& columns, const Rows& rows, float weight, const int* places,
+             const int32_t* published, float* values, uint8_t* labels);
+void look_at_confidence(const Job& job, const Columns& columns, const Rows& rows, float weight, const int* places,
+                        const int32_t* published, float* values, uint8_t* labels, uint8_t* confidences);
+
 // The same as by_rows(), where Columns::close. Cells of the logits in whose corners the same class is the highest, and
 // sure enough, are filled; pixels of the others are computed. Returns as streamseg_upsample_argmax.
 int by_cells(const Job& job, const Columns& columns);
