@@ -27,7 +27,7 @@ from streamseg.types import Size
 from streamseg.types.sizes import MaskSize
 
 STAGE_S = 0.4  # that each stage is measured for, at least
-WORTH = 1.03  # a setting that gives less is not named
+WORTH = 1.05  # a setting that gives less is not named
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,7 +47,7 @@ def possible_helps(kinds: list[Kind], measuring: Measuring, room: Room) -> Itera
             streams=with_times(lambda kind: {"network_share": kind.still_share}),
             note="where nothing moves",
         )
-    if any(kind.stream.skip_frames in ("none", "auto") for kind in kinds):
+    if any(_leaves_out_more(kind) for kind in kinds):
         decode = {id(k): measuring.decode_ms(k.piece, "nonref", k.stream.max_fps) for k in kinds if k.decodes}
         yield Help(
             setting='skip_frames = "nonref"',
@@ -117,6 +117,12 @@ def _second_streams(
         streams=with_times(change),
         note="most cameras have one; masks of that size",
     )
+
+
+def _leaves_out_more(kind: Kind) -> bool:
+    """Whether pictures of a source that no other refers to are decoded now."""
+    stream, taken = kind.stream, kind.piece.taken
+    return sum(taken("nonref", stream.max_fps)) < sum(taken(stream.skip_frames, stream.max_fps))
 
 
 def _larger(size: Size) -> bool:

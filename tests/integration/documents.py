@@ -40,6 +40,8 @@ NOT_RUN = {
     "streamseg engine quantise LARGEFOV": "needs weights that are downloaded; tests/unit has others",
     "streamseg bench pipeline --source demo: --engine LARGEFOV": "needs those weights, too",
     "curl --data-binary": "needs a console; tests/integration/test_web_segment.py has one",
+    "streamseg capacity ": "measures sources that are not here; tests/integration/test_capacity.py",
+    "python tools/scaling.py small.json": "needs what capacity has measured; tests/unit has the tool",
     "scp ": "needs another machine",
     "streamseg train --recipe configs/train-ablation": "takes an hour; tests/unit trains small networks",
     "streamseg train --recipe configs/train-camvid-lite": "takes hours; tests/unit trains small networks",

@@ -55,7 +55,7 @@ def test_a_stream_that_one_thread_cannot_decode_is_not_held_at_all() -> None:
 
 
 def test_the_rate_at_which_all_fit_is_found() -> None:
-    fps = fitting_fps([(CAMERA, 9)], TWO_CORES)  # 9 · (100 + 25 · fps) = 1800
+    fps = fitting_fps([(CAMERA, 8)], TWO_CORES)  # 8 · (100 + 25 · fps) = 1600
     assert fps == pytest.approx(4.0, abs=0.1)
     assert fitting_fps([(CAMERA, 3)], TWO_CORES) == 8
     assert fitting_fps([(CAMERA, 30)], TWO_CORES) is None  # decoding alone is too much

@@ -32,15 +32,15 @@ def _line(count: int, config: StreamConfig = CAMERA, dropped: int = 3, network_m
 
 
 def test_it_says_how_many_are_held_and_what_fits() -> None:
-    # 25 · 2 + 8 · (1 + 20 + 0.5) = 222 ms of CPU each second of a stream; 1800 there are
+    # 25 · 2 + 8 · (1 + 20 + 0.5) = 222 ms of CPU each second of a stream; 1600 there are
     assert _line(16) == (
-        "streams: 16 at 8 masks/s are more than this machine holds, about 8 (the network, 72% of the CPU "
-        "time); max_fps = 2.9 fits, and for what else helps: streamseg capacity site.toml"
+        "streams: 16 at 8 masks/s are more than this machine holds, about 7 (the network, 72% of the CPU "
+        "time); max_fps = 2.3 fits, and for what else helps: streamseg capacity site.toml"
     )
 
 
 def test_streams_that_fit_are_no_news() -> None:
-    assert _line(8) == ""
+    assert _line(7) == ""
 
 
 def test_where_nothing_was_dropped_there_is_no_line() -> None:
