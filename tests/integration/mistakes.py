@@ -287,6 +287,12 @@ MISTAKES |= {
     ],
     "a value of the wrong type": lambda p: p.config('[streams.gate]\nsource = "demo:"\nmax_fps = "ten"\n'),
     "a value out of range": lambda p: p.config('[streams.gate]\nsource = "demo:"\nmax_fps = -3\n'),
+    "a decoder that is not known": lambda p: p.config(
+        '[streams.gate]\nsource = "demo:"\nhwaccel = "vulkan"\n'
+    ),
+    "pictures to skip that are not known": lambda p: p.config(
+        '[streams.gate]\nsource = "demo:"\nskip_frames = "most"\n'
+    ),
     "a line break in a text": lambda p: p.config('[streams.gate]\nsource = "http://10.0.0.7/a\\nb"\n'),
     "no stream": lambda p: p.config("[engine]\nthreads = 1\n"),
     "a corner of a zone outside the picture": with_answers(
