@@ -40,7 +40,7 @@ ENDS = [
     Broken("streamseg.inference.backends.onnx:OnnxEngine.__call__", True),
     Broken("streamseg.live.pipeline:labels_of", True),
     Broken("streamseg.refinement.streams:Fusion.step", True),
-    Broken("streamseg.refinement.crf_step:scale_picture", True),
+    Broken("streamseg.refinement.crf_step:Keyframe.request", True),
     Broken("streamseg.publish.topics:encode_payload", True),
     Broken("streamseg.publish.topics:LastValueCache.remember", True),
     Broken("streamseg.net.server:Server._read", True),
