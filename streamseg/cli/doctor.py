@@ -101,7 +101,12 @@ def _kernels() -> Iterator[Finding]:
     from streamseg.crf.native import REMEDY
     from streamseg.runtime.native import load_library
 
-    kernels = {"_upsample": "upsampling kernel", "_blend": "fusion kernel", "_crf": "CRF kernel"}
+    kernels = {
+        "_scale_planes": "scaling kernel",
+        "_upsample": "upsampling kernel",
+        "_blend": "fusion kernel",
+        "_crf": "CRF kernel",
+    }
     for library, what in kernels.items():
         try:
             load_library(library)

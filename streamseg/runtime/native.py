@@ -1,4 +1,4 @@
-"""Finds the package's compiled kernels. Upsampling and fusion have an array fallback, the CRF has none."""
+"""Finds the package's compiled kernels. All but the CRF's have an array fallback."""
 
 from __future__ import annotations
 

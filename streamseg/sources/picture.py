@@ -45,6 +45,8 @@ class HostPicture:
         return self._rgb
 
     def scaled(self, size: Size) -> U8:
+        if size == self.size:
+            return self.rgb()
         kept = self._scaled
         if kept is None or kept.shape[:2] != size:
             # Where each output is made of a few pixels, going by the whole RGB costs no more.
