@@ -81,7 +81,8 @@ def too_many(
     rate = f"{rates[0]:.4g}" if len(rates) == 1 else f"{rates[0]:.4g} to {rates[-1]:.4g}"
     fits = f"max_fps = {fps:g} fits" if fps else "fewer fit"
     return (
-        f"streams: {len(costs)} at {rate} masks/s are more than this machine holds, about {most} "
+        f"streams: {len(costs)} at {rate} masks/s {'is' if len(costs) == 1 else 'are'} more than this "
+        f"machine holds, {f'about {most}' if most else 'not one in full'} "
         f"({load_of(costs, room).limit}); {fits}, and for what else helps: "
         f"streamseg capacity {path.name if path else '--source …'}"
     )

@@ -39,6 +39,12 @@ def test_it_says_how_many_are_held_and_what_fits() -> None:
     )
 
 
+def test_one_stream_that_is_too_much_is_said_so() -> None:
+    assert _line(1, network_ms=500.0).startswith(
+        "streams: 1 at 8 masks/s is more than this machine holds, not one in full (the network, "
+    )
+
+
 def test_streams_that_fit_are_no_news() -> None:
     assert _line(7) == ""
 
