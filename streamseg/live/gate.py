@@ -1,23 +1,23 @@
 """Nothing new, nothing to do: frames that do not differ from what the network saw last pass beside it.
 
-Of streams with gate = "motion", in the infer threads, between the frame scheduler and the network. Such a
-frame gets a mask that has its own stamp and the labels of the last one (Mask.same_as).
+Of streams with gate = "motion", in the stream's own thread, before the frame scheduler: an unchanged frame
+waits for the network only where that is still at the frame it refers to. It gets a mask with its own
+stamp and the labels of that one (Mask.same_as).
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
-from streamseg.inference.engine import Engine
-from streamseg.inference.infer import batch_key, input_size
-from streamseg.live.engines import ServedEngine
 from streamseg.live.motion import BUSY_S, Motion, cells_of
-from streamseg.runtime.mailbox import FrameScheduler
 from streamseg.types import U8, Frame, FrameSettings, Mask, Size
 from streamseg.wire import KINDS, Kind
+
+Key = tuple[int, int]
+"""Epoch and seq of a frame."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,149 +46,172 @@ class Unchanged:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What an infer thread does in one turn."""
+@dataclass(slots=True, eq=False)
+class _Reference:
+    """The last frame of a stream that an infer thread took."""
 
-    frames: list[Frame]  # to run the network on
-    unchanged: list[Unchanged] = field(default_factory=list)  # to hand over behind them
-    inside: list[Frame] = field(default_factory=list)  # all that the scheduler counts as not left
+    key: Key
+    settings: FrameSettings
+    frame_size: Size
+    at_s: float
+    kinds: frozenset[Kind]  # of messages that had a subscriber then
 
 
 @dataclass(slots=True, eq=False)
 class _Camera:
-    """A stream, and the last of its frames that the network was given."""
+    """A stream. Its lock guards all of it, and is held while something is handed over, so order is kept."""
 
-    motion: Motion
-    settings: FrameSettings
-    epoch: int
-    seq: int
-    frame_size: Size
-    input_size: Size
-    at_s: float
-    kinds: frozenset[Kind]  # of messages that had a subscriber then
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    motion: Motion | None = None
+    reference: _Reference | None = None  # None: the network must look
+    looked: tuple[Key, U8] | None = None  # the luma of the last frame that was looked at
+    input_size: Size = (0, 0)
+    waiting: Key | None = None  # the frame that was left for the network last, while it was not taken
+    inside: set[Key] = field(default_factory=set)  # taken, and the answer not handed over
+    behind: Unchanged | None = None  # waits for the answer to the reference
     late: bool = False  # something new has come and waits for gate_min_s
     settled: bool = False  # nothing has changed since the frame before, and the CRF was asked for it
 
-    def fits(self, frame: Frame, size: Size) -> bool:
-        """Whether a frame can be compared, and its mask would be made in the same way."""
-        return (
-            frame.settings is self.settings
-            and frame.epoch == self.epoch
-            and frame.size == self.frame_size
-            and size == self.input_size
-        )
-
 
 class Gate:
-    """The cameras by name. sort() is called in infer threads, for a stream by one at a time and in order."""
+    """The cameras by name. Of a stream one thread at a time calls passes(), in order."""
 
     def __init__(
         self,
-        scheduler: FrameScheduler[Frame],
-        is_wanted: Callable[[Frame], bool],
         hand_over: Callable[[Unchanged], None],
+        on_replaced: Callable[[Frame], None],
         wants: Callable[[Kind, str], bool],
         uses_crf: Callable[[Frame], bool],
     ) -> None:
-        """is_wanted: whether a frame gets a mask at all, now. hand_over: takes those that need not wait."""
-        self._scheduler = scheduler
-        self._is_wanted = is_wanted
+        """hand_over: takes unchanged frames, in order with the answers to others; may wait, and raise Closed.
+
+        on_replaced: told of an unchanged frame that a newer one replaced while both waited for an answer.
+        """
         self._hand_over = hand_over
+        self._on_replaced = on_replaced
         self._wants = wants
         self._uses_crf = uses_crf
         # Each operation on these is whole.
         self._cameras: dict[str, _Camera] = {}
-        self._keyframes: dict[str, tuple[int, int]] = {}  # epoch and seq of a frame for the CRF, by stream
+        self._keyframes: dict[str, Key] = {}  # of frames for the CRF, by stream
 
-    def sort(self, taken: list[Frame], served: ServedEngine, engine: Engine) -> Taken:
-        """Hand over what has not changed, and go on taking, until there is work for this thread's turn.
+    def passes(self, frame: Frame, input_size: Size) -> bool:
+        """Whether a frame was unchanged, and is handed over; else it is to be left for the network.
 
-        Only where a frame of the same stream is still in the network, an unchanged one waits for its turn.
-        Raises Closed.
+        input_size: of its network.
         """
-        turn = Taken([])
-        alike = partial(batch_key, engine)
-        while True:
-            for frame in taken:
-                self._sort(frame, input_size(engine, frame.size), turn)
-            room = served.max_batch - len(turn.frames)
-            if room and turn.frames:
-                taken = self._scheduler.more(room, alike, turn.frames[0], served.key)
-                if taken:
-                    continue
-            if turn.frames or turn.unchanged:
-                return turn
-            taken = self._scheduler.take(served.max_batch, alike, served.key)
+        begun = time.monotonic_ns()
+        camera = self._cameras.get(frame.stream)
+        if camera is None:
+            camera = self._cameras[frame.stream] = _Camera()
+            if frame.settings.removed.is_set():  # while this was at it
+                self.forget(frame.stream)
+        luma = frame.luma(cells_of(input_size))
+        with camera.lock:
+            if not self._holds(camera, frame, input_size, luma):
+                camera.waiting, camera.looked = _key(frame), (_key(frame), luma)
+                return False
+            reference = camera.reference
+            assert reference is not None, "only with it something holds"
+            took, waited = (time.monotonic_ns() - begun) // 1000, (begun - frame.decoded_ns) // 1000
+            stage_us = {"decode": frame.decode_us, "wait": waited, "gate": took}
+            unchanged = Unchanged(frame, reference.key[1], stage_us)
+            if reference.key not in camera.inside:
+                self._hand_over(unchanged)
+                return True
+            replaced, camera.behind = camera.behind, unchanged
+        if replaced is not None:
+            self._on_replaced(replaced.frame)
+        return True
+
+    def taken(self, frame: Frame, *, dropped: bool = False) -> None:
+        """The network is run on a frame now, with which later ones are compared; dropped: it was too old.
+
+        Called in the order in which the frames of a stream are taken.
+        """
+        camera = self._cameras.get(frame.stream)
+        if camera is None:  # removed
+            return
+        with camera.lock:
+            key = _key(frame)
+            if camera.waiting == key:
+                camera.waiting = None
+            if dropped:
+                return
+            camera.inside.add(key)
+            cells = cells_of(camera.input_size)
+            luma = camera.looked[1] if camera.looked and camera.looked[0] == key else frame.luma(cells)
+            if camera.motion is None or camera.motion.reference.shape != luma.shape:
+                camera.motion = Motion(luma)
+            camera.motion.refer(luma)
+            kinds = frozenset(kind for kind in KINDS if self._wants(kind, frame.stream))
+            camera.reference = _Reference(key, frame.settings, frame.size, frame.decoded_ns / 1e9, kinds)
+            camera.late = False
+            if camera.settled:
+                self._keyframes[frame.stream] = key
+
+    def answered(self, frame: Frame) -> None:
+        """The network's answer was handed over: what waited for it follows. May wait, and raise Closed."""
+        camera = self._cameras.get(frame.stream)
+        if camera is None:
+            return
+        with camera.lock:
+            camera.inside.discard(_key(frame))
+            behind = camera.behind
+            if behind is not None and (behind.frame.epoch, behind.same_as) == _key(frame):
+                camera.behind = None
+                self._hand_over(behind)
 
     def must_look(self, stream: str | None = None) -> None:
         """Have the network see the next frame of a stream, or of all: an earlier mask holds no more.
 
-        From any thread; also when a stream is removed.
+        From any thread.
         """
-        if stream is None:
-            self._cameras.clear()
-        else:
-            self._cameras.pop(stream, None)
-            self._keyframes.pop(stream, None)
+        for name, camera in list(self._cameras.items()):
+            if stream in (None, name):
+                with camera.lock:
+                    camera.reference = None
+
+    def forget(self, stream: str) -> None:
+        """Drop what is kept of a removed stream."""
+        self._cameras.pop(stream, None)
+        self._keyframes.pop(stream, None)
 
     def is_keyframe(self, frame: Frame) -> bool:
         """Whether the CRF should see a frame because later ones will refer to it."""
-        found = self._keyframes.get(frame.stream) == (frame.epoch, frame.seq)
+        found = self._keyframes.get(frame.stream) == _key(frame)
         if found:
             self._keyframes.pop(frame.stream, None)
         return found
 
-    def _sort(self, frame: Frame, size: Size, turn: Taken) -> None:
-        if not self._is_wanted(frame):
-            self._scheduler.left([frame])
-        elif frame.settings.gate == "none" or (unchanged := self.unchanged(frame, size)) is None:
-            turn.frames.append(frame)
-            turn.inside.append(frame)
-        elif self._scheduler.inside(frame.stream) > 1:
-            turn.unchanged.append(unchanged)
-            turn.inside.append(frame)
-        else:
-            self._hand_over(unchanged)
-            self._scheduler.left([frame])
-
-    def unchanged(self, frame: Frame, size: Size) -> Unchanged | None:
-        """None: the network must see this frame, with which later ones are compared from now on."""
-        begun = time.monotonic_ns()
-        luma = frame.luma(cells_of(size))
-        now_s = frame.decoded_ns / 1e9
-        camera = self._cameras.get(frame.stream)
-        if camera is None or not camera.fits(frame, size):
-            motion = Motion(luma)
-        elif self._holds(camera, frame, luma, now_s):
-            took = (time.monotonic_ns() - begun) // 1000
-            waited = (begun - frame.decoded_ns) // 1000
-            return Unchanged(frame, camera.seq, {"decode": frame.decode_us, "wait": waited, "gate": took})
-        else:
-            motion = camera.motion
-            motion.refer(luma)
-        settled = camera is not None and camera.settled
-        if settled:
-            self._keyframes[frame.stream] = frame.epoch, frame.seq
-        wanted = frozenset(kind for kind in KINDS if self._wants(kind, frame.stream))
-        self._cameras[frame.stream] = _Camera(
-            motion, frame.settings, frame.epoch, frame.seq, frame.size, size, now_s, wanted, settled=settled
-        )
-        if frame.settings.removed.is_set():  # while this was at it
-            self.must_look(frame.stream)
-        return None
-
-    def _holds(self, camera: _Camera, frame: Frame, luma: U8, now_s: float) -> bool:
-        settings, since_s = frame.settings, now_s - camera.at_s
-        change = camera.motion.look(luma, now_s)
+    def _holds(self, camera: _Camera, frame: Frame, input_size: Size, luma: U8) -> bool:
+        """Whether the labels of the reference hold for a frame; the lock is held."""
+        reference, motion = camera.reference, camera.motion
+        fits = camera.input_size == input_size
+        camera.input_size = input_size
+        if (
+            reference is None
+            or motion is None
+            or not fits
+            or frame.settings is not reference.settings
+            or frame.epoch != reference.key[0]
+            or frame.size != reference.frame_size
+        ):
+            return False
+        settings, since_s = frame.settings, frame.decoded_ns / 1e9 - reference.at_s
+        change = motion.look(luma, frame.decoded_ns / 1e9)
         if change != "none":
             camera.settled = False
             camera.late |= change != "habitual"
-        if since_s >= settings.gate_max_s:
+        if camera.waiting is not None or since_s >= settings.gate_max_s:
             return False
         if change != "none" or camera.late:
             return since_s < (settings.gate_min_s if camera.late else max(settings.gate_min_s, BUSY_S))
         if not camera.settled and self._uses_crf(frame):
             camera.settled = True
             return False
-        return all(kind in camera.kinds or not self._wants(kind, frame.stream) for kind in KINDS)
+        return all(kind in reference.kinds or not self._wants(kind, frame.stream) for kind in KINDS)
+
+
+def _key(frame: Frame) -> Key:
+    return frame.epoch, frame.seq

@@ -26,7 +26,7 @@ from streamseg.inference.infer import FramePlacement, batch_key, infer, input_si
 from streamseg.inference.label_view import LabelView, LabelViews
 from streamseg.inference.scaling import labels_of
 from streamseg.live.engines import LiveEngines, ServedEngine
-from streamseg.live.gate import Gate, Taken, Unchanged
+from streamseg.live.gate import Gate, Unchanged
 from streamseg.live.pictures import STREAM as PICTURE
 from streamseg.live.pictures import Pictures
 from streamseg.live.stream import EngineOf
@@ -71,9 +71,7 @@ class Pipeline:
         self._failures: list[BaseException] = []  # of stages, first cause first; list.append is atomic
         self._putting = threading.Lock()  # guards that no mask of a stream is put after it was forgotten
         self.refinement = LiveRefinement(config.refinement, self.stats)
-        self.gate = Gate(
-            self._scheduler, self._still_wanted, self._logits.put, publisher.wants, self._uses_crf
-        )
+        self.gate = Gate(self._logits.put, self._count_replaced, publisher.wants, self._uses_crf)
         self._held: dict[str, tuple[Mask, LabelSet]] = {}  # the last of gated streams; changed in _putting
         self._placement = FramePlacement(self.engines.of, self._needs_refinement)
         self._previews = Previews(publisher.put)
@@ -126,7 +124,7 @@ class Pipeline:
             with contextlib.suppress(Closed):
                 self._publisher.forget(name)
         self._scheduler.forget(name)
-        self.gate.must_look(name)
+        self.gate.forget(name)
         self._previews.forget(name)
         self.refinement.forget(name)
         self._placement.forget(name)
@@ -148,6 +146,8 @@ class Pipeline:
     def _submit(self, frame: Frame) -> None:
         """Leave a frame for the network; called in its stream's thread."""
         self._placement.apply(frame)
+        if frame.settings.gate != "none" and self._passes_gate(frame):
+            return
         try:
             if not frame.settings.live:
                 self._scheduler.put(frame)
@@ -157,16 +157,24 @@ class Pipeline:
             with contextlib.suppress(ControlError):  # removed
                 self._submit(replace(frame, settings=self.streams.settings(frame.stream)))
 
+    def _passes_gate(self, frame: Frame) -> bool:
+        """Whether a frame of a gated stream needs no network, and has gone past it."""
+        engine = self.engines.of(frame.settings.engine)
+        return engine is not None and self.gate.passes(frame, input_size(engine, frame.size))
+
+    def _count_replaced(self, frame: Frame) -> None:
+        self.stats.of(frame.stream).drops["slow engine"] += 1
+
     def _infer(self, served: ServedEngine, engine: Engine) -> None:
         while True:
-            ticket, turn = served.workers.take(partial(self._take, served, engine))
-            logits = infer(engine, turn.frames) if turn.frames else []
+            ticket, (frames, taken) = served.workers.take(partial(self._take, served, engine))
+            logits = infer(engine, frames) if frames else []
             with served.workers.leaving(ticket):
                 for one in logits:
                     self._logits.put(one)
-                for other in turn.unchanged:
-                    self._logits.put(other)
-                self._scheduler.left(turn.inside)
+                    if one.frame.settings.gate != "none":
+                        self.gate.answered(one.frame)
+                self._scheduler.left(taken)
 
     def _needed(self, stream: str, settings: FrameSettings, size: Size) -> Size | None:
         """The least size of which a stream's picture is wanted now: by its network, and for previews."""
@@ -177,12 +185,14 @@ class Pipeline:
         shown = preview_size(size) if self._publisher.wants("picture", stream) else seen
         return max(seen[0], shown[0]), max(seen[1], shown[1])
 
-    def _take(self, served: ServedEngine, engine: Engine) -> Taken:
-        """Wait for frames that make one batch."""
+    def _take(self, served: ServedEngine, engine: Engine) -> tuple[list[Frame], list[Frame]]:
+        """Wait for frames that make one batch; and those with them that are too old now."""
         taken = self._scheduler.take(served.max_batch, partial(batch_key, engine), served.key)
-        if all(frame.settings.gate == "none" for frame in taken):
-            return Taken([frame for frame in taken if self._still_wanted(frame)], inside=taken)
-        return self.gate.sort(taken, served, engine)
+        frames = [frame for frame in taken if self._still_wanted(frame)]
+        for frame in taken:
+            if frame.settings.gate != "none":
+                self.gate.taken(frame, dropped=frame not in frames)
+        return frames, taken
 
     def _fuse(self) -> None:
         while True:

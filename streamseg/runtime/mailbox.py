@@ -173,20 +173,6 @@ class FrameScheduler(Generic[S]):
             kind = alike(self._waiting[order[0]])
             return self._pop([s for s in order if alike(self._waiting[s]) == kind][:most], group)
 
-    def more(self, most: int, alike: Callable[[S], object], like: S, group: object) -> list[S]:
-        """Take up to `most` further frames that are like one which was taken; never waits.
-
-        Only of streams of which no frame is inside: they have not left() yet.
-        """
-        with self._changed:
-            ready = [s for s in self._ready(group) if s not in self._inside]
-            order = sorted(ready, key=lambda s: self._served_ns.get(s, 0))
-            return self._pop([s for s in order if alike(self._waiting[s]) == alike(like)][:most], group)
-
-    def inside(self, stream: str) -> int:
-        """How many frames of a stream were taken and have not left()."""
-        return self._inside.get(stream, (None, 0))[1]  # without the lock: one look is atomic
-
     @property
     def closed(self) -> bool:
         return self._closed  # without the lock: reading a bool is atomic

@@ -112,7 +112,7 @@ def test_still_frames_pass_beside_the_network_in_order(
             green = np.flatnonzero((mask.labels == 2).any(0))
             if mask.seq < STILL:
                 assert green.size == 0
-            else:
+            elif mask.epoch == of[0].epoch:  # later it walks where it has just walked: that is habitual
                 assert abs(green[0] - (48 + 6 * (mask.seq - STILL))) <= 16
 
 
