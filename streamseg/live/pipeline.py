@@ -71,7 +71,7 @@ class Pipeline:
         self._failures: list[BaseException] = []  # of stages, first cause first; list.append is atomic
         self._putting = threading.Lock()  # guards that no mask of a stream is put after it was forgotten
         self.refinement = LiveRefinement(config.refinement, self.stats)
-        self.gate = Gate(self._logits.put, self._count_replaced, publisher.wants, self._uses_crf)
+        self.gate = Gate(self._logits.put, self._replaced, publisher.wants, self._uses_crf)
         self._held: dict[str, tuple[Mask, LabelSet]] = {}  # the last of gated streams; changed in _putting
         self._placement = FramePlacement(self.engines.of, self._needs_refinement)
         self._previews = Previews(publisher.put)
@@ -152,18 +152,17 @@ class Pipeline:
             if not frame.settings.live:
                 self._scheduler.put(frame)
             elif self._scheduler.replace(frame) is not None:
-                self.stats.of(frame.stream).drops["slow engine"] += 1
+                self._replaced(frame)
         except Ended:  # its stream has another engine since it was decoded
             with contextlib.suppress(ControlError):  # removed
                 self._submit(replace(frame, settings=self.streams.settings(frame.stream)))
 
+    def _replaced(self, by: Frame) -> None:
+        self.stats.of(by.stream).drops["slow engine"] += 1
+
     def _passes_gate(self, frame: Frame) -> bool:
-        """Whether a frame of a gated stream needs no network, and has gone past it."""
         engine = self.engines.of(frame.settings.engine)
         return engine is not None and self.gate.passes(frame, input_size(engine, frame.size))
-
-    def _count_replaced(self, frame: Frame) -> None:
-        self.stats.of(frame.stream).drops["slow engine"] += 1
 
     def _infer(self, served: ServedEngine, engine: Engine) -> None:
         while True:
@@ -202,7 +201,6 @@ class Pipeline:
                 held, classes = self._held.get(frame.stream, (None, NO_CLASSES))
                 if held is not None and made.holds(held):
                     self._publish(made.mask(held), classes, frame)
-                # else the stream was removed: a mask for the network's answer comes before this
             elif frame.stream == PICTURE:
                 self.pictures.answer(made)
             elif not frame.settings.removed.is_set():
@@ -212,7 +210,9 @@ class Pipeline:
     def _publish(self, mask: Mask, classes: LabelSet, frame: Frame) -> None:
         """Leave a frame's mask for subscribers and for those that count; a frame's preview with it."""
         if frame.settings.gate != "none" and mask.same_as is None:
-            self._hold(mask, classes, frame)
+            with self._putting:  # even if it is too old to be published itself
+                if not frame.settings.removed.is_set():
+                    self._held[frame.stream] = mask, classes
         if not self._still_wanted(frame) or not self._put(mask, classes, frame):
             return
         stats = self.stats.of(frame.stream)
@@ -278,8 +278,7 @@ class Pipeline:
         return self.refinement.needed(frame.settings.engine, wanted)
 
     def _uses_crf(self, frame: Frame) -> bool:
-        wanted = self._publisher.wants("refined", frame.stream)
-        return self.refinement.uses_crf(frame.settings.engine, wanted)
+        return self.refinement.uses_crf(frame.settings.engine, self._publisher.wants("refined", frame.stream))
 
     def _put(self, mask: Mask, labels: LabelSet, frame: Frame) -> bool:
         """Leave a frame's mask, and its classes where they are new; False when its stream was removed."""
@@ -289,12 +288,6 @@ class Pipeline:
             self._publisher.add_label_set(labels)
             self._publisher.put(mask)
             return True
-
-    def _hold(self, mask: Mask, labels: LabelSet, frame: Frame) -> None:
-        """Keep a mask for the unchanged frames that follow, even if it is too old to be published itself."""
-        with self._putting:
-            if not frame.settings.removed.is_set():
-                self._held[frame.stream] = mask, labels
 
     def _is_asked_about(self, frame: Frame) -> bool:
         """Whether what is in the frame's mask is counted: for events, for subscribers, or for the status."""
