@@ -196,7 +196,7 @@ def graph_of(engine: TorchEngine, batch) -> Callable[[], object]:
     import torch
 
     assert engine._batches is not None
-    return engine._batches._of(len(batch), tuple(batch.shape[1:]), torch.uint8).work.start
+    return engine._batches._of(len(batch), tuple(batch.shape[1:]), torch.uint8).start
 
 
 def clip(name: str = "camvid_0016E5_15hz.mp4") -> str:
