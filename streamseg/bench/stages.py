@@ -22,7 +22,7 @@ from streamseg.bench.side_by_side import Spent, side_by_side
 from streamseg.config import RefinementConfig
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import infer, input_size
-from streamseg.inference.scaling import labels_of
+from streamseg.inference.scaling import labels_of, mask_size_of
 from streamseg.live.motion import Motion, cells_of
 from streamseg.refinement.crf_step import crf_setup
 from streamseg.refinement.streams import StreamRefinement
@@ -31,7 +31,7 @@ from streamseg.sources.picture import HostPicture, RgbConverter
 from streamseg.sources.surface import UPRIGHT
 from streamseg.types import U8, Frame, Logits, Mask, Size, Stamp
 from streamseg.types.picture import Picture
-from streamseg.types.sizes import MaskSize, mask_size_of
+from streamseg.types.sizes import MaskSize
 from streamseg.wire.codec import Encoding
 from streamseg.wire.message import encode_mask
 

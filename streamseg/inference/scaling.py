@@ -20,10 +20,15 @@ from streamseg.inference.label_view import LabelView, drop_small
 from streamseg.runtime.native import load_library
 from streamseg.types import F32, IGNORE, U8, Logits, Size
 from streamseg.types.picture import scale_picture
-from streamseg.types.sizes import nearest
+from streamseg.types.sizes import MaskSize, nearest
 
 _LEAST = np.float32(1e-6)  # a probability; below it none can be told from another
 _BAND = 32  # rows that the array fallback interpolates at once, to stay in the CPU's cache
+
+
+def mask_size_of(wanted: MaskSize, frame: Size, seen: Size) -> Size:
+    """The size of a frame's masks; seen: at which the network saw it."""
+    return frame if wanted == "frame" else seen if wanted == "input" else wanted
 
 
 def fit_size(frame_size: Size, target: Size, multiple: int) -> Size:

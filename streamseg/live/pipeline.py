@@ -24,7 +24,7 @@ from streamseg.errors import ControlError
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import FramePlacement, batch_key, infer, input_size
 from streamseg.inference.label_view import LabelView, LabelViews
-from streamseg.inference.scaling import labels_of
+from streamseg.inference.scaling import labels_of, mask_size_of
 from streamseg.live.engines import LiveEngines, ServedEngine
 from streamseg.live.gate import Gate, Unchanged
 from streamseg.live.pictures import STREAM as PICTURE
@@ -38,7 +38,6 @@ from streamseg.runtime.counters import Stats
 from streamseg.runtime.mailbox import Closed, Ended, FrameScheduler, Mailbox
 from streamseg.runtime.stage import Stage
 from streamseg.types import NO_CLASSES, Frame, FrameSettings, LabelSet, Logits, Mask, Size
-from streamseg.types.sizes import mask_size_of
 from streamseg.wire.codec import may_be_sent
 
 

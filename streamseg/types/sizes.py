@@ -12,11 +12,6 @@ MaskSize = Literal["frame", "input"] | Size
 """The frame's size, the network input's, or one of its own."""
 
 
-def mask_size_of(wanted: MaskSize, frame: Size, seen: Size) -> Size:
-    """The size of a frame's masks; seen: at which the network saw it."""
-    return frame if wanted == "frame" else seen if wanted == "input" else wanted
-
-
 def nearest(labels: U8, size: Size) -> U8:
     """Labels (h, w) at another size, each from the pixel that its centre lies in; the same if it fits.
 

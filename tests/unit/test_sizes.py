@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from streamseg.types.sizes import mask_size_of, nearest
+from streamseg.inference.scaling import mask_size_of
+from streamseg.types.sizes import nearest
 
 
 def test_a_mask_has_the_frames_size_the_inputs_or_its_own() -> None:
