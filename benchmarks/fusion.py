@@ -22,14 +22,14 @@ from streamseg.errors import StreamsegError
 from streamseg.inference.engine import Engine
 from streamseg.inference.infer import infer
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.scaling import labels_from_logits
+from streamseg.inference.scaling import labels_from_logits, mask_size_of
 from streamseg.refinement.crf_step import CrfSetup, crf_setup, refine_picture
 from streamseg.refinement.flow import one_thread
 from streamseg.refinement.fusion import Fusion
 from streamseg.sources.live import frames
 from streamseg.types import F32, Frame, Size
 from streamseg.types.picture import scale_picture
-from streamseg.types.sizes import MaskSize, mask_size_of
+from streamseg.types.sizes import MaskSize
 
 WARM_UP = 5  # frames left out
 EVERY, DELAY = 5, 2  # a keyframe each so many frames, refined so many frames later
