@@ -20,6 +20,7 @@ from streamseg.types import F32, U8, Size
 from streamseg.types.picture import shrinks_much
 
 _DOWN, _ACROSS = 256, 16384  # what the weights of an output row and of an output column add up to
+_BAND = 32  # rows that the array fallback makes at once, to stay in the CPU's cache
 _LANES = 4, 8  # the kernel reads so many samples at once: up to the first, or several times the second
 
 
@@ -95,25 +96,46 @@ def _taps(source: int, target: int, area: bool, shift: int, total: int) -> Taps:
 
 
 def fallback(planes: list[Plane], taps: list[tuple[Taps, Taps]], matrix: F32, offset: F32) -> U8:
-    """The same in NumPy, to the byte: for installs without a compiler."""
+    """The same in NumPy, to the byte, a band of rows at a time: for installs without a compiler."""
+    rows, columns = (len(taps[0][axis].first) for axis in (0, 1))
+    out = np.empty((rows, columns, len(offset)), np.uint8)
+    for y in range(0, rows, _BAND):
+        some = slice(y, y + _BAND)
+        of_band = [(Taps(down.first[some], down.weight[some]), across) for down, across in taps]
+        out[some] = _band(planes, of_band, matrix, offset)
+    return out
+
+
+def _band(planes: list[Plane], taps: list[tuple[Taps, Taps]], matrix: F32, offset: F32) -> F32:
+    """Colours of some rows, to be cut to whole numbers."""
     levels: list[F32] = []
     for plane, (down, across) in zip(planes, taps, strict=True):
-        rows, columns, channels = plane.samples.shape
-        tall = np.zeros((len(down.first), columns, channels), np.uint32)
-        for k in range(down.weight.shape[1]):
-            row = np.minimum(down.first + k, rows - 1)
-            tall += down.weight[:, k, None, None].astype(np.uint32) * plane.samples[row]
-        tall >>= plane.bits - 7
-        wide = np.zeros((len(down.first), len(across.first), channels), np.int32)
-        for k in range(across.weight.shape[1]):
-            column = np.minimum(across.first + k, columns - 1)
-            wide += across.weight[:, k, None].astype(np.int32) * tall[:, column].astype(np.int32)
-        levels += [wide[..., c].astype(np.float32) * np.float32(1 / _ACROSS) for c in range(channels)]
+        tall = _added(plane.samples, down, 0, np.uint32) >> (plane.bits - 7)
+        wide = _added(tall.astype(np.int32), across, 1, np.int32)
+        levels += [
+            wide[..., c].astype(np.float32) * np.float32(1 / _ACROSS) for c in range(plane.samples.shape[2])
+        ]
     mixed = [
         functools.reduce(lambda sum_, of: sum_ + of[0] * of[1], zip(row, levels[:3], strict=False), start)
         for row, start in zip(matrix, offset, strict=True)
     ]
-    return (np.stack(mixed, -1).clip(0, 255) + np.float32(0.5)).astype(np.uint8)
+    colours: F32 = np.stack(mixed, -1)
+    colours.clip(0, 255, out=colours)
+    colours += np.float32(0.5)
+    return colours
+
+
+def _added(samples: npt.NDArray[Any], taps: Taps, axis: int, kind: type[np.integer[Any]]) -> npt.NDArray[Any]:
+    """The sums of samples along an axis, without the taps that weigh nothing anywhere."""
+    shape = tuple(-1 if i == axis else 1 for i in range(3))
+    sums: npt.NDArray[Any] | None = None
+    for k in np.flatnonzero(taps.weight.any(0)):
+        at = np.minimum(taps.first + k, samples.shape[axis] - 1)
+        part = samples.take(at, axis).astype(kind)
+        part *= taps.weight[:, k].astype(kind).reshape(shape)
+        sums = part if sums is None else np.add(sums, part, out=sums)
+    assert sums is not None, "weights add up to more than nothing"
+    return sums
 
 
 class _Taps(ctypes.Structure):
