@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from streamseg.live.motion import BUSY_S, Motion, cells_of
+from streamseg.live.motion import Motion, cells_of
 from streamseg.types import U8, Frame, FrameSettings, Mask, Size
 from streamseg.wire import KINDS, Kind
 
@@ -202,11 +202,13 @@ class Gate:
         change = motion.look(luma, frame.decoded_ns / 1e9)
         if change != "none":
             camera.settled = False
-            camera.late |= change != "habitual"
+            camera.late = camera.late or change != "habitual"
         if camera.waiting is not None or since_s >= settings.gate_max_s:
             return False
-        if change != "none" or camera.late:
-            return since_s < (settings.gate_min_s if camera.late else max(settings.gate_min_s, BUSY_S))
+        if camera.late:
+            return since_s < settings.gate_min_s
+        if change == "habitual":
+            return True
         if not camera.settled and self._uses_crf(frame):
             camera.settled = True
             return False

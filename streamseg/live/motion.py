@@ -5,7 +5,7 @@ pixels of what the network sees. A cell has changed when it differs by more than
 which is learned for each brightness and only up to a bound, so that no camera becomes blind. All changes are
 relative to the reference, the picture that the network saw last, so that what moves slowly adds up. Where
 cells have changed in the last seconds (a tree, a lamp, somebody's hands), changes of the same size are
-habitual: they still count, but cause a mask no more often than every BUSY_S.
+habitual: they still count, but may wait, each for BUSY_S at most.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from streamseg.types import F32, F64, U8, Size
 
 Change = Literal["none", "habitual", "new", "light"]
-"""What is different: nothing, only what changes all the time, something new, or the light as a whole."""
+"""What is different: nothing, only what changes all the time and may wait, something new, or the light."""
 
 LEAST = 6
 """Levels that a cell must differ by, without noise: compression alone makes 2 to 3 in static cells."""
@@ -26,8 +26,8 @@ LEAST = 6
 MOST = 20
 """Levels that are enough in any noise: never blind."""
 
-BUSY_S = 0.5
-"""Habitual changes cause a mask no more often than this."""
+BUSY_S = 0.25
+"""Habitual changes wait no longer than this, since something that appears among them looks the same."""
 
 HABIT_S = 4.0
 """What has changed somewhere is habitual there for about this long."""
@@ -66,6 +66,7 @@ class Motion:
         """luma: the first picture, which is the reference."""
         self.reference = luma
         self._before_s: float | None = None
+        self._waits_s: float | None = None  # when the first habitual change came that the network has not seen
         self._noise = np.full(_BINS, 0.5, np.float32)  # sigma of a cell's difference, by brightness
         self._habit = np.zeros(luma.shape, np.float32)  # levels that a cell usually differs by
         self._limits = np.full(256, LEAST, np.uint8)  # levels that a cell may differ by, by brightness
@@ -78,21 +79,30 @@ class Motion:
         self._before_s = now_s
         change, above, difference = self._compare(luma, self.reference)
         light = False
-        if change != "none" and cv2.mean(np.minimum(difference, 4))[0] > _LIGHT_LEAST:
+        if cv2.mean(np.minimum(difference, 4))[0] > _LIGHT_LEAST:  # it would be taken for noise, too
             expected, light = in_the_light_of(self.reference, luma)
             change, above, difference = self._compare(luma, expected)
         self._learn_noise(self.reference, difference, passed_s)
         self._forget_habits(passed_s)
         self._changed = np.where(above, difference, 0) if change != "none" else None
-        return "light" if light and change != "new" else change
+        if light and change != "new":
+            return "light"
+        return "new" if change == "habitual" and not self._may_wait(now_s, passed_s) else change
 
     def refer(self, luma: U8) -> None:
         """Compare with the picture that was looked at last from now on: the network sees it."""
         self.reference = luma
+        self._waits_s = None
         if self._changed is not None:
             np.maximum(self._habit, self._changed, out=self._habit)
             self._habitual = float(self._habit.max())
             self._changed = None
+
+    def _may_wait(self, now_s: float, passed_s: float) -> bool:
+        """Whether the next picture, as far behind this one as this one behind the last, is early enough."""
+        if self._waits_s is None:
+            self._waits_s = now_s
+        return now_s + passed_s <= self._waits_s + BUSY_S
 
     def _compare(self, luma: U8, expected: U8) -> tuple[Change, U8, U8]:
         """How a picture differs from the expected one; by how much above what is allowed, and by how much."""
@@ -149,7 +159,8 @@ _AROUND = np.ones((3, 3), np.uint8)
 def _sigmas(counts: F32) -> F32:
     """The noise by brightness, from how many cells of each (row) differ by how many levels (column)."""
     medians, cells = _medians(np.vstack((counts, counts.sum(0))))
-    return (np.where(cells[:-1] < _FEW, medians[-1], medians[:-1]) / 0.6745).astype(np.float32)
+    sigmas = np.where(cells[:-1] < _FEW, medians[-1], medians[:-1]) / 0.6745
+    return np.minimum(sigmas, MOST / _SIGMAS).astype(np.float32)  # more would only be forgotten later
 
 
 def in_the_light_of(reference: U8, luma: U8) -> tuple[U8, bool]:

@@ -51,18 +51,15 @@ class Camera:
     def __init__(self, first: U8) -> None:
         self.motion = Motion(first)
         self.now_s = 0.0
-        self.real_s = 0.0
         self.masks = 0
 
-    def look(self, luma: U8) -> bool:
+    def look(self, luma: U8, fps: float = FPS) -> bool:
         """Whether the network would be run on this picture."""
-        self.now_s += 1 / FPS
+        self.now_s += 1 / fps
         change = self.motion.look(luma, self.now_s)
-        since_s = self.now_s - self.real_s
-        real = change in ("new", "light") or (change == "habitual" and since_s >= BUSY_S)
+        real = change in ("new", "light")
         if real:
             self.motion.refer(luma)
-            self.real_s = self.now_s
             self.masks += 1
         return real
 
@@ -218,7 +215,7 @@ def test_a_waving_tree_costs_masks_at_a_bounded_rate_and_makes_nobody_blind() ->
     before, seconds = camera.masks, 10
     for i in range(seconds * FPS):
         camera.look(seen(waving(i), 2.0, rng))
-    assert seconds <= camera.masks - before <= 1.6 * seconds / BUSY_S
+    assert seconds <= camera.masks - before <= seconds / BUSY_S
     assert camera.look(seen(put(waving(0), 60, 250, (12, 4), -60), 2.0, rng))  # elsewhere: at once
     camera.look(seen(waving(1), 2.0, rng))
     looks = [camera.look(seen(put(waving(i), 350, 100, (30, 12), -90), 2.0, rng)) for i in range(5)]
@@ -230,7 +227,45 @@ def test_a_flickering_lamp_costs_masks_at_a_bounded_rate() -> None:
     before, seconds = camera.masks, 20
     for i in range(seconds * FPS):
         camera.look(seen(put(scene, 300, 40, (30, 30), 40 * np.sin(2.1 * i)), 2.0, rng))
-    assert seconds / 2 <= camera.masks - before <= 1.5 * seconds / BUSY_S
+    assert seconds / 2 <= camera.masks - before <= seconds / BUSY_S
+
+
+@pytest.mark.parametrize("fps", [4, 8, 25])
+def test_what_appears_in_a_flickering_place_is_seen_within_a_quarter_of_a_second(fps: int) -> None:
+    camera, scene, rng = calm()
+    flickering = [put(scene, 120, 190, (40, 40), 40 * np.sin(16.8 * i / 8)) for i in range(40)]
+    for start in range(5):
+        for i in range(2 * fps + start):
+            camera.look(seen(flickering[i % 40], 2.0, rng), fps)
+        looks = (
+            camera.look(seen(put(flickering[i % 40], 131, 201, (24, 8), -20), 2.0, rng), fps)
+            for i in itertools.count(2 * fps + start)
+        )
+        assert next(k for k, real in enumerate(looks) if real) / fps <= BUSY_S
+
+
+@pytest.mark.parametrize("levels", [2, 5, 8])
+def test_light_that_sways_is_not_taken_for_noise_that_hides_something(levels: float) -> None:
+    """An exposure that hunts: by few levels it is worth no mask, but cells differ by it all the same."""
+    camera, scene, rng = calm()
+    for start in range(0, 12, 2):
+        for i in range(3 * FPS + start):
+            camera.look(seen(scene + levels * np.sin(2.1 * i / FPS), 2.0, rng))
+        light = levels * np.sin(2.1 * (3 * FPS + start) / FPS)
+        assert camera.look(seen(put(scene, 131, 201, (24, 8), -20) + light, 2.0, rng))
+
+
+def test_what_filled_half_the_picture_is_not_remembered_as_noise() -> None:
+    camera, scene, rng = calm()
+    texture = cv2.resize(rng.normal(0, 40, (60, 200)), (1200, 300))
+    for i in range(3 * FPS):
+        passing = scene.copy()
+        passing[30:330] = 110 + texture[:, 18 * i :][:, : SIZE[1]]
+        camera.look(seen(passing, 2.0, rng))
+    for _ in range(FPS):
+        camera.look(seen(scene, 2.0, rng))
+    looks = [camera.look(seen(put(scene, 131, 201, (24, 8), -20), 2.0, rng)) for _ in range(3)]
+    assert any(looks)
 
 
 def test_what_was_habitual_is_new_again_after_a_while() -> None:
