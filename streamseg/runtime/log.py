@@ -26,7 +26,7 @@ class LineFormatter(logging.Formatter):
 
     def __init__(self, *, times: bool = False) -> None:
         super().__init__(
-            ("%(asctime)s " if times else "") + "%(levelname)-5s %(message)s", "%Y-%m-%d %H:%M:%S"
+            ("%(asctime)s " if times else "") + "%(severity)-5s %(message)s", "%Y-%m-%d %H:%M:%S"
         )
 
     def format(self, record: logging.LogRecord) -> str:
@@ -35,6 +35,7 @@ class LineFormatter(logging.Formatter):
 
     def _line(self, record: logging.LogRecord) -> str:
         record.message = record.getMessage()
+        record.severity = "WARN" if record.levelno == logging.WARNING else record.levelname
         if self.usesTime():
             record.asctime = self.formatTime(record, self.datefmt)
         return self.formatMessage(record)
@@ -42,7 +43,6 @@ class LineFormatter(logging.Formatter):
 
 def start_logging(level: str) -> None:
     """Log to standard error from this severity up."""
-    logging.addLevelName(logging.WARNING, "WARN")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(times=_keeps_no_times()))
     logging.basicConfig(level=level.upper(), handlers=[handler])

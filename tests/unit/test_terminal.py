@@ -69,7 +69,7 @@ def test_a_record_is_one_line_and_the_lines_of_a_traceback_begin_with_blanks(tex
     except ValueError:
         failed = sys.exc_info()
     record = logging.LogRecord("x", logging.WARNING, "x.py", 1, "%s: gone", (text,), None)
-    assert LineFormatter().format(record) == f"WARNING {visible(text)}: gone"
+    assert LineFormatter().format(record) == f"WARN  {visible(text)}: gone"
     assert LineFormatter(times=True).format(record)[:2] == "20"
     record = logging.LogRecord("x", logging.ERROR, "x.py", 1, "%s: gone", (text,), failed)
     first, *others = LineFormatter().format(record).split("\n")
