@@ -66,7 +66,9 @@ class Motion:
         """luma: the first picture, which is the reference."""
         self.reference = luma
         self._before_s: float | None = None
-        self._waits_s: float | None = None  # when the first habitual change came that the network has not seen
+        self._waits_s: float | None = (
+            None  # when the first habitual change came that the network has not seen
+        )
         self._noise = np.full(_BINS, 0.5, np.float32)  # sigma of a cell's difference, by brightness
         self._habit = np.zeros(luma.shape, np.float32)  # levels that a cell usually differs by
         self._limits = np.full(256, LEAST, np.uint8)  # levels that a cell may differ by, by brightness
