@@ -8,8 +8,10 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
+
+import msgspec
 
 from streamseg.analytics.counting import count
 from streamseg.analytics.counts import ZoneCounts
@@ -18,6 +20,7 @@ from streamseg.analytics.raster import Raster, rasterise
 from streamseg.analytics.zones import zones_of
 from streamseg.runtime.mailbox import Closed
 from streamseg.types import FrameSettings, LabelSet, Mask
+from streamseg.wire.message import stamp_fields
 from streamseg.wire.polygons import PolygonsDocument
 from streamseg.wire.zones import ZonesDocument
 
@@ -66,6 +69,16 @@ class Counted:
     monotonic_s: float
 
 
+@dataclass(slots=True, eq=False)
+class _Known:
+    """What was found in a stream's last mask, for unchanged frames that have its labels."""
+
+    mask: Mask
+    raster: Raster | None = None
+    counts: ZoneCounts | None = None
+    outlines: PolygonsDocument | None = None
+
+
 class Answers:
     """Counts masks, keeps the last counts of each stream, and hands documents on.
 
@@ -91,6 +104,7 @@ class Answers:
         self._last: dict[str, Counted] = {}  # each operation on it is whole
         self._asked_s = -ASKED_FOR_S  # when counted() was called last; monotonic
         self._rasters: dict[str, tuple[FrameSettings, Raster]] = {}
+        self._known: dict[str, _Known] = {}
         self._outlined_s: dict[str, float] = {}  # when outlines of a stream were begun last; monotonic
         self._reported: Counter[str] = Counter()
         self._report_s = 0.0
@@ -155,6 +169,7 @@ class Answers:
             if settings is None:
                 self._last.pop(stream, None)
                 self._rasters.pop(stream, None)
+                self._known.pop(stream, None)
                 self._outlined_s.pop(stream, None)
             for sink in self._sinks:
                 sink.changed(stream, settings)
@@ -168,7 +183,7 @@ class Answers:
         stream, settings = one.mask.stream, one.settings
         zones = self._wants("zones", stream)
         if settings.events or zones or settings.zones:
-            counts = count(one.mask, one.label_set, self._raster(one))
+            counts = self._counts(one)
             self._last[stream] = Counted(counts, time.monotonic())
             if settings.events:
                 for sink in self._sinks:
@@ -176,7 +191,26 @@ class Answers:
             if zones:
                 self._put(zones_of(counts, settings.events))
         if self._wants("polygons", stream) and self._may_outline(stream):
-            self._put(polygons_of(one.mask, one.label_set))
+            self._put(self._outlines(one))
+
+    def _counts(self, one: _Masked) -> ZoneCounts:
+        known, raster = self._known_of(one.mask), self._raster(one)
+        if known.counts is None or known.raster is not raster:
+            known.counts, known.raster = count(one.mask, one.label_set, raster), raster
+        return replace(known.counts, stamp=one.mask.stamp)
+
+    def _outlines(self, one: _Masked) -> PolygonsDocument:
+        known = self._known_of(one.mask)
+        if known.outlines is None:
+            known.outlines = polygons_of(one.mask, one.label_set)
+        return msgspec.structs.replace(known.outlines, **stamp_fields(one.mask.stamp))
+
+    def _known_of(self, mask: Mask) -> _Known:
+        """What is known of a mask; nothing yet, unless it is unchanged since the last one."""
+        known = self._known.get(mask.stream)
+        if known is None or known.mask.labels is not mask.labels:
+            known = self._known[mask.stream] = _Known(mask)
+        return known
 
     def _may_outline(self, stream: str) -> bool:
         """Outlines take longer than counts: where masks wait, they are made once a second alone."""

@@ -6,18 +6,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 
+import streamseg.analytics.stage as stage_module
 from streamseg.analytics.counts import ZoneCounts
 from streamseg.analytics.stage import TICK_S, WAITING_MASKS, Answers, Document
 from streamseg.config import EventConfig, ZoneConfig
 from streamseg.runtime.mailbox import Mailbox
 from streamseg.runtime.stage import Stage
 from streamseg.types import IGNORE, ClassInfo, FrameSettings, LabelSet, Mask, Stamp
-from streamseg.wire import ZonesDocument
+from streamseg.wire import PolygonsDocument, ZonesDocument
 from tests.waiting import until
 
 LABELS = LabelSet("two", (ClassInfo("road", (0, 0, 0)), ClassInfo("water", (0, 0, 255))))
@@ -98,6 +101,40 @@ def test_a_subscriber_gets_the_shares_of_each_mask() -> None:
     assert [c.confidence for c in picture.classes] == [pytest.approx(0.2)] * 2
     assert (left.zone, left.pixels, left.unknown, left.square_m) == ("left", 16, 1, None)
     assert [(c.name, c.pixels) for c in left.classes] == [("road", 15)]
+
+
+def test_an_unchanged_mask_has_the_counts_and_outlines_of_the_one_that_holds_at_its_own_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is not counted again, but for other zones."""
+    counted: list[int] = []
+    original = stage_module.count
+
+    def counting(mask: Mask, *rest: Any) -> ZoneCounts:
+        counted.append(mask.seq)
+        return original(mask, *rest)
+
+    monkeypatch.setattr(stage_module, "count", counting)
+    documents: Mailbox[Document] = Mailbox(100)
+    answers = Answers(lambda kind, stream: True, documents.put)
+    first, left = a_mask(5), FrameSettings(zones=LEFT)
+    frames = [(first, left)]
+    for seq in (6, 7):
+        frames.append((replace(first, stamp=replace(first.stamp, seq=seq, pts=seq), same_as=5), left))
+    frames.append((replace(frames[-1][0], stamp=replace(first.stamp, seq=8)), FrameSettings(zones=RIGHT)))
+    frames.append((a_mask(9), left))
+    got: list[Document] = []
+    with running(answers):
+        for mask, settings in frames:
+            answers.offer(mask, LABELS, settings)
+            got += [documents.get(5), documents.get(5)]
+    assert counted == [5, 8, 9]
+    for (mask, settings), zones, polygons in zip(frames, got[::2], got[1::2], strict=True):
+        assert isinstance(zones, ZonesDocument)
+        assert isinstance(polygons, PolygonsDocument)
+        assert (zones.seq, zones.pts) == (polygons.seq, polygons.pts) == (mask.seq, mask.pts)
+        assert [zone.zone for zone in zones.zones][1:] == list(settings.zones)
+        assert polygons.polygons == got[1].polygons  # type: ignore[union-attr]
 
 
 def test_other_zones_and_sizes_count_from_the_next_mask_on() -> None:
