@@ -148,6 +148,7 @@ def streams(
     of_stream = {key: options.pop(key) for key in ("mask_size", "gate", "gate_min_s")}
     stream = {"source": source, "realtime": True, "loop": True, "max_fps": fps, "max_age_ms": max_age_ms}
     stream |= given(**of_stream)
+    build_settings(StreamConfig, stream)  # says once what is wrong with all of them
     tree = {
         "streams": {f"s{i:02}": stream for i in range(count)},
         "engine": given(**options),

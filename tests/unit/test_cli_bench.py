@@ -9,7 +9,8 @@ from streamseg.bench.pipeline import PipelineResult
 from streamseg.bench.stages import StageTimes
 from streamseg.bench.streams import StreamsResult
 from streamseg.bench.summary import Machine, Spread
-from streamseg.cli.bench import show_engines, show_pipeline, show_streams
+from streamseg.cli.bench import show_engines, show_pipeline, show_streams, streams
+from streamseg.errors import ConfigError
 
 MACHINE = Machine(processor="Some Processor With a Name 9654", cores=96, python="3.13.0", versions={})
 TIMES = Spread(p50_ms=1234.567, p95_ms=2345.678, p99_ms=3456.789, count=100)
@@ -102,3 +103,12 @@ def test_streams_fit_into_80_columns(capsys: pytest.CaptureFixture[str]) -> None
     )
     show_streams(result)
     assert "1000 of 1000 streams held: at least 90% of 12.5 fps, no mask above 1250.5 ms" in _lines(capsys)
+
+
+def test_what_is_wrong_with_every_stream_is_said_once() -> None:
+    with pytest.raises(ConfigError) as raised:
+        streams.main(["--mask-size", "0,5"], standalone_mode=False)
+    assert str(raised.value) == (
+        "mask_size: must be one of frame, input or a list of 2, each a whole number at least 1, at most "
+        "8192; is [0, 5]"
+    )
