@@ -110,9 +110,8 @@ inline __attribute__((always_inline)) __m128i dots(const int16_t* of, const int1
 inline __attribute__((always_inline)) __m128i dots_of_four(const int16_t* row, const int32_t* first,
                                                            const int16_t* weight) {
   const auto pair = [&](int i) {
-    __m128d of = _mm_load_sd(reinterpret_cast<const double*>(row + first[i]));
-    of = _mm_loadh_pd(of, reinterpret_cast<const double*>(row + first[i + 1]));
-    return _mm_madd_epi16(_mm_castpd_si128(of), at(weight + 4 * i));
+    const auto four = [&](int k) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(row + first[k])); };
+    return _mm_madd_epi16(_mm_unpacklo_epi64(four(i), four(i + 1)), at(weight + 4 * i));
   };
   const __m128 ab = _mm_castsi128_ps(pair(0)), cd = _mm_castsi128_ps(pair(2));
   return _mm_add_epi32(_mm_castps_si128(_mm_shuffle_ps(ab, cd, 0x88)), _mm_castps_si128(_mm_shuffle_ps(ab, cd, 0xdd)));
