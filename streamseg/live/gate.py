@@ -199,7 +199,7 @@ class Gate:
         ):
             return False
         settings, since_s = frame.settings, frame.decoded_ns / 1e9 - reference.at_s
-        change = motion.look(luma, frame.decoded_ns / 1e9)
+        change = motion.look(luma, frame.decoded_ns / 1e9, settings.gate_min_s)
         if change != "none":
             camera.settled = False
             camera.late = camera.late or change != "habitual"

@@ -75,8 +75,11 @@ class Motion:
         self._habitual = 0.0  # the highest of _habit
         self._changed: U8 | None = None  # levels of the last picture's cells above what is allowed, else 0
 
-    def look(self, luma: U8, now_s: float) -> Change:
-        """Compare a picture with the reference. now_s: any clock that goes on."""
+    def look(self, luma: U8, now_s: float, more_s: float = 0.0) -> Change:
+        """Compare a picture with the reference. now_s: any clock that goes on.
+
+        more_s: how much longer than BUSY_S habitual changes may wait.
+        """
         passed_s = 0.0 if self._before_s is None else min(max(now_s - self._before_s, 0.0), 1.0)
         self._before_s = now_s
         change, above, difference = self._compare(luma, self.reference)
@@ -89,7 +92,7 @@ class Motion:
         self._changed = np.where(above, difference, 0) if change != "none" else None
         if light and change != "new":
             return "light"
-        return "new" if change == "habitual" and not self._may_wait(now_s, passed_s) else change
+        return "new" if change == "habitual" and not self._may_wait(now_s, passed_s, more_s) else change
 
     def refer(self, luma: U8) -> None:
         """Compare with the picture that was looked at last from now on: the network sees it."""
@@ -100,11 +103,11 @@ class Motion:
             self._habitual = float(self._habit.max())
             self._changed = None
 
-    def _may_wait(self, now_s: float, passed_s: float) -> bool:
+    def _may_wait(self, now_s: float, passed_s: float, more_s: float) -> bool:
         """Whether the next picture, as far behind this one as this one behind the last, is early enough."""
         if self._waits_s is None:
             self._waits_s = now_s
-        return now_s + passed_s <= self._waits_s + BUSY_S
+        return now_s + passed_s <= self._waits_s + BUSY_S + more_s
 
     def _compare(self, luma: U8, expected: U8) -> tuple[Change, U8, U8]:
         """How a picture differs from the expected one; by how much above what is allowed, and by how much."""

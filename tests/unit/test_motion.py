@@ -244,6 +244,22 @@ def test_what_appears_in_a_flickering_place_is_seen_within_a_quarter_of_a_second
         assert next(k for k, real in enumerate(looks) if real) / fps <= BUSY_S
 
 
+def test_habitual_changes_may_be_let_wait_longer() -> None:
+    """As long as gate_min_s, in addition."""
+    motion, now_s = Motion(np.full(CELLS, 100, np.uint8)), 0.0
+    changed = motion.reference.copy()
+    changed[10:14, 10:14] += 40
+    real = []
+    for i in range(1, 41):
+        now_s += 1 / FPS
+        luma = changed if i % 2 else np.full(CELLS, 100, np.uint8)
+        if motion.look(luma, now_s, 0.25) == "new":
+            motion.refer(luma)
+            real.append(now_s)
+    assert min(b - a for a, b in itertools.pairwise(real[2:])) >= BUSY_S + 0.25
+    assert max(b - a for a, b in itertools.pairwise(real)) <= BUSY_S + 0.25 + 2 / FPS
+
+
 @pytest.mark.parametrize("levels", [2, 5, 8])
 def test_light_that_sways_is_not_taken_for_noise_that_hides_something(levels: float) -> None:
     """An exposure that hunts: by few levels it is worth no mask, but cells differ by it all the same."""
