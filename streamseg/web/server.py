@@ -311,10 +311,9 @@ def _status(status: Status) -> dict[str, Any]:
     """The part of the daemon's status that a page needs."""
     streams = []
     for name, one in status.streams.items():
-        fields = msgspec.structs.asdict(one)
+        known = msgspec.structs.asdict(one)  # but what an older daemon, or one without a gate, leaves out
+        fields = {key: value for key, value in known.items() if value is not msgspec.UNSET}
         del fields["histograms"]
-        if fields["engine"] is msgspec.UNSET:  # of an older daemon
-            del fields["engine"]
         streams.append(fields | {"stream": name})
     return {
         "type": "status",

@@ -34,6 +34,7 @@ from streamseg.web.feed import Feed
 from streamseg.web.frames import Shown
 from streamseg.web.metrics import MOST_SHARES, STUCK_AFTER_S, exposition, unhealthy, unready
 from streamseg.web.pages import STATIC
+from streamseg.web.server import _status
 from streamseg.web.viewer import (
     FORM_FIELDS,
     MAX_TEXTS,
@@ -398,6 +399,12 @@ def status(**fields: Any) -> Status:
         ),
         control=ControlStatus(endpoint="z"), streams={"gate": StreamStatus(**gate)},
     )  # fmt: skip
+
+
+def test_a_page_gets_the_status_of_streams_with_a_gate_and_without() -> None:
+    for fields in ({}, {"unchanged": 7, "unchanged_share": 0.5}):
+        (told,) = msgspec.json.decode(msgspec.json.encode(_status(status(**fields))))["streams"]
+        assert {key: told[key] for key in told if "unchanged" in key} == fields
 
 
 def test_a_route_that_moves_or_has_nothing_to_do_is_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
