@@ -60,6 +60,7 @@ class RtspCamera:
         self.frames, self.clock_off_s, self.step_s = frames, clock_off_s, step_s
         self.transports, self.media = transports, media
         self.held = threading.Event()
+        self.connections = 0  # that have been made
         self.taken: dict[
             int, float
         ] = {}  # by PTS: when a picture of the newest connection was taken (Unix s)
@@ -83,6 +84,7 @@ class RtspCamera:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            self.connections += 1
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamseg.cli.ctl_zones import events, zones
-from streamseg.cli.pictures import coloured_png, save_new
+from streamseg.cli.pictures import coloured_png, save_beside, save_new
 from streamseg.cli.settings import given, label_options, labels_given, options_from
 from streamseg.client.control import ControlClient
 from streamseg.config import StreamConfig
@@ -106,8 +107,8 @@ def status(connect: _Connection, as_json: bool) -> None:
 @click.argument("stream")
 @click.option("--source", required=True, help="A file, /dev/videoN or an address.")
 @options_from(
-    StreamConfig, "password_file", "realtime", "loop", "max_fps", "max_age_ms", "timeout_s", "rtsp_transport",
-    "retry_at_start", "mask_size", "gate", "engine",
+    StreamConfig, "detail_source", "password_file", "realtime", "loop", "max_fps", "max_age_ms", "timeout_s",
+    "rtsp_transport", "retry_at_start", "mask_size", "gate", "engine",
 )  # fmt: skip
 @label_options
 @click.pass_obj
@@ -204,6 +205,29 @@ def snapshot(connect: _Connection, stream: str, out: Path | None, refined: bool)
         write_file(path := out, picture)
     for line in _facts(mask, labels):
         echo(line)
+    echo(f"saved as {path}")
+
+
+@command.command()
+@click.argument("stream")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The JPEG to write, or replace; else a new one, STREAM-TIME.jpg.",
+)
+@click.pass_obj
+def picture(connect: _Connection, stream: str, out: Path | None) -> None:
+    """Save a picture of a stream's detail_source, which is opened for it, and print when it was taken."""
+    with connect() as daemon:
+        made = daemon.picture(stream)
+    taken = datetime.fromtimestamp(made.captured_unix_ns / 1e9, UTC)
+    if out is None:
+        path = save_beside(Path(f"{stream}-{taken:%Y%m%dT%H%M%S.%f}Z.jpg"), made.jpeg)
+    else:
+        write_file(path := out, made.jpeg)
+    clock = "by the camera's clock" if made.clock == "camera" else "as it arrived"
+    height, width = made.size
+    echo(f"{stream}: {width}x{height}, {taken:%Y-%m-%d %H:%M:%S.%f} UTC {clock}")
     echo(f"saved as {path}")
 
 

@@ -1,4 +1,4 @@
-"""Masks that are saved as pictures, each under a name of its own."""
+"""Masks and pictures that are saved as files, each under a name of its own."""
 
 from __future__ import annotations
 
@@ -24,10 +24,15 @@ def name_of(mask: Mask) -> str:
 
 def save_new(folder: Path, mask: Mask, data: bytes) -> Path:
     """Write a mask's picture into a folder, beside any file that has its name already; raises OutputError."""
+    return save_beside(folder / name_of(mask), data)
+
+
+def save_beside(path: Path, data: bytes) -> Path:
+    """Write a new file, beside any that has its name already; raises OutputError."""
     try:
-        return new_file(folder / name_of(mask), data)
+        return new_file(path, data)
     except OSError as error:
-        raise OutputError(f"{folder / name_of(mask)}: cannot be written ({error.strerror})") from error
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def coloured_png(mask: Mask, labels: LabelSet | None) -> bytes:

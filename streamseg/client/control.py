@@ -22,9 +22,11 @@ from streamseg.types import U8, LabelSet, Mask
 from streamseg.wire import decode_message
 from streamseg.wire.control import (
     AddStream,
+    DetailPicture,
     Done,
     Failed,
     ForceKeyframe,
+    GetDetail,
     GetSnapshot,
     GetStatus,
     LogLevel,
@@ -137,6 +139,10 @@ class ControlClient:
         """The last mask of a stream, and the classes in it."""
         return self._mask_of(self._ask(GetSnapshot(stream=stream, refined=refined), Snapshot))
 
+    def picture(self, stream: str) -> DetailPicture:
+        """A picture of a stream's detail_source, opened for it; waits while the daemon lives."""
+        return self._ask(GetDetail(stream=stream), DetailPicture, loads=True)
+
     def segment(self, rgb: U8, engine: str = "") -> tuple[Mask, LabelSet | None]:
         """Labels and confidence of one picture, RGB (H, W, 3), from a network that serves streams.
 
@@ -182,7 +188,8 @@ class ControlClient:
         return self._ask(request, Zones)
 
     def _ask(self, request: Request, expected: type[R], *, loads: bool = False) -> R:
-        """loads: the answer may come after a network was loaded; wait for as long as the daemon lives."""
+        """loads: the answer may come after a network was loaded, or a camera was opened; wait for as long as
+        the daemon lives."""
         request = msgspec.structs.replace(request, id=next(self._ids), remote=self._remote)
         deadline_s = time.monotonic() + self._timeout_s
         self._loop.poll(0)  # it may have been lost meanwhile

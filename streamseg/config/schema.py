@@ -35,11 +35,18 @@ class StreamConfig(Settings, frozen=True):
             "demo: is a clip that comes with streamseg; stream:NAME takes another stream's decoded frames.",
         ),
     ]
+    detail_source: Annotated[
+        str,
+        Meta(
+            description="The camera's large stream, or the address of its snapshots, where source is its "
+            "small one: opened only while somebody asks for a detailed picture."
+        ),
+    ] = ""
     password_file: Annotated[
         str,
         Meta(
-            description="The file with the password of the user in source, alone or on a line NAME PASSWORD "
-            "for each stream; under systemd $CREDENTIALS_DIRECTORY/passwords."
+            description="The file with the password of the user in source, and in detail_source, alone or on "
+            "a line NAME PASSWORD for each stream; under systemd $CREDENTIALS_DIRECTORY/passwords."
         ),
     ] = ""
     realtime: Annotated[
@@ -119,8 +126,13 @@ class StreamConfig(Settings, frozen=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         remember(self.source)
+        remember(self.detail_source)
 
     def conflicts(self) -> Iterator[str]:
+        if self.detail_source.startswith("stream:"):
+            yield "detail_source: must be the camera's large stream itself; stream:NAME is for source"
+        elif self.detail_source == self.source:
+            yield "detail_source: is source itself; give the camera's large stream, or leave it out"
         yield from answer_conflicts(self.zones, self.events)
         if self.gate_min_s > self.gate_max_s:
             yield f"gate_min_s: must be at most gate_max_s ({self.gate_max_s:g}); is {self.gate_min_s:g}"

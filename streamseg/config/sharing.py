@@ -9,6 +9,7 @@ from streamseg.config.schema import StreamConfig
 
 SHARED = "stream:"
 OF_THE_SOURCE = (
+    "detail_source",
     "password_file",
     "realtime",
     "loop",

@@ -59,16 +59,12 @@ from streamseg.wire.control import (
     AnyRequest,
     Done,
     EngineStatus,
-    GetSnapshot,
     GetStatus,
-    Reload,
     RemoveStream,
-    SegmentPicture,
     SetLogLevel,
-    SetZones,
     Status,
-    ZoneMark,
 )
+from streamseg.wire.zones import ZoneMark
 
 log = logging.getLogger(__name__)
 
@@ -175,18 +171,10 @@ class Daemon:
         operations = self._operations
         if operations is None:
             raise ControlError("starting", "the engine is still being loaded; try again later")
-        if isinstance(request, GetSnapshot):
-            return operations.snapshot(request)
-        if isinstance(request, SetZones):
-            return operations.zones(request)
-        if isinstance(request, SegmentPicture):
-            return operations.picture(request, local)
-        if isinstance(request, Reload):
-            return operations.reload()
-        operations.change(request, local)
+        reply = operations.answer(request, local)
         if isinstance(request, RemoveStream):
             self._loader.offer(operations.settle)
-        return Done()
+        return reply
 
     @property
     def engine(self) -> EngineStatus:
@@ -229,6 +217,7 @@ class Daemon:
             streams=streams,
             zones=self._zone_marks(),
             shares=zone_shares(pipeline) if pipeline is not None else {},
+            details=pipeline.details.names() if pipeline is not None else [],
         )
 
     def _zone_marks(self) -> dict[str, ZoneMark]:

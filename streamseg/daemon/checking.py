@@ -18,7 +18,7 @@ from streamseg.net.allow_list import AllowedClients
 from streamseg.net.curve_keys import read_key
 from streamseg.refinement.crf_step import crf_setup, need_crf
 from streamseg.sources.explain import camera_problem, file_problem
-from streamseg.sources.target import resolve, target_of
+from streamseg.sources.target import detail_of, resolve, target_of
 from streamseg.web.setup import missing_extra, read_token
 
 CREDENTIALS = "$CREDENTIALS_DIRECTORY"
@@ -53,13 +53,16 @@ def config_notes(config: Config) -> Iterator[str]:
 
 def _source_problems(name: str, stream: StreamConfig) -> Iterator[str]:
     without_file = _given_by_systemd(stream.password_file)
-    try:
-        target = resolve(stream.source) if without_file else target_of(stream, name)
-    except SourceError as error:
-        yield f"streams.{name}.source: {error}"
-        return
-    if target.kind == "file" and (problem := file_problem(target.path)):
-        yield f"streams.{name}.source: {target.shown}: {problem}"
+    for key, one in (("source", stream), ("detail_source", detail_of(stream))):
+        if one is None:
+            continue
+        try:
+            target = resolve(one.source) if without_file else target_of(one, name)
+        except SourceError as error:
+            yield f"streams.{name}.{key}: {error}"
+            continue
+        if target.kind == "file" and (problem := file_problem(target.path)):
+            yield f"streams.{name}.{key}: {target.shown}: {problem}"
 
 
 def _key_problems(config: Config) -> Iterator[str]:

@@ -24,6 +24,7 @@ from streamseg.wire.control import (
     AnyReply,
     AnyRequest,
     Failed,
+    GetDetail,
     GetSnapshot,
     GetStatus,
     Reload,
@@ -38,6 +39,8 @@ from streamseg.wire.control import (
 log = logging.getLogger(__name__)
 
 LINGER_S = 0.1  # for the last answers to leave
+DETAILS_AT_ONCE = 2  # large streams that are opened for a picture
+MOST_DETAILS = 8  # that wait
 
 Answer = Callable[[AnyRequest, bool], AnyReply]
 
@@ -83,6 +86,7 @@ class ControlServer:
         self._answer = answer
         self._background = background or Background("operate")
         self._pictures = Background("picture")  # each waits for the network, and no change waits for it
+        self._details = Background("detail", DETAILS_AT_ONCE, MOST_DETAILS)  # each waits for a camera
         self._loader = loader or self._background
         self._thread = SocketThread("control", self._serve, _explain)
 
@@ -154,14 +158,16 @@ class ControlServer:
             done = reply()
             self._thread.loop.call(lambda: self._send_later(client, envelope, done))
 
-        waits_for = self._background
+        waits_for, what = self._background, "changes wait to be made"
         if isinstance(request, SegmentPicture):
             waits_for = self._pictures
+        elif isinstance(request, GetDetail):
+            waits_for, what = self._details, "detailed pictures wait already"
         elif isinstance(request, AddStream | SetEngine | Reload):
             waits_for = self._loader
         if waits_for.offer(work):
             return True
-        busy = ControlError("failed", "too many changes wait to be made; try again later")
+        busy = ControlError("failed", f"too many {what}; try again later")
         return self._send(client, envelope, _failed(number, busy))
 
     def _send_later(self, client: Client, envelope: list[bytes], reply: AnyReply) -> None:

@@ -31,15 +31,22 @@ from streamseg.wire.codec import check_size
 from streamseg.wire.control import (
     LOG_LEVELS,
     AddStream,
+    AnyReply,
+    AnyRequest,
+    Done,
     ForceKeyframe,
+    GetDetail,
     GetSnapshot,
+    GetStatus,
     LogLevel,
     PauseStream,
+    Reload,
     Reloaded,
     RemoveStream,
     ResumeStream,
     SegmentPicture,
     SetEngine,
+    SetLogLevel,
     SetZones,
     Snapshot,
     Zones,
@@ -78,6 +85,22 @@ class Operations:
         self._kept = kept
         self._engines = engines
         self._changing = threading.Lock()  # guards _config and _kept, and that changes do not mix
+
+    def answer(self, request: AnyRequest, local: bool) -> AnyReply:
+        """Do what is asked; local: as of change(). Raises StreamsegError."""
+        if isinstance(request, GetSnapshot):
+            return self.snapshot(request)
+        if isinstance(request, SetZones):
+            return self.zones(request)
+        if isinstance(request, SegmentPicture):
+            return self.picture(request, local)
+        if isinstance(request, GetDetail):
+            return self._pipeline.details.picture(request.stream)
+        if isinstance(request, Reload):
+            return self.reload()
+        assert not isinstance(request, GetStatus | SetLogLevel), "answered by the daemon"
+        self.change(request, local)
+        return Done()
 
     def change(self, request: StreamRequest, local: bool) -> None:
         """Do what a request asks of a stream; local: it came from the daemon's own user on this machine.

@@ -11,7 +11,7 @@ import msgspec
 from streamseg.config import Config, EngineConfig, FusionConfig, Settings, StreamConfig
 from streamseg.config.sharing import sharing_problems
 from streamseg.errors import ConfigError, SourceError
-from streamseg.sources.target import target_of
+from streamseg.sources.target import detail_of, target_of
 
 S = TypeVar("S", bound=Settings)
 
@@ -75,10 +75,12 @@ def check_sources(
     """Raise a ConfigError that names each source that can never work; present: those that there are."""
     problems = list(sharing_problems(streams, present))
     for name, config in streams.items():
-        try:
-            target_of(config, name)
-        except SourceError as error:
-            problems.append(f"streams.{name}.source: {error}")
+        for key, one in (("source", config), ("detail_source", detail_of(config))):
+            try:
+                if one is not None:
+                    target_of(one, name)
+            except SourceError as error:
+                problems.append(f"streams.{name}.{key}: {error}")
     if problems:
         raise ConfigError(*problems)
 

@@ -25,13 +25,29 @@ def check_remote(name: str, wanted: StreamConfig, own: Iterable[StreamConfig]) -
     """
     if wanted.password_file:  # its password would be sent to any address
         raise _refused(name, "password_file", "may only be set on the daemon's machine")
+    known = [one for one in map(_target, own) if one is not None]
+    _check_source(name, "source", wanted.source, known)
+    if wanted.detail_source:
+        _check_source(name, "detail_source", wanted.detail_source, known)
+
+
+def check_remote_engine(name: str, engine: str, sections: Iterable[str]) -> None:
+    """Raise a ControlError for an engine that is named by its folder, and not by a known name."""
+    known = {"", DEFAULT, *sections, *(folder.name for folder, _ in list_engines())}
+    if engine not in known:
+        raise _refused(
+            name, "engine", "may only be a section [engines.NAME] or one of `streamseg engine list` there"
+        )
+
+
+def _check_source(name: str, key: str, source: str, own: Iterable[Target]) -> None:
     try:
-        target = resolve(wanted.source)
+        target = resolve(source)
     except SourceError:  # check_sources says why
         return
-    if target.kind in ("network", "stream") or wanted.source == DEMO:
+    if target.kind in ("network", "stream") or source == DEMO:
         return
-    configured = [_real(one) for one in map(_target, own) if one is not None and one.kind == target.kind]
+    configured = [_real(one) for one in own if one.kind == target.kind]
     path = _real(target)
     if target.kind == "camera":
         what, known = "camera of the daemon's machine that is not configured", path in configured
@@ -42,16 +58,7 @@ def check_remote(name: str, wanted: StreamConfig, own: Iterable[StreamConfig]) -
         )
     if not known:
         raise _refused(
-            name, "source", f"{target.shown} is a {what}; add it there: streamseg ctl add {name} --source …"
-        )
-
-
-def check_remote_engine(name: str, engine: str, sections: Iterable[str]) -> None:
-    """Raise a ControlError for an engine that is named by its folder, and not by a known name."""
-    known = {"", DEFAULT, *sections, *(folder.name for folder, _ in list_engines())}
-    if engine not in known:
-        raise _refused(
-            name, "engine", "may only be a section [engines.NAME] or one of `streamseg engine list` there"
+            name, key, f"{target.shown} is a {what}; add it there: streamseg ctl add {name} --source …"
         )
 
 

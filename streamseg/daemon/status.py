@@ -18,8 +18,9 @@ from streamseg.live.pipeline import Pipeline
 from streamseg.publish import Publisher
 from streamseg.runtime.counters import State, StreamStats
 from streamseg.sources.target import shown
-from streamseg.wire.control import ControlStatus, PublisherStatus, ZoneMark, ZoneShares
+from streamseg.wire.control import ControlStatus, PublisherStatus
 from streamseg.wire.status import Histogram, StreamStatus
+from streamseg.wire.zones import ZoneMark, ZoneShares
 
 _MAX_TEXT = 1000  # characters of a source or an error, far below what a status may hold
 

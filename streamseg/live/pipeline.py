@@ -25,6 +25,7 @@ from streamseg.inference.engine import Engine
 from streamseg.inference.infer import FramePlacement, batch_key, infer, input_size
 from streamseg.inference.label_view import LabelView, LabelViews
 from streamseg.inference.scaling import labels_of, mask_size_of
+from streamseg.live.detail import Details
 from streamseg.live.engines import LiveEngines, ServedEngine
 from streamseg.live.gate import Gate, Unchanged
 from streamseg.live.pictures import STREAM as PICTURE
@@ -60,6 +61,7 @@ class Pipeline:
         self.streams = Streams(
             self.stats, self._submit, self._streams_ended, self.answers.changed, engine_of, self._needed
         )
+        self.details = Details(self.streams.configs)
         self._config = config
         self._publisher = publisher
         self._views = LabelViews()
@@ -101,22 +103,21 @@ class Pipeline:
         self._previews.close()
         self.answers.close()
         self.refinement.close()
+        self.details.close()
         deadline_s = time.monotonic() + timeout_s
         stages = [*self.engines.stages(), *self._stages]
         for stage in stages:
             if stage.is_alive():
                 stage.join(max(0.0, deadline_s - time.monotonic()))
-        return self.streams.join(deadline_s) and not any(stage.is_alive() for stage in stages)
+        joined = self.streams.join(deadline_s) and self.details.join(deadline_s)
+        return joined and not any(stage.is_alive() for stage in stages)
 
     def prepare(self, served: ServedEngine) -> None:
         """Learn what is needed of an engine before it serves; raises ConfigError."""
         self.refinement.serve(served.key, served.first.info.spec)
 
     def remove(self, name: str) -> None:
-        """End a stream and forget it, except n and epoch, which continue if it is added again.
-
-        Raises ControlError.
-        """
+        """End a stream and forget it, except n and epoch, which go on later; raises ControlError."""
         with self._putting:
             self.streams.remove(name)
             self._held.pop(name, None)
@@ -127,6 +128,7 @@ class Pipeline:
         self._previews.forget(name)
         self.refinement.forget(name)
         self._placement.forget(name)
+        self.details.forget(name)
 
     def request_keyframe(self, name: str) -> None:
         """Send a stream's next frame to the CRF; raises ControlError where nothing would use the result."""
@@ -273,8 +275,7 @@ class Pipeline:
                 self._put(mask, classes, frame)
 
     def _needs_refinement(self, frame: Frame) -> bool:
-        wanted = self._publisher.wants("refined", frame.stream)
-        return self.refinement.needed(frame.settings.engine, wanted)
+        return self.refinement.needed(frame.settings.engine, self._publisher.wants("refined", frame.stream))
 
     def _uses_crf(self, frame: Frame) -> bool:
         return self.refinement.uses_crf(frame.settings.engine, self._publisher.wants("refined", frame.stream))

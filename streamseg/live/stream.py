@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 LIVE_SETTINGS = frozenset(
     (
         "max_fps", "skip_frames", "max_age_ms", "mask_size", "engine", "labels", "zones", "events",
-        "gate", "gate_min_s", "gate_max_s",
+        "gate", "gate_min_s", "gate_max_s", "detail_source",
     )
 )  # fmt: skip
 """Taken by the next frame; for others the source is reopened."""

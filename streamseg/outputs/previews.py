@@ -58,7 +58,7 @@ class Previews:
 def preview_of(frame: Frame) -> Preview:
     """The frame as a JPEG with a longer side of at most LONGEST_SIDE; the publisher sets n and run."""
     size = preview_size(frame.size)
-    return Preview(frame.stamp, _jpeg(frame.scaled(size)), size, frame.size)
+    return Preview(frame.stamp, jpeg_of(frame.scaled(size)), size, frame.size)
 
 
 def preview_size(size: Size) -> Size:
@@ -67,8 +67,9 @@ def preview_size(size: Size) -> Size:
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def _jpeg(rgb: U8) -> bytes:
+def jpeg_of(rgb: U8, quality: int = JPEG_QUALITY) -> bytes:
+    """A picture (H, W, 3) as a JPEG."""
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-    done, packed = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    done, packed = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert done, "OpenCV encodes any 8-bit picture of this size"
     return packed.tobytes()

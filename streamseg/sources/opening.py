@@ -78,6 +78,7 @@ def open_source(
     streams: int = 0,
     needed: Needed | None = None,
     report: Callable[[SourceEvent], None] = lambda event: None,
+    prompt: bool = False,
 ) -> Iterator[OpenSource]:
     """Open a stream's source and decode its first picture; close it on leaving.
 
@@ -91,13 +92,13 @@ def open_source(
     as a recording, which begins with what was shown already, it is refused. streams: how many are decoded in
     this process, which share its cores; 0 leaves the number of threads to FFmpeg. needed: how small JPEGs
     may be decoded. report: is told, in this thread, what happens while the source is opened and read.
+    prompt: `stop` is noticed within 0.1 s while it is read, too; FFmpeg takes the GIL at every read for it.
     """
     stop = stop if stop is not None else threading.Event()
     target = target_of(config, stream)
     if target.kind == "stream":
         raise SourceError(f"{target.shown}: is another stream's source; only a daemon that has it knows it")
-    if shown:
-        target = replace(target, shown=shown)
+    target = replace(target, shown=shown or target.shown, prompt=prompt)
     with interruptible(stop):
         device = device_of(config.hwaccel, stream)
         with opening_explained(target, config.timeout_s, stop):
@@ -213,6 +214,8 @@ def _opened(
         read_limit = config.timeout_s
     elif target.scheme in WEB:
         read_limit = config.timeout_s + HLS_EXTRA_S
+    elif target.prompt:
+        read_limit = limit_s
     opened = partial(
         av.open,
         f"file:{target.name}" if target.kind == "file" else target.name,

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 
+import msgspec
+
 from streamseg.config import StreamConfig
 from streamseg.config.reading import read_file
 from streamseg.config.redact import login_of, looks_like_address, redact, remember_value
@@ -43,6 +45,7 @@ class Target:
     shown: str
     scheme: str = ""
     udp: bool = False  # RTSP that carries its media so
+    prompt: bool = False  # reading it, too, ends as soon as its thread is asked to stop
 
     @property
     def path(self) -> Path:
@@ -113,6 +116,13 @@ def address_problem(address: str) -> str | None:
             "write special letters of the password as %XX" if login else "a port is a number up to 65535"
         )
     return None if host or parts.scheme == "udp" else f"has no host; write {parts.scheme}://HOST/PATH"
+
+
+def detail_of(config: StreamConfig) -> StreamConfig | None:
+    """How a stream's detail_source is opened, by its own address; None where it has none."""
+    if not config.detail_source:
+        return None
+    return msgspec.structs.replace(config, source=config.detail_source, detail_source="", hwaccel="none")
 
 
 def target_of(config: StreamConfig, stream: str) -> Target:

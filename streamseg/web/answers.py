@@ -15,9 +15,9 @@ from streamseg.config.tables import normal_tables, toml_of
 from streamseg.errors import ControlError
 from streamseg.web.link import Link
 from streamseg.web.viewer import Do, Slow, Viewer
-from streamseg.wire.control import Status, ZoneMark, Zones
+from streamseg.wire.control import Status, Zones
 from streamseg.wire.event import EventDocument
-from streamseg.wire.zones import ZonesDocument
+from streamseg.wire.zones import ZoneMark, ZonesDocument
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 
 from streamseg.runtime.counters import BOUNDS_US, STATES, ProgressWatch
-from streamseg.wire.control import Status, ZoneShares
+from streamseg.wire.control import Status
 from streamseg.wire.status import Histogram, StreamStatus
+from streamseg.wire.zones import ZoneShares
 
 log = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from streamseg.runtime.counters import ProgressWatch
 from streamseg.types import U8, LabelSet
 from streamseg.web.access import Access
 from streamseg.web.answers import Answers, shares_message
+from streamseg.web.detail import DetailPictures
 from streamseg.web.engines import choices
 from streamseg.web.feed import Feed
 from streamseg.web.frames import Shown
@@ -55,6 +56,7 @@ class Console:
         self._link = Link(setup.control)  # for what pages ask; waits while the daemon is busy with it
         self._health = Link(setup.control)  # for the status alone, so that nobody waits for a page
         self._segmenter = Segmenter(setup.control)
+        self._details = DetailPictures(setup.control)
         self._loading = Link(setup.control)  # for networks: nobody else waits until one is loaded
         self._progress = ProgressWatch()
         self._viewers: set[Viewer] = set()
@@ -75,6 +77,7 @@ class Console:
                 web.post("/login", guard.login),
                 web.post("/logout", guard.logout),
                 web.get("/streams/{stream}/mask.png", self._mask),
+                web.get("/streams/{stream}/detail.jpg", self._details.answer),
                 web.post("/segment", self._segmenter.answer),
                 web.get("/static/{name}", self._static),
             ]
@@ -105,6 +108,7 @@ class Console:
         await self._health.close()
         await self._loading.close()
         await self._segmenter.close()
+        await self._details.close()
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
         return self._pages.answer(request, "index.html")
@@ -314,7 +318,7 @@ def _status(status: Status) -> dict[str, Any]:
         known = msgspec.structs.asdict(one)  # but what an older daemon, or one without a gate, leaves out
         fields = {key: value for key, value in known.items() if value is not msgspec.UNSET}
         del fields["histograms"]
-        streams.append(fields | {"stream": name})
+        streams.append(fields | {"stream": name, "detail": name in status.details})
     return {
         "type": "status",
         "version": status.streamseg,

@@ -12,10 +12,11 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.errors import ControlError
+from streamseg.types import Clock
 from streamseg.wire import MAX_PART, MAX_SIDE
 from streamseg.wire.fields import Count, UnixNs
 from streamseg.wire.status import StreamStatus
-from streamseg.wire.zones import Zone
+from streamseg.wire.zones import ZoneMark, ZoneShares
 
 CONTROL_VERSION = 1
 
@@ -23,7 +24,10 @@ MAX_REQUEST = 512 << 10  # 64 zones of 256 points are 300 KB
 """Bytes of a request; a client that sends more is disconnected."""
 
 MAX_REPLY = MAX_PART + (1 << 20)
-"""Bytes of a reply; only a snapshot comes near it."""
+"""Bytes of a reply; only a snapshot or a detailed picture comes near it."""
+
+MAX_JPEG = MAX_PART
+"""Bytes of a detailed picture."""
 
 StreamText = Annotated[str, Meta(min_length=1, max_length=64)]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -138,6 +142,12 @@ class SegmentPicture(Request, frozen=True, kw_only=True, tag="picture"):
     engine: Annotated[str, Meta(max_length=4096)] = ""  # that serves; empty: [engine], or the first
 
 
+class GetDetail(Request, frozen=True, kw_only=True, tag="detail"):
+    """A picture of the stream's detail_source, which is opened for it; answered by DetailPicture."""
+
+    stream: StreamText
+
+
 AnyRequest = (
     GetStatus
     | AddStream
@@ -151,6 +161,7 @@ AnyRequest = (
     | GetSnapshot
     | SetZones
     | SegmentPicture
+    | GetDetail
 )
 
 
@@ -205,22 +216,6 @@ class ControlStatus(msgspec.Struct, frozen=True, kw_only=True):
     hung_up: Count = 0
 
 
-class ZoneMark(msgspec.Struct, frozen=True):
-    """Which zones and events a stream has."""
-
-    revision: str = ""  # differs where they differ; empty for none
-    kept: bool = False  # other ones than the configuration's; the daemon keeps them in its state folder
-
-
-class ZoneShares(msgspec.Struct, frozen=True):
-    """What was counted in a stream's masks last; at most a second old where this is asked for often."""
-
-    age_s: float
-    classes: list[str]  # of its label set, by id; zones list those that are present
-    zones: list[Zone]
-    dropped: Count = 0  # masks that were not counted because others waited
-
-
 class Status(Reply, frozen=True, kw_only=True, tag="status"):
     """The daemon and all its streams, by name."""
 
@@ -248,6 +243,7 @@ class Status(Reply, frozen=True, kw_only=True, tag="status"):
     streams: dict[str, StreamStatus] = {}
     zones: dict[str, ZoneMark] = {}  # by stream; absent where it has none
     shares: dict[str, ZoneShares] = {}  # by stream; absent before its first counted mask
+    details: list[str] = []  # streams of which a detailed picture can be had
 
 
 class Done(Reply, frozen=True, kw_only=True, tag="done"):
@@ -270,6 +266,15 @@ class Snapshot(Reply, frozen=True, kw_only=True, tag="snapshot"):
     messages: list[list[bytes]]
 
 
+class DetailPicture(Reply, frozen=True, kw_only=True, tag="detail"):
+    """A picture of the camera's large stream. It is no mask's frame, and has a time of its own."""
+
+    jpeg: bytes
+    size: tuple[Count, Count]  # (height, width)
+    captured_unix_ns: UnixNs
+    clock: Clock
+
+
 class Zones(Reply, frozen=True, kw_only=True, tag="zones"):
     """A stream's zones and events now, as tables of the configuration without what is as by default."""
 
@@ -287,7 +292,7 @@ class Failed(Reply, frozen=True, kw_only=True, tag="failed"):
     problems: list[str]  # one line each
 
 
-AnyReply = Status | Done | Reloaded | Snapshot | Zones | Failed
+AnyReply = Status | Done | Reloaded | Snapshot | DetailPicture | Zones | Failed
 
 
 class _Version(msgspec.Struct):

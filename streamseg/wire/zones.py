@@ -54,6 +54,22 @@ class ZonesDocument(OfMask, frozen=True, kw_only=True):
     )  # the stream's
 
 
+class ZoneMark(msgspec.Struct, frozen=True):
+    """Which zones and events a stream has; in the daemon's status."""
+
+    revision: str = ""  # differs where they differ; empty for none
+    kept: bool = False  # other ones than the configuration's; the daemon keeps them in its state folder
+
+
+class ZoneShares(msgspec.Struct, frozen=True):
+    """What was counted in a stream's masks last; at most a second old where the status is asked for often."""
+
+    age_s: float
+    classes: list[str]  # of its label set, by id; zones list those that are present
+    zones: list[Zone]
+    dropped: Count = 0  # masks that were not counted because others waited
+
+
 def encode_zones(document: ZonesDocument) -> list[bytes]:
     """Make the parts of the message; raises WireError for what no message may carry."""
     check_size(*document.shape)

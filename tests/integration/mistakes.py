@@ -23,7 +23,8 @@ import pytest
 import zmq
 
 from streamseg import wire
-from streamseg.config import EngineConfig, PublishConfig
+from streamseg.config import EngineConfig, PublishConfig, load_config
+from streamseg.daemon import Daemon
 from streamseg.net.curve_keys import make_keys
 from streamseg.publish import Publisher
 from streamseg.recorded import ProcessConfig, process_files
@@ -33,8 +34,10 @@ from streamseg.types import Size
 from streamseg.web.access import Access, page_problem
 from tests.cameras import RtspCamera
 from tests.engines import write_constant_engine, write_tiny_engine
+from tests.integration.daemons import in_thread
 from tests.masks import STREET, make_mask
 from tests.media import draw_clip, write_audio
+from tests.waiting import until
 
 Words = list[str]
 
@@ -85,6 +88,18 @@ class Place:
     def with_engine(self, before: str, after: str) -> Words:
         """Run the demo clip with the tiny engine, of which a piece of engine.toml is another."""
         return ["run", "--source", "demo:", "--engine", str(self.copied_engine(**{before: after}))]
+
+    def asked(self, *words: str) -> Words:
+        """streamseg ctl … of a running daemon with the stream gate, over its control.endpoint."""
+        endpoint = f"ipc://{self.folder}/control"
+        self.config(
+            f'[publish]\nendpoint = "tcp://127.0.0.1:0"\n[control]\nendpoint = "{endpoint}"\n[engine]\n'
+            f'name = "{self.engine}"\nbackend = "onnx"\n{GATE}realtime = true\nloop = true\n'
+        )
+        daemon = Daemon(load_config(self.folder / "site.toml"))
+        self.owned.enter_context(in_thread(daemon))
+        until(daemon.ready.is_set)
+        return ["ctl", "--endpoint", endpoint, *words]
 
     def keys(self, name: str) -> tuple[Path, Path]:
         return make_keys(self.folder / name)
@@ -337,6 +352,15 @@ MISTAKES |= {
     "frames of a stream that decodes nothing": lambda p: p.config(
         YARD + '[streams.hall]\nsource = "stream:yard"\n'
     ),
+    "a large stream that is the small one": lambda p: p.config(GATE + 'detail_source = "demo:"\n'),
+    "another stream's frames for a large stream": lambda p: p.config(
+        GATE + '[streams.yard]\nsource = "a.mp4"\ndetail_source = "stream:gate"\n'
+    ),
+    "a large stream of another stream's source": lambda p: p.config(YARD + 'detail_source = "b.mp4"\n'),
+    "a file for a large stream, from elsewhere": lambda p: p.asked(
+        "add", "hall", "--source", "demo:", "--detail-source", "/etc/passwd"
+    ),
+    "a detailed picture of a stream without one": lambda p: p.asked("picture", "gate"),
     "a setting of another stream's source": lambda p: p.config(YARD + "loop = true\n"),
 }
 

@@ -177,6 +177,7 @@ def test_a_file_is_sent_once(free: Alone) -> None:
         b"/metrics/",
         b"/healthz/../metrics",
         b"/streams/gate/mask.png",
+        b"/streams/gate/detail.jpg",
         b"/link",
     ],
 )

@@ -47,6 +47,21 @@ def test_a_source_that_cannot_work_is_named(place: Path, tiny_engine: Path, sour
     assert "geheim7" not in line
 
 
+def test_a_large_stream_that_cannot_work_is_named_beside_the_small_one(
+    place: Path, tiny_engine: Path
+) -> None:
+    text = '[streams.gate]\nsource = "rtps://cam/2"\ndetail_source = "rtsp://admin:p#geheim7@10.0.0.7/"\n'
+    small, large = problems(tiny_engine, text)
+    assert small.startswith("streams.gate.source: rtps://cam/2: rtps:// is not known")
+    assert large.startswith(
+        "streams.gate.detail_source: rtsp://admin:***@10.0.0.7/: has / or ? or # in front"
+    )
+    missing = '[streams.gate]\nsource = "demo:"\ndetail_source = "large.jpg"\n'
+    assert problems(tiny_engine, missing) == [
+        "streams.gate.detail_source: large.jpg: no such file; check the path"
+    ]
+
+
 @pytest.mark.parametrize(
     "source",
     ["demo:", "clip.mp4", "RTSP://10.0.0.7/h264", "rtsp://admin:a@b:c%23@10.0.0.7/h264", "udp://@239.0.0.1:1234",

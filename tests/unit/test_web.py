@@ -20,9 +20,9 @@ from streamseg.runtime.counters import BOUNDS_US, ProgressWatch
 from streamseg.types import Mask
 from streamseg.web.setup import WebSetup, connectable, host_and_port, read_token, trusts_its_network
 from streamseg.wire import encode_mask, encode_picture, encode_same
-from streamseg.wire.control import ControlStatus, EngineStatus, PublisherStatus, Status, ZoneShares
+from streamseg.wire.control import ControlStatus, EngineStatus, PublisherStatus, Status
 from streamseg.wire.status import Histogram, StreamStatus
-from streamseg.wire.zones import Zone, ZoneClass
+from streamseg.wire.zones import Zone, ZoneClass, ZoneShares
 from tests.masks import make_mask, make_picture
 
 pytest.importorskip("aiohttp", reason="pip install 'streamseg[web]'")

@@ -14,9 +14,9 @@ from streamseg.web.answers import MOST_EVENTS, Answers
 from streamseg.web.feed import Feed
 from streamseg.web.link import Link
 from streamseg.web.viewer import Do, Tile, Viewer, Watch
-from streamseg.wire.control import Status, ZoneMark, Zones
+from streamseg.wire.control import Status, Zones
 from streamseg.wire.event import EventDocument, encode_event
-from streamseg.wire.zones import Zone, ZoneClass, ZonesDocument, encode_zones
+from streamseg.wire.zones import Zone, ZoneClass, ZoneMark, ZonesDocument, encode_zones
 from tests.unit.test_web import status as status_of
 
 RAMP = {"polygon": [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]}

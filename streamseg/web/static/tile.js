@@ -77,6 +77,7 @@ export class Tile {
   update(status) {
     this.status = status;
     this.details.update(status);
+    this.element.querySelector('[data-do="picture"]').hidden = !status.detail;
     if (!this.shown && status.size) { // as high as it will be, before the first picture
       const [height, width] = status.size;
       if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
@@ -273,7 +274,8 @@ export class Tile {
     this.canvas.setAttribute("aria-label", `${this.name}, live. The arrow keys move a pointer that names the class under it.`);
     const save = find('[data-do="save"]');
     save.href = `streams/${encodeURIComponent(this.name)}/mask.png`;
-    for (const [what, words] of Object.entries({ keyframe: "Refine a keyframe now", save: "Download the current mask", large: "Enlarge", zones: "Zones and events", engine: "Choose a network", details: "Times and counts", remove: "Remove" })) {
+    find('[data-do="picture"]').href = `streams/${encodeURIComponent(this.name)}/detail.jpg`;
+    for (const [what, words] of Object.entries({ keyframe: "Refine a keyframe now", save: "Download the current mask", picture: "Full picture of the camera", large: "Enlarge", zones: "Zones and events", engine: "Choose a network", details: "Times and counts", remove: "Remove" })) {
       this.#name(find(`[data-do="${what}"]`), words);
     }
     find(".actions").addEventListener("click", (event) => this.#act(event.target.closest("[data-do]")));
