@@ -82,7 +82,7 @@ def _ceilings(part: Part) -> None:
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         a, b = (torch.randn(side, side, device=on).to(dtype) for _ in range(2))
         ms = gpu_ms(lambda: a @ b, 10)
-        part.put(f"matmul_{name}_TFLOP_s", round(2 * side**3 / ms / 1e9, 1))
+        part.put(f"matmul_{name}_TFLOP_s", float(f"{2 * side**3 / ms / 1e9:.4g}"))
     on_host = torch.randint(0, 255, (small(2**26, 2**12),), dtype=torch.uint8)
     for kind, array in (("pageable", on_host), ("pinned", on_host if DRY else on_host.pin_memory())):
         on_gpu = torch.empty_like(array, device=on)
