@@ -72,6 +72,7 @@ class Skipping:
             self._seen.clear()
             self._intra_s = None
         self._now_s = dts_s
+        self.all_intra &= intra  # FFV1 is said to be, and refers to pictures before where its GOP is longer
         mode, max_fps = self.wanted()
         period_s = 1 / max_fps if max_fps else 0.0
         droppable = referred is not None and not referred.by_others and referred.layer >= self._layer
@@ -181,8 +182,7 @@ class DecodeLess:
         held: pictures that the decoder has not given yet.
         """
         self.context, self.codec, self.report, self.url, self.timed = context, codec, report, url, timed
-        self.all_intra = intra_only(codec)
-        self.skipping = Skipping(wanted, all_intra=self.all_intra)
+        self.skipping = Skipping(wanted, all_intra=intra_only(codec))
         self._reader = reader_of(codec)
         self._told: tuple[object, ...] = ()
         self._held = held  # pictures that the decoder has not given yet
@@ -215,7 +215,7 @@ class DecodeLess:
                 self.report(Skipped(self._held))
             self._held = 0
         images = decode(packet)
-        if self.skipping.alone and not self.all_intra and packet is not None and packet.size:
+        if self.skipping.alone and not self.skipping.all_intra and packet is not None and packet.size:
             with contextlib.suppress(av.error.EOFError):  # it has given all already
                 images += decode(None)
             self.skipping.drained()
@@ -235,14 +235,14 @@ class DecodeLess:
     def _tell(self) -> None:
         mode = self.skipping.wanted()[0]
         cannot = mode in ("nonref", "nokey") and (
-            self.all_intra or (mode == "nonref" and self._reader is None)
+            self.skipping.all_intra or (mode == "nonref" and self._reader is None)
         )
         now = ("cannot", mode) if cannot else ("plan", self.skipping.plan)
         if now == self._told or (now == ("plan", "all") and not self._told):
             return
         self._told = now
         self.report(
-            Unskippable(self.url, mode, self.codec, self.all_intra)
+            Unskippable(self.url, mode, self.codec, self.skipping.all_intra)
             if cannot
             else Decoding(self.skipping.plan, mode, self.skipping.wanted()[1])
         )

@@ -119,7 +119,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def config(tiny_engine: Path) -> ProcessConfig:
-    return ProcessConfig(engine=EngineConfig(name=str(tiny_engine), threads=1), overlay=False)
+    return ProcessConfig(
+        engine=EngineConfig(name=str(tiny_engine), threads=1, precision="fp32"), overlay=False
+    )
 
 
 def with_zones(config: ProcessConfig, **more: Any) -> ProcessConfig:
@@ -473,6 +475,7 @@ def test_a_live_stream_counts_the_same_in_the_same_frames(
 [engine]
 name = "{tiny_engine}"
 threads = 1
+precision = "fp32"
 [publish]
 endpoint = "{endpoint}"
 [streams.gate]

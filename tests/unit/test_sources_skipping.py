@@ -123,6 +123,14 @@ def test_each_picture_that_stands_alone_is_decoded_only_when_it_is_due() -> None
     assert len(camera.shown) == pytest.approx(180, abs=1)
 
 
+@pytest.mark.parametrize("max_fps", [None, 25.0])
+def test_a_codec_said_to_stand_alone_that_refers_to_pictures_before_is_decoded_whole(
+    max_fps: float | None,
+) -> None:
+    camera = Camera("auto", max_fps, all_intra=True).play(4, every(12))  # FFV1 with its usual GOP
+    assert len(camera.decoded) == 4 * FPS
+
+
 def test_another_max_fps_holds_from_the_next_picture() -> None:
     camera = Camera("auto", 1).play(20, every(25))
     camera.max_fps = None

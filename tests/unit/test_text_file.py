@@ -126,7 +126,7 @@ def test_what_is_no_text_is_told_with_its_line(tmp_path: Path) -> None:
 def test_no_text_is_read_another_way() -> None:
     """Path.read_text() is for files that the system or streamseg wrote."""
     ours = {"cli/conceal.py", "cli/doctor.py", "cli/keygen.py", "bench/summary.py", "daemon/install.py"}
-    ours |= {"inference/backends/device.py"}
+    ours |= {"inference/backends/device.py", "bench/capacity.py", "bench/probe.py"}
     package = Path(streamseg.__file__).parent
     found = [
         str(path.relative_to(package))
