@@ -52,7 +52,7 @@ class Camera:
                 continue
             assert intra(i) or not broken, "what it refers to was left out"
             broken = False
-            if self.skipping.alone:
+            if self.skipping.alone and not self.skipping.all_intra:
                 self.skipping.drained()
             self.skipping.gap = False
             self.decoded.append(at_s)
