@@ -21,7 +21,8 @@ from tests.media import draw_clip
 from tests.waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.usefixtures("own_runtime")
-SLIM = '[engines.slim]\nname = "camvid-slim"\nbackend = "onnx"\nprecision = "int8"\n'
+ALONE = 'backend = "onnx"\nreplicas = 1\n'  # how many there are would follow from what else the machine does
+SLIM = f'[engines.slim]\nname = "camvid-slim"\nprecision = "int8"\n{ALONE}'
 LAST = {"of-2": 1, "of-21": 20}
 """The only label of each label set."""
 
@@ -50,8 +51,8 @@ class Site:
     def write(self, streams: dict[str, str], more: str = "") -> None:
         """Streams by name, each with the lines of its table beside a source that never ends."""
         text = '[publish]\nendpoint = "tcp://127.0.0.1:0"\nqueue = 10000\n'
-        text += f'[engine]\nname = "{self.engines}/two"\nbackend = "onnx"\n'
-        text += f'[engines.many]\nname = "{self.engines}/many"\nbackend = "onnx"\n{more}'
+        text += f'[engine]\nname = "{self.engines}/two"\nprecision = "fp32"\n{ALONE}'
+        text += f'[engines.many]\nname = "{self.engines}/many"\nprecision = "fp32"\n{ALONE}{more}'
         for name, lines in streams.items():
             if "source" not in lines:
                 lines = f'source = "{self.clip}"\nloop = true\nrealtime = true\n{lines}'
