@@ -134,10 +134,12 @@ def _shown_s(source: OpenSource, image: VideoFrame) -> float:
 def _less(source: OpenSource, current: Callable[[], StreamConfig]) -> DecodeLess:
     """What leaves out packets of a source. Of a file that waits for its reader, only what is asked for."""
 
+    live = source.live  # not the source, which holds what is made here: its decoder ends with it
+
     def wanted() -> tuple[SkipFrames, float | None]:
         config = current()
         mode = config.skip_frames
-        return "none" if mode == "auto" and not source.live else mode, config.max_fps
+        return "none" if mode == "auto" and not live else mode, config.max_fps
 
     timed = source.edge is None or source.edge.timed
     held = max(0, source.reached.packets - len(source.pending))

@@ -111,7 +111,7 @@ def test_three_streams_come_back_every_time_and_nothing_is_left_behind(
             f'[streams.{name}]\nsource = "rtsp://127.0.0.1:{cable.port}/live"\ntimeout_s = {TIMEOUT_S}\n'
             for name in STREAMS
         )
-        + f'[engine]\nname = "{tiny_engine}"\nthreads = 1\n'
+        + f'[engine]\nname = "{tiny_engine}"\nthreads = 1\nprecision = "fp32"\nreplicas = 1\n'
         f'[publish]\nendpoint = "tcp://127.0.0.1:{port}"\nqueue = 1000\n'
     )
     late: list[float] = []

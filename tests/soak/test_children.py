@@ -56,7 +56,7 @@ def test_masks_go_on_whichever_child_is_killed(
     clip = draw_clip(tmp_path / "red.mp4", frames=30)
     config = Config(
         streams={"gate": StreamConfig(source=str(clip), realtime=True, loop=True)},
-        engine=EngineConfig(name=str(tiny_engine), threads=1),
+        engine=EngineConfig(name=str(tiny_engine), threads=1, precision="fp32", replicas=1),
         publish=PublishConfig(endpoint="tcp://127.0.0.1:0", queue=10_000),
         refinement=RefinementConfig(priority="normal", max_age_s=60, timeout_s=60),
         web=WebConfig(listen="127.0.0.1:0"),

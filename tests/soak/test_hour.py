@@ -40,7 +40,7 @@ def test_memory_is_flat_and_a_fast_subscriber_has_every_mask(
     config = tmp_path / "site.toml"
     config.write_text(
         "".join(f'[streams.{name}]\nsource = "{clip}"\nloop = true\n' for name in STREAMS)
-        + f'[engine]\nname = "{tiny_engine}"\nthreads = 1\n'
+        + f'[engine]\nname = "{tiny_engine}"\nthreads = 1\nprecision = "fp32"\nreplicas = 1\n'
         f'[publish]\nendpoint = "{endpoint}"\nqueue = 1000\n'
     )
     over = threading.Event()

@@ -79,7 +79,7 @@ def test_a_live_stream_returns_to_the_live_edge(
         config = tmp_path / "site.toml"
         config.write_text(
             "".join(f'[streams.{name}]\nsource = "{source}"\n' for name, source in sources.items())
-            + f'[engine]\nname = "{tiny_engine}"\nthreads = 1\n'
+            + f'[engine]\nname = "{tiny_engine}"\nthreads = 1\nprecision = "fp32"\nreplicas = 1\n'
             f'[publish]\nendpoint = "tcp://127.0.0.1:{port}"\nqueue = 1000\n'
         )
         daemon = stack.enter_context(run_daemon(config))

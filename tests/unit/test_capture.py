@@ -16,6 +16,7 @@ from tools.device.checks.capture import PRECISIONS, check, operations_of  # noqa
 pytest.importorskip("onnxscript")
 
 
+@pytest.mark.slow  # they are exported first, which takes seconds
 @pytest.mark.parametrize("name", TYPICAL)
 def test_a_network_is_recordable_in_each_precision(name: str) -> None:
     folder = narrow_engine(name)
@@ -23,13 +24,13 @@ def test_a_network_is_recordable_in_each_precision(name: str) -> None:
         assert check(folder, precision, exported=False) > 40
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("name", [name for name in NARROW if name not in TYPICAL])
 def test_every_other_network_of_the_zoo_is_recordable(name: str) -> None:
     assert check(narrow_engine(name), "bf16", exported=False) > 40
 
 
-@pytest.mark.slow  # tracing takes seconds; that of torchvision's networks, twenty
+@pytest.mark.soak  # tracing takes seconds; that of torchvision's networks, twenty
 @pytest.mark.parametrize("name", ["deeplab-v1", "deeplab-v1-msc-largefov"])
 def test_a_network_is_recordable_when_it_is_exported(name: str) -> None:
     assert check(narrow_engine(name), "bf16", exported=True) > 40
