@@ -29,10 +29,10 @@ LOOKED_S = 0.5
 
 
 def pieces_of(streams: Mapping[str, StreamConfig]) -> tuple[dict[str, Piece], dict[str, str]]:
-    """Open each source once → a piece of it by stream, and why there is none of the others.
+    """Open each source once; returns a piece of video for each stream, and for the others why there is none.
 
-    Of a source that sends no intra frame in time, a clip of its size and codec that is drawn. Several are
-    opened at once. Streams that take another one's frames are left out.
+    For a source that sends no intra frame in time, the piece is a drawn clip of its size and codec. Several
+    sources are opened at once. Streams that take another stream's frames are left out.
     """
     pieces: dict[str, Piece] = {}  # each thread writes keys of its own
     failed: dict[str, str] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -15,7 +16,7 @@ from streamseg.runtime.mailbox import Closed
 T = TypeVar("T")
 
 
-class Reading(Generic[T]):
+class Reading(ABC, Generic[T]):
     """What both forms have in common."""
 
     def __init__(self, receiver: Receiver, timeout_s: float | None) -> None:
@@ -38,12 +39,13 @@ class Reading(Generic[T]):
         """Stop receiving; a reader that waits is woken, and reading ends. Closing twice is fine."""
         self._receiver.close()
 
+    @abstractmethod
     def _take(self, timeout_s: float | None) -> T:
         """The next one; raises Closed, or TimeoutError after timeout_s."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _none_came(self, timeout_s: float | None) -> str:
-        raise NotImplementedError
+        """What is said when nothing came within timeout_s."""
 
 
 class ThreadReading(Reading[T]):

@@ -162,7 +162,7 @@ def start_engines(config: EngineConfig, wait_s: float = PROVE_WITHIN_S) -> tuple
 
 
 def _place(choice: Choice, found: list[Choice]) -> int:
-    """Where a choice stands among others; behind them where it is none of them."""
+    """The index of a choice in the list; the length of the list if it is not there."""
     return next((at for at, one in enumerate(found) if one.engine_id == choice.engine_id), len(found))
 
 
