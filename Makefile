@@ -44,15 +44,18 @@ run: .venv/base
 
 # The two run every test but those marked soak; a test is in one of them by its markers alone. Tests marked
 # alone measure time, or what the whole machine does, and so follow the others one at a time.
+# What fails beside others is run once more alone, and listed both times: a machine that does other work
+# makes it late; a fault fails twice.
 WORKERS ?= 3
 PYTEST = $(BIN)/python -m pytest
+tests = $(PYTEST) $(2) -m $(1) || { [ $$? = 1 ] && $(PYTEST) --last-failed --last-failed-no-failures none -m $(1); }
 test: .venv/dev
-	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not alone and not soak"
-	$(PYTEST) -m "not slow and alone and not soak"
+	$(call tests,"not slow and not alone and not soak",-n $(WORKERS) --dist worksteal)
+	$(call tests,"not slow and alone and not soak")
 
 test-slow: .venv/dev
-	$(PYTEST) -n $(WORKERS) --dist loadscope -m "slow and not alone and not soak"
-	$(PYTEST) -m "slow and alone and not soak"
+	$(call tests,"slow and not alone and not soak",-n $(WORKERS) --dist loadscope)
+	$(call tests,"slow and alone and not soak")
 
 dev: .venv/light
 

@@ -72,11 +72,16 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
 
-    def end(self) -> int:
-        """Wait for the program's end, reading on; its exit code."""
-        deadline = time.monotonic() + LIMIT_S
+    def end(self, *, keys: str = "") -> int:
+        """Wait for the program's end, reading on, typing keys once a second; its exit code."""
+        begun = time.monotonic()
+        typed = 0
         while self.process.poll() is None:
-            assert time.monotonic() < deadline, self.text
+            waited_s = time.monotonic() - begun
+            assert waited_s < LIMIT_S, self.text
+            if keys and waited_s >= typed:
+                self.type(keys)
+                typed += 1
             if select.select([self._ours], [], [], 0.05)[0]:
                 self._read()
         while select.select([self._ours], [], [], 0)[0]:
