@@ -162,7 +162,7 @@ def test_ctrl_c_writes_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "streamseg", "init"]
     with Terminal(command, columns=100, PYTHONPATH=str(ROOT)) as terminal:
         terminal.wait(lambda text: "Source of stream 1 [demo:]:" in text)
-        # Python forgets a signal between the prompt and the reading: whoever sees nothing happen presses again.
+        # Python forgets a signal between the prompt and the reading: who sees nothing happen presses again.
         assert terminal.end(keys="\x03") == 130
         assert "Traceback" not in terminal.text
     assert _files(tmp_path) == set()
