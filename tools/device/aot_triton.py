@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -25,14 +26,16 @@ TYPES = {
     "classes": "i32",
 }
 CONSTANTS = {"NV": 6, "BLOCK": 32, "C": 32, "S": 24, "GAIN": True, "LAST": True}
-BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
+BIN: Path = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
-def kernels(path):
+def kernels(path: str | None) -> list[Any]:
     if path is None:
         from streamseg.crf import triton_kernels as module
     else:
         spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
@@ -41,7 +44,7 @@ def kernels(path):
 
 def dump(cubin: str, option: str) -> str:
     """What cuobjdump prints about a compiled kernel."""
-    command = [BIN / "cuobjdump", option, cubin]
+    command = [str(BIN / "cuobjdump"), option, cubin]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

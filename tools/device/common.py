@@ -9,12 +9,16 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
+    from streamseg.config import BackendName, Precision
+    from streamseg.inference.backends.aoti import AotiEngine
     from streamseg.inference.backends.torch import TorchEngine
+    from streamseg.inference.engine import Engine
+    from streamseg.types import U8, Size
 
 PARTS = Path(os.environ.get("PARTS", "out/device/parts"))
 OUT = Path(os.environ.get("OUT", "out/device"))
@@ -30,10 +34,10 @@ class Part:
 
     def __init__(self, name: str) -> None:
         self.path = PARTS / f"{name}.json"
-        self.data: dict = {}
+        self.data: dict[str, Any] = {}
         PARTS.mkdir(parents=True, exist_ok=True)
 
-    def put(self, key: str, value, shown=None) -> None:
+    def put(self, key: str, value: object, shown: object = None) -> None:
         self.data[key] = value
         beside = self.path.with_suffix(".part")
         beside.write_text(json.dumps(self.data, default=str))
@@ -41,11 +45,11 @@ class Part:
         text = json.dumps(value if shown is None else shown, default=str)[:700]
         print(f"  {self.path.stem}.{key}: {text}", flush=True)
 
-    def add(self, key: str, row: dict) -> None:
+    def add(self, key: str, row: dict[str, Any]) -> None:
         self.put(key, [*self.data.get(key, []), row], row)
 
     @contextlib.contextmanager
-    def step(self, what: str):
+    def step(self, what: str) -> Iterator[None]:
         """What fails inside is a line of the report, and the stage goes on; a broken CUDA context ends it."""
         try:
             yield
@@ -87,13 +91,13 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def median(values) -> float:
+def median(values: Sequence[float]) -> float:
     import numpy as np
 
     return round(float(np.median(values)), 4)
 
 
-def wall_ms(work, repeats: int, warm: int = 3) -> float:
+def wall_ms(work: Callable[[], object], repeats: int, warm: int = 3) -> float:
     """Median time of a call that ends with its result on the host, or is waited for."""
     times = []
     for at in range(warm + repeats):
@@ -106,7 +110,7 @@ def wall_ms(work, repeats: int, warm: int = 3) -> float:
     return median(times)
 
 
-def gpu_ms(work, repeats: int, warm: int = 3) -> float:
+def gpu_ms(work: Callable[[], object], repeats: int, warm: int = 3) -> float:
     """Median time on the GPU's own clock, between events around the work."""
     if DRY:
         return wall_ms(work, 1, 0)
@@ -125,7 +129,7 @@ def gpu_ms(work, repeats: int, warm: int = 3) -> float:
     return median([begun.elapsed_time(ended) for begun, ended in pairs])
 
 
-def top_kernels(work, most: int = 12) -> list[dict]:
+def top_kernels(work: Callable[[], object], most: int = 12) -> list[dict[str, Any]]:
     """The kernels that a piece of work spends its time in."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -162,14 +166,28 @@ def engine_folder(name: str, patience_s: float = 90) -> str:
 
 
 @functools.cache
-def pictures(count: int, size: tuple[int, int]):
+def pictures(count: int, size: Size) -> U8:
     from streamseg.inference.scaling import make_batch
     from tools.demo import draw_scene
 
     return make_batch([draw_scene(0.7 * i)[0] for i in range(count)], size)
 
 
-def load(name: str, precision: str, size: tuple[int, int], backend: str = "torch", max_batch: int = 32):
+@overload
+def load(
+    name: str, precision: Precision, size: Size, backend: Literal["torch"] = ..., max_batch: int = ...
+) -> TorchEngine: ...
+@overload
+def load(
+    name: str, precision: Precision, size: Size, backend: Literal["aoti"], max_batch: int = ...
+) -> AotiEngine: ...
+@overload
+def load(
+    name: str, precision: Precision, size: Size, backend: Literal["onnx"], max_batch: int = ...
+) -> Engine: ...
+def load(
+    name: str, precision: Precision, size: Size, backend: BackendName = "torch", max_batch: int = 32
+) -> Engine:
     """An engine. In a dry run that of torch has CUDA's stand-in, and so the code round graphs is run, too."""
     from streamseg.config import EngineConfig
     from streamseg.inference.plans.load import load_engine
@@ -191,7 +209,7 @@ def load(name: str, precision: str, size: tuple[int, int], backend: str = "torch
     return engine
 
 
-def graph_of(engine: TorchEngine, batch) -> Callable[[], object]:
+def graph_of(engine: TorchEngine, batch: U8) -> Callable[[], object]:
     """What queues the network alone, for batches of this shape: on a GPU a CUDA graph."""
     import torch
 

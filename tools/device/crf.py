@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from streamseg.runtime.cuda_graphs import record
 from tools.device.common import (
@@ -20,6 +22,13 @@ from tools.device.common import (
     wall_ms,
 )
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streamseg.crf.gpu import Kernels, Steps, Term
+
+    OnGpu = tuple[Tensor, Tensor]  # logits (C, H, W) and the image (H, W, 3)
+
 
 def crf(part: Part) -> None:
     import msgspec
@@ -34,7 +43,7 @@ def crf(part: Part) -> None:
     side = 6 if DRY else 513
     logits, image, _ = scene(side, side, CRF_CLASSES)
     on_gpu = torch.from_numpy(logits).to(device()), torch.from_numpy(image).to(device())
-    kinds = ["triton", "torch"] if DRY or gpu.triton_available() else ["torch"]
+    kinds: list[Kernels] = ["triton", "torch"] if DRY or gpu.triton_available() else ["torch"]
     for preset in ("deeplab-largefov", "deeplab-v2-resnet101")[: 1 if DRY else None]:
         params = msgspec.structs.replace(dense.preset(preset), iterations=CRF_ITERATIONS)
         begun = time.perf_counter()
@@ -47,7 +56,7 @@ def crf(part: Part) -> None:
                 first = run().cpu().numpy()
                 first_s = time.perf_counter() - begun
                 again = run().cpu().numpy()
-                row = {
+                row: dict[str, Any] = {
                     "preset": preset,
                     "kernels": kernels,
                     "ms": gpu_ms(run, small(20)),
@@ -85,7 +94,7 @@ def crf(part: Part) -> None:
         part.put("kernels", top_kernels(run, 18))
 
 
-def _crf_terms(on_gpu, preset: str, kernels: str):
+def _crf_terms(on_gpu: OnGpu, preset: str, kernels: Kernels) -> tuple[Steps, list[Term], Tensor, Tensor]:
     import torch
     from torch.nn import functional
 
@@ -102,13 +111,15 @@ def _crf_terms(on_gpu, preset: str, kernels: str):
     return steps, terms, unary, torch.softmax(unary, 1)
 
 
-def _crf_loop(steps, terms, unary, q, iterations: int = CRF_ITERATIONS):
+def _crf_loop(
+    steps: Steps, terms: Sequence[Term], unary: Tensor, q: Tensor, iterations: int = CRF_ITERATIONS
+) -> Tensor:
     for _ in range(iterations):
         q = steps.update(unary, [(term.lattice, term.rows(q), term.gain) for term in terms], CRF_CLASSES)
     return q
 
 
-def _crf_parts(part: Part, on_gpu, kernels: str) -> None:
+def _crf_parts(part: Part, on_gpu: OnGpu, kernels: Kernels) -> None:
     import torch
 
     from streamseg import crf as dense
@@ -118,10 +129,10 @@ def _crf_parts(part: Part, on_gpu, kernels: str) -> None:
 
     for preset in ("deeplab-largefov", "deeplab-v2-resnet101")[: 1 if DRY else None]:
         steps, terms, unary, q = _crf_terms(on_gpu, preset, kernels)
-        row: dict = {"preset": preset, "points": [int(term.lattice.points) for term in terms]}
-        size = tuple(on_gpu[0].shape[1:])
-        for term, made in zip(terms_of(dense.preset(preset)), terms, strict=True):
-            features, bounds = gpu._features(term, on_gpu[1], size, unary)
+        row: dict[str, Any] = {"preset": preset, "points": [int(term.lattice.points) for term in terms]}
+        size = on_gpu[0].shape[1], on_gpu[0].shape[2]
+        for pairwise, made in zip(terms_of(dense.preset(preset)), terms, strict=True):
+            features, bounds = gpu._features(pairwise, on_gpu[1], size, unary)
             room = made.lattice.capacity
             row[f"lattice_{len(features)}d_ms"] = wall_ms(lambda: TorchLattice(features), small(10))
             row[f"lattice_{len(features)}d_with_room_ms"] = wall_ms(
@@ -154,7 +165,7 @@ def _crf_parts(part: Part, on_gpu, kernels: str) -> None:
         part.add("parts", row)
 
 
-def _crf_blocks(part: Part, on_gpu) -> None:
+def _crf_blocks(part: Part, on_gpu: OnGpu) -> None:
     """The loop as a CUDA graph with other block sizes and numbers of warps."""
     import torch
 
@@ -165,9 +176,13 @@ def _crf_blocks(part: Part, on_gpu) -> None:
     for block, warps in ((32, 4), (16, 2), (16, 4), (64, 4), (64, 8))[: 1 if DRY else None]:
         with part.step(f"blocks of {block}, {warps} warps"):
             module._BLOCK = block
-            module._shape = lambda rows, w=warps: {**shape(rows), "BLOCK": module._BLOCK, "num_warps": w}
+
+            def shaped(rows: Tensor, block: int = block, warps: int = warps) -> dict[str, Any]:
+                return {**shape(rows), "BLOCK": block, "num_warps": warps}
+
+            module._shape = shaped
             steps, terms, unary, q = _crf_terms(on_gpu, "deeplab-largefov", "triton")
-            row = {"block": block, "warps": warps}
+            row: dict[str, Any] = {"block": block, "warps": warps}
             term, rows = terms[1], steps.splat(terms[1].lattice, q)
             row["splat_us"] = round(1000 * gpu_ms(lambda: steps.splat(term.lattice, q), 30), 1)
             row["blur_us"] = round(1000 * gpu_ms(lambda: steps.blur(term.lattice, rows), 30), 1)

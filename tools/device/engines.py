@@ -8,7 +8,9 @@ import glob
 import json
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from streamseg.runtime.cuda_graphs import record
 from tools.device.common import (
@@ -25,6 +27,12 @@ from tools.device.common import (
     top_kernels,
     wall_ms,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streamseg.config import Precision
+    from streamseg.types import F32, Size
 
 PEAK = 790.0  # TFLOP/s of a bf16 product; facts measures it
 GFLOP_513 = {"deeplab-v1-largefov": 257.2, "deeplab-v2-resnet101": 377.8}
@@ -49,7 +57,7 @@ def prep(name: str) -> None:
     (ENGINES / f"{name}.done").write_text(f"{time.monotonic() - begun:.1f}")
 
 
-def cases() -> list[tuple[str, tuple[int, int], tuple[int, ...], tuple[str, ...], float]]:
+def cases() -> list[tuple[str, Size, tuple[int, ...], tuple[Precision, ...], float]]:
     """(engine, input, batches, precisions, GFLOP a frame), the most wanted first."""
     largefov, resnet = "deeplab-v1-largefov", "deeplab-v2-resnet101"
     if DRY:
@@ -77,7 +85,7 @@ def engines(part: Part) -> None:
     import numpy as np
     import torch
 
-    references: dict = {}
+    references: dict[tuple[str, Size], F32] = {}
     for name, size, batches, precisions, gflop in cases():
         for precision in precisions:
             with part.step(f"{name} {precision}"):
@@ -90,7 +98,11 @@ def engines(part: Part) -> None:
                     logits = engine(batch)
                     first_s = time.perf_counter() - begun
                     again = engine(batch)
-                    row = {"engine": f"{name}/{precision}", "input": f"{size[1]}x{size[0]}", "batch": count}
+                    row: dict[str, Any] = {
+                        "engine": f"{name}/{precision}",
+                        "input": f"{size[1]}x{size[0]}",
+                        "batch": count,
+                    }
                     row["call_ms"] = wall_ms(lambda: engine(batch), small(40))
                     row["frames_s"] = round(1000 * count / row["call_ms"], 1)
                     on_gpu = torch.from_numpy(batch).to(device())
@@ -148,7 +160,7 @@ def knobs(part: Part) -> None:
         module, on_gpu = engine._module, torch.from_numpy(batch).to(device())
         rows = {}
 
-        def recorded(run) -> float:
+        def recorded(run: Callable[[Tensor], Tensor]) -> float:
             with torch.inference_mode():
                 return gpu_ms(record(lambda: run(on_gpu), torch.cuda.Stream()).replay, 30)
 
@@ -184,7 +196,7 @@ def knobs(part: Part) -> None:
 
 
 @contextlib.contextmanager
-def _fused_relu(module):
+def _fused_relu(module: Any) -> Iterator[None]:
     """Each Conv whose one user is a Relu as one call of cuDNN, with bias and relu in it."""
     import torch
 
@@ -198,7 +210,7 @@ def _fused_relu(module):
     relu_of = {inputs[0]: (at, outputs[0]) for at, (run, inputs, outputs, _) in enumerate(steps)
                if run is torch_operations.OPERATIONS["Relu"] and users[inputs[0]] == 1}  # fmt: skip
 
-    def fused(at, x, weight, bias=None):
+    def fused(at: dict[str, Any], x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         top, left, bottom, right = at.get("pads", [0, 0, 0, 0])
         if (top, left) != (bottom, right):
             x = torch.nn.functional.pad(x, (left, right, top, bottom))
@@ -270,7 +282,11 @@ def aoti(part: Part) -> None:
                 for count in (1, small(8)):
                     batch = pictures(count, size)
                     on_gpu = torch.from_numpy(batch).to(device())
-                    row = {"engine": engine.info.id, "batch": count, "cudnn_benchmark": benchmark}
+                    row: dict[str, Any] = {
+                        "engine": engine.info.id,
+                        "batch": count,
+                        "cudnn_benchmark": benchmark,
+                    }
                     row["call_ms"] = wall_ms(lambda: engine(batch), small(30))
                     row["on_device_ms"] = wall_ms(lambda: engine.on_device(on_gpu), small(30))
                     row["frames_s"] = round(1000 * count / row["call_ms"], 1)

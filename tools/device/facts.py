@@ -13,8 +13,10 @@ def facts(part: Part) -> None:
     import platform
     import shutil
 
-    names = ("torch", "triton", "numpy", "onnx", "onnxruntime", "onnxscript", "opencv-python-headless", "av")
-    names += ("msgspec", "pyzmq", "zstandard", "pytest", "cupy-cuda13x", "scikit-build-core", "streamseg")
+    names = (
+        *("torch", "triton", "numpy", "onnx", "onnxruntime", "onnxscript", "opencv-python-headless", "av"),
+        *("msgspec", "pyzmq", "zstandard", "pytest", "cupy-cuda13x", "scikit-build-core", "streamseg"),
+    )
     versions = {"python": platform.python_version()}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

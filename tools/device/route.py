@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 from tools.device.common import DRY, Part, clip, engine_folder, small
 
@@ -12,11 +13,11 @@ def pipeline(part: Part) -> None:
     from streamseg.bench.pipeline import bench_pipeline
     from streamseg.config import Config, build_settings
 
-    slim = {"name": "camvid-slim", "backend": "torch", "precision": "bf16", "max_batch": 8}
+    slim: dict[str, Any] = {"name": "camvid-slim", "backend": "torch", "precision": "bf16", "max_batch": 8}
     if DRY:
         slim |= {"precision": "fp32", "input_size": (96, 128), "max_batch": 2}
     largefov = {**slim, "input_size": (64, 64) if DRY else (504, 504)}
-    forms = [
+    forms: list[tuple[str, int, dict[str, Any], dict[str, Any]]] = [
         ("one file", 1, slim, {}),
         ("one camera", 1, slim, {"realtime": True}),
         ("eight files", 8, slim, {}),
@@ -37,7 +38,7 @@ def pipeline(part: Part) -> None:
                 "publish": {"endpoint": "tcp://127.0.0.1:0", "queue": 10000},
             }
             found = bench_pipeline(build_settings(Config, tree), small(4, 1), small(2, 1))
-            row = {
+            row: dict[str, Any] = {
                 "what": name,
                 "engine": found.engine,
                 "masks_s": found.fps,
@@ -68,7 +69,7 @@ def density(part: Part) -> None:
                 "publish": {"endpoint": "tcp://127.0.0.1:0"},
             }
             found = bench_streams(build_settings(Config, tree), small(6, 1), 8.0, small(5, 1))
-            row = {
+            row: dict[str, Any] = {
                 "streams": count,
                 "held": found.held,
                 "masks_s": found.masks_per_s,

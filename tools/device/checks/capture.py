@@ -7,10 +7,12 @@ operation on a tensor of the CPU, which a GPU would have to be given, is refused
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -31,7 +33,7 @@ class OnTheGpu(TorchDispatchMode):
         super().__init__()
         self.operations = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.operations += 1
         result = func(*args, **(kwargs or {}))
         for one in tree_leaves((args, kwargs, result)):
@@ -40,10 +42,11 @@ class OnTheGpu(TorchDispatchMode):
         return result
 
 
-def operations_of(run, shape: tuple[int, ...]) -> int:
+def operations_of(run: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> int:
     """Run on a batch without memory; the number of operations. Raises what a recording could not hold."""
     image = torch.empty(shape, dtype=torch.uint8, device="meta")
-    with torch.inference_mode(), OnTheGpu() as seen:
+    seen = OnTheGpu()
+    with torch.inference_mode(), seen:
         run(image).contiguous()
     return seen.operations
 
@@ -51,7 +54,7 @@ def operations_of(run, shape: tuple[int, ...]) -> int:
 def check(folder: Path, precision: str, exported: bool) -> int:
     """The operations of an engine's network as torch runs it, or as AOTInductor and TensorRT are given it."""
     spec = read_spec(folder)
-    module: nn.Module = GraphModule(read_weights(folder, spec, "fp32"), PRECISIONS[precision]).eval()
+    module: Any = GraphModule(read_weights(folder, spec, "fp32"), PRECISIONS[precision]).eval()
     module = module.to("meta", memory_format=torch.channels_last)
     shape = (2, 8 * spec.size_multiple, 12 * spec.size_multiple, 3)
     if not exported:

@@ -4,7 +4,7 @@ python tools/device/checks/roofline.py, on the CPU with meta tensors. The peaks 
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from streamseg.models.slim import Slim
 from streamseg.models.zoo import find_network
@@ -19,7 +19,7 @@ def floors(name: str, network: nn.Module, size: tuple[int, int], batch: int, ele
     layers: list[tuple[int, int]] = []  # FLOP, bytes
     pools: list[int] = []
 
-    def convolution(module, inputs, output) -> None:
+    def convolution(module: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         kernel = module.kernel_size[0] * module.kernel_size[1]
         flop = 2 * output.numel() * module.in_channels // module.groups * kernel
         layers.append((flop, (inputs[0].numel() + output.numel() + module.weight.numel()) * element))
