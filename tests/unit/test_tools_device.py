@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from tools.device import probe
+from tools.device import common, probe, training
 
 ROOT = Path(__file__).parents[2]
 KIT = ROOT / "tools/device"
@@ -126,6 +126,24 @@ def test_what_failed_was_cut_off_or_has_no_figures_is_named_and_nothing_else(
     ]
     monkeypatch.setattr(probe, "no_gpu", lambda: "no NVIDIA driver is installed")
     assert probe.verdict(["facts"]) == 2
+
+
+def test_a_stage_that_was_left_out_is_named_with_what_it_wants_and_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module, name in ((common, "PARTS"), (probe, "PARTS"), (training, "CARRIED"), (training, "DATA")):
+        monkeypatch.setattr(module, name, tmp_path)
+    monkeypatch.setattr(probe, "no_gpu", lambda: "")
+    monkeypatch.chdir(tmp_path)
+    training.train(common.Part("train"))
+    training.fulltrain(common.Part("fulltrain"))
+    capsys.readouterr()
+    assert probe.verdict(["train", "fulltrain"]) == 0
+    prepare = "DATA=FOLDER bash tools/device/prepare.sh"
+    assert capsys.readouterr().out.splitlines() == [
+        f"LEFT OUT train: no training images; {prepare}, and copy .device/",
+        f"LEFT OUT fulltrain: no original images; {prepare} --data full, and copy .device-data/",
+    ]
 
 
 def travels(root: Path) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,8 @@
 # On demand: sanitize ncu fulltrain backends. With BUDGET_S of an hour, as in make gpu, backends comes last.
 # Each has its own limit; $OUT/gpu.json, gpu.md and log.txt are written after each, so what is cut off loses only
 # its own. BUDGET_S (480): no stage runs longer. DEVICE_DRY=1: a test of this script on a CPU. At the end a line
-# for all that failed, was cut off or did not run, and exit code 1 if there is one.
+# for all that failed, was cut off or did not run, and exit code 1 if there is one; and a line for each stage that
+# was left out, with what it wants.
 set -uo pipefail
 known="facts engines tests crf pipeline density aoti knobs train sanitize ncu fulltrain backends"
 for one in "$@"; do

@@ -11,6 +11,7 @@ import contextlib
 import json
 import sys
 import time
+from typing import Any
 
 from tools.device.common import DRY, OUT, PARTS, Part, no_gpu
 from tools.device.crf import crf, tiny_crf
@@ -73,7 +74,7 @@ def collect() -> None:
     (OUT / "gpu.md").write_text("\n".join(lines))
 
 
-def _cell(value) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     return str(value).replace("|", "/").replace("\n", " ")
@@ -86,7 +87,11 @@ STAGES = {
 
 
 def verdict(stages: list[str]) -> int:
-    """Print a line for all of these stages that failed, was cut off or has no figures; their number."""
+    """Print a line for all of these stages that failed, was cut off or has no figures; their number.
+
+    What was left out has a line, too, which says what it wants; it has not failed.
+    """
+    left_out = []
     lines = [f"no GPU: {problem}"] if (problem := no_gpu()) else []
     with contextlib.suppress(OSError):
         lines += (PARTS / "failed.txt").read_text().splitlines()
@@ -98,12 +103,16 @@ def verdict(stages: list[str]) -> int:
         except (OSError, ValueError):
             lines.append(f"{name}: has no figures: see log.txt")
             continue
+        if "left_out" in data:
+            left_out.append(f"{name}: {data['left_out']}")
         lines += [f"{name}: {row['what']}: {row['error']} ({row['where']})" for row in data.get("failed", [])]
         lines += [f"{name}: {row['test']}: {row['text']}" for row in data.get("failure", [])]
         lines += [f"{name}: {row['test']}: {row['text']}" for row in data.get("error", [])]
         lines += [f"{name}: {row['suite']} was cut off: {row['end'][-300:]}" for row in data.get("cut", [])]
     for line in lines:
         print(f"FAILED {' '.join(line.split())}")
+    for line in left_out:
+        print(f"LEFT OUT {line}")
     return len(lines)
 
 
@@ -114,10 +123,13 @@ def stand_in(stage: str) -> None:
     from streamseg.crf import gpu_graph
     from tests.cuda_standin import Graph, put_in_place_of_cuda
 
-    put_in_place_of_cuda(types.SimpleNamespace(setattr=setattr))
+    patch: Any = types.SimpleNamespace(setattr=setattr)
+    put_in_place_of_cuda(patch)
     gpu_graph.is_on_gpu = lambda tensor: True
     if stage == "crf":
-        Graph.replay = lambda graph: None  # what Triton's interpreter does cannot be done again
+        patch.setattr(
+            Graph, "replay", lambda graph: None
+        )  # what Triton's interpreter does cannot be done again
 
 
 def main() -> None:

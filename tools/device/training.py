@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tools.device.common import CARRIED, DATA, DRY, OUT, PARTS, Part, device, small
 
@@ -24,12 +23,13 @@ def train(part: Part) -> None:
     from streamseg.training.loop import train as run
     from streamseg.training.recipe import TrainRecipe
 
-    folder = next((p for p in (CARRIED / "data/train", DATA / "camvid/train") if p.is_dir()), None)
+    found = (CARRIED / "data/train", DATA / "camvid/train")
+    folder = _drawn(8) if DRY else next((path for path in found if path.is_dir()), None)
     if folder is None:
-        part.put("left_out", "no training images were carried")
+        part.put(
+            "left_out", "no training images; DATA=FOLDER bash tools/device/prepare.sh, and copy .device/"
+        )
         return
-    if DRY:
-        folder = _few(folder, 8)
     base = TrainRecipe(device=device(), evaluate_every=1000, loader_threads=small(14))
     if DRY:
         base = msgspec.structs.replace(
@@ -56,7 +56,7 @@ def train(part: Part) -> None:
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
                 run(recipe, Inputs(folder), out, False)
             seconds = [entry.seconds for entry in read_log(out)]
-            row = {
+            row: dict[str, Any] = {
                 "form": name,
                 "seconds_of_each_epoch": seconds,
                 "loss": [entry.loss for entry in read_log(out)],
@@ -77,10 +77,11 @@ def fulltrain(part: Part) -> None:
     from streamseg.training.recipe import load_recipe
 
     data, val = Path(".device-data/train"), Path(".device-data/val")
-    if DRY and not data.is_dir() and (DATA / "camvid").is_dir():
-        data, val = (_few(DATA / "camvid" / kind, 8) for kind in ("train", "val"))
+    if DRY:
+        data, val = _drawn(8), _drawn(2)
     if not data.is_dir():
-        part.put("left_out", "prepare.sh --data full, and carry .device-data")
+        how = "DATA=FOLDER bash tools/device/prepare.sh --data full, and copy .device-data/"
+        part.put("left_out", f"no original images; {how}")
         return
     rows = []
     with contextlib.suppress(OSError, ValueError, KeyError):
@@ -110,16 +111,24 @@ def fulltrain(part: Part) -> None:
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         best = run(recipe, Inputs(data, val), out, False)
     part.put("seconds", round(time.monotonic() - begun, 1))
-    part.put("miou", [(e.epoch, round(e.scores.miou, 2)) for e in read_log(out) if e.scores is not None])
+    part.put(
+        "miou", [(e.epoch, round(e.scores.miou, 2)) for e in read_log(out) if e.scores and e.scores.miou]
+    )
     export_engine(best, OUT / "engine", None, None, False)
     part.put("engine", sorted(str(p.name) for p in (OUT / "engine").iterdir()))
 
 
-def _few(folder: Path, count: int) -> Path:
-    made = Path(tempfile.mkdtemp())
+def _drawn(count: int) -> Path:
+    """A folder of pictures of the demo clip's street, with the labels that they were drawn from."""
+    import cv2
+
+    from tools.demo import draw_scene
+
+    made = PARTS / f"drawn-{count}"
     for kind in ("images", "labels"):
-        (made / kind).mkdir()
-    for image in sorted((folder / "images").iterdir())[:count]:
-        shutil.copy(image, made / "images")
-        shutil.copy(folder / "labels" / f"{image.stem}.png", made / "labels")
+        (made / kind).mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        rgb, labels = draw_scene(1.2 * number)
+        cv2.imwrite(str(made / f"images/{number}.png"), rgb[:, :, ::-1])
+        cv2.imwrite(str(made / f"labels/{number}.png"), labels)
     return made
