@@ -35,8 +35,15 @@ class JpegDecoder:
 
     skip_frame: Any = "DEFAULT"  # no other picture refers to any
 
-    def __init__(self, decoder: VideoCodecContext, needed: Needed) -> None:
-        self._whole, self._needed = decoder, needed
+    def __init__(
+        self,
+        decoder: VideoCodecContext,
+        needed: Needed,
+        upright: Callable[[VideoFrame], bool] | None = None,
+    ) -> None:
+        """upright: asked of the first picture where the container may say how all of them are to be turned,
+        which only the decoder that is given knows: it goes on alone then."""
+        self._whole, self._needed, self._upright = decoder, needed, upright
         self._smaller: dict[int, VideoCodecContext] = {}
         self._now = decoder
         self.whole_size: Size | None = None  # of the picture decoded last, where it was decoded smaller
@@ -51,11 +58,22 @@ class JpegDecoder:
 
     def decode(self, packet: av.Packet[Any] | None) -> list[VideoFrame]:
         if packet is not None and packet.size:
-            size = upright_size(memoryview(packet))
+            size = self._size_of(packet)
             halvings = 0 if size is None else halvings_of(size, self._needed(size))
             self._now = self._decoder(halvings)
             self.whole_size = size if halvings else None
-        return self._now.decode(packet)
+        images = self._now.decode(packet)
+        if images and self._upright is not None and self._upright(images[0]):
+            self._upright = None
+        return images
+
+    def _size_of(self, packet: av.Packet[Any]) -> Size | None:
+        """(height, width) of the picture in a packet; None where it has to be decoded whole.
+
+        So is one of another size than the last whole one: its packet may hold a field of it only.
+        """
+        known, size = (self._whole.height, self._whole.width), upright_size(memoryview(packet))
+        return None if self._upright is not None or known not in ((0, 0), size) else size
 
     def _decoder(self, halvings: int) -> VideoCodecContext:
         if not halvings:
@@ -87,11 +105,16 @@ class SmallerPicture:
 
 
 def halvings_of(size: Size, needed: Size | None) -> int:
-    """How often both sides can be halved, if that saves anything, and stay MARGIN times what is needed."""
+    """How often both sides can be halved, if that saves anything, and stay MARGIN times what is needed.
+
+    Without a rest, which a decoder rounds up: the picture would be stretched.
+    """
     if needed is None:
         return 0
     enough = (
-        n for n in HALVINGS if all(-(-a // 2**n) >= MARGIN * b for a, b in zip(size, needed, strict=True))
+        n
+        for n in HALVINGS
+        if all(a % 2**n == 0 and a // 2**n >= MARGIN * b for a, b in zip(size, needed, strict=True))
     )
     return next(enough, 0)
 

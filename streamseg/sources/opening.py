@@ -21,11 +21,12 @@ from streamseg.errors import SourceEnded, SourceError
 from streamseg.sources.edge import BEHIND_S, LiveEdge
 from streamseg.sources.events import SourceEvent
 from streamseg.sources.explain import UNKNOWN, content_problem, fragmented, opening_explained
-from streamseg.sources.frames import oriented_size
+from streamseg.sources.frames import oriented_size, turn_of
 from streamseg.sources.hardware import decoder_of, device_of, hardware_decoder
 from streamseg.sources.interrupting import interruptible
 from streamseg.sources.jpeg import JpegDecoder, Needed
 from streamseg.sources.reading import OpenSource, first_picture
+from streamseg.sources.surface import UPRIGHT
 from streamseg.sources.target import Target, target_of
 from streamseg.sources.threads import share_cores
 from streamseg.sources.web_file import ANSWER_WITHIN_S, described
@@ -54,6 +55,9 @@ JPEGS = {"analyzeduration": "1", "fpsprobesize": "0"}
 
 WITHOUT_END = ("hls", "dash", "mpjpeg", "image2", "rtsp", "sdp")
 """Formats whose Content-Length is that of a list, of one picture, or made up."""
+
+TURNING = ("mov,", "matroska,")
+"""Formats that may say how pictures are to be turned."""
 
 WEB = ("http", "https")
 RTSP = ("rtsp", "rtsps")
@@ -108,8 +112,10 @@ def open_source(
             source.report = report
             source.decoder = decoder_of(source.video, device, stream)
             share_cores(source, streams, stream)
-            if needed is not None and source.codec == "mjpeg":
-                source.decoder = JpegDecoder(source.decoder, needed)
+            if needed is not None and source.codec == "mjpeg" and not source.by_device:
+                turns = container.format.name.startswith(TURNING)
+                upright = (lambda image: turn_of(image) == UPRIGHT) if turns else None
+                source.decoder = JpegDecoder(source.video.codec_context, needed, upright)
             if endless and not source.endless:
                 raise SourceEnded(f"{source.url}: the live stream has ended; waiting until it begins anew")
             yield with_first_picture(source, stop)

@@ -87,6 +87,11 @@ class OpenSource:
         self.reached, self.clock = Reached(), BestEffort()
 
     @property
+    def by_device(self) -> bool:
+        """Whether a GPU or a board decodes it."""
+        return self.decoder is not self.video.codec_context or self.decoder.is_hwaccel
+
+    @property
     def path(self) -> Path | None:
         """The file on this machine; None for what cannot be opened twice: addresses, pipes."""
         return self.target.path if self.target.kind == "file" and self.target.path.is_file() else None

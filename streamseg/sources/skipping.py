@@ -127,7 +127,9 @@ class Skipping:
         return not (self.plan == "reference" and droppable)
 
     def _planned(self, mode: SkipFrames, period_s: float) -> Thin:
-        if mode == "nokey" or (self.all_intra and mode != "none"):
+        if self.all_intra:
+            return "intra" if period_s and mode != "none" else "all"
+        if mode == "nokey":
             return "intra"
         if mode == "nonref":
             return "reference"
@@ -215,7 +217,9 @@ class DecodeLess:
                 self.report(Skipped(self._held))
             self._held = 0
         images = decode(packet)
-        if self.skipping.alone and not self.skipping.all_intra and packet is not None and packet.size:
+        # Where each picture stands alone it has come already, unless the decoder's threads hold it back.
+        held_back = self.skipping.alone and not (self.skipping.all_intra and images and self._held <= 0)
+        if held_back and packet is not None and packet.size:
             with contextlib.suppress(av.error.EOFError):  # it has given all already
                 images += decode(None)
             self.skipping.drained()

@@ -21,8 +21,7 @@ def share_cores(source: OpenSource, streams: int, stream: str) -> None:
         return
     # Frame threads hold pictures back, and of a GPU's decoder each takes one of the 32 surfaces that it has.
     # Those of FFV1 conceal what is damaged as it happens, differently each time.
-    device = decoder.is_hwaccel or decoder is not source.video.codec_context
-    by_slices = source.endless or device or decoder.name == "ffv1"
+    by_slices = source.endless or source.by_device or decoder.name == "ffv1"
     if not decoder.is_open:
         decoder.thread_type = "SLICE" if by_slices else "AUTO"
         if streams:

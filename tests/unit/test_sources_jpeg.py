@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -63,6 +65,14 @@ def test_both_sides_stay_half_as_large_again_as_is_needed(needed: Size | None, h
     assert halvings_of(WHOLE, needed) == halvings
 
 
+@pytest.mark.parametrize(
+    ("size", "halvings"),
+    [((360, 480), 3), ((364, 480), 2), ((360, 484), 2), ((366, 480), 0), ((361, 481), 0)],
+)
+def test_a_side_that_cannot_be_halved_without_a_rest_is_not(size: Size, halvings: int) -> None:
+    assert halvings_of(size, (30, 40)) == halvings
+
+
 def test_frames_keep_the_cameras_size_and_look_as_scaled_whole_ones(clip: Path) -> None:
     whole, smaller = played(clip, None), played(clip, (60, 80))
     assert len(smaller) == len(whole) == 8
@@ -75,9 +85,41 @@ def test_frames_keep_the_cameras_size_and_look_as_scaled_whole_ones(clip: Path) 
 
 def test_what_is_needed_may_change_from_picture_to_picture(clip: Path) -> None:
     whole = played(clip, None)
-    changing = played(clip, None, None, (60, 80), (30, 40), None, (30, 40))
+    changing = played(clip, None, (60, 80), (30, 40), None, (30, 40))  # of all but the first one
     exact = [np.array_equal(a.rgb, b.rgb) for a, b in zip(whole, changing, strict=True)]
     assert exact == [True, True, False, False, True, False, False, False]
+
+
+@pytest.mark.parametrize(("rotation", "mirrored"), [(90, False), (180, False), (0, True)])
+def test_pictures_that_are_to_be_turned_are_decoded_whole(
+    tmp_path: Path, drawn: list[U8], rotation: int, mirrored: bool
+) -> None:
+    path, turned = tmp_path / "clip.mov", {"rotation": rotation, "mirrored": mirrored}
+    write_video(path, drawn[:3], codec="mjpeg", pix_fmt="yuvj420p", **turned)  # type: ignore[arg-type]
+    whole, seen = played(path, None, most=3), played(path, (60, 80), most=3)
+    for ours, theirs in zip(seen, whole, strict=True):
+        assert ours.size == theirs.size == ours.rgb.shape[:2]
+        np.testing.assert_array_equal(ours.rgb, theirs.rgb)
+
+
+def test_two_fields_in_one_packet_stay_one_picture(tmp_path: Path, drawn: list[U8]) -> None:
+    with av.open(str(tmp_path / "clip.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = (*WHOLE, "yuvj420p")
+        for i, rgb in enumerate(drawn):
+            packet = av.Packet(field(rgb[::2], 1) + field(rgb[1::2], 2))
+            packet.stream, packet.pts, packet.dts = stream, i, i
+            packet.time_base, packet.is_keyframe = Fraction(1, 25), True
+            container.mux(packet)
+    seen = played(tmp_path / "clip.avi", (30, 40))
+    assert [frame.size for frame in seen] == [WHOLE] * len(drawn)
+    assert np.abs(seen[-1].rgb.astype(int) - drawn[-1]).mean() < 8
+
+
+def field(rgb: U8, number: int) -> bytes:
+    """Every second line as a JPEG that says which ones, as capture cards write it."""
+    jpeg = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+    return jpeg[:2] + b"\xff\xe0\0\x10AVI1" + bytes([number]) + bytes(9) + jpeg[20:]
 
 
 def test_snapshots_and_streams_of_a_camera_are_decoded_smaller(drawn: list[U8]) -> None:

@@ -229,6 +229,26 @@ def test_a_file_played_in_real_time_shows_what_max_fps_takes_and_decodes_less(tm
     assert "Ended(damage=None)" in map(str, told)
 
 
+def test_what_a_decoders_threads_hold_back_is_shown_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamseg.sources.threads.usable_cores", lambda: 8)  # of PNG each decodes a picture
+    path = clip(tmp_path / "clip.mov", count=60, codec="png", pix_fmt="rgb24", time_base=Fraction(1, 100))
+    seen, told = played(path, realtime=True, max_fps=20)
+    assert numbers(seen, 100) == list(range(0, 60, 5))
+    assert seen[-1].seq < 20  # the number of decoded frames
+    assert len(seen) + skipped(told) == 60
+
+
+def test_a_camera_of_jpegs_without_max_fps_is_told_nothing(tmp_path: Path) -> None:
+    path = clip(
+        tmp_path / "clip.mkv", count=20, codec="mjpeg", pix_fmt="yuvj420p", time_base=Fraction(1, 100)
+    )
+    seen, told = played(path, realtime=True)
+    assert len(seen) == 20
+    assert not any(isinstance(event, Decoding | Unskippable) for event in told)
+
+
 def test_max_fps_is_taken_while_the_source_is_read(tmp_path: Path) -> None:
     path = clip(tmp_path / "clip.mp4", options={"bf": "0"})
     now = [StreamConfig(source=str(path), max_fps=5)]
