@@ -22,11 +22,12 @@ import cv2
 import msgspec
 import numpy as np
 
-from benchmarks import print_json
+from benchmarks import print_json, run_command
 from streamseg.bench.streams import bench_streams
 from streamseg.bench.summary import Machine, this_machine
 from streamseg.cli.settings import given, options_from
 from streamseg.config import Config, EngineConfig, StreamConfig, build_settings
+from streamseg.errors import UsageError
 from streamseg.inference.infer import infer, input_size
 from streamseg.inference.plans.load import load_engine
 from streamseg.inference.scaling import labels_of
@@ -172,6 +173,9 @@ def seen(clip: str, of: str, minima: Sequence[float], **options: Any) -> None:
     engine = load_engine(EngineConfig(**given(**options)))
     taken, labels = [], []
     try:
+        names = engine.info.labels.names
+        if of not in names:
+            raise UsageError(f"--class: must be one of {', '.join(names)}; is {of!r}")
         for frame in played(clip):
             size = input_size(engine, frame.size)
             taken.append(frame)
@@ -179,22 +183,20 @@ def seen(clip: str, of: str, minima: Sequence[float], **options: Any) -> None:
         spec = engine.info
     finally:
         engine.close()
-    found = appearances(labels, spec.labels.names.index(of))
+    found = appearances(labels, names.index(of))
     gates = []
     for gate_min_s in minima:
         refs, gate_us = shown(taken, labels[0].shape[:2], gate_min_s)
         agree = [float((labels[i] == labels[ref]).mean()) for i, ref in enumerate(refs)]
-        delays = [
-            next(k for k in range(len(refs)) if refs[min(i + k, len(refs) - 1)] >= i) / FPS for i in found
-        ]
+        delays = [next((k for k, ref in enumerate(refs[i:]) if ref >= i), len(refs) - i) for i in found]
         gates.append(
             Seen(
                 gate_min_s=gate_min_s,
                 run=round(statistics.mean(ref == i for i, ref in enumerate(refs)), 3),
                 agreement=round(statistics.mean(agree), 5),
                 worst=round(min(agree), 4),
-                late=sum(delay > SLOWEST_S for delay in delays),
-                slowest_s=max(delays, default=0.0),
+                late=sum(delay / FPS > SLOWEST_S for delay in delays),
+                slowest_s=max(delays, default=0) / FPS,
                 gate_us=round(gate_us),
             )
         )
@@ -251,4 +253,4 @@ def _held(
 
 
 if __name__ == "__main__":
-    command()
+    run_command(command)

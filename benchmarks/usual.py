@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from streamseg.errors import SourceError
 from streamseg.types import U8, Size
 
 BUFFER = 30  # frames of each source, as ultralytics has it
@@ -65,7 +66,10 @@ class Network:
 
 
 def opened(source: str) -> cv2.VideoCapture:
-    return cv2.VideoCapture(source, cv2.CAP_FFMPEG)
+    capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG)
+    if not capture.isOpened():
+        raise SourceError(f"{source}: OpenCV cannot open it")
+    return capture
 
 
 def frames_of(capture: cv2.VideoCapture) -> Iterator[U8]:

@@ -44,6 +44,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     times: StageTimes
     network_share: float  # of the masks; a gate keeps the others from it
     alone: float  # so many are held where there are no others
+    gated: bool = False
+    decodes: bool = True  # False: they take the pictures of others
 
 
 class CapacityResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +133,8 @@ def _result(
                 times=kind.measured,
                 network_share=round(kind.network_share, 3),
                 alone=round(held([(kind.cost(), 1)], room), 1),
+                gated=kind.stream.gate != "none",
+                decodes=kind.decodes,
             )
             for kind in kinds
         ],

@@ -119,10 +119,10 @@ def _show_group(group: Group, alone: bool) -> None:
         f"{_streams(group.count)}: {names}",
         f"{width}x{height} {group.codec} at {group.source_fps:.4g} fps, {group.engine}",
     )
-    times, fps, wanted = group.times, group.masks_fps, group.mask_size
+    times, fps, wanted = group.times, group.masks_fps * group.network_share, group.mask_size
     rows = [
-        ("decoding", times.decode, group.source_fps),
-        *([("gate", times.gate, group.masks_fps)] if group.network_share < 1 else []),
+        *([("decoding", times.decode, group.source_fps)] if group.decodes else []),
+        *([("gate", times.gate, group.masks_fps)] if group.gated else []),
         ("scaling", times.scale, fps),
         ("network", times.network, fps),
         (f"labels, {wanted if isinstance(wanted, str) else f'{wanted[1]}x{wanted[0]}'}", times.labels, fps),

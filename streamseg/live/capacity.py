@@ -84,7 +84,7 @@ def load_of(streams: Iterable[tuple[StreamCost, int]], room: Room) -> Load:
         for stage, ms in cost.cpu_ms().items():
             stages[stage] += count * ms
         wall_ms = cost.network_wall_ms or cost.network_ms / room.threads
-        infer_ms += count * (cost.masks_fps * cost.gate_ms + cost.network_fps * (cost.scale_ms + wall_ms))
+        infer_ms += count * cost.network_fps * (cost.scale_ms + wall_ms)
         memory_mb += count * cost.memory_mb
     whole_ms = sum(stages.values())
     threads = {
@@ -105,9 +105,9 @@ def load_of(streams: Iterable[tuple[StreamCost, int]], room: Room) -> Load:
 def held(streams: Sequence[tuple[StreamCost, int]], room: Room) -> float:
     """How many streams the machine holds, of these kinds in these proportions, with parts of one.
 
-    0 where a single stream is more than one thread decodes.
+    0 where a single stream is more than its own thread does, which decodes and looks whether anything moves.
     """
-    if any(cost.source_fps * cost.decode_ms > 1000 for cost, _ in streams):
+    if any(cost.source_fps * cost.decode_ms + cost.masks_fps * cost.gate_ms > 1000 for cost, _ in streams):
         return 0.0
     most = load_of(streams, room).most
     return sum(count for _, count in streams) / most if most else 0.0

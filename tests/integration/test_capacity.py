@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from streamseg.bench.capacity import CapacityResult
 from tests.cameras import RtspCamera, encoded
 from tests.engines import tiny_engine
 from tests.integration.command import Command, streamseg
-from tests.media import draw_clip
+from tests.media import draw_clip, write_video
 
 __all__ = ["streamseg", "tiny_engine"]
 
@@ -46,6 +47,28 @@ def test_streams_are_counted_and_what_limits_is_named(
     assert second.startswith("limit: ")
     assert "2 streams: a, b\n64x48 h264 at 25 fps, tiny/" in ended.out
     assert [line for line in ended.out.splitlines() if len(line) > 80] == []
+
+
+def test_a_stage_is_counted_as_often_as_it_is_done(
+    streamseg: Command, tmp_path: Path, tiny_engine: Path
+) -> None:
+    """A gate keeps masks from the network and what is behind it; who takes another's pictures decodes none."""
+    clip = tmp_path / "yard.mp4"
+    write_video(clip, [np.full((48, 64, 3), 90, np.uint8)] * 20)
+    config = _config(tmp_path / "site.toml", tiny_engine, a=str(clip), b="stream:a")
+    settings = config.read_text().replace("max_fps = 5", 'max_fps = 5\ngate = "motion"\nmask_size = "input"')
+    config.write_text(settings)
+    ended = streamseg("capacity", config, "--json")
+    assert ended.code == 0, ended.err
+    shares = [group.network_share for group in msgspec.json.decode(ended.out, type=CapacityResult).groups]
+    assert max(shares) < 0.5
+    tables = streamseg("capacity", config).out.split("1 stream: ")[1:]
+    rows = [{line[:30].split("  ")[0]: line.split() for line in table.splitlines()} for table in tables]
+    assert [("decoding" in table, "gate" in table) for table in rows] == [(True, True), (False, True)]
+    for table, share in zip(rows, shares, strict=True):
+        assert float(table["gate"][2]) == 5
+        for stage in ("scaling", "network", "packing"):
+            assert float(table[stage][2]) == pytest.approx(5 * share, rel=0.01)
 
 
 def test_json_has_the_numbers_of_each_stage(streamseg: Command, tmp_path: Path, tiny_engine: Path) -> None:

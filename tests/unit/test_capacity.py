@@ -54,6 +54,16 @@ def test_a_stream_that_one_thread_cannot_decode_is_not_held_at_all() -> None:
     assert held([(heavy, 1)], Room(cores=64, replicas=64)) == 0
 
 
+def test_looking_whether_anything_moves_is_done_by_each_streams_own_thread() -> None:
+    gated = replace(CAMERA, gate_ms=30.0, network_share=0.1)
+    load = load_of([(gated, 1)], Room(cores=16, replicas=1))
+    assert load.thread_share == pytest.approx(0.1 * 8 * (2 + 20) / 1000)
+    assert sum(gated.cpu_ms().values()) == pytest.approx(25 * 4 + 8 * 30 + 0.1 * 8 * 25)
+    assert (
+        held([(replace(gated, gate_ms=113.0), 1)], Room(cores=64, replicas=64)) == 0
+    )  # 100 + 904 ms a second
+
+
 def test_the_rate_at_which_all_fit_is_found() -> None:
     fps = fitting_fps([(CAMERA, 8)], TWO_CORES)  # 8 · (100 + 25 · fps) = 1600
     assert fps == pytest.approx(4.0, abs=0.1)
