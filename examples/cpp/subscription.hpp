@@ -63,7 +63,7 @@ class Subscription {
             slots_.erase(slot);
             lock.unlock();
             try {
-                Mask mask = decode(*waiting.parts);
+                Mask mask = unpacked(*waiting.message, !waiting.same.is_null());
                 if (!waiting.same.is_null()) {  // the mask that holds, with the times of an unchanged frame
                     const json kind = mask.header["kind"];
                     mask.header.update(waiting.same);
@@ -89,8 +89,14 @@ class Subscription {
     }
 
    private:
+    struct Message {
+        const Parts parts;
+        std::mutex unpacking = {};  // guards the mask
+        std::optional<Mask> mask = {};  // of which an unchanged frame has had the labels: the next one will, too
+    };
+
     struct Slot {
-        std::shared_ptr<const Parts> parts;
+        std::shared_ptr<Message> message;
         json same;  // an unchanged message's header; null for the mask itself
     };
 
@@ -98,8 +104,16 @@ class Subscription {
         uint64_t run, n, seq;  // seq of the mask, or of the last unchanged frame since
         bool snapshot;
         json header;
-        std::shared_ptr<const Parts> parts;
+        std::shared_ptr<Message> message;
     };
+
+    static Mask unpacked(Message& message, bool keep) {
+        std::lock_guard lock(message.unpacking);
+        if (message.mask) return *message.mask;
+        Mask mask = decode(message.parts);
+        if (keep) message.mask = mask;
+        return mask;
+    }
 
     void receive() {
         zmq::socket_t masks(context_, zmq::socket_type::sub), snapshots(context_, zmq::socket_type::dealer);
@@ -196,7 +210,7 @@ class Subscription {
         }
         stats_.received++;
         const std::string topic = parts[0];
-        const auto kept = std::make_shared<const Parts>(std::move(parts));
+        const auto kept = std::shared_ptr<Message>(new Message{std::move(parts)});
         const Last now{header["run"], header["n"], header["seq"], snapshot, header, kept};
         if (const auto found = last_.find(topic); found != last_.end()) {
             const Last& before = found->second;
@@ -231,7 +245,7 @@ class Subscription {
         stats_.received++;
         stats_.unchanged++;
         found->second.seq = same["seq"];
-        hold(topic, {found->second.parts, same});
+        hold(topic, {found->second.message, same});
     }
 
     void hold(const std::string& topic, Slot slot) {

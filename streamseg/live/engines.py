@@ -58,8 +58,8 @@ class LiveEngines:
 
     def of(self, key: EngineKey) -> Engine | None:
         """An engine, of which only the info may be read; None where it has ended."""
-        served = self._served.get(key)  # one look into a dictionary is atomic
-        return served.first if served is not None and served.replicas else None
+        served = self._served.get(key)  # one look into a dictionary is atomic, and so is one into a list
+        return None if served is None else next(iter(served.replicas), None)
 
     def main(self) -> EngineKey:
         """That of [engine], where it serves, else any."""

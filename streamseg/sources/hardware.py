@@ -49,7 +49,8 @@ def device_of(hwaccel: str, stream: str) -> Device | None:
         return None
     device = cast(Device, hwaccel)
     if problem := _problem(device):
-        _warn(device, stream, problem)
+        line = f"{stream}: no {device} decoder on this machine ({problem}); decoding on the CPU"
+        _tell(logging.WARNING, line)
         return None
     return device
 
@@ -75,17 +76,17 @@ def decoder_of(video: VideoStream, device: Device | None, stream: str) -> VideoC
     own = video.codec_context
     if device not in DECODERS:
         if device is not None and not own.is_hwaccel:
-            log.warning("%s: %s does not decode %s; decoding on the CPU", stream, device, own.name)
+            _tell(logging.WARNING, f"{stream}: {device} does not decode {own.name}; decoding on the CPU")
         return own
     try:
         decoder = _opened(DECODERS[device].format(own.name), device, own)
     except UnknownCodecError:
-        log.warning("%s: %s does not decode %s; decoding on the CPU", stream, device, own.name)
+        _tell(logging.WARNING, f"{stream}: {device} does not decode {own.name}; decoding on the CPU")
     except (FFmpegError, NotImplementedError, ValueError) as error:
-        why = _in_words(error, device)
-        log.warning("%s: %s does not decode this %s (%s); decoding on the CPU", stream, device, own.name, why)
+        what = f"this {own.name} ({_in_words(error, device)})"
+        _tell(logging.WARNING, f"{stream}: {device} does not decode {what}; decoding on the CPU")
     else:
-        log.info("%s: decoded by %s", stream, decoder.name)
+        _tell(logging.INFO, f"{stream}: decoded by {decoder.name}")
         return decoder
     return own
 
@@ -173,5 +174,6 @@ def _make_context_current() -> None:
 
 
 @functools.cache
-def _warn(kind: str, stream: str, problem: str) -> None:
-    log.warning("%s: no %s decoder on this machine (%s); decoding on the CPU", stream, kind, problem)
+def _tell(level: int, line: str) -> None:
+    """Log it once: a camera of snapshots is opened for each picture."""
+    log.log(level, "%s", line)

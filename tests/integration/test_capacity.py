@@ -52,12 +52,12 @@ def test_streams_are_counted_and_what_limits_is_named(
 def test_a_stage_is_counted_as_often_as_it_is_done(
     streamseg: Command, tmp_path: Path, tiny_engine: Path
 ) -> None:
-    """A gate keeps masks from the network and what is behind it; who takes another's pictures decodes none."""
+    """A gate keeps masks from the network and what is behind; who takes another's pictures decodes none."""
     clip = tmp_path / "yard.mp4"
     write_video(clip, [np.full((48, 64, 3), 90, np.uint8)] * 20)
     config = _config(tmp_path / "site.toml", tiny_engine, a=str(clip), b="stream:a")
-    settings = config.read_text().replace("max_fps = 5", 'max_fps = 5\ngate = "motion"\nmask_size = "input"')
-    config.write_text(settings)
+    more = 'max_fps = 5\ngate = "motion"\nmask_size = "input"'
+    config.write_text(config.read_text().replace("max_fps = 5", more))
     ended = streamseg("capacity", config, "--json")
     assert ended.code == 0, ended.err
     shares = [group.network_share for group in msgspec.json.decode(ended.out, type=CapacityResult).groups]

@@ -20,5 +20,5 @@ def test_an_unknown_class_is_named_before_anything_is_measured(tmp_path: Path) -
 
 
 def test_a_clip_that_the_usual_loop_cannot_open_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="none.mp4: OpenCV cannot open it"):
+    with pytest.raises(SourceError, match=r"none\.mp4: OpenCV cannot open it"):
         opened(str(tmp_path / "none.mp4"))
