@@ -197,7 +197,8 @@ class HlsService:
 
     Answers nothing before `late_until_s`.
 
-    begun_s: monotonic, when the first segment began. ends_after: segments after which the event is over.
+    begun_s: monotonic, when the first segment began. ends_after: segments after which the event is over; it
+    may be set later. count: segments of the last list that was asked for; first_count: of the first one.
     """
 
     def __init__(
@@ -214,6 +215,7 @@ class HlsService:
         self.ends_after, self.segment_s = ends_after, segment_s
         self.begun_s = time.monotonic() - ready * segment_s
         self.late_until_s = 0.0
+        self.count = self.first_count = 0
 
     def answer(self, path: str) -> bytes | None:
         time.sleep(max(0.0, self.late_until_s - time.monotonic()))
@@ -222,7 +224,8 @@ class HlsService:
             return self.segments[number % len(self.segments)]
         count = int((time.monotonic() - self.begun_s) // self.segment_s)
         over = self.ends_after is not None and count >= self.ends_after
-        count = min(count, self.ends_after or count)
+        count = self.count = min(count, self.ends_after or count)
+        self.first_count = self.first_count or count
         first = max(0, count - self.window) if self.window else 0
         lines = [
             "#EXTM3U", "#EXT-X-VERSION:3", f"#EXT-X-TARGETDURATION:{self.segment_s}",

@@ -17,6 +17,8 @@ import tempfile
 import threading
 import time
 
+from tests.waiting import LIMIT_S
+
 GREETING = b"\xff" + bytes(7) + b"\x01\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
 PING = b"\x04\x07\x04PING\x00\x00"
 SUBSCRIBE, CANCEL = b"\x09SUBSCRIBE", b"\x06CANCEL"
@@ -36,16 +38,16 @@ def ready(kind: bytes) -> bytes:
 def connect(endpoint: str) -> socket.socket:
     if endpoint.startswith("ipc://"):
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(5)
+        sock.settimeout(LIMIT_S)
         sock.connect(endpoint.removeprefix("ipc://"))
         return sock
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=5)
+    return socket.create_connection((host, int(port)), timeout=LIMIT_S)
 
 
-def shake_hands(sock: socket.socket, kind: bytes) -> None:
+def shake_hands(sock: socket.socket, kind: bytes, within_s: float = LIMIT_S) -> None:
     """As a socket of this kind; raises OSError when the other end has gone."""
-    sock.settimeout(5)
+    sock.settimeout(within_s)
     sock.sendall(GREETING)
     exactly(sock, 64)
     sock.sendall(ready(kind))
@@ -132,7 +134,7 @@ def attack(sock: socket.socket, rng: random.Random, what: str, most: int) -> int
         if rng.random() < 0.1:
             sock.sendall(mutated(rng, GREETING + ready(OF[what])))
         else:
-            shake_hands(sock, OF[what])
+            shake_hands(sock, OF[what], within_s=5)
         sent = frames(rng, what, count)
         for at in range(0, count, 100):
             sock.sendall(b"".join(sent[at : at + 100]))

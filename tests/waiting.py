@@ -1,23 +1,15 @@
-"""The one way of waiting in tests: for a thing, with a deadline that grows on a busy machine."""
+"""The one way of waiting in tests: for a thing, with a deadline that no machine needs that does its work."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 POLL_S = 0.01
 
-
-def patience() -> float:
-    """How much longer than on an idle machine everything may take: 1 to 3, by the load per core."""
-    load = os.getloadavg()[0] / len(os.sched_getaffinity(0))
-    return min(max(load, 1.0), 3.0)
-
-
-LIMIT_S = 60.0 * patience()
-"""For a wait inside a library: reading a mask, joining a thread, a child's end."""
+LIMIT_S = 180.0
+"""For a wait inside a library: for a mask, the end of a thread or a child. Only a fault waits so long."""
 
 
 def until(true: Callable[[], Any], what: object = "the condition", limit_s: float = LIMIT_S) -> Any:
@@ -28,3 +20,14 @@ def until(true: Callable[[], Any], what: object = "the condition", limit_s: floa
             raise AssertionError(f"timed out after {limit_s:g} s: {what() if callable(what) else what}")
         time.sleep(POLL_S)
     return found
+
+
+def in_time(most_s: float, took_s: Callable[[], float], tries: int = 3) -> None:
+    """Have something done that took_s() times, until it was done in most_s.
+
+    A machine that does other work is late at times; a fault is late in each of the tries.
+    """
+    took = [took_s()]
+    while took[-1] >= most_s:
+        assert len(took) < tries, f"took {took} s; {most_s:g} s are allowed"
+        took.append(took_s())

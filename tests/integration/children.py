@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import LIMIT_S
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -29,7 +31,7 @@ class Child:
 
     def end(self) -> dict[str, Any]:
         """Close its input and read what it has to report."""
-        out, _ = self.process.communicate("end\n", timeout=30)
+        out, _ = self.process.communicate("end\n", timeout=LIMIT_S)
         report: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
         return report
 

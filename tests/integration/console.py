@@ -42,7 +42,7 @@ class Running:
         return self.lines.process.pid
 
     def control(self) -> ControlClient:
-        return ControlClient(one_running(str(self.pid)))
+        return ControlClient(one_running(str(self.pid)), timeout_s=LIMIT_S)
 
     def restart(self) -> None:
         self.lines.kill()

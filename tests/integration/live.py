@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from streamseg.config import StreamConfig
-from streamseg.sources import SourceEvent
+from streamseg.sources import Disconnected, SourceEvent
 from streamseg.sources.live import frames
 from streamseg.types import Frame
+from tests.waiting import LIMIT_S
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 PACKAGES = (
@@ -32,7 +33,7 @@ def require_rtsp_server() -> None:
         "Gst.init(None); assert all(map(Gst.ElementFactory.find, ('x264enc', 'rtph264pay', 'videotestsrc')))"
     )
     try:
-        done = subprocess.run([SYSTEM_PYTHON, "-c", probe], capture_output=True, timeout=60, check=False)
+        done = subprocess.run([SYSTEM_PYTHON, "-c", probe], capture_output=True, timeout=LIMIT_S, check=False)
     except OSError:
         pytest.skip(f"no {SYSTEM_PYTHON}")
     if done.returncode:
@@ -52,8 +53,8 @@ class RtspServer:
             [SYSTEM_PYTHON, str(script), str(self.port)], stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
-        readable, _, _ = select.select([self._process.stdout], [], [], 30)
-        assert readable, "the RTSP server did not start within 30 s"
+        readable, _, _ = select.select([self._process.stdout], [], [], LIMIT_S)
+        assert readable, "the RTSP server did not start"
         word, port = self._process.stdout.readline().split()
         assert word == "ready"
         self.port = int(port)
@@ -77,7 +78,7 @@ class RtspServer:
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(LIMIT_S)
             assert self._process.stdout is not None
             self._process.stdout.close()
             self._process = None
@@ -100,7 +101,7 @@ class Watched:
 
     def __exit__(self, *error: object) -> None:
         self.stop.set()
-        self._thread.join(20)
+        self._thread.join(LIMIT_S)
 
     def _play(self, config: StreamConfig) -> None:
         try:
@@ -118,12 +119,27 @@ class Watched:
             self.events.append(event)
             self._changed.notify_all()
 
-    def wait(self, until: Callable[[], bool], limit_s: float = 30.0) -> None:
+    def wait(self, until: Callable[[], bool], limit_s: float = LIMIT_S) -> None:
         with self._changed:
             assert self._changed.wait_for(until, limit_s), (self.events, len(self.frames), self.error)
 
-    def wait_frames(self, count: int, epoch: int = 0, limit_s: float = 30.0) -> None:
+    def wait_frames(self, count: int, epoch: int = 0, limit_s: float = LIMIT_S) -> None:
         self.wait(lambda: sum(f.epoch == epoch for f in self.frames) >= count, limit_s)
+
+    def wait_more(self, count: int) -> int:
+        """Wait until so many frames of one epoch have come from now on; its number."""
+        begun = len(self.frames)
+
+        def came() -> bool:
+            new = self.frames[begun:]
+            return len(new) >= count and new[-count].epoch == new[-1].epoch
+
+        self.wait(came)
+        return self.frames[-1].epoch
+
+    def losses(self) -> int:
+        """How often the source was lost."""
+        return sum(isinstance(event, Disconnected) for event in self.events)
 
     def wait_event(self, kind: type[SourceEvent], count: int = 1) -> SourceEvent:
         def found() -> list[SourceEvent]:
@@ -136,7 +152,7 @@ class Watched:
         """Set the stop flag and say how long the thread took to end."""
         begun = time.monotonic()
         self.stop.set()
-        self._thread.join(20)
+        self._thread.join(LIMIT_S)
         assert not self._thread.is_alive()
         return time.monotonic() - begun
 

@@ -1,7 +1,7 @@
 """A real RTSP server for tests: GStreamer's, run by the system's Python in a process of its own.
 
 `python3 rtsp_server.py PORT` serves a drawn picture at /live, the same for user "eye" with password "s3cret"
-at /secret, one that ends after 2 s at /ends, and one with an intra frame every 10 s at /rare. PORT 0 takes
+at /secret, one that ends after 2 s at /ends, and one with an intra frame every 120 s at /rare. PORT 0 takes
 a free one. Prints "ready PORT".
 """
 
@@ -28,7 +28,7 @@ def serve(port):
     add(server, "/live", "", ROLES)
     add(server, "/secret", "", ("viewer",))
     add(server, "/ends", "num-buffers=50", ROLES)
-    add(server, "/rare", "", ROLES, gop=250)
+    add(server, "/rare", "", ROLES, gop=3000)
     auth = GstRtspServer.RTSPAuth()
     auth.add_basic(GstRtspServer.RTSPAuth.make_basic("eye", "s3cret"), token("viewer"))
     auth.set_default_token(token("anyone"))

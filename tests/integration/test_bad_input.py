@@ -13,6 +13,7 @@ import pytest
 from streamseg.cli import COMMANDS
 from tests.integration.children import ROOT
 from tests.integration.command import Command, streamseg
+from tests.waiting import LIMIT_S
 
 __all__ = ["streamseg"]
 
@@ -51,7 +52,7 @@ def test_as_a_process_it_says_one_line_and_exits_with_its_code(
     engine = ["--engine", str(tiny_engine)] if "--source" in words else []
     done = subprocess.run(
         [sys.executable, "-m", "streamseg", *words, *engine],
-        capture_output=True, text=True, timeout=60, cwd=place, check=False,
+        capture_output=True, text=True, timeout=LIMIT_S, cwd=place, check=False,
         env={"PATH": os.environ["PATH"], "HOME": str(place), "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == code, done.stderr

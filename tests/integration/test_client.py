@@ -278,11 +278,11 @@ def test_a_program_that_forgets_to_close_ends_all_the_same(publisher: Publisher)
     publisher.put(make_mask(3))
     code = (
         "from streamseg.client import subscribe\n"
-        f"masks = subscribe({publisher.endpoint!r}, timeout_s=20)\n"
+        f"masks = subscribe({publisher.endpoint!r}, timeout_s={LIMIT_S})\n"
         "print(next(masks).seq)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=True, cwd=ROOT
     )
     assert (done.stdout, done.stderr) == ("3\n", "")
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import sys
-import time
 from pathlib import Path
 
 from streamseg.client import AsyncSubscription, subscribe_async
@@ -19,7 +18,7 @@ from tests.integration.daemons import Lines, run_daemon
 from tests.masks import STREET, make_mask
 from tests.media import draw_clip
 from tests.ports import free_port
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until
 
 
 def words(tiny_engine: Path, tmp_path: Path, endpoint: str, *, streams: int = 1) -> list[str | Path]:
@@ -39,23 +38,31 @@ def test_a_reader_that_blocks_its_event_loop_gets_the_newest_of_each_stream(
 ) -> None:
     endpoint = f"tcp://127.0.0.1:{free_port()}"
 
-    async def read() -> list[Mask]:
-        got: list[Mask] = []
+    got: list[Mask] = []
+
+    def newer(masks: AsyncSubscription, stream: str) -> int:
+        """How many masks of a stream have come since one of them was handed out."""
+        latest = masks.latest(stream)
+        last = next((mask.n for mask in reversed(got) if mask.stream == stream), None)
+        return (
+            0 if latest is None else latest.n - (first.setdefault(stream, latest.n) if last is None else last)
+        )
+
+    first: dict[str, int] = {}
+
+    async def read() -> None:
         async with subscribe_async(endpoint, timeout_s=LIMIT_S) as masks:
             async for mask in masks:
                 got.append(mask)
-                time.sleep(0.4)  # stands for slow work, in the wrong place on purpose
-                latest = masks.latest(mask.stream)
-                assert latest is not None
-                assert latest.n > mask.n
+                # Stands for slow work, in the wrong place on purpose.
+                until(lambda: all(newer(masks, stream) > 10 for stream in ("video0", "video1")))
                 if len(got) == 8:
                     break
             assert masks.stats.skipped >= 20
             assert masks.stats.lost == 0
-        return got
 
     with run_daemon(*words(tiny_engine, tmp_path, endpoint, streams=2)):
-        got = asyncio.run(read())
+        asyncio.run(read())
     assert [m.stream for m in got[-4:]] in (["video0", "video1"] * 2, ["video1", "video0"] * 2)
     assert min((b.n - a.n) for a, b in zip(got[-4:], got[-2:], strict=False)) > 5
 

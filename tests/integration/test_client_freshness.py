@@ -14,6 +14,7 @@ import pytest
 
 from streamseg.client import subscribe
 from tests.integration.children import HeldUp, child
+from tests.waiting import LIMIT_S
 
 SECONDS = float(os.environ.get("STREAMSEG_FRESHNESS_S", "6"))
 FLAT = 16 << 20  # bytes: a few masks of 2 MB more or less wait at a time
@@ -73,7 +74,7 @@ def test_a_stalled_reader_neither_slows_nor_grows_the_publisher_nor_the_others()
     with (
         child("publish_child", "tcp://127.0.0.1:*", 30, 1080, 1920) as publisher,
         child("read_child", publisher.says, 0.0) as stalled,
-        subscribe(publisher.says, ["gate"], timeout_s=30) as masks,
+        subscribe(publisher.says, ["gate"], timeout_s=LIMIT_S) as masks,
     ):
         held_up = HeldUp()
         next(masks)

@@ -150,7 +150,7 @@ READER = """
 import json, sys
 import streamseg.client
 from streamseg.client import subscribe
-with subscribe(sys.argv[1], ["gate"], newest=False, timeout_s=60) as masks:
+with subscribe(sys.argv[1], ["gate"], newest=False, timeout_s=180) as masks:
     print("ready", streamseg.client.__file__, flush=True)
     for mask in masks:
         print(json.dumps([mask.seq, mask.n, int(mask.labels.sum())]), flush=True)

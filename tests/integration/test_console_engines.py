@@ -13,7 +13,7 @@ from tests.integration.console import Tile, browser, page
 from tests.integration.daemons import run_daemon
 from tests.media import draw_clip
 from tests.ports import free_port
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 __all__ = ["browser", "page"]
 
@@ -45,7 +45,7 @@ def test_a_stream_gets_another_network_and_one_that_fails_changes_nothing(
         page.locator("#engine-use").click()
         until(lambda: not page.locator("#engine-dialog").is_visible(), "the network to be loaded")
         gate.wait_drawn()
-        with ControlClient(one_running(str(daemon.process.pid))) as control:
+        with ControlClient(one_running(str(daemon.process.pid)), timeout_s=LIMIT_S) as control:
             assert "second" in control.status().engines
         script = """name => { document.querySelector('#engine-list input[value="default"]').value = name; }"""
         gate.button("engine").click()

@@ -348,7 +348,10 @@ def test_zones_are_set_on_a_running_stream_and_outlive_the_daemon(site: Site) ->
 
 
 def test_who_controls_from_elsewhere_may_draw_as_well(site: Site) -> None:
-    with site.running() as (daemon, _), ControlClient(daemon.private_endpoint, remote=True) as page:
+    with (
+        site.running() as (daemon, _),
+        ControlClient(daemon.private_endpoint, remote=True, timeout_s=LIMIT_S) as page,
+    ):
         assert page.zones("gate", {"ramp": RAMP}, {}).zones == {"ramp": RAMP}
 
 
@@ -511,7 +514,7 @@ def test_a_snapshot_is_the_last_mask_with_its_classes(site: Site) -> None:
 
 def invoke(*arguments: str) -> str:
     """What the command says; an error is raised."""
-    done = CliRunner().invoke(ctl, [*arguments], catch_exceptions=False)
+    done = CliRunner().invoke(ctl, ["--timeout", str(LIMIT_S), *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -640,7 +643,9 @@ def test_whoever_may_subscribe_may_not_control(site: Site, tmp_path: Path) -> No
     with site.running() as (daemon, local):
         assert daemon.control is not None
         endpoint = daemon.control.endpoint
-        with ControlClient(endpoint, server_key=public, client_key_file=operator) as client:
+        with ControlClient(
+            endpoint, server_key=public, client_key_file=operator, timeout_s=LIMIT_S
+        ) as client:
             assert client.status().streams["gate"].stream == "gate"
             with ControlClient(
                 endpoint, server_key=public, client_key_file=reader, timeout_s=1.0

@@ -97,7 +97,7 @@ def test_the_large_stream_is_opened_for_a_picture_and_the_small_one_goes_on(
         assert (camera.connections, client.status().details) == (0, ["gate"])
         picture = client.picture("gate")
         assert (picture.size, picture.clock, camera.connections) == (SIZE, "arrival", 1)
-        ask = ["--endpoint", daemon.private_endpoint, "picture", "gate"]
+        ask = ["--timeout", str(LIMIT_S), "--endpoint", daemon.private_endpoint, "picture", "gate"]
         shown = CliRunner().invoke(ctl, [*ask, "--out", "full.jpg"], catch_exceptions=False).output
         assert re.fullmatch(
             r"gate: 320x240, \d{4}-\d\d-\d\d [\d:.]{15} UTC as it arrived\nsaved as full\.jpg\n", shown

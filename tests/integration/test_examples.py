@@ -18,6 +18,7 @@ from tests.integration.daemons import environment, run_daemon
 from tests.masks import STREET, make_mask
 from tests.media import draw_clip
 from tests.ports import free_port
+from tests.waiting import LIMIT_S
 
 EXAMPLES = ROOT / "examples"
 
@@ -40,7 +41,9 @@ def test_the_overlay_example_writes_a_video_with_the_masks_over_their_pictures(
     out = tmp_path / "out.mp4"
     command = [sys.executable, EXAMPLES / "overlay.py", endpoint, "video", out, "8"]
     with run_daemon(*words):
-        subprocess.run([str(w) for w in command], timeout=60, check=True, env=environment(), cwd=tmp_path)
+        subprocess.run(
+            [str(w) for w in command], timeout=LIMIT_S, check=True, env=environment(), cwd=tmp_path
+        )
     video = cv2.VideoCapture(str(out))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 8
     _, frame = video.read()

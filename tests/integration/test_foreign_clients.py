@@ -89,7 +89,7 @@ def plain(value: Any) -> Any:
 def test_every_vector_is_read_as_it_says(language: str) -> None:
     done = subprocess.run(
         [*program(language, "vectors"), *map(str, VECTORS)],
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=LIMIT_S, check=True,
     )  # fmt: skip
     output = {line["name"]: line["output"] for line in map(json.loads, done.stdout.splitlines())}
     assert set(output) == {path.stem for path in VECTORS}

@@ -235,12 +235,11 @@ def test_subscribers_follow_an_exchange_of_networks_and_a_reload(clip: Path, tmp
                 read_until(lambda count=count: len(got) > count + 20 and got[-1].same_as is not None, masks)
                 step()
             read_until(lambda: got[-1].label_set == "of-2" and got[-1].same_as is not None, masks)
-            path.write_text(SITE.format(folder=tmp_path, clip=clip, max_s=0.001))
+            path.write_text(SITE.format(folder=tmp_path, clip=clip, max_s=1e-9))
             assert client.reload().applied == ["streams.gate"]
             count = len(got)
             read_until(lambda: len(got) > count + 40, masks)
-            # Each is older than gate_max_s, but for those that a busy machine decodes at once.
-            assert sum(mask.same_as is not None for mask in got[-20:]) < 10
+            assert sum(mask.same_as is not None for mask in got[-20:]) < 10  # each is older than gate_max_s
             share = client.status().streams["gate"].unchanged_share
     assert errors == []
     assert isinstance(share, float)
@@ -277,4 +276,4 @@ def test_a_still_camera_has_a_refined_mask_for_who_asks_for_it(
         while not (read and read[-1].same_as is not None and any(m.revision == 1 for m in read)):
             read.append(masks.read(LIMIT_S))
     refined = next(mask for mask in read if mask.revision == 1)
-    assert refined.seq < 60  # and not when its interval is over
+    assert refined.epoch * 200 + refined.seq < read[0].epoch * 200 + read[0].seq + 60  # not an interval later

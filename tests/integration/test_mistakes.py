@@ -15,7 +15,7 @@ from tests.integration.children import ROOT
 from tests.integration.command import Command, Ended, streamseg
 from tests.integration.forward_mistakes import FORWARD_HEARD
 from tests.integration.mistakes import HEARD, MACHINE, MISTAKES, SAID, Place, full_disk
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 __all__ = ["forward_mistakes", "import_mistakes", "label_mistakes", "streamseg", "teacher_mistakes"]
 
@@ -24,7 +24,6 @@ ROWS = {
     name: (said, code)
     for name, said, code in re.findall(r"^\| ([^|`]+) \| `(.+)` \| (1|2|goes on) \|$", OPERATING, re.M)
 }
-HEARD_S = 30.0
 
 
 def expected(name: str) -> re.Pattern[str]:
@@ -80,7 +79,7 @@ def test_a_subscriber_that_cannot_be_served_is_told_why(
             endpoint, *keys = HEARD[name](place)
             server, client = (keys[1], keys[3]) if keys else (None, None)
             with subscribe(endpoint, server_key=server, client_key_file=client):
-                assert told.wait(HEARD_S), caplog.messages
+                assert told.wait(LIMIT_S), caplog.messages
     finally:
         logging.getLogger("streamseg.client").removeHandler(heard)
 
@@ -102,7 +101,7 @@ def test_a_place_that_cannot_be_reached_is_told_once_and_tried_again(
         thread.start()
         until(told, lambda: caplog.messages)
         forwarder.stop()
-        thread.join(HEARD_S)
+        thread.join(LIMIT_S)
     assert len(told()) == 1
 
 

@@ -340,10 +340,10 @@ def test_no_command_and_no_file_holds_a_password_however_its_address_is_written(
     ]  # fmt: skip
     heard: list[str] = []
 
-    def command(*words: object, seconds: float = 60.0) -> str:
+    def command(*words: object) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "streamseg", *map(str, words)],
-            capture_output=True, cwd=tmp_path, timeout=seconds, check=False,
+            capture_output=True, cwd=tmp_path, timeout=LIMIT_S, check=False,
         )  # fmt: skip
         heard.append((done.stdout + done.stderr).decode(errors="replace"))
         return heard[-1]

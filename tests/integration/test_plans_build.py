@@ -28,7 +28,7 @@ from streamseg.inference.plans.cache import PLANS, keep_plan
 from streamseg.inference.plans.load import load_choice, load_engine, ready_plan
 from streamseg.runtime.folders import cache_folder
 from tests.media import draw_clip
-from tests.waiting import until
+from tests.waiting import LIMIT_S, in_time, until
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="needs the extra openvino"
@@ -167,12 +167,11 @@ def test_a_builder_ends_with_whoever_asked_for_it_even_when_that_is_killed(tiny_
     parent = subprocess.Popen([sys.executable, "-c", code, str(tiny_engine)], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     parent.stdout.readline()
-    until(lambda: children_of(parent.pid), "a builder started")
-    (child, *_) = children_of(parent.pid)
+    (child, *_) = until(lambda: children_of(parent.pid), "a builder started")
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    until(lambda: not exists(child), "the builder ended", 20)
+    until(lambda: not exists(child), "the builder ended")
 
 
 @needs_openvino
@@ -211,7 +210,7 @@ def live(engine: EngineConfig, clip: Path) -> Iterator[tuple[Daemon, threading.T
         yield daemon, thread
     finally:
         daemon.stop()
-        thread.join(20)
+        thread.join(LIMIT_S)
         assert not thread.is_alive()
 
 
@@ -234,7 +233,7 @@ def test_a_live_stream_goes_over_to_the_built_engine_without_losing_a_mask(
     got: list[Mask] = []
     with (
         live(engine, clip) as (daemon, _),
-        subscribe(daemon.endpoint, newest=False, snapshot=False, timeout_s=60) as masks,
+        subscribe(daemon.endpoint, newest=False, snapshot=False, timeout_s=LIMIT_S) as masks,
     ):
         after = 0
         for mask in masks:
@@ -257,25 +256,30 @@ def test_a_live_stream_goes_over_to_the_built_engine_without_losing_a_mask(
 def test_the_next_start_serves_on_the_built_engine_at_once(tiny_engine: Path, clip: Path) -> None:
     engine = EngineConfig(name=str(tiny_engine), backend="openvino", threads=1)
     load_engine(engine).close()
-    with live(engine, clip) as (daemon, _), subscribe(daemon.endpoint, timeout_s=60) as masks:
+    with live(engine, clip) as (daemon, _), subscribe(daemon.endpoint, timeout_s=LIMIT_S) as masks:
         assert next(iter(masks)).engine == "tiny/fp32/openvino"
 
 
 @needs_aoti
 def test_a_daemon_that_builds_stops_within_5_s_and_leaves_no_builder(tiny_engine: Path, clip: Path) -> None:
     engine = EngineConfig(name=str(tiny_engine), backend="aoti", threads=1)
-    with live(engine, clip) as (daemon, thread), subscribe(daemon.endpoint, timeout_s=60) as masks:
-        assert next(iter(masks)).engine == "tiny/fp32/onnx"
-        until(lambda: list((cache_folder(PLANS)).glob("*.lock")), "the build has begun")
-        assert daemon.engine.state == "fallback"
-        builders = [p for p in children_of(os.getpid()) if b"plans.worker" in cmdline(p)]
-        assert builders
-        begun = time.monotonic()
-        daemon.stop()
-        thread.join(10)
-        assert time.monotonic() - begun < 5
-    until(lambda: not any(map(exists, builders)), "the builder ended", 5)
-    assert not list((cache_folder(PLANS)).glob("*.json"))
+
+    def stopped_after_s() -> float:
+        with live(engine, clip) as (daemon, thread), subscribe(daemon.endpoint, timeout_s=LIMIT_S) as masks:
+            assert next(iter(masks)).engine == "tiny/fp32/onnx"
+            until(lambda: list((cache_folder(PLANS)).glob("*.lock")), "the build has begun")
+            assert daemon.engine.state == "fallback"
+            builders = [p for p in children_of(os.getpid()) if b"plans.worker" in cmdline(p)]
+            assert builders
+            begun = time.monotonic()
+            daemon.stop()
+            thread.join(LIMIT_S)
+            took_s = time.monotonic() - begun
+        until(lambda: not any(map(exists, builders)), "the builder ended")
+        assert not list((cache_folder(PLANS)).glob("*.json"))
+        return took_s
+
+    in_time(5, stopped_after_s)
 
 
 def cmdline(pid: int) -> bytes:
@@ -295,7 +299,10 @@ def test_a_failed_build_is_said_once_and_masks_go_on(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # no folder can be made there
     engine = EngineConfig(name=str(tiny_engine), backend="openvino", threads=1)
-    with live(engine, clip) as (daemon, _), subscribe(daemon.endpoint, newest=False, timeout_s=60) as masks:
+    with (
+        live(engine, clip) as (daemon, _),
+        subscribe(daemon.endpoint, newest=False, timeout_s=LIMIT_S) as masks,
+    ):
         got = [mask for mask, _ in zip(masks, range(30), strict=False)]
         until(lambda: "failed: " in daemon.engine.text, "the build failed")
         assert daemon.engine.state == "fallback"
@@ -321,7 +328,7 @@ def test_a_builder_killed_from_outside_is_a_failed_build(tiny_engine: Path) -> N
     thread.start()
     (builder,) = until(lambda: set(children_of(os.getpid())) - before, "a builder started")
     os.kill(builder, signal.SIGKILL)
-    thread.join(30)
+    thread.join(LIMIT_S)
     assert "ended by signal SIGKILL" in str(raised[0])
     assert str(build.log_file) in str(raised[0])
 

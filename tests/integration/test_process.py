@@ -39,6 +39,7 @@ from streamseg.recorded.pending import is_pending
 from streamseg.recorded.segments import SegmentWriter
 from streamseg.recorded.verify import verify_folder
 from tests.media import BLUE, GREEN, RED, draw_clip, picture, write_audio, write_video
+from tests.waiting import LIMIT_S
 
 
 @pytest.fixture
@@ -465,7 +466,7 @@ def test_the_command_prints_a_line_for_each_file(tmp_path: Path, tiny_engine: Pa
     clip = draw_clip(tmp_path / "clip.mp4", frames=4)
     options = ["--out", str(tmp_path), "--engine", str(tiny_engine)]
     command = [sys.executable, "-m", "streamseg", "process", str(clip), *options]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     assert (ran.returncode, ran.stdout) == (0, "")
     assert ran.stderr.startswith(f"{clip}: 4 masks in ")
     assert len(ran.stderr.splitlines()) == 1

@@ -18,10 +18,11 @@ from streamseg.errors import EngineError, UsageError
 from streamseg.recorded import Event, ProcessConfig, Progressed, Started, process_files
 from streamseg.recorded.settings import ZoneTables
 from tests.media import write_video
+from tests.waiting import LIMIT_S
 
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed; pip install 'streamseg[ray]'")
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +145,7 @@ def test_a_driver_that_was_killed_goes_on(
         [sys.executable, "-c", DRIVER, "4", *arguments],
         env={**os.environ, "RAY_ADDRESS": cluster.address},
         capture_output=True,
-        timeout=100,
+        timeout=LIMIT_S,
     )
     assert ran.returncode == -signal.SIGKILL, ran.stderr
     events: list[Event] = []
@@ -178,7 +179,7 @@ def test_a_cluster_that_does_not_answer_is_one_line(
         env={**os.environ, "RAY_ADDRESS": "127.0.0.1"},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=LIMIT_S,
     )
     assert ran.returncode == 2
     assert ran.stderr.splitlines()[-1].startswith(

@@ -28,6 +28,7 @@ from streamseg.recorded.pending import is_pending
 from streamseg.recorded.segments import segment_path, whole_segments
 from tests.engines import write_two_forms
 from tests.media import write_video
+from tests.waiting import LIMIT_S
 
 # Runs the command and kills itself at the given moment. Moments are what changes the folder of results, and
 # every record of a segment. With 0 it runs through and says how many there were.
@@ -97,7 +98,7 @@ def run(clip: Path, out: Path, engine: Path, at: int) -> subprocess.CompletedPro
         [sys.executable, "-c", CHILD, str(out), str(at), "process", str(clip), *options],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=LIMIT_S,
     )
 
 

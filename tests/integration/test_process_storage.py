@@ -22,7 +22,7 @@ from streamseg.recorded.results import FolderError
 from streamseg.recorded.storage import Store
 from streamseg.recorded.verify import verify_folder
 from tests.media import write_video
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 pytest.importorskip("s3fs", reason="s3fs is not installed; pip install 'streamseg[s3]'")
 pytest.importorskip("moto", reason="moto is not installed; pip install 'moto[server]'")
@@ -156,7 +156,7 @@ def test_killed_on_one_machine_another_one_goes_on(
         [sys.executable, "-c", CHILD, str(at + 1), "process", str(clip), "--out", out, *options],
         env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "lost")},
         capture_output=True,
-        timeout=100,
+        timeout=LIMIT_S,
     )
     assert ran.returncode == -signal.SIGKILL, ran.stderr
     assert f"killed-{at}/clip.manifest.json" not in bucket.names(f"killed-{at}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -41,7 +42,7 @@ def running(clip: Path, engine: Path, fusion: bool = False) -> Iterator[Daemon]:
         engine=EngineConfig(name=str(engine), threads=1),
         publish=PublishConfig(endpoint="tcp://127.0.0.1:0", queue=10_000),
         refinement=RefinementConfig(
-            level="live" if fusion else "off", priority="normal", max_age_s=60, timeout_s=60
+            level="live" if fusion else "off", priority="normal", max_age_s=LIMIT_S, timeout_s=LIMIT_S
         ),
     )
     daemon = Daemon(config)
@@ -53,7 +54,12 @@ def running(clip: Path, engine: Path, fusion: bool = False) -> Iterator[Daemon]:
 
 
 def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "streamseg.refinement.crf_worker" in p.cmdline()]
+    found = []
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if "streamseg.refinement.crf_worker" in process.cmdline():
+                found.append(process)
+    return found
 
 
 def read_until(masks: Subscription, enough: Callable[[Mask], bool]) -> list[Mask]:

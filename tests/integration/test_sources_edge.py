@@ -25,8 +25,6 @@ from tests.cameras import FPS, HlsService, RtspCamera, encoded, web_server, writ
 from tests.integration.live import Watched
 from tests.media import picture
 
-pytestmark = pytest.mark.timeout(120)
-
 Clip = Sequence[Sequence[bytes]]
 
 
@@ -152,14 +150,17 @@ def test_a_list_does_not_open_files_of_this_machine(segments: list[bytes], tmp_p
 
 
 def test_a_live_event_that_has_ended_is_waited_for(segments: list[bytes]) -> None:
-    services = [HlsService(segments, ready=4, ends_after=5, segment_s=1)]
+    services = [HlsService(segments, ready=4, segment_s=1)]
     with (
         web_server(lambda path: services[0].answer(path)) as address,
         Watched(StreamConfig(source=f"{address}/event.m3u8")) as watched,
     ):
+        watched.wait_frames(5)
+        services[0].ends_after = services[0].count + 1
         watched.wait_event(Disconnected, 3)
         assert {frame.epoch for frame in watched.frames} == {0}
-        assert len(watched.frames) <= 4 * FPS  # three segments from the end on
+        # Three segments from the end of the first list on, and those that followed.
+        assert len(watched.frames) <= (services[0].count - services[0].first_count + 3) * FPS
         waits = [event.reason for event in watched.events if isinstance(event, Disconnected)]
         assert waits[0] == f"{address}/event.m3u8: ended"
         assert waits[1].endswith("the live stream has ended; waiting until it begins anew")
@@ -192,7 +193,8 @@ MULTIPART = b"--x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\
     ],
 )
 def test_a_camera_of_single_pictures_is_asked_again_and_again(kind: str, path: str, content: str) -> None:
-    data, asked = still(kind), []
+    data = still(kind)
+    asked: list[float] = []
 
     def answer(_: str) -> bytes | None:
         asked.append(time.monotonic())
@@ -205,7 +207,7 @@ def test_a_camera_of_single_pictures_is_asked_again_and_again(kind: str, path: s
         Watched(StreamConfig(source=f"{address}/{path}", max_fps=10)) as watched,
     ):
         watched.wait_frames(10)
-        assert watched.frames[9].decoded_ns - watched.frames[0].decoded_ns > 0.8e9  # as often as max_fps says
+        assert asked[9] - asked[0] > 0.8  # as often as max_fps says
         assert [type(event) for event in watched.events[:2]] == [Connected, Polled]
         assert [frame.seq for frame in watched.frames[:10]] == list(range(10))
         pts = [frame.pts_ns or 0 for frame in watched.frames[:10]]

@@ -17,27 +17,30 @@ import pytest
 
 from streamseg.config import StreamConfig
 from streamseg.errors import SourceError
+from streamseg.runtime.backoff import Backoff
 from streamseg.sources import Connected, Disconnected, Ended, open_source
 from tests.integration.live import RtspServer, Watched, rtsp
 from tests.media import corners, write_video
+from tests.ports import free_port
+from tests.waiting import LIMIT_S, in_time, until
 
 __all__ = ["rtsp"]  # the fixture
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def test_an_rtsp_camera_is_read_with_its_own_clock(rtsp: RtspServer) -> None:
-    with Watched(StreamConfig(source=rtsp.url("/live"))) as watched:
+    begun_ns = time.time_ns()
+    with Watched(StreamConfig(source=rtsp.url("/live"), timeout_s=60)) as watched:
         watched.wait(lambda: any(f.clock == "camera" for f in watched.frames))
         frame = next(f for f in watched.frames if f.clock == "camera")
         assert frame.size == (120, 160)
-        assert abs(frame.captured_unix_ns - time.time_ns()) < 3e9  # the same machine's clock, through RTCP
+        # The same machine's clock, through RTCP.
+        assert begun_ns - 3e9 < frame.captured_unix_ns < time.time_ns() + 3e9
         connected = watched.wait_event(Connected)
         assert (connected.live, connected.codec, connected.fps) == (True, "h264", 25)
         pts = [f.pts for f in watched.frames[1:] if f.pts is not None]  # FFmpeg gives the first packet none
         assert pts == sorted(set(pts))
         assert len(pts) == len(watched.frames) - 1
-        assert watched.seconds_to_stop() < 2
+        assert watched.seconds_to_stop() < 20  # and not timeout_s
 
 
 def test_rtsp_over_udp_is_read_too(rtsp: RtspServer) -> None:
@@ -46,10 +49,9 @@ def test_rtsp_over_udp_is_read_too(rtsp: RtspServer) -> None:
 
 
 def test_the_intra_frame_that_a_camera_begins_with_is_the_first_picture(rtsp: RtspServer) -> None:
-    begun = time.monotonic()
     with Watched(StreamConfig(source=rtsp.url("/rare"))) as watched:
-        watched.wait_frames(5)
-        assert time.monotonic() - begun < 5  # the next one comes after 10 s
+        watched.wait_frames(5, limit_s=100)  # the next one comes after 120 s
+        assert watched.losses() == 0
 
 
 @pytest.mark.parametrize(
@@ -76,11 +78,11 @@ def test_the_right_password_opens(rtsp: RtspServer) -> None:
 
 
 def test_a_camera_that_is_switched_off_and_on_comes_back_in_a_new_epoch(rtsp: RtspServer) -> None:
-    with Watched(StreamConfig(source=rtsp.url("/live", "eye:s3cret@"), timeout_s=2)) as watched:
+    with Watched(StreamConfig(source=rtsp.url("/live", "eye:s3cret@"), timeout_s=60)) as watched:
         for epoch in range(3):
             watched.wait_frames(5, epoch)
             rtsp.kill()
-            watched.wait(lambda epoch=epoch: sum(map(is_loss, watched.events)) > epoch)
+            watched.wait(lambda epoch=epoch: watched.losses() > epoch)
             rtsp.start()
         watched.wait_frames(30, 3)
         of_last = [f.seq for f in watched.frames if f.epoch == 3]
@@ -88,24 +90,28 @@ def test_a_camera_that_is_switched_off_and_on_comes_back_in_a_new_epoch(rtsp: Rt
         assert "s3cret" not in repr(watched.events)
 
 
-def is_loss(event: object) -> bool:
-    return isinstance(event, Disconnected)
-
-
 def test_a_camera_that_stalls_is_noticed_within_its_timeout_and_comes_back(rtsp: RtspServer) -> None:
     with Watched(StreamConfig(source=rtsp.url("/live"), timeout_s=2)) as watched:
-        watched.wait_frames(5)
-        rtsp.freeze()
-        frozen = time.monotonic()
-        lost = watched.wait_event(Disconnected)
-        assert time.monotonic() - frozen < 3.5  # and not twice the timeout
-        assert re.match(re.escape(rtsp.url("/live")) + r": sent (nothing|no picture) for 2 s", lost.reason)
-        rtsp.thaw()
-        watched.wait_frames(5, epoch=1)
+
+        def noticed_after_s() -> float:
+            watched.wait_more(5)
+            before = watched.losses()
+            rtsp.freeze()
+            frozen_s = time.monotonic()
+            lost = watched.wait_event(Disconnected, before + 1)
+            took_s = time.monotonic() - frozen_s
+            rtsp.thaw()
+            assert re.match(
+                re.escape(rtsp.url("/live")) + r": sent (nothing|no picture) for 2 s", lost.reason
+            )
+            return took_s
+
+        in_time(3.5, noticed_after_s)  # and not twice the timeout
+        watched.wait_more(5)
 
 
 def test_a_stream_that_ends_is_a_disconnect(rtsp: RtspServer) -> None:
-    with Watched(StreamConfig(source=rtsp.url("/ends"), timeout_s=2)) as watched:
+    with Watched(StreamConfig(source=rtsp.url("/ends"), timeout_s=60)) as watched:
         lost = watched.wait_event(Disconnected)
         assert lost.reason == f"{rtsp.url('/ends')}: ended"
         assert 0 <= lost.retry_in_s <= 0.5
@@ -115,7 +121,7 @@ def test_a_stream_that_ends_is_a_disconnect(rtsp: RtspServer) -> None:
 def test_reconnecting_leaks_no_thread_and_no_file_descriptor() -> None:
     me = psutil.Process()
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(30)
+        server.settimeout(LIMIT_S)
         config = StreamConfig(source=f"rtsp://127.0.0.1:{server.getsockname()[1]}/x")
         with Watched(config) as watched:
             before: tuple[int, int] | None = None
@@ -127,32 +133,33 @@ def test_reconnecting_leaks_no_thread_and_no_file_descriptor() -> None:
                     before = me.num_fds(), me.num_threads()
             watched.wait_event(Disconnected, 6)
             assert before is not None
-            assert me.num_fds() <= before[0]
-            assert me.num_threads() <= before[1]
+            # In a pause: while it is tried again there is a file more.
+            until(lambda: me.num_fds() <= before[0] and me.num_threads() <= before[1])
 
 
 def test_stopping_takes_no_time_while_a_server_does_not_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(30)
+        server.settimeout(LIMIT_S)
         config = StreamConfig(source=f"rtsp://127.0.0.1:{server.getsockname()[1]}/x", timeout_s=60)
         with Watched(config) as watched:
             connection, _ = server.accept()
             with connection:
-                assert watched.seconds_to_stop() < 2
+                assert watched.seconds_to_stop() < 20  # and not timeout_s
 
 
 def test_stopping_takes_no_time_while_a_host_cannot_be_reached() -> None:
     # 192.0.2.0/24 is kept for documentation: nobody answers, at most a router refuses.
     with Watched(StreamConfig(source="rtsp://192.0.2.1/x", timeout_s=60)) as watched:
-        assert watched.seconds_to_stop() < 2
+        assert watched.seconds_to_stop() < 20  # and not timeout_s
 
 
-def test_stopping_takes_no_time_in_a_pause() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    with Watched(StreamConfig(source=f"http://127.0.0.1:{port}/x")) as watched:
-        watched.wait(lambda: any(is_loss(e) and e.retry_in_s > 2 for e in watched.events), 60)
-        assert watched.seconds_to_stop() < 1
+def test_stopping_takes_no_time_in_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff, "FIRST_S", 10_000.0)
+    with Watched(StreamConfig(source=f"http://127.0.0.1:{free_port()}/x")) as watched:
+        lost = watched.wait_event(Disconnected)
+        assert isinstance(lost, Disconnected)
+        assert lost.retry_in_s > 60
+        assert watched.seconds_to_stop() < 20
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -176,7 +183,7 @@ def test_a_whole_file_behind_http_is_played_at_its_pace_and_ends(tmp_path: Path,
         watched.wait_event(Ended)
         assert len(watched.frames) == 20
         assert time.monotonic() - begun >= 19 / 25
-        assert not any(map(is_loss, watched.events))
+        assert watched.losses() == 0
 
 
 def hls(folder: Path, endless: bool) -> Path:
@@ -206,17 +213,18 @@ def test_live_hls_is_paced_and_its_silence_noticed(
     monkeypatch.setattr("streamseg.sources.opening.HLS_EXTRA_S", 0.5)
     hls(tmp_path, endless=True)
     with Watched(StreamConfig(source=f"{web}/live.m3u8", timeout_s=1.5)) as watched:
-        lost = watched.wait_event(Disconnected)
+        epoch = watched.wait_more(40)  # the first one, unless this machine stood still for as long
+        lost = watched.wait_event(Disconnected, watched.losses() + 1)
         assert re.match(re.escape(f"{web}/live.m3u8") + r": sent (nothing|no picture) for 2 s", lost.reason)
-        first = [f for f in watched.frames if f.epoch == 0]
-        assert first[30].decoded_ns - first[0].decoded_ns >= 29 / 25 * 1e9
+        shown = [f for f in watched.frames if f.epoch == epoch]
+        assert shown[30].decoded_ns - shown[0].decoded_ns >= 29 / 25 * 1e9
 
 
 def test_stopping_takes_no_time_while_hls_waits_for_a_segment(tmp_path: Path, web: str) -> None:
     hls(tmp_path, endless=True)
-    with Watched(StreamConfig(source=f"{web}/live.m3u8")) as watched:
+    with Watched(StreamConfig(source=f"{web}/live.m3u8", timeout_s=60)) as watched:
         watched.wait_frames(40)
-        assert watched.seconds_to_stop() < 2
+        assert watched.seconds_to_stop() < 20  # and not timeout_s
 
 
 def test_http_refusals_are_told() -> None:
@@ -267,10 +275,10 @@ def test_mpeg_ts_over_udp_is_read_and_its_silence_noticed() -> None:
     sender.start()
     try:
         with Watched(StreamConfig(source=f"udp://127.0.0.1:{port}", timeout_s=1)) as watched:
-            watched.wait_frames(10)
+            watched.wait_more(10)
             assert watched.frames[0].size == (48, 64)
             done.set()
-            lost = watched.wait_event(Disconnected)
+            lost = watched.wait_event(Disconnected, watched.losses() + 1)
             assert "sent nothing for 1 s" in lost.reason
     finally:
         done.set()
@@ -281,4 +289,4 @@ def test_one_process_reads_while_another_source_is_dead(rtsp: RtspServer) -> Non
     dead = Watched(StreamConfig(source="rtsp://192.0.2.1/x", timeout_s=2))
     with dead, Watched(StreamConfig(source=rtsp.url("/live"))) as watched:
         watched.wait_frames(50)
-        assert not any(map(is_loss, watched.events))
+        assert watched.losses() == 0

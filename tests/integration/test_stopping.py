@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.integration.children import ROOT
 from tests.integration.daemons import Lines, environment
 from tests.media import draw_clip
 from tests.ports import free_port
-from tests.waiting import LIMIT_S, until
+from tests.waiting import LIMIT_S, in_time, until
 
 WITHIN_S = 5.0
 SLOW_ENGINE = """
@@ -65,12 +66,12 @@ def site(folder: Path, engine: Path, streams: str, more: str = "") -> Path:
     return path
 
 
-def stopped(process: Lines) -> tuple[int, float]:
-    """Send SIGTERM; the exit code, and the seconds until it came."""
+def stopped(process: Lines) -> float:
+    """Send SIGTERM; the seconds until it ended, without an error."""
     begun_s = time.monotonic()
     process.process.send_signal(signal.SIGTERM)
-    code = process.process.wait(LIMIT_S)
-    return code, time.monotonic() - begun_s
+    assert process.process.wait(LIMIT_S) == 0, process.lines
+    return time.monotonic() - begun_s
 
 
 def streamseg(*words: str | Path) -> list[str | Path]:
@@ -84,11 +85,13 @@ def python(code: str, *words: str | Path) -> list[str | Path]:
 @pytest.mark.alone
 def test_while_the_engine_loads(tmp_path: Path, tiny_engine: Path) -> None:
     config = site(tmp_path, tiny_engine, '[streams.gate]\nsource = "demo:"\n')
-    with Lines(python(SLOW_ENGINE, "run", config), errors=True) as process:
-        process.wait("loading for an hour")
-        code, took_s = stopped(process)
-    assert code == 0, process.lines
-    assert took_s < WITHIN_S
+
+    def took_s() -> float:
+        with Lines(python(SLOW_ENGINE, "run", config), errors=True) as process:
+            process.wait("loading for an hour")
+            return stopped(process)
+
+    in_time(WITHIN_S, took_s)
 
 
 @pytest.mark.alone
@@ -100,15 +103,16 @@ def test_while_cameras_are_being_connected(tmp_path: Path, tiny_engine: Path) ->
             for kind in ("rtsp", "http", "rtmp")
         )
         config = site(tmp_path, tiny_engine, streams + '[streams.away]\nsource = "rtsp://192.0.2.1/x"\n')
-        with Lines([sys.executable, "-m", "streamseg", "run", config], errors=True) as process:
-            process.wait("publishing on")
-            silent.settimeout(LIMIT_S)
-            held = [silent.accept()[0] for _ in range(3)]
-            code, took_s = stopped(process)
-            for connection in held:
-                connection.close()
-    assert code == 0, process.lines
-    assert took_s < WITHIN_S
+        silent.settimeout(LIMIT_S)
+
+        def took_s() -> float:
+            with Lines(streamseg("run", config), errors=True) as process, ExitStack() as held:
+                process.wait("publishing on")
+                for _ in range(3):
+                    held.enter_context(silent.accept()[0])
+                return stopped(process)
+
+        in_time(WITHIN_S, took_s)
 
 
 @pytest.mark.alone
@@ -119,20 +123,23 @@ def test_with_a_full_pipeline_a_busy_crf_and_a_subscriber_that_does_not_read(
     clip = draw_clip(tmp_path / "red.mp4", frames=30)
     streams = "".join(f'[streams.s{i}]\nsource = "{clip}"\nloop = true\n' for i in range(4))
     config = site(tmp_path, tiny_engine, streams, f"replicas = {replicas}\n[refinement]\nlevel = 'live'\n")
-    with (
-        Lines(python(SLOW_INFER, "run", config), errors=True) as process,
-        zmq.Context() as context,
-        context.socket(zmq.SUB) as stalled,
-    ):
-        stalled.setsockopt(zmq.LINGER, 0)
-        stalled.setsockopt(zmq.RCVHWM, 1)
-        stalled.subscribe(b"")
-        stalled.connect(process.wait("publishing on").split()[-1])
-        assert stalled.poll(LIMIT_S * 1000)
-        code, took_s = stopped(process)
-    assert code == 0, process.lines
-    assert took_s < WITHIN_S
-    assert not any("did not stop in time" in line for line in process.lines)
+
+    def took_s() -> float:
+        with (
+            Lines(python(SLOW_INFER, "run", config), errors=True) as process,
+            zmq.Context() as context,
+            context.socket(zmq.SUB) as stalled,
+        ):
+            stalled.setsockopt(zmq.LINGER, 0)
+            stalled.setsockopt(zmq.RCVHWM, 1)
+            stalled.subscribe(b"")
+            stalled.connect(process.wait("publishing on").split()[-1])
+            assert stalled.poll(LIMIT_S * 1000)
+            took_s = stopped(process)
+        late = any("did not stop in time" in line for line in process.lines)
+        return took_s if not late else max(took_s, WITHIN_S)
+
+    in_time(WITHIN_S, took_s)
 
 
 @pytest.mark.parametrize("source", ["/nonexistent.mp4", "rtsp://192.0.2.1:1/x"])
@@ -146,9 +153,7 @@ def test_a_stream_that_failed_before_does_not_make_the_end_that_was_asked_for_a_
     with Lines(streamseg("run", site(tmp_path, tiny_engine, streams)), errors=True) as process:
         process.wait("publishing on")
         process.wait("ERROR gone: ")
-        code, took_s = stopped(process)
-    assert code == 0, process.lines
-    assert took_s < WITHIN_S
+        stopped(process)
 
 
 @pytest.mark.alone
@@ -156,19 +161,20 @@ def test_a_source_that_nobody_writes_does_not_hold_the_end_up(tmp_path: Path, ti
     """A pipe is opened inside FFmpeg, which waits there for a writer and cannot be woken."""
     os.mkfifo(tmp_path / "camera.ts")
     config = site(tmp_path, tiny_engine, f'[streams.gate]\nsource = "{tmp_path}/camera.ts"\n')
-    with Lines(streamseg("run", config), errors=True) as process:
-        process.wait("publishing on")
-        code, took_s = stopped(process)
-    assert code == 0, process.lines
-    assert took_s < WITHIN_S
+
+    def took_s() -> float:
+        with Lines(streamseg("run", config), errors=True) as process:
+            process.wait("publishing on")
+            return stopped(process)
+
+    in_time(WITHIN_S, took_s)
 
 
 def test_a_hangup_while_the_daemon_starts_is_a_reload_once_it_runs(tmp_path: Path, tiny_engine: Path) -> None:
     config = site(tmp_path, tiny_engine, '[streams.gate]\nsource = "demo:"\nrealtime = true\nloop = true\n')
     with Lines(python(HANGUP_AT_THE_IMPORTS, "run", config), errors=True) as process:
         process.wait("reload: nothing has changed")
-        code, _ = stopped(process)
-    assert code == 0, process.lines
+        stopped(process)
     at = [line.partition("INFO")[2].strip() for line in process.lines]
     assert next(i for i, line in enumerate(at) if line.startswith("publishing on")) < at.index(
         "reload: nothing has changed"

@@ -224,5 +224,8 @@ def test_only_the_daemons_own_user_may_have_a_file_read(console: Running) -> Non
         assert labels is not None
         assert labels.names[1] == "red"
         endpoint = daemon.endpoint
-    with ControlClient(endpoint, remote=True) as stranger, pytest.raises(ControlError, match="own user"):
+    with (
+        ControlClient(endpoint, remote=True, timeout_s=LIMIT_S) as stranger,
+        pytest.raises(ControlError, match="own user"),
+    ):
         stranger.segment(rgb)

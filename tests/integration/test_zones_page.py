@@ -18,7 +18,7 @@ from tests.integration.children import ROOT
 from tests.integration.console import Tile, browser, page
 from tests.integration.daemons import Lines
 from tests.ports import free_port
-from tests.waiting import patience, until
+from tests.waiting import until
 
 __all__ = ["browser", "page"]
 
@@ -67,7 +67,7 @@ def test_a_zone_drawn_in_the_browser_gives_an_event_in_mosquitto_sub_within_five
                     ]
                     return [line for line in found if '"state":"begin"' in line]
 
-                until(begun, lambda: heard.lines[-20:], 120 * patience())
+                until(begun, lambda: heard.lines[-20:])
                 said = json.loads(begun()[0].partition(" ")[2])
     took_s = time.monotonic() - begin_s
     assert (said["zone"], said["classes"]) == ("street", ["car"])

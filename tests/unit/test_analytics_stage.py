@@ -21,7 +21,7 @@ from streamseg.runtime.mailbox import Mailbox
 from streamseg.runtime.stage import Stage
 from streamseg.types import IGNORE, ClassInfo, FrameSettings, LabelSet, Mask, Stamp
 from streamseg.wire import PolygonsDocument, ZonesDocument
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 LABELS = LabelSet("two", (ClassInfo("road", (0, 0, 0)), ClassInfo("water", (0, 0, 255))))
 LEFT = {"left": ZoneConfig(polygon=((0, 0), (0.5, 0), (0.5, 1), (0, 1)))}
@@ -65,7 +65,7 @@ def running(answers: Answers) -> Iterator[Stage]:
         yield stage
     finally:
         answers.close()
-        stage.join(5)
+        stage.join(LIMIT_S)
     assert not stage.is_alive()
     assert stage.error is None
 
@@ -89,7 +89,7 @@ def test_a_subscriber_gets_the_shares_of_each_mask() -> None:
     answers = Answers(lambda kind, stream: kind == "zones", got.put)
     with running(answers):
         answers.offer(a_mask(), LABELS, FrameSettings(zones=LEFT))
-        document = got.get(5)
+        document = got.get(LIMIT_S)
     assert isinstance(document, ZonesDocument)
     assert (document.stream, document.seq, document.shape, document.label_set) == ("gate", 0, (4, 8), "two")
     picture, left = document.zones
@@ -127,7 +127,7 @@ def test_an_unchanged_mask_has_the_counts_and_outlines_of_the_one_that_holds_at_
     with running(answers):
         for mask, settings in frames:
             answers.offer(mask, LABELS, settings)
-            got += [documents.get(5), documents.get(5)]
+            got += [documents.get(LIMIT_S), documents.get(LIMIT_S)]
     assert counted == [5, 8, 9]
     for (mask, settings), zones, polygons in zip(frames, got[::2], got[1::2], strict=True):
         assert isinstance(zones, ZonesDocument)
@@ -143,7 +143,7 @@ def test_other_zones_and_sizes_count_from_the_next_mask_on() -> None:
     with running(answers):
         for zones, size in [(LEFT, (4, 8)), (RIGHT, (4, 8)), (RIGHT, (8, 16)), ({}, (8, 16))]:
             answers.offer(a_mask(size=size), LABELS, FrameSettings(zones=zones))
-            document = got.get(5)
+            document = got.get(LIMIT_S)
             assert isinstance(document, ZonesDocument)
             assert [zone.zone for zone in document.zones] == ["picture", *zones]
             assert document.zones[-1].pixels == size[0] * size[1] // (2 if zones else 1)
@@ -156,16 +156,19 @@ def test_of_masks_that_wait_the_oldest_are_dropped_and_counted() -> None:
         answers.offer(a_mask(seq), LABELS, FrameSettings())
     assert answers.dropped == {"gate": 3}
     with running(answers):
-        assert [got.get(5).seq for _ in range(WAITING_MASKS)] == [3, 4, 5, 6]
+        assert [got.get(LIMIT_S).seq for _ in range(WAITING_MASKS)] == [3, 4, 5, 6]
 
 
-def test_outlines_leave_out_masks_where_others_wait_and_counts_do_not() -> None:
+def test_outlines_leave_out_masks_where_others_wait_and_counts_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stage_module, "TICK_S", LIMIT_S)  # within which outlines are made once
     got: Mailbox[Document] = Mailbox(100)
     answers = Answers(lambda kind, stream: True, got.put)
     for seq in range(4):
         answers.offer(a_mask(seq), LABELS, FrameSettings())
     with running(answers):
-        documents = [got.get(5) for _ in range(6)]
+        documents = [got.get(LIMIT_S) for _ in range(6)]
     assert [(one.kind, one.seq) for one in documents] == [
         ("zones", 0), ("polygons", 0), ("zones", 1), ("zones", 2), ("zones", 3), ("polygons", 3),
     ]  # fmt: skip
@@ -178,13 +181,13 @@ def test_a_sink_gets_settings_before_the_masks_with_them_and_all_that_waits_at_t
     answers.changed("gate", settings)
     answers.offer(a_mask(), LABELS, settings)
     with running(answers):
-        assert seen.calls.get(5) == ("gate", settings)
-        stream, counts = seen.calls.get(5)
+        assert seen.calls.get(LIMIT_S) == ("gate", settings)
+        stream, counts = seen.calls.get(LIMIT_S)
         assert stream == "gate"
         assert isinstance(counts, ZoneCounts)
         assert counts.zones[1].pixels == 16
         assert list(answers.counted()) == ["gate"]
-        assert seen.ticks.acquire(timeout=5)
+        assert seen.ticks.acquire(timeout=LIMIT_S)
         answers.offer(a_mask(1), LABELS, settings)
     assert [stream for stream, _ in seen.calls] == ["gate"], "what waited at the end was counted"
 
@@ -195,7 +198,7 @@ def test_masks_of_a_removed_stream_are_not_counted() -> None:
     settings = FrameSettings(events=FLOOD)
     with running(answers):
         answers.offer(a_mask(), LABELS, settings)
-        seen.calls.get(5)
+        seen.calls.get(LIMIT_S)
         assert list(answers.counted()) == ["gate"]
         settings.removed.set()
         answers.offer(a_mask(1), LABELS, settings)

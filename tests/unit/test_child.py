@@ -109,7 +109,7 @@ def test_a_program_that_is_not_there_leaves_no_descriptor_open() -> None:
     for start in (ChildProcess, ChannelChild):
         with pytest.raises(FileNotFoundError):
             start(["/no/such/program"])
-    assert psutil.Process().num_fds() == before
+    assert psutil.Process().num_fds() <= before
 
 
 CHANNEL = (
@@ -125,7 +125,7 @@ def test_a_channel_child_answers_and_its_descriptors_are_closed_with_it() -> Non
     with pytest.raises(TimeoutError):
         child.channel.receive(0.0)
     assert child.end() == "killed"
-    assert psutil.Process().num_fds() == before
+    assert psutil.Process().num_fds() <= before
 
 
 def test_a_channel_child_that_dies_is_noticed_and_says_how() -> None:

@@ -23,6 +23,7 @@ from streamseg.errors import CrfError
 from tests.crf_scenes import agreement, scene
 from tests.oracles import mean_field as oracle
 from tests.oracles.exact import exact_mean_field
+from tests.waiting import LIMIT_S
 
 needs_library = pytest.mark.skipif(not crf.native_available(), reason=crf.native_missing_reason())
 PARAMS = crf.preset("deeplab-largefov")
@@ -263,7 +264,7 @@ except MemoryError as error:
     print("refused:", error)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=False
     )
     assert "refused: CRF on 3000 classes, 1024x1024: out of memory" in done.stdout, done.stderr
 

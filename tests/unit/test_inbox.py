@@ -13,6 +13,7 @@ from streamseg.client.kept import Arrival, KeptMasks
 from streamseg.runtime.mailbox import Closed
 from streamseg.types import Mask
 from tests.masks import STREET, make_mask
+from tests.waiting import LIMIT_S
 
 
 def parts(n: int, *, run: int = 1, stream: str = "gate", revision: int = 0) -> list[bytes]:
@@ -154,7 +155,7 @@ def test_a_closed_inbox_gives_what_it_has_and_then_ends() -> None:
     with pytest.raises(Closed):
         box.take()
     with pytest.raises(Closed):
-        box.label_set("street3", 5)
+        box.label_set("street3", LIMIT_S)
 
 
 def unchanged(seq: int, n: int, same_as: int, **fields: Any) -> list[bytes]:

@@ -11,6 +11,7 @@ from streamseg.errors import ControlError
 from streamseg.live.pictures import STREAM, Pictures
 from streamseg.runtime.mailbox import FrameScheduler
 from streamseg.types import EngineKey, Frame, Geometry, LabelSet, Logits
+from tests.waiting import LIMIT_S
 
 RGB = np.zeros((4, 6, 3), np.uint8)
 
@@ -43,7 +44,7 @@ class Route:
 def test_each_picture_has_its_own_answer() -> None:
     route = Route()
     route.thread.start()
-    first, second = (route.pictures.segment(RGB, 5.0) for _ in range(2))
+    first, second = (route.pictures.segment(RGB, LIMIT_S) for _ in range(2))
     assert (first.frame.stream, first.frame.seq, second.frame.seq) == (STREAM, 1, 2)
     assert first.frame.rgb is RGB
 
@@ -53,7 +54,7 @@ def test_an_answer_that_comes_too_late_is_not_that_of_the_next_picture() -> None
     route.thread.start()
     with pytest.raises(ControlError, match=r"has not answered in 0.05 s"):
         route.pictures.segment(RGB, 0.05)
-    assert route.pictures.segment(RGB, 5.0).frame.seq == 2
+    assert route.pictures.segment(RGB, LIMIT_S).frame.seq == 2
 
 
 def test_a_picture_whose_network_is_exchanged_at_this_moment_goes_to_the_one_in_its_place() -> None:
@@ -68,7 +69,7 @@ def test_a_picture_whose_network_is_exchanged_at_this_moment_goes_to_the_one_in_
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert pictures.segment(RGB, 5.0).frame.settings.engine is new
+    assert pictures.segment(RGB, LIMIT_S).frame.settings.engine is new
     thread.join()
 
 
@@ -83,7 +84,7 @@ def test_who_waits_is_told_when_the_daemon_stops() -> None:
     route = Route()
     threading.Timer(0.02, route.pictures.close).start()
     with pytest.raises(ControlError, match="stopping"):
-        route.pictures.segment(RGB, 5.0)
+        route.pictures.segment(RGB, LIMIT_S)
     route.scheduler.close()
     with pytest.raises(ControlError, match="stopping"):
-        route.pictures.segment(RGB, 5.0)
+        route.pictures.segment(RGB, LIMIT_S)

@@ -40,10 +40,10 @@ def test_items_come_out_in_the_order_they_went_in() -> None:
 def test_a_full_mailbox_makes_the_putter_wait_for_room() -> None:
     box: Mailbox[int] = Mailbox(1)
     box.put(1)
-    thread, results = in_thread(lambda: box.put(2, timeout_s=10))
-    assert box.get(10) == 1
-    assert box.get(10) == 2
-    thread.join(10)
+    thread, results = in_thread(lambda: box.put(2, timeout_s=LIMIT_S))
+    assert box.get(LIMIT_S) == 1
+    assert box.get(LIMIT_S) == 2
+    thread.join(LIMIT_S)
     assert results == [None]
 
 
@@ -71,8 +71,8 @@ def test_closing_wakes_a_getter_and_a_putter() -> None:
     putter, put = in_thread(lambda: full.put(2))
     empty.close()
     full.close()
-    getter.join(10)
-    putter.join(10)
+    getter.join(LIMIT_S)
+    putter.join(LIMIT_S)
     assert isinstance(got[0], Closed)
     assert isinstance(put[0], Closed)
 
@@ -106,10 +106,10 @@ def test_nothing_is_lost_or_doubled_among_many_threads() -> None:
     putters = [in_thread(lambda k=k: [box.put(i) for i in range(k * 500, k * 500 + 500)]) for k in range(4)]
     getters = [in_thread(lambda: list(box)) for _ in range(3)]
     for thread, _ in putters:
-        thread.join(30)
+        thread.join(LIMIT_S)
     box.close()
     for thread, _ in getters:
-        thread.join(30)
+        thread.join(LIMIT_S)
     taken = [item for _, results in getters for items in results for item in items]  # type: ignore[attr-defined]
     assert sorted(taken) == list(range(2000))
 
@@ -143,7 +143,7 @@ def test_a_file_waits_until_its_frame_is_taken() -> None:
     put = threading.Thread(target=scheduler.put, args=(Item("a", 2),))
     put.start()
     assert scheduler.take(1, same) == [Item("a", 1)]
-    put.join(5)
+    put.join(LIMIT_S)
     assert not put.is_alive()
     assert scheduler.take(1, same) == [Item("a", 2)]
 
@@ -187,7 +187,7 @@ def test_closing_wakes_who_takes_and_who_puts() -> None:
     thread = threading.Thread(target=take)
     thread.start()
     scheduler.close()
-    thread.join(5)
+    thread.join(LIMIT_S)
     with pytest.raises(Closed):
         scheduler.put(Item("a"))
     with pytest.raises(Closed):

@@ -130,7 +130,7 @@ def test_results_come_in_the_order_of_the_items_however_long_each_takes() -> Non
 
     def slow(item: int) -> int:
         if item == 0:
-            assert gate.wait(10)
+            assert gate.wait(LIMIT_S)
         return item * 10
 
     def quick(item: int) -> int:

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from streamseg.net.curve_keys import read_key
 from streamseg.sources.target import read_password
 from streamseg.web.setup import read_token
 from tests.engines import write_tiny_engine
-from tests.waiting import LIMIT_S, until
+from tests.waiting import LIMIT_S, in_time, until
 
 ONE, TWO = "D:)Q[IlAW!ahhC2ac:9*A}h:p?([4%wOTJ%JR%cs", "T:)Q[IlAW!ahhC2ac:9*A}h:p?([4%wOTJ%JR%cs"
 
@@ -57,9 +58,9 @@ def test_everything_else_is_refused_at_once_and_in_words(
     (tmp_path / "large").write_bytes(bytes(1025))
     begun_s = time.monotonic()
     with pytest.raises(OSError, match=reason) as caught:
-        read_file(tmp_path / name, most_bytes=1024)
+        read_file(tmp_path / name, most_bytes=1024, within_s=LIMIT_S)
     assert caught.value.strerror == reason
-    assert time.monotonic() - begun_s < 1
+    assert time.monotonic() - begun_s < LIMIT_S / 2
     if name not in ("large", "nothing"):
         with pytest.raises(OSError, match=reason):
             open_regular(tmp_path / name)
@@ -70,8 +71,8 @@ def test_a_pipe_is_read_where_that_is_asked_for_and_in_bounded_time(silent: Path
         read_file(silent, pipes=True, within_s=0.1)
     begun_s = time.monotonic()
     with pytest.raises(Unanswered, match="has not answered since it was read last"):
-        read_file(silent, pipes=True)
-    assert time.monotonic() - begun_s < 0.5
+        read_file(silent, pipes=True, within_s=LIMIT_S)
+    assert time.monotonic() - begun_s < LIMIT_S / 2
     silent.write_bytes(b"late")  # which lets the first reader end
     until(lambda: not any(t.name.startswith("read ") for t in threading.enumerate()))
     threading.Thread(target=silent.write_bytes, args=(b"in time",)).start()
@@ -83,15 +84,19 @@ def test_files_that_do_not_answer_hold_a_bounded_number_of_threads(
 ) -> None:
     monkeypatch.setattr("streamseg.config.reading.MOST_UNANSWERED", 3)
     pipes = [tmp_path / f"pipe{i}" for i in range(6)]
-    before = threading.active_count()
+
+    def readers() -> int:
+        return sum(thread.name.startswith("read ") for thread in threading.enumerate())
+
+    until(lambda: readers() == 0, "those of the test before")
     for pipe in pipes:
         os.mkfifo(pipe)
         with pytest.raises(Unanswered):
             read_file(pipe, pipes=True, within_s=0.01)
-    assert threading.active_count() - before == 3
+    assert readers() == 3
     for pipe in pipes[:3]:
         pipe.write_bytes(b"")
-    until(lambda: threading.active_count() == before)
+    until(lambda: readers() == 0)
 
 
 def test_no_reader_of_a_setting_waits_for_a_device_or_a_pipe(
@@ -111,10 +116,14 @@ def test_no_reader_of_a_setting_waits_for_a_device_or_a_pipe(
             lambda p: read_password(str(p), "gate"),
             lambda p: read_weights(engine, spec, "fp32"),
         ):
-            begun_s = time.monotonic()
-            with pytest.raises(StreamsegError, match="cannot be read"):
-                read(path)
-            assert time.monotonic() - begun_s < 1
+
+            def refused_after_s(read: Callable[[Path], object] = read, path: Path = path) -> float:
+                begun_s = time.monotonic()
+                with pytest.raises(StreamsegError, match="cannot be read"):
+                    read(path)
+                return time.monotonic() - begun_s
+
+            in_time(1, refused_after_s)
     silent.write_bytes(b"")
 
 
@@ -141,7 +150,7 @@ def test_an_allow_list_that_does_not_answer_keeps_its_keys_and_holds_nobody_up(
         assert not clients.changed()
         assert ONE.encode() in clients
     assert asked.is_set()
-    assert time.monotonic() - begun_s < 2
+    assert time.monotonic() - begun_s < 10  # which is half a second for each
     assert [m for m in caplog.messages if "does not answer; the earlier list stays" in m] == caplog.messages[
         -1:
     ]

@@ -11,6 +11,7 @@ import pytest
 
 from streamseg.inference.scaling import mask_size_of
 from streamseg.types.sizes import nearest
+from tests.waiting import LIMIT_S
 
 
 def test_a_mask_has_the_frames_size_the_inputs_or_its_own() -> None:
@@ -56,4 +57,4 @@ def test_it_needs_no_opencv() -> None:
         "from streamseg.types.sizes import nearest; import numpy as np; "
         "nearest(np.zeros((2, 3), np.uint8), (5, 5)); assert 'cv2' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=LIMIT_S)

@@ -23,6 +23,7 @@ from streamseg.sources.frames import decode
 from streamseg.sources.interrupting import interruptible
 from streamseg.sources.reading import pictures
 from tests.media import corners, write_audio, write_video
+from tests.ports import free_port
 
 
 def complaint(source: Path | str, **settings: object) -> str:
@@ -188,10 +189,8 @@ def test_a_camera_that_is_not_there_is_told() -> None:
 def test_an_address_that_cannot_be_had_is_told_without_its_password(
     source: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     with caplog.at_level(logging.DEBUG):
-        text = complaint(source.format(port=port), timeout_s=2.0)
+        text = complaint(source.format(port=free_port()), timeout_s=2.0)
     assert f": {reason}" in text
     assert "s3cret" not in text + caplog.text
 

@@ -63,7 +63,7 @@ def test_a_real_time_file_stops_at_once(clip: Path, tmp_path: Path) -> None:
     begun = time.monotonic()
     for _ in frames(StreamConfig(source=str(slow), realtime=True), "s", stop, lambda e: None):
         threading.Timer(0.1, stop.set).start()
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 8  # the next picture is due after 9 s
 
 
 def test_max_fps_leaves_out_pictures_evenly_and_counts_them(clip: Path) -> None:
@@ -129,7 +129,7 @@ def test_pacing_outlives_time_stamps_that_jump() -> None:
     begun = time.monotonic()
     for pts_s in (5.0, 5.02, 9000.0, 9000.02, 1.0, 1.02, 1.01, 1.03):
         pacer.wait(pts_s)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 60
 
 
 def test_a_source_without_new_pictures_or_with_a_frozen_clock_is_noticed(clip: Path) -> None:
@@ -231,12 +231,11 @@ def test_a_looped_picture_is_shown_for_its_time_each_round(tmp_path: Path) -> No
 def test_a_round_is_as_long_as_all_its_pictures(tmp_path: Path) -> None:
     path = tmp_path / "slow.mkv"
     write_video(path, [corners((48, 64))] * 2, time_base=Fraction(1, 5), options={"bf": "0"})
-    stop, begins = threading.Event(), []
+    stop, begun, ends_s = threading.Event(), time.monotonic(), 0.0
     for frame in frames(
         StreamConfig(source=str(path), loop=True, realtime=True), "s", stop, lambda event: None
     ):
-        if frame.seq == 0:
-            begins.append(time.monotonic())
         if frame.epoch == 2:
+            ends_s = time.monotonic()
             stop.set()
-    assert begins[2] - begins[0] >= 2 * (1 / 5 + 1 / 25) - 0.01
+    assert ends_s - begun >= 2 * (1 / 5 + 1 / 25)

@@ -34,6 +34,7 @@ from streamseg.inference.plans.recipe_key import recipe_of
 from streamseg.inference.spec import find_engine
 from streamseg.models.zoo import NETWORKS
 from tests.plans import CLASSES, write_small_engine
+from tests.waiting import LIMIT_S
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (streamseg[tensorrt-rtx])")
 pytest.importorskip("onnx")
@@ -200,7 +201,7 @@ def test_the_command_builds_beside_the_engine_for_a_gpu_elsewhere(tmp_path: Path
     folder = write_small_engine(tmp_path / "small")
     command = [sys.executable, "-m", "streamseg", "engine", "build", str(folder), "--backend", "tensorrt-rtx"]
     arguments = ["--sm", "89", "--precision", "fp16", "--max-batch", "8", "--beside"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 0, done.stderr
     (plan,) = (folder / "plans").glob("*.plan")
     assert str(plan) in done.stdout

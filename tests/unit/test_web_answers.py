@@ -18,6 +18,7 @@ from streamseg.wire.control import Status, Zones
 from streamseg.wire.event import EventDocument, encode_event
 from streamseg.wire.zones import Zone, ZoneClass, ZoneMark, ZonesDocument, encode_zones
 from tests.unit.test_web import status as status_of
+from tests.waiting import LIMIT_S
 
 RAMP = {"polygon": [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]}
 
@@ -78,7 +79,7 @@ def check(body: Callable[[Answers, Daemon, Viewer, Feed], Awaitable[None]]) -> N
 
 
 async def told(viewer: Viewer) -> dict[str, Any]:
-    text = await asyncio.wait_for(viewer.next(), 5)
+    text = await asyncio.wait_for(viewer.next(), LIMIT_S)
     assert isinstance(text, str)
     found: dict[str, Any] = msgspec.json.decode(text)
     return found
