@@ -205,6 +205,14 @@ def browser() -> Iterator[Any]:
         browser = driver.chromium.launch(
             executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"]
         )
+        new_context = browser.new_context
+
+        def patient(**options: Any) -> Any:
+            context = new_context(**options)
+            context.set_default_timeout(LIMIT_S * 1000)
+            return context
+
+        browser.new_context = patient
         yield browser
         browser.close()
 

@@ -92,7 +92,7 @@ def test_a_stalled_reader_neither_slows_nor_grows_the_publisher_nor_the_others()
         published = publisher.end()
     assert len(read) > SECONDS * 5
     assert overdue_ms(published, {"read": read, "held_up": held_up.times}) <= 250
-    assert published["slowest_put_s"] < 1
+    assert published["slowest_put_s"] < 1 + max((late for _, late in published["held_up"]), default=0) / 1e9
     assert_flat(published["rss"])
     asleep = [at for at, _ in late["read"] if stopped_ns + 5e8 < at < woken_ns]
     assert not asleep

@@ -335,7 +335,7 @@ def test_open_events_are_listed_first_and_their_ends_are_seen(page: Any, site: R
     rows = page.locator("#events tbody tr", has_text="video1")  # other tests had events of video0
     until(lambda: rows.count() == 2, "two events")
     assert page.locator(".event-summary").text_content() == "2 open"
-    assert "has begun" in page.locator("#announce").text_content()
+    until(lambda: "has begun" in page.locator("#announce").text_content(), "that it is said aloud")
     zones_of(site, "video1", {"ramp": {"polygon": SQUARE}}, {"always": everything})
     until(lambda: page.locator(".event-summary").text_content() == "1 open", "an end")
     names = [row.locator("th").text_content() for row in rows.all()]

@@ -463,11 +463,14 @@ def test_a_daemon_without_a_file_says_so(site: Site) -> None:
 
 
 def test_fusion_can_be_switched_on_and_a_keyframe_forced(site: Site) -> None:
+    # Also while others work: the first keyframe waits until the CRF's process has begun.
+    patient = '[refinement]\npriority = "normal"\nmax_age_s = 60\ntimeout_s = 60\n'
+    site.write({"gate": 20, "yard": 10}, patient)
     with (
         site.running() as (daemon, client),
         subscribe(daemon.endpoint, refined=True, snapshot=False) as masks,
     ):
-        site.write({"gate": 20, "yard": 10}, "[refinement]\nlevel = 'live'\nevery = 1000000\n")
+        site.write({"gate": 20, "yard": 10}, f"{patient}level = 'live'\nevery = 1000000\n")
         assert client.reload().applied == ["refinement.level", "refinement.every"]
         first = mask_of(masks, "gate", lambda mask: mask.revision == 1)
         assert client.status().children["crf"] > 0

@@ -49,7 +49,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Site:
     """A daemon's configuration with events that come and go with each frame.
 
-    They are so many that a reader must be back within 10 s, or more have happened than are kept.
+    They are so many that a reader must be back within 20 s, or more have happened than are kept.
     """
 
     def __init__(self, folder: Path, clip: Path, engine: Path, events: int = 2, more: str = "") -> None:
@@ -57,7 +57,7 @@ class Site:
         self.path = folder / "site.toml"
         self.text = (
             f'[engine]\nname = "{engine}"\nthreads = 1\n[publish]\nendpoint = "{self.endpoint}"\n'
-            f'[streams.gate]\nsource = "{clip}"\nrealtime = true\nloop = true\nmax_fps = 10\n'
+            f'[streams.gate]\nsource = "{clip}"\nrealtime = true\nloop = true\nmax_fps = 5\n'
             "[streams.gate.zones.left]\npolygon = [[0, 0], [0.8, 0], [0.8, 1], [0, 1]]\n"
         )
         for i in range(events):

@@ -132,7 +132,9 @@ def test_a_slow_reader_gets_the_newest_mask(language: str, tiny_engine: Path, tm
     words = ("--source", clip, "--engine", tiny_engine, "--realtime", "--loop", "--endpoint", endpoint)
     with run_daemon(*words), Lines([*program(language, "subscribe"), endpoint, "600"]) as client:
         masks = [json.loads(client.more(i)) for i in range(6)]
-    assert masks[-1]["stats"]["skipped"] >= 20  # 25 in a second, of which fewer than two are read
+        while masks[-1]["stats"]["skipped"] < 20:  # of 25 in a second fewer than two are read
+            assert len(masks) < 60
+            masks.append(json.loads(client.more(len(masks))))
     assert masks[-1]["stats"]["lost"] == 0
     # In order they would be a second older with each two masks. The newest is as old as the machine is slow.
     assert min(mask["age_s"] for mask in masks[2:]) < 0.6

@@ -232,19 +232,26 @@ def test_a_hook_that_hangs_costs_one_line_and_delays_no_other_place(
     daemon: FakeDaemon, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hangs = threading.Event()
+    asked: list[bytes] = []
+
+    def answer(body: bytes) -> tuple[int, dict[str, str]]:
+        asked.append(body)
+        return 200 if hangs.wait(LIMIT_S) else 500, {}
+
     out = tmp_path / "out.jsonl"
     places = {"webhook": {"p": {"url": "", "timeout_s": 0.3}}, "file": {"f": {"path": str(out)}}}
     with Hook() as hook:
         places["webhook"]["p"]["url"] = hook.url
         with forwarding(daemon, **places):
-            hook.answer = lambda _: (200 if hangs.wait(LIMIT_S) else 500, {})
+            hook.answer = answer
             for n in range(50):
                 daemon.event(event_document(n))
             until(lambda: out.exists() and len(events_in(out)) == 50, "the file")
             until(lambda: "no answer in 0.3 s" in caplog.text, "the line")
+            until(lambda: len(asked) > 2, "that it is tried again")
+            assert caplog.text.count("no answer in 0.3 s") == 1
             hangs.set()
             until(lambda: 49 in numbers([body for _, body in hook.requests]), "the hook")
-    assert caplog.text.count("no answer in 0.3 s") == 1
 
 
 def test_after_a_begin_the_next_ones_of_its_name_are_left_out_while_it_cools_down(

@@ -16,7 +16,7 @@ import pytest
 import streamseg.live.pipeline as pipeline
 from streamseg import Daemon, Subscription, subscribe
 from streamseg.client.control import ControlClient
-from streamseg.config import Config, EngineConfig, PublishConfig, StreamConfig, load_config
+from streamseg.config import Config, EngineConfig, PublishConfig, RefinementConfig, StreamConfig, load_config
 from streamseg.publish import Publisher
 from streamseg.types import Mask
 from tests.engines import write_constant_engine
@@ -58,15 +58,16 @@ def running(
     put: Callable[..., None] = Publisher.put
 
     def keep(self: Publisher, mask: Any, timeout_s: float | None = None) -> None:
-        if isinstance(mask, Mask):
-            masks.append(mask)
         put(self, mask, timeout_s)
+        if isinstance(mask, Mask):  # behind it: one that comes while it closes is not counted
+            masks.append(mask)
 
     monkeypatch.setattr(Publisher, "put", keep)
     config = Config(
         streams=streams,
         engine=EngineConfig(name=str(engine), threads=replicas, replicas=replicas, precision="fp32"),
         publish=PublishConfig(endpoint="tcp://127.0.0.1:0"),
+        refinement=RefinementConfig(priority="normal", max_age_s=60, timeout_s=60),  # others work, too
     )
     daemon = Daemon(config)
     with in_thread(daemon) as (_, errors):

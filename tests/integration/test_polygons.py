@@ -18,7 +18,7 @@ from streamseg.config import Config, EngineConfig, PublishConfig, StreamConfig
 from streamseg.daemon import Daemon
 from streamseg.publish import Publisher
 from streamseg.runtime.mailbox import Closed
-from streamseg.types import IGNORE
+from streamseg.types import IGNORE, Mask
 from streamseg.wire import PolygonsDocument
 from tests.integration.daemons import in_thread
 from tests.masks import STREET, make_mask
@@ -46,13 +46,20 @@ def test_outlines_of_a_daemon_filled_again_are_its_masks(daemon: Daemon) -> None
         subscribe(daemon.endpoint, newest=False, queue=500) as masks,
         subscribe_polygons(daemon.endpoint, ["gate"], timeout_s=LIMIT_S) as polygons,
     ):
-        seen = {}
+        seen: dict[int, Mask] = {}
         for document in polygons:
-            while document.seq not in seen or seen[document.seq].n != document.n:
+            while not seen or max(seen) < document.n:
                 mask = masks.read(LIMIT_S)
-                seen[mask.seq] = mask
-            mask = seen[document.seq]
-            assert (document.run, document.epoch, document.pts) == (mask.run, mask.epoch, mask.pts)
+                seen[mask.n] = mask
+            if document.n not in seen:  # it was before our first mask
+                continue
+            mask = seen[document.n]
+            assert (document.seq, document.run, document.epoch, document.pts) == (
+                mask.seq,
+                mask.run,
+                mask.epoch,
+                mask.pts,
+            )
             assert (document.shape, document.label_set) == (mask.size, mask.label_set)
             again = np.full(mask.size, IGNORE, np.uint8)
             for polygon in document.polygons:

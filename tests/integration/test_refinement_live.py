@@ -42,7 +42,7 @@ def running(clip: Path, engine: Path, fusion: bool = False) -> Iterator[Daemon]:
         engine=EngineConfig(name=str(engine), threads=1),
         publish=PublishConfig(endpoint="tcp://127.0.0.1:0", queue=10_000),
         refinement=RefinementConfig(
-            level="live" if fusion else "off", priority="normal", max_age_s=LIMIT_S, timeout_s=LIMIT_S
+            level="live" if fusion else "off", priority="normal", max_age_s=60, timeout_s=60
         ),
     )
     daemon = Daemon(config)

@@ -125,7 +125,8 @@ def test_it_ends_with_the_reason_or_goes_on(
             if broken.ends:
                 assert "broken on purpose" in str(errors[0])
             else:
-                assert client.status().state == "running"
+                with ControlClient(daemon.private_endpoint, timeout_s=LIMIT_S) as patient:
+                    assert patient.status().state == "running"
                 assert masks.read(LIMIT_S).stream in config.streams
 
 

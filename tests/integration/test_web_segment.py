@@ -194,7 +194,7 @@ def test_many_pictures_at_once_neither_stop_the_stream_nor_break_its_numbers(con
     with console.control() as daemon:
         endpoint = daemon.status().publisher.endpoint  # type: ignore[union-attr]
     threads = [threading.Thread(target=hammer) for _ in range(6)]
-    with subscribe(endpoint) as masks:
+    with subscribe(endpoint, newest=False, queue=10_000) as masks:
         first = next(iter(masks))
         for thread in threads:
             thread.start()

@@ -310,14 +310,18 @@ def test_repeated_calls_over_changing_sizes_do_not_grow_memory() -> None:
                 crf.mean_field(logits, image, PARAMS, iterations=2, workspace=space, threads=1 + h % 2)
                 crf.mean_field(logits, image, PARAMS, iterations=1, quality="fast")
 
+        def grown() -> int:
+            gc.collect()
+            before = process.memory_info().rss
+            for _ in range(4):
+                round_of_calls()
+            gc.collect()
+            return process.memory_info().rss - before
+
         round_of_calls()
         round_of_calls()
-        gc.collect()
-        before = process.memory_info().rss
-        for _ in range(4):
-            round_of_calls()
-        gc.collect()
-        assert process.memory_info().rss - before < 8 << 20
+        # A leak grows each time; what else this process has may do so once.
+        assert any(grown() < 8 << 20 for _ in range(3))
 
 
 def test_presets_hold_the_released_models_parameters() -> None:

@@ -170,7 +170,9 @@ def test_an_open_event_of_a_journal_that_is_no_more_is_not_shown() -> None:
     check(body)
 
 
-def test_shares_go_to_who_looks_at_them_the_newest_and_not_each() -> None:
+def test_shares_go_to_who_looks_at_them_the_newest_and_not_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamseg.web.feed.SHARES_EVERY_S", 30.0)
+
     async def body(_: Answers, __: Daemon, viewer: Viewer, feed: Feed) -> None:
         viewer.watch(Watch(tiles={"gate": Tile()}))
         feed._take(encode_zones(counted(0)), False)

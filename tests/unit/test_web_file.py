@@ -27,6 +27,7 @@ from streamseg.sources.reading import pictures
 from streamseg.sources.web_file import ask
 from streamseg.types import Frame
 from tests.media import corners, write_video
+from tests.waiting import LIMIT_S
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -69,11 +70,11 @@ def jpeg(folder: Path) -> bytes:
 
 
 def played(address: str, *, enough: int = 10**6, **settings: object) -> tuple[list[Frame], list[SourceEvent]]:
-    """What `run` gets of an address: until it ends, has `enough` frames, or 20 s have passed."""
+    """What `run` gets of an address: until it ends, has `enough` frames, or LIMIT_S has passed."""
     stop = threading.Event()
     got: list[Frame] = []
     events: list[SourceEvent] = []
-    limit = threading.Timer(20.0, stop.set)
+    limit = threading.Timer(LIMIT_S, stop.set)
     limit.start()
 
     def heard(event: SourceEvent) -> None:
