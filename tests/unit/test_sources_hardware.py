@@ -83,6 +83,14 @@ def test_a_device_that_is_missing_is_named_in_one_line_and_the_cpu_decodes(
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.usefixtures("afresh")
+def test_nvdec_is_not_there_without_the_drivers_own_decoder_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg opens it at the first picture only, and makes its device without."""
+    monkeypatch.setattr(hardware, "LIBRARIES", {"cuda": "libnobody.so.1"})
+    want = "libnobody.so.1 is missing: install the NVIDIA driver's decoder library; a container needs "
+    assert hardware.why_not_on_gpu("cuda").startswith(f"no cuda decoder on this machine ({want}")
+
+
 @pytest.mark.skipif(cuda_missing() is None, reason="this machine has a GPU")
 @pytest.mark.usefixtures("afresh")
 def test_auto_says_once_for_all_streams_what_is_missing_of_each_device(

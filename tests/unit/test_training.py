@@ -18,7 +18,7 @@ from streamseg.errors import ConfigError, TrainingError, UsageError  # noqa: E40
 from streamseg.evaluation import LabelledFolder  # noqa: E402
 from streamseg.inference.spec import ClassEntry, read_spec  # noqa: E402
 from streamseg.inference.weights import read_weights  # noqa: E402
-from streamseg.training import augment  # noqa: E402
+from streamseg.training import augment, loop  # noqa: E402
 from streamseg.training.checkpoint import load_checkpoint, recipe_of, save_checkpoint  # noqa: E402
 from streamseg.training.data import TrainingImages  # noqa: E402
 from streamseg.training.log import read_log  # noqa: E402
@@ -173,6 +173,37 @@ def test_a_device_that_is_not_here_is_refused(drawn: Path, tmp_path: Path) -> No
             continue
         with pytest.raises(UsageError, match=f"device: is {name}, but torch finds"):
             train(msgspec.structs.replace(RECIPE, device=name), Inputs(drawn), tmp_path, resume=False)
+
+
+@pytest.mark.parametrize(("given", "cores", "threads"), [(0, 4, 4), (0, 64, 14), (3, 64, 3)])
+def test_a_gpu_is_fed_by_the_cores_and_cudnn_chooses_its_kernels(
+    monkeypatch: pytest.MonkeyPatch, drawn: Path, tmp_path: Path, given: int, cores: int, threads: int
+) -> None:
+    """As far as there need not be one: until the network is made."""
+
+    class Made(Exception):
+        pass
+
+    def made(recipe: TrainRecipe) -> None:
+        raise Made
+
+    monkeypatch.setattr(loop, "_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(loop, "FirstNotFinite", lambda device: None)
+    monkeypatch.setattr(loop, "usable_cores", lambda: cores)
+    monkeypatch.setattr(loop, "build_network", made)
+    for name in ("benchmark", "allow_tf32"):
+        monkeypatch.setattr(torch.backends.cudnn, name, name == "allow_tf32")
+    run = loop._Run.__new__(loop._Run)
+    with pytest.raises(Made):
+        run.__init__(
+            msgspec.structs.replace(RECIPE, loader_threads=given, arithmetic="fp32"),
+            Inputs(drawn),
+            tmp_path,
+            False,
+        )
+    assert run.images.threads == threads
+    assert torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.allow_tf32, "fp32 is fp32"
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(
