@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+TWO_RUNS_DIFFER = 1e-5
+"""By how much probabilities of two runs may differ on a GPU, whose sums have no fixed order."""
+
 
 def scene(
     height: int, width: int, classes: int, seed: int = 0

@@ -66,8 +66,8 @@ def mean_field_torch(
 
     logits (C, H, W) and image (H, W, channels), of one size, on one device; returns probabilities (C, H, W)
     float32 on it. Equal to streamseg.crf.native with quality exact to float tolerance; sums on a GPU have
-    no fixed order, so two runs may differ in the last bits. `auto` takes Triton on a CUDA device where it is
-    installed. Raises CrfError for shapes and parameters that cannot be, and NaN.
+    no fixed order, so two runs may differ, by less than 1e-5. `auto` takes Triton on a CUDA device where it
+    is installed. Raises CrfError for shapes and parameters that cannot be, and NaN.
     """
     iterations = checked(logits, image, params, iterations)
     steps = steps_for(kernels, logits.is_cuda)

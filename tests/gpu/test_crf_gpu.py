@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from streamseg import crf
-from tests.crf_scenes import agreement, scene
+from tests.crf_scenes import TWO_RUNS_DIFFER, agreement, scene
 
 torch = pytest.importorskip("torch")
 pytestmark = [
@@ -36,8 +36,12 @@ def test_a_cuda_device_gives_what_the_cpu_gives(kernels: Any, classes: int) -> N
             q = mean_field_torch(
                 torch.from_numpy(logits).cuda(), torch.from_numpy(image).cuda(), params, kernels=kernels
             )
+            again = mean_field_torch(
+                torch.from_numpy(logits).cuda(), torch.from_numpy(image).cuda(), params, kernels=kernels
+            )
             expected = crf.mean_field(logits, image, params)
             assert q.is_cuda
+            assert float((q - again).abs().max()) < TWO_RUNS_DIFFER
             assert agreement(q.cpu().numpy(), expected) > 0.999
             assert np.abs(q.cpu().numpy() - expected).mean() < 1e-3
 

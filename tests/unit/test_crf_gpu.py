@@ -10,7 +10,7 @@ import pytest
 
 from streamseg import crf
 from streamseg.errors import CrfError
-from tests.crf_scenes import scene
+from tests.crf_scenes import TWO_RUNS_DIFFER, scene
 
 torch = pytest.importorskip("torch")
 from tests.cuda_standin import Graph, put_in_place_of_cuda  # noqa: E402
@@ -52,6 +52,29 @@ def test_wrong_tensors_are_refused() -> None:
     logits[0, 0, 0] = np.nan
     with pytest.raises(CrfError, match="NaN"):
         run(logits, image, PARAMS)
+
+
+@pytest.mark.parametrize("preset", ["deeplab-largefov", "deeplab-v2-resnet101"])
+def test_sums_in_any_order_as_a_gpus_atomics_make_them_differ_by_rounding_alone(
+    monkeypatch: pytest.MonkeyPatch, preset: str
+) -> None:
+    from streamseg.crf.gpu import TorchSteps
+
+    order = torch.Generator().manual_seed(0)
+
+    def splat(steps: Any, lattice: Any, values: Any) -> Any:
+        shares = (lattice.weights[:, :, None] * values[:, None]).flatten(0, 1)
+        drawn = torch.randperm(len(shares), generator=order)
+        rows = values.new_zeros((lattice.capacity + 1, values.shape[1]))
+        return rows.index_add_(0, lattice.vertices.flatten()[drawn], shares[drawn])
+
+    monkeypatch.setattr(TorchSteps, "splat", splat)
+    logits, image, _ = scene(24, 30, 21)
+    params = crf.preset(preset)
+    assert params.iterations == 10
+    one, other = (run(logits, image, params) for _ in range(2))
+    assert 0 < np.abs(one - other).max() < TWO_RUNS_DIFFER
+    np.testing.assert_allclose(one, crf.mean_field(logits, image, params), atol=1e-4)
 
 
 def pictures(classes: int, *seeds: int) -> list[tuple[Any, Any]]:

@@ -38,7 +38,7 @@ def crf(part: Part) -> None:
     from streamseg import crf as dense
     from streamseg.crf import gpu
     from streamseg.crf.gpu_graph import MeanField
-    from tests.crf_scenes import agreement, scene
+    from tests.crf_scenes import TWO_RUNS_DIFFER, agreement, scene
 
     side = 6 if DRY else 513
     logits, image, _ = scene(side, side, CRF_CLASSES)
@@ -71,6 +71,8 @@ def crf(part: Part) -> None:
                     "cpu_16_threads_ms": round(cpu_ms, 1),
                 }
                 part.add("times", row)
+                if not row["two_runs_differ_by"] <= TWO_RUNS_DIFFER:
+                    raise RuntimeError(f"two runs differ by more than {TWO_RUNS_DIFFER}")
             with part.step(f"{preset} {kernels}, one graph a picture"):
                 one = MeanField(params, kernels=kernels)
                 run = functools.partial(one, *on_gpu)
