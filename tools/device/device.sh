@@ -14,7 +14,9 @@ for one in "$@"; do
 done
 begun=$SECONDS
 WORK=${WORK:-${TMPDIR:-/tmp}/streamseg-device}
-PY=${PY:-python3} SITE=$WORK/site OUT=${OUT:-out/device} BUDGET_S=${BUDGET_S:-480} DEVICE_DRY=${DEVICE_DRY:-0}
+PY=${PY:-python3} SITE=$WORK/site OUT=${OUT:-out/device} DEVICE_DRY=${DEVICE_DRY:-0}
+[ "$DEVICE_DRY" = 1 ] && BUDGET_S=${BUDGET_S:-3600}  # of a CPU, which may be busy
+BUDGET_S=${BUDGET_S:-480}
 export PARTS=$WORK/parts PROBE_ENGINES=$WORK/engines XDG_CACHE_HOME=$WORK/cache
 export TRITON_CACHE_DIR=$XDG_CACHE_HOME/triton TORCHINDUCTOR_CACHE_DIR=$XDG_CACHE_HOME/inductor
 export OUT DEVICE_DRY PYTHONUNBUFFERED=1
