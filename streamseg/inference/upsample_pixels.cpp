@@ -73,16 +73,15 @@ inline __attribute__((always_inline)) void put(const int32_t* from, int x, int W
     std::memcpy(to + x, bytes, W - x);
 }
 
-// As look_at_highest() with a least confidence, or where the confidence is wanted.
-inline __attribute__((always_inline)) void look(const Job& job, const Columns& columns, const Rows& rows, float weight,
-                                                const int* places, const int32_t* published, float* values,
-                                                uint8_t* labels, uint8_t* confidences) {
-  const int classes = job.classes;
+// The highest value of each pixel and the class that it is published as; where Keep, the values of all classes, too.
+template <bool Keep>
+inline __attribute__((always_inline)) void find_highest(int classes, const Columns& columns, const Rows& rows,
+                                                        float weight, const int* places, const int32_t* published,
+                                                        Floats* best, Ints* label, float* values) {
   const size_t apart = rows.apart;
-  const float least = (job.least - 0.5f) / 255.0f, factor = job.sharpness * kBits;
   const float *above[kGroup], *below[kGroup];
-  Floats best[kGroup], sum[kGroup], members[kGroup], across[kGroup];
-  Ints label[kGroup], at[kGroup];
+  Floats across[kGroup];
+  Ints at[kGroup];
   for (int g = 0; g < kGroup; ++g) {
     const int first = columns.first[places[g]];
     at[g] = load<Ints>(columns.first.data() + places[g]) - first;
@@ -90,8 +89,6 @@ inline __attribute__((always_inline)) void look(const Job& job, const Columns& c
     above[g] = rows.above + first;
     below[g] = rows.below + first;
     best[g] = Floats{} - INFINITY;
-    sum[g] = Floats{};
-    members[g] = Floats{} + (job.merges ? 0.0f : 1.0f);
     label[g] = Ints{} + published[0];
   }
   for (int c = 0; c < classes; ++c) {
@@ -104,11 +101,25 @@ inline __attribute__((always_inline)) void look(const Job& job, const Columns& c
       const Ints wins = v > best[g];
       best[g] = wins ? v : best[g];
       label[g] = wins ? Ints{} + published[c] : label[g];
-      std::memcpy(values + (c * kGroup + g) * kLanes, &v, sizeof v);
+      if (Keep) std::memcpy(values + (c * kGroup + g) * kLanes, &v, sizeof v);
     }
   }
+}
+
+// As look_at_highest() with a least confidence, or where the confidence is wanted.
+inline __attribute__((always_inline)) void look(const Job& job, const Columns& columns, const Rows& rows, float weight,
+                                                const int* places, const int32_t* published, float* values,
+                                                uint8_t* labels, uint8_t* confidences) {
+  const float least = (job.least - 0.5f) / 255.0f, factor = job.sharpness * kBits;
+  Floats best[kGroup], sum[kGroup], members[kGroup];
+  Ints label[kGroup];
+  find_highest<true>(job.classes, columns, rows, weight, places, published, best, label, values);
+  for (int g = 0; g < kGroup; ++g) {
+    sum[g] = Floats{};
+    members[g] = Floats{} + (job.merges ? 0.0f : 1.0f);
+  }
   const bool bounds = !job.probabilities && !confidences;  // may decide
-  for (int c = 0; bounds && c < classes; ++c) {
+  for (int c = 0; bounds && c < job.classes; ++c) {
     for (int g = 0; g < kGroup; ++g) {
       const Floats e = over_exps(load<Floats>(values + (c * kGroup + g) * kLanes), best[g], factor);
       sum[g] += e;
@@ -142,32 +153,9 @@ inline __attribute__((always_inline)) void look(const Job& job, const Columns& c
 STREAMSEG_CLONES
 void look_at_highest(const Job& job, const Columns& columns, const Rows& rows, float weight, const int* places,
                      const int32_t* published, uint8_t* labels) {
-  const int classes = job.classes;
-  const size_t apart = rows.apart;
-  const float *above[kGroup], *below[kGroup];
-  Floats best[kGroup], across[kGroup];
-  Ints label[kGroup], at[kGroup];
-  for (int g = 0; g < kGroup; ++g) {
-    const int first = columns.first[places[g]];
-    at[g] = load<Ints>(columns.first.data() + places[g]) - first;
-    across[g] = load<Floats>(columns.weight.data() + places[g]);
-    above[g] = rows.above + first;
-    below[g] = rows.below + first;
-    best[g] = Floats{} - INFINITY;
-    label[g] = Ints{} + published[0];
-  }
-  for (int c = 0; c < classes; ++c) {
-    for (int g = 0; g < kGroup; ++g) {
-      const Floats from = load<Floats>(above[g] + apart * c), to = load<Floats>(below[g] + apart * c);
-      const Floats row = from + weight * (to - from);
-      const Floats left = shuffle(row, at[g]);
-      const Floats right = shuffle(row, at[g] + 1);
-      const Floats v = left + across[g] * (right - left);
-      const Ints wins = v > best[g];
-      best[g] = wins ? v : best[g];
-      label[g] = wins ? Ints{} + published[c] : label[g];
-    }
-  }
+  Floats best[kGroup];
+  Ints label[kGroup];
+  find_highest<false>(job.classes, columns, rows, weight, places, published, best, label, nullptr);
   for (int g = 0; g < kGroup; ++g) {
     int32_t found[kLanes];
     std::memcpy(found, &label[g], sizeof found);
