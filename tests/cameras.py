@@ -14,7 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
+import pytest
 
+from streamseg.types import Size
 from tests.media import picture
 
 FPS = 25
@@ -38,6 +40,22 @@ def encoded(size: tuple[int, int] = (96, 128), frames: int = 50, gop: int = 50) 
             units = bytes(packet).replace(b"\0\0\0\1", b"\0\0\1").split(b"\0\0\1")[1:]
             made.append(units)
     return made
+
+
+LARGE: Size = (240, 320)
+
+
+@pytest.fixture(name="frames", scope="module")
+def large_frames() -> list[list[bytes]]:
+    """For a camera's large stream, of which pictures are asked."""
+    return encoded(LARGE, frames=10, gop=10)
+
+
+@pytest.fixture(name="camera")
+def large_camera(frames: list[list[bytes]]) -> Iterator[RtspCamera]:
+    with RtspCamera(frames) as camera:
+        yield camera
+        camera.held.clear()
 
 
 class RtspCamera:

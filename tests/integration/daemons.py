@@ -13,9 +13,11 @@ from pathlib import Path
 from types import TracebackType
 
 from streamseg import Daemon
+from streamseg.client.control import ControlClient
+from streamseg.config import load_config
 from streamseg.errors import StreamsegError
 from tests.integration.children import ROOT
-from tests.waiting import LIMIT_S
+from tests.waiting import LIMIT_S, until
 
 
 def environment() -> dict[str, str]:
@@ -116,3 +118,14 @@ def in_thread(daemon: Daemon) -> Iterator[tuple[threading.Thread, list[BaseExcep
         daemon.stop()
         thread.join(LIMIT_S)
         assert not thread.is_alive(), "it hangs"
+
+
+@contextmanager
+def ready_daemon(path: Path, *, with_file: bool = True) -> Iterator[tuple[Daemon, ControlClient]]:
+    """Run a daemon with what a file says in a thread: that, when it is ready, and a client of it."""
+    daemon = Daemon(load_config(path), path if with_file else None)
+    with in_thread(daemon) as (thread, errors):
+        until(lambda: daemon.ready.is_set() or not thread.is_alive())
+        assert daemon.ready.is_set(), errors
+        with ControlClient(daemon.private_endpoint, timeout_s=LIMIT_S) as client:
+            yield daemon, client

@@ -6,8 +6,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from click.testing import CliRunner
 from streamseg.cli.ctl import command as ctl
 from streamseg.client import Subscription, subscribe
 from streamseg.client.control import ControlClient
-from streamseg.config import load_config
 from streamseg.daemon import Daemon
 from streamseg.errors import ControlError, UsageError
 from streamseg.net.control_sockets import one_running, running
@@ -36,7 +35,7 @@ from streamseg.wire.control import (
     ResumeStream,
     encode,
 )
-from tests.integration.daemons import in_thread
+from tests.integration.daemons import ready_daemon
 from tests.media import draw_clip
 from tests.waiting import LIMIT_S, until
 
@@ -65,14 +64,8 @@ class Site:
             f'[engine]\nname = "{self.engine}"\nthreads = 1\nbackend = "onnx"\n{streams}{self.extra}{more}'
         )
 
-    @contextmanager
-    def running(self, *, with_file: bool = True) -> Iterator[tuple[Daemon, ControlClient]]:
-        daemon = Daemon(load_config(self.path), self.path if with_file else None)
-        with in_thread(daemon) as (thread, errors):
-            until(lambda: daemon.ready.is_set() or not thread.is_alive())
-            assert daemon.ready.is_set(), errors
-            with ControlClient(daemon.private_endpoint, timeout_s=LIMIT_S) as client:
-                yield daemon, client
+    def running(self, *, with_file: bool = True) -> AbstractContextManager[tuple[Daemon, ControlClient]]:
+        return ready_daemon(self.path, with_file=with_file)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,35 +23,21 @@ from click.testing import CliRunner
 
 from streamseg.cli.ctl import command as ctl
 from streamseg.client.control import ControlClient
-from streamseg.config import load_config
 from streamseg.daemon import Daemon
 from streamseg.daemon.control import DETAILS_AT_ONCE, MOST_DETAILS
 from streamseg.errors import ControlError
-from tests.cameras import RtspCamera, encoded
+from tests.cameras import LARGE, RtspCamera, large_camera, large_frames
 from tests.integration.console import Tile, browser, page
-from tests.integration.daemons import in_thread
+from tests.integration.daemons import ready_daemon
 from tests.media import draw_clip
 from tests.ports import free_port
 from tests.waiting import LIMIT_S, until
 
-__all__ = ["browser", "page"]
+__all__ = ["browser", "large_camera", "large_frames", "page"]
 
 pytestmark = pytest.mark.usefixtures("own_runtime")
 
-SIZE = (240, 320)
 PASSWORD = "Sesam/öffne @dich:50%"
-
-
-@pytest.fixture(scope="module")
-def frames() -> list[list[bytes]]:
-    return encoded(SIZE, frames=10, gop=10)
-
-
-@pytest.fixture
-def camera(frames: list[list[bytes]]) -> Iterator[RtspCamera]:
-    with RtspCamera(frames) as camera:
-        yield camera
-        camera.held.clear()
 
 
 class Site:
@@ -68,14 +54,8 @@ class Site:
             f'[streams.gate]\nsource = "{self.clip}"\nloop = true\nrealtime = true\nmax_fps = 5\n{more}'
         )
 
-    @contextmanager
-    def running(self) -> Iterator[tuple[Daemon, ControlClient]]:
-        daemon = Daemon(load_config(self.path), self.path)
-        with in_thread(daemon) as (thread, errors):
-            until(lambda: daemon.ready.is_set() or not thread.is_alive())
-            assert daemon.ready.is_set(), errors
-            with ControlClient(daemon.private_endpoint, timeout_s=LIMIT_S) as client:
-                yield daemon, client
+    def running(self) -> AbstractContextManager[tuple[Daemon, ControlClient]]:
+        return ready_daemon(self.path)
 
 
 @pytest.fixture
@@ -96,13 +76,13 @@ def test_the_large_stream_is_opened_for_a_picture_and_the_small_one_goes_on(
         until(lambda: client.status().streams["gate"].published)
         assert (camera.connections, client.status().details) == (0, ["gate"])
         picture = client.picture("gate")
-        assert (picture.size, picture.clock, camera.connections) == (SIZE, "arrival", 1)
+        assert (picture.size, picture.clock, camera.connections) == (LARGE, "arrival", 1)
         ask = ["--timeout", str(LIMIT_S), "--endpoint", daemon.private_endpoint, "picture", "gate"]
         shown = CliRunner().invoke(ctl, [*ask, "--out", "full.jpg"], catch_exceptions=False).output
         assert re.fullmatch(
             r"gate: 320x240, \d{4}-\d\d-\d\d [\d:.]{15} UTC as it arrived\nsaved as full\.jpg\n", shown
         )
-        assert cv2.imread("full.jpg").shape == (*SIZE, 3)
+        assert cv2.imread("full.jpg").shape == (*LARGE, 3)
         shown = CliRunner().invoke(ctl, ask, catch_exceptions=False).output
         assert Path(shown.split()[-1]).exists()
         assert re.search(r"saved as gate-\d{8}T\d{6}\.\d{6}Z\.jpg$", shown)
@@ -121,11 +101,11 @@ def test_a_reload_changes_it_and_does_not_reopen_the_source(site: Site, camera: 
         site.write(detail(camera.url))
         done = client.reload()
         assert (done.applied, done.restarted) == (["streams.gate"], [])
-        assert client.picture("gate").size == SIZE
+        assert client.picture("gate").size == LARGE
         site.write(detail("stream:gate"))
         with pytest.raises(ControlError, match=r"streams\.gate\.detail_source: must be the camera's large"):
             client.reload()
-        assert client.picture("gate").size == SIZE
+        assert client.picture("gate").size == LARGE
         assert client.status().streams["gate"].connects == before.streams["gate"].connects
 
 
@@ -178,9 +158,9 @@ def test_two_are_opened_at_once_some_wait_and_the_rest_are_sent_away(
             client.remove("gate")
             with pytest.raises(ControlError, match="gate: was removed meanwhile"):
                 first.result(LIMIT_S)
-            assert {one.result(LIMIT_S) for one in waiting if one is not away} == {SIZE}
+            assert {one.result(LIMIT_S) for one in waiting if one is not away} == {LARGE}
             slow.held.clear()
-            assert second.result(LIMIT_S) == SIZE
+            assert second.result(LIMIT_S) == LARGE
         silent.held.clear()
 
 
@@ -283,7 +263,7 @@ def test_the_console_gives_the_picture_with_the_time_when_it_was_taken(
         until(lambda: is_up(listen))
         status, body, headers = get(url)
         assert (status, headers["Content-Type"], headers["Clock"]) == (200, "image/jpeg", "arrival")
-        assert cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR).shape == (*SIZE, 3)
+        assert cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR).shape == (*LARGE, 3)
         taken_ms = int(headers["Captured-Unix-Ns"]) // 1_000_000
         assert headers["Content-Disposition"] == f'inline; filename="gate-{taken_ms}.jpg"'
         assert headers["Cache-Control"] == "no-store"
@@ -318,6 +298,6 @@ def test_the_page_has_a_link_for_streams_with_a_large_one(page: Any, site: Site,
         shown.wait_for_load_state()
         assert shown.url == f"http://{listen}/streams/gate/detail.jpg"
         assert shown.evaluate("[document.images[0].naturalHeight, document.images[0].naturalWidth]") == [
-            *SIZE
+            *LARGE
         ]
         assert camera.connections == 1

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from time import sleep
 
@@ -16,7 +15,7 @@ from streamseg.client.control import ControlClient
 from streamseg.config import load_config
 from streamseg.errors import ControlError, StreamsegError
 from tests.engines import write_constant_engine
-from tests.integration.daemons import in_thread
+from tests.integration.daemons import ready_daemon
 from tests.media import draw_clip
 from tests.waiting import LIMIT_S, until
 
@@ -59,14 +58,8 @@ class Site:
             text += f"\n[streams.{name}]\n{lines}\n"
         self.path.write_text(text)
 
-    @contextmanager
-    def running(self) -> Iterator[tuple[Daemon, ControlClient]]:
-        daemon = Daemon(load_config(self.path), self.path)
-        with in_thread(daemon) as (thread, errors):
-            until(lambda: daemon.ready.is_set() or not thread.is_alive())
-            assert daemon.ready.is_set(), errors
-            with ControlClient(daemon.private_endpoint, timeout_s=LIMIT_S) as client:
-                yield daemon, client
+    def running(self) -> AbstractContextManager[tuple[Daemon, ControlClient]]:
+        return ready_daemon(self.path)
 
 
 @pytest.fixture

@@ -21,24 +21,13 @@ from streamseg.live.detail import Details
 from streamseg.sources import opening
 from streamseg.sources.reading import first_picture
 from streamseg.wire.control import DetailPicture
-from tests.cameras import RtspCamera, encoded, web_server
+from tests.cameras import LARGE, RtspCamera, large_camera, large_frames, web_server
 from tests.ports import free_port
 from tests.waiting import LIMIT_S, until
 
-SIZE = (240, 320)
+__all__ = ["large_camera", "large_frames"]
+
 LONG_S = 300.0  # nothing ends by itself in this time
-
-
-@pytest.fixture(scope="module")
-def frames() -> list[list[bytes]]:
-    return encoded(SIZE, frames=10, gop=10)
-
-
-@pytest.fixture
-def camera(frames: list[list[bytes]]) -> Iterator[RtspCamera]:
-    with RtspCamera(frames) as camera:
-        yield camera
-        camera.held.clear()
 
 
 @pytest.fixture
@@ -64,10 +53,10 @@ def test_it_is_opened_when_it_is_asked_for_and_closed_behind_one_picture(camera:
     assert camera.connections == 0
     before_ns = time.time_ns()
     made = details.picture("gate")
-    assert (made.size, made.clock, camera.connections) == (SIZE, "arrival", 1)
+    assert (made.size, made.clock, camera.connections) == (LARGE, "arrival", 1)
     assert before_ns < made.captured_unix_ns < time.time_ns()
     shown = cv2.imdecode(np.frombuffer(made.jpeg, np.uint8), cv2.IMREAD_COLOR)
-    assert shown.shape == (*SIZE, 3)
+    assert shown.shape == (*LARGE, 3)
     assert details.picture("gate").captured_unix_ns > made.captured_unix_ns
     assert camera.connections == 2
     assert details.join(time.monotonic())
@@ -97,10 +86,10 @@ def test_two_cameras_are_opened_side_by_side(
         details = Details(lambda: streams)
         waiting = later(details, "gate")
         until(lambda: camera.connections == 1)
-        assert details.picture("yard").size == SIZE
+        assert details.picture("yard").size == LARGE
         assert not waiting.done()
         camera.held.clear()
-        assert waiting.result(LIMIT_S).size == SIZE
+        assert waiting.result(LIMIT_S).size == LARGE
 
 
 def test_a_stream_that_takes_anothers_frames_has_its_detailed_picture(camera: RtspCamera) -> None:
@@ -110,7 +99,7 @@ def test_a_stream_that_takes_anothers_frames_has_its_detailed_picture(camera: Rt
     }
     details = Details(lambda: streams)
     assert details.names() == ["gate", "fine"]
-    assert details.picture("fine").size == SIZE
+    assert details.picture("fine").size == LARGE
     with pytest.raises(ControlError, match="demo: has no detail_source; set it to the address") as caught:
         details.picture("demo")
     assert caught.value.code == "bad state"
