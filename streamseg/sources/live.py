@@ -20,12 +20,14 @@ from streamseg.sources.edge import COUNTED_FPS
 from streamseg.sources.events import (
     Connected,
     Corrupt,
+    Decoding,
     Disconnected,
     Ended,
     Polled,
     SkipFrames,
     Skipped,
     SourceEvent,
+    Unskippable,
 )
 from streamseg.sources.frames import FrameMaker
 from streamseg.sources.jpeg import Needed
@@ -73,6 +75,16 @@ def frames(
     Raises SourceError when a file cannot be opened, or an address can never work. Other errors
     while a live source is read are treated as the source's failure: it is tried again.
     """
+    told: SourceEvent | None = None
+
+    def report(event: SourceEvent) -> None:
+        nonlocal told
+        if isinstance(event, Decoding | Unskippable):
+            if event == told:  # in the round, or the connection, before
+                return
+            told = event
+        on_event(event)
+
     restarts = resolve(config.source).kind != "file"
     backoff = Backoff()
     epoch = first_epoch
@@ -81,7 +93,7 @@ def frames(
     while not stop.is_set():
         good = 0
         try:
-            opened = partial(open_source, config, stream, stop, needed=needed, report=on_event)
+            opened = partial(open_source, config, stream, stop, needed=needed, report=report)
             with opened(endless=endless, streams=streams()) as source:
                 endless = source.endless and source.codec not in STILLS
                 if rounds == 0:

@@ -240,6 +240,19 @@ def test_what_a_decoders_threads_hold_back_is_shown_at_once(
     assert len(seen) + skipped(told) == 60
 
 
+def test_what_is_decoded_is_not_told_again_with_each_round_of_a_file(tmp_path: Path) -> None:
+    path = clip(
+        tmp_path / "clip.mkv", count=20, codec="mjpeg", pix_fmt="yuvj420p", time_base=Fraction(1, 100)
+    )
+    config = StreamConfig(source=str(path), realtime=True, loop=True, max_fps=20)
+    told: list[SourceEvent] = []
+    stop = threading.Event()
+    for frame in frames(config, "gate", stop, told.append):
+        if frame.epoch == 3:
+            stop.set()
+    assert [event for event in told if isinstance(event, Decoding)] == [Decoding("intra", "auto", 20)]
+
+
 def test_a_camera_of_jpegs_without_max_fps_is_told_nothing(tmp_path: Path) -> None:
     path = clip(
         tmp_path / "clip.mkv", count=20, codec="mjpeg", pix_fmt="yuvj420p", time_base=Fraction(1, 100)
