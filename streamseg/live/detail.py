@@ -10,7 +10,7 @@ from concurrent.futures import Future, wait
 
 from streamseg.config import StreamConfig
 from streamseg.config.sharing import shared_with
-from streamseg.errors import ControlError, SourceError
+from streamseg.errors import ControlError, SourceError, one_line
 from streamseg.outputs.previews import jpeg_of
 from streamseg.sources import open_source
 from streamseg.sources.frames import FrameMaker
@@ -114,6 +114,7 @@ class _Opening:
         begun_s = time.monotonic()
         try:
             frame = self._first(streams)
+            jpeg = jpeg_of(frame.rgb, JPEG_QUALITY)
         except SourceError as error:
             problem = str(error)
             if self._ended is not None:
@@ -121,10 +122,13 @@ class _Opening:
             if self.stop.is_set():
                 problem = f"its detail_source has given no picture in {self.limit_s:g} s"
             raise ControlError("failed", f"{self.stream}: {problem}") from None
+        except Exception as error:  # the source's failure, as of a stream
+            log.debug("%s: failed inside", self.stream, exc_info=error)
+            what = f"its detail_source failed inside: {type(error).__name__}: {one_line(error)}"
+            raise ControlError("failed", f"{self.stream}: {what}") from None
         height, width = frame.size
         took_s = time.monotonic() - begun_s
         log.info("%s: a detailed picture, %dx%d, in %.1f s", self.stream, width, height, took_s)
-        jpeg = jpeg_of(frame.rgb, JPEG_QUALITY)
         if len(jpeg) > MAX_JPEG:
             raise ControlError(
                 "failed", f"{self.stream}: a picture of {width}x{height} is too large to be sent"

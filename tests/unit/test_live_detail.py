@@ -122,6 +122,20 @@ def test_a_camera_that_is_away_is_one_line() -> None:
     assert caught.value.code == "failed"
 
 
+def test_a_picture_that_no_library_converts_is_one_line(
+    camera: RtspCamera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(rgb: object, quality: int) -> bytes:
+        raise ValueError("of a\nstrange format")
+
+    monkeypatch.setattr(detail, "jpeg_of", fails)
+    details = Details(lambda: gate(camera.url))
+    for _ in range(2):  # and the next one is asked for anew
+        with pytest.raises(ControlError, match=r"^gate: its detail_source failed inside: ValueError: of a"):
+            details.picture("gate")
+    assert camera.connections == 2
+
+
 def test_a_camera_that_never_sends_an_intra_frame_is_given_up(
     frames: list[list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
