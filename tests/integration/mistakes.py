@@ -37,6 +37,7 @@ from tests.engines import write_constant_engine, write_tiny_engine
 from tests.integration.daemons import in_thread
 from tests.masks import STREET, make_mask
 from tests.media import draw_clip, write_audio
+from tests.ports import free_port
 from tests.waiting import until
 
 Words = list[str]
@@ -145,12 +146,10 @@ class Place:
 
     def port(self, *, answers: bool) -> int:
         """A port where nobody listens, or where connections are taken and nothing is ever said."""
-        listening = socket.create_server(("127.0.0.1", 0))
+        if not answers:
+            return free_port()
+        listening = self.owned.enter_context(socket.create_server(("127.0.0.1", 0)))
         number: int = listening.getsockname()[1]
-        if answers:
-            self.owned.callback(listening.close)
-        else:
-            listening.close()
         return number
 
 

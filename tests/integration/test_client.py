@@ -22,6 +22,7 @@ from streamseg.errors import UsageError
 from streamseg.publish import Publisher
 from tests.integration.children import ROOT, Child
 from tests.masks import STREET, make_mask, same
+from tests.ports import free_port
 from tests.waiting import LIMIT_S, until
 
 
@@ -156,7 +157,7 @@ def test_several_subscribers_each_have_their_own_view(publisher: Publisher) -> N
 
 
 def test_a_restart_of_the_daemon_is_survived() -> None:
-    first = Child("publish_child", "tcp://127.0.0.1:*", 50, 36, 48)
+    first = Child("publish_child", f"tcp://127.0.0.1:{free_port()}", 50, 36, 48)
     second = None
     try:
         with subscribe(first.says, ["gate"], timeout_s=LIMIT_S) as masks:
@@ -181,8 +182,7 @@ def test_a_restart_of_the_daemon_is_survived() -> None:
 
 
 def test_a_daemon_that_comes_later_is_waited_for() -> None:
-    with Publisher(PublishConfig(endpoint="tcp://127.0.0.1:*")) as publisher:
-        endpoint = publisher.endpoint
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
     with subscribe(endpoint, timeout_s=LIMIT_S) as masks:
         assert not masks.connected
         with Publisher(PublishConfig(endpoint=endpoint)) as publisher:
