@@ -38,7 +38,7 @@ from tests.integration.daemons import in_thread
 from tests.masks import STREET, make_mask
 from tests.media import draw_clip, write_audio
 from tests.ports import free_port
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 Words = list[str]
 
@@ -100,7 +100,7 @@ class Place:
         daemon = Daemon(load_config(self.folder / "site.toml"))
         self.owned.enter_context(in_thread(daemon))
         until(daemon.ready.is_set)
-        return ["ctl", "--endpoint", endpoint, *words]
+        return ["ctl", "--timeout", str(LIMIT_S), "--endpoint", endpoint, *words]
 
     def keys(self, name: str) -> tuple[Path, Path]:
         return make_keys(self.folder / name)

@@ -80,7 +80,7 @@ def test_it_serves_masks_health_and_control_and_says_what_it_does_without(
         if shm != "rw":
             name = re.search(r" as (\S+)$", control)
             assert name is not None
-            status = in_box(shm, homes, "onnx", "ctl", "--name", name[1], "status")
+            status = in_box(shm, homes, "onnx", "ctl", "--timeout", str(LIMIT_S), "--name", name[1], "status")
             done = subprocess.run(status, capture_output=True, text=True, timeout=LIMIT_S)
             assert f"{name[1]}: running" in done.stdout, done.stderr
         daemon.process.send_signal(signal.SIGTERM)

@@ -348,6 +348,9 @@ def test_no_command_and_no_file_holds_a_password_however_its_address_is_written(
         heard.append((done.stdout + done.stderr).decode(errors="replace"))
         return heard[-1]
 
+    def control(*words: object) -> str:
+        return command("ctl", "--timeout", LIMIT_S, "--endpoint", f"ipc://{tmp_path}/control", *words)
+
     site = tmp_path / "site.toml"
     text = (
         f'[engine]\nname = "{tiny_engine}"\nthreads = 1\nbackend = "onnx"\n'
@@ -366,13 +369,13 @@ def test_no_command_and_no_file_holds_a_password_however_its_address_is_written(
         process.wait("publishing on")
         console = process.wait("the console is at").split()[-1]
         for words in (("status",), ("status", "--json"), ("reload",)):
-            command("ctl", "--endpoint", f"ipc://{tmp_path}/control", *words)
+            control(*words)
         for number, way in enumerate(ways[3:]):
-            command("ctl", "--endpoint", f"ipc://{tmp_path}/control", "add", f"n{number}", "--source", way)
+            control("add", f"n{number}", "--source", way)
         for path in ("metrics", "healthz", "readyz"):
             with urlopen(f"{console}{path}", timeout=LIMIT_S) as answer:
                 heard.append(answer.read().decode())
-        shown = command("ctl", "--endpoint", f"ipc://{tmp_path}/control", "status", "--json")
+        shown = control("status", "--json")
         process.process.send_signal(signal.SIGTERM)
         process.process.wait(LIMIT_S)
         heard += process.lines
