@@ -153,7 +153,7 @@ def small(count: int, dry: int = 2) -> int:
     return dry if DRY else count
 
 
-def engine_folder(name: str, patience_s: float = 90) -> str:
+def engine_folder(name: str, patience_s: float = 720 if DRY else 90) -> str:
     if name == "camvid-slim":
         return name
     done = ENGINES / f"{name}.done"

@@ -126,7 +126,7 @@ for stage in $stages; do
     facts) probe 45 facts ;;
     engines) probe 90 engines ;;
     tests)
-      limit=$(left); [ "$limit" -gt 110 ] && limit=110
+      limit=$(left); [ "$DEVICE_DRY" != 1 ] && [ "$limit" -gt 110 ] && limit=110
       wanted aoti && build_aoti
       if [ "$DEVICE_DRY" = 1 ]; then  # they are found; without a GPU each would be skipped
         suite all "$limit" tests/gpu --collect-only
