@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from streamseg.config import StreamConfig
 from streamseg.errors import TrainingError
 from streamseg.sources import open_source
 from streamseg.sources.frames import decode
+from streamseg.types.picture import Picture
 
 IGNORE = 255
 FRAMES_APART = 5  # of a video
@@ -113,9 +114,15 @@ def pictures_of(data: str, most: int) -> list[Image]:
 
 def video_frames(source: str) -> Iterator[Image]:
     """The frames of a video, RGB (H, W, 3), in order; raises SourceError."""
+    for picture in video_pictures(source):
+        yield picture.rgb()
+
+
+def video_pictures(source: str) -> Iterator[Picture]:
+    """The same as they were decoded, so that they are scaled as those of a stream are."""
     with open_source(StreamConfig(source=source), "pictures") as opened:
         for frame in decode(opened, "pictures"):
-            yield frame.rgb
+            yield cast(Picture, frame.picture)
 
 
 def picture_files(folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from streamseg.inference.plans.load import load_engine
 from streamseg.inference.scaling import labels_of
 from streamseg.inference.spec import EngineSpec
 from streamseg.types import U8, Frame, Stamp
+from streamseg.types.picture import Picture
 
 
 def evaluate_engine(
@@ -40,9 +41,9 @@ def segment_with_confidence(engine: Engine, rgb: U8) -> tuple[U8, U8 | None]:
     return labels_of(answer, (rgb.shape[0], rgb.shape[1]), confidence=True)
 
 
-def picture_frame(rgb: U8, seq: int = 0) -> Frame:
+def picture_frame(picture: U8 | Picture, seq: int = 0) -> Frame:
     """A picture as a frame that nobody waits for."""
-    return Frame(Stamp("eval", 0, seq, None, Fraction(1, 1), 0, "arrival"), rgb, 0)
+    return Frame(Stamp("eval", 0, seq, None, Fraction(1, 1), 0, "arrival"), picture, 0)
 
 
 def need_logits(spec: EngineSpec) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from streamseg.config import CrfConfig, EngineConfig
 from streamseg.errors import TrainingError
-from streamseg.evaluation.dataset import IGNORE, video_frames
+from streamseg.evaluation.dataset import IGNORE, video_pictures
 from streamseg.evaluation.engines import picture_frame
 from streamseg.evaluation.metrics import Matrix, confusion_matrix, percent, scores_of
 from streamseg.evaluation.temporal import Where, agreement, flicker, motion
@@ -22,7 +22,7 @@ from streamseg.refinement.crf_step import crf_setup, refine_picture
 from streamseg.refinement.flow import one_thread
 from streamseg.refinement.fusion import Fusion
 from streamseg.types import F32, U8, Logits
-from streamseg.types.picture import scale_picture
+from streamseg.types.picture import Picture
 
 UNSURE = 0.5  # confidence below which a pixel is called unsure
 
@@ -77,8 +77,8 @@ def evaluate_video(
     try:
         second = None if other is None else load_engine(other)
         run = _Video(engine, crf, every, delay, second)
-        for index, rgb in enumerate(video_frames(source)):
-            run.add(index, rgb)
+        for index, picture in enumerate(video_pictures(source)):
+            run.add(index, picture)
             if progress is not None:
                 progress(index + 1, None)
         if run.frames < 2:
@@ -129,35 +129,35 @@ class _Video:
         self._match = None if second is None else _Match(self._names, second.info.spec.labels.names)
         self.frames = 0
 
-    def add(self, index: int, rgb: U8) -> None:
-        size = (rgb.shape[0], rgb.shape[1])
+    def add(self, index: int, picture: Picture) -> None:
+        rgb, size = picture.rgb(), picture.size
         if self._rgb is not None and self._rgb.shape != rgb.shape:
             self._rgb, self._raw.before, self._fused.before = None, None, None  # a new beginning
         where = None if self._rgb is None else motion(rgb, self._rgb)
-        (answer,) = infer(self._engine, [picture_frame(rgb, index)])
+        (answer,) = infer(self._engine, [picture_frame(picture, index)])
         labels, confidence = labels_of(answer, size, confidence=True)
         self._raw.add(labels, where)
         if confidence is not None:
             self._levels += np.bincount(confidence[labels != IGNORE], minlength=256)
         if self._fusion is not None:
-            self._fused.add(self._fuse(self._fusion, index, rgb, answer), where)
+            self._fused.add(self._fuse(self._fusion, index, answer), where)
         if self._second is not None and self._match is not None:
-            (theirs,) = infer(self._second, [picture_frame(rgb, index)])
+            (theirs,) = infer(self._second, [picture_frame(picture, index)])
             self._match.add(labels, labels_of(theirs, size)[0])
         self._rgb = rgb
         self.frames += 1
 
-    def _fuse(self, fusion: Fusion, index: int, rgb: U8, answer: Logits) -> U8:
+    def _fuse(self, fusion: Fusion, index: int, answer: Logits) -> U8:
         numbers, _ = numbers_of(answer)
         keyframe = index % self._every == 0
         if keyframe:
-            picture = scale_picture(rgb, answer.geometry.input_size)
-            refined = refine_picture(self._setup, numbers.array, picture).log_probabilities
+            seen = answer.frame.scaled(answer.geometry.input_size)
+            refined = refine_picture(self._setup, numbers.array, seen).log_probabilities
             assert refined is not None
             self._answers[index] = refined
         for seq in [s for s in self._answers if s + self._delay <= index]:
             fusion.refine(0, seq, self._answers.pop(seq))
-        return fusion.step(numbers, keyframe=keyframe).labels((rgb.shape[0], rgb.shape[1]))[0]
+        return fusion.step(numbers, keyframe=keyframe).labels(answer.frame.size)[0]
 
     def report(self) -> UnlabelledReport:
         levels = self._levels

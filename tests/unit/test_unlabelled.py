@@ -12,7 +12,13 @@ import pytest
 from click.testing import CliRunner
 
 from streamseg.cli.eval import command
+from streamseg.config import StreamConfig
 from streamseg.errors import StreamsegError, UsageError
+from streamseg.inference.engine import Engine
+from streamseg.inference.infer import infer
+from streamseg.sources import open_source
+from streamseg.sources.frames import decode
+from streamseg.types import U8, Frame, Logits
 from tests.engines import write_tiny_engine
 from tests.media import write_video
 
@@ -56,6 +62,26 @@ def test_a_nervous_video_flickers_more_and_fusion_steadies_it(world: Path) -> No
     assert nervous["confidence"] < steady["confidence"]
     assert nervous["unsure"] >= steady["unsure"]
     assert run(world, "nervous.mkv", "--every", "3", "--delay", "1") == nervous
+
+
+def test_the_network_sees_a_large_video_as_it_sees_a_camera(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scaled from the decoder's planes, and not from RGB: levels differ where colours are clipped."""
+    noise = np.random.default_rng(0).integers(0, 256, (3, 240, 320, 3)).astype("u1")
+    write_video(tmp_path / "large.mp4", list(noise), options={"qp": "1"})
+    with open_source(StreamConfig(source=str(tmp_path / "large.mp4")), "video") as source:
+        expected = [frame.scaled(SIZE) for frame in decode(source, "video")]
+    seen: list[U8] = []
+
+    def looked(engine: Engine, frames: list[Frame]) -> list[Logits]:
+        seen.extend(frame.scaled(SIZE) for frame in frames)
+        return infer(engine, frames)
+
+    monkeypatch.setattr("streamseg.evaluation.unlabelled.infer", looked)
+    run(world, str(tmp_path / "large.mp4"))
+    for ours, theirs in zip(seen, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_two_engines_agree_by_the_names_of_their_classes(world: Path, tmp_path: Path) -> None:
