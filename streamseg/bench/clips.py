@@ -46,6 +46,8 @@ def drawn_clip(size: Size, codec: str = "h264") -> Path:
     path = writable_cache(FOLDER) / f"{width}x{height}-{codec}-v{VERSION}.mp4"
     if path.is_file():
         return path
+    if codec in _BITS_A_PIXEL and (height % 2 or width % 2):
+        raise OutputError(f"a clip of {width}x{height} in {codec} cannot be made: its sides must be even")
     log.info("drawing a clip of %dx%d in %s", width, height, codec)
     try:
         with replaced(path) as beside:

@@ -107,6 +107,13 @@ def test_without_any_source_there_is_one_line(streamseg: Command, tmp_path: Path
     assert ended.last_line == f"streamseg: {tmp_path / 'none.mp4'}: no such file; check the path"
 
 
+def test_a_clip_that_no_encoder_makes_is_one_line(streamseg: Command) -> None:
+    ended = streamseg("capacity", "--size", 333, 334)
+    assert ended.code == 1
+    line = "streamseg: a clip of 334x333 in h264 cannot be made: its sides must be even"
+    assert ended.last_line == line
+
+
 def test_a_file_that_is_wrong_is_refused_as_by_run(streamseg: Command, tmp_path: Path) -> None:
     config = tmp_path / "site.toml"
     config.write_text("[streams.a]\nsource = 'demo:'\nmax_fsp = 8\n")
