@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import re
 import socket
 import statistics
 import threading
@@ -280,15 +279,22 @@ def test_an_intra_frame_is_waited_for_while_data_comes(tmp_path: Path, intra_aft
             image = av.VideoFrame.from_ndarray(picture((96, 128), i % 50 / 50), format="rgb24")
             container.mux(stream.encode(image))
         container.mux(stream.encode())
-    data, over = path.read_bytes(), threading.Event()
+    data = path.read_bytes()
     at = len(data) * round(20 - intra_after_s) // 24  # joined so long before the second intra frame
-    with sender(data[at:], len(data) / 24, over) as port:
-        with Watched(StreamConfig(source=f"udp://127.0.0.1:{port}", timeout_s=1)) as watched:
-            watched.wait_frames(5)
-        assert sum(isinstance(event, Waiting) for event in watched.events) == 1
-        assert not any(isinstance(event, Disconnected) for event in watched.events)
-        text = str(next(event for event in watched.events if isinstance(event, Waiting)))
-        assert re.search(r"udp://127", text)
+    tried = []
+    while len(tried) < 3:  # a machine that stands still for a second is a camera that does
+        over = threading.Event()
+        with (
+            sender(data[at:], len(data) / 24, over) as port,
+            Watched(StreamConfig(source=f"udp://127.0.0.1:{port}", timeout_s=1)) as watched,
+        ):
+            watched.wait_more(5)
+        tried.append(watched.events)
+        waits = [event for event in watched.events if isinstance(event, Waiting)]
+        if len(waits) == 1 and watched.losses() == 0:
+            assert "udp://127" in str(waits[0])
+            return
+    raise AssertionError(tried)
 
 
 @contextlib.contextmanager
