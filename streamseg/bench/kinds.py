@@ -111,7 +111,7 @@ class Measuring:
             kind.network_share = self._new_share(kind)
 
     def times(self, piece: Piece, config: EngineConfig, stream: StreamConfig) -> StageTimes:
-        """Raises FFmpegError, EngineError."""
+        """Raises SourceError, EngineError."""
         engines = self.engines(config)
         return stage_times(
             piece,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import av
 from av.video.frame import VideoFrame
 
 from streamseg.bench.side_by_side import Spent, side_by_side
+from streamseg.errors import SourceError
 from streamseg.sources.events import SkipFrames
 from streamseg.sources.live import Thinning
 from streamseg.sources.reading import OpenSource
@@ -34,16 +37,18 @@ class Piece:
     extradata: bytes | None
 
     def decoded(self) -> Iterator[VideoFrame]:
-        """Its pictures, again and again, without an end; raises FFmpegError."""
+        """Its pictures, again and again, without an end; raises SourceError where there is none."""
         for images in self.steps((True,) * len(self.packets)):
             yield from images
 
     def steps(self, taken: Sequence[bool]) -> Iterator[list[VideoFrame]]:
         """Offer its packets to a decoder, again and again; what each of them brings.
 
-        taken: whether each of some rounds of packets is decoded, as taken() gives it.
+        taken: whether each of some rounds of packets is decoded, as taken() gives it. Damaged packets bring
+        none, as in a live stream; raises SourceError where none of a round does.
         """
         while True:
+            shown = 0
             context = av.CodecContext.create(self.codec, "r")
             assert isinstance(context, av.VideoCodecContext)
             if self.extradata:
@@ -55,8 +60,13 @@ class Piece:
                     continue
                 if i and not taken[i - 1]:
                     context.flush_buffers()
-                yield context.decode(av.Packet(self.packets[i % len(self.packets)]))
-            yield context.decode(None)
+                images = _decoded(context, av.Packet(self.packets[i % len(self.packets)]))
+                shown += len(images)
+                yield images
+            rest = _decoded(context, None)
+            if not shown and not rest and any(taken):
+                raise SourceError("none of its pictures can be decoded")
+            yield rest
 
     def taken(self, mode: SkipFrames, max_fps: float | None) -> tuple[bool, ...]:
         """Which packets a live stream with these settings decodes, once it knows its source."""
@@ -76,6 +86,12 @@ class Piece:
                     skipping.next_due(thinning.due_s)
             found.append(takes)
         return tuple(found[before * count :])
+
+
+def _decoded(context: av.VideoCodecContext, packet: av.Packet[Any] | None) -> list[VideoFrame]:
+    with contextlib.suppress(av.error.FFmpegError):
+        return context.decode(packet)
+    return []
 
 
 def piece_of(source: OpenSource, seconds: float) -> Piece | None:

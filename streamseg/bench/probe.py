@@ -73,7 +73,12 @@ def _piece(config: StreamConfig, name: str) -> Piece:
         except (av.error.FFmpegError, OSError) as error:
             raise SourceError(f"{source.url}: cannot be read ({error})") from error
         size, codec, fps = source.size, source.codec, source.fps
+        url = source.url
     if found is not None:
+        try:
+            next(found.decoded())
+        except SourceError as error:
+            raise SourceError(f"{url}: {error}") from None
         return found
     return drawn_piece(size, codec if codec in ENCODERS else "h264", None if fps is None else float(fps))
 

@@ -80,7 +80,7 @@ def stage_times(
     """Measure all stages of a piece; blocks for some `seconds` for each of them.
 
     engines: the replicas. threads: how many threads run at once besides the network's, one for each core.
-    Raises FFmpegError for packets that cannot be decoded, EngineError.
+    Raises SourceError where no packet can be decoded, EngineError.
     """
     decode = decoding(piece, threads, seconds, skip_frames, max_fps)
     images = list(itertools.islice(piece.decoded(), KEPT))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import cv2
 import msgspec
 import numpy as np
 import pytest
 
 from streamseg.bench.capacity import CapacityResult
+from streamseg.bench.pieces import Piece
+from streamseg.errors import SourceError
 from tests.cameras import RtspCamera, encoded
 from tests.engines import tiny_engine
 from tests.integration.command import Command, streamseg
@@ -27,7 +32,7 @@ def _seconds_are_short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def _config(path: Path, engine: Path, **streams: str) -> Path:
+def _config(path: Path, engine: Path, **streams: str | Path) -> Path:
     lines = "".join(
         f'[streams.{name}]\nsource = "{source}"\nmax_fps = 5\n' for name, source in streams.items()
     )
@@ -98,6 +103,26 @@ def test_a_source_that_cannot_be_opened_is_one_line_and_the_others_go_on(
     assert ended.out.startswith("this machine holds about ")
     (line,) = (line for line in ended.out.splitlines() if line.startswith("left out: "))
     assert line.startswith(f"left out: yard: {away}: ")
+
+
+def test_a_damaged_packet_is_left_out_as_in_a_stream(
+    streamseg: Command, tmp_path: Path, tiny_engine: Path
+) -> None:
+    jpeg = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
+    with av.open(str(tmp_path / "yard.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuvj420p"
+        for i in range(20):
+            packet = av.Packet(bytes(200) if i % 5 == 4 else jpeg)
+            packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, i, i, True
+            packet.time_base = Fraction(1, 25)
+            container.mux(packet)
+    ended = streamseg("capacity", _config(tmp_path / "site.toml", tiny_engine, a=tmp_path / "yard.avi"))
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("this machine holds about ")
+    nothing = Piece("mjpeg", (48, 64), 25.0, (bytes(200),) * 5, (True,) * 5, None)
+    with pytest.raises(SourceError, match="none of its pictures can be decoded"):
+        next(nothing.decoded())
 
 
 def test_without_any_source_there_is_one_line(streamseg: Command, tmp_path: Path, tiny_engine: Path) -> None:
