@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -11,10 +12,12 @@ from streamseg.bench.kinds import Kind, Measuring, written
 from streamseg.bench.probe import drawn_piece
 from streamseg.bench.stages import StageTimes
 from streamseg.config import Precision
-from streamseg.errors import EngineError
+from streamseg.errors import EngineError, OutputError
 from streamseg.live.capacity import Room, fitting_fps, held
 from streamseg.runtime.cpus import usable_cores
 from streamseg.types import Size
+
+log = logging.getLogger(__name__)
 
 SMALL: Size = (360, 640)  # of a camera's second stream
 
@@ -102,7 +105,11 @@ def _second_streams(
     for kind in kinds:
         codec = kind.piece.codec if kind.piece.codec in ENCODERS else "h264"
         if _larger(kind.piece.size) and codec not in small:
-            clip = drawn_piece(SMALL, codec, kind.piece.fps)
+            try:
+                clip = drawn_piece(SMALL, codec, kind.piece.fps)
+            except OutputError as error:  # this FFmpeg has no encoder, or there is no room: a hint less
+                log.debug("no second stream: %s", error)
+                return
             small[codec] = measuring.times(clip, kind.engine, kind.stream)
 
     def change(kind: Kind) -> dict[str, float]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from streamseg.bench.capacity import CapacityResult
+from streamseg.bench.clips import ENCODERS
 from streamseg.bench.pieces import Piece
 from streamseg.errors import SourceError
 from tests.cameras import RtspCamera, encoded
@@ -103,6 +104,18 @@ def test_a_source_that_cannot_be_opened_is_one_line_and_the_others_go_on(
     assert ended.out.startswith("this machine holds about ")
     (line,) = (line for line in ended.out.splitlines() if line.startswith("left out: "))
     assert line.startswith(f"left out: yard: {away}: ")
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_without_an_encoder_there_is_a_hint_less(
+    streamseg: Command, tmp_path: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch, drawn: bool
+) -> None:
+    if not drawn:
+        monkeypatch.setitem(ENCODERS, "h264", "libnone")
+    clip = draw_clip(tmp_path / "street.mp4", size=(96, 128))
+    ended = streamseg("capacity", "--source", clip, "--engine", tiny_engine)
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("this machine holds about ")
 
 
 def test_a_damaged_packet_is_left_out_as_in_a_stream(
