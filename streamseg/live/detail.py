@@ -115,17 +115,16 @@ class _Opening:
         try:
             frame = self._first(streams)
             jpeg = jpeg_of(frame.rgb, JPEG_QUALITY)
-        except SourceError as error:
-            problem = str(error)
+        except Exception as error:  # of any kind it is the source's failure, as of a stream
+            log.debug("%s: no detailed picture", self.stream, exc_info=error)
             if self._ended is not None:
                 raise self._ended from None
+            problem = f"its detail_source failed inside: {type(error).__name__}: {one_line(error)}"
+            if isinstance(error, SourceError):
+                problem = str(error)
             if self.stop.is_set():
                 problem = f"its detail_source has given no picture in {self.limit_s:g} s"
             raise ControlError("failed", f"{self.stream}: {problem}") from None
-        except Exception as error:  # the source's failure, as of a stream
-            log.debug("%s: failed inside", self.stream, exc_info=error)
-            what = f"its detail_source failed inside: {type(error).__name__}: {one_line(error)}"
-            raise ControlError("failed", f"{self.stream}: {what}") from None
         height, width = frame.size
         took_s = time.monotonic() - begun_s
         log.info("%s: a detailed picture, %dx%d, in %.1f s", self.stream, width, height, took_s)
