@@ -37,8 +37,13 @@ ANY = "tcp://127.0.0.1:*"
 
 @contextmanager
 def relaying(
-    upstreams: list[str], config: PublishConfig | None = None, server_key: bytes = b""
+    upstreams: list[str],
+    config: PublishConfig | None = None,
+    server_key: bytes = b"",
+    *,
+    within_s: float = 5.0,
 ) -> Iterator[Relay]:
+    """A relay in a thread. within_s: what a daemon has not sent by then is left out of a snapshot."""
     relay = Relay([(u, server_key) for u in upstreams], config or PublishConfig(endpoint=ANY))
     errors: list[BaseException] = []
 
@@ -54,7 +59,9 @@ def relaying(
     try:
         assert relay.ready.wait(LIMIT_S)
         assert not errors
-        yield relay
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("streamseg.relay.rounds.ANSWER_WITHIN_S", within_s)
+            yield relay
     finally:
         relay.stop()
         thread.join(LIMIT_S)
@@ -218,7 +225,7 @@ def test_a_late_joiner_has_the_last_mask_and_the_label_set_without_waiting_for_a
 
 def test_a_snapshot_does_not_wait_for_a_daemon_that_is_away(publisher: Publisher) -> None:
     publisher.put(make_mask(7))
-    with relaying([publisher.endpoint, f"tcp://127.0.0.1:{free_port()}"]) as relay:
+    with relaying([publisher.endpoint, f"tcp://127.0.0.1:{free_port()}"], within_s=0.5) as relay:
         until(lambda: relay.stats.connected == 1)
         with zmq.Context() as context, context.socket(zmq.REQ) as asker:
             asker.setsockopt(zmq.LINGER, 0)
