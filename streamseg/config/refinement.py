@@ -98,7 +98,8 @@ class RefinementConfig(Settings, frozen=True):
         Meta(
             gt=0,
             le=60,
-            description="Live: a keyframe older than this (s) is dropped.",
+            description="Live: a keyframe older than this (s) is dropped; the start of the CRF's process "
+            "does not count.",
         ),
     ] = 2.0
     timeout_s: Annotated[

@@ -93,7 +93,9 @@ class CrfWorker:
             self._leave_out(keyframe.stream, "restarting")
             return None
         try:
+            began = time.monotonic()
             child = self._running_child()
+            started_s = time.monotonic() - began  # long only where the process had to be started
             answer: Answer = child.channel.ask(keyframe.request(), self._config.timeout_s)
         except (ChildLost, TimeoutError, OSError) as error:
             self._leave_out(keyframe.stream, "lost")
@@ -107,13 +109,13 @@ class CrfWorker:
             log.debug("%s: the CRF refused a keyframe: %s", keyframe.stream, answer.problem)
             self._stats.of(keyframe.stream).refine_error = answer.problem
             return None
-        if self._too_old(logits):
+        if self._too_old(logits, started_s):
             return None
         posterior = answer.posterior
         return Refined(logits, posterior.log_probabilities, answer.took_s, posterior.labels)
 
-    def _too_old(self, logits: Logits) -> bool:
-        age_s = (time.monotonic_ns() - logits.frame.decoded_ns) / 1e9
+    def _too_old(self, logits: Logits, started_s: float = 0.0) -> bool:
+        age_s = (time.monotonic_ns() - logits.frame.decoded_ns) / 1e9 - started_s
         if age_s <= self._config.max_age_s:
             return False
         self._leave_out(logits.frame.stream, "too old")

@@ -60,11 +60,11 @@ def keyframe(seq: int = 0, stream: str = "gate", age_s: float = 0.0, bad: bool =
 class Running:
     """A worker in its thread, with what it delivered."""
 
-    def __init__(self, config: RefinementConfig, script: str | None) -> None:
+    def __init__(self, config: RefinementConfig, script: str | None, before: str) -> None:
         self.stats = Stats()
         self.delivered: list[Refined] = []
         self.ended: list[BaseException | None] = []
-        command = None if script is None else [sys.executable, "-c", PREAMBLE + script]
+        command = None if script is None else [sys.executable, "-c", before + script]
         config = msgspec.structs.replace(config, priority="normal")  # others may use all of the machine
         self.worker = CrfWorker(config, self.stats, command)
         self.thread = threading.Thread(target=self._run)
@@ -105,14 +105,22 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 channel = Channel(socket.socket(fileno=int(sys.argv[1])))
 channel.receive(); channel.send("ready")
 """
+STARTS_SLOWLY = """
+import runpy, time
+time.sleep(2.5)
+runpy.run_module("streamseg.refinement.crf_worker", run_name="__main__", alter_sys=True)
+"""
 HANGS = "channel.receive(); time.sleep(1000)"
 NEVER_READS = "time.sleep(1000)"
 DIES = "channel.receive(); os.kill(os.getpid(), signal.SIGSEGV)"
 
 
 @contextmanager
-def running(config: RefinementConfig | None = None, script: str | None = None) -> Iterator[Running]:
-    run = Running(config or RefinementConfig(max_age_s=60, timeout_s=LIMIT_S), script)
+def running(
+    config: RefinementConfig | None = None, script: str | None = None, before: str | None = None
+) -> Iterator[Running]:
+    config = config or RefinementConfig(max_age_s=60, timeout_s=LIMIT_S)
+    run = Running(config, script, PREAMBLE if before is None else before)
     run.thread.start()
     try:
         yield run
@@ -224,6 +232,14 @@ def test_a_keyframe_that_is_too_old_is_left_out() -> None:
         until(lambda: run.unrefined, "what became of it")
         assert run.unrefined == {"too old": 1}
         assert children() == []
+
+
+def test_the_first_keyframe_is_refined_however_long_the_process_takes_to_start() -> None:
+    config = RefinementConfig(max_age_s=2.0, timeout_s=LIMIT_S)
+    with running(config, STARTS_SLOWLY, before="") as run:
+        run.worker.submit(keyframe())
+        until(lambda: run.settled(), lambda: run.unrefined)
+        assert run.unrefined == {}
 
 
 def test_a_keyframe_the_crf_refuses_costs_itself_and_nothing_else() -> None:
