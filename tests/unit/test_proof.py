@@ -13,11 +13,14 @@ from streamseg.config import EngineConfig
 from streamseg.errors import EngineError
 from streamseg.inference.backends import device, select
 from streamseg.inference.backends.device import cpu_has_int8
+from streamseg.inference.backends.protocol import Choice, backend_of
 from streamseg.inference.backends.select import choices
+from streamseg.inference.engine import Engine
+from streamseg.inference.plans import hot_swap
 from streamseg.inference.plans import proof as proofs
 from streamseg.inference.plans.cache import Agreement
 from streamseg.inference.plans.hot_swap import Upgrade, start_engines
-from streamseg.inference.plans.load import close_all, load_engine, proof_of
+from streamseg.inference.plans.load import close_all, load_choice, load_engine, proof_of
 from streamseg.inference.plans.proof import Proof, form_of, kept_proof
 from streamseg.inference.plans.verify import Cost, Measured
 from tests.engines import write_two_forms
@@ -186,6 +189,31 @@ def test_a_start_that_cannot_wait_serves_fp32_and_exchanges_it(tmp_path: Path, o
         assert told[-1] == ("running", "", "tiny/int8/onnx")
         assert upgrade.engines[0].info.id == "tiny/int8/onnx"
     close_all(upgrade.engines)
+
+
+@pytest.mark.usefixtures("processor", "own_cache")
+def test_a_form_that_cannot_be_loaded_does_not_stand_in_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = EngineConfig(name=str(write_two_forms(tmp_path / "tiny")), threads=1)
+    int8, fp32 = choices(config)
+    broken = int8._replace(backend=backend_of("torch"))  # which has no plans
+    good = Proof(form=form_of(broken), measured=measured())
+
+    def load(choice: Choice) -> Engine:
+        if choice.engine_id == broken.engine_id:
+            raise EngineError("its library is damaged")
+        return load_choice(choice)
+
+    monkeypatch.setattr(hot_swap, "choices", lambda _: [broken, int8, fp32])
+    monkeypatch.setattr(hot_swap, "load_choice", load)
+    monkeypatch.setattr(
+        hot_swap, "kept_proof", lambda choice: good if choice.engine_id == broken.engine_id else None
+    )
+    engines, better = start_engines(config, wait_s=0)
+    close_all(engines)
+    assert engines[0].info.id == fp32.engine_id
+    assert [one.engine_id for one in better] == [int8.engine_id]
 
 
 @pytest.mark.usefixtures("processor", "own_cache")

@@ -122,10 +122,11 @@ def start_engines(config: EngineConfig, wait_s: float = PROVE_WITHIN_S) -> tuple
     where no engine can serve meanwhile. Raises EngineError.
     """
     found = choices(config)
+    at = 0  # of the choice that is tried; those before it have failed
     deadline_s = time.monotonic() + wait_s
 
     def stand_in() -> Choice | None:
-        return fallback(config, [one for one in found if _may_serve(config, one)])
+        return fallback(config, [one for one in found[at:] if _may_serve(config, one)])
 
     def spare() -> Engine:
         ready = stand_in()
