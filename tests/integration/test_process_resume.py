@@ -285,7 +285,7 @@ def test_a_file_keeps_the_form_of_the_network_in_which_it_was_begun(
     ) -> list[tuple[str, bool]]:
         ended = process_files(
             [clip], tmp_path / out, config, stop=stop,
-            on_event=lambda event: stop.set() if stop and isinstance(event, Progressed) else None,
+            on_event=lambda event: stop.set() if stop and event == Progressed(str(clip), 12) else None,
         ).finished  # fmt: skip
         return [(one.manifest.identity.engine, one.again) for one in ended]
 
