@@ -145,7 +145,8 @@ def test_a_reload_takes_effect_and_a_bad_one_fails_and_changes_nothing(machine: 
     pid = machine.main_pid
     with subscribe(endpoint, newest=False, queue=100_000, snapshot=False, timeout_s=LIMIT_S) as masks:
         first = next(masks)
-        two = SITE + '[streams.yard]\nsource = "/etc/streamseg/clip.mp4"\nloop = true\nmax_fps = 5\n'
+        yard = SITE[SITE.index("[streams.gate]") :].replace("gate", "yard")  # in real time: none is lost
+        two = SITE + yard
         assert reload(machine, two) == "success", machine.journal()
         while next(masks).stream != "yard":
             pass
