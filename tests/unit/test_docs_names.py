@@ -39,10 +39,13 @@ def _exists(name: str) -> bool:
     return name in MADE or (ROOT / name).exists() or any(path.endswith(f"/{name}") for path in _files())
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+OF_TODAY = [
+    document for document in DOCUMENTS if document.name != "CHANGELOG.md"
+]  # that names what there was
+
+
+@pytest.mark.parametrize("document", OF_TODAY, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_file_that_a_document_names_exists(document: Path) -> None:
-    if document.name == "CHANGELOG.md":
-        pytest.skip("names what earlier versions had")
     text = document.read_text("utf-8")
     paths = re.findall(
         r"(?<![\w/.~-])((?:[\w-]+/)+[\w-]+\.(?:py|cpp|h|toml|service|conf)|[a-z_0-9]+\.py)\b", text

@@ -135,9 +135,8 @@ ENCODES = [
 def test_an_encoded_picture_is_scaled_as_its_rgb_is(
     tmp_path: Path, codec: str, pix_fmt: str, size: Size
 ) -> None:
-    if size[1] % 2 and pix_fmt == "yuyv422":
-        pytest.skip("its pixels come in pairs")
-    if codec in ("libx264", "libx265") and size[1] % 2 and "444" not in pix_fmt:
+    pairs = pix_fmt == "yuyv422" or (codec in ("libx264", "libx265") and "444" not in pix_fmt)
+    if size[1] % 2 and pairs:
         size = (362, 486)  # such encoders take even sides only; these are cropped from whole blocks
     scene = scale_picture(draw_scene(2.0)[0], size)
     path = tmp_path / {"gif": "clip.gif", "rawvideo": "clip.avi"}.get(codec, "clip.mkv")
