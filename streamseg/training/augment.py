@@ -18,6 +18,7 @@ from streamseg.training.recipe import AugmentRecipe
 Image = npt.NDArray[np.uint8]
 Affine = npt.NDArray[np.float64]
 
+MOTION = 12.0  # pixels that things go from one frame to the next, at most, but for the scale
 RAMP = np.arange(256, dtype=np.float32) / 255
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -54,6 +55,23 @@ def random_view(
         offset = np.clip(wanted - linear @ (np.array([centre[1], centre[0]]) - middle), -slack, slack)
     target = crop_middle + offset - linear @ middle
     return np.concatenate([linear, target[:, None]], axis=1)
+
+
+def random_motion(rng: np.random.Generator, crop_size: tuple[int, int]) -> Affine:
+    """A 2x3 matrix of what a camera does to a picture until its next frame: shift, scale, a slight turn."""
+    middle = np.array([crop_size[1], crop_size[0]]) / 2
+    scale, angle = np.exp(rng.uniform(-0.05, 0.05)), np.deg2rad(rng.uniform(-1, 1))
+    linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shift = rng.uniform(-MOTION, MOTION, 2)
+    return np.concatenate([linear, (middle + shift - linear @ middle)[:, None]], axis=1)
+
+
+def after(motion: Affine | None, view: Affine) -> Affine:
+    """The view, and what it shows then moved."""
+    if motion is None:
+        return view
+    linear = motion[:, :2] @ view[:, :2]
+    return np.concatenate([linear, (motion[:, :2] @ view[:, 2] + motion[:, 2])[:, None]], axis=1)
 
 
 def warp(rgb: Image, labels: Image, view: Affine, crop_size: tuple[int, int]) -> tuple[Image, Image]:

@@ -97,20 +97,21 @@ class Clips:
         return Pairs(*(np.stack(part) for part in zip(*drawn, strict=True)))
 
 
-def temporal_loss(now: Tensor, before: Tensor, pairs: Pairs) -> Tensor:
+def temporal_loss(now: Tensor, before: Tensor, where: F32, trust: F32 | None = None) -> Tensor:
     """Squared difference of the probabilities now and before, moved along the flow, where that is trusted.
 
-    Logits (N, C, h, w) of the pairs' frames; mean over what is trusted.
+    Logits (N, C, h, w) of two frames each; where (N, h, w, 2): x, y of each cell of now on the grid of
+    before; trust (N, h, w), None: all of it. Mean over what is trusted.
     """
-    where, trusted = (torch.from_numpy(part).to(now.device) for part in (pairs.where, pairs.trust))
+    place = torch.from_numpy(where).to(now.device)
     height, width = now.shape[2:]
-    scale = torch.tensor([2 / width, 2 / height], device=where.device)
-    grid = (where + 0.5) * scale - 1  # grid_sample's positions: -1 and 1 are the borders
+    scale = torch.tensor([2 / width, 2 / height], device=place.device)
+    grid = (place + 0.5) * scale - 1  # grid_sample's positions: -1 and 1 are the borders
     moved = F.grid_sample(
         before.float().softmax(1), grid, mode="bilinear", padding_mode="border", align_corners=False
     )
     inside = ((grid >= -1) & (grid <= 1)).all(-1)
-    weight = trusted * inside
+    weight = inside.float() if trust is None else inside * torch.from_numpy(trust).to(now.device)
     squared = (now.float().softmax(1) - moved).square().sum(1)
     return (squared * weight).sum() / weight.sum().clamp(min=1e-6)
 

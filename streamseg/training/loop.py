@@ -26,7 +26,7 @@ from streamseg.training.arithmetic import check_arithmetic, use_bf16
 from streamseg.training.census import Census, class_table, shared_pictures
 from streamseg.training.checkpoint import load_checkpoint, save_checkpoint
 from streamseg.training.clips import Clips, temporal_loss
-from streamseg.training.data import Picture, TrainingImages
+from streamseg.training.data import Batch, TrainingImages
 from streamseg.training.divergence import FirstNotFinite
 from streamseg.training.initial import digest, initial_file, start_from
 from streamseg.training.log import EpochEntry, RunProgress, read_log, write_log
@@ -202,7 +202,7 @@ class _Run:
         write_log(self.out, self.history)
         progress.epoch(entry)
 
-    def _step(self, batch: Picture, done: float, number: int, phase: int) -> Tensor:
+    def _step(self, batch: Batch, done: float, number: int, phase: int) -> Tensor:
         recipe = self.recipe
         for group, factor in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = factor * learning_rate(recipe, done)
@@ -215,8 +215,12 @@ class _Run:
         temporal: Tensor | None = None
         if pairs is not None:
             now, before = logits[len(truth) :].chunk(2)
-            temporal = recipe.temporal_weight * temporal_loss(now, before, pairs)
+            temporal = recipe.temporal_weight * temporal_loss(now, before, pairs.where, pairs.trust)
             logits, auxiliary = logits[: len(truth)], auxiliary[: len(truth)]
+        elif batch.where is not None:
+            moved = len(batch.where)
+            steady = temporal_loss(logits[:moved], logits[-moved:], batch.where)
+            temporal = recipe.temporal_weight * steady
         loss = cross_entropy(logits, truth, self.weights, phase)
         loss = loss + recipe.auxiliary_weight * cross_entropy(auxiliary, truth, self.weights, phase)
         if recipe.lovasz_weight and done >= recipe.lovasz_from:

@@ -204,8 +204,22 @@ class TrainRecipe(Settings, frozen=True):
     ] = 0.35
     temporal_weight: Annotated[
         float,
-        Meta(ge=0, le=100, description="Weight of the loss between neighbouring frames of each --clip."),
+        Meta(
+            ge=0,
+            le=100,
+            description="Weight of the loss between neighbouring frames of each --clip, or between crops and "
+            "the same ones moved.",
+        ),
     ] = 0.0
+    temporal_moved: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2048,
+            description="Crops of a batch that are others of it once more, moved as a camera moves from one "
+            "frame to the next: instead of clips.",
+        ),
+    ] = 0
     temporal_pairs: Annotated[
         int, Meta(ge=1, le=256, description="Pairs of frames in a step, beside the batch's crops.")
     ] = 2
@@ -251,6 +265,11 @@ class TrainRecipe(Settings, frozen=True):
         return self.network in LITE
 
     @property
+    def drawn_crops(self) -> int:
+        """Crops of a batch that are not others of it, moved."""
+        return self.batch_size - self.temporal_moved
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.classes)
 
@@ -275,6 +294,13 @@ def _relations(recipe: TrainRecipe) -> Iterator[str]:
                 f"distil.classes.{theirs}: must be one of the recipe's classes "
                 f"({', '.join(recipe.class_names)}); is {ours!r}"
             )
+    if 2 * recipe.temporal_moved > recipe.batch_size:
+        yield (
+            f"temporal_moved: must be at most half of batch_size ({recipe.batch_size}); "
+            f"is {recipe.temporal_moved}"
+        )
+    if recipe.temporal_moved and not recipe.temporal_weight:
+        yield "temporal_moved: goes with a temporal_weight above 0; is 0"
     if recipe.pretrained and recipe.batch_size == 1:
         yield (
             f"batch_size: must be at least 2 for {recipe.network}, whose pyramid normalises over the batch; "
