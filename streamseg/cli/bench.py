@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 import msgspec
 
-from streamseg.cli.settings import as_json, given, options_from
+from streamseg.cli.settings import as_json, engine_option, given, options_from
 from streamseg.config import (
     BackendName,
     Config,
@@ -35,7 +35,7 @@ def command() -> None:
 
 @command.command()
 @click.option("--source", "sources", multiple=True, required=True, help="A stream; may be repeated.")
-@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@engine_option
 @click.option(
     "--also", multiple=True, help="Another engine, beside the first, on the same sources; may be repeated."
 )
@@ -133,7 +133,7 @@ def engine(names: tuple[str, ...], source: str, zoo: bool, as_json: bool, **opti
 @click.option("--count", type=click.IntRange(1), default=24, help="How many live streams.")
 @click.option("--fps", type=click.FloatRange(1), default=8.0, help="Frames a second of each.")
 @click.option("--max-age-ms", type=click.FloatRange(1), default=250.0, help="No mask may be older.")
-@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@engine_option
 @options_from(EngineConfig, "backend", "precision", "input_size", "threads", "replicas", "max_batch")
 @options_from(StreamConfig, "mask_size", "gate", "gate_min_s")
 @click.option("--seconds", type=click.FloatRange(1), default=30.0, help="How long to measure.")

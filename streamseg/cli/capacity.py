@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from streamseg.cli.bench import show_table
-from streamseg.cli.settings import as_json, given, options_from
+from streamseg.cli.settings import as_json, engine_option, given, options_from
 from streamseg.config import Config, EngineConfig, StreamConfig, build_settings, load_config
 from streamseg.errors import UsageError
 from streamseg.runtime.log import start_logging
@@ -37,7 +37,7 @@ NAMES_SHOWN = 4
 @click.option("--count", type=click.IntRange(1), default=1, help="How many streams of each --source.")
 @click.option("--fps", "max_fps", type=click.FloatRange(0.1, 1000), help="Masks a second of each.")
 @options_from(StreamConfig, "mask_size")
-@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@engine_option
 @options_from(EngineConfig, "backend", "precision", "input_size", "threads", "replicas")
 @as_json
 def command(

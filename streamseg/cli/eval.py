@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from streamseg.cli.settings import options_from
+from streamseg.cli.settings import engine_option, options_from
 from streamseg.config import CrfConfig, EngineConfig, PrecisionSetting, RefinementConfig
 from streamseg.errors import UsageError
 from streamseg.runtime.terminal import echo, echo_document
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@engine_option
 @click.option("--data", type=click.Path(path_type=Path), help="A folder with images/ and labels/.")
 @click.option(
     "--precision",

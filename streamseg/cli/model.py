@@ -9,10 +9,8 @@ import click
 from streamseg.errors import UsageError
 from streamseg.models.weights import RELEASED, SOURCES, Source, fetch, find_source
 from streamseg.models.zoo import NETWORKS, find_network
-from streamseg.runtime.folders import cache_folder
+from streamseg.runtime.folders import FETCHED_WEIGHTS, cache_folder
 from streamseg.runtime.terminal import echo
-
-WEIGHTS = "weights"  # the cache's name
 
 
 @click.group()
@@ -31,23 +29,18 @@ def list_() -> None:
 
 def _line(name: str, parameters: int, source: Source, how: str = "fetch") -> None:
     how = "by hand" if source.by_hand else how
-    cached = ", in the cache" if (cache_folder(WEIGHTS) / source.file).is_file() else ""
+    cached = ", in the cache" if (cache_folder(FETCHED_WEIGHTS) / source.file).is_file() else ""
     echo(f"{name:44} {parameters / 1e6:6.2f} M  {how:8} {source.file}{cached}")
 
 
 @command.command("fetch")
 @click.argument("name")
 @click.option("--cache", type=click.Path(path_type=Path), help="Another folder for the cache.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    show_default="engines/NAME",
-    help="The new folder of a released engine.",
-)
+@click.option("--out", type=click.Path(path_type=Path), help="Another folder for a released engine.")
 def fetch_(name: str, cache: Path | None, out: Path | None) -> None:
     """Download the published weights of the network NAME to the cache; resumes interrupted downloads.
 
-    Of a released engine (streamseg model list) the engine is made, too.
+    Of a released engine (streamseg model list) the engine is made, too, in the cache.
     """
     from streamseg.cli.progress import Bar
 
@@ -55,12 +48,12 @@ def fetch_(name: str, cache: Path | None, out: Path | None) -> None:
     if out is not None and name not in RELEASED:
         raise UsageError(f"--out: {name} is no released engine; make one with: streamseg model import")
     with Bar(source.file) as bar:
-        path = fetch(name, cache or cache_folder(WEIGHTS), lambda have, whole: bar.at(have, whole or have))
+        path = fetch(name, cache or cache_folder(FETCHED_WEIGHTS), bar.at)
     echo(f"{path}: downloaded; licence: {source.licence}")
     if name in RELEASED:
-        from streamseg.models.tflite_engine import write_released
+        from streamseg.models.released import fetch_engine
 
-        folder = write_released(name, path, out or Path("engines") / name)
+        folder = fetch_engine(name, cache=cache, out=out)
         found = name if out is None else folder
         echo(f"{folder}: written; run it with: streamseg run --engine {found} --source SOURCE --watch --web")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from streamseg.cli.settings import label_options, labels_given, options_from
+from streamseg.cli.settings import engine_option, label_options, labels_given, options_from
 from streamseg.config import (
     CrfConfig,
     EngineConfig,
@@ -32,7 +32,7 @@ ASIDE = ("engine", "refinement", "zones", "start_s", "end_s")  # options of thei
     required=True,
     help="Folder for the results; created if missing. Or an address, such as s3://BUCKET/PATH.",
 )
-@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@engine_option
 @options_from(EngineConfig, "precision", "input_size", "threads")
 @label_options
 @options_from(ProcessConfig, *(name for name in HELP if name not in ASIDE))

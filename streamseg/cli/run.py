@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from streamseg.cli import show_error
-from streamseg.cli.settings import given, label_options, labels_given, options_from
+from streamseg.cli.settings import engine_option, given, label_options, labels_given, options_from
 from streamseg.config import (
     Config,
     EngineConfig,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Keep trying a camera or address that cannot be opened at the start.",
 )
-@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@engine_option
 @options_from(EngineConfig, "backend", "precision", "input_size", "threads", "replicas")
 @label_options
 @options_from(PublishConfig, "endpoint", "encoding")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamseg.cli.settings import given, options_from
+from streamseg.cli.settings import engine_option, given, options_from
 from streamseg.config import EngineConfig, build_settings
 from streamseg.errors import OutputError, SourceError, UsageError
 from streamseg.runtime.terminal import echo
@@ -26,7 +26,7 @@ STDIN = "-"
 
 @click.command()
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...")
-@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
+@engine_option
 @click.option(
     "--out", default="segmented", help="Folder for the results; made if missing. - is standard output."
 )

@@ -10,10 +10,37 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import click
 import msgspec
 
-from streamseg.config import LabelsConfig, Settings, bare_type, settings_fields
+from streamseg.config import EngineConfig, LabelsConfig, Settings, bare_type, settings_fields
 from streamseg.errors import UsageError
+from streamseg.runtime.terminal import echo
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def engine_option(function: F) -> F:
+    """Add --engine, given as `name`; a released engine that is not here yet is fetched."""
+    add = click.option(
+        "--engine",
+        "name",
+        default=EngineConfig().name,
+        callback=_fetched,
+        help="An engine's name or its folder; a released one (streamseg model list) is fetched.",
+    )
+    return add(function)
+
+
+def _fetched(context: click.Context, parameter: click.Parameter, name: str) -> str:
+    from streamseg.models.released import fetch_engine, is_missing
+    from streamseg.models.sources import RELEASED
+
+    if is_missing(name) and not context.resilient_parsing:
+        from streamseg.cli.progress import Bar
+
+        with Bar(name) as bar:
+            folder = fetch_engine(name, bar.at)
+        echo(f"{folder}: fetched; licence: {RELEASED[name].source.licence}", err=True)
+    return name
+
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

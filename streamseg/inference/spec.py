@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -20,7 +21,8 @@ from streamseg.config import Precision, Settings, build_settings, toml_tables
 from streamseg.config.settings import CONTROL_CHARACTERS
 from streamseg.config.text_file import read_text
 from streamseg.crf.params import KERNEL_KEYS, CrfParams
-from streamseg.errors import ConfigError, EngineError
+from streamseg.errors import ConfigError, EngineError, OutputError
+from streamseg.runtime.folders import FETCHED_ENGINES, cache_folder
 from streamseg.types import IGNORE, AnswerKind, ClassInfo, LabelSet
 
 FP32, INT8 = "model.onnx", "model.int8.onnx"
@@ -268,10 +270,12 @@ def _crf_problems(crf: CrfParams, classes: int) -> Iterator[str]:
 
 
 def engine_folders() -> list[Path]:
-    """Where engines are looked for: $STREAMSEG_ENGINES, ./engines, the package's own, a checkout's."""
+    """Where engines are looked for: $STREAMSEG_ENGINES, ./engines, the package, a checkout, the cache."""
     package = Path(__file__).resolve().parents[1]
     named = [Path(p) for p in os.environ.get("STREAMSEG_ENGINES", "").split(os.pathsep) if p]
     folders = [*named, Path("engines"), package / "engines", package.parent / "engines"]
+    with contextlib.suppress(OutputError):  # a user without a home
+        folders.append(cache_folder(FETCHED_ENGINES))
     return [f for f in folders if f.is_dir()]
 
 
@@ -292,7 +296,11 @@ def find_engine(name: str) -> tuple[Path, EngineSpec]:
     for folder in engine_folders():
         if (folder / name / "engine.toml").is_file():
             return folder / name, read_spec(folder / name)
-    known = sorted({path.name for path, _ in list_engines()})
+    from streamseg.models.sources import RELEASED
+
+    if name in RELEASED:
+        raise EngineError(f"engine {name!r} is not here yet; get it with: streamseg model fetch {name}")
+    known = sorted({*RELEASED, *(path.name for path, _ in list_engines())})
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
     raise EngineError(f"unknown engine {name!r}{hint}")

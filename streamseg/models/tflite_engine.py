@@ -11,12 +11,10 @@ import msgspec
 import numpy as np
 
 from streamseg.crf.params import CrfParams
-from streamseg.crf.presets import preset
 from streamseg.errors import EngineError, UsageError, WeightsError, one_line
 from streamseg.inference.spec import FP32, INT8, ClassEntry, EngineSpec, Normalisation
 from streamseg.inference.spec_text import kept_settings, spec_text
 from streamseg.inference.weights import weights_entry
-from streamseg.models.sources import RELEASED
 from streamseg.models.tflite_convert import convert, is_quantised
 from streamseg.models.tflite_graph import INPUT, Converted
 from streamseg.models.weights.class_names import read_names
@@ -159,19 +157,6 @@ def _fitting(size: Size | None, converted: Converted) -> Size | None:
     if any(side % unit for side in size):
         raise UsageError(f"--input-size: must be multiples of {unit}; is {size[0]}x{size[1]}")
     return size
-
-
-def write_released(name: str, file: Path, out: Path) -> Path:
-    """Make the engine `out` of the file of a released engine; gives the folder. Raises as the one above."""
-    released = RELEASED[name]
-    return write_tflite_engine(
-        file,
-        out,
-        network=released.network,
-        licence=released.source.licence,
-        input_size=released.input_size,
-        crf=preset(released.crf_preset) if released.crf_preset else None,
-    )
 
 
 def _classes(count: int, given: Sequence[ClassEntry] | None, name: str) -> tuple[tuple[ClassEntry, ...], str]:

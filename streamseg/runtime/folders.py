@@ -18,6 +18,9 @@ SHARED = ("/tmp", "/var/tmp", "/dev/shm")
 OVERFLOW_UID = 65534  # what a container shows of users that it does not know, such as the machine's root
 
 
+FETCHED_WEIGHTS, FETCHED_ENGINES = "weights", "engines"  # names for cache_folder()
+
+
 def cache_folder(name: str) -> Path:
     """Where `name` keeps what can be made or fetched again; it is not made.
 

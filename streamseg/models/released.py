@@ -1,0 +1,41 @@
+"""Released engines: a published file is fetched and becomes an engine, once, in the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from streamseg.crf.presets import preset
+from streamseg.inference.spec import engine_folders
+from streamseg.models.sources import RELEASED
+from streamseg.models.tflite_engine import write_tflite_engine
+from streamseg.models.weights.download import OnProgress, fetch
+from streamseg.runtime.folders import FETCHED_ENGINES, FETCHED_WEIGHTS, cache_folder
+
+
+def is_missing(name: str) -> bool:
+    """Whether this is the name of a released engine that is not here yet."""
+    return name in RELEASED and not any((f / name / "engine.toml").is_file() for f in engine_folders())
+
+
+def fetch_engine(
+    name: str, progress: OnProgress | None = None, *, cache: Path | None = None, out: Path | None = None
+) -> Path:
+    """Fetch a released engine; gives its folder: `out`, or one where find_engine() finds it.
+
+    Blocks. Raises WeightsError, EngineError and OutputError; then there is no engine.
+    """
+    file = fetch(name, cache or cache_folder(FETCHED_WEIGHTS), progress)
+    return write_released(name, file, out or cache_folder(FETCHED_ENGINES) / name)
+
+
+def write_released(name: str, file: Path, out: Path) -> Path:
+    """Make the engine `out` of the file of a released engine; gives the folder. Raises as fetch_engine()."""
+    released = RELEASED[name]
+    return write_tflite_engine(
+        file,
+        out,
+        network=released.network,
+        licence=released.source.licence,
+        input_size=released.input_size,
+        crf=preset(released.crf_preset) if released.crf_preset else None,
+    )
