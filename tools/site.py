@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = {  # in the repository → in the site
     "README.md": "index.md",
     "examples/README.md": "examples.md",
-    "engines/camvid-slim/README.md": "engine.md",
+    "engines/camvid-lite/README.md": "camvid-lite.md",
+    "engines/camvid-slim/README.md": "camvid-slim.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",

@@ -23,7 +23,7 @@ class EngineConfig(Settings, frozen=True):
 
     name: Annotated[
         str, Meta(min_length=1, description="An engine's name (streamseg engine list) or its folder.")
-    ] = "camvid-slim"
+    ] = "camvid-lite"
     backend: Annotated[
         BackendName,
         Meta(description="What runs the network; auto takes the best that works here, and says why."),

@@ -35,6 +35,7 @@ NOT_RUN = {
     "streamseg ctl --endpoint": "needs another machine; tests/integration/test_control.py has the keys",
     "streamseg relay": "needs two daemons; tests/integration/test_relay.py",
     "streamseg engine export runs/camvid-slim/": "needs the checkpoint of the default engine",
+    "streamseg engine export runs/camvid-lite/": "needs the checkpoint of the default engine",
     "streamseg eval --engine runs/camvid-slim": "needs the checkpoint of the default engine",
     "streamseg process s3://": "needs an object store; tests/integration/test_process_storage.py has one",
     "streamseg engine quantise LARGEFOV": "needs weights that are downloaded; tests/unit has others",
@@ -57,8 +58,7 @@ NOT_RUN = {
 LONG = (
     "streamseg bench ",
     "python -m benchmarks.",
-    "streamseg eval --engine camvid-slim",
-    "streamseg eval --data $CAMVID",
+    "streamseg eval --engine camvid-",
 )
 
 # Documents of which everything takes long.

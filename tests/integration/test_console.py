@@ -440,7 +440,7 @@ def test_a_real_clip_and_the_default_engine(page: Any, shared_data: Path) -> Non
         page.goto(daemon.url)
         for stream in ("video0", "video1"):
             Tile(page, stream).wait_drawn(5)
-        assert "camvid-slim/int8" in page.locator("#about").text_content()
+        assert "camvid-lite/int8" in page.locator("#about").text_content()
 
 
 def test_the_token_is_asked_for_and_a_cookie_remembers_it(

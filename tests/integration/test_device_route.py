@@ -178,7 +178,7 @@ def test_an_engine_that_takes_arrays_gets_them_and_the_log_says_so(
     for seq, mask in want.items():
         np.testing.assert_array_equal(mask.labels, got[seq].labels)
     assert (
-        "gate: pictures are copied to host memory: camvid-slim/fp32/onnx reads pictures on the host"
+        "gate: pictures are copied to host memory: camvid-lite/fp32/onnx reads pictures on the host"
         in caplog.messages
     )
 

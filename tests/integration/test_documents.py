@@ -49,7 +49,7 @@ SMALLER = {
     "video overlay.mp4 100": "gate overlay.mp4 5",
     "--leave-out north --leave-out south": "--leave-out 0 --leave-out 1",
     "--teacher ENGINE": "--teacher camvid-slim",
-    "compare camvid-slim mine": "compare camvid-slim camvid-slim",  # whose classes have names in common
+    "compare camvid-lite mine": "compare camvid-lite camvid-slim",  # whose classes have names in common
     "streamseg ctl pause gate": "streamseg ctl pause gate && streamseg ctl resume gate",
 }
 CROPS = "\n[augment]\ncrop_size = [64, 96]\n"

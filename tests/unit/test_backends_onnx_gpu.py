@@ -72,5 +72,5 @@ def test_fp16_of_a_graph_computes_the_same_labels() -> None:
     spec = spec_of()
     engine = onnx_gpu.OnnxEngine(spec, "onnx-cuda", "cpu", graph=onnx_gpu.half(spec.graph()))
     batch = np.stack([draw_scene(t)[0] for t in (0.0, 5.0)])
-    want = load_engine(EngineConfig(backend="onnx", precision="fp32"))(batch)
+    want = load_engine(EngineConfig(name="camvid-slim", backend="onnx", precision="fp32"))(batch)
     assert agreement_of([(engine(batch), want)]).argmax_percent > 99.5

@@ -45,7 +45,7 @@ def test_every_class_is_seen_somewhere_and_the_street_lies_where_streets_lie() -
 
 
 def test_the_default_engine_sees_sky_houses_road_and_cars_where_they_are_drawn() -> None:
-    model = Path(__file__).resolve().parents[2] / "engines" / "camvid-slim" / "model.onnx"
+    model = Path(__file__).resolve().parents[2] / "engines" / "camvid-lite" / "model.onnx"
     network = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     drawn, seen = [], []
     for t_s in (1.0, 4.0, 8.5):

@@ -39,4 +39,4 @@ def test_without_a_gpu_tensorrt_rtx_still_builds_for_other_machines(monkeypatch:
 def test_it_says_how_many_streams_this_machine_holds() -> None:
     found = findings()["capacity"]
     assert found.ok
-    assert re.fullmatch(r"about \d+ streams of 480x360 at 8 fps \(camvid-slim/\S+, \d+ cores\)", found.found)
+    assert re.fullmatch(r"about \d+ streams of 480x360 at 8 fps \(camvid-lite/\S+, \d+ cores\)", found.found)

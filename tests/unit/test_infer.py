@@ -138,7 +138,7 @@ def test_an_engine_without_tensors_that_takes_over_gets_the_batch_here() -> None
     (between,) = infer(engine, [frame(surface())])  # was prepared for the one before
     assert isinstance(between.data, np.ndarray)
     np.testing.assert_allclose(before.array, between.array, atol=1e-3)
-    assert (before.engine, between.engine) == ("camvid-slim/fp32/torch", "camvid-slim/fp32/onnx")
+    assert (before.engine, between.engine) == ("camvid-lite/fp32/torch", "camvid-lite/fp32/onnx")
     after = frame(surface())
     infer(engine, [after])
     assert on_host(after)

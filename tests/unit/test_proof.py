@@ -145,8 +145,8 @@ def test_the_default_engine_runs_in_int8_and_says_why(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.INFO):
         engine = load_engine(AUTO)
     engine.close()
-    assert engine.info.id == "camvid-slim/int8/onnx"
-    line = next(m for m in caplog.messages if m.startswith("engine camvid-slim/int8/onnx: "))
+    assert engine.info.id == "camvid-lite/int8/onnx"
+    line = next(m for m in caplog.messages if m.startswith("engine camvid-lite/int8/onnx: "))
     assert "of its labels are as in fp32, and a picture took" in line
 
 
