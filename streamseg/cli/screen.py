@@ -207,7 +207,7 @@ def _keys(source: TextIO) -> Iterator[Callable[[], str]]:
             found += more
         return found.decode(errors="replace")
 
-    tty.setcbreak(fd)
+    tty.setcbreak(fd, termios.TCSANOW)  # keys that were pressed before count, too
     try:
         yield pressed
     finally:

@@ -269,6 +269,13 @@ def _crf_problems(crf: CrfParams, classes: int) -> Iterator[str]:
             yield f"crf.compatibility: must be {classes} factors, or {classes} lists of {classes} penalties"
 
 
+RELEASED_ENGINES = (  # that models/released.py fetches
+    "deeplabv3-mobilenet-v2-voc",
+    "deeplabv3-mobilenet-v2-dm05-voc",
+    "deeplabv3-mobilenet-edgetpu-slim-cityscapes",
+)
+
+
 def engine_folders() -> list[Path]:
     """Where engines are looked for: $STREAMSEG_ENGINES, ./engines, the package, a checkout, the cache."""
     package = Path(__file__).resolve().parents[1]
@@ -296,11 +303,9 @@ def find_engine(name: str) -> tuple[Path, EngineSpec]:
     for folder in engine_folders():
         if (folder / name / "engine.toml").is_file():
             return folder / name, read_spec(folder / name)
-    from streamseg.models.sources import RELEASED
-
-    if name in RELEASED:
+    if name in RELEASED_ENGINES:
         raise EngineError(f"engine {name!r} is not here yet; get it with: streamseg model fetch {name}")
-    known = sorted({*RELEASED, *(path.name for path, _ in list_engines())})
+    known = sorted({*RELEASED_ENGINES, *(path.name for path, _ in list_engines())})
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
     raise EngineError(f"unknown engine {name!r}{hint}")

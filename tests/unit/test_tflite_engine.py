@@ -19,7 +19,7 @@ from streamseg.cli.segment import command as segment_command
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError, StreamsegError, UsageError, WeightsError
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.spec import ClassEntry, find_engine, read_spec
+from streamseg.inference.spec import RELEASED_ENGINES, ClassEntry, find_engine, read_spec
 from streamseg.models.released import fetch_engine, is_missing, write_released
 from streamseg.models.sources import RELEASED
 from streamseg.models.tflite_engine import convert_file, import_tflite, write_tflite_engine
@@ -185,6 +185,7 @@ def test_a_released_engine_is_fetched_when_it_is_first_asked_for(published: Path
     with pytest.raises(EngineError, match=f"did you mean '{RELEASED_ONE}'"):
         find_engine(RELEASED_ONE[:-1])
     assert is_missing(RELEASED_ONE)
+    assert set(RELEASED) == set(RELEASED_ENGINES)
     cv2.imwrite("grey.png", np.full((33, 33, 3), 128, np.uint8))
     asked = ["grey.png", "--engine", RELEASED_ONE, "--backend", "onnx", "--format", "json"]
     done = CliRunner().invoke(segment_command, asked, catch_exceptions=False)
