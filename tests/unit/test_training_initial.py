@@ -6,6 +6,7 @@ import hashlib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -183,10 +184,10 @@ def test_an_interrupted_run_of_lite_goes_on_to_the_bit(
         (tmp_path / "whole", tmp_path / "parts"),
     )
 
-    def interrupted(self: TrainingImages, epoch: int, index: int) -> object:
+    def interrupted(self: TrainingImages, epoch: int, *which: Any) -> object:
         if epoch == 1:
             raise KeyboardInterrupt
-        return crop(self, epoch, index)
+        return crop(self, epoch, *which)
 
     train(RECIPE, Inputs(data, None, init=str(released)), folders[0], resume=False)
     monkeypatch.setattr(TrainingImages, "crop", interrupted)
