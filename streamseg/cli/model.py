@@ -51,9 +51,9 @@ def fetch_(name: str, cache: Path | None, out: Path | None) -> None:
         path = fetch(name, cache or cache_folder(FETCHED_WEIGHTS), bar.at)
     echo(f"{path}: downloaded; licence: {source.licence}")
     if name in RELEASED:
-        from streamseg.models.released import fetch_engine
+        from streamseg.models.released import write_released
 
-        folder = fetch_engine(name, cache=cache, out=out)
+        folder = write_released(name, path, out)
         found = name if out is None else folder
         echo(f"{folder}: written; run it with: streamseg run --engine {found} --source SOURCE --watch --web")
 

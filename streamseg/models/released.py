@@ -17,23 +17,23 @@ def is_missing(name: str) -> bool:
     return name in RELEASED and not any((f / name / "engine.toml").is_file() for f in engine_folders())
 
 
-def fetch_engine(
-    name: str, progress: OnProgress | None = None, *, cache: Path | None = None, out: Path | None = None
-) -> Path:
-    """Fetch a released engine; gives its folder: `out`, or one where find_engine() finds it.
+def fetch_engine(name: str, progress: OnProgress | None = None) -> Path:
+    """Fetch a released engine and make it where find_engine() finds it; gives its folder.
 
     Blocks. Raises WeightsError, EngineError and OutputError; then there is no engine.
     """
-    file = fetch(name, cache or cache_folder(FETCHED_WEIGHTS), progress)
-    return write_released(name, file, out or cache_folder(FETCHED_ENGINES) / name)
+    return write_released(name, fetch(name, cache_folder(FETCHED_WEIGHTS), progress))
 
 
-def write_released(name: str, file: Path, out: Path) -> Path:
-    """Make the engine `out` of the file of a released engine; gives the folder. Raises as fetch_engine()."""
+def write_released(name: str, file: Path, out: Path | None = None) -> Path:
+    """Make the engine of the fetched file of a released one, in `out` or the cache; gives the folder.
+
+    Raises WeightsError, EngineError and OutputError.
+    """
     released = RELEASED[name]
     return write_tflite_engine(
         file,
-        out,
+        out or cache_folder(FETCHED_ENGINES) / name,
         network=released.network,
         licence=released.source.licence,
         input_size=released.input_size,
