@@ -24,7 +24,7 @@ from streamseg.inference.infer import input_size
 from streamseg.inference.plans.load import load_engine
 from streamseg.inference.plans.verify import agreement_of
 from streamseg.inference.scaling import make_batch
-from streamseg.inference.spec import engine_folders, find_engine, read_spec
+from streamseg.inference.spec import engine_folder, find_engine, read_spec
 from streamseg.models.zoo import NETWORKS
 from streamseg.runtime.folders import cache_folder
 from streamseg.sources import open_source
@@ -165,8 +165,7 @@ def _installed(*packages: str) -> list[str]:
 
 def is_random(name: str) -> bool:
     """Whether this is a network of the zoo for which no engine exists, so that it gets random weights."""
-    exists = any((folder / name / "engine.toml").is_file() for folder in engine_folders())
-    return name in NETWORKS and not exists
+    return name in NETWORKS and engine_folder(name) is None
 
 
 def kept_engine(name: str, source: str, *, int8: bool) -> Path:

@@ -30,11 +30,12 @@ def engine_option(function: F) -> F:
 
 
 def _fetched(context: click.Context, parameter: click.Parameter, name: str) -> str:
-    from streamseg.models.released import fetch_engine, is_missing
-    from streamseg.models.sources import RELEASED
+    from streamseg.inference.spec import is_missing
 
     if is_missing(name) and not context.resilient_parsing:
         from streamseg.cli.progress import Bar
+        from streamseg.models.released import fetch_engine
+        from streamseg.models.sources import RELEASED
 
         with Bar(name) as bar:
             folder = fetch_engine(name, bar.at)

@@ -79,7 +79,10 @@ def command(
 
     settings = load_recipe(recipe) if recipe else TrainRecipe()
     if bool(clips or settings.temporal_moved) != bool(settings.temporal_weight):
-        raise UsageError("--clip: goes with a temporal_weight above 0 in the recipe; one of them is missing")
+        raise UsageError(
+            "--clip: goes with a temporal_weight above 0 in the recipe; one of them is missing "
+            "(temporal_moved needs no clips)"
+        )
     if clips and settings.temporal_moved:
         raise UsageError("--clip: does not go with temporal_moved in the recipe; leave one of them out")
     inputs = Inputs(data, val, init=init, teachers=teachers, unlabelled=unlabelled, clips=clips)

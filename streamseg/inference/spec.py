@@ -296,13 +296,23 @@ def list_engines() -> Iterator[tuple[Path, EngineSpec]]:
                 yield toml.parent, read_spec(toml.parent)
 
 
+def engine_folder(name: str) -> Path | None:
+    """The folder of the engine of this name, or this folder; None where there is no such engine."""
+    if os.sep in name or (Path(name) / "engine.toml").is_file():
+        return Path(name)
+    return next((f / name for f in engine_folders() if (f / name / "engine.toml").is_file()), None)
+
+
+def is_missing(name: str) -> bool:
+    """Whether this is the name of a released engine that is not here yet."""
+    return name in RELEASED_ENGINES and engine_folder(name) is None
+
+
 def find_engine(name: str) -> tuple[Path, EngineSpec]:
     """The engine of this name, or in this folder; raises EngineError with the most similar known name."""
-    if os.sep in name or (Path(name) / "engine.toml").is_file():
-        return Path(name), read_spec(Path(name))
-    for folder in engine_folders():
-        if (folder / name / "engine.toml").is_file():
-            return folder / name, read_spec(folder / name)
+    folder = engine_folder(name)
+    if folder is not None:
+        return folder, read_spec(folder)
     if name in RELEASED_ENGINES:
         raise EngineError(f"engine {name!r} is not here yet; get it with: streamseg model fetch {name}")
     known = sorted({*RELEASED_ENGINES, *(path.name for path, _ in list_engines())})

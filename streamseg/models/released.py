@@ -5,16 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from streamseg.crf.presets import preset
-from streamseg.inference.spec import engine_folders
 from streamseg.models.sources import RELEASED
 from streamseg.models.tflite_engine import write_tflite_engine
 from streamseg.models.weights.download import OnProgress, fetch
 from streamseg.runtime.folders import FETCHED_ENGINES, FETCHED_WEIGHTS, cache_folder
-
-
-def is_missing(name: str) -> bool:
-    """Whether this is the name of a released engine that is not here yet."""
-    return name in RELEASED and not any((f / name / "engine.toml").is_file() for f in engine_folders())
 
 
 def fetch_engine(name: str, progress: OnProgress | None = None) -> Path:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from streamseg.errors import StreamsegError
-from streamseg.inference.spec import engine_folders, read_spec
-from streamseg.models.released import is_missing
+from streamseg.inference.spec import engine_folders, is_missing, read_spec
 from streamseg.models.sources import RELEASED
 from streamseg.wire.control import Status
 

@@ -15,7 +15,7 @@ from aiohttp import WSMsgType, web
 
 from streamseg.client.control import ControlClient
 from streamseg.errors import ConfigError, ControlError, StreamsegError
-from streamseg.models.released import fetch_engine, is_missing
+from streamseg.inference.spec import is_missing
 from streamseg.net.curve_keys import ClientKeys
 from streamseg.outputs.png import indexed_png
 from streamseg.runtime.counters import ProgressWatch
@@ -242,6 +242,8 @@ class Console:
                 elif do.what == "engine":
                     engine = do.settings["engine"]
                     if is_missing(engine):
+                        from streamseg.models.released import fetch_engine
+
                         await asyncio.to_thread(fetch_engine, engine)
                     await self._loading.ask(lambda daemon: daemon.engine(do.stream, engine))
                 else:

@@ -19,8 +19,8 @@ from streamseg.cli.segment import command as segment_command
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError, StreamsegError, UsageError, WeightsError
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.spec import RELEASED_ENGINES, ClassEntry, find_engine, read_spec
-from streamseg.models.released import fetch_engine, is_missing, write_released
+from streamseg.inference.spec import RELEASED_ENGINES, ClassEntry, find_engine, is_missing, read_spec
+from streamseg.models.released import fetch_engine, write_released
 from streamseg.models.sources import RELEASED
 from streamseg.models.tflite_engine import convert_file, import_tflite, write_tflite_engine
 from streamseg.models.weights.tflite import read_tflite
