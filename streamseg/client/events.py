@@ -104,6 +104,7 @@ class _EventInbox:
         self._waiting: deque[Passed] = deque()  # the first one is wanted
         self._cursor = {stream: dict(numbers) for stream, numbers in (since or {}).items()}
         self._begun = since is not None  # it is known what the reader has
+        self._dropped = 0  # begins and ends that were read too late
         self._closed = False
         self._changed = threading.Condition()  # guards what is above, from _waiting on
 
@@ -167,11 +168,11 @@ class _EventInbox:
         with self._changed:
             self._begun = self._begun or begun
             self._waiting.extend(events)
-            dropped = max(0, len(self._waiting) - MOST_WAITING)
-            for _ in range(dropped):
-                self._waiting.popleft()
+            while len(self._waiting) > MOST_WAITING:
+                oldest = self._waiting.popleft()
+                self._dropped += oldest.wanted and oldest.event.state != "update"
             self._pass_over()
-            self.stats.lost = self._order.lost + dropped
+            self.stats.lost = self._order.lost + self._dropped
             self._changed.notify_all()
         if events and self._on_arrival is not None:
             self._on_arrival()

@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from streamseg.client import events
 from streamseg.client.event_order import GIVE_UP_S, EventOrder, Passed, advanced
-from streamseg.wire import EventDocument
+from streamseg.wire import EventDocument, encode_event
 from tests.masks import make_mask
 from tests.vectors.make_vectors import example_events
 
-BEGIN, END = example_events(make_mask(run=77))
+BEGIN = example_events(make_mask(run=77))[0]
 
 
 class Daemon:
@@ -199,6 +200,16 @@ def test_begins_and_ends_come_once_and_in_order_through_everything(seed: int) ->
         every = [e.event_n for e in got if e.stream == one.stream]
         assert every == sorted(set(every))
     assert order.lost == 0
+
+
+def test_what_a_slow_reader_missed_stays_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MOST_WAITING", 2)
+    daemon, inbox = Daemon(), events._EventInbox({})
+    for _ in range(2):
+        inbox.put_snapshot([encode_event(daemon.next(state)) for state in ("begin", "update", "end")])
+    inbox.look(True, lambda: None)
+    assert inbox.stats.lost == 3, "begin 0, end 2, begin 3; updates may be left out"
+    assert [inbox.take(0).event_n for _ in range(2)] == [4, 5]
 
 
 def test_many_streams_and_journals_take_bounded_memory() -> None:
