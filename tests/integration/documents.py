@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from textwrap import dedent
 
 from tests.integration.children import ROOT
 
@@ -29,17 +30,12 @@ NOT_RUN = {
     "cd examples/": "the commands behind it are run in test_foreign_clients.py",
     "streamseg forward ": "needs a broker; tests/integration/test_forward.py",
     "mosquitto": "needs a broker; tests/integration/test_forward.py",
-    "python examples/ros2/": "needs ROS 2",
-    "streamseg service install": "needs root; tests/integration/test_systemd.py",
     "echo 'gate": "needs root; tests/integration/test_systemd.py",
     "streamseg ctl --endpoint": "needs another machine; tests/integration/test_control.py has the keys",
     "streamseg relay": "needs two daemons; tests/integration/test_relay.py",
     "streamseg engine export runs/camvid-slim/": "needs the checkpoint of the default engine",
-    "streamseg engine export runs/camvid-lite/": "needs the checkpoint of the default engine",
     "streamseg eval --engine runs/camvid-slim": "needs the checkpoint of the default engine",
     "streamseg process s3://": "needs an object store; tests/integration/test_process_storage.py has one",
-    "streamseg engine quantise LARGEFOV": "needs weights that are downloaded; tests/unit has others",
-    "streamseg bench pipeline --source demo: --engine LARGEFOV": "needs those weights, too",
     "curl --data-binary": "needs a console; tests/integration/test_web_segment.py has one",
     "streamseg capacity ": "measures sources that are not here; tests/integration/test_capacity.py",
     "python tools/scaling.py small.json": "needs what capacity has measured; tests/unit has the tool",
@@ -90,8 +86,8 @@ class Block:
 def blocks(document: str) -> Iterator[Block]:
     """The fenced blocks that name a language."""
     text = (ROOT / document).read_text("utf-8")
-    for found in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.M | re.S):
-        yield Block(document, text.count("\n", 0, found.start()) + 1, found[1], found[2])
+    for found in re.finditer(r"^( *)```(\w+)\n(.*?)^\1```$", text, re.M | re.S):
+        yield Block(document, text.count("\n", 0, found.start()) + 1, found[2], dedent(found[3]))
 
 
 def commands(block: Block) -> Iterator[str]:

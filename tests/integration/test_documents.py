@@ -111,6 +111,7 @@ class Reader:
         if "tcp://HOST:5570" in text:
             text = text.replace("tcp://HOST:5570", self.secured())
         text = text.replace("tcp://127.0.0.1:5570", self.live).replace("--data DATA", "--data camvid/val")
+        text = re.sub(r"^(streamseg run .*--web)$", rf"\1 127.0.0.1:{free_port()}", text)
         return re.sub(r"^streamseg run --source.*", r"\g<0> --endpoint tcp://127.0.0.1:0", text)
 
     def secured(self) -> str:
@@ -294,6 +295,8 @@ def test_each_block_is_of_a_language_that_is_tried() -> None:
 
 def test_each_exception_has_a_reason_and_a_use() -> None:
     used = [command for d in DOCUMENTS for b in blocks(d) if b.language == "sh" for command in commands(b)]
+    for beginning in (*NOT_RUN, *GOES_ON):
+        assert any(command.startswith(beginning) for command in used), beginning
     for why in NOT_RUN.values():
         assert len(why) > 10
         for name in re.findall(r"tests/\S+\.py|test_\w+\.py", why):
