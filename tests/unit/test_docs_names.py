@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,6 +66,19 @@ def test_every_module_that_a_document_names_exists(document: Path) -> None:
     names = {name for name in names if not name.endswith((".mjs", ".service"))}
     missing = [name for name in sorted(names) if not _module_exists(name)]
     assert missing == []
+
+
+@pytest.mark.parametrize("document", OF_TODAY, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_extra_and_make_target_that_a_document_names_exists(document: Path) -> None:
+    text = document.read_text("utf-8")
+    extras = re.findall(r"(?:streamseg|'\.)\[([a-z0-9,-]+)\]", text)
+    targets = re.findall(r"`(?:\w+=\S+ )?make ([a-z-]+)", text)
+    for block in re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE):
+        targets += re.findall(r"^ *make ([a-z-]+)", block, re.MULTILINE)
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    made = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert {extra for several in extras for extra in several.split(",")} <= known.keys()
+    assert set(targets) <= set(made)
 
 
 @pytest.mark.parametrize(
