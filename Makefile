@@ -75,6 +75,7 @@ bench: .venv/dev
 	$(BIN)/streamseg bench pipeline --source demo: --realtime
 	$(BIN)/streamseg bench engine --source demo:
 	$(BIN)/python -m benchmarks.transport
+	$(BIN)/python -m benchmarks.zones
 	$(BIN)/python -m benchmarks.labels
 	$(BIN)/streamseg bench streams
 	$(BIN)/streamseg capacity --source demo: --fps 8
