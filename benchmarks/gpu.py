@@ -32,7 +32,6 @@ INPUT = (504, 504)  # with the border that the network wants 513x513
 CLASSES, ITERATIONS = 21, 10
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
 BARS = {("bf16", 8): 1000.0, ("bf16", 1): 300.0}  # frames/s on an H200 without TensorRT
-CRF_BAR_MS = 5.0
 
 
 class GpuResult(msgspec.Struct, frozen=True, kw_only=True):

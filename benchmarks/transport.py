@@ -34,6 +34,8 @@ from streamseg.wire.rle import decode_labels, encode_labels
 from tools.demo import draw_scene
 
 FULL_HD: Size = (1080, 1920)
+MAPS, REPEATS = 17, 7
+MASKS, FPS = 200, 60.0  # through each transport
 
 
 class EncodingRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,21 +71,19 @@ class TransportResult(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
 
 
-def bench_transport(
-    labels_folder: Path | None = None, *, maps: int = 17, repeats: int = 7, masks: int = 200, fps: float = 60
-) -> TransportResult:
-    """Measure on `maps` label maps of a folder of 8-bit pictures, or of the demo street when there is none.
+def bench_transport(labels_folder: Path | None) -> TransportResult:
+    """Measure on label maps of a folder of 8-bit pictures, or of the demo street when there is none.
 
     The encodings are timed in turn, over and over, so that their ratios hold on a busy machine too.
     """
-    labels = _folder_labels(labels_folder, maps) if labels_folder else _demo_labels(maps)
+    labels = _folder_labels(labels_folder, MAPS) if labels_folder else _demo_labels(MAPS)
     large = [cv2.resize(one, FULL_HD[::-1], interpolation=cv2.INTER_NEAREST) for one in labels[:6]]
     large_u8 = [np.ascontiguousarray(one, np.uint8) for one in large]
-    encodings = _encoding_rows(labels, repeats) + _encoding_rows(large_u8, repeats)
+    encodings = _encoding_rows(labels) + _encoding_rows(large_u8)
     latencies = []
     for transport in ("tcp", "ipc"):
         for encoding, some in (("zstd", labels), ("zstd", large_u8), ("raw", large_u8)):
-            latencies.append(_latency_row(transport, encoding, some, masks, fps))  # type: ignore[arg-type]
+            latencies.append(_latency_row(transport, encoding, some))  # type: ignore[arg-type]
     return TransportResult(
         labels=str(labels_folder or "demo:"),
         encodings=encodings,
@@ -123,13 +123,13 @@ def _codecs(size: Size) -> dict[str, Codec]:
     return found
 
 
-def _encoding_rows(labels: Sequence[U8], repeats: int) -> list[EncodingRow]:
+def _encoding_rows(labels: Sequence[U8]) -> list[EncodingRow]:
     size = (labels[0].shape[0], labels[0].shape[1])
     codecs = _codecs(size)
     packing: dict[str, list[float]] = {name: [] for name in codecs}
     unpacking: dict[str, list[float]] = {name: [] for name in codecs}
     sizes: dict[str, list[int]] = {name: [] for name in codecs}
-    for _ in range(repeats):
+    for _ in range(REPEATS):
         for one in labels:
             for name, (encode, decode) in codecs.items():
                 begun = time.perf_counter()
@@ -148,29 +148,27 @@ def _encoding_rows(labels: Sequence[U8], repeats: int) -> list[EncodingRow]:
             encode=spread_of(packing[name]),
             decode=spread_of(unpacking[name]),
             bytes=round(float(np.mean(sizes[name]))),
-            encode_ratio=_ratio(packing[name], packing[base], repeats),
-            decode_ratio=_ratio(unpacking[name], unpacking[base], repeats),
+            encode_ratio=_ratio(packing[name], packing[base]),
+            decode_ratio=_ratio(unpacking[name], unpacking[base]),
             bytes_ratio=round(sum(sizes[name]) / sum(sizes[base]), 2),
         )
         for name in codecs
     ]
 
 
-def _latency_row(
-    transport: str, encoding: Encoding, labels: Sequence[U8], count: int, fps: float
-) -> LatencyRow:
+def _latency_row(transport: str, encoding: Encoding, labels: Sequence[U8]) -> LatencyRow:
     with tempfile.TemporaryDirectory() as folder:
         endpoint = "tcp://127.0.0.1:*" if transport == "tcp" else f"ipc://{folder}/masks"
         with (
             Publisher(PublishConfig(endpoint=endpoint, encoding=encoding)) as publisher,
-            start("delays", publisher.endpoint, count) as reader,
+            start("delays", publisher.endpoint, MASKS) as reader,
         ):
             try:
                 publisher.wait_wanted("mask", "bench", 60)
                 seq, due = 0, time.monotonic()
                 while reader.poll() is None:
                     publisher.put(_mask(seq, labels[seq % len(labels)]))
-                    seq, due = seq + 1, max(due + 1 / fps, time.monotonic() - 0.1)
+                    seq, due = seq + 1, max(due + 1 / FPS, time.monotonic() - 0.1)
                     time.sleep(max(0.0, due - time.monotonic()))
             finally:
                 reader.kill()
@@ -206,9 +204,9 @@ def _folder_labels(folder: Path, count: int) -> list[U8]:
     return found
 
 
-def _ratio(times: Sequence[float], base: Sequence[float], repeats: int) -> float:
+def _ratio(times: Sequence[float], base: Sequence[float]) -> float:
     """Of the best time of each map, since a busy machine only ever adds to a time."""
-    best, best_base = (float(np.reshape(t, (repeats, -1)).min(0).sum()) for t in (times, base))
+    best, best_base = (float(np.reshape(t, (REPEATS, -1)).min(0).sum()) for t in (times, base))
     return round(best / best_base, 2)
 
 

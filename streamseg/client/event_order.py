@@ -66,7 +66,7 @@ class EventOrder:
         stream.held.append(event)
         return self._given_up(stream) if len(stream.held) > MOST_HELD else []
 
-    def snapshot(self, events: Sequence[EventDocument], now_s: float) -> list[Passed]:
+    def snapshot(self, events: Sequence[EventDocument]) -> list[Passed]:
         """The events of a reply, in its order."""
         skipping, self._ready, self._skip_past = self._skip_past, True, False
         over = {event.id for event in events if event.state == "end"} if skipping else set()

@@ -115,7 +115,7 @@ class _EventInbox:
 
     def put_snapshot(self, messages: Sequence[Sequence[bytes]]) -> None:
         events = [event for parts in messages if (event := self._parsed(parts)) is not None]
-        self._hand_on(self._order.snapshot(events, time.monotonic()), begun=True)
+        self._hand_on(self._order.snapshot(events), begun=True)
 
     def put_bad(self) -> None:
         self.stats.bad += 1

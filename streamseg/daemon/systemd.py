@@ -36,7 +36,6 @@ class Service:
             self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._sock.settimeout(1.0)
             weakref.finalize(self, self._sock.close)
-        self._name = ""
         self._rates: _Rates | None = None
         self._stats: Stats | None = None  # once masks are published
         self._progress = ProgressWatch()

@@ -48,10 +48,10 @@ def boundary_distance(truth: U8) -> npt.NDArray[np.float32]:
     return _distance_to(edges)
 
 
-def boundary_f(truth: U8, predicted: U8, classes: int, tolerance: int = TOLERANCE) -> float | None:
+def boundary_f(truth: U8, predicted: U8, classes: int) -> float | None:
     """The mean over classes of the F-score of their contours, 0..1; None where there is no contour at all.
 
-    A pixel of one contour is a hit when a pixel of the other is at most `tolerance` away (Euclidean). Classes
+    A pixel of one contour is a hit when a pixel of the other is at most TOLERANCE away (Euclidean). Classes
     with a contour in the truth or in the prediction count; what is unlabelled does not.
     """
     counted = truth != IGNORE
@@ -66,15 +66,15 @@ def boundary_f(truth: U8, predicted: U8, classes: int, tolerance: int = TOLERANC
         if not true_count or not found_count:
             scores.append(0.0)
             continue
-        precision = (found_contour & _near(true_contour, tolerance)).sum() / found_count
-        recall = (true_contour & _near(found_contour, tolerance)).sum() / true_count
+        precision = (found_contour & _near(true_contour)).sum() / found_count
+        recall = (true_contour & _near(found_contour)).sum() / true_count
         scores.append(float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0)
     return sum(scores) / len(scores) if scores else None
 
 
-def _near(contour: Bools, tolerance: int) -> Bools:
-    """Pixels at most so far from a contour that is not empty."""
-    return _distance_to(contour) < tolerance + 0.01  # the next distance is at least 1/10 further
+def _near(contour: Bools) -> Bools:
+    """Pixels at most TOLERANCE from a contour that is not empty."""
+    return _distance_to(contour) < TOLERANCE + 0.01  # the next distance is at least 1/10 further
 
 
 def _distance_to(pixels: Bools) -> npt.NDArray[np.float32]:

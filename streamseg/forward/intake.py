@@ -71,7 +71,7 @@ class Intake:
                 events.append(parse_event(parts))
             except WireError as error:
                 self._put_wrong(error)
-        self._hand_on(self._order.snapshot(events, time.monotonic()), begun=True)
+        self._hand_on(self._order.snapshot(events), begun=True)
 
     def put_bad(self) -> None:
         self.bad += 1

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Producer
 
 DELIVER_WITHIN_S = 10.0
-LOOK_EVERY_S = 0.1
 
 
 class Kafka:

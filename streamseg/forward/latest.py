@@ -88,9 +88,9 @@ class Latest:
                 self._number += 1
                 known.items["masks"] = replace(item, number=self._number, same=same)
 
-    def put_status(self, status: StatusDocument, now_s: float | None = None) -> None:
+    def put_status(self, status: StatusDocument) -> None:
         """A stream's state has come, as it does once a second."""
-        now_s = time.monotonic() if now_s is None else now_s
+        now_s = time.monotonic()
         with self._lock:
             known = self._streams.get(status.stream) or self._meet(status.stream, status.run)
             if known is None:
@@ -111,9 +111,9 @@ class Latest:
                 if (item := stream.items.get(kind)) is not None and item.number > seen.get(name, 0)
             }
 
-    def delivering(self, now_s: float | None = None) -> dict[str, bool]:
+    def delivering(self) -> dict[str, bool]:
         """Each stream whose state has come, and whether it delivers now."""
-        now_s = time.monotonic() if now_s is None else now_s
+        now_s = time.monotonic()
         with self._lock:
             return {
                 name: self.connected and stream.playing and now_s - stream.status_s < SILENT_S
@@ -121,9 +121,8 @@ class Latest:
                 if stream.run
             }
 
-    def forget_gone(self, now_s: float | None = None) -> None:
+    def forget_gone(self) -> None:
         """Forget the streams that their daemon has no more; delivering() names them no longer."""
-        now_s = time.monotonic() if now_s is None else now_s
         with self._lock:
             for name, stream in list(self._streams.items()):
                 told_s = self._runs.get(stream.run, 0.0)  # when its daemon was heard of last

@@ -64,7 +64,7 @@ class LiveStream:
 
     def count(self, frame: Frame) -> None:
         """Count a frame that was decoded for this stream."""
-        self.stats.epoch, self.stats.last_capture_unix_ns = frame.epoch, frame.captured_unix_ns
+        self.stats.epoch = frame.epoch
         self.stats.decoded += 1
 
     def needed(self, of: NeededOf, size: Size) -> Size | None:
@@ -94,7 +94,7 @@ class LiveStream:
             self.thinning = Thinning(None)
         self.thinning.take(self.config.max_fps)
         stats, epoch = self.stats, frame.epoch + self.ahead
-        stats.epoch, stats.last_capture_unix_ns = epoch, frame.captured_unix_ns
+        stats.epoch = epoch
         live_s, media_s = frame.captured_unix_ns / 1e9, (frame.pts_ns or 0) / 1e9
         if not self.thinning.takes(live_s if frame.settings.live else media_s):
             stats.drops["skipped"] += 1

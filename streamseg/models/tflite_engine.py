@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ from streamseg.models.weights.onnx_guess import given_levels
 from streamseg.models.weights.tflite import read_tflite
 from streamseg.runtime.files import written
 from streamseg.types import Size
-
-logger = logging.getLogger(__name__)
 
 LEVELS = (127.5, 127.5, 127.5)  # mean and std of files that take float32, as MobileNet's do: from −1 to 1
 OPTIONS = {

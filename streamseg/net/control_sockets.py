@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from streamseg.errors import UsageError
@@ -32,13 +32,13 @@ class PrivateSocket:
     network instead of a file, and lets in this user alone. Closing it removes what is left; twice is fine.
     """
 
-    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self) -> None:
         self._owned = contextlib.ExitStack()
         problems: list[str] = []
-        if runtime := environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
+        if runtime := os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]:
             home = self._given_home(Path(runtime), problems)
         else:
-            home = self._first_home(environ, problems)
+            home = self._first_home(problems)
         if home is not None:
             self.name, self.endpoint = home.name, f"ipc://{home / SOCKET}"
             where = f"the control socket is in {home.parent}"
@@ -58,8 +58,8 @@ class PrivateSocket:
         self._owned.callback(_remove, home, keep=True)
         return home
 
-    def _first_home(self, environ: Mapping[str, str], problems: list[str]) -> Path | None:
-        for base in user_bases(environ):
+    def _first_home(self, problems: list[str]) -> Path | None:
+        for base in user_bases():
             try:
                 make_private(base)
                 _clean(base)
@@ -83,13 +83,13 @@ class PrivateSocket:
         raise OSError(0, "holds too many daemons")
 
 
-def running(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+def running() -> dict[str, str]:
     """The endpoints of the daemons that run here and that this user may control, by name.
 
     Folders that are not this user's, or that others may write to, are passed over, each with a warning.
     """
     found: dict[str, str] = {}
-    for home, owner in (*_system_homes(), *_user_homes(environ)):
+    for home, owner in (*_system_homes(), *_user_homes()):
         if listener_uid(home / SOCKET) in (owner, -1):
             found.setdefault(home.name, f"ipc://{home / SOCKET}")
     for name in _fileless_listeners():
@@ -98,14 +98,14 @@ def running(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     return found
 
 
-def user_bases(environ: Mapping[str, str] = os.environ) -> Iterator[Path]:
+def user_bases() -> Iterator[Path]:
     """The folders for daemons that this user starts by hand: the first one that can be had is used.
 
     Nothing is made. Who looks for daemons looks into all of them, up to the first one that can be used.
     """
-    if runtime := environ.get("XDG_RUNTIME_DIR"):
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         yield Path(runtime) / "streamseg"
-    yield from shared_folders(environ)
+    yield from shared_folders()
 
 
 def users_let_in(endpoint: str) -> set[int] | None:
@@ -185,8 +185,8 @@ def _system_homes() -> Iterator[tuple[Path, int]]:
                     yield home, owner
 
 
-def _user_homes(environ: Mapping[str, str]) -> Iterator[tuple[Path, int]]:
-    for base in user_bases(environ):
+def _user_homes() -> Iterator[tuple[Path, int]]:
+    for base in user_bases():
         with contextlib.suppress(OSError):
             if not base.is_symlink() and not base.exists():
                 if os.access(base.parent, os.W_OK | os.X_OK):
@@ -209,9 +209,9 @@ def _is_socket_of(home: Path, owner: int) -> bool:
     return not distrust(home / "control", private=True, owner=owner) and (home / SOCKET).is_socket()
 
 
-def one_running(name: str = "", environ: Mapping[str, str] = os.environ) -> str:
+def one_running(name: str = "") -> str:
     """The endpoint of the daemon of that name, or of the only one; raises UsageError that lists them."""
-    found = running(environ)
+    found = running()
     if name:
         if name in found:
             return found[name]

@@ -16,6 +16,7 @@ from streamseg.wire.rle import encode_labels
 
 OPACITY = 0.5
 JPEG_QUALITY = 92
+MOST_NAMED = 5  # classes in a line
 
 
 def document_of(labels: U8, confidence: U8 | None, label_set: LabelSet, engine: str) -> dict[str, Any]:
@@ -51,11 +52,11 @@ def document_of(labels: U8, confidence: U8 | None, label_set: LabelSet, engine: 
     }
 
 
-def shares_in_words(labels: U8, label_set: LabelSet, most: int = 5) -> str:
+def shares_in_words(labels: U8, label_set: LabelSet) -> str:
     """The classes and their shares in per cent, the largest first."""
     counts = np.bincount(labels.reshape(-1), minlength=256)
     seen = _by_share(labels, label_set)
-    shown = [f"{label_set.classes[i].name} {100 * counts[i] / labels.size:.0f} %" for i in seen[:most]]
+    shown = [f"{label_set.classes[i].name} {100 * counts[i] / labels.size:.0f} %" for i in seen[:MOST_NAMED]]
     if counts[IGNORE]:
         shown.append(f"without a label {100 * counts[IGNORE] / labels.size:.0f} %")
     return ", ".join(shown)

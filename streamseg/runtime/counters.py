@@ -68,7 +68,6 @@ class StreamStats:
     refine_error: str = ""  # the CRF's last error
     connects: int = 0
     drops: Counter[str] = field(default_factory=Counter)  # by cause
-    last_capture_unix_ns: int = 0
     state: State = "connecting"
     error: str = ""  # why the stream delivers nothing now; else empty
     size: Size | None = None  # of its pictures

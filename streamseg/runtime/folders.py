@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from streamseg.errors import OutputError
@@ -66,9 +66,9 @@ def writable_cache(name: str) -> Path:
     )
 
 
-def shared_folders(environ: Mapping[str, str] = os.environ) -> Iterator[Path]:
+def shared_folders() -> Iterator[Path]:
     """The folder that is this user's by its name, in each place that all users share; it may not exist."""
-    temporary = environ.get("TMPDIR", "")
+    temporary = os.environ.get("TMPDIR", "")
     for place in dict.fromkeys((*([temporary] if os.path.isabs(temporary) else []), *SHARED)):
         yield Path(place) / f"streamseg-{os.getuid()}"
 

@@ -66,11 +66,6 @@ class Surface:
         height, width = self.coded_size
         return (width, height) if self.turn[0] else (height, width)
 
-    @property
-    def on_host(self) -> bool:
-        """Whether the picture has been copied to the host."""
-        return self._host is not None
-
     def brought(self) -> Picture:
         """The picture on the host, upright: what decoding on the CPU would have given."""
         if self._host is None:

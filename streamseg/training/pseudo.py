@@ -57,9 +57,9 @@ T = TypeVar("T")
 class Lessons:
     """Asks teachers, or the cache what they said before."""
 
-    def __init__(self, groups: Sequence[Group], recipe: TrainRecipe, cache: Path | None = None) -> None:
+    def __init__(self, groups: Sequence[Group], recipe: TrainRecipe) -> None:
         self._groups, self._recipe = groups, recipe
-        cache = cache or cache_folder("soft-labels")
+        cache = cache_folder("soft-labels")
         self._plain = make_folder(cache / self._key(refined=False))
         self._refined = cache / self._key(refined=True)
         self._hash = hashlib.sha256()

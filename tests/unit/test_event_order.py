@@ -61,7 +61,7 @@ def test_a_new_reader_gets_what_is_open_and_what_comes() -> None:
     early = daemon.next("update")
     assert order.live(early, 0.0) == []
     assert order.must_ask(0.0)
-    passed = order.snapshot(daemon.snapshot(), 0.1)
+    passed = order.snapshot(daemon.snapshot())
     assert names(passed) == ["begin 2", "update 5"]
     assert names(passed, all=True)[:2] == ["begin 0", "end 1"]
     assert not order.must_ask(5.0)
@@ -77,13 +77,13 @@ def test_a_reader_goes_on_behind_what_it_has_and_gets_streams_that_are_new_whole
     order = EventOrder(cursor)
     for daemon in (gate, yard, gate, yard):
         daemon.next()
-    passed = order.snapshot([*gate.snapshot(), *yard.snapshot()], 0.0)
+    passed = order.snapshot([*gate.snapshot(), *yard.snapshot()])
     assert names(passed) == ["begin 2", "end 3", "begin 0", "end 1"]
 
 
 def test_a_missing_update_holds_nothing_up_and_a_missing_end_does() -> None:
     daemon, order = Daemon(), EventOrder()
-    order.snapshot([], 0.0)
+    order.snapshot([])
     order.live(daemon.next("begin"), 0.0)
     daemon.next("update")
     assert names(order.live(daemon.next("update"), 0.0)) == ["update 2"]
@@ -93,13 +93,13 @@ def test_a_missing_update_holds_nothing_up_and_a_missing_end_does() -> None:
     assert order.must_ask(1.0)
     assert not order.must_ask(1.5), "it has just been asked for"
     assert order.must_ask(2.5)
-    assert names(order.snapshot(daemon.snapshot(), 3.0)) == ["end 3", "begin 4", "update 5"]
+    assert names(order.snapshot(daemon.snapshot())) == ["end 3", "begin 4", "update 5"]
     assert order.lost == 0
 
 
 def test_what_does_not_come_at_all_is_counted_and_the_rest_goes_on() -> None:
     daemon, order = Daemon(kept=1), EventOrder()
-    order.snapshot([], 0.0)
+    order.snapshot([])
     order.live(daemon.next(), 0.0)
     daemon.next()
     assert order.live(daemon.next(), 1.0) == []
@@ -110,14 +110,14 @@ def test_what_does_not_come_at_all_is_counted_and_the_rest_goes_on() -> None:
     assert not order.must_ask(40.0)
     daemon.next()
     daemon.next()
-    assert names(order.snapshot(daemon.snapshot(), 40.0)) == ["begin 4"]
+    assert names(order.snapshot(daemon.snapshot())) == ["begin 4"]
     assert order.lost == 2
 
 
 def test_each_connection_is_asked_twice() -> None:
     """The first answer may have been made before the subscription had come to the daemon."""
     order = EventOrder({})
-    order.snapshot([], 0.0)
+    order.snapshot([])
     order.tick(0.25)
     asked = [now_s / 4 for now_s in range(2, 40) if order.tick(now_s / 4) == [] and order.must_ask(now_s / 4)]
     assert asked == [1.25]
@@ -128,14 +128,14 @@ def test_each_connection_is_asked_twice() -> None:
 
 def test_while_the_daemon_is_away_nothing_is_given_up() -> None:
     daemon, order = Daemon(), EventOrder()
-    order.snapshot([], 0.0)
+    order.snapshot([])
     order.live(daemon.next(), 0.0)
     daemon.next()
     order.live(daemon.next(), 1.0)
     for now_s in range(2, 100):
         assert order.tick(now_s, connected=False) == []
     assert order.tick(100.0) == []
-    assert names(order.snapshot(daemon.snapshot(), 101.0)) == ["end 1", "begin 2"]
+    assert names(order.snapshot(daemon.snapshot())) == ["end 1", "begin 2"]
     assert order.lost == 0
 
 
@@ -150,10 +150,10 @@ def test_another_journal_counts_from_0_and_the_first_one_goes_on_where_it_comes_
     """A daemon that cannot write its journal begins another one, until it is started again."""
     first, second = Daemon(journal="a" * 16), Daemon(journal="b" * 16)
     order = EventOrder({})
-    order.snapshot([first.next(), first.next()], 0.0)
+    order.snapshot([first.next(), first.next()])
     assert names(order.live(second.next(), 1.0)) == ["begin 0"]
     again = first.snapshot()
-    assert order.snapshot(again, 2.0) == []
+    assert order.snapshot(again) == []
     assert names(order.live(first.next(), 3.0)) == ["begin 2"]
     assert order.lost == 0
 
@@ -191,9 +191,9 @@ def test_begins_and_ends_come_once_and_in_order_through_everything(seed: int) ->
         if order.must_ask(now_s) or rng.random() < 0.05:
             replies.append(reply())
         if replies and rng.random() < 0.5:
-            take(order.snapshot(replies.pop(0), now_s))
+            take(order.snapshot(replies.pop(0)))
         take(order.tick(now_s))
-    take(order.snapshot(reply(), now_s))
+    take(order.snapshot(reply()))
     for one in daemons:
         lasting = [e.event_n for e in got if e.stream == one.stream and e.state != "update"]
         assert lasting == [e.event_n for e in one.lasting]
@@ -214,7 +214,7 @@ def test_what_a_slow_reader_missed_stays_counted(monkeypatch: pytest.MonkeyPatch
 
 def test_many_streams_and_journals_take_bounded_memory() -> None:
     order = EventOrder({})
-    order.snapshot([Daemon(f"s{i}").next() for i in range(5000)], 0.0)
+    order.snapshot([Daemon(f"s{i}").next() for i in range(5000)])
     assert len(order._streams) == 4096
     cursor: Any = {}
     for i in range(20):

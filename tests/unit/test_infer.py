@@ -44,7 +44,7 @@ def frame(picture: Any, stream: str = "gate", hwaccel: str = "cuda") -> Frame:
 
 
 def on_host(one: Frame) -> bool:
-    return not isinstance(one.picture, Surface) or one.picture.on_host
+    return not isinstance(one.picture, Surface) or one.picture._host is not None
 
 
 def test_the_torch_engine_takes_tensors_and_leaves_the_logits_there() -> None:

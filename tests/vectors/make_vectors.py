@@ -21,7 +21,6 @@ import numpy as np
 import zstandard
 
 from streamseg import wire
-from streamseg.errors import WireError
 from streamseg.types import IGNORE, U8, ClassInfo, LabelSet, Mask, Preview, Stamp
 from streamseg.wire.message import stamp_fields
 
@@ -457,14 +456,6 @@ def unpack(data: bytes) -> list[bytes]:
         parts.append(data[at + 4 : at + 4 + length])
         at += 4 + length
     return parts
-
-
-def must_be_refused(parts: Sequence[bytes]) -> bool:
-    try:
-        wire.decode_message(parts)
-    except WireError:
-        return True
-    return False
 
 
 def main(folder: Path) -> None:

@@ -155,12 +155,6 @@ class Graph:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
 
-    @property
-    def constants(self) -> int:
-        """How many parameters the file has: weights and biases, without shapes and paddings."""
-        used = {i for op in self.operators for i in op.inputs[1:] if i >= 0 and "CONV" in op.kind}
-        return sum(d.size for i in used if (d := self.tensors[i].data) is not None and d.ndim in (1, 4))
-
 
 def read_tflite(path: Path) -> Graph:
     """The graph of a .tflite file; raises WeightsError, which begins with the file's name."""
