@@ -110,12 +110,14 @@ def test_a_source_that_cannot_be_opened_is_one_line_and_the_others_go_on(
 def test_without_an_encoder_there_is_a_hint_less(
     streamseg: Command, tmp_path: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch, drawn: bool
 ) -> None:
+    monkeypatch.setattr("streamseg.bench.capacity.WORTH", 0)
     if not drawn:
         monkeypatch.setitem(ENCODERS, "h264", "libnone")
     clip = draw_clip(tmp_path / "street.mp4", size=(96, 128))
     ended = streamseg("capacity", "--source", clip, "--engine", tiny_engine)
     assert ended.code == 0, ended.err
     assert ended.out.startswith("this machine holds about ")
+    assert ("source: a second stream" in ended.out) is drawn
 
 
 def test_a_damaged_packet_is_left_out_as_in_a_stream(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import time
@@ -182,9 +181,15 @@ def test_whoever_sends_too_much_is_hung_up_on_and_the_others_stay(tmp_path: Path
         assert server.stats.refused == 0
 
 
-def test_a_request_is_read_or_refused_with_nothing_else(tmp_path: Path) -> None:
+def test_a_request_is_read_or_refused_with_nothing_else() -> None:
     rng = random.Random(2)
+    read = refused = 0
     for _ in range(5_000):
         for part in mutated(rng):
-            with contextlib.suppress(ControlError):
+            try:
                 parse_request(part)
+                read += 1
+            except ControlError:
+                refused += 1
+    assert refused > 2_500
+    assert read > 500  # some changes leave a good request: the fuzz reaches the inside

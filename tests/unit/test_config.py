@@ -19,6 +19,8 @@ from streamseg.config import (
 )
 from streamseg.config.reference import reference_toml
 from streamseg.errors import ConfigError
+from streamseg.forward.settings import load_forward_config
+from streamseg.training.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE = '[streams.gate]\nsource = "gate.mp4"\n'
@@ -38,7 +40,11 @@ def test_the_reference_file_is_the_one_the_settings_make() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.name)
 def test_every_configuration_we_ship_is_accepted(path: Path) -> None:
-    if not path.name.startswith(("train-", "forward")):
+    if path.name.startswith("train-"):
+        assert load_recipe(path).epochs
+    elif path.name.startswith("forward"):
+        assert any(load_forward_config(path).sinks())
+    else:
         assert load_config(path).streams
 
 

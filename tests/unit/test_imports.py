@@ -47,7 +47,14 @@ ORDER = [
 MOST_ENTRIES, MOST_ROOMS, MOST_LINES = 28, 30, 350
 
 HEAVY = {"torch", "av", "cv2", "onnxruntime", "onnx"}
-LIGHT = ["streamseg", "streamseg.client", "streamseg.wire", "streamseg.config", "streamseg.cli"]
+LIGHT = [
+    "streamseg",
+    "streamseg.types.sizes",
+    "streamseg.client",
+    "streamseg.wire",
+    "streamseg.config",
+    "streamseg.cli",
+]
 LOOK = """
 import contextlib, importlib, io, json, sys
 light, commands, heavy = json.loads(sys.argv[1])

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import cv2
 import numpy as np
 import pytest
 
 from streamseg.inference.scaling import mask_size_of
 from streamseg.types.sizes import nearest
-from tests.waiting import LIMIT_S
 
 
 def test_a_mask_has_the_frames_size_the_inputs_or_its_own() -> None:
@@ -49,12 +45,3 @@ def test_labels_of_the_right_size_are_not_copied_and_impossible_sizes_are_refuse
     for size in ((0, 3), (3, -1)):
         with pytest.raises(ValueError, match="must be above 0"):
             nearest(labels, size)
-
-
-def test_it_needs_no_opencv() -> None:
-    code = (
-        "import sys; from streamseg.types import Mask; import streamseg.client; "
-        "from streamseg.types.sizes import nearest; import numpy as np; "
-        "nearest(np.zeros((2, 3), np.uint8), (5, 5)); assert 'cv2' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=LIMIT_S)

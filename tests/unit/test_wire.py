@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 import zlib
 from fractions import Fraction
@@ -184,8 +185,14 @@ def test_a_topic_that_disagrees_with_its_header_is_refused() -> None:
             wire.decode_message([topic, *parts[1:]])
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("change", ["cut", "longer", "empty", "other size", "bit"])
+@pytest.mark.parametrize(
+    ("encoding", "change"),
+    [
+        pair
+        for pair in itertools.product(ENCODINGS, ("cut", "longer", "empty", "other size", "bit"))
+        if pair != ("raw", "bit")  # raw pixels have no wrong values
+    ],
+)
 def test_a_payload_that_is_not_exactly_the_mask_is_refused(encoding: Encoding, change: str) -> None:
     topic, header, payload = wire.encode_mask(make_mask(size=(36, 48)), encoding)
     other = wire.encode_mask(make_mask(size=(36, 49)), encoding)[2]
@@ -196,8 +203,6 @@ def test_a_payload_that_is_not_exactly_the_mask_is_refused(encoding: Encoding, c
         "other size": other,
         "bit": bytes([payload[0] ^ 1]) + payload[1:],
     }[change]
-    if encoding == "raw" and change == "bit":
-        return  # raw pixels have no wrong values
     with pytest.raises(WireError, match="payload"):
         wire.decode_message([topic, header, broken])
 
