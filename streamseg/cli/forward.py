@@ -31,7 +31,7 @@ PLACES = {"mqtt": ("mqtt", "url"), "webhook": ("webhook", "url"), "kafka": ("kaf
 @click.option("--webhook", metavar="URL", help="An HTTP server that is sent a POST for each event.")
 @click.option("--kafka", metavar="BROKERS", help="A Kafka cluster, HOST:PORT,…")
 @click.option("--out", metavar="FILE", help="A file with a line of JSON for each message; - is stdout.")
-@click.option("--state", metavar="FOLDER", help="Where events wait for a place that is away, on disk.")
+@click.option("--state", metavar="FOLDER", help="Where events wait for a place that is unreachable, on disk.")
 @click.option("--server-key", help="The daemon's public key, or the file that holds it (NAME.pub).")
 @click.option("--client-key", "client_key_file", help="The file of our own secret key (NAME.key).")
 @click.option("--check", is_flag=True, help="Try every connection, say what would be sent, and end.")

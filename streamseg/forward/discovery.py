@@ -1,4 +1,4 @@
-"""What Home Assistant is told about a stream, so that it makes a device of it. Pure.
+"""MQTT discovery messages for Home Assistant: it makes a device of each stream. Pure.
 
 One document for each device: https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload.
 The document is retained by the broker, and read back from there: what was announced before, by a forwarder

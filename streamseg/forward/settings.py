@@ -273,8 +273,8 @@ class ForwardConfig(Settings, frozen=True):
         Meta(
             ge=1,
             le=65536,
-            description="Events that wait for a place that is away: at most so much (MB), then the oldest "
-            "are lost.",
+            description="Events that wait for a place that is unreachable: at most so many MB, then the "
+            "oldest are lost.",
         ),
     ] = 64
     past: Annotated[

@@ -28,8 +28,9 @@ SOCKET, LOCK = "control/socket", "control/lock"
 class PrivateSocket:
     """The name and the path of this process's own control socket. Its folder is made and locked.
 
-    Where no folder can be had, as in a container whose file system is read-only, the socket has a name of its
-    network instead of a file, and lets in this user alone. Closing it removes what is left; twice is fine.
+    Where no folder is available, as in a container whose file system is read-only, the socket has a name of
+    its network instead of a file, and lets in this user alone. Closing it removes what is left; twice is
+    fine.
     """
 
     def __init__(self) -> None:
@@ -99,7 +100,7 @@ def running() -> dict[str, str]:
 
 
 def user_bases() -> Iterator[Path]:
-    """The folders for daemons that this user starts by hand: the first one that can be had is used.
+    """The folders for daemons that this user starts by hand: the first one that is available is used.
 
     Nothing is made. Who looks for daemons looks into all of them, up to the first one that can be used.
     """

@@ -18,7 +18,8 @@ _MOST_MMAP, _MOST_TRIM = 32 << 20, 64 << 20
 
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """While a network is loaded or closed: what is large lies apart, and what is freed goes back at once.
+    """While a network is loaded or closed: large blocks are mapped separately, and freed memory goes back
+    to the system at once.
 
     Else each network leaves memory in the heaps of the threads that ran it, which malloc_trim() does not give
     back: 130 MiB after 40 exchanges of camvid-slim. For all threads of the process.

@@ -91,7 +91,7 @@ class LiveEdge:
         self._changed_s, self._tried = (
             float("-inf"),
             False,
-        )  # `thin`; whether to more, to see if that can be had
+        )  # `thin`; whether to more, to see if that is available
         self._intra_s: float | None = None
         self._gop_s = 0.0
         self._first_base_s: float | None = None

@@ -232,7 +232,7 @@ def _read(source: OpenSource, stop: threading.Event, first: bool = False) -> Ite
             if watch is not None:
                 raise TimeoutError if watch.silent(asked) else error from None
             if source.target.kind == "network" and getattr(error, "errno", None) in BROKEN:
-                raise  # what is behind is not damaged; it can be had when the server is asked again
+                raise  # what is behind is not damaged; it comes when the server is asked again
             source.corrupt += 1
             errors += 1
             if errors > MAX_READ_ERRORS:

@@ -30,7 +30,7 @@ class WebFile:
     etag: str = ""
     modified: str = ""
     content_type: str = ""
-    ranges: bool = False  # parts of it can be had, so FFmpeg can seek in it
+    ranges: bool = False  # parts of it are available, so FFmpeg can seek in it
     start: bytes = b""  # of its content, where that was asked for
 
     @property

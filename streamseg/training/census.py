@@ -76,7 +76,7 @@ class Census:
             )
 
     def warnings(self, what: str) -> list[str]:
-        """Lines about what is lawful and probably not meant."""
+        """Lines about what is valid but probably unintended."""
         lines = []
         if self.missing:
             lines.append(

@@ -243,7 +243,7 @@ class Status(Reply, frozen=True, kw_only=True, tag="status"):
     streams: dict[str, StreamStatus] = {}
     zones: dict[str, ZoneMark] = {}  # by stream; absent where it has none
     shares: dict[str, ZoneShares] = {}  # by stream; absent before its first counted mask
-    details: list[str] = []  # streams of which a detailed picture can be had
+    details: list[str] = []  # streams of which a detailed picture is available
 
 
 class Done(Reply, frozen=True, kw_only=True, tag="done"):

@@ -82,7 +82,7 @@ def test_labels_that_teach_nothing_are_refused(
         assert not (tmp_path / "out").exists()
 
 
-def test_what_is_lawful_and_odd_is_said_before_training(
+def test_what_is_valid_and_odd_is_said_before_training(
     folder: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = folder("train", halves(0, 1), halves(0, 255), halves(255, 255), halves(0, 1, 1, 1))
