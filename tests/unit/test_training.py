@@ -22,7 +22,7 @@ from streamseg.inference.weights import read_weights  # noqa: E402
 from streamseg.training import augment, loop  # noqa: E402
 from streamseg.training.checkpoint import load_checkpoint, recipe_of, save_checkpoint  # noqa: E402
 from streamseg.training.data import TrainingImages  # noqa: E402
-from streamseg.training.log import read_log  # noqa: E402
+from streamseg.training.log import RunProgress, read_log  # noqa: E402
 from streamseg.training.loop import Inputs, learning_rate, train  # noqa: E402
 from streamseg.training.loss import cross_entropy, lovasz_softmax, thin_labels  # noqa: E402
 from streamseg.training.recipe import AugmentRecipe, TrainRecipe, load_recipe  # noqa: E402
@@ -97,7 +97,11 @@ def test_the_log_is_plotted(finished: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
-    drawn: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: Path,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     crop = TrainingImages.crop
 
@@ -111,7 +115,10 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
         train(RECIPE, Inputs(drawn, drawn), tmp_path, resume=False)
     monkeypatch.undo()
     assert load_checkpoint(tmp_path / "last.pt")["epoch"] == 2
-    train(RECIPE, Inputs(drawn, drawn), tmp_path, resume=True)
+    with caplog.at_level(logging.INFO, "streamseg"):
+        train(RECIPE, Inputs(drawn, drawn), tmp_path, resume=True)
+    told = [message.split(":")[0] for message in caplog.messages if message.startswith("epoch")]
+    assert told == ["epoch 3/4", "epoch 4/4"]
     whole, resumed = (load_checkpoint(folder / "last.pt") for folder in (finished, tmp_path))
     for part in ("network", "ema"):
         assert whole[part].keys() == resumed[part].keys()
@@ -232,11 +239,12 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(
-    drawn: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    finished: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, "streamseg"):
-        train(msgspec.structs.replace(RECIPE, epochs=1), Inputs(drawn, drawn), tmp_path, resume=False)
-    (line,) = [r.getMessage() for r in caplog.records if "epoch 1/1" in r.getMessage()]
+    with caplog.at_level(logging.INFO, "streamseg"), RunProgress(epochs=4, first=3, steps=3) as progress:
+        progress.epoch(read_log(finished)[3])
+    (line,) = caplog.messages
+    assert line.startswith("epoch 4/4: loss ")
     assert "val mIoU" in line
     assert line.endswith("0:00:00 left")
 
