@@ -36,9 +36,13 @@ def test_a_network_is_recordable_when_it_is_exported(name: str) -> None:
     assert check(narrow_engine(name), "bf16", exported=True) > 40
 
 
-def test_the_default_engine_is_recordable_as_it_is_and_exported() -> None:
+def test_a_bundled_engine_is_recordable_in_each_precision() -> None:
     for precision in PRECISIONS:
         assert check(Path("engines/camvid-slim"), precision, exported=False) > 40
+
+
+@pytest.mark.slow  # because of tracing
+def test_a_bundled_engine_is_recordable_when_it_is_exported() -> None:
     assert check(Path("engines/camvid-slim"), "bf16", exported=True) > 40
 
 

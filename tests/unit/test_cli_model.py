@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def test_weights_lie_in_systemds_cache_else_the_users(
 
 
 def test_weights_trained_on_ones_own_classes_become_an_engine_with_their_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch = pytest.importorskip("torch")
     from streamseg.inference.spec import read_spec
@@ -40,6 +41,10 @@ def test_weights_trained_on_ones_own_classes_become_an_engine_with_their_names(
     build = type(NETWORKS[name]).build
     monkeypatch.setattr(
         "streamseg.models.zoo.Network.build", lambda self, **changes: build(self, **{**narrow, **changes})
+    )
+    graph = tiny_engine / "tiny.onnx"  # any: exporting takes seconds, and is shown in test_models_served.py
+    monkeypatch.setattr(
+        "streamseg.models.export.export_onnx", lambda served, path, **_: shutil.copy(graph, path)
     )
     torch.save(narrow_network(name, classes=3).state_dict(), tmp_path / "x.pth")
     asked = ["import", str(tmp_path / "x.pth"), "--as", name, "--out", str(tmp_path / "mine")]
