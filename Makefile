@@ -93,6 +93,7 @@ gpu: .venv/dev
 
 soak: .venv/dev
 	$(PYTEST) -m soak -s tests
+	STREAMSEG_FUZZ=100000 $(PYTEST) tests/property/test_wire_fuzz.py
 
 clean:
 	rm -rf .venv build dist

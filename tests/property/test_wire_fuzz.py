@@ -19,7 +19,7 @@ from streamseg.types import LabelSet, Mask
 from streamseg.wire.rle import decode_labels, encode_labels
 from tests.masks import STREET, make_mask, same
 
-MESSAGES = int(os.environ.get("STREAMSEG_FUZZ", "100000"))
+MESSAGES = int(os.environ.get("STREAMSEG_FUZZ", "20000"))
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", fullmatch=True)
 counts = st.integers(0, 2**53 - 1)
