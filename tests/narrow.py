@@ -18,7 +18,7 @@ from streamseg.models.zoo import NETWORKS
 from tests.once import one_at_a_time
 
 # Three of the fourteen have everything that an export meets: Caffe's plain grid, branches at the picture's
-# own size, torchvision's with hard swishes. The other eleven are slow tests.
+# own size, torchvision's with hard swishes. The others are slow tests.
 TYPICAL = ("deeplab-v1", "deeplab-v1-msc-largefov", "lraspp-mobilenet-v3-large")
 EXPORTS = Path(__file__).resolve().parents[1] / ".pytest_cache" / "narrow"
 
