@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import http.client
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,6 +37,7 @@ class Behaviour:
     status: int = 0
     content: bytes = CONTENT
     asked: list[str] = field(default_factory=list)
+    meeting: threading.Barrier | None = None  # at which requests wait for one another, for a while
 
 
 class Server(ThreadingHTTPServer):
@@ -51,6 +57,9 @@ class Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range", "")
         behaviour.asked.append(asked)
         self.close_connection = True
+        if behaviour.meeting is not None:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                behaviour.meeting.wait(0.3)
         if behaviour.status:
             self.send_error(behaviour.status)
             return
@@ -110,6 +119,40 @@ def test_a_cut_connection_is_resumed_where_it_broke(server: Server, tmp_path: Pa
     assert fetch("deeplabv3-resnet50", tmp_path, source=source(server)).read_bytes() == CONTENT
     froms = [int(asked[6:-1]) for asked in server.behaviour.asked[1:]]
     assert froms == [300_000, 500_000, 600_000, 650_000, 670_000, 670_001]
+
+
+def test_two_calls_at_once_download_once_and_both_get_the_file(server: Server, tmp_path: Path) -> None:
+    server.behaviour.meeting = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as threads:
+        calls = [
+            threads.submit(fetch, "deeplabv3-resnet50", tmp_path, source=source(server)) for _ in range(2)
+        ]
+        assert {call.result().read_bytes() for call in calls} == {CONTENT}
+    assert server.behaviour.asked == [""]
+    assert files(tmp_path) == ["net.pth"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EHOSTUNREACH, "No route to host"), ssl.SSLError("decryption failed")]
+)
+def test_a_network_that_breaks_is_no_fault_of_the_disk_and_is_tried_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    read, errors = http.client.HTTPResponse.read, [None, error]
+
+    def breaking(answer: http.client.HTTPResponse, *size: int) -> bytes:
+        if errors and (broken := errors.pop(0)) is not None:
+            raise broken
+        return read(answer, *size)
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", breaking)
+    assert fetch("deeplabv3-resnet50", tmp_path, source=source(server)).read_bytes() == CONTENT
+    assert len(server.behaviour.asked) == 2
+
+
+def test_a_cache_that_cannot_be_read_is_told_in_one_line(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"net\.pth: cannot be read \(File name too long\)"):
+        fetch("deeplabv3-resnet50", tmp_path / ("x" * 300), source=source(server))
 
 
 def test_a_later_call_goes_on_with_what_an_earlier_one_got(server: Server, tmp_path: Path) -> None:

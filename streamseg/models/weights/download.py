@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from streamseg.errors import WeightsError
+from streamseg.errors import WeightsError, one_line
 from streamseg.models.sources import Source, find_source
 from streamseg.runtime.backoff import Backoff
-from streamseg.runtime.files import move_into_place
+from streamseg.runtime.files import locked, move_into_place
 
 OnProgress = Callable[[int, int | None], None]  # bytes so far, and of the whole file where known
 
@@ -33,27 +34,51 @@ def fetch(
     """Download the published weights of the zoo's network `name` into `cache_dir` and give the file.
 
     A file in the cache whose SHA-256 is right is not downloaded again. An interrupted download is kept as
-    .part and resumed, now or by a later call. Blocks; 20 s without data count as an interruption. Raises
-    WeightsError, which says what to download by hand and where to put it.
+    .part and resumed, now or by a later call. Blocks; 20 s without data count as an interruption. Of several
+    calls at once, in whatever processes, one downloads and the others wait. Raises WeightsError, which says
+    what to download by hand and where to put it.
     """
     source = source or find_source(name)
     path = cache_dir / source.file
-    if path.is_file():
-        _check(path, source)
+    if _is_there(path, source):
         return path
     if source.url is None:
         raise WeightsError(_by_hand(source, path, "must be downloaded by hand"))
+    part = path.with_name(path.name + ".part")
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        _download(source.url, part, progress or _silent)
-        _check(part, source)
-        move_into_place(part, path)
+        with one_at_a_time(path):
+            if not _is_there(path, source):
+                _download(source.url, part, progress or _silent)
+                _check(part, source)
+                move_into_place(part, path)
     except WeightsError as error:
         raise WeightsError(_by_hand(source, path, str(error))) from error
     except OSError as error:
         raise WeightsError(f"{cache_dir}: cannot be written ({error.strerror})") from error
     return path
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Keep other calls for `path`, in whatever processes, waiting; leaves no lock behind. Raises OSError."""
+    lock = path.with_name(path.name + ".lock")
+    with locked(lock):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _is_there(path: Path, source: Source) -> bool:
+    """Whether the file was downloaded before; raises WeightsError for another one in its place."""
+    try:
+        if not path.is_file():
+            return False
+        _check(path, source)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+    return True
 
 
 def _by_hand(source: Source, path: Path, reason: str) -> str:
@@ -84,23 +109,31 @@ def _download(url: str, part: Path, progress: OnProgress) -> None:
 def _continue(url: str, part: Path, progress: OnProgress) -> None:
     """Request the rest of `part` and append it; raises _Broken where another try may help."""
     have = part.stat().st_size if part.exists() else 0
+    with _asked(url, part, have) as answer:
+        start, whole = _extent(answer, have)
+        if start != have:
+            part.unlink()  # the server sends the file from its beginning
+            have = 0
+        if whole is not None and whole > MOST_BYTES:
+            raise WeightsError(f"{url}: has {whole} bytes, more than any of the weights")
+        progress(have, whole)
+        with part.open("ab") as file:
+            while chunk := _read(answer):
+                file.write(chunk)
+                have += len(chunk)
+                if have > MOST_BYTES:
+                    raise WeightsError(f"{url}: sends more than {MOST_BYTES} bytes")
+                progress(have, whole)
+    if whole is not None and have != whole:
+        raise _Broken(f"the connection ended after {have} of {whole} bytes")
+
+
+def _asked(url: str, part: Path, have: int) -> http.client.HTTPResponse:
+    """The answer to a request for what follows `have` bytes; removes a `part` that is of another file."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            start, whole = _extent(answer, have)
-            if start != have:
-                part.unlink()  # the server sends the file from its beginning
-                have = 0
-            if whole is not None and whole > MOST_BYTES:
-                raise WeightsError(f"{url}: has {whole} bytes, more than any of the weights")
-            progress(have, whole)
-            with part.open("ab") as file:
-                while chunk := answer.read(CHUNK):
-                    file.write(chunk)
-                    have += len(chunk)
-                    if have > MOST_BYTES:
-                        raise WeightsError(f"{url}: sends more than {MOST_BYTES} bytes")
-                    progress(have, whole)
+        answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+        return answer
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416 and have:
@@ -111,10 +144,16 @@ def _continue(url: str, part: Path, progress: OnProgress) -> None:
             raise WeightsError(f"{url}: the server answered {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise _Broken(f"no connection ({error.reason})") from error
-    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        raise _Broken(f"the connection broke ({error or type(error).__name__})") from error
-    if whole is not None and have != whole:
-        raise _Broken(f"the connection ended after {have} of {whole} bytes")
+    except (http.client.HTTPException, OSError) as error:
+        raise _Broken(f"the connection broke ({one_line(error)})") from error
+
+
+def _read(answer: http.client.HTTPResponse) -> bytes:
+    """The next bytes of an answer; whatever fails is the network's fault, and none of the disk."""
+    try:
+        return answer.read(CHUNK)
+    except (http.client.HTTPException, OSError) as error:
+        raise _Broken(f"the connection broke ({one_line(error)})") from error
 
 
 def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
