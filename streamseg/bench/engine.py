@@ -20,11 +20,12 @@ from streamseg.inference.backends.device import Cuda, cuda_device
 from streamseg.inference.backends.protocol import backend_names
 from streamseg.inference.backends.torch import torch_missing
 from streamseg.inference.engine import Engine
+from streamseg.inference.engine_folders import engine_folder
 from streamseg.inference.infer import input_size
 from streamseg.inference.plans.load import load_engine
 from streamseg.inference.plans.verify import agreement_of
 from streamseg.inference.scaling import make_batch
-from streamseg.inference.spec import engine_folder, find_engine, read_spec
+from streamseg.inference.spec import find_engine, read_spec
 from streamseg.models.zoo import NETWORKS
 from streamseg.runtime.folders import cache_folder
 from streamseg.sources import open_source

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 import msgspec
 
+from streamseg.cli.fetching import fetch_missing
 from streamseg.cli.settings import as_json, engine_option, given, options_from
 from streamseg.config import (
     BackendName,
@@ -74,7 +75,9 @@ def pipeline(
         "publish": {"endpoint": "tcp://127.0.0.1:0", **pick(PublishConfig)},
         "refinement": {"level": "live" if fusion else "off"},
     }
-    result = bench_pipeline(build_settings(Config, tree), seconds, refined=refined)
+    config = build_settings(Config, tree)
+    fetch_missing(config.engine.name, *also)
+    result = bench_pipeline(config, seconds, refined=refined)
     _show(result, as_json, show_pipeline)
 
 
@@ -121,8 +124,10 @@ def engine(names: tuple[str, ...], source: str, zoo: bool, as_json: bool, **opti
     from streamseg.models.zoo import NETWORKS
 
     start_logging("warning")
-    known = tuple(spec.name for _, spec in list_engines())
-    chosen = dict.fromkeys((*(names or known), *(NETWORKS if zoo else ())))
+    if not names:
+        found = list_engines(lambda error: echo(f"left out: {error}", err=True))
+        names = tuple(folder.name for folder, _ in found)
+    chosen = dict.fromkeys((*names, *(NETWORKS if zoo else ())))
     _show(bench_engines(tuple(chosen), source, **options), as_json, show_engines)
 
 
@@ -154,7 +159,9 @@ def streams(
         "engine": given(**options),
         "publish": {"endpoint": "tcp://127.0.0.1:0"},
     }
-    _show(bench_streams(build_settings(Config, tree), seconds, fps), as_json, show_streams)
+    config = build_settings(Config, tree)
+    fetch_missing(config.engine.name)
+    _show(bench_streams(config, seconds, fps), as_json, show_streams)
 
 
 def show_pipeline(result: PipelineResult) -> None:

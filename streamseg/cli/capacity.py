@@ -10,7 +10,8 @@ import click
 import msgspec
 
 from streamseg.cli.bench import show_table
-from streamseg.cli.settings import as_json, engine_option, given, options_from
+from streamseg.cli.fetching import fetch_missing
+from streamseg.cli.settings import as_json, engine_option, flags_of, given, options_from
 from streamseg.config import Config, EngineConfig, StreamConfig, build_settings, load_config
 from streamseg.errors import UsageError
 from streamseg.runtime.log import start_logging
@@ -58,8 +59,7 @@ def command(
         raise UsageError("give one of CONFIG.toml, --source and --size")
     written = given(**options)
     if config is not None and (written or count != 1):
-        names = ", ".join("--" + {"max_fps": "fps"}.get(n, n).replace("_", "-") for n in written) or "--count"
-        raise UsageError(f"{names}: write it in {config} instead")
+        raise UsageError(f"{flags_of(written) or '--count'}: write it in {config} instead")
     from streamseg.bench.capacity import measure_capacity
     from streamseg.bench.clips import drawn_clip
 
@@ -68,6 +68,7 @@ def command(
         settings = load_config(config)
     else:
         settings = _from_options(sources or (str(drawn_clip((size or (0, 0)), codec)),), written)
+        fetch_missing(settings.engine.name)
     result = measure_capacity(settings, dict.fromkeys(settings.streams, count))
     if as_json:
         echo_document(msgspec.json.encode(result))

@@ -139,11 +139,10 @@ def _engines() -> Iterator[Finding]:
     from streamseg.errors import EngineError
     from streamseg.inference.spec import list_engines
 
-    try:
-        engines = [spec.name for _, spec in list_engines()]
-    except EngineError as error:
-        yield Finding("engines", False, str(error), True, "remove or repair that folder")
-        return
+    wrong: list[EngineError] = []
+    engines = [spec.name for _, spec in list_engines(wrong.append)]
+    for error in wrong:
+        yield Finding("an engine", False, str(error))
     yield Finding(
         "engines", bool(engines), ", ".join(engines) or "none", True, "set STREAMSEG_ENGINES to their folder"
     )

@@ -29,7 +29,7 @@ command.add_command(compare)
 @command.command("list")
 def list_() -> None:
     """List the engines that can be found."""
-    for folder, spec in list_engines():
+    for folder, spec in list_engines(lambda error: echo(f"left out: {error}", err=True)):
         height, width = spec.input_size
         echo(
             f"{spec.name:20} {spec.network:12} {width}x{height}  {'/'.join(spec.weights):10} "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from streamseg.cli.fetching import fetch_missing
 from streamseg.cli.settings import engine_option, options_from
 from streamseg.config import CrfConfig, EngineConfig, PrecisionSetting, RefinementConfig
 from streamseg.errors import UsageError
@@ -88,10 +89,12 @@ def command(
         if crf or sequence or plot or tune_crf or confidence:
             raise UsageError("--crf, --sequence, --plot, --tune-crf and --confidence need labels: add --data")
         other = None if teacher is None else EngineConfig(name=teacher, precision="fp32", threads=threads)
+        fetch_missing(name, *([teacher] if teacher else []))
         _video(config, crf_config, str(video), other, every, delay, as_json)
         return
     if teacher is not None:
         raise UsageError("--teacher: is for --video without --data")
+    fetch_missing(name)
     if confidence:
         _confidence(config, data, as_json)
     elif tune_crf:

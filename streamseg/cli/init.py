@@ -8,7 +8,9 @@ from pathlib import Path
 
 import click
 
-from streamseg.config import EngineConfig, StreamConfig
+from streamseg.cli.fetching import fetch_missing
+from streamseg.cli.settings import engine_option
+from streamseg.config import StreamConfig
 from streamseg.config.draft import (
     DraftStream,
     checked_name,
@@ -32,30 +34,33 @@ from streamseg.runtime.terminal import echo
     metavar="NAME=ADDRESS",
     help="A stream: an address, /dev/videoN, a file or demo:; may be repeated. Without one, it is asked for.",
 )
-@click.option("--engine", default=EngineConfig().name, help="An engine's name or its folder.")
+@engine_option
 @click.option("--out", type=click.Path(path_type=Path), default=Path("site.toml"), help="The file to write.")
 @click.option("--yes", is_flag=True, help="Ask nothing: write sources that do not answer now, too.")
-def command(sources: tuple[str, ...], engine: str, out: Path, yes: bool) -> None:
+def command(sources: tuple[str, ...], name: str, out: Path, yes: bool) -> None:
     """Write a first configuration: asks for sources and tries each of them.
 
     Overwrites no file. Passwords go into a file beside it that only its owner may read.
     """
+    from streamseg.inference.engine_folders import is_missing
     from streamseg.inference.spec import find_engine
 
     refuse_existing(out)
-    find_engine(engine)
+    if not is_missing(name):
+        find_engine(name)
     asks = sys.stdin.isatty() and not yes
     if not sources and not asks:
         raise UsageError("give --source NAME=ADDRESS for each stream; nothing can be asked here")
     streams = _given(sources, asks, yes) if sources else _asked()
-    written = write_draft(out, streams, engine)
+    fetch_missing(name)
+    written = write_draft(out, streams, name)
     for path in written:
         private = path.stat().st_mode & 0o077 == 0
         echo(f"wrote {path}" + (": only you may read it" if private else ""))
     if password_file_of(out) in written and out.absolute().is_relative_to("/etc/streamseg"):
         echo("a service reads passwords from /etc/credstore: see docs/operating.md")
-    name = shlex.quote(str(out))
-    echo(f"next: streamseg check {name}", f"      streamseg run {name} --watch")
+    file = shlex.quote(str(out))
+    echo(f"next: streamseg check {file}", f"      streamseg run {file} --watch")
 
 
 def _given(sources: tuple[str, ...], asks: bool, yes: bool) -> list[DraftStream]:

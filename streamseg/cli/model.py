@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
-from streamseg.errors import UsageError
+from streamseg.cli.fetching import fetching
+from streamseg.errors import OutputError, UsageError
 from streamseg.models.weights import RELEASED, SOURCES, Source, fetch, find_source
 from streamseg.models.zoo import NETWORKS, find_network
 from streamseg.runtime.folders import FETCHED_WEIGHTS, cache_folder
@@ -29,8 +31,16 @@ def list_() -> None:
 
 def _line(name: str, parameters: int, source: Source, how: str = "fetch") -> None:
     how = "by hand" if source.by_hand else how
-    cached = ", in the cache" if (cache_folder(FETCHED_WEIGHTS) / source.file).is_file() else ""
+    cached = ", in the cache" if _is_cached(source) else ""
     echo(f"{name:44} {parameters / 1e6:6.2f} M  {how:8} {source.file}{cached}")
+
+
+def _is_cached(source: Source) -> bool:
+    """Whether its file is in the cache; a cache that cannot be looked at is empty."""
+    try:
+        return os.path.isfile(cache_folder(FETCHED_WEIGHTS) / source.file)
+    except OutputError:  # a user without a home
+        return False
 
 
 @command.command("fetch")
@@ -42,20 +52,21 @@ def fetch_(name: str, cache: Path | None, out: Path | None) -> None:
 
     Of a released engine (streamseg model list) the engine is made, too, in the cache.
     """
-    from streamseg.cli.progress import Bar
-
     source = find_source(name)
-    if out is not None and name not in RELEASED:
+    if name in RELEASED:
+        from streamseg.models.released import fetch_engine
+
+        with fetching(name, source) as bar:
+            folder = fetch_engine(name, bar.at, weights=cache, out=out, again=True)
+        found = name if out is None else folder
+        echo(f"{folder}: written; licence: {source.licence}")
+        echo(f"run it with: streamseg run --engine {found} --source SOURCE --watch --web")
+        return
+    if out is not None:
         raise UsageError(f"--out: {name} is no released engine; make one with: streamseg model import")
-    with Bar(source.file) as bar:
+    with fetching(name, source) as bar:
         path = fetch(name, cache or cache_folder(FETCHED_WEIGHTS), bar.at)
     echo(f"{path}: downloaded; licence: {source.licence}")
-    if name in RELEASED:
-        from streamseg.models.released import write_released
-
-        folder = write_released(name, path, out)
-        found = name if out is None else folder
-        echo(f"{folder}: written; run it with: streamseg run --engine {found} --source SOURCE --watch --web")
 
 
 @command.command("import")

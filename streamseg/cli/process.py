@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from streamseg.cli.fetching import fetch_missing
 from streamseg.cli.settings import engine_option, label_options, labels_given, options_from
 from streamseg.config import (
     CrfConfig,
@@ -80,6 +81,7 @@ def command(
     if "zones" in given:
         groups["zones"] = read_zones(given.pop("zones"))
     config = build_settings(ProcessConfig, {**given, **groups})
+    fetch_missing(name)
     stop = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:

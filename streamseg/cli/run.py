@@ -12,7 +12,8 @@ import click
 import msgspec
 
 from streamseg.cli import show_error
-from streamseg.cli.settings import engine_option, given, label_options, labels_given, options_from
+from streamseg.cli.fetching import fetch_missing
+from streamseg.cli.settings import engine_option, flags_of, given, label_options, labels_given, options_from
 from streamseg.config import (
     Config,
     EngineConfig,
@@ -72,12 +73,13 @@ def command(config: Path | None, sources: tuple[str, ...], web: str, watch: bool
     labels = labels_given(options)
     written = given(**options)
     if settings is not None and (written or labels):
-        names = ", ".join("--" + name.replace("_", "-") for name in [*written, *labels])
-        raise UsageError(f"{names}: write it in {config} instead")
+        raise UsageError(f"{flags_of([*written, *labels])}: write it in {config} instead")
     if settings is None:
         settings = _from_options(sources, written | ({"labels": labels} if labels else {}))
     if web:
         settings = _with_web(settings, web)
+    if config is None:
+        fetch_missing(settings.engine.name)
     start_logging(settings.log.level)
     _run(settings, config, watch)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamseg.cli.fetching import fetch_missing
 from streamseg.cli.settings import engine_option, given, options_from
 from streamseg.config import EngineConfig, build_settings
 from streamseg.errors import OutputError, SourceError, UsageError
@@ -55,6 +56,7 @@ def command(pictures: tuple[str, ...], name: str, out: str, formats: tuple[str, 
         raise UsageError("--out -: takes one picture and one --format")
     stems = _stems([path for path, _ in found])
     failed = False
+    fetch_missing(name)
     engine = load_engine(config)
     try:
         for (path, shown), stem in zip(found, stems, strict=True):

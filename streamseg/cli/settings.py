@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -12,35 +12,19 @@ import msgspec
 
 from streamseg.config import EngineConfig, LabelsConfig, Settings, bare_type, settings_fields
 from streamseg.errors import UsageError
-from streamseg.runtime.terminal import echo
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def engine_option(function: F) -> F:
-    """Add --engine, given as `name`; a released engine that is not here yet is fetched."""
+    """Add --engine, given as `name`; fetch_missing() is called where all other arguments stand."""
     add = click.option(
         "--engine",
         "name",
         default=EngineConfig().name,
-        callback=_fetched,
         help="An engine's name or its folder; a released one (streamseg model list) is fetched.",
     )
     return add(function)
-
-
-def _fetched(context: click.Context, parameter: click.Parameter, name: str) -> str:
-    from streamseg.inference.spec import is_missing
-
-    if is_missing(name) and not context.resilient_parsing:
-        from streamseg.cli.progress import Bar
-        from streamseg.models.released import fetch_engine
-        from streamseg.models.sources import RELEASED
-
-        with Bar(name) as bar:
-            folder = fetch_engine(name, bar.at)
-        echo(f"{folder}: fetched; licence: {RELEASED[name].source.licence}", err=True)
-    return name
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -107,6 +91,12 @@ def given(**options: Any) -> dict[str, Any]:
     context = click.get_current_context()
     source = click.core.ParameterSource.DEFAULT
     return {k: v for k, v in options.items() if context.get_parameter_source(k) not in (source, None)}
+
+
+def flags_of(names: Iterable[str]) -> str:
+    """The options of these names, as they are written on the command line."""
+    flags = {one.name: one.opts[0] for one in click.get_current_context().command.params}
+    return ", ".join(flags[name] for name in names)
 
 
 def _simple(annotation: Any) -> bool:

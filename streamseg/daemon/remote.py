@@ -12,7 +12,7 @@ from pathlib import Path
 from streamseg.config import StreamConfig
 from streamseg.config.engines import DEFAULT
 from streamseg.errors import ControlError, SourceError
-from streamseg.inference.spec import list_engines
+from streamseg.inference.engine_folders import found_engines
 from streamseg.sources import resolve
 from streamseg.sources.target import DEMO, Target
 
@@ -33,7 +33,7 @@ def check_remote(name: str, wanted: StreamConfig, own: Iterable[StreamConfig]) -
 
 def check_remote_engine(name: str, engine: str, sections: Iterable[str]) -> None:
     """Raise a ControlError for an engine that is named by its folder, and not by a known name."""
-    known = {"", DEFAULT, *sections, *(folder.name for folder, _ in list_engines())}
+    known = {"", DEFAULT, *sections, *found_engines()}
     if engine not in known:
         raise _refused(
             name, "engine", "may only be a section [engines.NAME] or one of `streamseg engine list` there"

@@ -1,16 +1,14 @@
-"""An engine's folder: what engine.toml may say, its weights, and where engines are looked for."""
+"""An engine's folder: what engine.toml may say, and its weights."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
 import json
 import math
-import os
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,8 +19,8 @@ from streamseg.config import Precision, Settings, build_settings, toml_tables
 from streamseg.config.settings import CONTROL_CHARACTERS
 from streamseg.config.text_file import read_text
 from streamseg.crf.params import KERNEL_KEYS, CrfParams
-from streamseg.errors import ConfigError, EngineError, OutputError
-from streamseg.runtime.folders import FETCHED_ENGINES, cache_folder
+from streamseg.errors import ConfigError, EngineError
+from streamseg.inference.engine_folders import RELEASED_ENGINES, engine_folder, found_engines, how_to_fetch
 from streamseg.types import IGNORE, AnswerKind, ClassInfo, LabelSet
 
 FP32, INT8 = "model.onnx", "model.int8.onnx"
@@ -269,43 +267,18 @@ def _crf_problems(crf: CrfParams, classes: int) -> Iterator[str]:
             yield f"crf.compatibility: must be {classes} factors, or {classes} lists of {classes} penalties"
 
 
-RELEASED_ENGINES = (  # that models/released.py fetches
-    "deeplabv3-mobilenet-v2-voc",
-    "deeplabv3-mobilenet-v2-dm05-voc",
-    "deeplabv3-mobilenet-edgetpu-slim-cityscapes",
-)
+def list_engines(skip: Callable[[EngineError], object]) -> Iterator[tuple[Path, EngineSpec]]:
+    """Every engine that is found, in the order of found_engines().
 
-
-def engine_folders() -> list[Path]:
-    """Where engines are looked for: $STREAMSEG_ENGINES, ./engines, the package, a checkout, the cache."""
-    package = Path(__file__).resolve().parents[1]
-    named = [Path(p) for p in os.environ.get("STREAMSEG_ENGINES", "").split(os.pathsep) if p]
-    folders = [*named, Path("engines"), package / "engines", package.parent / "engines"]
-    with contextlib.suppress(OutputError):  # a user without a home
-        folders.append(cache_folder(FETCHED_ENGINES))
-    return [f for f in folders if f.is_dir()]
-
-
-def list_engines() -> Iterator[tuple[Path, EngineSpec]]:
-    """Every engine that is found, in the order of engine_folders(); of two with one name the first."""
-    seen: set[str] = set()
-    for folder in engine_folders():
-        for toml in sorted(folder.glob("*/engine.toml")):
-            if toml.parent.name not in seen:
-                seen.add(toml.parent.name)
-                yield toml.parent, read_spec(toml.parent)
-
-
-def engine_folder(name: str) -> Path | None:
-    """The folder of the engine of this name, or this folder; None where there is no such engine."""
-    if os.sep in name or (Path(name) / "engine.toml").is_file():
-        return Path(name)
-    return next((f / name for f in engine_folders() if (f / name / "engine.toml").is_file()), None)
-
-
-def is_missing(name: str) -> bool:
-    """Whether this is the name of a released engine that is not here yet."""
-    return name in RELEASED_ENGINES and engine_folder(name) is None
+    skip: is called with what is wrong with one that cannot be read, and how to repair it.
+    """
+    for folder in found_engines().values():
+        try:
+            spec = read_spec(folder)
+        except EngineError as error:
+            skip(EngineError(f"{error}; repair or remove that folder"))
+            continue
+        yield folder, spec
 
 
 def find_engine(name: str) -> tuple[Path, EngineSpec]:
@@ -314,8 +287,8 @@ def find_engine(name: str) -> tuple[Path, EngineSpec]:
     if folder is not None:
         return folder, read_spec(folder)
     if name in RELEASED_ENGINES:
-        raise EngineError(f"engine {name!r} is not here yet; get it with: streamseg model fetch {name}")
-    known = sorted({*RELEASED_ENGINES, *(path.name for path, _ in list_engines())})
+        raise EngineError(f"engine {name!r} is not here yet; get it with: {how_to_fetch(name)}")
+    known = sorted({*RELEASED_ENGINES, *found_engines()})
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
     raise EngineError(f"unknown engine {name!r}{hint}")

@@ -14,8 +14,7 @@ import numpy as np
 from aiohttp import WSMsgType, web
 
 from streamseg.client.control import ControlClient
-from streamseg.errors import ConfigError, ControlError, StreamsegError
-from streamseg.inference.spec import is_missing
+from streamseg.errors import ConfigError, ControlError, StreamsegError, one_line
 from streamseg.net.curve_keys import ClientKeys
 from streamseg.outputs.png import indexed_png
 from streamseg.runtime.counters import ProgressWatch
@@ -23,7 +22,7 @@ from streamseg.types import U8, LabelSet
 from streamseg.web.access import Access
 from streamseg.web.answers import Answers, shares_message
 from streamseg.web.detail import DetailPictures
-from streamseg.web.engines import choices
+from streamseg.web.engines import Fetcher, choices, is_to_be_fetched
 from streamseg.web.feed import Feed
 from streamseg.web.frames import Shown
 from streamseg.web.guard import Guard, need_own_page
@@ -60,6 +59,7 @@ class Console:
         self._segmenter = Segmenter(setup.control)
         self._details = DetailPictures(setup.control)
         self._loading = Link(setup.control, timeout_s=LOADING_TIMEOUT_S)  # nobody else waits for networks
+        self._fetcher = Fetcher()
         self._progress = ProgressWatch()
         self._viewers: set[Viewer] = set()
         self._answers = Answers(self._link, self._viewers)
@@ -104,6 +104,7 @@ class Console:
         for task in (polling, *self._tasks):
             task.cancel()
         await asyncio.gather(polling, *self._tasks, return_exceptions=True)
+        self._fetcher.close()
         await self._feed.close()
         await self._answers.close()
         await self._link.close()
@@ -240,11 +241,9 @@ class Console:
                 elif do.what == "engines":
                     found = {"engines": await asyncio.to_thread(choices, await self._health.status(1.0))}
                 elif do.what == "engine":
-                    engine = do.settings["engine"]
-                    if is_missing(engine):
-                        from streamseg.models.released import fetch_engine
-
-                        await asyncio.to_thread(fetch_engine, engine)
+                    engine, status = do.settings["engine"], await self._health.status(0.0)
+                    if do.stream in status.streams and is_to_be_fetched(engine, status):
+                        await self._fetcher.fetch(engine)
                     await self._loading.ask(lambda daemon: daemon.engine(do.stream, engine))
                 else:
                     await self._link.ask(ask)
@@ -252,6 +251,8 @@ class Console:
                 problems = list(error.problems)
             except StreamsegError as error:  # a network that cannot be fetched
                 problems = [str(error)]
+            except OSError as error:
+                problems = [one_line(error)]
         with contextlib.suppress(Slow):  # it is disconnected by its sending task
             viewer.send({"type": "done", "id": do.id, "problems": problems, **found})
         await self._send_status(self._viewers, max_age_s=0.0)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,8 +22,9 @@ from streamseg.cli.model import command
 from streamseg.cli.segment import command as segment_command
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError, StreamsegError, UsageError, WeightsError
+from streamseg.inference.engine_folders import RELEASED_ENGINES, is_missing
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.spec import RELEASED_ENGINES, ClassEntry, find_engine, is_missing, read_spec
+from streamseg.inference.spec import ClassEntry, find_engine, read_spec
 from streamseg.models.released import fetch_engine, write_released
 from streamseg.models.sources import RELEASED
 from streamseg.models.tflite_engine import convert_file, import_tflite, write_tflite_engine
@@ -199,6 +204,25 @@ def test_a_released_engine_is_fetched_when_it_is_first_asked_for(published: Path
     RELEASED[RELEASED_ONE] = dataclasses.replace(RELEASED[RELEASED_ONE], source=source)
     with pytest.raises(WeightsError, match=r"small\.tflite: must be downloaded by hand; download .* put it"):
         fetch_engine(RELEASED_ONE)
+
+
+def test_two_who_fetch_a_released_engine_at_once_make_it_once(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, written = threading.Barrier(2), []
+
+    def write(*given: Any, **options: Any) -> Path:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.3)  # for another one that would write, too
+        written.append(given)
+        return write_tflite_engine(*given, **options)
+
+    monkeypatch.setattr("streamseg.models.released.write_tflite_engine", write)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(fetch_engine, [RELEASED_ONE] * 2)
+    assert first == second == find_engine(RELEASED_ONE)[0]
+    assert len(written) == 1
+    assert [path.name for path in first.parent.iterdir()] == [RELEASED_ONE]
 
 
 def test_only_a_released_engine_has_a_folder_to_be_made_in(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ import msgspec
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError, OutputError, StreamsegError, UsageError
 from streamseg.inference.engine import Engine
+from streamseg.inference.engine_folders import engine_folders, holds_engine
 from streamseg.inference.forms import Array
 from streamseg.inference.interface import FormError
 from streamseg.inference.onnx_file import MOST_BYTES, OnnxSurface, checked_name, in_one_file
 from streamseg.inference.plans.load import load_engine
-from streamseg.inference.spec import FP32, EngineSpec, engine_folders
+from streamseg.inference.spec import FP32, EngineSpec
 from streamseg.inference.spec_text import write_spec
 from streamseg.inference.weights import weights_entry
 from streamseg.models.weights.onnx_facts import read_facts
@@ -85,7 +86,7 @@ def new_folder(name: str, out: Path, replace: bool) -> Path:
         raise UsageError(f"--as: {folder} is there already; choose another name, or --replace it")
     for others in engine_folders():
         other = others / name
-        if (other / "engine.toml").is_file() and not (folder.exists() and other.samefile(folder)):
+        if holds_engine(other) and not (folder.exists() and other.samefile(folder)):
             raise UsageError(f"--as: an engine {name!r} is in {others}; choose another name")
     return folder
 
