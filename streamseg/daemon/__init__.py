@@ -45,7 +45,7 @@ from streamseg.daemon.status import (
     zone_shares,
 )
 from streamseg.daemon.systemd import Service
-from streamseg.daemon.wanted import wanted_engines
+from streamseg.daemon.wanted import absent_engines, wanted_engines
 from streamseg.daemon.web import WebProcess, console_of, mask_endpoints
 from streamseg.errors import ConfigError, ControlError, StreamsegError
 from streamseg.live.pipeline import Pipeline
@@ -125,6 +125,8 @@ class Daemon:
         if problems := list(sharing_problems(self.config.streams)):
             raise ConfigError(*problems)
         wanted = wanted_engines(self.config.streams, self.config.engine, self.config.engines)
+        if problems := list(absent_engines(wanted)):
+            raise ConfigError(*problems)
         fitted, warning = fit_connections(self.config, file_limit())
         if warning:
             log.warning("%s", warning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -9,14 +10,16 @@ from typing import get_args
 
 from streamseg.config import Config, EngineConfig, Precision, StreamConfig
 from streamseg.config.sharing import sharing_problems
-from streamseg.daemon.wanted import wanted_engines
-from streamseg.errors import ConfigError, SourceError, StreamsegError
+from streamseg.daemon.wanted import absent_engines, wanted_engines
+from streamseg.errors import ConfigError, OutputError, SourceError, StreamsegError
 from streamseg.inference.backends.select import choices
+from streamseg.inference.engine_folders import RELEASED_ENGINES, engine_folder, fetch_for_a_service
 from streamseg.inference.spec import EngineSpec, find_engine
 from streamseg.inference.weights import read_weights
 from streamseg.net.allow_list import AllowedClients
 from streamseg.net.curve_keys import read_key
 from streamseg.refinement.crf_step import crf_setup, need_crf
+from streamseg.runtime.folders import FETCHED_ENGINES, cache_folder
 from streamseg.sources.explain import camera_problem, file_problem
 from streamseg.sources.target import detail_of, resolve, target_of
 from streamseg.web.setup import missing_extra, read_token
@@ -40,6 +43,7 @@ def config_notes(config: Config) -> Iterator[str]:
     for name in config.engines:
         if name not in used:
             yield f"engines.{name}: no stream has engine = {name!r}, so it is not loaded"
+    yield from _engine_notes(config)
     for name, stream in config.streams.items():
         if _given_by_systemd(stream.password_file):
             yield f"streams.{name}.password_file: {CREDENTIALS} is set by systemd; not looked at"
@@ -90,8 +94,23 @@ def _engine_problems(config: Config) -> Iterator[str]:
     except ConfigError as error:
         yield from error.problems
         return
+    if absent := list(absent_engines(wanted)):
+        yield from absent
+        return
     for settings in wanted.values():
         yield from _said(partial(_look_at_engine, config, settings))
+
+
+def _engine_notes(config: Config) -> Iterator[str]:
+    """The fetched engines that lie in this user's cache, where no other user looks for them."""
+    with contextlib.suppress(ConfigError, OutputError):  # problems of their own; a user without a home
+        cache = cache_folder(FETCHED_ENGINES)
+        for settings in wanted_engines(config.streams, config.engine, config.engines).values():
+            if settings.name in RELEASED_ENGINES and engine_folder(settings.name) == cache / settings.name:
+                yield (
+                    f"engine {settings.name}: lies in this user's cache; a service has its own, and needs: "
+                    f"{fetch_for_a_service(settings.name)}"
+                )
 
 
 def _look_at_engine(config: Config, settings: EngineConfig) -> None:

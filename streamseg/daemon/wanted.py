@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from streamseg.config import EngineConfig, StreamConfig
 from streamseg.config.engines import DEFAULT, engine_settings
 from streamseg.errors import ConfigError, EngineError
+from streamseg.inference.engine_folders import engine_folder, holds_engine
 from streamseg.inference.label_view import view_of
 from streamseg.inference.spec import find_engine
 
@@ -44,13 +45,25 @@ def engine_problem(name: str, sections: Mapping[str, EngineConfig]) -> str:
     return ""
 
 
+def absent_engines(wanted: Mapping[str, EngineConfig]) -> Iterator[str]:
+    """A line for each of these engines that is not there, whatever the folders of the others hold."""
+    for name, settings in wanted.items():
+        folder = engine_folder(settings.name)
+        if folder is not None and holds_engine(folder):
+            continue
+        try:
+            find_engine(settings.name)
+        except EngineError as error:
+            yield f"{_section(name)}.name: {error}"
+
+
 def label_problems(stream: str, config: StreamConfig, name: str, settings: EngineConfig) -> Iterator[str]:
     """What of the labels that a stream is to have does not fit the engine; nothing where that is unknown."""
     try:
         _, spec = find_engine(settings.name)
     except EngineError:  # loading it says so
         return
-    section = "engine" if name == DEFAULT else f"engines.{name}"
+    section = _section(name)
     own = config.labels.given
 
     def key(field: str) -> str:
@@ -60,3 +73,7 @@ def label_problems(stream: str, config: StreamConfig, name: str, settings: Engin
         view_of(spec.labels, config.labels.over(settings.labels), spec.gives, key)
     except ConfigError as error:
         yield from error.problems
+
+
+def _section(name: str) -> str:
+    return "engine" if name == DEFAULT else f"engines.{name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from streamseg.cli import cli
 from streamseg.config import parse_config
 from streamseg.daemon.checking import config_notes, config_problems
+from streamseg.inference.engine_folders import RELEASED_ENGINES
 
 
 @pytest.fixture
@@ -128,3 +130,16 @@ def test_the_command_lists_every_problem_and_passes_what_runs(place: Path, tiny_
     assert done.exit_code == 0, done.output
     assert "note: streams.a.source: /dev/video99: no such camera" in done.output
     assert "1 stream, engine tiny" in done.output
+
+
+def test_an_engine_in_this_users_cache_is_noted_as_no_service_sees_it(
+    place: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    name = RELEASED_ENGINES[0]
+    shutil.copytree(tiny_engine, place / "streamseg" / "engines" / name)
+    (note,) = config_notes(parse_config(f'engine.name = "{name}"\n[streams.gate]\nsource = "demo:"\n'))
+    assert note == (
+        f"engine {name}: lies in this user's cache; a service has its own, and needs: streamseg model fetch "
+        f'{name} --out /var/lib/engines/{name}, and name = "/var/lib/engines/{name}"'
+    )
