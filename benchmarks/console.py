@@ -167,8 +167,8 @@ def _daemon(streams: dict[str, str], engine: EngineConfig) -> Iterator[tuple[str
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "bench.toml"
         config.write_text(
-            f'[engine]\nbackend = "onnx"\nprecision = "{engine.precision}"\n{size}[publish]\n'
-            f'endpoint = "tcp://127.0.0.1:0"\n[web]\nlisten = "127.0.0.1:0"\n{tables}'
+            f'[engine]\nname = "{engine.name}"\nbackend = "onnx"\nprecision = "{engine.precision}"\n{size}'
+            f'[publish]\nendpoint = "tcp://127.0.0.1:0"\n[web]\nlisten = "127.0.0.1:0"\n{tables}'
         )
         process = subprocess.Popen(
             [sys.executable, "-m", "streamseg", "run", str(config)], stderr=subprocess.PIPE, text=True
@@ -228,6 +228,7 @@ def _wait(condition: Callable[[], bool]) -> None:
 @click.option("--tiles", type=click.IntRange(1, 64), default=9, help="Streams on the wall.")
 @click.option("--fps", type=click.FloatRange(0.1), default=8.0, help="Frames a second of each.")
 @click.option("--turns", type=click.IntRange(0), default=4, help="Turns of the second part.")
+@click.option("--engine", "name", default=EngineConfig().name, help="An engine's name or its folder.")
 @options_from(EngineConfig, "precision", "input_size")
 @click.option("--seconds", type=click.FloatRange(1), default=15.0, help="How long the wall is measured.")
 @as_json
@@ -236,6 +237,7 @@ def command(
     fps: float,
     turns: int,
     seconds: float,
+    name: str,
     precision: Precision,
     input_size: tuple[int, int] | None,
     as_json: bool,
@@ -244,7 +246,7 @@ def command(
 
     A smaller --input-size makes the engine faster; the console still gets the same pictures and masks.
     """
-    engine = EngineConfig(precision=precision, input_size=input_size)
+    engine = EngineConfig(name=name, precision=precision, input_size=input_size)
     wall = bench_wall(tiles, fps, seconds, engine)
     cost = bench_cost(turns, seconds / 3, engine) if turns else None
     if as_json:
