@@ -6,6 +6,7 @@ A pipe that nobody writes and a network share that is away block in open(), in w
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import threading
@@ -102,6 +103,12 @@ def open_regular(path: str | Path) -> BufferedReader:
         file.close()
         raise
     return file
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a regular file, in hexadecimal; raises OSError."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: str | Path, most_bytes: int, pipes: bool) -> Content:

@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 from streamseg.config import Precision
-from streamseg.config.reading import open_regular
+from streamseg.config.reading import open_regular, sha256_of
 from streamseg.errors import EngineError
 from streamseg.inference.onnx_file import OnnxSurface, checked_name, in_one_file, read_surface
 from streamseg.inference.spec import EngineSpec, Weights
@@ -48,7 +48,7 @@ def _checked_bytes(path: Path, sha256: str, engine: str) -> bytes:
 
 def _check_file(path: Path, sha256: str, engine: str) -> None:
     try:
-        right = _sha256_of(path) == sha256
+        right = sha256_of(path) == sha256
     except OSError as error:
         raise _unreadable(path, error, engine) from error
     if not right:
@@ -86,10 +86,5 @@ def _surface(path: Path, _mtime_ns: int, _bytes: int) -> OnnxSurface:
 def weights_entry(path: Path, name: str) -> Weights:
     """A graph that is, or will be, called `name`, with its hashes; raises EngineError for another file."""
     beside = (checked_name(one, str(path)) for one in read_surface(path.read_bytes(), str(path)).beside)
-    data = {one: _sha256_of(path.parent / one) for one in beside}
-    return Weights(file=name, sha256=_sha256_of(path), data=data)
-
-
-def _sha256_of(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    data = {one: sha256_of(path.parent / one) for one in beside}
+    return Weights(file=name, sha256=sha256_of(path), data=data)

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urljoin, urlsplit
 
+from streamseg.config.reading import sha256_of
 from streamseg.config.redact import redact
 from streamseg.errors import SourceError, UsageError
 from streamseg.recorded.inputs import Input, find_inputs, is_address
@@ -84,7 +85,7 @@ def read_content(one: Input, states: States | None = None) -> Content:
         if states is None:
             states = {part: _state(part) for part in _parts(one)}
         if one.path is not None and not one.images and len(states) == 1:
-            return Content(_file_digest(one.path).hex(), one.path.stat().st_size, states)
+            return Content(sha256_of(one.path), one.path.stat().st_size, states)
         parts = list(states)
         missing = tuple(_shown(part) for part in parts[1:] if states[part] is None and not one.images)
         digests = [_digest(part) if states[part] is not None else b"" for part in parts]
@@ -197,12 +198,7 @@ def _digest(part: Part) -> bytes:
     if isinstance(part, str):
         # Without what is secret in it: a signature is another one each time.
         return hashlib.sha256("\n".join([redact(part), *_headers(part)]).encode()).digest()
-    return _file_digest(part)
-
-
-def _file_digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    return bytes.fromhex(sha256_of(part))
 
 
 def _headers(address: str) -> list[str]:

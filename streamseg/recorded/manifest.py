@@ -13,6 +13,7 @@ from typing import Any
 import av
 import msgspec
 
+from streamseg.config.reading import sha256_of
 from streamseg.errors import OutputError
 from streamseg.inference.engine import Engine
 from streamseg.recorded.settings import ProcessConfig
@@ -219,8 +220,7 @@ def result_sha256(path: Path) -> str:
         for name, one in files_in(path):
             total.update(os.fsencode(f"{name}\n{result_sha256(one)}\n"))
         return total.hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def result_bytes(path: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import zipfile
 import zlib
@@ -102,12 +101,6 @@ def start_from(network: nn.Module, file: Path) -> str:
         _listed("are not used", surplus),
     )
     return "; ".join((f"{len(fitting)} of {len(own)} tensors from {file.name}", *filter(None, told)))
-
-
-def digest(file: Path) -> str:
-    """SHA-256 of a file of weights, by which a resumed run knows it again."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _released(network: nn.Module, file: Path) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from streamseg.config.reading import sha256_of
 from streamseg.errors import TrainingError, UsageError, one_line
 from streamseg.evaluation import LabelledFolder, Scores, evaluate
 from streamseg.evaluation.metrics import Predict
@@ -28,7 +29,7 @@ from streamseg.training.checkpoint import load_checkpoint, save_checkpoint
 from streamseg.training.clips import Clips, temporal_loss
 from streamseg.training.data import Batch, TrainingImages
 from streamseg.training.divergence import FirstNotFinite
-from streamseg.training.initial import digest, initial_file, start_from
+from streamseg.training.initial import initial_file, start_from
 from streamseg.training.log import EpochEntry, RunProgress, read_log, write_log
 from streamseg.training.loss import class_weights, cross_entropy, lovasz_softmax, thin_labels
 from streamseg.training.networks import Trainable, build_network, normalise
@@ -150,7 +151,7 @@ class _Run:
         self.init: str | None = None
         if inputs.init is not None:
             file = initial_file(inputs.init)
-            self.init = f"{file.name} {digest(file)}"
+            self.init = f"{file.name} {sha256_of(file)}"
             if not resume:
                 logger.info("--init: %s", start_from(self.network, file))
         if self.bf16:

@@ -24,6 +24,7 @@ import cv2
 import msgspec
 import numpy as np
 
+from streamseg.config.reading import sha256_of
 from streamseg.crf import CrfParams
 from streamseg.errors import TrainingError, UsageError
 from streamseg.evaluation.dataset import IGNORE, picture_files, read_picture, video_frames
@@ -36,7 +37,6 @@ from streamseg.refinement.smoothing import AHEAD, Smoothing
 from streamseg.runtime.files import make_folder, written
 from streamseg.runtime.folders import cache_folder
 from streamseg.training.data import Picture
-from streamseg.training.initial import digest
 from streamseg.training.recipe import TrainRecipe
 from streamseg.training.soft import encode, soft_size
 from streamseg.training.teachers import Group
@@ -117,7 +117,7 @@ class Lessons:
     def _video(self, source: str) -> Iterator[Picture]:
         if not Path(source).is_file():
             raise UsageError(f"--unlabelled {source}: no such file or folder")
-        folder = self._refined / digest(Path(source))
+        folder = self._refined / sha256_of(source)
         if not folder.is_dir():
             with tempfile.TemporaryDirectory(dir=self._refined) as made:
                 inside = make_folder(Path(made) / "pictures")

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from streamseg.config import EngineConfig, Precision
+from streamseg.config.reading import sha256_of
 from streamseg.crf import CrfParams
 from streamseg.errors import EngineError, TrainingError
 from streamseg.evaluation.engines import need_logits
@@ -25,7 +26,6 @@ from streamseg.inference.scaling import fit_size
 from streamseg.inference.spec import find_engine
 from streamseg.models.slim import SIZE_MULTIPLE
 from streamseg.training.checkpoint import load_checkpoint, recipe_of, trained_network
-from streamseg.training.initial import digest
 from streamseg.training.networks import normalise
 from streamseg.training.recipe import TrainRecipe
 from streamseg.training.soft import Known
@@ -171,7 +171,7 @@ class _Network:
         self._recipe = recipe_of(checkpoint)
         self._network: nn.Module = trained_network(checkpoint).to(device)
         self._device = device
-        self.identity = f"{self._recipe.network} {digest(path)}"
+        self.identity = f"{self._recipe.network} {sha256_of(path)}"
         self.classes = self._recipe.class_names
         self.crf = CrfParams()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
@@ -12,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from streamseg.config import WebConfig, load_config
-from streamseg.config.reading import Call, Unanswered, open_regular, read_file
+from streamseg.config.reading import Call, Unanswered, open_regular, read_file, sha256_of
 from streamseg.errors import StreamsegError
 from streamseg.inference.spec import read_spec
 from streamseg.inference.weights import read_weights
 from streamseg.net import allow_list
 from streamseg.net.allow_list import AllowedClients
 from streamseg.net.curve_keys import read_key
+from streamseg.recorded.manifest import result_sha256
 from streamseg.sources.target import read_password
 from streamseg.web.setup import read_token
 from tests.engines import write_tiny_engine
@@ -39,6 +41,13 @@ def test_a_regular_file_is_read_with_what_it_is(tmp_path: Path) -> None:
     content = read_file(tmp_path / "file", most_bytes=3)
     assert content.data == b"abc"
     assert content.info.st_ino == (tmp_path / "file").stat().st_ino
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_no_sha_256_waits_for_a_pipe(silent: Path) -> None:
+    for read in (sha256_of, result_sha256):
+        with pytest.raises(OSError, match="not a regular file"):
+            read(silent)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ build leaves a file that nothing refers to; the next build of the key removes it
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from streamseg.config.reading import open_regular, read_file
+from streamseg.config.reading import read_file, sha256_of
 from streamseg.errors import EngineError, OutputError
 from streamseg.inference.plans.recipe_key import Recipe
 from streamseg.runtime.files import locked, replaced, sync
@@ -88,8 +87,7 @@ def _problem(folder: Path, manifest: Manifest, recipe: Recipe) -> str:
     if Path(manifest.file).name != manifest.file or not manifest.file.startswith(recipe.key):
         return f"names a file that is not its own ({manifest.file!r})"
     try:
-        with open_regular(folder / manifest.file) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(folder / manifest.file)
     except OSError as error:
         return f"{manifest.file} cannot be read ({error.strerror})"
     return "" if digest == manifest.sha256 else f"{manifest.file} is damaged"
@@ -145,12 +143,10 @@ def keep_plan(
     """Give a finished plan its name and its manifest; from then on it is found by find_plan()."""
     folder = part.parent
     file = folder / f"{recipe.key}{suffix}"
-    with part.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     manifest = Manifest(
         key=recipe.key,
         file=file.name,
-        sha256=digest,
+        sha256=sha256_of(part),
         bytes=part.stat().st_size,
         engine=engine,
         recipe=recipe,
