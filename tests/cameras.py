@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
@@ -18,6 +17,7 @@ import pytest
 
 from streamseg.types import Size
 from tests.media import picture
+from tests.web import Quiet, http_server
 
 FPS = 25
 NTP_BEFORE_UNIX_S = 2208988800
@@ -170,7 +170,7 @@ def web_server(
 ) -> Iterator[str]:
     """Serve what answer(path without slash) returns, 404 for None, an iterator as it comes; its address."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             data = answer(self.path[1:])
             with contextlib.suppress(OSError):
@@ -182,14 +182,8 @@ def web_server(
                 for part in [data or b""] if isinstance(data, bytes | None) else data:
                     self.wfile.write(part)
 
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with http_server(Handler) as address:
+        yield f"http://{address}"
 
 
 def write_segments(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.server
 import os
 import socket
 import struct
@@ -39,6 +38,7 @@ from tests.masks import STREET, make_mask
 from tests.media import draw_clip, write_audio
 from tests.ports import free_port
 from tests.waiting import LIMIT_S, until
+from tests.web import Quiet, http_server
 
 Words = list[str]
 
@@ -125,20 +125,13 @@ class Place:
     def http(self, status: int) -> str:
         """HOST:PORT of a server that answers everything with this status."""
 
-        class Answer(http.server.BaseHTTPRequestHandler):
+        class Answer(Quiet):
             def do_GET(self) -> None:
                 self.send_response(status)
                 self.send_header("WWW-Authenticate", 'Basic realm="camera"')
                 self.end_headers()
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-        self.owned.callback(server.server_close)
-        self.owned.callback(server.shutdown)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return f"127.0.0.1:{server.server_port}"
+        return self.owned.enter_context(http_server(Answer))
 
     def camera(self, **offers: Any) -> str:
         """The address of an RTSP camera without pictures."""

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -38,6 +37,7 @@ from streamseg.wire.control import (
 from tests.integration.daemons import ready_daemon
 from tests.media import draw_clip
 from tests.waiting import LIMIT_S, until
+from tests.web import Quiet, http_server
 
 pytestmark = pytest.mark.usefixtures("own_runtime")
 STREAM = '[streams.{name}]\nsource = "{source}"\nloop = true\nrealtime = true\nmax_fps = {fps}\n'
@@ -193,7 +193,7 @@ class Camera:
         self.opened = 0
         camera, pictures = self, clip.read_bytes()
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet):
             def do_GET(self) -> None:
                 camera.watching += 1
                 camera.opened += 1
@@ -209,23 +209,13 @@ class Camera:
                 except OSError:
                     camera.watching -= 1
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/live.ts"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self.handler = Handler
 
 
 def test_a_paused_camera_is_let_go_and_connected_anew(site: Site, tmp_path: Path) -> None:
     camera = Camera(draw_clip(tmp_path / "live.ts", frames=200))
-    site.write({"gate": 20}, f'[streams.cam]\nsource = "{camera.url}"\n')
-    try:
+    with http_server(camera.handler) as address:
+        site.write({"gate": 20}, f'[streams.cam]\nsource = "http://{address}/live.ts"\n')
         with (
             site.running() as (daemon, client),
             subscribe(daemon.endpoint, newest=False, queue=100_000) as masks,
@@ -242,8 +232,6 @@ def test_a_paused_camera_is_let_go_and_connected_anew(site: Site, tmp_path: Path
             client.remove("cam")
             until(lambda: camera.watching == 0)
             without_gap(masks)
-    finally:
-        camera.close()
 
 
 def test_a_reload_of_an_unchanged_file_changes_nothing_where_open_files_are_few(

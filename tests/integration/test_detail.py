@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import re
 import socket
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from tests.integration.daemons import ready_daemon
 from tests.media import draw_clip
 from tests.ports import free_port
 from tests.waiting import LIMIT_S, until
+from tests.web import Quiet, http_server
 
 __all__ = ["browser", "large_camera", "large_frames", "page"]
 
@@ -171,7 +170,7 @@ def snapshots() -> Iterator[tuple[str, list[str]]]:
     right = "Basic " + base64.b64encode(f"eye:{PASSWORD}".encode()).decode()
     asked: list[str] = []
 
-    class Camera(BaseHTTPRequestHandler):
+    class Camera(Quiet):
         def do_GET(self) -> None:
             shown = self.headers.get("Authorization", "")
             asked.append(shown)
@@ -183,13 +182,8 @@ def snapshots() -> Iterator[tuple[str, list[str]]]:
             if shown == right:
                 self.wfile.write(jpeg)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}", asked
-        server.shutdown()
+    with http_server(Camera) as address:
+        yield address, asked
 
 
 def test_the_password_file_is_that_of_both_and_only_the_operator_may_set_one(site: Site) -> None:

@@ -7,11 +7,9 @@ import base64
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
 from urllib.request import urlopen
@@ -30,12 +28,13 @@ from tests.integration.daemons import Lines
 from tests.media import draw_clip
 from tests.ports import free_port
 from tests.waiting import LIMIT_S, until
+from tests.web import Quiet, QuietFiles, http_server
 
 RIGHT = "Sesam/öffne @dich:50%"
 WRONG = "Knoblauch!7"
 
 
-class Guarded(SimpleHTTPRequestHandler):
+class Guarded(QuietFiles):
     """A camera on HTTP that wants a password, and keeps an eye on what it is shown."""
 
     asked: list[str] = []  # noqa: RUF012 - the server makes an object of this class for each request
@@ -56,9 +55,6 @@ class Guarded(SimpleHTTPRequestHandler):
             return
         super().do_GET()
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
 def camera(tmp_path: Path) -> Iterator[str]:
@@ -66,10 +62,8 @@ def camera(tmp_path: Path) -> Iterator[str]:
     folder = tmp_path / "camera"
     folder.mkdir()
     draw_clip(folder / "clip.mp4", frames=30)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Guarded, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with http_server(partial(Guarded, directory=str(folder))) as address:
+        yield address
 
 
 def private(path: Path, text: str) -> Path:
@@ -78,7 +72,7 @@ def private(path: Path, text: str) -> Path:
     return path
 
 
-class Lookalike(SimpleHTTPRequestHandler):
+class Lookalike(Quiet):
     """Somebody else's machine that asks for a password, and keeps what it is shown."""
 
     shown: list[str] = []  # noqa: RUF012 - as above
@@ -93,17 +87,12 @@ class Lookalike(SimpleHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
 def lookalike() -> Iterator[str]:
     """HOST:PORT."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Lookalike) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with http_server(Lookalike) as address:
+        yield address
 
 
 def forms(password: str) -> list[str]:

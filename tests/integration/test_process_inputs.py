@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from fractions import Fraction
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ from streamseg.recorded.verify import verify_folder
 from streamseg.sources.target import DEMO_CLIP
 from streamseg.types import U8
 from tests.media import BLUE, GREEN, RED, draw_clip, picture, write_video
+from tests.web import folder_server
 
 FRAMES = 8
 
@@ -238,19 +236,9 @@ def test_images_that_are_still_written_are_no_recording_yet(
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[str]:
-    """A web server for the folder; it does not know ranges, like many."""
-    handler = partial(_Quiet, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args: Any) -> None:
-        pass
+    """A web server for the folder."""
+    with folder_server(tmp_path) as address:
+        yield f"http://{address}"
 
 
 def test_a_file_behind_an_address_is_taken_whole(tmp_path: Path, web: str, config: ProcessConfig) -> None:

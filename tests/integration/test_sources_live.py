@@ -8,8 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -23,6 +21,7 @@ from tests.integration.live import RtspServer, Watched, rtsp
 from tests.media import corners, write_video
 from tests.ports import free_port
 from tests.waiting import LIMIT_S, in_time, until
+from tests.web import Quiet, folder_server, http_server
 
 __all__ = ["rtsp"]  # the fixture
 
@@ -162,18 +161,11 @@ def test_stopping_takes_no_time_in_a_pause(monkeypatch: pytest.MonkeyPatch) -> N
         assert watched.seconds_to_stop() < 20
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[str]:
     """A web server on tmp_path; its address."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with folder_server(tmp_path) as address:
+        yield f"http://{address}"
 
 
 def test_a_whole_file_behind_http_is_played_at_its_pace_and_ends(tmp_path: Path, web: str) -> None:
@@ -228,12 +220,9 @@ def test_stopping_takes_no_time_while_hls_waits_for_a_segment(tmp_path: Path, we
 
 
 def test_http_refusals_are_told() -> None:
-    class Refuse(BaseHTTPRequestHandler):
+    class Refuse(Quiet):
         def do_GET(self) -> None:
             self.send_error(int(self.path[1:4]))
-
-        def log_message(self, *args: object) -> None:
-            pass
 
     reasons = {
         401: "user name or password refused (401)",
@@ -241,15 +230,13 @@ def test_http_refusals_are_told() -> None:
         404: "(404)",
         500: "server",
     }
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with http_server(Refuse) as address:
         for code, reason in reasons.items():
-            url = f"http://eye:s3cret@127.0.0.1:{server.server_port}/{code}"
+            url = f"http://eye:s3cret@{address}/{code}"
             with pytest.raises(SourceError) as caught, open_source(StreamConfig(source=url), "s"):
                 pass
             assert reason in str(caught.value)
             assert "s3cret" not in str(caught.value)
-        server.shutdown()
 
 
 def test_mpeg_ts_over_udp_is_read_and_its_silence_noticed() -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -28,6 +28,7 @@ from streamseg.sources.web_file import ask
 from streamseg.types import Frame
 from tests.media import corners, write_video
 from tests.waiting import LIMIT_S
+from tests.web import Quiet, http_server
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
@@ -36,18 +37,13 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 def server(answer: Answer) -> Iterator[str]:
     """HOST:PORT of a server that answers GET so, and refuses HEAD."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             with contextlib.suppress(OSError):  # the other end has read enough
                 answer(self)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"127.0.0.1:{running.server_port}"
-        running.shutdown()
+    with http_server(Handler) as address:
+        yield address
 
 
 def sends(handler: BaseHTTPRequestHandler, data: bytes, *, of: int = 0, kind: str = "video/mp2t") -> None:
