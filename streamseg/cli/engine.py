@@ -174,7 +174,9 @@ def calibrate(name: str, data: Path, **options: Any) -> None:
 
 
 @command.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument(
+    "checkpoints", metavar="CHECKPOINT...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The engine's new folder.")
 @click.option("--data", type=click.Path(path_type=Path), help="Labelled training images, to calibrate int8.")
 @click.option(
@@ -183,12 +185,17 @@ def calibrate(name: str, data: Path, **options: Any) -> None:
     help="Labelled images for the scores in the model card.",
 )
 @click.option("--stride8", is_flag=True, help="Logits at 1/8, without the skip at 1/4, to compare with.")
-def export(checkpoint: Path, out: Path, data: Path | None, val: Path | None, stride8: bool) -> None:
-    """Make an engine of a CHECKPOINT of streamseg train, with an int8 form when --data is given."""
+def export(
+    checkpoints: tuple[Path, ...], out: Path, data: Path | None, val: Path | None, stride8: bool
+) -> None:
+    """Make an engine of a CHECKPOINT of streamseg train, with an int8 form when --data is given.
+
+    Of several, from runs of one network, it gets the mean of the weights.
+    """
     from streamseg.cli import need_torch
 
     need_torch("export")
     from streamseg.training.export import export_engine
 
-    export_engine(checkpoint, out, data, val, stride8)
+    export_engine(checkpoints[0], out, data, val, stride8, checkpoints[1:])
     echo(f"{out}: written")

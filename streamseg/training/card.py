@@ -22,19 +22,33 @@ BEGIN = "<!-- written by the export: what is between the markers is replaced -->
 END = "<!-- end of what the export writes -->"
 
 
+class Run(NamedTuple):
+    """Where the weights of a checkpoint are from."""
+
+    began: str | None  # the file of weights that training began with, and its digest
+    teachers: Sequence[str]  # each with its digest
+    seed: int
+    epoch: int
+    epochs: int
+
+    def __str__(self) -> str:
+        began = "from scratch" if self.began is None else f"from the weights {self.began}"
+        taught = f" and by the teachers {', '.join(self.teachers)}" if self.teachers else ""
+        return f"{began}{taught} with seed {self.seed}, after epoch {self.epoch} of {self.epochs}"
+
+
 class CardFacts(NamedTuple):
     """The facts that the export knows."""
 
     name: str
     recipe: TrainRecipe
-    epoch: int
+    run: Run
     parameters: int
     macs: int
-    init: str | None  # the file of weights that training began with, and its digest
-    teachers: Sequence[str]  # each with its digest
     quantised: Quantised | None
     scores: dict[str, Scores]
     megabytes: dict[str, float]
+    others: Sequence[Run] = ()  # whose weights are averaged with those of `run`
 
 
 def write_card(path: Path, facts: CardFacts) -> None:
@@ -61,8 +75,7 @@ def card_text(facts: CardFacts) -> str:
         f"at {width}x{height}. Label set `{recipe.label_set}`, {len(recipe.classes)} classes. "
         f"Licence of the weights: {recipe.licence}.",
         "Files: " + ", ".join(f"{p} {size:.1f} MB" for p, size in facts.megabytes.items()) + ".",
-        f"Trained {_begun(facts.init)}{_taught(facts.teachers)} with seed {recipe.seed}; these are the "
-        f"averaged weights after epoch {facts.epoch} of {recipe.epochs}.",
+        _trained(facts.run, facts.others),
     ]
     if facts.quantised is not None:
         tried = ", ".join(f"{name} {share:.2f}" for name, share in facts.quantised.agreement.items())
@@ -74,16 +87,16 @@ def card_text(facts: CardFacts) -> str:
         )
     if facts.scores:
         sections.append(_score_table(facts.scores))
-    sections.append(f"The whole recipe:\n\n```toml\n{recipe_toml(recipe)}\n```")
+    of = " of the first run" if facts.others else ""
+    sections.append(f"The whole recipe{of}:\n\n```toml\n{recipe_toml(recipe)}\n```")
     return "\n\n".join(sections)
 
 
-def _begun(init: str | None) -> str:
-    return "from scratch" if init is None else f"from the weights {init}"
-
-
-def _taught(teachers: Sequence[str]) -> str:
-    return f" and by the teachers {', '.join(teachers)}" if teachers else ""
+def _trained(run: Run, others: Sequence[Run]) -> str:
+    if not others:
+        return f"Trained {run}: the averaged weights."
+    runs = "".join(f"\n{number}. {one}" for number, one in enumerate([run, *others], start=1))
+    return f"The mean of the averaged weights of {len(others) + 1} runs:\n{runs}"
 
 
 def _count(count: int, what: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -27,22 +28,34 @@ from streamseg.inference.weights import weights_entry
 from streamseg.models.quantise import PICTURES, calibration_parts, quantise
 from streamseg.models.slim import AUXILIARY_STRIDE, OUTPUT_STRIDE, SIZE_MULTIPLE, Slim, count_macs
 from streamseg.runtime.files import written
-from streamseg.training.card import CardFacts, write_card
-from streamseg.training.checkpoint import load_checkpoint, recipe_of, trained_network
+from streamseg.training.card import CardFacts, Run, write_card
+from streamseg.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    mean_checkpoint,
+    recipe_of,
+    trained_network,
+)
 from streamseg.training.networks import Trainable, served_part, write_graph
 from streamseg.training.recipe import TrainRecipe
 
 
 def export_engine(
-    checkpoint: Path, out: Path, data: Path | None = None, val: Path | None = None, stride8: bool = False
+    checkpoint: Path,
+    out: Path,
+    data: Path | None = None,
+    val: Path | None = None,
+    stride8: bool = False,
+    others: Sequence[Path] = (),
 ) -> Path:
     """Make the engine `out`, named as its folder, of a checkpoint of a training run; give its folder.
 
-    With `data`, a labelled folder of training images, an int8 form is calibrated on some of them. With `val`
-    the card has the scores of each form on it. Takes about a minute; raises TrainingError. An engine of the
-    same name is replaced; of its README.md only the text between the card's markers.
+    With `others`, checkpoints of other runs, the weights are the mean of all. With `data`, a labelled folder
+    of training images, an int8 form is calibrated on some of them. With `val` the card has the scores of each
+    form on it. Takes about a minute; raises TrainingError. An engine of the same name is replaced; of its
+    README.md only the text between the card's markers.
     """
-    loaded = load_checkpoint(checkpoint)
+    loaded = mean_checkpoint([checkpoint, *others])
     recipe, network = recipe_of(loaded), trained_network(loaded)
     if stride8 and not isinstance(network, Slim):
         raise TrainingError(f"{checkpoint}: {recipe.network} has no logits at 1/8; only slim has")
@@ -72,17 +85,22 @@ def export_engine(
     facts = CardFacts(
         name=out.name,
         recipe=recipe,
-        epoch=int(loaded["epoch"]),
+        run=run_of(loaded),
+        others=[run_of(load_checkpoint(path)) for path in others],
         parameters=sum(p.numel() for p in part.parameters()),
         macs=count_macs(part, recipe.input_size),
-        init=loaded.get("init"),
-        teachers=loaded.get("teachers") or (),
         quantised=quantised,
         scores=scores,
         megabytes={p: (out / w.file).stat().st_size / 1e6 for p, w in read_spec(out).weights.items()},
     )
     write_card(out / "README.md", facts)
     return out
+
+
+def run_of(checkpoint: Checkpoint) -> Run:
+    recipe = recipe_of(checkpoint)
+    teachers = checkpoint.get("teachers") or ()
+    return Run(checkpoint.get("init"), teachers, recipe.seed, int(checkpoint["epoch"]), recipe.epochs)
 
 
 def engine_spec(

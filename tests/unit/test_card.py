@@ -8,7 +8,7 @@ import pytest
 
 from streamseg.evaluation import Scores
 from streamseg.models.quantise import Quantised
-from streamseg.training.card import CardFacts, card_text
+from streamseg.training.card import CardFacts, Run, card_text
 from streamseg.training.recipe import TrainRecipe
 
 
@@ -16,11 +16,9 @@ def card(**facts: Any) -> str:
     known: dict[str, Any] = {
         "name": "drawn",
         "recipe": TrainRecipe(),
-        "epoch": 3,
+        "run": Run(None, (), 1, 3, 400),
         "parameters": 1_000_000,
         "macs": 2_000_000_000,
-        "init": None,
-        "teachers": (),
         "quantised": None,
         "scores": {},
         "megabytes": {"fp32": 4.0},
@@ -42,7 +40,18 @@ def test_calibration_is_told_in_the_numbers_that_were_used(pictures: int, compar
 
 def test_the_beginning_of_training_is_told_as_it_was() -> None:
     assert "Trained from scratch with seed 1" in card()
-    assert "Trained from the weights lite0.pth 0a1b with seed 1" in card(init="lite0.pth 0a1b")
+    run = Run("lite0.pth 0a1b", (), 1, 3, 400)
+    assert "Trained from the weights lite0.pth 0a1b with seed 1, after epoch 3 of 400" in card(run=run)
+
+
+def test_the_card_names_every_run_of_a_mean() -> None:
+    text = card(others=(Run("first.pt 0a1b", (), 2, 6, 6), Run("first.pt 0a1b", ("big cd34",), 3, 9, 10)))
+    assert "The mean of the averaged weights of 3 runs:" in text
+    assert "\n1. from scratch with seed 1, after epoch 3 of 400\n2. from the weights first.pt 0a1b" in text
+    assert (
+        "\n3. from the weights first.pt 0a1b and by the teachers big cd34 with seed 3, after epoch 9 of 10"
+        in text
+    )
 
 
 def test_a_score_of_nothing_is_a_dash() -> None:
@@ -54,6 +63,6 @@ def test_a_score_of_nothing_is_a_dash() -> None:
 
 
 def test_the_card_names_the_teachers() -> None:
-    taught = card(teachers=("lite2 ab12", "camvid-slim cd34"))
+    taught = card(run=Run(None, ("lite2 ab12", "camvid-slim cd34"), 1, 3, 400))
     assert "Trained from scratch and by the teachers lite2 ab12, camvid-slim cd34 with seed 1" in taught
     assert "teacher" not in card().partition("The whole recipe")[0]

@@ -20,11 +20,12 @@ from streamseg.evaluation import LabelledFolder  # noqa: E402
 from streamseg.inference.spec import ClassEntry, read_spec  # noqa: E402
 from streamseg.inference.weights import read_weights  # noqa: E402
 from streamseg.training import augment, loop  # noqa: E402
-from streamseg.training.checkpoint import load_checkpoint, recipe_of, save_checkpoint  # noqa: E402
+from streamseg.training.checkpoint import load_checkpoint, mean_checkpoint, recipe_of, save_checkpoint  # noqa: E402
 from streamseg.training.data import TrainingImages  # noqa: E402
 from streamseg.training.log import RunProgress, read_log  # noqa: E402
 from streamseg.training.loop import Inputs, learning_rate, train  # noqa: E402
 from streamseg.training.loss import cross_entropy, lovasz_softmax, thin_labels  # noqa: E402
+from streamseg.training.networks import build_network  # noqa: E402
 from streamseg.training.recipe import AugmentRecipe, TrainRecipe, load_recipe  # noqa: E402
 from tests.once import made_once  # noqa: E402
 
@@ -420,6 +421,22 @@ def test_the_model_card_keeps_what_people_wrote(finished: Path, engine: Path, tm
     assert "| **mIoU** |" not in text  # this time nothing was scored
     assert not (engine / "model.int8.onnx").exists()
     assert "int8" not in read_spec(engine).weights
+
+
+def test_the_mean_of_two_runs(finished: Path, tmp_path: Path) -> None:
+    first = load_checkpoint(finished / "best.pt")
+    moved = {name: tensor + 1 for name, tensor in first["ema"].items()}
+    save_checkpoint(tmp_path / "other.pt", {**first, "ema": moved})
+    mean = mean_checkpoint([finished / "best.pt", tmp_path / "other.pt"])
+    for name, tensor in first["ema"].items():
+        expected = tensor + 0.5 if tensor.is_floating_point() else tensor
+        torch.testing.assert_close(mean["ema"][name], expected)
+
+    wider = msgspec.structs.replace(RECIPE, width=RECIPE.width + 12)
+    weights = build_network(wider).state_dict()
+    save_checkpoint(tmp_path / "wider.pt", {**first, "recipe": msgspec.to_builtins(wider), "ema": weights})
+    with pytest.raises(TrainingError, match=r"wider\.pt: is of another network or of other classes than"):
+        mean_checkpoint([finished / "best.pt", tmp_path / "wider.pt"])
 
 
 def test_the_checkpoint_tells_its_recipe(finished: Path) -> None:
