@@ -80,7 +80,7 @@ def test_a_port_in_use_is_named(streamseg: Command, tiny_engine: Path) -> None:
 def test_an_unknown_engine_is_refused_with_the_nearest_name(streamseg: Command) -> None:
     ended = streamseg("run", "--source", "demo:", "--engine", "camvid-slin")
     assert "did you mean 'camvid-slim'" in ended.last_line
-    assert ended.code == 1
+    assert ended.code == 2
 
 
 def test_neither_config_nor_source_is_wrong_use(streamseg: Command) -> None:
