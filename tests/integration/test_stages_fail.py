@@ -113,11 +113,11 @@ def test_it_ends_with_the_reason_or_goes_on(
     with running(config) as (daemon, thread, errors):
         deadline = time.monotonic() + LIMIT_S
         assert daemon.ready.wait(LIMIT_S), errors
-        failed = break_at(monkeypatch, broken.place, call)
         with (
             subscribe(daemon.endpoint, pictures=True) as masks,
             ControlClient(daemon.private_endpoint, timeout_s=0.5) as client,
         ):
+            failed = break_at(monkeypatch, broken.place, call)
             while thread.is_alive() if broken.ends else not failed.is_set():
                 assert time.monotonic() < deadline, "neither ended nor failed"
                 with suppress(ControlError):
