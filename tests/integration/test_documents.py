@@ -101,7 +101,11 @@ class Reader:
             process.stdout.close()
 
     def environment(self) -> dict[str, str]:
-        here = {"CAMVID": self.folder / "camvid", "STREAMSEG_ENGINES": self.folder / "engines"}
+        here = {
+            "CAMVID": self.folder / "camvid",
+            "STREAMSEG_ENGINES": self.folder / "engines",
+            "XDG_CACHE_HOME": Path.home() / ".cache",  # as documents write it
+        }
         return environment() | {name: str(path) for name, path in here.items()}
 
     def here(self, text: str) -> str:
