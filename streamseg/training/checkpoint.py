@@ -40,23 +40,23 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> Checkpoin
     return checkpoint
 
 
-def mean_checkpoint(paths: Sequence[Path]) -> Checkpoint:
+def mean_checkpoint(runs: Sequence[tuple[Path, Checkpoint]]) -> Checkpoint:
     """The first checkpoint with the mean of the averaged weights of all, for runs of one network.
 
     A mean of runs that began from the same weights is often more accurate elsewhere than each of them
     (Wortsman et al. 2022, "Model soups"). Raises TrainingError where they do not go together.
     """
-    first, *others = (load_checkpoint(path) for path in paths)
+    (path, first), *others = runs
     weights: dict[str, Tensor] = trained_network(first).state_dict()
     sums = {name: tensor.double() for name, tensor in weights.items()}
     classes = recipe_of(first).class_names
-    for path, other in zip(paths[1:], others, strict=True):
+    for theirs_at, other in others:
         theirs = trained_network(other).state_dict()
         if recipe_of(other).class_names != classes or _shapes(theirs) != _shapes(weights):
-            raise TrainingError(f"{path}: is of another network or of other classes than {paths[0]}")
+            raise TrainingError(f"{theirs_at}: is of another network or of other classes than {path}")
         for name, tensor in theirs.items():
             sums[name] += tensor
-    mean = {name: (total / len(paths)).to(weights[name].dtype) for name, total in sums.items()}
+    mean = {name: (total / len(runs)).to(weights[name].dtype) for name, total in sums.items()}
     return {**first, "ema": mean}
 
 

@@ -55,7 +55,8 @@ def export_engine(
     form on it. Takes about a minute; raises TrainingError. An engine of the same name is replaced; of its
     README.md only the text between the card's markers.
     """
-    loaded = mean_checkpoint([checkpoint, *others])
+    runs = [(path, load_checkpoint(path)) for path in (checkpoint, *others)]
+    loaded = mean_checkpoint(runs)
     recipe, network = recipe_of(loaded), trained_network(loaded)
     if stride8 and not isinstance(network, Slim):
         raise TrainingError(f"{checkpoint}: {recipe.network} has no logits at 1/8; only slim has")
@@ -86,7 +87,7 @@ def export_engine(
         name=out.name,
         recipe=recipe,
         run=run_of(loaded),
-        others=[run_of(load_checkpoint(path)) for path in others],
+        others=[run_of(other) for _, other in runs[1:]],
         parameters=sum(p.numel() for p in part.parameters()),
         macs=count_macs(part, recipe.input_size),
         quantised=quantised,

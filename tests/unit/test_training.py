@@ -427,7 +427,8 @@ def test_the_mean_of_two_runs(finished: Path, tmp_path: Path) -> None:
     first = load_checkpoint(finished / "best.pt")
     moved = {name: tensor + 1 for name, tensor in first["ema"].items()}
     save_checkpoint(tmp_path / "other.pt", {**first, "ema": moved})
-    mean = mean_checkpoint([finished / "best.pt", tmp_path / "other.pt"])
+    paths = (finished / "best.pt", tmp_path / "other.pt")
+    mean = mean_checkpoint([(path, load_checkpoint(path)) for path in paths])
     for name, tensor in first["ema"].items():
         expected = tensor + 0.5 if tensor.is_floating_point() else tensor
         torch.testing.assert_close(mean["ema"][name], expected)
@@ -436,7 +437,7 @@ def test_the_mean_of_two_runs(finished: Path, tmp_path: Path) -> None:
     weights = build_network(wider).state_dict()
     save_checkpoint(tmp_path / "wider.pt", {**first, "recipe": msgspec.to_builtins(wider), "ema": weights})
     with pytest.raises(TrainingError, match=r"wider\.pt: is of another network or of other classes than"):
-        mean_checkpoint([finished / "best.pt", tmp_path / "wider.pt"])
+        mean_checkpoint([(path, load_checkpoint(path)) for path in (paths[0], tmp_path / "wider.pt")])
 
 
 def test_the_checkpoint_tells_its_recipe(finished: Path) -> None:
