@@ -25,7 +25,9 @@ from streamseg.runtime.terminal import echo
     "--out", type=click.Path(path_type=Path), required=True, help="The folder for checkpoints and logs."
 )
 @click.option(
-    "--init", metavar="FILE|NAME", help="Weights to start from: lite0, lite1, lite2 (ImageNet), or a file."
+    "--init",
+    metavar="FILE|NAME",
+    help="Weights to start from: lite0, lite1, lite2 (ImageNet), a file, or an engine of ours.",
 )
 @click.option(
     "--teacher",

