@@ -1,8 +1,10 @@
-"""What streamseg raises on purpose, each for the person who can act on it; and text made safe to show."""
+"""What streamseg raises on purpose, each for who can act on it; text made safe to show, and hints."""
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Callable, Iterable
 
 
 class StreamsegError(Exception):
@@ -84,6 +86,31 @@ class CrfError(StreamsegError, ValueError):
 
 class TrainingError(StreamsegError, RuntimeError):
     """A data set or a checkpoint cannot be used."""
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """What of `known` is most like `name`, in any case; None where it is less like than `cutoff`."""
+    by_folded = {one.casefold(): one for one in known}
+    found = difflib.get_close_matches(name.casefold(), by_folded, 1, cutoff)
+    return by_folded[found[0]] if found else None
+
+
+def did_you_mean(
+    name: str,
+    known: Iterable[str],
+    *,
+    kind: str = "known",
+    shown: Callable[[str], str] = repr,
+    most: int | None = None,
+    cutoff: float = 0.6,
+) -> str:
+    """The hint behind an unknown name: `did you mean 'x'?`, or `<kind>: ` and the first `most` there are."""
+    names = list(known)
+    near = nearest(name, names, cutoff)
+    if near is not None:
+        return f"did you mean {shown(near)}?"
+    more = ", …" if most is not None and len(names) > most else ""
+    return f"{kind}: {', '.join(names[:most]) or 'none'}{more}"
 
 
 def visible(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import logging
 import time
@@ -16,6 +15,7 @@ from streamseg.analytics.events import EventMessage, StreamEvents, Why
 from streamseg.analytics.journal import EventJournal
 from streamseg.analytics.media_clock import MediaClock
 from streamseg.config import EventConfig, ZoneConfig
+from streamseg.errors import did_you_mean
 from streamseg.types import FrameSettings, LabelSet
 from streamseg.wire import KeptEvent
 
@@ -198,12 +198,10 @@ def _log_unknown(counts: ZoneCounts, events: Events) -> None:
     names = counts.label_set.names
     unknown = [(event, one) for event, config in events.items() for one in config.classes if one not in names]
     for event, one in unknown[:MOST_UNKNOWN]:
-        near = difflib.get_close_matches(one, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"classes: {', '.join(names[:MOST_NAMES])}"
-        more = ", …" if not near and len(names) > MOST_NAMES else ""
+        hint = did_you_mean(one, names, kind="classes", most=MOST_NAMES)
         log.warning(
-            "%s: events.%s.classes: engine %s has no class %r; %s%s",
-            counts.stream, event, counts.engine, one, hint, more,
+            "%s: events.%s.classes: engine %s has no class %r; %s",
+            counts.stream, event, counts.engine, one, hint,
         )  # fmt: skip
     if len(unknown) > MOST_UNKNOWN:
         log.warning(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
 import importlib.util
@@ -14,7 +13,7 @@ import click
 
 from streamseg.cli.conceal import conceal
 from streamseg.config.redact import redact
-from streamseg.errors import StreamsegError, UsageError
+from streamseg.errors import StreamsegError, UsageError, nearest
 from streamseg.runtime.log import hide_secrets_of_tracebacks
 from streamseg.runtime.terminal import echo, write_only_what_can_be_shown
 
@@ -133,8 +132,8 @@ def _in_one_line(error: click.ClickException) -> str:
     if context is None:
         return text
     if (wrong := re.match(r"No such command '(.*)'", text)) and isinstance(context.command, click.Group):
-        near = difflib.get_close_matches(wrong[1], context.command.list_commands(context), n=1)
-        text = f"{wrong[0]}; did you mean {near[0]!r}?" if near else wrong[0]
+        near = nearest(wrong[1], context.command.list_commands(context))
+        text = f"{wrong[0]}; did you mean {near!r}?" if near is not None else wrong[0]
     return f"{text[0].lower()}{text[1:]} (see {context.command_path} --help)"
 
 

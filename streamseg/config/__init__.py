@@ -21,8 +21,8 @@ from streamseg.config.settings import (
     build_settings,
     describe,
     settings_fields,
-    toml_tables,
 )
+from streamseg.config.toml_file import parse_toml, read_toml
 
 __all__ = [
     "PICTURE",
@@ -51,6 +51,7 @@ __all__ = [
     "describe",
     "load_config",
     "parse_config",
+    "parse_toml",
+    "read_toml",
     "settings_fields",
-    "toml_tables",
 ]

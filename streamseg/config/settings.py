@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -14,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.config.redact import redact
-from streamseg.errors import ConfigError, visible
+from streamseg.errors import ConfigError, did_you_mean, nearest, visible
 
 T = TypeVar("T", bound="Settings")
 
@@ -29,7 +27,6 @@ Name = Annotated[
 
 _MOST_SHOWN = 200
 _MOST_PROBLEMS, _LONGEST_PROBLEM = 50, 1000
-_MOST_DEPTH = 32  # of tables in tables
 CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 MOVED = {
@@ -69,29 +66,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def conflicts(self) -> Iterator[str]:
         """What is wrong with values that are fine one by one; each line begins with its key in this table."""
         return iter(())
-
-
-def toml_tables(text: str) -> dict[str, Any]:
-    """Parse TOML; raises tomllib.TOMLDecodeError for what is none, and for what nobody writes by hand."""
-    try:
-        tables = tomllib.loads(text)
-        if _is_deeper(tables, _MOST_DEPTH):
-            raise RecursionError
-        return tables
-    except RecursionError:
-        raise tomllib.TOMLDecodeError("lists, tables or keys lie in one another too deeply") from None
-    except tomllib.TOMLDecodeError:
-        raise
-    except ValueError as error:  # of a number with thousands of digits, or of a date
-        raise tomllib.TOMLDecodeError(str(error).partition(";")[0]) from None
-
-
-def _is_deeper(tables: dict[str, Any], most: int) -> bool:
-    level: list[Any] = [tables]
-    for _ in range(most):
-        inner = (value for one in level for value in (one.values() if isinstance(one, dict) else one))
-        level = [value for value in inner if isinstance(value, dict | list)]
-    return bool(level)
 
 
 def build_settings(kind: type[T], tree: dict[str, Any]) -> T:
@@ -213,8 +187,7 @@ def _unknown(key: str, value: Any, prefix: str, known: list[str]) -> Iterator[st
     if moved:
         yield from moved
         return
-    near = difflib.get_close_matches(key.removeprefix(prefix), known, n=1, cutoff=0.5)
-    hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
+    hint = did_you_mean(key.removeprefix(prefix), known, shown=lambda near: f"{prefix}{near}", cutoff=0.5)
     yield f"{key}: unknown setting; {hint}"
 
 
@@ -278,8 +251,8 @@ def _nearest(annotation: Any, value: Any) -> str:
     if get_origin(bare) in (Union, UnionType):
         return "".join(_nearest(one, value) for one in get_args(bare))
     if get_origin(bare) is Literal and isinstance(value, str):
-        close = difflib.get_close_matches(value, get_args(bare), n=1)
-        return f"; did you mean {close[0]!r}?" if close else ""
+        close = nearest(value, get_args(bare))
+        return f"; did you mean {close!r}?" if close is not None else ""
     if bare is int and meta.multiple_of is not None and type(value) is int:
         step = int(meta.multiple_of)
         near = (value + step // 2) // step * step

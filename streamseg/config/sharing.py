@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 
 from streamseg.config.schema import StreamConfig
+from streamseg.errors import did_you_mean
 
 SHARED = "stream:"
 OF_THE_SOURCE = (
@@ -39,8 +39,8 @@ def sharing_problems(
         if of == name:
             yield f"{key}: stream:{of} is this stream itself; name another one, or a source"
         elif of not in known:
-            near = difflib.get_close_matches(of, [one for one in known if one != name], n=1)
-            hint = f"did you mean stream:{near[0]}?" if near else f"streams: {', '.join(known)}"
+            others = [one for one in known if one != name]
+            hint = did_you_mean(of, others, kind="other streams", shown=f"{SHARED}{{}}".format)
             yield f"{key}: unknown stream {of!r}; {hint}"
         elif further := shared_with(known[of]):
             what = "the two name one another" if further == name else f"it takes the frames of {further}"

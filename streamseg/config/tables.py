@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import msgspec
 
 from streamseg.config.analytics import PICTURE, EventConfig, ZoneConfig
 from streamseg.config.schema import Config, StreamConfig
-from streamseg.config.settings import Settings, build_settings, settings_fields, toml_tables
-from streamseg.config.text_file import read_text
+from streamseg.config.settings import Settings, build_settings, settings_fields
+from streamseg.config.toml_file import read_toml
 from streamseg.errors import ConfigError
 
 Tables = dict[str, dict[str, Any]]
@@ -93,14 +92,7 @@ def read_tables(path: Path, stream: str) -> AnswerTables:
 
     Raises ConfigError; whether the tables are right is not looked at.
     """
-    try:
-        tree = toml_tables(read_text(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+    tree = read_toml(path)
     streams = tree.get("streams")
     if isinstance(streams, dict):
         inner = streams.get(stream)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-
 from streamseg.crf.params import CrfParams
-from streamseg.errors import CrfError
+from streamseg.errors import CrfError, did_you_mean
 
 
 def _deeplab(w1: float, xy: float, rgb: float, w2: float = 3.0, smooth: float = 3.0) -> CrfParams:
@@ -39,5 +37,4 @@ def preset(name: str) -> CrfParams:
     try:
         return PRESETS[name]
     except KeyError:
-        near = difflib.get_close_matches(name, PRESETS, 1, 0.0)
-        raise CrfError(f"no CRF preset {name!r}; did you mean {near[0]!r}?") from None
+        raise CrfError(f"no CRF preset {name!r}; {did_you_mean(name, PRESETS, cutoff=0)}") from None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator, Mapping
 
 from streamseg.config import EngineConfig, StreamConfig
 from streamseg.config.engines import DEFAULT, engine_settings
-from streamseg.errors import ConfigError, EngineError
+from streamseg.errors import ConfigError, EngineError, did_you_mean, nearest
 from streamseg.inference.engine_folders import engine_folder, holds_engine
 from streamseg.inference.label_view import view_of
 from streamseg.inference.spec import find_engine
@@ -39,9 +38,9 @@ def engine_problem(name: str, sections: Mapping[str, EngineConfig]) -> str:
     try:
         find_engine(name)
     except EngineError as error:
-        near = difflib.get_close_matches(name, sections, n=1)
-        hint = f"unknown engine {name!r}; did you mean {near[0]!r}?" if near else str(error)
-        return hint if near or os.sep in name else f"{hint}; or add a section [engines.{name}]"
+        if nearest(name, sections) is not None:
+            return f"unknown engine {name!r}; {did_you_mean(name, sections)}"
+        return str(error) if os.sep in name else f"{error}; or add a section [engines.{name}]"
     return ""
 
 

@@ -16,8 +16,8 @@ import msgspec
 from msgspec import Meta
 
 from streamseg.config import LogConfig, Settings, StreamName, build_settings
-from streamseg.config.reader import load_tables
 from streamseg.config.redact import login_of, remember
+from streamseg.config.toml_file import read_toml
 from streamseg.errors import ConfigError
 
 WORDS = ("stream", "event", "zone", "classes", "state", "why", "percent", "peak", "duration", "time", "id")
@@ -316,7 +316,7 @@ class ForwardConfig(Settings, frozen=True):
 
 def load_forward_config(path: Path) -> ForwardConfig:
     """Read a TOML file; raises ConfigError with every problem found."""
-    config = build_settings(ForwardConfig, load_tables(path, "start from a copy of configs/forward.toml"))
+    config = build_settings(ForwardConfig, read_toml(path, "start from a copy of configs/forward.toml"))
     if not any(config.sinks()):
         raise ConfigError(
             f"{path}: names no place to forward to; add a table such as [mqtt.home] with url = "

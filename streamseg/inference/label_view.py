@@ -9,7 +9,6 @@ docs/design/0017-labels.md has the reasons.
 from __future__ import annotations
 
 import ctypes
-import difflib
 import hashlib
 import json
 import math
@@ -20,7 +19,7 @@ import cv2
 import numpy as np
 
 from streamseg.config.labels import LabelsConfig
-from streamseg.errors import ConfigError
+from streamseg.errors import ConfigError, nearest
 from streamseg.inference.holes import cover
 from streamseg.runtime.native import load_library
 from streamseg.types import IGNORE, U8, AnswerKind, ClassInfo, LabelSet
@@ -209,10 +208,8 @@ def _choice_problems(names: Sequence[str], config: LabelsConfig, key: Callable[[
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1) or [
-        one for one in known if one.lower() == name.lower()
-    ]
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = nearest(name, known)
+    hint = f"did you mean {near!r}? " if near is not None else ""
     return f"unknown class {name!r}; {hint}{_known(known)}"
 
 

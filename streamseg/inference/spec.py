@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +13,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from streamseg.config import Precision, Settings, build_settings, toml_tables
+from streamseg.config import Precision, Settings, build_settings, parse_toml
 from streamseg.config.settings import CONTROL_CHARACTERS
 from streamseg.config.text_file import read_text
 from streamseg.crf.params import KERNEL_KEYS, CrfParams
-from streamseg.errors import ConfigError, EngineError
+from streamseg.errors import ConfigError, EngineError, did_you_mean
 from streamseg.inference.engine_folders import RELEASED_ENGINES, engine_folder, found_engines, how_to_fetch
 from streamseg.types import IGNORE, AnswerKind, ClassInfo, LabelSet
 
@@ -289,9 +287,7 @@ def find_engine(name: str) -> tuple[Path, EngineSpec]:
     if name in RELEASED_ENGINES:
         raise EngineError(f"engine {name!r} is not here yet; get it with: {how_to_fetch(name)}")
     known = sorted({*RELEASED_ENGINES, *found_engines()})
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known) or 'none'}"
-    raise EngineError(f"unknown engine {name!r}{hint}")
+    raise EngineError(f"unknown engine {name!r}; {did_you_mean(name, known)}")
 
 
 def read_spec(folder: Path) -> EngineSpec:
@@ -311,8 +307,10 @@ def read_spec(folder: Path) -> EngineSpec:
 def parse_spec(text: str, folder: Path) -> EngineSpec:
     """The text of FOLDER/engine.toml as a specification; raises EngineError that names every wrong key."""
     try:
-        return build_settings(EngineSpec, toml_tables(text))
-    except tomllib.TOMLDecodeError as error:
-        raise EngineError(f"engine {folder}: engine.toml is not valid TOML: {error}") from error
+        tables = parse_toml(text, f"engine {folder}: engine.toml")
+    except ConfigError as error:
+        raise EngineError(str(error)) from error
+    try:
+        return build_settings(EngineSpec, tables)
     except ConfigError as error:
         raise EngineError(f"engine {folder}: engine.toml: " + "; ".join(error.problems)) from error

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
-from streamseg.errors import UsageError, WeightsError
+from streamseg.errors import UsageError, WeightsError, nearest
 from streamseg.models.zoo import VOC_SIZE_16, find_network
 from streamseg.types import Size
 
@@ -140,9 +139,9 @@ def find_source(name: str) -> Source:
     try:
         find_network(name)
     except UsageError as error:
-        near = difflib.get_close_matches(name, [*RELEASED, *SOURCES], n=1)
+        near = nearest(name, [*RELEASED, *SOURCES])
         raise (
-            UsageError(f"unknown network {name!r}; did you mean {near[0]!r}?") if near else error
+            UsageError(f"unknown network {name!r}; did you mean {near!r}?") if near is not None else error
         ) from None
     if name not in SOURCES:
         raise WeightsError(f"{name}: no published weights are known")

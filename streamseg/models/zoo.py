@@ -5,12 +5,11 @@ A network's module, and with it torch, is imported when the network is built.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from streamseg.errors import UsageError
+from streamseg.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -145,6 +144,4 @@ def find_network(name: str) -> Network:
     """The network of this name; raises UsageError with the nearest known one."""
     if name in NETWORKS:
         return NETWORKS[name]
-    near = difflib.get_close_matches(name, NETWORKS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(NETWORKS)}"
-    raise UsageError(f"unknown network {name!r}; {hint}")
+    raise UsageError(f"unknown network {name!r}; {did_you_mean(name, NETWORKS)}")

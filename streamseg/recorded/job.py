@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +14,7 @@ from typing import Any, cast, get_args
 import msgspec
 
 from streamseg.config import EngineConfig, Precision
-from streamseg.errors import ConfigError, EngineError, OutputError, SourceError, UsageError
+from streamseg.errors import ConfigError, EngineError, OutputError, SourceError, UsageError, did_you_mean
 from streamseg.inference.backends.protocol import backend_names
 from streamseg.inference.backends.select import choices
 from streamseg.inference.engine import Engine
@@ -224,8 +223,7 @@ def _check_classes(config: ProcessConfig, engine: Engine) -> None:
     problems = []
     for name, event in config.zones.events.items():
         for unknown in [one for one in event.classes if one not in names]:
-            near = difflib.get_close_matches(unknown, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"classes: {', '.join(names)}"
+            hint = did_you_mean(unknown, names, kind="classes")
             problems.append(
                 f"events.{name}.classes: engine {engine.info.spec.name} has no class {unknown!r}; {hint}"
             )

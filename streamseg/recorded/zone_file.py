@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 from streamseg.config import build_settings
-from streamseg.config.reader import load_tables
-from streamseg.errors import ConfigError
+from streamseg.config.toml_file import read_toml
+from streamseg.errors import ConfigError, did_you_mean
 from streamseg.recorded.settings import ZoneTables
 
 _HOLDS = "write [zones.NAME] and [events.NAME] tables"
@@ -22,7 +21,7 @@ def read_zones(file: str) -> ZoneTables:
     name, stream = file, ""
     if "#" in file and not Path(file).exists():
         name, _, stream = file.rpartition("#")
-    tree, prefix = _of_stream(load_tables(name, _HOLDS), name, stream)
+    tree, prefix = _of_stream(read_toml(name, _HOLDS), name, stream)
     if not any(tree.values()):
         where, holds = prefix.rstrip(".") + " " * bool(prefix), _HOLDS.replace("[", f"[{prefix}")
         raise ConfigError(f"{name}: {where}has neither zones nor events; {holds}")
@@ -48,8 +47,7 @@ def _of_stream(tree: dict[str, Any], name: str, stream: str) -> tuple[dict[str, 
             raise ConfigError(f"{name}: {found}; {what}")
         stream = having[0]
     if not isinstance(streams.get(stream), dict):
-        near = difflib.get_close_matches(stream, streams, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"streams: {', '.join(streams)}"
+        hint = did_you_mean(stream, streams, kind="streams", shown=str)
         raise ConfigError(f"{name}: has no stream {stream}; {hint}")
     return _part(streams[stream]), f"streams.{stream}."
 

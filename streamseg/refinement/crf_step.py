@@ -5,7 +5,6 @@ And what a keyframe is on its way to the CRF's process and back.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from streamseg.crf import (
     native_available,
     native_missing_reason,
 )
-from streamseg.errors import ConfigError, EngineError
+from streamseg.errors import ConfigError, EngineError, did_you_mean
 from streamseg.inference.label_view import LabelView, drop_small
 from streamseg.inference.scaling import labels_from_logits
 from streamseg.inference.spec import EngineSpec, find_engine
@@ -229,10 +228,8 @@ def _params_named(name: str, spec: EngineSpec) -> CrfParams:
     try:
         return (spec if name == "engine" else find_engine(name)[1]).crf
     except EngineError as error:
-        near = difflib.get_close_matches(name, PRESETS, 1, 0.0)
-        raise ConfigError(
-            f"refinement.crf.preset: unknown preset {name!r}; did you mean {near[0]!r}? ({error})"
-        ) from error
+        hint = did_you_mean(name, PRESETS, cutoff=0)
+        raise ConfigError(f"refinement.crf.preset: unknown preset {name!r}; {hint} ({error})") from error
 
 
 def _native(setup: CrfSetup, logits: F32, picture: U8, stride: int, workspace: Kept) -> F32:

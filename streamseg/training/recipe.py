@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,8 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from streamseg.config import Settings, build_settings, toml_tables
-from streamseg.config.text_file import read_text
+from streamseg.config import Settings, build_settings, read_toml
 from streamseg.errors import ConfigError
 from streamseg.inference.spec import LARGEST_SIDE, MOST_CLASSES, ClassEntry, class_problems
 
@@ -310,14 +308,7 @@ def _relations(recipe: TrainRecipe) -> Iterator[str]:
 
 def load_recipe(path: Path) -> TrainRecipe:
     """Read a recipe from TOML. Raises ConfigError naming every key that is wrong."""
-    try:
-        table = toml_tables(read_text(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
-    except UnicodeError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    table = read_toml(path)
     recipe = build_settings(TrainRecipe, table)
     others = ("width",) if recipe.network in LITE else LITE_SETTINGS
     if given := [key for key in others if key in table]:

@@ -57,5 +57,5 @@ def test_a_stream_may_share_the_decode_of_one_that_is_there_already() -> None:
     shared = StreamConfig(source="stream:gate", engine="fine", max_fps=2)
     assert list(sharing_problems({"yard": shared}, {"gate": gate})) == []
     assert list(sharing_problems({"yard": shared})) == [
-        "streams.yard.source: unknown stream 'gate'; streams: yard"
+        "streams.yard.source: unknown stream 'gate'; other streams: none"
     ]
