@@ -12,7 +12,6 @@ import pytest
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError
 from streamseg.inference.backends import device, select
-from streamseg.inference.backends.device import cpu_has_int8
 from streamseg.inference.backends.protocol import Choice, backend_of
 from streamseg.inference.backends.select import choices
 from streamseg.inference.engine import Engine
@@ -55,18 +54,12 @@ def forms(config: EngineConfig) -> list[str]:
     return [one.engine_id.partition("/")[2] for one in choices(config)]
 
 
-@pytest.mark.usefixtures("processor")
-def test_int8_comes_first_on_a_processor_with_vnni(tmp_path: Path) -> None:
-    assert forms(EngineConfig(name=str(write_two_forms(tmp_path / "tiny")))) == ["int8/onnx", "fp32/onnx"]
-
-
-def test_without_vnni_it_is_fp32_and_the_log_says_why(
-    tmp_path: Path, processor: Callable[..., None], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("features", [VNNI, ("avx2",)])
+def test_int8_comes_first_on_a_cpu(
+    tmp_path: Path, processor: Callable[..., None], features: tuple[str, ...]
 ) -> None:
-    processor("avx2")
-    with caplog.at_level(logging.INFO):
-        assert forms(EngineConfig(name=str(write_two_forms(tmp_path / "tiny")))) == ["fp32/onnx"]
-    assert caplog.messages == ["engine tiny: skipped: int8: this processor has no instructions for it (VNNI)"]
+    processor(*features)
+    assert forms(EngineConfig(name=str(write_two_forms(tmp_path / "tiny")))) == ["int8/onnx", "fp32/onnx"]
 
 
 @pytest.mark.usefixtures("processor")
@@ -140,7 +133,6 @@ def test_a_form_is_taken_when_it_agrees_and_is_no_slower(found: Measured, proble
 
 
 @pytest.mark.usefixtures("own_cache")
-@pytest.mark.skipif(not cpu_has_int8(), reason="this processor has no instructions for int8")
 def test_the_default_engine_runs_in_int8_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         engine = load_engine(AUTO)

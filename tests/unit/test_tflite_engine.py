@@ -22,6 +22,7 @@ from streamseg.cli.model import command
 from streamseg.cli.segment import command as segment_command
 from streamseg.config import EngineConfig
 from streamseg.errors import EngineError, StreamsegError, UsageError, WeightsError
+from streamseg.inference.backends import device
 from streamseg.inference.engine_folders import RELEASED_ENGINES, is_missing
 from streamseg.inference.plans.load import load_engine
 from streamseg.inference.spec import ClassEntry, find_engine, read_spec
@@ -73,6 +74,26 @@ def test_a_quantised_file_brings_its_own_int8(tmp_path: Path) -> None:
         with closing(load_engine(config)) as engine:
             answers.append(engine(np.stack([picture()])))
     np.testing.assert_allclose(*answers, atol=0.25)
+
+
+def test_openvino_refuses_int8_that_overflows_on_this_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's weights have 8 bits; without VNNI two products with them are summed in 16."""
+    pytest.importorskip("openvino")
+    from streamseg.inference.backends.openvino import OpenvinoBackend
+    from streamseg.inference.backends.protocol import build_spec
+
+    file = write(tmp_path / "net.tflite", quantised("uint8", channels=False))
+    folder = write_tflite_engine(file, tmp_path / "mine", network="net", licence="MIT")
+    spec = build_spec(EngineConfig(name=str(folder), threads=1), folder, read_spec(folder), "int8")
+    monkeypatch.setattr(device, "cpu_features", lambda: ("avx2",))
+    monkeypatch.setattr(device.platform, "machine", lambda: "x86_64")
+    with pytest.raises(EngineError, match="int8 overflows on a processor without VNNI with weights of more"):
+        OpenvinoBackend().build(spec, tmp_path / "plan", lambda *_: None)
+    monkeypatch.setattr(device, "cpu_features", lambda: ("avx2", "avx_vnni"))
+    OpenvinoBackend().build(spec, tmp_path / "plan", lambda *_: None)
+    assert (tmp_path / "plan").stat().st_size > 0
 
 
 def test_engine_import_takes_a_tflite_file(tmp_path: Path) -> None:

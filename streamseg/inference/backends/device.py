@@ -90,9 +90,10 @@ def cpu_has_bf16() -> bool:
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpu_features())
 
 
-def cpu_has_int8() -> bool:
-    """Whether the processor multiplies 8-bit numbers exactly: without VNNI sums saturate on x86."""
-    return not {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}.isdisjoint(cpu_features())
+def int8_saturates() -> bool:
+    """Whether a sum of two products of 8-bit numbers may be cut: on x86 without VNNI it has 16 bits."""
+    exact = {"avx512_vnni", "avx_vnni", "amx_int8"}
+    return platform.machine() == "x86_64" and exact.isdisjoint(cpu_features())
 
 
 def gpu_precisions(sm: str) -> tuple[Precision, ...]:

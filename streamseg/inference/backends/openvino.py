@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from streamseg.config import Precision
+from streamseg.errors import EngineError
 from streamseg.inference.backends.base import BaseEngine, library_errors
-from streamseg.inference.backends.device import cpu_has_bf16, cpu_identity
+from streamseg.inference.backends.device import cpu_has_bf16, cpu_identity, int8_saturates
 from streamseg.inference.backends.protocol import BuildSpec, OnProgress
 from streamseg.inference.forms import Array
 from streamseg.runtime.cpus import usable_cores
@@ -60,7 +61,14 @@ class OpenvinoBackend:
 
         core = openvino.Core()
         with _openvino_errors(spec, "compile"):
-            compiled = core.compile_model(core.read_model(spec.graph()), "CPU", _settings(spec))
+            model = core.read_model(spec.graph())
+            if int8_saturates() and _has_wide_weights(model):
+                raise EngineError(
+                    f"engine {spec.engine.name}: OpenVINO's int8 overflows on a processor without VNNI with "
+                    "weights of more than 7 bits; make it again with streamseg engine quantise, or set "
+                    'engine.backend = "onnx"'
+                )
+            compiled = core.compile_model(model, "CPU", _settings(spec))
             blob = io.BytesIO()
             compiled.export_model(blob)
         out.write_bytes(blob.getbuffer())
@@ -96,6 +104,15 @@ class OpenvinoEngine(BaseEngine):
 
     def _release(self) -> None:
         self._request = None
+
+
+def _has_wide_weights(model: Any) -> bool:
+    """Whether two products of an 8-bit level with the graph's int8 weights can be more than 16 bits hold."""
+    weights = (op for op in model.get_ops() if op.get_type_name() == "Constant")
+    return any(
+        op.get_element_type().get_type_name() == "i8" and np.abs(op.data.astype(np.int16)).max(initial=0) > 64
+        for op in weights
+    )
 
 
 def _openvino_errors(spec: BuildSpec, verb: str) -> AbstractContextManager[None]:

@@ -13,7 +13,6 @@ from streamseg.errors import EngineError
 from streamseg.inference.backends.device import (
     Cuda,
     cpu_has_bf16,
-    cpu_has_int8,
     cuda_device,
     cuda_missing,
     gpu_precisions,
@@ -144,10 +143,9 @@ def _could_be_int8(backend: Backend) -> bool:
 
 
 def _int8_missing(engine: EngineSpec) -> str:
-    """Why an engine is not to be run in int8 on this processor; empty where it is."""
-    if "int8" not in engine.weights:
-        return "this engine has no such form; streamseg engine quantise makes it"
-    return "" if cpu_has_int8() else "this processor has no instructions for it (VNNI)"
+    """Why an engine is not to be run in int8; empty where it is."""
+    made = "int8" in engine.weights
+    return "" if made else "this engine has no such form; streamseg engine quantise makes it"
 
 
 def _runs(name: str, precision: Precision) -> bool:
