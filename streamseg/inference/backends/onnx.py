@@ -43,6 +43,10 @@ class OnnxBackend:
         return OnnxEngine(spec)
 
 
+EXACT_INT8 = ("session.x64quantprecision", "1")
+"""For processors without VNNI, where weights of more than 7 bits saturate: exact then, and slower."""
+
+
 class OnnxEngine(BaseEngine):
     """Runs an ONNX graph on CPU threads. Belongs to one thread; releases the GIL while it computes."""
 
@@ -60,8 +64,7 @@ class OnnxEngine(BaseEngine):
         options.inter_op_num_threads = 1
         # Threads that spin between two frames take the core from decoding and publishing.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Without VNNI, weights of more than 7 bits would saturate; so they are exact, and slower.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        options.add_session_config_entry(*EXACT_INT8)
         options.log_severity_level = 4  # its errors are raised as well
         graph = spec.graph() if graph is None else graph
         with library_errors(f"engine {spec.engine.name}: ONNX Runtime cannot load the weights"):

@@ -107,12 +107,14 @@ class OpenvinoEngine(BaseEngine):
 
 
 def _has_wide_weights(model: Any) -> bool:
-    """Whether two products of an 8-bit level with the graph's int8 weights can be more than 16 bits hold."""
-    weights = (op for op in model.get_ops() if op.get_type_name() == "Constant")
-    return any(
-        op.get_element_type().get_type_name() == "i8" and np.abs(op.data.astype(np.int16)).max(initial=0) > 64
-        for op in weights
-    )
+    """Whether two products of an 8-bit level with the graph's int8 weights can be more than 16 bits hold.
+
+    Depthwise convolutions, whose weights are (C, 1, h, w), do not sum products in 16 bits.
+    """
+    constants = (op for op in model.get_ops() if op.get_type_name() == "Constant")
+    weights = (op.data for op in constants if op.get_element_type().get_type_name() == "i8")
+    summed = (w for w in weights if w.ndim != 4 or w.shape[1] != 1)
+    return any(np.abs(w.astype(np.int16)).max(initial=0) > 64 for w in summed)
 
 
 def _openvino_errors(spec: BuildSpec, verb: str) -> AbstractContextManager[None]:
