@@ -129,7 +129,15 @@ def prune(most_gb: float) -> None:
 )
 @options_from(EngineConfig, "input_size")
 @click.option("--pictures", type=click.IntRange(2), default=48, help="Use at most this many of them.")
-def quantise(name: str, data: str, input_size: tuple[int, int] | None, pictures: int) -> None:
+@click.option(
+    "--weight-bits",
+    type=click.IntRange(7, 8),
+    default=8,
+    help="7 is less exact, and fast on x86 processors without VNNI, too.",
+)
+def quantise(
+    name: str, data: str, input_size: tuple[int, int] | None, pictures: int, weight_bits: int
+) -> None:
     """Add an int8 form to the engine NAME, calibrated on pictures like those it will run on."""
     from streamseg.cli import need_torch
     from streamseg.runtime.log import start_logging
@@ -139,7 +147,7 @@ def quantise(name: str, data: str, input_size: tuple[int, int] | None, pictures:
     from streamseg.models.quantise import quantise_engine
 
     start_logging("info")
-    folder, quantised = quantise_engine(name, pictures_of(data, pictures), input_size)
+    folder, quantised = quantise_engine(name, pictures_of(data, pictures), input_size, weight_bits)
     echo(
         f"{folder}: int8 written, calibrated by {quantised.calibration}; "
         f"{quantised.agreement[quantised.calibration]:.2f} % of labels as in fp32"

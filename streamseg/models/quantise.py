@@ -1,9 +1,9 @@
 """int8 from fp32: static quantisation of an exported graph, calibrated without the validation images.
 
 Weights are int8 for each output channel, activations uint8 with a zero point, as Q/DQ nodes that ONNX Runtime
-fuses into integer convolutions (QuantizeLinear, DequantizeLinear). Weights use 7 of the 8 bits, -64 to 64:
-processors without VNNI sum two products in 16 bits, where more would saturate. Those of depthwise
-convolutions, which sum nothing so, use all 8: 0.2 % more of camvid-lite's labels are as in fp32. The first
+fuses into integer convolutions (QuantizeLinear, DequantizeLinear). x86 processors without
+VNNI sum two products in 16 bits, which weights of 8 bits can overflow; with 7, -64 to 64, they are exact and
+fast there, too. Depthwise convolutions sum nothing so and keep 8. The first
 and the last convolutions stay fp32: in slim together 1 % of the arithmetic. Measured for slim on AVX-512 VNNI
 with one thread: 9.0 ms; with the first convolution in int8 11.2 ms; with int8 instead of uint8 activations
 25 ms, as fp32. Calibration by entropy chose the same ranges as minmax, so it is not tried.
@@ -77,11 +77,13 @@ class Quantised(NamedTuple):
     compared: int  # pictures that the agreement was measured on
 
 
-def quantise_engine(name: str, pictures: Images, size: Size | None = None) -> tuple[Path, Quantised]:
+def quantise_engine(
+    name: str, pictures: Images, size: Size | None = None, weight_bits: int = 8
+) -> tuple[Path, Quantised]:
     """Give the engine `name` an int8 form, calibrated on RGB pictures (H, W, 3); returns its folder.
 
-    A third of the pictures is used to compare. size: the input size, unset the engine's own. Other files stay
-    as they are. Raises StreamsegError.
+    A third of the pictures is used to compare. size: the input size, unset the engine's own. weight_bits: 8,
+    or 7 for processors without VNNI. Other files stay as they are. Raises StreamsegError.
     """
     folder, spec = find_engine(name)
     read_weights(folder, spec, "fp32")  # checks them
@@ -89,7 +91,7 @@ def quantise_engine(name: str, pictures: Images, size: Size | None = None) -> tu
         raise TrainingError(f"engine {spec.name}: its graph does not take uint8 pictures; export it again")
     parts = calibration_parts(pictures, size or spec.input_size, spec.size_multiple)
     with written(folder / "engine.toml") as toml, written(folder / INT8) as beside:  # both, or neither
-        quantised = quantise(folder / spec.weights["fp32"].file, beside, *parts)
+        quantised = quantise(folder / spec.weights["fp32"].file, beside, *parts, weight_bits)
         weights = {"fp32": spec.weights["fp32"], "int8": weights_entry(beside, INT8)}
         toml.write_text(spec_text(msgspec.structs.replace(spec, weights=weights)), "utf-8")
     return folder, quantised
@@ -110,7 +112,7 @@ def calibration_parts(pictures: Images, size: Size, multiple: int = 8) -> tuple[
     )
 
 
-def quantise(model: Path, out: Path, calibrate: Images, compare: Images) -> Quantised:
+def quantise(model: Path, out: Path, calibrate: Images, compare: Images, weight_bits: int = 8) -> Quantised:
     """Write the int8 form of `model` to `out`.
 
     Each calibration is tried on the images `calibrate`; the one whose labels agree most often with fp32 on
@@ -126,7 +128,7 @@ def quantise(model: Path, out: Path, calibrate: Images, compare: Images) -> Quan
         tried: dict[str, Path] = {}
         for calibration in CALIBRATIONS:
             path = Path(folder) / f"{len(tried)}.onnx"
-            _quantise(model, path, calibrate, calibration)
+            _quantise(model, path, calibrate, calibration, weight_bits)
             session = _session(path)
             same = [
                 (_labels(session, image) == want).mean() for image, want in zip(compare, wanted, strict=True)
@@ -141,8 +143,9 @@ def quantise(model: Path, out: Path, calibrate: Images, compare: Images) -> Quan
     return Quantised(best, agreement, len(calibrate), len(compare))
 
 
-def _quantise(model: Path, out: Path, images: Images, calibration: Calibration) -> None:
+def _quantise(model: Path, out: Path, images: Images, calibration: Calibration, weight_bits: int) -> None:
     graph = onnx.load(model).graph
+    in_8_bits = depthwise_weights(graph) if weight_bits < 8 else []
     logging.disable(logging.WARNING)  # it recommends a preparation that this graph has had
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -154,7 +157,7 @@ def _quantise(model: Path, out: Path, images: Images, calibration: Calibration) 
                 op_types_to_quantize=list(QUANTISED),
                 nodes_to_exclude=outer_convolutions(graph),
                 per_channel=True,
-                reduce_range=True,
+                reduce_range=weight_bits < 8,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 calibrate_method=calibration.method,
@@ -162,7 +165,7 @@ def _quantise(model: Path, out: Path, images: Images, calibration: Calibration) 
                     "ActivationSymmetric": False,
                     "WeightSymmetric": True,
                     "CalibStridedMinMax": AT_ONCE if len(images) % AT_ONCE == 0 else 1,
-                    "TensorQuantOverrides": {name: [IN_8_BITS] for name in depthwise_weights(graph)},
+                    "TensorQuantOverrides": {name: [IN_8_BITS] for name in in_8_bits},
                     **calibration.options,
                 },
             )

@@ -46,6 +46,8 @@ def test_an_imported_network_gets_an_int8_form_from_pictures(
     tiny_engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch", reason="needs the extra torch")
+    import onnx
+
     from streamseg.evaluation.dataset import pictures_of
     from streamseg.models import export
     from streamseg.models.quantise import quantise_engine
@@ -63,6 +65,12 @@ def test_an_imported_network_gets_an_int8_form_from_pictures(
     assert msgspec.structs.replace(after, weights=before.weights) == before
     assert sorted(p.name for p in folder.iterdir()) == ["engine.toml", "model.int8.onnx", "model.onnx"]
     assert quantised.agreement[quantised.calibration] > 80
+    quantise_engine(str(folder), pictures_of(str(tmp_path / "pictures"), 3), (120, 160), weight_bits=7)
+    stored = onnx.load(folder / "model.int8.onnx").graph.initializer
+    int8 = [onnx.numpy_helper.to_array(t) for t in stored if t.data_type == onnx.TensorProto.INT8]
+    assert max(np.abs(w.astype(np.int16)).max() for w in int8) == 64, (
+        "two products with levels fit in 16 bits"
+    )
     engine = load_engine(EngineConfig(name=str(folder), backend="onnx", precision="int8"))
     assert engine(np.zeros((1, 120, 160, 3), np.uint8)).shape == (1, 21, 15, 20)
     engine.close()
@@ -70,6 +78,17 @@ def test_an_imported_network_gets_an_int8_form_from_pictures(
     monkeypatch.setattr(export, "export_onnx", lambda served, path, **_: shutil.copy(other, path))
     export.write_engine(narrow_network(name, classes=21, seed=1), name, folder)
     assert list(read_spec(folder).weights) == ["fp32"], "int8 of other weights does not stay"
+
+
+def test_depthwise_weights_are_known_by_their_shape() -> None:
+    onnx = pytest.importorskip("onnx")
+    from streamseg.models.quantise import depthwise_weights
+
+    engines = Path(__file__).parents[2] / "engines"
+    lite = depthwise_weights(onnx.load(engines / "camvid-lite/model.onnx").graph)
+    assert len(lite) == 19
+    assert sum(".depthwise." in name for name in lite) == 14
+    assert depthwise_weights(onnx.load(engines / "camvid-slim/model.onnx").graph) == []
 
 
 def test_only_convolutions_in_the_middle_are_quantised() -> None:

@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from streamseg.errors import WeightsError
+from streamseg.inference.backends.onnx import EXACT_INT8
 from streamseg.models.tflite_convert import convert, is_quantised
 from streamseg.models.tflite_end import find_end
 from streamseg.models.tflite_graph import Conversion, Converted
@@ -36,7 +37,9 @@ def picture(height: int = SIDE, width: int = SIDE, seed: int = 0) -> np.ndarray[
 
 
 def run(converted: Converted, shown: np.ndarray[Any, np.dtype[np.uint8]]) -> Numbers:
-    session = ort.InferenceSession(converted.model, providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.add_session_config_entry(*EXACT_INT8)
+    session = ort.InferenceSession(converted.model, options, providers=["CPUExecutionProvider"])
     answer: Numbers = session.run(None, {"image_u8": shown[None]})[0]
     return answer
 

@@ -276,7 +276,6 @@ def test_a_lite_network_becomes_an_engine_in_fp32_and_int8(
     released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trained from released weights for two epochs; slow because of the export and the calibration."""
-    onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     from streamseg.models import quantise
     from streamseg.training.export import export_engine
@@ -294,10 +293,6 @@ def test_a_lite_network_becomes_an_engine_in_fp32_and_int8(
     stem, given = trained["network"]["backbone.stem.0.weight"], torch.load(released)["_conv_stem.weight"]
     assert torch.equal(stem, given)  # frozen
     engine = export_engine(run / "best.pt", tmp_path / "small", data)
-    for tensor in onnx.load(engine / "model.int8.onnx").graph.initializer:
-        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) == 4:
-            largest = np.abs(onnx.numpy_helper.to_array(tensor).astype(np.int16)).max()
-            assert largest == (127 if tensor.dims[1] == 1 else 64), tensor.name
     network = trained_network(trained)
     for shape in ((1, 72, 104, 3), (2, 64, 88, 3)):
         rgb = rng.integers(0, 256, shape, np.uint8)

@@ -65,7 +65,7 @@ class OpenvinoBackend:
             if int8_saturates() and _has_wide_weights(model):
                 raise EngineError(
                     f"engine {spec.engine.name}: OpenVINO's int8 overflows on a processor without VNNI with "
-                    "weights of more than 7 bits; make it again with streamseg engine quantise, or set "
+                    "weights of more than 7 bits; run streamseg engine quantise --weight-bits 7, or set "
                     'engine.backend = "onnx"'
                 )
             compiled = core.compile_model(model, "CPU", _settings(spec))
